@@ -1,0 +1,157 @@
+"""The dataclasses that the commands' YAML and command lines fill. Unusable values are refused here, before any work."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raml_trl.errors import InputError
+from raml_trl.prompts import find_style
+from raml_trl.validation import check_at_least, check_types
+
+
+@dataclass
+class DatasetArguments:
+    """What to train on or evaluate with, and how to put it to the model."""
+
+    dataset_name: str = field(
+        metadata={"help": "Directory made by prepare_data, a .jsonl, .jsonl.gz or .parquet file, or a Hub data set."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        find_style(self.prompt_style)
+
+
+@dataclass
+class SFTArguments(DatasetArguments):
+    """`train_sft`, beside TRL's `SFTConfig` and `ModelConfig`."""
+
+    num_trajectories: int | None = field(
+        default=None,
+        metadata={
+            "help": "K: distinct correct trajectories per question; None takes all. The number of training examples "
+            "is the same for every K: each question keeps as many as it has correct trajectories, by repetition."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, num_trajectories=1)
+
+
+@dataclass
+class GRPOArguments(DatasetArguments):
+    """`train_grpo`, beside `SubsetGRPOConfig` and TRL's `ModelConfig`."""
+
+
+@dataclass
+class BuildModelConfig:
+    """`build_model`: a small Qwen2 with random weights, and its tokenizer."""
+
+    output_dir: str
+    tokenizer: Literal["arithmetic", "bpe"] = field(
+        default="arithmetic",
+        metadata={"help": "The embedded world's words, or a byte-level BPE trained on `tokenizer_data`."},
+    )
+    tokenizer_data: str | None = field(default=None, metadata={"help": "A data set to train the BPE on."})
+    vocab_size: int = field(default=2048, metadata={"help": "Of the BPE."})
+    hidden_size: int = 64
+    num_hidden_layers: int = 3
+    num_attention_heads: int = field(default=2, metadata={"help": "vLLM wants hidden_size / heads of 32 or more."})
+    num_key_value_heads: int = 2
+    intermediate_size: int = 192
+    max_position_embeddings: int = 512
+    initializer_range: float = field(default=0.05, metadata={"help": "Small models learn sooner from a wide start."})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if (self.tokenizer == "bpe") != (self.tokenizer_data is not None):
+            raise InputError(
+                f"tokenizer is {self.tokenizer!r} and tokenizer_data is {self.tokenizer_data!r}: "
+                "a bpe tokenizer needs data to be trained on, and no other takes any"
+            )
+        if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size}) and "
+                f"be a multiple of num_key_value_heads ({self.num_key_value_heads})"
+            )
+
+
+@dataclass
+class PrepareDataConfig:
+    """`prepare_data`: questions, and trajectories where there are any, checked and written as Parquet."""
+
+    output_dir: str
+    dataset_name: str = field(
+        metadata={"help": "`arithmetic` for the embedded world, else a file or a Hub data set, as in DatasetArguments."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_split: str = field(default="train", metadata={"help": "Of a Hub data set, or of the embedded world."})
+    num_questions: int | None = field(
+        default=None, metadata={"help": "Take this many questions; None takes all a data set has."}
+    )
+    num_trajectories: int = field(default=0, metadata={"help": "Trajectories per question of the embedded world."})
+    seed: int = field(default=0, metadata={"help": "Of the embedded world."})
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_at_least(self, num_questions=1, num_trajectories=0)
+        if self.dataset_name == "arithmetic" and self.num_questions is None:
+            raise InputError(
+                "num_questions is missing: the arithmetic world makes as many questions as it is asked for"
+            )
+        if self.dataset_name != "arithmetic" and self.num_trajectories:
+            raise InputError(
+                f"num_trajectories is {self.num_trajectories}, but only the arithmetic world makes trajectories: "
+                f"those of {self.dataset_name} are all kept, and train_sft chooses K of them"
+            )
+
+
+@dataclass
+class EvaluateConfig(DatasetArguments):
+    """`evaluate`: n samples per question, graded and counted."""
+
+    model_name_or_path: str = field(kw_only=True)
+    output_dir: str = field(kw_only=True)
+    num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
+    num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
+    k: list[int] = field(default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."})
+    max_completion_length: int = 16384
+    temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
+    top_p: float = 1.0
+    top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
+    batch_size: int = field(default=64, metadata={"help": "Samples generated at once."})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, num_questions=1, num_samples=1, max_completion_length=1, batch_size=1, top_k=0)
+        if self.temperature < 0:
+            raise InputError(f"temperature must be 0 or more, got {self.temperature}")
+        if self.temperature == 0 and self.num_samples > 1:
+            raise InputError(
+                f"temperature 0 gives {self.num_samples} times the same sample: set num_samples to 1 or raise it"
+            )
+        for k in self.k:
+            if not 1 <= k <= self.num_samples:
+                raise InputError(f"k = {k} needs at least {k} samples per question; num_samples is {self.num_samples}")
+
+
+@dataclass
+class ReportConfig:
+    """`report`: run directories to one page."""
+
+    output_dir: str
+    evaluations: list[str] = field(metadata={"help": "stage=DIR for each evaluation, in the order of the table."})
+    runs: list[str] = field(default_factory=list, metadata={"help": "stage=DIR for each training run to draw."})
+    title: str = "RaML on TRL"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for value in (*self.evaluations, *self.runs):
+            if "=" not in value:
+                raise InputError(f"{value!r} must have the form stage=DIR")

@@ -1,0 +1,124 @@
+"""From a YAML file and a command line to dataclasses, and from a user's mistake to one line and exit code 2."""
+
+import argparse
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from trl import TrlParser
+
+from raml_trl.errors import InputError
+from raml_trl.runs import open_run
+from raml_trl.validation import check_type
+
+USER_ERROR = 2
+
+
+class StrictParser(TrlParser):
+    """TRL's parser, which raises where it would print its usage, and which also checks the types that YAML gave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+    def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
+        """The dataclasses, in order.
+
+        Raises:
+            InputError: for an unreadable file, an unknown key, a value of the wrong type or one that cannot work.
+        """
+        arguments = list(arguments)
+        if "--config" in arguments:
+            position = arguments.index("--config") + 1
+            if position == len(arguments):
+                raise InputError("--config needs the path of a YAML file")
+            self._check_yaml(Path(arguments[position]))
+        try:
+            return self.parse_args_and_config(arguments)
+        except ValueError as error:  # what TRL's and our dataclasses refuse
+            raise InputError(" ".join(str(error).split())) from error
+
+    def given(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """What `parse` was told by file and command line, by field name: the command line's word is last."""
+        arguments = list(arguments)
+        settings: dict[str, Any] = {}
+        if "--config" in arguments:
+            position = arguments.index("--config")
+            settings |= read_yaml(Path(arguments[position + 1]))
+            settings.pop("env", None)
+            del arguments[position : position + 2]
+        explicit = StrictParser(self.dataclass_types, allow_abbrev=False)
+        for action in explicit._actions:
+            action.default, action.required = argparse.SUPPRESS, False
+        return settings | vars(explicit.parse_known_args(arguments)[0])
+
+    def _check_yaml(self, path: Path) -> None:
+        hints = {}
+        for dataclass_type in self.dataclass_types:
+            known = get_type_hints(dataclass_type)
+            hints |= {field.name: known[field.name] for field in fields(dataclass_type) if field.init}
+        for name, value in read_yaml(path).items():
+            if name == "env":
+                continue
+            if name not in hints:
+                near = difflib.get_close_matches(str(name), hints, n=1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                raise InputError(f"{path}: unknown key {name!r}{meant}")
+            if not isinstance(value, str):  # the parser converts strings itself, or refuses them
+                try:
+                    check_type(name, value, hints[name])
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: if the file is missing, is not YAML or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config file {path} must be a mapping of names to values")
+    return content
+
+
+def run(main: Callable[..., None], *dataclass_types: type, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Parse, open the run in `output_dir`, call `main(*configs, run)`, and exit.
+
+    Exit code 0: done, or done before. 2: the user's mistake, in one line on standard error. Anything else is a defect
+    and keeps its traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("httpx", "httpcore", "filelock", "fsspec"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    command = main.__globals__["__spec__"].name.rpartition(".")[2]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = StrictParser(dataclass_types, prog=f"raml-trl {command}", allow_abbrev=False)
+    try:
+        configs = parser.parse(arguments)
+        record = open_run(Path(_output_dir(configs)), command, parser.given(arguments))
+        if record.complete:
+            logging.getLogger(__name__).info("%s: %s is complete, nothing to do", command, record.directory)
+        else:
+            main(*configs, record)
+    except InputError as error:
+        print(f"raml-trl {command}: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    sys.exit(0)
+
+
+def _output_dir(configs: Iterable[Any]) -> str:
+    found = [config.output_dir for config in configs if "output_dir" in {field.name for field in fields(config)}]
+    if not found or not found[0]:
+        raise InputError("output_dir is missing: name the directory this run is to be written to")
+    return found[0]

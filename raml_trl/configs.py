@@ -1,0 +1,174 @@
+"""The trainer's configuration: TRL's, and the choice of the m of G rollouts that carry gradient.
+
+A choice that cannot work is refused here, before a model or a data set is loaded, with every number that takes part
+and the nearest values that would do.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Literal
+
+from trl import GRPOConfig
+
+from raml_trl.errors import InputError
+from raml_trl.selection import Strategy
+from raml_trl.validation import check_types, nearest
+
+logger = logging.getLogger(__name__)
+
+# What is a mean over one micro-batch rather than over the optimizer step, and so depends on which rows share it.
+_PER_MICRO_BATCH: dict[str, Callable[[GRPOConfig], bool]] = {
+    "loss_type: bnpo": lambda config: config.loss_type == "bnpo",
+    "entropy_coef": lambda config: config.entropy_coef != 0.0,
+    "use_adaptive_entropy": lambda config: config.use_adaptive_entropy,
+    "top_entropy_quantile": lambda config: config.top_entropy_quantile < 1.0,
+    "router_aux_loss_coef": lambda config: bool(config.router_aux_loss_coef),
+}
+ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
+"""Loss types of TRL that are a mean over the rows of a micro-batch, whatever their mask."""
+
+
+@dataclass
+class SubsetGRPOConfig(GRPOConfig):
+    """TRL's `GRPOConfig`, and the choice of the m of G rollouts that carry gradient.
+
+    `per_device_train_batch_size` and `steps_per_generation` count rollouts before selection, as in TRL; a micro-batch
+    of B rollouts then trains on B * m / G rows.
+    """
+
+    num_generations_update: int | None = field(
+        default=None, metadata={"help": "m: rollouts of each group of num_generations that carry gradient; None = all."}
+    )
+    subset_mode: Literal["drop", "mask"] = field(
+        default="drop",
+        metadata={
+            "help": "`drop` removes the other rollouts before the forward pass; `mask` runs them and masks their loss "
+            "(the paper's mechanism). The gradient is the same."
+        },
+    )
+    selection: Strategy = field(default="random", metadata={"help": "How the m are chosen."})
+    advantage_scope: Literal["group", "subset"] = field(
+        default="group",
+        metadata={"help": "Advantages over all G rollouts (the paper's), or centred and scaled on the m selected."},
+    )
+    length_bucketing: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Sort the rows of an optimizer step by length and trim each micro-batch. None: wherever that "
+            "leaves the step as it is, which is unless a term of the loss is a mean over a micro-batch."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self._check_geometry()
+        super().__post_init__()
+        if self.num_generations_update is None:
+            self.num_generations_update = self.num_generations
+        self._check_subset()
+        self._resolve_bucketing()
+
+    @property
+    def rows_per_micro_batch(self) -> int:
+        """B * m / G."""
+        return self.per_device_train_batch_size * self.num_generations_update // self.num_generations
+
+    @property
+    def bucketing_window(self) -> int:
+        """Micro-batches of one generation that are sure to fall into one optimizer step, wherever it starts."""
+        return gcd(self.steps_per_generation, self.gradient_accumulation_steps)
+
+    def _check_geometry(self) -> None:
+        # The launcher sets it; TRL's own property would start the process group before the numbers are checked.
+        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        steps = self.steps_per_generation or self.gradient_accumulation_steps
+        if self.generation_batch_size is not None and self.steps_per_generation is None:
+            unit = self.per_device_train_batch_size * num_processes
+            if self.generation_batch_size % unit:
+                near = nearest(self.generation_batch_size, lambda value: value % unit == 0)
+                raise InputError(
+                    f"generation_batch_size ({self.generation_batch_size}) must be a multiple of "
+                    f"per_device_train_batch_size x processes ({self.per_device_train_batch_size} x {num_processes} = "
+                    f"{unit}): the nearest are {near}"
+                )
+            steps = self.generation_batch_size // unit
+        group, selected = self.num_generations, self.num_generations_update
+        selected = group if selected is None else selected
+        check_geometry(self.per_device_train_batch_size, steps, num_processes, group, selected)
+
+    def _check_subset(self) -> None:
+        if self.advantage_scope == "subset":
+            if self.num_generations_update == 1:
+                raise InputError(
+                    "num_generations_update is 1 and advantage_scope is 'subset': the advantage of a single rollout "
+                    "over itself is 0, so nothing would be learned; use advantage_scope: group or m of 2 or more"
+                )
+            if self.multi_objective_aggregation != "sum_then_normalize":
+                raise InputError(
+                    f"advantage_scope 'subset' needs one reward per rollout, but multi_objective_aggregation is "
+                    f"{self.multi_objective_aggregation!r}: use 'sum_then_normalize', or advantage_scope: group"
+                )
+            if self.selection == "random" and self.num_generations_update < self.num_generations:
+                logger.warning(
+                    "selection 'random' with advantage_scope 'subset' is plain GRPO with num_generations = %d at the "
+                    "price of %d rollouts: the other rollouts are never looked at",
+                    self.num_generations_update,
+                    self.num_generations,
+                )
+        if self.subset_mode == "mask":
+            for name in ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef"):
+                if _PER_MICRO_BATCH[name](self):
+                    raise InputError(
+                        f"{name} is set and subset_mode is 'mask', in which that term would be taken over rollouts "
+                        "that are not selected or be scaled with the policy loss: use subset_mode: drop"
+                    )
+
+    def _resolve_bucketing(self) -> None:
+        obstacles = [name for name, holds in _PER_MICRO_BATCH.items() if holds(self)]
+        if self.length_bucketing and obstacles:
+            raise InputError(
+                f"length_bucketing is on, but {', '.join(obstacles)} depends on which rows share a micro-batch, and "
+                "bucketing changes that: leave length_bucketing out or set it to false"
+            )
+        if self.length_bucketing is None:
+            self.length_bucketing = not obstacles
+
+
+def check_geometry(batch: int, steps: int, num_processes: int, group: int, selected: int) -> None:
+    """Refuse numbers of rollouts that cannot be cut into whole groups and whole micro-batches.
+
+    Args:
+        batch: per_device_train_batch_size, in rollouts before selection.
+        steps: steps_per_generation.
+        num_processes: of the launch.
+        group: num_generations (G).
+        selected: num_generations_update (m).
+
+    Raises:
+        InputError: with every number and the nearest that would do.
+    """
+    if not 1 <= selected <= group:
+        raise InputError(
+            f"num_generations_update (m = {selected}) must lie between 1 and num_generations (G = {group})"
+        )
+    # With m = G groups may straddle processes, as in TRL; else each process must be left with the same number of rows.
+    unit, scope = (steps * num_processes, "all processes") if selected == group else (steps, "each process")
+
+    def whole(value: int) -> bool:
+        return unit * value % group == 0 and value * selected % group == 0
+
+    if unit * batch % group:
+        raise InputError(
+            f"per_device_train_batch_size x steps_per_generation ({batch} x {steps}, {num_processes} processes) gives "
+            f"{unit * batch} rollouts on {scope}, not a multiple of num_generations (G = {group}): "
+            f"per_device_train_batch_size {nearest(batch, whole)} would do"
+        )
+    if batch * selected % group:
+        others = nearest(selected, lambda value: value <= group and batch * value % group == 0)
+        raise InputError(
+            f"a micro-batch of per_device_train_batch_size x m / G = {batch} x {selected} / {group} rows is not whole: "
+            f"per_device_train_batch_size {nearest(batch, whole)} or num_generations_update {others} would do"
+        )

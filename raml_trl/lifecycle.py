@@ -1,0 +1,118 @@
+"""A training run from its last checkpoint to its end: load, resume, train, save, model card, push."""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig, ModelConfig, SFTConfig
+
+from raml_trl.errors import InputError
+from raml_trl.runs import Run, require_complete
+
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class Clock(TrainerCallback):
+    """Records with every checkpoint how long the run took to get there, over all its sessions."""
+
+    def __init__(self, record: Run) -> None:
+        self.record = record
+        self.before = record.seconds
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self.record.save(self.seconds)
+        return control
+
+
+def train(make_trainer: Callable[[], Trainer], model: ModelConfig, record: Run) -> None:
+    """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, save, and push if asked to.
+
+    Raises:
+        InputError: if the model cannot be loaded.
+    """
+    check_model(model.model_name_or_path)
+    try:
+        trainer = make_trainer()
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"model {model.model_name_or_path} cannot be loaded: {reason}") from error
+    clock = Clock(record)
+    trainer.add_callback(clock)
+    checkpoint = trainer.args.resume_from_checkpoint or newest_checkpoint(record.directory)
+    if checkpoint is not None:
+        logger.info("resuming from %s", checkpoint)
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    trainer.accelerator.wait_for_everyone()
+    record.finish(
+        clock.seconds,
+        {
+            "steps": trainer.state.global_step,
+            "train_loss": output.training_loss,
+            "processes": trainer.accelerator.num_processes,
+            "distributed": trainer.accelerator.distributed_type.value,
+        },
+    )
+    trainer.end()
+
+
+def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:
+    """What TRL's own scripts hand to `from_pretrained`: `ModelConfig`'s fields, and the config's on top."""
+    given = config.model_init_kwargs
+    assert given is None or isinstance(given, dict)
+    return {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(given or {}),
+    }
+
+
+def check_model(name: str | None) -> None:
+    """Refuse a model that is plainly not there, before anything is loaded. A name on the Hub passes.
+
+    Raises:
+        InputError: if no name is given, or it is a directory without a model or with an unfinished run.
+    """
+    if not name:
+        raise InputError("model_name_or_path is missing: name a directory or a model on the Hub")
+    path = Path(name)
+    if path.is_dir():
+        require_complete(name)
+        if not (path / "config.json").is_file():
+            raise InputError(f"model {name} cannot be loaded: there is no config.json in that directory")
+    elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"model {name} cannot be loaded: there is no such directory")
+
+
+def newest_checkpoint(directory: Path) -> str | None:
+    """The checkpoint to resume from: the last whose state, the last file to be written, is whole."""
+    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+    for step, path in sorted(found, reverse=True):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning("%s was cut short: looking for the one before it", path)
+            continue
+        if state["global_step"] == step:
+            return str(path)
+    return None

@@ -1,0 +1,76 @@
+"""All text a model reads, and the shape its answer must have: one entry per prompt style.
+
+A style is data: the instruction, where it stands (a system turn, or before or after the question in the user turn),
+and the pattern that a formatted completion matches as a whole. Adding a style is adding an entry to `STYLES`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from raml_trl.errors import InputError
+
+# A box with no line break in it; what the answer inside is worth is the grader's business.
+_BOX = r"\\boxed\{[^\n]+\}"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a question is put to the model and what a formatted completion looks like.
+
+    `layout` is matched against the whole completion, surrounding white space removed. It is linear in the length of
+    the text: every repetition is bounded by a literal that it cannot match itself.
+    """
+
+    instruction: str
+    position: Literal["system", "before", "after"]
+    layout: re.Pattern[str]
+
+
+STYLES: dict[str, Style] = {
+    # The question alone: what the embedded world reads, whose vocabulary has no words for an instruction.
+    "bare": Style("", "after", re.compile(rf"<think>(?:(?!</think>).)*</think>\s*{_BOX}", re.DOTALL)),
+    # The paper's prompt for the short teacher and for its analyses (C.2): any text with a box in it is formatted.
+    "boxed": Style(
+        "\n\nReason step by step and write your final answer inside \\boxed{}.",
+        "after",
+        re.compile(rf"(?:(?!\\boxed).)*{_BOX}.*", re.DOTALL),
+    ),
+    # The paper's GRPO prompt (C.3): thinking, then a conclusion that ends in the boxed answer.
+    "conclusion": Style(
+        "You solve mathematical problems. First think inside <think> and </think>; then write a conclusion inside "
+        "<conclusion> and </conclusion> that ends with your answer in \\boxed{}. Use exactly this layout:\n"
+        "<think>\nyour reasoning\n</think>\n<conclusion>\nyour conclusion\nThe answer is \\boxed{your answer}\n"
+        "</conclusion>",
+        "system",
+        re.compile(
+            rf"<think>(?:(?!</think>).)*</think>\s*<conclusion>(?:(?!</conclusion>|\\boxed).)*"
+            rf"{_BOX}(?:(?!</conclusion>|\\boxed).)*</conclusion>",
+            re.DOTALL,
+        ),
+    ),
+}
+
+
+def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
+    """The chat messages that put `question` to the model, ready for a chat template.
+
+    Raises:
+        InputError: if `style` is not a key of `STYLES`.
+    """
+    chosen = find_style(style)
+    if chosen.position == "system":
+        return [{"role": "system", "content": chosen.instruction}, {"role": "user", "content": question}]
+    content = chosen.instruction + question if chosen.position == "before" else question + chosen.instruction
+    return [{"role": "user", "content": content}]
+
+
+def find_style(style: str) -> Style:
+    """The entry of `STYLES` named `style`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if style not in STYLES:
+        raise InputError(f"prompt_style {style!r} is unknown: choose one of {', '.join(STYLES)}")
+    return STYLES[style]

@@ -1,0 +1,138 @@
+"""What a directory holds: `run.json`, written by every command into its `output_dir`.
+
+A directory holds one run. The same command with the same config finds it complete and has nothing to do, or finds it
+begun and carries on; anything else is refused, so that no run overwrites another.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raml_trl.errors import InputError
+from raml_trl.files import write_json
+
+RECORD = "run.json"
+
+# Keys that say how a run is watched, not what it is: they may change between two sessions of one run.
+_WATCHING = frozenset(
+    {
+        *("output_dir", "disable_tqdm", "report_to", "run_name"),
+        *("log_level", "logging_steps", "logging_strategy", "save_total_limit"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token"),
+    }
+)
+
+
+@dataclass
+class Run:
+    """The run that a directory holds. `record` is what `run.json` says."""
+
+    directory: Path
+    record: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        return self.record["status"] == "complete"
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, over all its sessions."""
+        return self.record["seconds"]
+
+    def save(self, seconds: float) -> None:
+        """Record how long the run has taken; only the first process of a launch writes."""
+        self.record["seconds"] = round(seconds, 3)
+        if os.environ.get("RANK", "0") == "0":
+            write_json(self.directory / RECORD, self.record)
+
+    def finish(self, seconds: float, results: Mapping[str, Any]) -> None:
+        """Mark the run complete. Everything it leaves must be on disk by now."""
+        self.record |= {"status": "complete", "results": dict(results)}
+        self.save(seconds)
+
+
+def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
+    """The run of `command` with `settings` in `directory`, begun anew or as it stands.
+
+    Args:
+        settings: what the user gave, by field name; a value that is the directory of another run stands for that run.
+
+    Raises:
+        InputError: if the directory holds another run or other files, or cannot be written.
+    """
+    wanted = {
+        "command": command,
+        "settings": {name: value for name, value in settings.items() if name not in _WATCHING},
+        "inputs": {name: identity(Path(value)) for name, value in settings.items() if is_run(value)},
+    }
+    path = directory / RECORD
+    if path.exists():
+        record = read_record(directory)
+        _check_same(directory, record, wanted)
+        return Run(directory, record)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
+    run = Run(directory, {**wanted, "status": "running", "seconds": 0.0})
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        run.save(0.0)
+    except OSError as error:
+        raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
+    return run
+
+
+def is_run(value: object) -> bool:
+    """Whether `value` names a directory that holds a run."""
+    return isinstance(value, str) and (Path(value) / RECORD).is_file()
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """What `run.json` of `directory` says.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("command", "settings", "inputs", "status", "seconds")} | record
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} holds no run: there is no {RECORD} in it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{directory / RECORD} is damaged: remove the directory and run again") from error
+
+
+def require_complete(directory: str) -> None:
+    """Refuse to build on a run that has not ended; a directory that holds no run of ours passes.
+
+    Raises:
+        InputError: if it has not.
+    """
+    if is_run(directory) and read_record(Path(directory))["status"] != "complete":
+        raise InputError(f"the run in {directory} is not complete: finish it first, with the same command")
+
+
+def identity(directory: Path) -> str:
+    """A name for the run in `directory` that changes with its command, its settings and the runs it was made from."""
+    record = read_record(directory)
+    content = json.dumps([record["command"], record["settings"], record["inputs"]], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _check_same(directory: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if record["command"] != wanted["command"]:
+        raise InputError(f"output_dir {directory} holds a run of {record['command']}: choose another directory")
+    for part, remedy in (
+        ("settings", "choose another directory"),
+        ("inputs", "its input was made anew, so start anew"),
+    ):
+        before, now = record[part], json.loads(json.dumps(wanted[part]))
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise InputError(
+                    f"output_dir {directory} holds another run: its {name} is {before.get(name)!r}, not "
+                    f"{now.get(name)!r}; {remedy}, or remove that one"
+                )

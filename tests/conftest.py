@@ -1,0 +1,44 @@
+"""Fixtures: a tiny model and its questions, made once from a seed; nothing is downloaded and nothing needs a GPU."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: two threads on small matrices wait for each other
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A two-layer model of the embedded world with random weights, and its tokenizer."""
+    from raml_trl.arguments import BuildModelConfig
+    from raml_trl.build_model import arithmetic_tokenizer, build_model
+
+    directory = str(tmp_path_factory.mktemp("model"))
+    tokenizer = arithmetic_tokenizer()
+    config = BuildModelConfig(output_dir=directory, num_hidden_layers=2, intermediate_size=64)
+    build_model(config, tokenizer).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout, where there is any."""
+    directory = REPOSITORY.parent / "shared" / "data"
+    if not directory.is_dir():
+        pytest.skip("no real data beside this checkout")
+    return directory

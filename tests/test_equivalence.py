@@ -1,0 +1,141 @@
+"""The keystone: m = G is TRL's own trainer bit for bit, and dropping rows is masking them."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainers import make_trainer, weights
+
+GEOMETRIES = {
+    "one step per generation": {},
+    "two micro-batches": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
+    "four steps per generation": {"per_device_train_batch_size": 8, "steps_per_generation": 4},
+    "two passes": {"num_iterations": 2},
+}
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_all_of_g_is_trl_bit_for_bit(model_dir: str, tmp_path: Path, geometry: dict[str, int]) -> None:
+    results = []
+    for stock in (True, False):
+        settings = {} if stock else {"num_generations_update": 8, "length_bucketing": False}
+        trainer, recorder = make_trainer(model_dir, tmp_path, stock=stock, max_steps=4, **geometry, **settings)
+        trainer.train()
+        results.append((weights(trainer), recorder.of("grad_norm"), recorder.of("reward"), torch.get_rng_state()))
+    (stock_weights, *stock_logs, stock_rng), (our_weights, *our_logs, our_rng) = results
+    assert stock_logs == our_logs
+    assert len(stock_logs[0]) == 4
+    assert min(stock_logs[0]) > 0
+    assert torch.equal(stock_rng, our_rng)
+    for name, weight in stock_weights.items():
+        assert torch.equal(weight, our_weights[name]), name
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "cispo", "sapo", "luspo"])
+@pytest.mark.parametrize("selected", [1, 2, 4])
+def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str, selected: int) -> None:
+    norms, rewards = {}, {}
+    for mode in ("drop", "mask"):
+        trainer, recorder = make_trainer(
+            model_dir,
+            tmp_path,
+            loss_type=loss_type,
+            num_generations_update=selected,
+            subset_mode=mode,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
+            max_steps=4,
+        )
+        trainer.train()
+        norms[mode], rewards[mode] = recorder.of("grad_norm"), recorder.of("reward")
+    assert len(norms["drop"]) == 4
+    assert min(norms["drop"]) > 0
+    assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
+    assert rewards["drop"] == rewards["mask"]  # the same rollouts were drawn
+
+
+def test_drop_equals_mask_over_several_steps_per_generation(model_dir: str, tmp_path: Path) -> None:
+    norms = {}
+    for mode in ("drop", "mask"):
+        trainer, recorder = make_trainer(
+            model_dir, tmp_path, num_generations_update=2, subset_mode=mode, steps_per_generation=2, max_steps=4
+        )
+        trainer.train()
+        norms[mode] = recorder.of("grad_norm")
+    assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "sapo"])
+def test_bucketing_leaves_the_step_as_it_is(model_dir: str, tmp_path: Path, loss_type: str) -> None:
+    norms = {}
+    for bucketing in (False, True):
+        trainer, recorder = make_trainer(
+            model_dir,
+            tmp_path,
+            loss_type=loss_type,
+            num_generations_update=4,
+            length_bucketing=bucketing,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=4,
+        )
+        trainer.train()
+        norms[bucketing] = recorder.of("grad_norm")
+    assert norms[False] == pytest.approx(norms[True], rel=1e-4)
+
+
+def test_bnpo_depends_on_who_shares_a_micro_batch(model_dir: str, tmp_path: Path) -> None:
+    """`drop` and `mask` cut alike and agree; a single micro-batch, with the same rows, gives another gradient."""
+    norms = {}
+    for name, settings in {
+        "drop": {"subset_mode": "drop"},
+        "mask": {"subset_mode": "mask"},
+        "one micro-batch": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1},
+    }.items():
+        cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4} | settings
+        trainer, recorder = make_trainer(
+            model_dir, tmp_path, loss_type="bnpo", num_generations_update=2, max_steps=1, **cut
+        )
+        trainer.train()
+        norms[name] = recorder.of("grad_norm")
+    assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
+    assert norms["drop"] != pytest.approx(norms["one micro-batch"], rel=1e-3)
+
+
+def test_subset_gradient_is_that_of_grpo_on_the_subset(model_dir: str, tmp_path: Path) -> None:
+    """A reference without our batching: the loss of TRL's trainer on the selected rows alone."""
+    trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2, length_bucketing=False)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
+    batch = trainer._generate_and_score_completions(rows)
+    selected = batch.pop("selected")
+    kept = {name: value[selected] if value.ndim else value for name, value in batch.items()}
+    tokens = kept["completion_mask"].sum()
+
+    # dapo, written out: every ratio is 1, so the gradient is that of -sum A log p over all selected tokens.
+    input_ids = torch.cat([kept["prompt_ids"], kept["completion_ids"]], dim=1)
+    attention_mask = torch.cat([kept["prompt_mask"], kept["completion_mask"]], dim=1)
+    logits = trainer.model(input_ids, attention_mask=attention_mask).logits[:, :-1]
+    log_probs = logits.log_softmax(-1).gather(2, input_ids[:, 1:, None]).squeeze(2)
+    log_probs = log_probs[:, -kept["completion_ids"].size(1) :]
+    loss = -(kept["advantages"][:, None] * log_probs * kept["completion_mask"]).sum() / tokens
+    reference = torch.autograd.grad(loss, list(trainer.model.parameters()))
+
+    [micro_batch] = trainer._cut_selected({**batch, "selected": selected})
+    ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), list(trainer.model.parameters()))
+    assert batch["num_items_in_batch"] == tokens
+    assert sum(gradient.norm() for gradient in reference) > 0
+    for expected, gradient in zip(reference, ours, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_selection_leaves_global_generators_alone(model_dir: str, tmp_path: Path) -> None:
+    """One step on 2 of 8 and one on 8 of 8 leave every generator in the same state."""
+    states = []
+    for selected in (8, 2):
+        trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=selected, max_steps=1)
+        trainer.train()
+        states.append((torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()))
+    assert states[0] == states[1]
