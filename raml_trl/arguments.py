@@ -94,10 +94,19 @@ class PrepareDataConfig:
         default=None, metadata={"help": "Take this many questions; None takes all a data set has."}
     )
     num_trajectories: int = field(default=0, metadata={"help": "Trajectories per question of the embedded world."})
+    layout: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write every correct trajectory into the layout of this prompt style, with the answer in its box: "
+            "for data whose trajectories have none."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Of the embedded world."})
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.layout is not None:
+            find_style(self.layout)
         check_at_least(self, num_questions=1, num_trajectories=0)
         if self.dataset_name == "arithmetic" and self.num_questions is None:
             raise InputError(
@@ -149,6 +158,7 @@ class ReportConfig:
     evaluations: list[str] = field(metadata={"help": "stage=DIR for each evaluation, in the order of the table."})
     runs: list[str] = field(default_factory=list, metadata={"help": "stage=DIR for each training run to draw."})
     title: str = "RaML on TRL"
+    lead: str = field(default="", metadata={"help": "A sentence or two under the title."})
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -92,9 +92,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def run(main: Callable[..., None], *dataclass_types: type, arguments: Sequence[str] | None = None) -> NoReturn:
+def run(main: Callable[..., None], *dataclass_types: type, repeatable: bool = False) -> NoReturn:
     """Parse, open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
+    A complete run is left as it is, unless it is `repeatable`: cheap, and a function of what it reads.
     Exit code 0: done, or done before. 2: the user's mistake, in one line on standard error. Anything else is a defect
     and keeps its traceback.
     """
@@ -102,12 +103,11 @@ def run(main: Callable[..., None], *dataclass_types: type, arguments: Sequence[s
     for chatty in ("httpx", "httpcore", "filelock", "fsspec"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
-    arguments = sys.argv[1:] if arguments is None else arguments
     parser = StrictParser(dataclass_types, prog=f"raml-trl {command}", allow_abbrev=False)
     try:
-        configs = parser.parse(arguments)
-        record = open_run(Path(_output_dir(configs)), command, parser.given(arguments))
-        if record.complete:
+        configs = parser.parse(sys.argv[1:])
+        record = open_run(Path(_output_dir(configs)), command, parser.given(sys.argv[1:]))
+        if record.complete and not repeatable:
             logging.getLogger(__name__).info("%s: %s is complete, nothing to do", command, record.directory)
         else:
             main(*configs, record)

@@ -19,6 +19,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from raml_trl.errors import InputError
 from raml_trl.files import read_rows
 from raml_trl.prompts import prompt_messages
+from raml_trl.runs import require_complete
 
 QUESTIONS = "questions.parquet"
 TRAJECTORIES = "trajectories.parquet"
@@ -60,6 +61,7 @@ def load_questions(name: str, *, config: str | None = None, split: str = "train"
     Raises:
         InputError: if it cannot be found or read, is empty, or lacks a column.
     """
+    require_complete(name)
     prepared = Path(name) / QUESTIONS
     if prepared.is_file():
         return [Question(**row) for row in read_rows(prepared)]
@@ -74,6 +76,7 @@ def load_trajectories(
     Raises:
         InputError: if it cannot be found or read, is empty, or lacks a column.
     """
+    require_complete(name)
     prepared = Path(name) / TRAJECTORIES
     if prepared.is_file():
         return load_questions(name), [Trajectory(**row) for row in read_rows(prepared)]

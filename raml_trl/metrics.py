@@ -82,3 +82,25 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def summarise(
+    correct: Sequence[int], num_samples: int, ks: Sequence[int], rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """Mean and 95 % interval over questions of Pass@k for every k, and of mG-Pass@k for every even one.
+
+    Args:
+        correct: `(Q,)` correct samples of each question.
+        num_samples: n, the same for every question.
+        ks: k for the metrics that take one.
+        rng: for the bootstrap.
+    """
+    summary = {}
+    for name, metric in (("pass@{}", pass_at_k), ("mg_pass@{}", mg_pass_at_k)):
+        for k in ks:
+            if metric is mg_pass_at_k and k % 2:
+                continue
+            values = [metric(num_samples, count, k) for count in correct]
+            low, high = bootstrap_interval(values, rng)
+            summary[name.format(k)] = {"mean": float(np.mean(values)), "low": low, "high": high}
+    return summary

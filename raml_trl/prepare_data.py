@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from raml_trl.data import (
 from raml_trl.errors import InputError
 from raml_trl.files import whole_file, write_rows
 from raml_trl.grading import readable
+from raml_trl.prompts import lay_out
 from raml_trl.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,13 @@ def main(config: PrepareDataConfig, record: Run) -> None:
         raise InputError(f"{config.dataset_name}: every question was left out: {dict(Counter(r for _, r in rejects))}")
     if config.num_questions is not None:
         kept = kept[: config.num_questions]
-    ids = {question.id for question in kept}
-    trajectories = [trajectory for trajectory in trajectories if trajectory.question_id in ids]
+    answers = {question.id: question.answer for question in kept}
+    trajectories = [trajectory for trajectory in trajectories if trajectory.question_id in answers]
+    if config.layout is not None:
+        trajectories = [
+            replace(one, text=lay_out(one.text, answers[one.question_id], config.layout)) if one.correct else one
+            for one in trajectories
+        ]
 
     directory = Path(config.output_dir)
     write_rows(directory / QUESTIONS, [asdict(question) for question in kept], QUESTION_SCHEMA)

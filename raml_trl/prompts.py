@@ -25,16 +25,24 @@ class Style:
     instruction: str
     position: Literal["system", "before", "after"]
     layout: re.Pattern[str]
+    template: str
+    """The layout for `lay_out` to fill: TRAJECTORY and ANSWER stand for what they say."""
 
 
 STYLES: dict[str, Style] = {
     # The question alone: what the embedded world reads, whose vocabulary has no words for an instruction.
-    "bare": Style("", "after", re.compile(rf"<think>(?:(?!</think>).)*</think>\s*{_BOX}", re.DOTALL)),
+    "bare": Style(
+        "",
+        "after",
+        re.compile(rf"<think>(?:(?!</think>).)*</think>\s*{_BOX}", re.DOTALL),
+        "<think>TRAJECTORY</think>\\boxed{ANSWER}",
+    ),
     # The paper's prompt for the short teacher and for its analyses (C.2): any text with a box in it is formatted.
     "boxed": Style(
         "\n\nReason step by step and write your final answer inside \\boxed{}.",
         "after",
         re.compile(rf"(?:(?!\\boxed).)*{_BOX}.*", re.DOTALL),
+        "TRAJECTORY\n\nThe answer is \\boxed{ANSWER}",
     ),
     # The paper's GRPO prompt (C.3): thinking, then a conclusion that ends in the boxed answer.
     "conclusion": Style(
@@ -48,6 +56,7 @@ STYLES: dict[str, Style] = {
             rf"{_BOX}(?:(?!</conclusion>|\\boxed).)*</conclusion>",
             re.DOTALL,
         ),
+        "<think>\nTRAJECTORY\n</think>\n<conclusion>\nThe answer is \\boxed{ANSWER}\n</conclusion>",
     ),
 }
 
@@ -63,6 +72,16 @@ def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
         return [{"role": "system", "content": chosen.instruction}, {"role": "user", "content": question}]
     content = chosen.instruction + question if chosen.position == "before" else question + chosen.instruction
     return [{"role": "user", "content": content}]
+
+
+def lay_out(trajectory: str, answer: str, style: str) -> str:
+    """`trajectory` written into the layout of `style`, with `answer` in its box.
+
+    Raises:
+        InputError: if `style` is not a key of `STYLES`.
+    """
+    parts = {"TRAJECTORY": trajectory.strip(), "ANSWER": answer}
+    return re.sub("|".join(parts), lambda match: parts[match.group()], find_style(style).template)
 
 
 def find_style(style: str) -> Style:

@@ -1,7 +1,8 @@
-"""GRPO on m of G rollouts, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
+r"""GRPO on m of G rollouts, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
 
     python -m raml_trl.train_grpo --config recipes/tiny/grpo.yaml
-    accelerate launch --config_file accelerate_configs/zero3.yaml -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
 
 Every field of TRL's `GRPOConfig` and `ModelConfig` can stand in the recipe and on the command line. Started again, it
 carries on from its last checkpoint.

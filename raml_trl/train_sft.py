@@ -1,7 +1,8 @@
-"""Supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
+r"""Supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
 
     python -m raml_trl.train_sft --config recipes/tiny/sft.yaml
-    accelerate launch --config_file accelerate_configs/zero3.yaml -m raml_trl.train_sft --config recipes/qwen2.5-7b/sft.yaml
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        -m raml_trl.train_sft --config recipes/qwen2.5-7b/sft.yaml
 
 Every field of TRL's `SFTConfig` and `ModelConfig` can stand in the recipe and on the command line. The loss is taken
 on the completion only. Started again, it carries on from its last checkpoint.

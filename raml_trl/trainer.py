@@ -12,6 +12,7 @@ What is logged about rewards, advantages and completions stays over all G, so th
     trainer.train()
 """
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,15 @@ from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.errors import InputError
 from raml_trl.selection import Selection, select_rollouts
 
+CITATION = """\
+@article{liu2025deciphering,
+  title   = {Deciphering Trajectory-Aided {LLM} Reasoning: An Optimization Perspective},
+  author  = {Junnan Liu and Hongwei Liu and Linchen Xiao and Shudong Liu and Taolin Zhang and Zihan Ma and
+             Songyang Zhang and Kai Chen},
+  journal = {arXiv preprint arXiv:2505.19815},
+  year    = {2025}
+}"""
+
 
 class SubsetGRPOTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer`, same constructor, with `SubsetGRPOConfig` for its `args`.
@@ -37,6 +47,16 @@ class SubsetGRPOTrainer(GRPOTrainer):
     Raises:
         InputError: for multimodal models, and for mixture-of-experts models in `mask` mode.
     """
+
+    _tag_names = ("trl", "grpo", "raml")
+    _name = "Subset GRPO"
+    _paper = MappingProxyType(
+        {
+            "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
+            "id": "2505.19815",
+            "citation": CITATION,
+        }
+    )
 
     args: SubsetGRPOConfig
 

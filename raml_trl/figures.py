@@ -1,0 +1,73 @@
+"""Figures in one style, as SVG text that stands inside a page without any file beside it."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLOURS = ("#2457a6", "#d1792b", "#3d8b5f", "#8a4f9e", "#b03a48", "#5f6b7a")
+_INK = "#2b2f36"
+
+
+def metrics_figure(stages: Sequence[str], metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Bars with intervals: for every metric, one bar a stage.
+
+    Args:
+        stages: names, in order.
+        metrics: by metric, for each stage its `mean`, `low` and `high`.
+    """
+    figure, axes = _figure(7.2, 2.9)
+    width = 0.8 / len(stages)
+    for index, stage in enumerate(stages):
+        values = [metric[index] for metric in metrics.values()]
+        places = [place - 0.4 + width * (index + 0.5) for place in range(len(metrics))]
+        means = [value["mean"] for value in values]
+        whiskers = [
+            [value["mean"] - value["low"] for value in values],
+            [value["high"] - value["mean"] for value in values],
+        ]
+        axes.bar(
+            places, means, width * 0.92, yerr=whiskers, label=stage, color=_COLOURS[index % len(_COLOURS)],
+            error_kw={"elinewidth": 1, "ecolor": _INK},
+        )  # fmt: skip
+    axes.set_xticks(range(len(metrics)), list(metrics))
+    axes.set_ylim(0, 1)
+    axes.legend(frameon=False, ncols=len(stages), loc="upper right")
+    return _svg(figure)
+
+
+def curve_figure(title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    """Lines over optimizer steps: by name, steps and values. Noisy ones are drawn pale under their moving mean."""
+    figure, axes = _figure(3.5, 2.3)
+    for colour, (name, (steps, values)) in zip(_COLOURS, curves.items(), strict=False):
+        window = max(1, len(values) // 20)
+        axes.plot(steps, values, color=colour, alpha=0.25 if window > 1 else 1, linewidth=1)
+        if window > 1:
+            smooth = [sum(values[i - window + 1 : i + 1]) / window for i in range(window - 1, len(values))]
+            axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.8, label=name)
+    axes.set_title(title, fontsize=9, loc="left", color=_INK)
+    axes.set_xlabel("optimizer step", fontsize=8)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, colors=_INK)
+    axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # No date and a fixed salt: the same data give the same bytes. Text stays text.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raml_trl", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    _, start, rest = buffer.getvalue().partition("<svg")
+    return start + rest
