@@ -69,3 +69,14 @@ def weights(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:
     """A copy of every parameter."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+class Selections(TrainerCallback):
+    """Keeps which rollouts of the whole batch were selected at every step."""
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self.trainer = trainer
+        self.masks: list[list[bool]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.masks.append(list(self.trainer._logs["extra"].get("selected", [])))

@@ -1,0 +1,56 @@
+# make demo    the main job on two CPU cores, from nothing to a report
+# make test    the tests; make test-all adds the slow ones
+# make lint    ruff and mypy
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m raml_trl
+RECIPES := recipes/tiny
+INPUTS := setup.cfg pyproject.toml constraints.txt
+
+# Small matrices: more threads than this wait for each other.
+export OMP_NUM_THREADS ?= 2
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-all lint clean-demo
+.DELETE_ON_ERROR:
+
+# Every command knows whether its own run is complete, begun or still to do, so an interrupted demo carries on.
+demo: $(VENV)/.installed
+	$(RUN).build_model --config $(RECIPES)/model.yaml
+	$(RUN).prepare_data --config $(RECIPES)/data_sft.yaml
+	$(RUN).prepare_data --config $(RECIPES)/data_grpo.yaml
+	$(RUN).prepare_data --config $(RECIPES)/data_test.yaml
+	$(RUN).evaluate --config $(RECIPES)/eval.yaml --model_name_or_path runs/demo/model --output_dir runs/demo/eval_base
+	$(RUN).train_sft --config $(RECIPES)/sft.yaml
+	$(RUN).evaluate --config $(RECIPES)/eval.yaml --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
+	$(RUN).train_grpo --config $(RECIPES)/grpo.yaml
+	$(RUN).evaluate --config $(RECIPES)/eval.yaml
+	$(RUN).report --config $(RECIPES)/report.yaml
+
+clean-demo:
+	rm -rf runs/demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(INPUTS) | $(VENV)/bin/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-%: $(INPUTS) | $(VENV)/bin/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	touch $@ $(VENV)/.installed

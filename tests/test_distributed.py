@@ -1,0 +1,55 @@
+"""Two processes on a CPU (gloo), launched as a user launches them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from trainers import Selections, make_trainer
+
+
+@pytest.fixture(scope="module")
+def two_processes(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("two") / "results.pt"
+    config = REPOSITORY / "accelerate_configs" / "cpu.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    subprocess.run(
+        [*launch, "tests/two_processes.py", model_dir, str(results)], cwd=REPOSITORY, check=True, timeout=300
+    )
+    return torch.load(results, weights_only=False)
+
+
+def test_there_really_are_two(two_processes: dict[str, Any]) -> None:
+    for name, run in two_processes.items():
+        assert run["num_processes"] == 2, name
+        assert run["distributed_type"] == "MULTI_CPU", name
+        assert run["wrapper"] == "DistributedDataParallel", name
+
+
+@pytest.mark.parametrize("suffix", ["", ", straddling"])
+def test_all_of_g_is_trl_bit_for_bit(two_processes: dict[str, Any], suffix: str) -> None:
+    stock, ours = two_processes["stock" + suffix], two_processes["all of G" + suffix]
+    assert stock["grad_norm"] == ours["grad_norm"]
+    assert len(stock["grad_norm"]) == 3
+    for name, weight in stock["weights"].items():
+        assert torch.equal(weight, ours["weights"][name]), name
+
+
+@pytest.mark.parametrize("suffix", ["", ", row mean"])
+def test_drop_equals_mask(two_processes: dict[str, Any], suffix: str) -> None:
+    drop, mask = two_processes["drop" + suffix], two_processes["mask" + suffix]
+    assert min(drop["grad_norm"]) > 0
+    assert drop["grad_norm"] == pytest.approx(mask["grad_norm"], rel=1e-4)
+
+
+def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_dir: str, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2)
+    selections = Selections(trainer)
+    trainer.add_callback(selections)
+    trainer.train()
+    assert two_processes["drop"]["selected"] == selections.masks
+    assert [sum(mask) for mask in selections.masks] == [4, 4, 4]  # two groups, two of each
+    assert selections.masks[0] != selections.masks[1]
