@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raml_trl.arithmetic import SPLITS
 from raml_trl.errors import InputError
 from raml_trl.prompts import find_style
 from raml_trl.validation import check_at_least, check_types
@@ -108,6 +109,11 @@ class PrepareDataConfig:
         if self.layout is not None:
             find_style(self.layout)
         check_at_least(self, num_questions=1, num_trajectories=0)
+        if self.dataset_name == "arithmetic" and self.dataset_split not in SPLITS:
+            raise InputError(
+                f"dataset_split {self.dataset_split!r} of the arithmetic world is unknown: choose one of "
+                f"{', '.join(SPLITS)}"
+            )
         if self.dataset_name == "arithmetic" and self.num_questions is None:
             raise InputError(
                 "num_questions is missing: the arithmetic world makes as many questions as it is asked for"

@@ -13,7 +13,7 @@ import yaml
 from trl import TrlParser
 
 from raml_trl.errors import InputError
-from raml_trl.runs import open_run
+from raml_trl.runs import Run, open_run
 from raml_trl.validation import check_type
 
 USER_ERROR = 2
@@ -110,11 +110,19 @@ def run(main: Callable[..., None], *dataclass_types: type, repeatable: bool = Fa
         if record.complete and not repeatable:
             logging.getLogger(__name__).info("%s: %s is complete, nothing to do", command, record.directory)
         else:
-            main(*configs, record)
+            _run_or_discard(main, configs, record)
     except InputError as error:
         print(f"raml-trl {command}: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     sys.exit(0)
+
+
+def _run_or_discard(main: Callable[..., None], configs: Iterable[Any], record: Run) -> None:
+    try:
+        main(*configs, record)
+    except InputError:
+        record.discard()
+        raise
 
 
 def _output_dir(configs: Iterable[Any]) -> str:

@@ -108,6 +108,8 @@ def read_table(name: str, *, config: str | None = None, split: str = "train") ->
         if suffix is not None:
             if not Path(name).is_file():
                 raise InputError(f"dataset_name {name}: there is no such file")
+            if not Path(name).stat().st_size:
+                raise InputError(f"dataset_name {name} is empty")
             table = load_dataset(_READERS[suffix], data_files=name, split="train")
         elif Path(name).exists():
             raise InputError(

@@ -46,8 +46,14 @@ class Run:
     def save(self, seconds: float) -> None:
         """Record how long the run has taken; only the first process of a launch writes."""
         self.record["seconds"] = round(seconds, 3)
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first():
             write_json(self.directory / RECORD, self.record)
+
+    def discard(self) -> None:
+        """Take back a run that was refused before it left anything, so that it can be started again corrected."""
+        if _is_first() and [path.name for path in self.directory.iterdir()] == [RECORD]:
+            (self.directory / RECORD).unlink()
+            self.directory.rmdir()
 
     def finish(self, seconds: float, results: Mapping[str, Any]) -> None:
         """Mark the run complete. Everything it leaves must be on disk by now."""
@@ -64,11 +70,9 @@ def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
     Raises:
         InputError: if the directory holds another run or other files, or cannot be written.
     """
-    wanted = {
-        "command": command,
-        "settings": {name: value for name, value in settings.items() if name not in _WATCHING},
-        "inputs": {name: identity(Path(value)) for name, value in settings.items() if is_run(value)},
-    }
+    settings = {name: value for name, value in settings.items() if name not in _WATCHING}
+    inputs = {name: identity(Path(value)) for name, value in settings.items() if is_run(value)}
+    wanted = {"command": command, "settings": settings, "inputs": inputs}
     path = directory / RECORD
     if path.exists():
         record = read_record(directory)
@@ -120,6 +124,10 @@ def identity(directory: Path) -> str:
     record = read_record(directory)
     content = json.dumps([record["command"], record["settings"], record["inputs"]], sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_same(directory: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
