@@ -68,6 +68,6 @@ def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # No date and a fixed salt: the same data give the same bytes. Text stays text.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raml_trl", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     _, start, rest = buffer.getvalue().partition("<svg")
     return start + rest

@@ -107,7 +107,7 @@ def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, mes
         (["--config"], "--config needs the path of a YAML file"),
         (["--output_dir", "out"], "the following arguments are required: --dataset_name"),
         (["--dataset_name", "questions.jsonl", "--output_dir", "out"], "there is no such file"),
-        (["--dataset_name", "arithmetic", "--output_dir", "out"], "num_questions is missing"),
+        (["--dataset_name", "arithmetic", "--dataset_split", "sft", "--output_dir", "out"], "num_questions is missing"),
         ([*ARITHMETIC, "--output_dir", "out", "--sede", "1"], "--sede"),
     ],
 )
