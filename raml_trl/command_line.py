@@ -57,7 +57,7 @@ class StrictParser(TrlParser):
         return settings | vars(explicit.parse_known_args(arguments)[0])
 
     def _check_yaml(self, path: Path) -> None:
-        hints = {}
+        hints: dict[str, Any] = {}
         for dataclass_type in self.dataclass_types:
             known = get_type_hints(dataclass_type)
             hints |= {field.name: known[field.name] for field in fields(dataclass_type) if field.init}
@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def run(main: Callable[..., None], *dataclass_types: type, repeatable: bool = False) -> NoReturn:
+def run(main: Callable[..., None], *dataclass_types: Any, repeatable: bool = False) -> NoReturn:
     """Parse, open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
     A complete run is left as it is, unless it is `repeatable`: cheap, and a function of what it reads.

@@ -89,8 +89,9 @@ def load_trajectories(
 
 def load_texts(name: str) -> Iterator[str]:
     """Everything there is to read in a data set: what a tokenizer is trained on."""
+    trajectories: list[Trajectory] = []
     if (Path(name) / QUESTIONS).is_file() and not (Path(name) / TRAJECTORIES).is_file():
-        questions, trajectories = load_questions(name), []
+        questions = load_questions(name)
     else:
         questions, trajectories = load_trajectories(name)
     yield from (question.question for question in questions)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,8 @@ def load_model(config: EvaluateConfig) -> tuple[PreTrainedModel, PreTrainedToken
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"model {config.model_name_or_path} cannot be loaded: {reason}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
 
 
 def draw_samples(
@@ -80,7 +82,7 @@ def draw_samples(
     questions: list[Question],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Rows of `SAMPLE_SCHEMA`, by question and sample."""
     completions = sample_completions(
         model,
@@ -110,9 +112,7 @@ def draw_samples(
     return sorted(rows, key=lambda row: (row.pop("prompt"), row["sample"]))
 
 
-def count_samples(
-    config: EvaluateConfig, questions: list[Question], samples: list[dict[str, object]]
-) -> dict[str, object]:
+def count_samples(config: EvaluateConfig, questions: list[Question], samples: list[dict[str, Any]]) -> dict[str, Any]:
     """What `metrics.json` holds: a function of the samples and of the seed of the bootstrap."""
     correct = Counter(sample["question_id"] for sample in samples if sample["correct"])
     counts = [correct[question.id] for question in questions]

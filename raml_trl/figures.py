@@ -34,23 +34,20 @@ def metrics_figure(stages: Sequence[str], metrics: Mapping[str, Sequence[Mapping
         )  # fmt: skip
     axes.set_xticks(range(len(metrics)), list(metrics))
     axes.set_ylim(0, 1)
-    axes.legend(frameon=False, ncols=len(stages), loc="upper right")
+    axes.legend(frameon=False, ncols=len(stages), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return _svg(figure)
 
 
-def curve_figure(title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    """Lines over optimizer steps: by name, steps and values. Noisy ones are drawn pale under their moving mean."""
+def curve_figure(title: str, steps: Sequence[float], values: Sequence[float]) -> str:
+    """A line over optimizer steps; a noisy one is drawn pale under its moving mean."""
     figure, axes = _figure(3.5, 2.3)
-    for colour, (name, (steps, values)) in zip(_COLOURS, curves.items(), strict=False):
-        window = max(1, len(values) // 20)
-        axes.plot(steps, values, color=colour, alpha=0.25 if window > 1 else 1, linewidth=1)
-        if window > 1:
-            smooth = [sum(values[i - window + 1 : i + 1]) / window for i in range(window - 1, len(values))]
-            axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.8, label=name)
+    window = max(1, len(values) // 20)
+    axes.plot(steps, values, color=_COLOURS[0], alpha=0.25 if window > 1 else 1, linewidth=1)
+    if window > 1:
+        smooth = [sum(values[end - window : end]) / window for end in range(window, len(values) + 1)]
+        axes.plot(steps[window - 1 :], smooth, color=_COLOURS[0], linewidth=1.8)
     axes.set_title(title, fontsize=9, loc="left", color=_INK)
     axes.set_xlabel("optimizer step", fontsize=8)
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8)
     return _svg(figure)
 
 
@@ -68,6 +65,8 @@ def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # No date and a fixed salt: the same data give the same bytes. Text stays text.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raml_trl", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     _, start, rest = buffer.getvalue().partition("<svg")
     return start + rest

@@ -45,7 +45,6 @@ def train(make_trainer: Callable[[], Trainer], model: ModelConfig, record: Run) 
     Raises:
         InputError: if the model cannot be loaded.
     """
-    check_model(model.model_name_or_path)
     try:
         trainer = make_trainer()
     except (OSError, SafetensorError) as error:
@@ -87,8 +86,8 @@ def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dic
     }
 
 
-def check_model(name: str | None) -> None:
-    """Refuse a model that is plainly not there, before anything is loaded. A name on the Hub passes.
+def check_model(name: str | None) -> str:
+    """The name of a model that may be there; one that plainly is not is refused, before anything is loaded.
 
     Raises:
         InputError: if no name is given, or it is a directory without a model or with an unfinished run.
@@ -102,6 +101,7 @@ def check_model(name: str | None) -> None:
             raise InputError(f"model {name} cannot be loaded: there is no config.json in that directory")
     elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise InputError(f"model {name} cannot be loaded: there is no such directory")
+    return name
 
 
 def newest_checkpoint(directory: Path) -> str | None:

@@ -105,8 +105,7 @@ def curves(loaded: dict[str, Any]) -> list[str]:
     # The loss of GRPO is zero up to clipping, whatever is learned.
     keys = [key for key in loaded["logged"] if (key == "loss") == (loaded["command"] == "train_sft")]
     return [
-        curve_figure(f"{loaded['name']}: {_CURVES[key]}", {key: tuple(zip(*loaded["logged"][key], strict=True))})
-        for key in keys
+        curve_figure(f"{loaded['name']}: {_CURVES[key]}", *zip(*loaded["logged"][key], strict=True)) for key in keys
     ]
 
 

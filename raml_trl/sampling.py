@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,25 +37,30 @@ def sample_completions(
     the settings (with `batch_size`) and the seed; the global generators are left as they were. The end token counts
     in `num_tokens`. `temperature` 0 decodes greedily.
     """
-    prompt_ids = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"] for prompt in prompts]
+    prompt_ids: list[list[int]] = [_encode(tokenizer, prompt) for prompt in prompts]
     pairs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
     pairs.sort(key=lambda pair: len(prompt_ids[pair[0]]), reverse=True)
-    decoding = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    decoding: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
         decoding = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    generate: Any = model.generate
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        inputs = tokenizer.pad(
+        inputs: Any = tokenizer.pad(
             {"input_ids": [prompt_ids[prompt] for prompt, _ in batch]}, padding_side="left", return_tensors="pt"
         ).to(model.device)
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + start)
-            output = model.generate(**inputs, max_new_tokens=max_completion_length, **decoding)
+            output = generate(**inputs, max_new_tokens=max_completion_length, **decoding)
         completions = output[:, inputs["input_ids"].size(1) :]
         lengths = _lengths(completions, model.generation_config.eos_token_id)
         for (prompt, sample), ids, length in zip(batch, completions.tolist(), lengths, strict=True):
             text = tokenizer.decode(ids[:length], skip_special_tokens=True)
-            yield Completion(prompt, sample, text, length)
+            yield Completion(prompt, sample, str(text), length)
+
+
+def _encode(tokenizer: Any, prompt: list[dict[str, str]]) -> list[int]:
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
 
 
 def _lengths(completions: torch.Tensor, eos_token_id: int | list[int] | None) -> list[int]:

@@ -22,12 +22,12 @@ from raml_trl.trainer import SubsetGRPOTrainer
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
-    check_model(model.model_name_or_path)
+    name = check_model(model.model_name_or_path)
     questions = load_questions(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
     config.model_init_kwargs = model_init_kwargs(config, model)
     train(
         lambda: SubsetGRPOTrainer(
-            model.model_name_or_path,
+            name,
             make_reward(data.prompt_style),
             config,
             train_dataset=grpo_rows(questions, data.prompt_style),

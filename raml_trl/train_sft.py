@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
-    check_model(model.model_name_or_path)
+    name = check_model(model.model_name_or_path)
     questions, trajectories = load_trajectories(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
     chosen = choose_trajectories(questions, trajectories, data.num_trajectories, config.seed)
     distinct = len({(question.id, trajectory.text) for question, trajectory in chosen})
@@ -34,7 +34,7 @@ def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run)
     config.model_init_kwargs = model_init_kwargs(config, model)
     train(
         lambda: SFTTrainer(
-            model.model_name_or_path,
+            name,
             config,
             train_dataset=sft_rows(chosen, data.prompt_style),
             peft_config=get_peft_config(model),

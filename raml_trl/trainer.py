@@ -12,7 +12,7 @@ What is logged about rewards, advantages and completions stays over all G, so th
     trainer.train()
 """
 
-from types import MappingProxyType
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -48,15 +48,13 @@ class SubsetGRPOTrainer(GRPOTrainer):
         InputError: for multimodal models, and for mixture-of-experts models in `mask` mode.
     """
 
-    _tag_names = ("trl", "grpo", "raml")
+    _tag_names = ["trl", "grpo", "raml"]
     _name = "Subset GRPO"
-    _paper = MappingProxyType(
-        {
-            "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
-            "id": "2505.19815",
-            "citation": CITATION,
-        }
-    )
+    _paper = {
+        "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
+        "id": "2505.19815",
+        "citation": CITATION,
+    }
 
     args: SubsetGRPOConfig
 
@@ -88,7 +86,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         batch = super()._generate_and_score_completions(inputs)
         if not self.model.training:
-            self._logs["extra"]["selected"].extend([None] * self.accelerator.num_processes * len(inputs))
+            self._extra_logs["selected"].extend([None] * self.accelerator.num_processes * len(inputs))
             return batch
         # RaML: choose m of G, over the global batch, the same on every process.
         rewards = self._weighted_rewards().view(-1, self.num_generations)  # (P, G)
@@ -140,6 +138,12 @@ class SubsetGRPOTrainer(GRPOTrainer):
             step=self.state.global_step * per_step + generations,
         )
 
+    @property
+    def _extra_logs(self) -> dict[str, deque[Any]]:
+        """Columns of TRL's table of completions."""
+        logs: Any = self._logs
+        return logs["extra"]
+
     def _local_rows(self, values: Tensor) -> Tensor:
         """This process's rows of a global `(P, G)`."""
         return values.reshape(self.accelerator.num_processes, -1)[self.accelerator.process_index]
@@ -161,7 +165,8 @@ class SubsetGRPOTrainer(GRPOTrainer):
             micro_batches = [np.concatenate(pair) for pair in zip(micro_batches, others, strict=True)]
         batches = [take_rows(batch, rows) for rows in micro_batches]
         if args.length_bucketing:
-            batches = [trim_padding(one, multiple=self.pad_to_multiple_of) for one in batches]
+            multiple: Any = self.pad_to_multiple_of  # a number by now
+            batches = [trim_padding(one, multiple=multiple) for one in batches]
         return batches
 
     def _log_selection(self, rewards: Tensor, mask: Tensor, batch: Batch) -> None:
@@ -171,4 +176,4 @@ class SubsetGRPOTrainer(GRPOTrainer):
             metrics[f"selection/{name}_same_reward"].append(same.float().mean().item())
         generated = self.accelerator.gather(batch["completion_mask"].sum()).sum()
         metrics["selection/trained_token_fraction"].append((batch["num_items_in_batch"] / generated).item())
-        self._logs["extra"]["selected"].extend(mask.flatten().tolist())
+        self._extra_logs["selected"].extend(mask.flatten().tolist())
