@@ -107,12 +107,11 @@ def check_model(name: str | None) -> str:
 def newest_checkpoint(directory: Path) -> str | None:
     """The checkpoint to resume from: the last whose state, the last file to be written, is whole."""
     found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    for step, path in sorted(found, reverse=True):
+    for _, path in sorted(found, reverse=True):
         try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             logger.warning("%s was cut short: looking for the one before it", path)
             continue
-        if state["global_step"] == step:
-            return str(path)
+        return str(path)
     return None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY
-from trainers import Selections, make_trainer
+from trainers import Selections, fixed_rollouts, make_trainer
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,9 @@ def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_
     assert two_processes["drop"]["selected"] == selections.masks
     assert [sum(mask) for mask in selections.masks] == [4, 4, 4]  # two groups, two of each
     assert selections.masks[0] != selections.masks[1]
+
+
+def test_gradients_are_those_of_one_process(two_processes: dict[str, Any], model_dir: str, tmp_path: Path) -> None:
+    trainer, recorder = make_trainer(model_dir, tmp_path, num_generations_update=2, rollout_func=fixed_rollouts)
+    trainer.train()
+    assert two_processes["fixed rollouts"]["grad_norm"] == pytest.approx(recorder.of("grad_norm"), rel=1e-5)

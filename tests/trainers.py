@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
@@ -23,6 +24,20 @@ def questions(number: int = 64) -> Dataset:
     """Questions of different lengths, so that padding has something to do."""
     texts = [f"a={'+'.join(str((i * j) % 10) for j in range(1, 3 + i % 4))},b={i % 10}+{i % 7}" for i in range(number)]
     return grpo_rows([Question(str(i), text, "0", "test") for i, text in enumerate(texts)], "bare")
+
+
+def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, list[list[float]]]:
+    """Rollouts that depend on the prompt and the place in the group alone, so any number of processes gets the same."""
+    tokenizer = trainer.processing_class
+    completions = []
+    for row, prompt in enumerate(prompts):
+        rng = np.random.default_rng([row % NUM_GENERATIONS, *prompt[-1]["content"].encode()])
+        completions.append([*rng.integers(8, 18, size=rng.integers(2, 10)).tolist(), tokenizer.eos_token_id])
+    return {
+        "prompt_ids": tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"],
+        "completion_ids": completions,
+        "logprobs": [[0.0] * len(ids) for ids in completions],
+    }
 
 
 class Recorder(TrainerCallback):
@@ -59,9 +74,12 @@ def make_trainer(
         "report_to": "none",
         "seed": 3,
     }
+    rollout_func = settings.pop("rollout_func", None)
     config_class, trainer_class = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
     arguments = config_class(output_dir=str(output_dir), max_steps=max_steps, **(defaults | settings))
-    trainer = trainer_class(model_dir, digit_reward, arguments, train_dataset=questions(), callbacks=[recorder])
+    trainer = trainer_class(
+        model_dir, digit_reward, arguments, train_dataset=questions(), callbacks=[recorder], rollout_func=rollout_func
+    )
     return trainer, recorder
 
 

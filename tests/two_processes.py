@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trainers import Selections, make_trainer, weights
+from trainers import Selections, fixed_rollouts, make_trainer, weights
 
 RUNS: dict[str, dict[str, Any]] = {
     "stock": {"stock": True},
@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "drop": {"num_generations_update": 2},
     "mask": {"num_generations_update": 2, "subset_mode": "mask"},
+    "fixed rollouts": {"num_generations_update": 2, "rollout_func": fixed_rollouts},
     "drop, row mean": {"num_generations_update": 2, "loss_type": "grpo", "gradient_accumulation_steps": 2},
     "mask, row mean": {
         "num_generations_update": 2,

@@ -1,0 +1,71 @@
+"""The main job on real data: GSM8K trajectories, Open-Reasoner-Zero questions. Skipped where they do not lie."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from raml_trl.files import read_rows
+
+
+def start(command: str, recipe: str, **settings: object) -> None:
+    overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
+    config = REPOSITORY / "recipes" / "tiny" / f"{recipe}.yaml"
+    subprocess.run([sys.executable, "-m", f"raml_trl.{command}", "--config", config, *overrides], check=True)
+
+
+def results(directory: Path) -> dict[str, object]:
+    return json.loads((directory / "run.json").read_text())["results"]
+
+
+def test_sft_data(shared_data: Path, tmp_path: Path) -> None:
+    start("prepare_data", "real_data_sft", dataset_name=shared_data / "gsm8k_rollouts_4x.jsonl.gz", output_dir=tmp_path)
+    assert results(tmp_path) == {
+        "questions": 1319,
+        "trajectories": 5276,
+        "correct_trajectories": 290 + 2 * 236 + 3 * 205 + 4 * 156,
+        "left_out": {},
+    }
+    written = next(row for row in read_rows(tmp_path / "trajectories.parquet") if row["correct"])
+    assert written["text"].startswith("<think>\n")
+    assert written["text"].endswith("}\n</conclusion>")
+
+
+def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "orz_math_sample_2000.jsonl.gz"
+    start("prepare_data", "real_data_grpo", dataset_name=source, num_questions=2000, output_dir=tmp_path)
+    counts = results(tmp_path)
+    rejects = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert counts["questions"] + len(rejects) == 2000
+    assert counts["left_out"] == {"duplicate question": 6, "answer the grader cannot read": 3}
+    assert {row["reason"] for row in rejects} == set(counts["left_out"])
+
+
+@pytest.mark.slow
+def test_the_whole_job(shared_data: Path, tmp_path: Path) -> None:
+    home = tmp_path
+    sources = {"sft": "gsm8k_rollouts_4x.jsonl.gz", "grpo": "orz_math_sample_2000.jsonl.gz"}
+    for stage, source in sources.items():
+        directory = home / f"data_{stage}"
+        start("prepare_data", f"real_data_{stage}", dataset_name=shared_data / source, output_dir=directory)
+    start("build_model", "real_model", tokenizer_data=home / "data_sft", output_dir=home / "model")
+    sft = {"model_name_or_path": home / "model", "dataset_name": home / "data_sft", "output_dir": home / "sft"}
+    start("train_sft", "real_sft", **sft, max_steps=30, save_steps=15, logging_steps=5)
+    losses = [entry["loss"] for entry in logged(home / "sft") if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+
+    grpo = {"model_name_or_path": home / "sft", "dataset_name": home / "data_grpo", "output_dir": home / "grpo"}
+    short = {"max_steps": 3, "save_steps": 1, "max_completion_length": 32}
+    start("train_grpo", "real_grpo", **grpo, **short)
+    assert [entry["step"] for entry in logged(home / "grpo") if "reward" in entry] == [1, 2, 3]
+
+    evaluation = {"model_name_or_path": home / "grpo", "dataset_name": home / "data_grpo", "output_dir": home / "eval"}
+    start("evaluate", "real_eval", **evaluation, num_questions=4, max_completion_length=32)
+    assert results(home / "eval")["questions"] == 4
+
+
+def logged(directory: Path) -> list[dict[str, float]]:
+    return json.loads((directory / "trainer_state.json").read_text())["log_history"]
