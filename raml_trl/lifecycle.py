@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from raml_trl.errors import InputError
@@ -18,6 +19,24 @@ from raml_trl.runs import Run, require_complete
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+_SHOWN = ("loss", "reward", "correct", "grad_norm")
+
+
+class ProgressBar(ProgressCallback):
+    """The bar of transformers, with the last figures beside it instead of a dictionary under it at every step."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if self.training_bar is not None and logs is not None:
+            self.training_bar.set_postfix({name: f"{float(logs[name]):.3g}" for name in _SHOWN if name in logs})
 
 
 class Clock(TrainerCallback):
@@ -52,6 +71,8 @@ def train(make_trainer: Callable[[], Trainer], model: ModelConfig, record: Run) 
         raise InputError(f"model {model.model_name_or_path} cannot be loaded: {reason}") from error
     clock = Clock(record)
     trainer.add_callback(clock)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(ProgressBar)
     checkpoint = trainer.args.resume_from_checkpoint or newest_checkpoint(record.directory)
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
