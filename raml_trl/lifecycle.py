@@ -118,7 +118,7 @@ def check_model(name: str | None) -> str:
     path = Path(name)
     if path.is_dir():
         require_complete(name)
-        if not (path / "config.json").is_file():
+        if not any((path / config).is_file() for config in ("config.json", "adapter_config.json")):
             raise InputError(f"model {name} cannot be loaded: there is no config.json in that directory")
     elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise InputError(f"model {name} cannot be loaded: there is no such directory")

@@ -176,6 +176,18 @@ def test_models_that_cannot_be_loaded(start: Start, model_dir: str, tmp_path: Pa
             assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_is_a_model_too(start: Start, model_dir: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    start("prepare_data", "data_grpo", output_dir=data, num_questions=4)
+    lora = {"use_peft": "true", "lora_r": 2, "lora_target_modules": "q_proj v_proj", "disable_tqdm": "true"}
+    short = {"per_device_train_batch_size": 16, "max_steps": 2}
+    inputs = {"model_name_or_path": model_dir, "dataset_name": data, "output_dir": tmp_path / "lora"}
+    assert start("train_grpo", "grpo", **inputs, **lora, **short)[0] == 0
+    assert not (tmp_path / "lora" / "model.safetensors").exists()
+    inputs = {"model_name_or_path": tmp_path / "lora", "dataset_name": data, "output_dir": tmp_path / "eval"}
+    assert start("evaluate", "eval", **inputs, num_samples=8)[0] == 0
+
+
 def test_more_selected_than_there_are(start: Start, tmp_path: Path) -> None:
     code, _, error = start("train_grpo", "grpo", num_generations_update=9, output_dir=tmp_path / "out")
     assert code == 2

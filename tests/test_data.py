@@ -91,6 +91,11 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
         load_questions(str(tmp_path))
 
 
+def test_a_hub_data_set_out_of_reach_is_named() -> None:
+    with pytest.raises(InputError, match="dataset_name someone/something cannot be read: Couldn't reach"):
+        load_questions("someone/something")
+
+
 def test_labels_must_match_generations(tmp_path: Path) -> None:
     rows = [{"problem": "1+1", "answer": "2", "generations": ["a", "b"], "labels": [1]}]
     with pytest.raises(InputError, match="2 generations, 1 labels"):

@@ -65,6 +65,14 @@ def test_launcher_is_understood(launcher: Path) -> None:
     assert str(config.distributed_type.value) == written["distributed_type"]
 
 
+@pytest.mark.parametrize(
+    "recipe", [path for path in RECIPES if path.stem.endswith("model")], ids=lambda path: path.stem
+)
+def test_vllm_could_serve_the_models_we_build(recipe: Path) -> None:
+    [config] = StrictParser([BuildModelConfig], allow_abbrev=False).parse(["--config", str(recipe)])
+    assert config.hidden_size // config.num_attention_heads >= 32
+
+
 def test_paper_settings() -> None:
     grpo = yaml.safe_load((REPOSITORY / "recipes/qwen2.5-7b/grpo.yaml").read_text())
     gpus = yaml.safe_load((REPOSITORY / "accelerate_configs/zero3.yaml").read_text())["num_processes"]

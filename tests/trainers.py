@@ -74,11 +74,11 @@ def make_trainer(
         "report_to": "none",
         "seed": 3,
     }
-    rollout_func = settings.pop("rollout_func", None)
+    parts = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset") if name in settings}
     config_class, trainer_class = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
     arguments = config_class(output_dir=str(output_dir), max_steps=max_steps, **(defaults | settings))
     trainer = trainer_class(
-        model_dir, digit_reward, arguments, train_dataset=questions(), callbacks=[recorder], rollout_func=rollout_func
+        model_dir, digit_reward, arguments, train_dataset=questions(), callbacks=[recorder], **parts
     )
     return trainer, recorder
 
