@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
-from trl import GRPOConfig, ModelConfig, SFTConfig
+from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from raml_trl.errors import InputError
 from raml_trl.runs import Run, require_complete
@@ -19,8 +19,6 @@ from raml_trl.runs import Run, require_complete
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
 _SHOWN = ("loss", "reward", "correct", "grad_norm")
 
 
@@ -58,17 +56,32 @@ class Clock(TrainerCallback):
         return control
 
 
-def train(make_trainer: Callable[[], Trainer], model: ModelConfig, record: Run) -> None:
+def train(
+    trainer_class: Callable[..., Trainer],
+    config: SFTConfig | GRPOConfig,
+    model: ModelConfig,
+    record: Run,
+    **parts: Any,
+) -> None:
     """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, save, and push if asked to.
+
+    Args:
+        trainer_class: one of TRL's, or ours.
+        config: its `args`; what `model` says of loading goes into its `model_init_kwargs`.
+        model: which model, and its adapter and quantization if it is to have any.
+        record: the run to finish.
+        parts: whatever else the trainer takes.
 
     Raises:
         InputError: if the model cannot be loaded.
     """
+    name = check_model(model.model_name_or_path)
+    config.model_init_kwargs = model_init_kwargs(config, model)
+    adapter = {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
     try:
-        trainer = make_trainer()
+        trainer = trainer_class(name, args=config, **adapter, **parts)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"model {model.model_name_or_path} cannot be loaded: {reason}") from error
+        raise InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}") from error
     clock = Clock(record)
     trainer.add_callback(clock)
     if trainer.pop_callback(ProgressCallback) is not None:

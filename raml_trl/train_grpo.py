@@ -8,13 +8,13 @@ Every field of TRL's `GRPOConfig` and `ModelConfig` can stand in the recipe and 
 carries on from its last checkpoint.
 """
 
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig
 
 from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data import grpo_rows, load_questions
-from raml_trl.lifecycle import check_model, model_init_kwargs, train
+from raml_trl.lifecycle import check_model, train
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
 from raml_trl.trainer import SubsetGRPOTrainer
@@ -22,21 +22,10 @@ from raml_trl.trainer import SubsetGRPOTrainer
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
-    name = check_model(model.model_name_or_path)
+    check_model(model.model_name_or_path)
     questions = load_questions(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
-    config.model_init_kwargs = model_init_kwargs(config, model)
-    train(
-        lambda: SubsetGRPOTrainer(
-            name,
-            make_reward(data.prompt_style),
-            config,
-            train_dataset=grpo_rows(questions, data.prompt_style),
-            peft_config=get_peft_config(model),
-            quantization_config=get_quantization_config(model),
-        ),
-        model,
-        record,
-    )
+    rows = grpo_rows(questions, data.prompt_style)
+    train(SubsetGRPOTrainer, config, model, record, reward_funcs=make_reward(data.prompt_style), train_dataset=rows)
 
 
 if __name__ == "__main__":

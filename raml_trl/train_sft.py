@@ -10,12 +10,12 @@ on the completion only. Started again, it carries on from its last checkpoint.
 
 import logging
 
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from raml_trl.arguments import SFTArguments
 from raml_trl.command_line import run
 from raml_trl.data import choose_trajectories, load_trajectories, sft_rows
-from raml_trl.lifecycle import check_model, model_init_kwargs, train
+from raml_trl.lifecycle import check_model, train
 from raml_trl.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -23,26 +23,17 @@ logger = logging.getLogger(__name__)
 
 def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
-    name = check_model(model.model_name_or_path)
+    check_model(model.model_name_or_path)
     questions, trajectories = load_trajectories(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
     chosen = choose_trajectories(questions, trajectories, data.num_trajectories, config.seed)
-    distinct = len({(question.id, trajectory.text) for question, trajectory in chosen})
     logger.info(
         "%d questions, of which %d have a correct trajectory: %d examples of %d distinct trajectories",
-        len(questions), len({question.id for question, _ in chosen}), len(chosen), distinct,
-    )  # fmt: skip
-    config.model_init_kwargs = model_init_kwargs(config, model)
-    train(
-        lambda: SFTTrainer(
-            name,
-            config,
-            train_dataset=sft_rows(chosen, data.prompt_style),
-            peft_config=get_peft_config(model),
-            quantization_config=get_quantization_config(model),
-        ),
-        model,
-        record,
+        len(questions),
+        len({question.id for question, _ in chosen}),
+        len(chosen),
+        len({(question.id, trajectory.text) for question, trajectory in chosen}),
     )
+    train(SFTTrainer, config, model, record, train_dataset=sft_rows(chosen, data.prompt_style))
 
 
 if __name__ == "__main__":
