@@ -13,10 +13,11 @@ import yaml
 from trl import TrlParser
 
 from raml_trl.errors import InputError
-from raml_trl.runs import Run, open_run
+from raml_trl.runs import Run, is_first_process, open_run
 from raml_trl.validation import check_type
 
 USER_ERROR = 2
+INTERRUPTED = 130
 
 
 class StrictParser(TrlParser):
@@ -92,17 +93,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def run(main: Callable[..., None], *dataclass_types: Any, repeatable: bool = False) -> NoReturn:
+def run(
+    main: Callable[..., None], *dataclass_types: Any, distributed: bool = False, repeatable: bool = False
+) -> NoReturn:
     """Parse, open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
-    A complete run is left as it is, unless it is `repeatable`: cheap, and a function of what it reads.
-    Exit code 0: done, or done before. 2: the user's mistake, in one line on standard error. Anything else is a defect
-    and keeps its traceback.
+    A complete run is left as it is, unless it is `repeatable`: cheap, and a function of what it reads. Of a launch with
+    several processes, the first does all of what is not `distributed`, and the others have nothing to do.
+    Exit code 0: done, or done before. 2: the user's mistake, in one line on standard error. 130: interrupted. Anything
+    else is a defect and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for chatty in ("httpx", "httpcore", "filelock", "fsspec"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
+    if not distributed and not is_first_process():
+        sys.exit(0)
     parser = StrictParser(dataclass_types, prog=f"raml-trl {command}", allow_abbrev=False)
     try:
         configs = parser.parse(sys.argv[1:])
@@ -114,6 +120,9 @@ def run(main: Callable[..., None], *dataclass_types: Any, repeatable: bool = Fal
     except InputError as error:
         print(f"raml-trl {command}: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print(f"raml-trl {command}: interrupted; the same command carries on from what is saved", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     sys.exit(0)
 
 

@@ -21,7 +21,7 @@ RECORD = "run.json"
 _WATCHING = frozenset(
     {
         *("output_dir", "disable_tqdm", "report_to", "run_name"),
-        *("log_level", "logging_steps", "logging_strategy", "save_total_limit"),
+        *("log_level", "logging_steps", "logging_strategy", "save_steps", "save_strategy", "save_total_limit"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token"),
     }
 )
@@ -46,12 +46,12 @@ class Run:
     def save(self, seconds: float) -> None:
         """Record how long the run has taken; only the first process of a launch writes."""
         self.record["seconds"] = round(seconds, 3)
-        if _is_first():
+        if is_first_process():
             write_json(self.directory / RECORD, self.record)
 
     def discard(self) -> None:
         """Take back a run that was refused before it left anything, so that it can be started again corrected."""
-        if _is_first() and [path.name for path in self.directory.iterdir()] == [RECORD]:
+        if is_first_process() and [path.name for path in self.directory.iterdir()] == [RECORD]:
             (self.directory / RECORD).unlink()
             self.directory.rmdir()
 
@@ -126,7 +126,8 @@ def identity(directory: Path) -> str:
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _is_first() -> bool:
+def is_first_process() -> bool:
+    """Whether this is the process of a launch that writes; alone, it is."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -29,4 +29,4 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
 
 
 if __name__ == "__main__":
-    run(main, GRPOArguments, SubsetGRPOConfig, ModelConfig)
+    run(main, GRPOArguments, SubsetGRPOConfig, ModelConfig, distributed=True)

@@ -37,4 +37,4 @@ def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run)
 
 
 if __name__ == "__main__":
-    run(main, SFTArguments, SFTConfig, ModelConfig)
+    run(main, SFTArguments, SFTConfig, ModelConfig, distributed=True)

@@ -12,6 +12,7 @@ from raml_trl import prepare_data
 from raml_trl.arguments import DatasetArguments, EvaluateConfig, PrepareDataConfig
 from raml_trl.command_line import StrictParser, run
 from raml_trl.errors import InputError
+from raml_trl.runs import Run
 
 Command = Callable[..., tuple[int, str]]
 
@@ -123,6 +124,21 @@ def test_a_refused_run_leaves_nothing_behind(prepare: Command, tmp_path: Path) -
     assert prepare("--dataset_name", "questions.jsonl", *arguments)[0] == 2
     assert not (tmp_path / "out").exists()
     assert prepare("--dataset_name", "arithmetic", "--num_questions", "5", *arguments)[0] == 0
+
+
+def interrupted_main(config: PrepareDataConfig, record: Run) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_can_be_carried_on(
+    prepare: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prepare_data, "main", interrupted_main)
+    monkeypatch.setitem(interrupted_main.__globals__, "__spec__", prepare_data.__spec__)
+    code, error = prepare(*ARITHMETIC, "--output_dir", "out")
+    assert (code, error.count("\n")) == (130, 1)
+    monkeypatch.undo()
+    assert prepare(*ARITHMETIC, "--output_dir", str(tmp_path / "out"))[0] == 0
 
 
 def test_given_is_what_the_user_gave_and_no_token(tmp_path: Path) -> None:

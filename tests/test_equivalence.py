@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_all_of_g_is_trl_bit_for_bit(model_dir: str, tmp_path: Path, geometry: d
         assert torch.equal(weight, our_weights[name]), name
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "cispo", "sapo", "luspo"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
 @pytest.mark.parametrize("selected", [1, 2, 4])
 def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str, selected: int) -> None:
     norms, rewards = {}, {}
@@ -56,14 +57,28 @@ def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str, select
     assert rewards["drop"] == rewards["mask"]  # the same rollouts were drawn
 
 
-def test_drop_equals_mask_over_several_steps_per_generation(model_dir: str, tmp_path: Path) -> None:
+VARIANTS = {
+    "several steps per generation": {"steps_per_generation": 2},
+    "two passes": {"num_iterations": 2},
+    "a reference model": {"beta": 0.1},
+    "a reference model, row mean": {"beta": 0.1, "loss_type": "grpo"},
+    "advantages over the subset": {"advantage_scope": "subset"},
+    "ratios of sequences": {"importance_sampling_level": "sequence", "steps_per_generation": 2, "loss_type": "grpo"},
+    "truncated rollouts left out": {"mask_truncated_completions": True},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_drop_equals_mask_however_it_is_trained(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     norms = {}
     for mode in ("drop", "mask"):
         trainer, recorder = make_trainer(
-            model_dir, tmp_path, num_generations_update=2, subset_mode=mode, steps_per_generation=2, max_steps=4
+            model_dir, tmp_path, num_generations_update=2, subset_mode=mode, max_steps=4, **settings
         )
         trainer.train()
         norms[mode] = recorder.of("grad_norm")
+    assert min(norms["drop"]) > 0
     assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
 
 
