@@ -14,19 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raml_trl.arguments import EvaluateConfig
 from raml_trl.command_line import run
 from raml_trl.data import Question, load_questions
-from raml_trl.errors import InputError
 from raml_trl.files import write_json, write_rows
 from raml_trl.grading import grade
-from raml_trl.lifecycle import check_model
 from raml_trl.metrics import summarise
+from raml_trl.models import check_model, load_model
 from raml_trl.prompts import prompt_messages
 from raml_trl.runs import Run
 from raml_trl.sampling import sample_completions
@@ -51,7 +48,7 @@ def main(config: EvaluateConfig, record: Run) -> None:
     check_model(config.model_name_or_path)
     questions = load_questions(config.dataset_name, config=config.dataset_config, split=config.dataset_split)
     questions = questions[: config.num_questions]
-    model, tokenizer = load_model(config)
+    model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype)
     samples = draw_samples(config, questions, model, tokenizer)
     metrics = count_samples(config, questions, samples)
     write_rows(record.directory / "samples.parquet", samples, SAMPLE_SCHEMA)
@@ -59,22 +56,6 @@ def main(config: EvaluateConfig, record: Run) -> None:
     record.finish(time.monotonic() - started, metrics)
     for name, value in metrics["metrics"].items():
         logger.info("%-12s %.3f [%.3f, %.3f]", name, value["mean"], value["low"], value["high"])
-
-
-def load_model(config: EvaluateConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model on the best device there is, and its tokenizer.
-
-    Raises:
-        InputError: if either cannot be loaded.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path)
-        model = AutoModelForCausalLM.from_pretrained(config.model_name_or_path, dtype=config.dtype)
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"model {config.model_name_or_path} cannot be loaded: {reason}") from error
-    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
 
 
 def draw_samples(

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from raml_trl.errors import InputError
-from raml_trl.runs import Run, require_complete
+from raml_trl.models import LOADING_ERRORS, cannot_load, check_model
+from raml_trl.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +79,8 @@ def train(
     adapter = {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
     try:
         trainer = trainer_class(name, args=config, **adapter, **parts)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}") from error
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, error) from error
     clock = Clock(record)
     trainer.add_callback(clock)
     if trainer.pop_callback(ProgressCallback) is not None:
@@ -118,24 +117,6 @@ def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dic
         "dtype": model.dtype,
         **(given or {}),
     }
-
-
-def check_model(name: str | None) -> str:
-    """The name of a model that may be there; one that plainly is not is refused, before anything is loaded.
-
-    Raises:
-        InputError: if no name is given, or it is a directory without a model or with an unfinished run.
-    """
-    if not name:
-        raise InputError("model_name_or_path is missing: name a directory or a model on the Hub")
-    path = Path(name)
-    if path.is_dir():
-        require_complete(name)
-        if not any((path / config).is_file() for config in ("config.json", "adapter_config.json")):
-            raise InputError(f"model {name} cannot be loaded: there is no config.json in that directory")
-    elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise InputError(f"model {name} cannot be loaded: there is no such directory")
-    return name
 
 
 def newest_checkpoint(directory: Path) -> str | None:

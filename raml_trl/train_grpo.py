@@ -14,7 +14,8 @@ from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data import grpo_rows, load_questions
-from raml_trl.lifecycle import check_model, train
+from raml_trl.lifecycle import train
+from raml_trl.models import check_model
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
 from raml_trl.trainer import SubsetGRPOTrainer

@@ -15,7 +15,8 @@ from trl import ModelConfig, SFTConfig, SFTTrainer
 from raml_trl.arguments import SFTArguments
 from raml_trl.command_line import run
 from raml_trl.data import choose_trajectories, load_trajectories, sft_rows
-from raml_trl.lifecycle import check_model, train
+from raml_trl.lifecycle import train
+from raml_trl.models import check_model
 from raml_trl.runs import Run
 
 logger = logging.getLogger(__name__)

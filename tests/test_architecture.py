@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"files", "validation", "prompts", "selection", "metrics", "arithmetic"},
     {"grading", "runs"},
-    {"arguments", "configs", "data", "rewards", "batching", "advantages", "sampling", "figures"},
+    {"arguments", "configs", "data", "rewards", "batching", "advantages", "sampling", "figures", "models"},
     {"trainer", "lifecycle", "command_line"},
     {"build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report"},
     {"__main__", "__init__"},

@@ -1,0 +1,53 @@
+"""A model and its tokenizer from a directory or the Hub, or one clear line on why not."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from raml_trl.errors import InputError
+from raml_trl.runs import require_complete
+
+LOADING_ERRORS = (OSError, SafetensorError)
+"""What transformers raises for files that are missing, out of reach or damaged."""
+
+
+def check_model(name: str | None) -> str:
+    """The name of a model that may be there; one that plainly is not is refused, before anything is loaded.
+
+    Raises:
+        InputError: if no name is given, or it is a directory without a model or with an unfinished run.
+    """
+    if not name:
+        raise InputError("model_name_or_path is missing: name a directory or a model on the Hub")
+    path = Path(name)
+    if path.is_dir():
+        require_complete(name)
+        if not any((path / config).is_file() for config in ("config.json", "adapter_config.json")):
+            raise InputError(f"model {name} cannot be loaded: there is no config.json in that directory")
+    elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"model {name} cannot be loaded: there is no such directory")
+    return name
+
+
+def load_model(name: str, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, ready for inference on the best device there is, and its tokenizer.
+
+    Raises:
+        InputError: if either cannot be loaded.
+    """
+    check_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, error) from error
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def cannot_load(name: str, error: Exception) -> InputError:
+    """The error to raise, with the reason that transformers gave on one line."""
+    return InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}")
