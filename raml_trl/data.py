@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from raml_trl.errors import InputError
 from raml_trl.files import read_rows
+from raml_trl.grading import readable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runs import require_complete
 
@@ -56,16 +57,23 @@ class Trajectory:
 
 
 def load_questions(name: str, *, config: str | None = None, split: str = "train") -> list[Question]:
-    """The questions of a prepared directory, a file or a Hub data set.
+    """The questions of a prepared directory, a file or a Hub data set, every answer one that can be graded against.
 
     Raises:
-        InputError: if it cannot be found or read, is empty, or lacks a column.
+        InputError: if it cannot be found or read, is empty, lacks a column, or has an answer the grader cannot read.
     """
     require_complete(name)
     prepared = Path(name) / QUESTIONS
     if prepared.is_file():
         return [Question(**row) for row in read_rows(prepared)]
-    return list(read_questions(read_table(name, config=config, split=split), name))
+    questions = list(read_questions(read_table(name, config=config, split=split), name))
+    unreadable = [question for question in questions if not readable(question.answer)]
+    if unreadable:
+        raise InputError(
+            f"{name}: the grader cannot read {len(unreadable)} of {len(questions)} answers, the first of them "
+            f"{unreadable[0].answer!r} of question {unreadable[0].id}: prepare_data leaves such questions out"
+        )
+    return questions
 
 
 def load_trajectories(
@@ -135,8 +143,9 @@ def read_questions(table: Dataset, name: str) -> Iterator[Question]:
     """The questions of a table in either shape; those without an `id` are numbered.
 
     Raises:
-        InputError: if a column is missing, or a value is not text.
+        InputError: if a column is missing, a value is not text, or two questions have the same `id`.
     """
+    seen: set[str] = set()
     columns = {field: _column(table, name, *aliases) for field, aliases in _ALIASES.items()}
     for number, row in enumerate(table):
         values = {field: row[column] for field, column in columns.items()}
@@ -145,7 +154,11 @@ def read_questions(table: Dataset, name: str) -> Iterator[Question]:
                 values[field] = str(value)
             elif not isinstance(value, str):
                 raise InputError(f"{name}, row {number}: {columns[field]} must be text, got {value!r}")
-        yield Question(id=str(row.get("id", number)), source=str(row.get("source", name)), **values)
+        question = Question(id=str(row.get("id", number)), source=str(row.get("source", name)), **values)
+        if question.id in seen:
+            raise InputError(f"{name}, row {number}: id {question.id!r} has come before, and samples are counted by it")
+        seen.add(question.id)
+        yield question
 
 
 def read_trajectories(table: Dataset, questions: Sequence[Question], name: str) -> Iterator[Trajectory]:

@@ -1,6 +1,6 @@
 """All text a model reads, and the shape its answer must have: one entry per prompt style.
 
-A style is data: the instruction, where it stands (a system turn, or before or after the question in the user turn),
+A style is data: the instruction, where it stands (a system turn, or after the question in the user turn),
 and the pattern that a formatted completion matches as a whole. Adding a style is adding an entry to `STYLES`.
 """
 
@@ -23,7 +23,7 @@ class Style:
     """
 
     instruction: str
-    position: Literal["system", "before", "after"]
+    position: Literal["system", "after"]
     layout: re.Pattern[str]
     template: str
     """The layout for `lay_out` to fill: TRAJECTORY and ANSWER stand for what they say."""
@@ -70,8 +70,7 @@ def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
     chosen = find_style(style)
     if chosen.position == "system":
         return [{"role": "system", "content": chosen.instruction}, {"role": "user", "content": question}]
-    content = chosen.instruction + question if chosen.position == "before" else question + chosen.instruction
-    return [{"role": "user", "content": content}]
+    return [{"role": "user", "content": question + chosen.instruction}]
 
 
 def lay_out(trajectory: str, answer: str, style: str) -> str:
