@@ -1,6 +1,7 @@
 """The main job on real data: GSM8K trajectories, Open-Reasoner-Zero questions. Skipped where they do not lie."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,15 +57,31 @@ def test_the_whole_job(shared_data: Path, tmp_path: Path) -> None:
     start("train_sft", "real_sft", **sft, max_steps=30, save_steps=15, logging_steps=5)
     losses = [entry["loss"] for entry in logged(home / "sft") if "loss" in entry]
     assert losses[-1] < 0.8 * losses[0]
+    trained = cut_off(home / "sft", 30)
+    start("train_sft", "real_sft", **sft, max_steps=30, save_steps=15, logging_steps=5)
+    assert (home / "sft" / "model.safetensors").read_bytes() == trained
 
     grpo = {"model_name_or_path": home / "sft", "dataset_name": home / "data_grpo", "output_dir": home / "grpo"}
     short = {"max_steps": 3, "save_steps": 1, "max_completion_length": 32}
     start("train_grpo", "real_grpo", **grpo, **short)
     assert [entry["step"] for entry in logged(home / "grpo") if "reward" in entry] == [1, 2, 3]
+    trained = cut_off(home / "grpo", 3)
+    start("train_grpo", "real_grpo", **grpo, **short)
+    assert (home / "grpo" / "model.safetensors").read_bytes() == trained
 
     evaluation = {"model_name_or_path": home / "grpo", "dataset_name": home / "data_grpo", "output_dir": home / "eval"}
     start("evaluate", "real_eval", **evaluation, num_questions=4, max_completion_length=32)
     assert results(home / "eval")["questions"] == 4
+
+
+def cut_off(directory: Path, last_step: int) -> bytes:
+    """Make a complete run one that was cut off before its last checkpoint; what it had come to."""
+    weights = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").unlink()
+    shutil.rmtree(directory / f"checkpoint-{last_step}")
+    record = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    return weights
 
 
 def logged(directory: Path) -> list[dict[str, float]]:
