@@ -142,6 +142,10 @@ def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
     assert table["selected"].tolist().count(True) == 8
     assert {"correct", "formatted", "answer_reward", "advantage"} <= set(table.columns)
 
+    card = (tmp_path / "grpo" / "README.md").read_text()
+    assert "# Model Card for grpo" in card
+    assert "2505.19815" in card
+
     # once more: nothing is done again, and the table is the same
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json") if path.parent.name != "report"}
     run_pipeline(start, tmp_path)
