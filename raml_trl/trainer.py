@@ -6,7 +6,8 @@ How it differs from `GRPOTrainer`, each place marked `# RaML:`
 3. Within an optimizer step, rows are sorted by length before they are cut into micro-batches, and padding is trimmed.
 
 TRL owns generation, rewards, advantages and the loss: its methods are called and their results worked on, never copied.
-What is logged about rewards, advantages and completions stays over all G, so that curves for different m compare.
+What is logged about rewards, advantages and completions stays over all G, so that curves for different m compare; what
+is logged about the loss (entropy, KL, clipping) is over the m that it was taken on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
     trainer.train()
