@@ -32,6 +32,31 @@ def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
     }
 
 
+def deal_rows(selected: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Deal the rows of all processes so that each has as many selected ones as any other, and as many rows as before.
+
+    A process keeps its own rows as far as its share goes; what it has too many of fills up the others.
+
+    Args:
+        selected: `(W, R)`, for W processes of R rows each; the number selected is a multiple of W.
+
+    Returns:
+        `(W, R)`: rows of each process, as indices into all W * R.
+    """
+    num_processes, num_rows = selected.shape
+    dealt: list[list[int]] = [[] for _ in range(num_processes)]
+    for kind in (selected, ~selected):
+        share, remainder = divmod(int(kind.sum()), num_processes)
+        assert remainder == 0, (share, remainder)
+        owned = [np.flatnonzero(own) + process * num_rows for process, own in enumerate(kind)]
+        surplus = [int(row) for own in owned for row in own[share:]]
+        for hand, own in zip(dealt, owned, strict=True):
+            missing = share - len(own[:share])
+            hand += [*own[:share].tolist(), *surplus[:missing]]
+            del surplus[:missing]
+    return np.array(dealt)
+
+
 def cut_micro_batches(
     rows: NDArray[np.int64], num_micro_batches: int, *, lengths: NDArray[np.int64] | None = None, window: int = 1
 ) -> list[NDArray[np.int64]]:

@@ -154,16 +154,15 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
         raise InputError(
             f"num_generations_update (m = {selected}) must lie between 1 and num_generations (G = {group})"
         )
-    # With m = G groups may straddle processes, as in TRL; else each process must be left with the same number of rows.
-    unit, scope = (steps * num_processes, "all processes") if selected == group else (steps, "each process")
 
     def whole(value: int) -> bool:
-        return unit * value % group == 0 and value * selected % group == 0
+        return value * steps * num_processes % group == 0 == value * selected % group
 
-    if unit * batch % group:
+    rollouts = batch * steps * num_processes
+    if rollouts % group:
         raise InputError(
-            f"per_device_train_batch_size x steps_per_generation ({batch} x {steps}, {num_processes} processes) gives "
-            f"{unit * batch} rollouts on {scope}, not a multiple of num_generations (G = {group}): "
+            f"per_device_train_batch_size x steps_per_generation x processes ({batch} x {steps} x {num_processes}) "
+            f"gives {rollouts} rollouts, which is not a multiple of num_generations (G = {group}): "
             f"per_device_train_batch_size {nearest(batch, whole)} would do"
         )
     if batch * selected % group:

@@ -3,6 +3,7 @@
 How it differs from `GRPOTrainer`, each place marked `# RaML:`
 1. After TRL has generated, rewarded and computed advantages over all G, m of each group are selected.
 2. `drop` removes the other rows from what TRL buffered; `mask` keeps them and masks their loss. Same gradient.
+   Where a group lies on two processes, rows change hands until each process has the same number of selected ones.
 3. Within an optimizer step, rows are sorted by length before they are cut into micro-batches, and padding is trimmed.
 
 TRL owns generation, rewards, advantages and the loss: its methods are called and their results worked on, never copied.
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
 from raml_trl.advantages import recentre_on_subset
-from raml_trl.batching import Batch, cut_micro_batches, join_batches, row_lengths, take_rows, trim_padding
+from raml_trl.batching import Batch, cut_micro_batches, deal_rows, join_batches, row_lengths, take_rows, trim_padding
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.errors import InputError
 from raml_trl.selection import Selection, select_rollouts
@@ -110,7 +111,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
         if self._buffered_inputs is buffered:  # evaluation, or another pass over the same generation
             return batch
         # RaML: TRL has shuffled all rows and cut them; cut again with the selected rows only.
-        self._buffered_inputs = self._cut_selected(join_batches(self._buffered_inputs))
+        self._buffered_inputs = self._cut_selected(self._deal(join_batches(self._buffered_inputs)))
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
@@ -148,6 +149,24 @@ class SubsetGRPOTrainer(GRPOTrainer):
     def _local_rows(self, values: Tensor) -> Tensor:
         """This process's rows of a global `(P, G)`."""
         return values.reshape(self.accelerator.num_processes, -1)[self.accelerator.process_index]
+
+    def _deal(self, batch: Batch) -> Batch:
+        """The same batch where every process has as many selected rows as any other; else rows change hands."""
+        counts = self.accelerator.gather(batch["selected"].sum()).view(-1)
+        if (counts == counts[0]).all():
+            return batch
+        # RaML: a group lies on two processes, and more of its selected rows on one of them.
+        everywhere = {name: self._gather_rows(name, value) for name, value in batch.items()}
+        selected = everywhere["selected"].view(self.accelerator.num_processes, -1).cpu().numpy()
+        return take_rows(everywhere, deal_rows(selected)[self.accelerator.process_index])
+
+    def _gather_rows(self, name: str, value: Tensor) -> Tensor:
+        """The rows of all processes, padded to one width on the side where TRL pads them; a 0-d tensor as it is."""
+        if value.ndim == 0:
+            return value
+        if value.ndim > 1:
+            value = self.accelerator.pad_across_processes(value, dim=1, pad_first=name.startswith("prompt_"))
+        return self.accelerator.gather(value)
 
     def _cut_selected(self, batch: Batch) -> list[Batch]:
         args = self.args

@@ -5,7 +5,7 @@ import pytest
 import torch
 from trl.trainer.utils import split_tensor_dict
 
-from raml_trl.batching import Batch, cut_micro_batches, join_batches, row_lengths, take_rows, trim_padding
+from raml_trl.batching import Batch, cut_micro_batches, deal_rows, join_batches, row_lengths, take_rows, trim_padding
 
 
 def make_batch(prompts: list[int], completions: list[int], width: tuple[int, int] = (6, 9)) -> Batch:
@@ -31,6 +31,22 @@ def test_join_undoes_trls_split() -> None:
     joined = join_batches(split_tensor_dict(batch, 2))
     assert joined.keys() == batch.keys()
     assert all(torch.equal(joined[name], value) for name, value in batch.items())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dealing_gives_every_process_its_share_and_loses_no_row(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    num_processes, num_rows = rng.integers(1, 5), rng.integers(1, 9)
+    total = num_processes * num_rows
+    selected = np.zeros(total, dtype=bool)
+    selected[rng.permutation(total)[: num_processes * rng.integers(num_rows + 1)]] = True
+    selected = selected.reshape(num_processes, num_rows)
+    dealt = deal_rows(selected)
+    assert sorted(dealt.ravel().tolist()) == list(range(total))
+    counts = selected.ravel()[dealt].sum(axis=1)
+    assert len(set(counts.tolist())) == 1
+    kept = (dealt // num_rows == np.arange(num_processes)[:, None]) & selected.ravel()[dealt]
+    assert kept.sum(axis=1).tolist() == np.minimum(selected.sum(axis=1), counts).tolist()  # no row moves without need
 
 
 def test_cut_without_lengths_keeps_the_order() -> None:

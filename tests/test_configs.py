@@ -25,11 +25,9 @@ def make_config(tmp_path: Path, **settings: Any) -> SubsetGRPOConfig:
         # m out of range
         ((8, 1, 1, 8, 9), r"m = 9\) must lie between 1 and num_generations \(G = 8\)"),
         ((8, 1, 1, 8, 0), r"m = 0\) must lie between"),
-        # rollouts of one process are not whole groups
-        ((12, 1, 1, 8, 4), r"12 rollouts on each process.*G = 8\): per_device_train_batch_size 8 or 16 would do"),
-        ((4, 1, 2, 8, 4), r"4 rollouts on each process.*per_device_train_batch_size 8 would do"),
-        # with m = G they may straddle processes, but must be whole over all of them
-        ((3, 1, 2, 8, 8), r"6 rollouts on all processes.*per_device_train_batch_size 4 would do"),
+        # the rollouts of all processes are not whole groups
+        ((12, 1, 1, 8, 4), r"\(12 x 1 x 1\) gives 12 rollouts.*G = 8\): per_device_train_batch_size 8 or 16 would do"),
+        ((3, 1, 2, 8, 8), r"\(3 x 1 x 2\) gives 6 rollouts.*per_device_train_batch_size 4 would do"),
         # a micro-batch is not a whole number of rows
         ((2, 4, 1, 8, 2), r"2 x 2 / 8 rows is not whole: per_device_train_batch_size 4 or num_generations_update 4 "),
         ((4, 4, 2, 16, 3), r"4 x 3 / 16 rows is not whole: .*size 16 or num_generations_update 4 would do"),
@@ -41,7 +39,8 @@ def test_impossible_geometry(numbers: tuple[int, ...], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers", [(8, 1, 1, 8, 3), (4, 2, 1, 8, 2), (4, 1, 2, 8, 8), (1, 8, 1, 8, 8), (16, 128, 8, 16, 1)]
+    "numbers",
+    [(8, 1, 1, 8, 3), (4, 2, 1, 8, 2), (4, 1, 2, 8, 8), (4, 3, 2, 8, 2), (1, 8, 1, 8, 8), (16, 128, 8, 16, 1)],
 )
 def test_possible_geometry(numbers: tuple[int, ...]) -> None:
     check_geometry(*numbers)
@@ -70,8 +69,8 @@ def test_what_is_proposed_works() -> None:
 
 def test_config_counts_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="2 processes"):
-        make_config(tmp_path, per_device_train_batch_size=4, num_generations_update=2)
+    with pytest.raises(InputError, match=r"\(6 x 1 x 2\) gives 12 rollouts"):
+        make_config(tmp_path, per_device_train_batch_size=6, num_generations_update=4)
 
 
 def test_generation_batch_size_is_understood(tmp_path: Path) -> None:

@@ -55,7 +55,36 @@ def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_
     assert selections.masks[0] != selections.masks[1]
 
 
-def test_gradients_are_those_of_one_process(two_processes: dict[str, Any], model_dir: str, tmp_path: Path) -> None:
-    trainer, recorder = make_trainer(model_dir, tmp_path, num_generations_update=2, rollout_func=fixed_rollouts)
+@pytest.mark.parametrize(
+    ("run", "settings"),
+    [
+        ("fixed", {}),
+        ("fixed, straddling", {"gradient_accumulation_steps": 3}),
+        ("fixed, straddling, row mean", {"gradient_accumulation_steps": 3, "loss_type": "grpo"}),
+        ("fixed, straddling, mask", {"gradient_accumulation_steps": 3, "loss_type": "grpo"}),
+    ],
+)
+def test_gradients_are_those_of_one_process(
+    two_processes: dict[str, Any], model_dir: str, tmp_path: Path, run: str, settings: dict[str, Any]
+) -> None:
+    """Whichever process a rollout was drawn on; each of the two has half the batch of the one."""
+    batch = 8 if "straddling" in run else 16
+    trainer, recorder = make_trainer(
+        model_dir,
+        tmp_path,
+        num_generations_update=2,
+        rollout_func=fixed_rollouts,
+        per_device_train_batch_size=batch,
+        **settings,
+    )
+    selections = Selections(trainer)
+    trainer.add_callback(selections)
     trainer.train()
-    assert two_processes["fixed rollouts"]["grad_norm"] == pytest.approx(recorder.of("grad_norm"), rel=1e-5)
+    assert two_processes[run]["selected"] == selections.masks
+    assert two_processes[run]["grad_norm"] == pytest.approx(recorder.of("grad_norm"), rel=1e-5)
+
+
+def test_some_rows_had_to_change_hands(two_processes: dict[str, Any]) -> None:
+    """Else the test above would say nothing about dealing: 24 rollouts, 12 on each process."""
+    masks = two_processes["fixed, straddling"]["selected"]
+    assert any(sum(mask[:12]) != sum(mask[12:]) for mask in masks)

@@ -29,8 +29,9 @@ def questions(number: int = 64) -> Dataset:
 def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, list[list[float]]]:
     """Rollouts that depend on the prompt and the place in the group alone, so any number of processes gets the same."""
     tokenizer = trainer.processing_class
+    first = trainer.accelerator.process_index * len(prompts)
     completions = []
-    for row, prompt in enumerate(prompts):
+    for row, prompt in enumerate(prompts, start=first):
         rng = np.random.default_rng([row % NUM_GENERATIONS, *prompt[-1]["content"].encode()])
         completions.append([*rng.integers(8, 18, size=rng.integers(2, 10)).tolist(), tokenizer.eos_token_id])
     return {

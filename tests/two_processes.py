@@ -10,26 +10,27 @@ from typing import Any
 import torch
 from trainers import Selections, fixed_rollouts, make_trainer, weights
 
+ALL = {"num_generations_update": 8, "length_bucketing": False}
+TWO = {"num_generations_update": 2}
+# Two processes of 12 rollouts, so that the second of three groups lies on both of them.
+STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
+MASK = {"subset_mode": "mask"}
+FIXED = {"rollout_func": fixed_rollouts}
+
 RUNS: dict[str, dict[str, Any]] = {
     "stock": {"stock": True},
-    "all of G": {"num_generations_update": 8, "length_bucketing": False},
-    "stock, straddling": {"stock": True, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
-    "all of G, straddling": {
-        "num_generations_update": 8,
-        "length_bucketing": False,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-    },
-    "drop": {"num_generations_update": 2},
-    "mask": {"num_generations_update": 2, "subset_mode": "mask"},
-    "fixed rollouts": {"num_generations_update": 2, "rollout_func": fixed_rollouts},
-    "drop, row mean": {"num_generations_update": 2, "loss_type": "grpo", "gradient_accumulation_steps": 2},
-    "mask, row mean": {
-        "num_generations_update": 2,
-        "loss_type": "grpo",
-        "gradient_accumulation_steps": 2,
-        "subset_mode": "mask",
-    },
+    "all of G": ALL,
+    "stock, straddling": {"stock": True, **STRADDLING},
+    "all of G, straddling": ALL | STRADDLING,
+    "drop": TWO,
+    "mask": TWO | MASK,
+    "drop, row mean": TWO | ROW_MEAN,
+    "mask, row mean": TWO | ROW_MEAN | MASK,
+    "fixed": TWO | FIXED,
+    "fixed, straddling": TWO | FIXED | STRADDLING,
+    "fixed, straddling, row mean": TWO | FIXED | STRADDLING | {"loss_type": "grpo"},
+    "fixed, straddling, mask": TWO | FIXED | STRADDLING | MASK | {"loss_type": "grpo"},
 }
 
 
