@@ -15,7 +15,9 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "
 def test_two_processes_train_save_and_are_recorded(model_dir: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare = ["raml_trl.prepare_data", "--config", "recipes/tiny/data_grpo.yaml", "--num_questions", "40"]
-    subprocess.run([*LAUNCH, *prepare, "--output_dir", str(data)], cwd=REPOSITORY, check=True)  # one of them does it
+    command = [*LAUNCH, *prepare, "--output_dir", str(data)]
+    prepared = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert prepared.stderr.count("{'questions': 40") == 1  # one of the two did it
     inputs = ["--model_name_or_path", model_dir, "--dataset_name", str(data)]
     short = ["--per_device_train_batch_size", "8", "--max_steps", "4", "--save_steps", "2"]
     output = ["--output_dir", str(tmp_path / "grpo")]

@@ -37,6 +37,21 @@ def test_only_the_selected_rows_are_forwarded(model_dir: str, tmp_path: Path) ->
         assert torch.equal(masked["num_items_in_batch"], dropped["num_items_in_batch"])
 
 
+def test_what_is_trained_on_is_what_is_logged_as_selected(model_dir: str, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(
+        model_dir, tmp_path, num_generations_update=2, log_completions=True, rollout_func=fixed_rollouts
+    )
+    [batch] = buffered(trainer)
+    trained = [
+        trainer.processing_class.decode(ids[mask.bool()], skip_special_tokens=True)
+        for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+    ]
+    logged = [completion[-1]["content"] for completion in trainer._logs["completion"]]
+    selected = trainer._logs["extra"]["selected"]
+    assert len(set(logged)) > 12  # of 16: texts tell rollouts apart
+    assert sorted(trained) == sorted(text for text, chosen in zip(logged, selected, strict=True) if chosen)
+
+
 def test_bucketing_leaves_less_padding_and_the_same_tokens(model_dir: str, tmp_path: Path) -> None:
     settings = {
         "per_device_train_batch_size": 8,
