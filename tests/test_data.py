@@ -160,7 +160,7 @@ def test_rows_for_the_trainers() -> None:
     assert row == {"prompt": [{"role": "user", "content": "q0"}], "answer": "0"}
 
 
-@pytest.mark.parametrize(("k", "distinct"), [(1, 887), (2, 887 + 597), (4, 2001)])
+@pytest.mark.parametrize(("k", "distinct"), [(1, 887), (2, 1483), (4, 1994)])
 def test_gsm8k_rollouts(shared_data: Path, k: int, distinct: int) -> None:
     questions, trajectories = load_trajectories(str(shared_data / "gsm8k_rollouts_4x.jsonl.gz"))
     assert (len(questions), len(trajectories)) == (1319, 5276)
@@ -168,6 +168,5 @@ def test_gsm8k_rollouts(shared_data: Path, k: int, distinct: int) -> None:
     # questions with 1, 2, 3, 4 correct trajectories: 290, 236, 205, 156
     assert len(chosen) == 290 + 2 * 236 + 3 * 205 + 4 * 156 == 2001
     assert len({question.id for question, _ in chosen}) == 290 + 236 + 205 + 156 == 887
-    found = len({(question.id, trajectory.text) for question, trajectory in chosen})
-    repeats = distinct - found  # models that wrote the same text word for word
-    assert 0 <= repeats <= 20
+    # 887 + 597 less 1, and 2001 less 7: now and then two models wrote the same word for word
+    assert len({(question.id, trajectory.text) for question, trajectory in chosen}) == distinct
