@@ -21,7 +21,7 @@ class DatasetArguments:
     prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, DatasetArguments)
         find_style(self.prompt_style)
 
 
@@ -39,6 +39,7 @@ class SFTArguments(DatasetArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_types(self, SFTArguments)
         check_at_least(self, num_trajectories=1)
 
 
@@ -68,7 +69,7 @@ class BuildModelConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, BuildModelConfig)
         if (self.tokenizer == "bpe") != (self.tokenizer_data is not None):
             raise InputError(
                 f"tokenizer is {self.tokenizer!r} and tokenizer_data is {self.tokenizer_data!r}: "
@@ -105,7 +106,7 @@ class PrepareDataConfig:
     seed: int = field(default=0, metadata={"help": "Of the embedded world."})
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, PrepareDataConfig)
         if self.layout is not None:
             find_style(self.layout)
         check_at_least(self, num_questions=1, num_trajectories=0)
@@ -144,6 +145,7 @@ class EvaluateConfig(DatasetArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_types(self, EvaluateConfig)
         check_at_least(self, num_questions=1, num_samples=1, max_completion_length=1, batch_size=1, top_k=0)
         if self.temperature < 0:
             raise InputError(f"temperature must be 0 or more, got {self.temperature}")
@@ -167,7 +169,7 @@ class ReportConfig:
     lead: str = field(default="", metadata={"help": "A sentence or two under the title."})
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, ReportConfig)
         for value in (*self.evaluations, *self.runs):
             if "=" not in value:
                 raise InputError(f"{value!r} must have the form stage=DIR")

@@ -118,12 +118,10 @@ def run(
         else:
             _run_or_discard(main, configs, record)
     except InputError as error:
-        print(f"raml-trl {command}: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
-        print(f"raml-trl {command}: interrupted; the same command carries on from what is saved", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    sys.exit(0)
+        parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; the same command carries on from what is saved\n")
+    parser.exit()
 
 
 def _run_or_discard(main: Callable[..., None], configs: Iterable[Any], record: Run) -> None:

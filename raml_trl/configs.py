@@ -63,13 +63,22 @@ class SubsetGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, SubsetGRPOConfig)
         self._check_geometry()
         super().__post_init__()
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations
         self._check_subset()
-        self._resolve_bucketing()
+        if self.length_bucketing and self.per_micro_batch_terms:
+            raise InputError(
+                f"length_bucketing is on, but {', '.join(self.per_micro_batch_terms)} depends on which rows share a "
+                "micro-batch, and bucketing changes that: leave length_bucketing out or set it to false"
+            )
+
+    @property
+    def per_micro_batch_terms(self) -> list[str]:
+        """Settings that make the loss depend on which rows share a micro-batch."""
+        return [name for name, holds in _PER_MICRO_BATCH.items() if holds(self)]
 
     @property
     def rows_per_micro_batch(self) -> int:
@@ -125,16 +134,6 @@ class SubsetGRPOConfig(GRPOConfig):
                         f"{name} is set and subset_mode is 'mask', in which that term would be taken over rollouts "
                         "that are not selected or be scaled with the policy loss: use subset_mode: drop"
                     )
-
-    def _resolve_bucketing(self) -> None:
-        obstacles = [name for name, holds in _PER_MICRO_BATCH.items() if holds(self)]
-        if self.length_bucketing and obstacles:
-            raise InputError(
-                f"length_bucketing is on, but {', '.join(obstacles)} depends on which rows share a micro-batch, and "
-                "bucketing changes that: leave length_bucketing out or set it to false"
-            )
-        if self.length_bucketing is None:
-            self.length_bucketing = not obstacles
 
 
 def check_geometry(batch: int, steps: int, num_processes: int, group: int, selected: int) -> None:

@@ -113,24 +113,23 @@ def read_table(name: str, *, config: str | None = None, split: str = "train") ->
         InputError: if it cannot be found or read, or is empty.
     """
     suffix = next((suffix for suffix in _READERS if name.endswith(suffix)), None)
+    path = Path(name)
+    if suffix is not None and not path.is_file():
+        raise InputError(f"dataset_name {name}: there is no such file")
+    if suffix is not None and not path.stat().st_size:
+        raise InputError(f"dataset_name {name} is empty")
+    if suffix is None and path.exists():
+        raise InputError(
+            f"dataset_name {name} is neither a directory made by prepare_data nor one of {', '.join(_READERS)}"
+        )
     try:
         if suffix is not None:
-            if not Path(name).is_file():
-                raise InputError(f"dataset_name {name}: there is no such file")
-            if not Path(name).stat().st_size:
-                raise InputError(f"dataset_name {name} is empty")
             table = load_dataset(_READERS[suffix], data_files=name, split="train")
-        elif Path(name).exists():
-            raise InputError(
-                f"dataset_name {name} is neither a directory made by prepare_data nor one of {', '.join(_READERS)}"
-            )
         else:
             table = load_dataset(name, config, split=split)
     except DatasetNotFoundError as error:
         raise InputError(f"dataset_name {name}: no such directory or file here, nor data set on the Hub") from error
     except (DatasetGenerationError, ConnectionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = str(error.__cause__ or error)
         raise InputError(f"dataset_name {name} cannot be read: {' '.join(reason.split())[:300]}") from error
     assert not isinstance(table, DatasetDict)

@@ -23,6 +23,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether `path` is what a killed `whole_file` left."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON; NaN and infinity are refused, since JSON has neither."""
     with whole_file(path) as partial:

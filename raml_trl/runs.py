@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raml_trl.errors import InputError
-from raml_trl.files import write_json
+from raml_trl.files import is_partial, write_json
 
 RECORD = "run.json"
 
@@ -78,7 +78,7 @@ def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
         record = read_record(directory)
         _check_same(directory, record, wanted)
         return Run(directory, record)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir()))):
         raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
     run = Run(directory, {**wanted, "status": "running", "seconds": 0.0})
     try:

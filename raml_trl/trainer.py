@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
 from raml_trl.advantages import recentre_on_subset
 from raml_trl.batching import Batch, cut_micro_batches, deal_rows, join_batches, row_lengths, take_rows, trim_padding
@@ -47,7 +48,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
     Source: RaML, arXiv 2505.19815, section 4.4.
 
     Raises:
-        InputError: for multimodal models, and for mixture-of-experts models in `mask` mode.
+        InputError: for multimodal models; for models with a router loss in `mask` mode or with bucketing asked for.
     """
 
     _tag_names = ["trl", "grpo", "raml"]
@@ -63,6 +64,9 @@ class SubsetGRPOTrainer(GRPOTrainer):
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: SubsetGRPOConfig | None = None, *rest: Any, **named: Any
     ) -> None:
+        if args is None:  # TRL's own default would lack our fields
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = SubsetGRPOConfig(f"{name.rpartition('/')[2]}-GRPO")
         if not isinstance(args, SubsetGRPOConfig):
             raise InputError(f"args must be a SubsetGRPOConfig, got {type(args).__name__}")
         super().__init__(model, reward_funcs, args, *rest, **named)
@@ -73,9 +77,11 @@ class SubsetGRPOTrainer(GRPOTrainer):
             )
         if self.aux_loss_enabled and (args.subset_mode == "mask" or args.length_bucketing):
             raise InputError(
-                "this mixture-of-experts model has a router loss, which is a mean over a micro-batch: set "
-                "subset_mode: drop and length_bucketing: false, or router_aux_loss_coef: 0"
+                "this mixture-of-experts model has a router loss, which is a mean over a micro-batch: leave out "
+                "subset_mode: mask and length_bucketing: true, or set router_aux_loss_coef: 0"
             )
+        exact = not args.per_micro_batch_terms and not self.aux_loss_enabled
+        self._length_bucketing = exact if args.length_bucketing is None else args.length_bucketing
         # Selection is keyed by how often this optimizer step has generated: a count that a resume starts afresh too.
         self._generations_of_step = (-1, 0)
         self._rewards_per_func = torch.empty(0)
@@ -176,7 +182,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
             batch["tool_mask"] = mask * batch.get("tool_mask", 1)
         chosen = selected.cpu().numpy()
         rows = np.flatnonzero(chosen)
-        lengths = row_lengths(batch)[rows] if args.length_bucketing else None
+        lengths = row_lengths(batch)[rows] if self._length_bucketing else None
         micro_batches = cut_micro_batches(
             rows, args.steps_per_generation, lengths=lengths, window=args.bucketing_window
         )
@@ -184,7 +190,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
             others = cut_micro_batches(np.flatnonzero(~chosen), args.steps_per_generation)
             micro_batches = [np.concatenate(pair) for pair in zip(micro_batches, others, strict=True)]
         batches = [take_rows(batch, rows) for rows in micro_batches]
-        if args.length_bucketing:
+        if self._length_bucketing:
             multiple: Any = self.pad_to_multiple_of  # a number by now
             batches = [trim_padding(one, multiple=multiple) for one in batches]
         return batches

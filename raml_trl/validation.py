@@ -7,14 +7,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from raml_trl.errors import InputError
 
 
-def check_types(config: Any) -> None:
-    """Refuse values whose type is not the one that `config`'s own class declares: neither YAML nor Python checks it.
+def check_types(config: Any, declared_by: type) -> None:
+    """Refuse values of the fields that the class `declared_by` adds whose type is not the one it declares.
+
+    Neither YAML nor Python checks it. Every class checks its own fields, so a subclass has all of them checked.
 
     Raises:
         InputError: naming the field, its value and its type.
     """
-    hints = get_type_hints(type(config))
-    for name in type(config).__annotations__:
+    hints = get_type_hints(declared_by)
+    for name in declared_by.__annotations__:
         check_type(name, getattr(config, name), hints[name])
 
 

@@ -65,9 +65,9 @@ def test_only_the_grader_knows_math_verify() -> None:
     assert users == {"grading"}
 
 
-def test_nothing_is_printed_but_by_commands_that_answer() -> None:
-    for layer in LAYERS[:-1]:
-        for module in layer - {"command_line"}:
+def test_nothing_is_printed() -> None:
+    for layer in LAYERS:
+        for module in layer:
             calls = [node for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())) if _is_print(node)]
             assert not calls, module
 

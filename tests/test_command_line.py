@@ -67,6 +67,12 @@ def test_foreign_files_are_not_touched(prepare: Command, tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_killed_in_its_first_moment_can_be_started_again(prepare: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".run.json.123.partial").write_text('{"comm')
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0
+
+
 def test_yaml_is_read_and_the_command_line_wins(prepare: Command, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("dataset_name: arithmetic\ndataset_split: test\nnum_questions: 5\n")
     prepare("--config", "recipe.yaml", "--num_questions", "6", "--output_dir", "out")
@@ -153,6 +159,13 @@ def test_given_is_what_the_user_gave_and_no_token(tmp_path: Path) -> None:
     }
 
 
+def test_fields_of_a_base_class_are_checked_too() -> None:
+    with pytest.raises(InputError, match=r"dataset_split must be str, got 1 \(int\)"):
+        EvaluateConfig(dataset_name="d", dataset_split=1, model_name_or_path="m", output_dir="o")
+    with pytest.raises(InputError, match=r"num_samples must be int, got 8\.0 \(float\)"):
+        EvaluateConfig(dataset_name="d", num_samples=8.0, model_name_or_path="m", output_dir="o")
+
+
 def test_unknown_style_is_refused() -> None:
     with pytest.raises(InputError, match="prompt_style 'loud' is unknown: choose one of bare, boxed, conclusion"):
         DatasetArguments(dataset_name="d", prompt_style="loud")
@@ -174,4 +187,4 @@ def test_as_a_user_starts_it(tmp_path: Path, entry: list[str]) -> None:
 def test_unknown_command(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "raml_trl", "train"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "unknown command 'train'" in done.stderr
+    assert "invalid choice: 'train'" in done.stderr

@@ -103,11 +103,11 @@ def test_choices_that_cannot_work(tmp_path: Path, settings: dict[str, Any], mess
         make_config(tmp_path, **settings)
 
 
-def test_bucketing_is_on_where_it_is_exact(tmp_path: Path) -> None:
-    assert make_config(tmp_path).length_bucketing is True
-    assert make_config(tmp_path, loss_type="bnpo").length_bucketing is False
-    assert make_config(tmp_path, entropy_coef=0.01).length_bucketing is False
-    assert make_config(tmp_path, length_bucketing=False).length_bucketing is False
+def test_terms_that_depend_on_who_shares_a_micro_batch(tmp_path: Path) -> None:
+    assert make_config(tmp_path).per_micro_batch_terms == []
+    assert make_config(tmp_path, loss_type="bnpo").per_micro_batch_terms == ["loss_type: bnpo"]
+    assert make_config(tmp_path, entropy_coef=0.01).per_micro_batch_terms == ["entropy_coef"]
+    assert make_config(tmp_path, router_aux_loss_coef=0.1).per_micro_batch_terms == ["router_aux_loss_coef"]
 
 
 def test_none_is_all_of_g(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the trainer trains on, logs and refuses."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from trainers import digit_reward, fixed_rollouts, make_trainer, questions
 from transformers import AutoModelForCausalLM, AutoTokenizer, ProcessorMixin, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from trl import GRPOConfig
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
 from raml_trl.errors import InputError
@@ -128,11 +130,12 @@ def test_router_losses_are_refused_where_they_cannot_be_exact(model_dir: str, tm
         return SubsetGRPOTrainer(model, digit_reward, args, train_dataset=questions(), processing_class=tokenizer)
 
     with pytest.raises(InputError, match="router loss"):
-        build()
+        build(length_bucketing=True)
     with pytest.raises(InputError, match="router loss"):
-        build(length_bucketing=False, subset_mode="mask")
-    assert build(length_bucketing=False).aux_loss_enabled
-    assert not build(router_aux_loss_coef=0.0).aux_loss_enabled
+        build(subset_mode="mask")
+    assert build().aux_loss_enabled
+    assert not build()._length_bucketing
+    assert build(router_aux_loss_coef=0.0)._length_bucketing
 
 
 class Processor(ProcessorMixin):
@@ -151,6 +154,32 @@ def test_multimodal_models_are_refused(model_dir: str, tmp_path: Path) -> None:
         SubsetGRPOTrainer(model, digit_reward, args, train_dataset=questions(), processing_class=processor)
 
 
-def test_another_configuration_is_refused(model_dir: str) -> None:
-    with pytest.raises(InputError, match="args must be a SubsetGRPOConfig, got NoneType"):
-        SubsetGRPOTrainer(model_dir, digit_reward, train_dataset=questions())
+def test_bucketing_is_on_where_it_is_exact(model_dir: str, tmp_path: Path) -> None:
+    settings = {"dapo": {}, "bnpo": {"loss_type": "bnpo"}, "off": {"length_bucketing": False}}
+    on = {name: make_trainer(model_dir, tmp_path, **one)[0]._length_bucketing for name, one in settings.items()}
+    assert on == {"dapo": True, "bnpo": False, "off": False}
+
+
+def test_another_configuration_is_refused(model_dir: str, tmp_path: Path) -> None:
+    args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(InputError, match="args must be a SubsetGRPOConfig, got GRPOConfig"):
+        SubsetGRPOTrainer(model_dir, digit_reward, args, train_dataset=questions())
+
+
+@dataclass
+class OnCPU(SubsetGRPOConfig):
+    """The configuration with defaults that this machine can train with."""
+
+    use_cpu: bool = True
+    bf16: bool | None = False
+
+
+def test_without_a_configuration_it_is_the_default(
+    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("raml_trl.trainer.SubsetGRPOConfig", OnCPU)  # else the default asks for a GPU, as TRL's does
+    trainer = SubsetGRPOTrainer(model_dir, digit_reward, train_dataset=questions())
+    assert isinstance(trainer.args, SubsetGRPOConfig)
+    assert trainer.args.output_dir == f"{Path(model_dir).name}-GRPO"
+    assert trainer.args.num_generations_update == trainer.num_generations
