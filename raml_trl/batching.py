@@ -1,17 +1,20 @@
-"""From the buffered rollouts of a generation to the micro-batches that are trained on: cut, bucket, trim.
+"""The buffered rollouts of a generation as tensors: take rows, bring them from other processes, trim their padding.
 
-A batch is TRL's: a dict of tensors with one row per rollout, and 0-d tensors that hold for all of them. Nothing here
-changes an optimizer step, only what it costs: rows move between the micro-batches of one step, and padding goes.
+A batch is TRL's: a dict of tensors with one row per rollout, and 0-d tensors that hold for all of them. Which rows go
+where is decided in `dealing`.
 
-Shapes: R rows, C completion tokens, P prompt tokens (padded).
+Shapes: W processes, R rows on each, C completion tokens, P prompt tokens (padded).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
+
+from raml_trl.dealing import IDLE
 
 Batch = dict[str, Tensor]
 
@@ -25,53 +28,75 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 
 def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """The batch of `rows`, in that order."""
+    """The batch of `rows`, in that order; `IDLE` stands for a row of which no token counts."""
+    if (rows == IDLE).any():
+        return _with_idle_rows(batch, rows)
     return {
         name: value[torch.as_tensor(rows, device=value.device)] if value.ndim else value
         for name, value in batch.items()
     }
 
 
-def deal_rows(selected: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Deal the rows of all processes so that each has as many selected ones as any other, and as many rows as before.
+def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    """An idle row is the one with the shortest prompt, its completion masked, its log-probs and advantage zero."""
+    shortest = int(batch["prompt_mask"].sum(dim=1).argmin())
+    taken = take_rows(batch, np.where(rows == IDLE, shortest, rows))
+    idle = torch.as_tensor(rows == IDLE, device=taken["advantages"].device)
+    for name, value in taken.items():
+        if name == "completion_mask" or (value.ndim and value.is_floating_point()):
+            taken[name] = value.masked_fill(idle.view(-1, *[1] * (value.ndim - 1)), 0)
+    return taken
 
-    A process keeps its own rows as far as its share goes; what it has too many of fills up the others.
+
+def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator: Accelerator) -> Batch:
+    """The rows that this process wants, in its order, from whichever process has them.
+
+    One all-to-all of the rows as bytes: what is sent is what is wanted elsewhere, and no process ever holds more than
+    its own.
 
     Args:
-        selected: `(W, R)`, for W processes of R rows each; the number selected is a multiple of W.
-
-    Returns:
-        `(W, R)`: rows of each process, as indices into all W * R.
+        batch: of this process, R rows on each.
+        wanted: for each process the rows it wants, numbered over all processes; the same on all of them.
+        accelerator: of the trainer.
     """
-    num_processes, num_rows = selected.shape
-    dealt: list[list[int]] = [[] for _ in range(num_processes)]
-    for kind in (selected, ~selected):
-        share, remainder = divmod(int(kind.sum()), num_processes)
-        assert remainder == 0, (share, remainder)
-        owned = [np.flatnonzero(own) + process * num_rows for process, own in enumerate(kind)]
-        surplus = [int(row) for own in owned for row in own[share:]]
-        for hand, own in zip(dealt, owned, strict=True):
-            missing = share - len(own[:share])
-            hand += [*own[:share].tolist(), *surplus[:missing]]
-            del surplus[:missing]
-    return np.array(dealt)
+    here, num_rows = accelerator.process_index, batch["advantages"].size(0)
+    columns = {name: _padded_alike(name, value, accelerator) for name, value in batch.items() if value.ndim}
+    flat = {name: value.reshape(num_rows, -1).contiguous().view(torch.uint8) for name, value in columns.items()}
+    owners = [rows // num_rows for rows in wanted]
+    sent = np.concatenate([rows[owner == here] for rows, owner in zip(wanted, owners, strict=True)]) - here * num_rows
+    outgoing = torch.cat(list(flat.values()), dim=1)[torch.as_tensor(sent, device=accelerator.device)]
+    incoming = outgoing.new_empty(len(wanted[here]), outgoing.size(1))
+    torch.distributed.all_to_all_single(
+        incoming,
+        outgoing,
+        output_split_sizes=np.bincount(owners[here], minlength=len(wanted)).tolist(),
+        input_split_sizes=[int((owner == here).sum()) for owner in owners],
+    )
+    order = np.argsort(np.argsort(owners[here], kind="stable"))  # they came process by process
+    incoming = incoming[torch.as_tensor(order, device=incoming.device)]
+    pieces = incoming.split([piece.size(1) for piece in flat.values()], dim=1)
+    brought = {
+        name: piece.flatten().clone().view(value.dtype).reshape(-1, *value.shape[1:])
+        for (name, value), piece in zip(columns.items(), pieces, strict=True)
+    }
+    return {name: brought.get(name, value) for name, value in batch.items()}
 
 
-def cut_micro_batches(
-    rows: NDArray[np.int64], num_micro_batches: int, *, lengths: NDArray[np.int64] | None = None, window: int = 1
-) -> list[NDArray[np.int64]]:
-    """Cut `rows` `(R,)` into micro-batches of equal size, in order.
+def _padded_alike(name: str, value: Tensor, accelerator: Accelerator) -> Tensor:
+    """As wide as on the process where it is widest, padded on the side where TRL pads it."""
+    if value.ndim < 2:
+        return value
+    return accelerator.pad_across_processes(value, dim=1, pad_first=name.startswith("prompt_"))
 
-    With `lengths` `(R,)`, the rows of every `window` consecutive micro-batches (those of one optimizer step) are
-    sorted by length first, longest first, so that rows that share a micro-batch waste little padding on each other.
-    """
-    assert len(rows) % num_micro_batches == 0, (len(rows), num_micro_batches)
-    assert num_micro_batches % window == 0, (num_micro_batches, window)
-    if lengths is not None:
-        order = np.arange(len(rows)).reshape(num_micro_batches // window, -1)
-        order = np.take_along_axis(order, np.argsort(-lengths[order], axis=1, kind="stable"), axis=1)
-        rows = rows[order.ravel()]
-    return np.split(rows, num_micro_batches)
+
+def split_completions(input_ids: Tensor, attention_mask: Tensor, width: int) -> Batch:
+    """The batch that `input_ids` `(R, P + C)` were joined from; `width` is C."""
+    return {
+        "prompt_ids": input_ids[:, :-width],
+        "prompt_mask": attention_mask[:, :-width],
+        "completion_ids": input_ids[:, -width:],
+        "completion_mask": attention_mask[:, -width:],
+    }
 
 
 def row_lengths(batch: Batch) -> NDArray[np.int64]:

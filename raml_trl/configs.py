@@ -14,7 +14,7 @@ from typing import Literal
 from trl import GRPOConfig
 
 from raml_trl.errors import InputError
-from raml_trl.selection import Strategy
+from raml_trl.selection import REWARD_BLIND, Strategy
 from raml_trl.validation import check_types, nearest
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ _PER_MICRO_BATCH: dict[str, Callable[[GRPOConfig], bool]] = {
     "top_entropy_quantile": lambda config: config.top_entropy_quantile < 1.0,
     "router_aux_loss_coef": lambda config: bool(config.router_aux_loss_coef),
 }
+BATCH_STRATEGIES = ("abs_advantage", "importance")
+"""Strategies that can choose over the whole generation batch."""
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 """Loss types of TRL that are a mean over the rows of a micro-batch, whatever their mask."""
 
@@ -49,7 +51,16 @@ class SubsetGRPOConfig(GRPOConfig):
             "(the paper's mechanism). The gradient is the same."
         },
     )
-    selection: Strategy = field(default="random", metadata={"help": "How the m are chosen."})
+    selection: Strategy = field(
+        default="random", metadata={"help": "How the m are chosen; see raml_trl.selection for paper, formula and bias."}
+    )
+    selection_scope: Literal["group", "batch"] = field(
+        default="group",
+        metadata={
+            "help": "Choose m of each group, or (`importance`, `abs_advantage`) spend the same number of rows over the "
+            "whole generation batch, where groups without signal get fewer."
+        },
+    )
     advantage_scope: Literal["group", "subset"] = field(
         default="group",
         metadata={"help": "Advantages over all G rollouts (the paper's), or centred and scaled on the m selected."},
@@ -61,6 +72,14 @@ class SubsetGRPOConfig(GRPOConfig):
             "leaves the step as it is, which is unless a term of the loss is a mean over a micro-batch."
         },
     )
+    skip_zero_advantage: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Leave selected rows out whose advantage is exactly 0, with every denominator as it was. None: "
+            "wherever they add nothing to the gradient: subset_mode: drop, beta: 0, no term that is a mean over a "
+            "micro-batch."
+        },
+    )
 
     def __post_init__(self) -> None:
         check_types(self, SubsetGRPOConfig)
@@ -69,11 +88,17 @@ class SubsetGRPOConfig(GRPOConfig):
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations
         self._check_subset()
-        if self.length_bucketing and self.per_micro_batch_terms:
-            raise InputError(
-                f"length_bucketing is on, but {', '.join(self.per_micro_batch_terms)} depends on which rows share a "
-                "micro-batch, and bucketing changes that: leave length_bucketing out or set it to false"
-            )
+        self._check_exactness()
+
+    @property
+    def fraction(self) -> float:
+        """m/G."""
+        return self.num_generations_update / self.num_generations
+
+    @property
+    def weighs(self) -> bool:
+        """Whether selected rows count differently."""
+        return self.selection == "importance" and self.num_generations_update < self.num_generations
 
     @property
     def per_micro_batch_terms(self) -> list[str]:
@@ -108,7 +133,41 @@ class SubsetGRPOConfig(GRPOConfig):
         selected = group if selected is None else selected
         check_geometry(self.per_device_train_batch_size, steps, num_processes, group, selected)
 
+    def _check_exactness(self) -> None:
+        terms = ", ".join(self.per_micro_batch_terms)
+        for name in ("length_bucketing", "skip_zero_advantage"):
+            if getattr(self, name) and terms:
+                raise InputError(
+                    f"{name} is on, but {terms} depends on which rows share a micro-batch, and that would change: "
+                    f"leave {name} out or set it to false"
+                )
+        if self.skip_zero_advantage and self.beta != 0.0:
+            raise InputError(
+                f"skip_zero_advantage is on, but with beta = {self.beta} a row has a gradient whatever its advantage: "
+                "leave skip_zero_advantage out or set beta to 0"
+            )
+        if self.skip_zero_advantage and self.subset_mode == "mask":
+            raise InputError(
+                "skip_zero_advantage is on, but subset_mode 'mask' runs every row: leave it out or use drop"
+            )
+        if self.weighs and terms:
+            raise InputError(
+                f"selection 'importance' weighs rows so that their sum estimates that over all G, but {terms} is not "
+                "a sum over rows: choose another selection or leave it out"
+            )
+
     def _check_subset(self) -> None:
+        if self.selection_scope == "batch":
+            if self.selection not in BATCH_STRATEGIES:
+                raise InputError(
+                    f"selection_scope 'batch' needs a selection that looks at advantages, not {self.selection!r}: use "
+                    f"{' or '.join(BATCH_STRATEGIES)}, or selection_scope: group"
+                )
+            if self.advantage_scope == "subset":
+                raise InputError(
+                    "selection_scope 'batch' may take one rollout of a group or none, over which there is no "
+                    "advantage: use advantage_scope: group"
+                )
         if self.advantage_scope == "subset":
             if self.num_generations_update == 1:
                 raise InputError(
@@ -120,10 +179,16 @@ class SubsetGRPOConfig(GRPOConfig):
                     f"advantage_scope 'subset' needs one reward per rollout, but multi_objective_aggregation is "
                     f"{self.multi_objective_aggregation!r}: use 'sum_then_normalize', or advantage_scope: group"
                 )
-            if self.selection == "random" and self.num_generations_update < self.num_generations:
+            if self.weighs:
+                raise InputError(
+                    "selection 'importance' weighs rows by their advantage over the group, and advantage_scope "
+                    "'subset' replaces that: use advantage_scope: group"
+                )
+            if self.selection in REWARD_BLIND and self.num_generations_update < self.num_generations:
                 logger.warning(
-                    "selection 'random' with advantage_scope 'subset' is plain GRPO with num_generations = %d at the "
+                    "selection %r with advantage_scope 'subset' is plain GRPO with num_generations = %d at the "
                     "price of %d rollouts: the other rollouts are never looked at",
+                    self.selection,
                     self.num_generations_update,
                     self.num_generations,
                 )

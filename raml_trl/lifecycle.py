@@ -1,23 +1,22 @@
 """A training run from its last checkpoint to its end: load, resume, train, save, model card, push."""
 
-import json
 import logging
-import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+from raml_trl.accounting import summary_lines
+from raml_trl.checkpoints import newest_checkpoint
+from raml_trl.files import write_json
 from raml_trl.models import LOADING_ERRORS, cannot_load, check_model
-from raml_trl.runs import Run
+from raml_trl.runs import Run, is_first_process
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _SHOWN = ("loss", "reward", "correct", "grad_norm")
 
 
@@ -60,6 +59,8 @@ def train(
     config: SFTConfig | GRPOConfig,
     model: ModelConfig,
     record: Run,
+    *,
+    summarize: Callable[[Any], dict[str, Any]] | None = None,
     **parts: Any,
 ) -> None:
     """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, save, and push if asked to.
@@ -69,6 +70,8 @@ def train(
         config: its `args`; what `model` says of loading goes into its `model_init_kwargs`.
         model: which model, and its adapter and quantization if it is to have any.
         record: the run to finish.
+        summarize: from the trainer to what it spent, in the form of `accounting.summary`; shown, and kept in
+            `summary.json`.
         parts: whatever else the trainer takes.
 
     Raises:
@@ -92,6 +95,11 @@ def train(
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
+    if summarize is not None:
+        spent = summarize(trainer)
+        logger.info("%s", summary_lines(spent))
+        if is_first_process():
+            write_json(record.directory / "summary.json", spent)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
@@ -117,16 +125,3 @@ def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dic
         "dtype": model.dtype,
         **(given or {}),
     }
-
-
-def newest_checkpoint(directory: Path) -> str | None:
-    """The checkpoint to resume from: the last whose state, the last file to be written, is whole."""
-    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    for _, path in sorted(found, reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("%s was cut short: looking for the one before it", path)
-            continue
-        return str(path)
-    return None

@@ -26,7 +26,15 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
     check_model(model.model_name_or_path)
     questions = load_questions(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
     rows = grpo_rows(questions, data.prompt_style)
-    train(SubsetGRPOTrainer, config, model, record, reward_funcs=make_reward(data.prompt_style), train_dataset=rows)
+    train(
+        SubsetGRPOTrainer,
+        config,
+        model,
+        record,
+        summarize=SubsetGRPOTrainer.summary,
+        reward_funcs=make_reward(data.prompt_style),
+        train_dataset=rows,
+    )
 
 
 if __name__ == "__main__":

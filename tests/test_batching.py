@@ -5,7 +5,7 @@ import pytest
 import torch
 from trl.trainer.utils import split_tensor_dict
 
-from raml_trl.batching import Batch, cut_micro_batches, deal_rows, join_batches, row_lengths, take_rows, trim_padding
+from raml_trl.batching import Batch, join_batches, row_lengths, take_rows, trim_padding
 
 
 def make_batch(prompts: list[int], completions: list[int], width: tuple[int, int] = (6, 9)) -> Batch:
@@ -31,48 +31,6 @@ def test_join_undoes_trls_split() -> None:
     joined = join_batches(split_tensor_dict(batch, 2))
     assert joined.keys() == batch.keys()
     assert all(torch.equal(joined[name], value) for name, value in batch.items())
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_dealing_gives_every_process_its_share_and_loses_no_row(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    num_processes, num_rows = rng.integers(1, 5), rng.integers(1, 9)
-    total = num_processes * num_rows
-    selected = np.zeros(total, dtype=bool)
-    selected[rng.permutation(total)[: num_processes * rng.integers(num_rows + 1)]] = True
-    selected = selected.reshape(num_processes, num_rows)
-    dealt = deal_rows(selected)
-    assert sorted(dealt.ravel().tolist()) == list(range(total))
-    counts = selected.ravel()[dealt].sum(axis=1)
-    assert len(set(counts.tolist())) == 1
-    kept = (dealt // num_rows == np.arange(num_processes)[:, None]) & selected.ravel()[dealt]
-    assert kept.sum(axis=1).tolist() == np.minimum(selected.sum(axis=1), counts).tolist()  # no row moves without need
-
-
-def test_cut_without_lengths_keeps_the_order() -> None:
-    cut = cut_micro_batches(np.array([4, 1, 3, 0]), 2)
-    assert [rows.tolist() for rows in cut] == [[4, 1], [3, 0]]
-
-
-def test_bucketing_sorts_within_a_window_and_never_across() -> None:
-    rows = np.array([10, 11, 12, 13, 14, 15, 16, 17])
-    lengths = np.array([1, 9, 3, 7, 2, 8, 2, 6])
-    cut = cut_micro_batches(rows, 4, lengths=lengths, window=2)
-    # first window: 9 7 3 1, second: 8 6 2 2, the two of equal length in their order
-    assert [part.tolist() for part in cut] == [[11, 13], [12, 10], [15, 17], [14, 16]]
-
-
-def test_bucketing_leaves_less_padding(rng: np.random.Generator) -> None:
-    lengths = rng.lognormal(5, 1, size=256).astype(np.int64)
-
-    def padded(window: int) -> int:
-        return sum(lengths[rows].max() * len(rows) for rows in cut_micro_batches(np.arange(256), 32, **bucket(window)))
-
-    def bucket(window: int) -> dict[str, object]:
-        return {"lengths": lengths, "window": window} if window else {}
-
-    assert padded(32) < 0.5 * padded(0)
-    assert padded(32) < padded(4) < padded(0)
 
 
 @pytest.mark.parametrize("multiple", [None, 4])

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainers import make_trainer, weights
+from peft import LoraConfig
+from trainers import digit_reward, fixed_rollouts, length_reward, make_trainer, questions, rollouts_with_tools, weights
+from trl import GRPOTrainer
+
+from raml_trl.advantages import group_advantages
+from raml_trl.selection import STRATEGIES
 
 GEOMETRIES = {
     "one step per generation": {},
@@ -17,11 +22,14 @@ GEOMETRIES = {
 }
 
 
+PLAIN = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_all_of_g_is_trl_bit_for_bit(model_dir: str, tmp_path: Path, geometry: dict[str, int]) -> None:
     results = []
     for stock in (True, False):
-        settings = {} if stock else {"num_generations_update": 8, "length_bucketing": False}
+        settings = {} if stock else PLAIN
         trainer, recorder = make_trainer(model_dir, tmp_path, stock=stock, max_steps=4, **geometry, **settings)
         trainer.train()
         results.append((weights(trainer), recorder.of("grad_norm"), recorder.of("reward"), torch.get_rng_state()))
@@ -66,7 +74,25 @@ VARIANTS = {
     "ratios of sequences": {"importance_sampling_level": "sequence", "steps_per_generation": 2, "loss_type": "grpo"},
     "truncated rollouts left out": {"mask_truncated_completions": True},
     "gradient checkpointing": {"gradient_checkpointing": True},
-}
+    "accumulation that does not divide": {"steps_per_generation": 2, "gradient_accumulation_steps": 3},
+    "a data set without length": {"train_dataset": questions().to_iterable_dataset()},
+    "prompts that are text": {"train_dataset": questions().map(lambda row: {"prompt": row["prompt"][0]["content"]})},
+    "an adapter": {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "learning_rate": 1e-2},
+    "an adapter and its base as reference": {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "beta": 0.1},
+    "tokens that are not the model's": {"rollout_func": rollouts_with_tools},
+    "two reward functions": {"reward": [digit_reward, length_reward], "reward_weights": [1.0, 0.5]},
+    "two reward functions, normalised apart": {
+        "reward": [digit_reward, length_reward],
+        "multi_objective_aggregation": "normalize_then_sum",
+        "selection": "importance",
+        "beta": 0.1,
+    },
+    "advantages scaled over the batch": {"scale_rewards": "batch", "selection": "abs_advantage"},
+    "chosen over the batch": {"selection": "abs_advantage", "selection_scope": "batch"},
+    "weighed over the batch": {"selection": "importance", "selection_scope": "batch", "steps_per_generation": 2},
+    "weighed, with a reference model": {"selection": "importance", "beta": 0.1},
+    "weighed, with a reference model, row mean": {"selection": "importance", "beta": 0.1, "loss_type": "grpo"},
+} | {strategy: {"selection": strategy} for strategy in STRATEGIES}
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
@@ -138,7 +164,7 @@ def test_subset_gradient_is_that_of_grpo_on_the_subset(model_dir: str, tmp_path:
     loss = -(kept["advantages"][:, None] * log_probs * kept["completion_mask"]).sum() / tokens
     reference = torch.autograd.grad(loss, list(trainer.model.parameters()))
 
-    [micro_batch] = trainer._cut_selected({**batch, "selected": selected})
+    [micro_batch] = trainer._cut({**batch, "selected": selected})
     ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), list(trainer.model.parameters()))
     assert batch["num_items_in_batch"] == tokens
     assert sum(gradient.norm() for gradient in reference) > 0
@@ -154,3 +180,78 @@ def test_selection_leaves_global_generators_alone(model_dir: str, tmp_path: Path
         trainer.train()
         states.append((torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()))
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("scope", ["group", "batch"])
+def test_weights_make_the_loss_an_estimate_of_that_on_all_rollouts(
+    model_dir: str, tmp_path: Path, loss_type: str, beta: float, scope: str
+) -> None:
+    """The gradient is sum_S w_i g_i, over the denominator of all G times m/G, with g_i from TRL's loss on each row."""
+    trainer, _ = make_trainer(
+        model_dir,
+        tmp_path,
+        num_generations_update=2,
+        selection="importance",
+        selection_scope=scope,
+        loss_type=loss_type,
+        beta=beta,
+        learning_rate=1.0,
+        rollout_func=fixed_rollouts,
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    with torch.no_grad():  # a model that differs from its reference
+        for parameter in trainer.model.parameters():
+            parameter.mul_(1.1)
+    rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
+    batch = trainer._generate_and_score_completions(rows)
+    parameters = list(trainer.model.parameters())
+    chosen, weights_ = batch["selected"], batch["weights"]
+    assert chosen.sum() == 4
+    assert len(weights_[chosen].unique()) > 1
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for row in chosen.nonzero().flatten().tolist():
+        one = {name: value[row : row + 1] if value.ndim else value for name, value in batch.items()}
+        one |= {"advantages": one["advantages"] / one["weights"], "num_items_in_batch": torch.tensor(1.0)}
+        loss = GRPOTrainer._compute_loss(trainer, trainer.model, one)
+        for gradient, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+            gradient += weights_[row] * part
+    rollouts_on_m_rows = batch["completion_mask"].sum() * 2 / 8 if loss_type == "dapo" else 4
+    [micro_batch] = trainer._cut(batch)
+    ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), parameters)
+    assert sum(gradient.norm() for gradient in total) > 0
+    for expected, gradient in zip(total, ours, strict=True):
+        torch.testing.assert_close(gradient, expected / rollouts_on_m_rows, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_advantages_are_those_of_trl_bit_for_bit(model_dir: str, tmp_path: Path, scale: str, aggregation: str) -> None:
+    """Also where a reward is missing; the selection is made from ours before TRL has any."""
+
+    def with_gaps(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [None if row % 5 == 0 else reward for row, reward in enumerate(digit_reward(completions))]
+
+    def rarely(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [reward if row % 5 in (1, 2) else None for row, reward in enumerate(length_reward(completions))]
+
+    trainer, _ = make_trainer(
+        model_dir,
+        tmp_path,
+        stock=True,
+        reward=[with_gaps, rarely],
+        reward_weights=[1.0, 0.3],
+        scale_rewards=scale,
+        multi_objective_aggregation=aggregation,
+    )
+    captured = []
+    calculate = trainer._calculate_rewards
+    trainer._calculate_rewards = lambda *args: captured.append(calculate(*args)) or captured[0]
+    trainer.model.train()
+    rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
+    batch = trainer._generate_and_score_completions(rows)
+    ours = group_advantages(captured[0].view(2, 8, 2), trainer.reward_weights, scale=scale, aggregation=aggregation)
+    assert captured[0].isnan().all(dim=1).any()
+    assert torch.equal(ours.flatten(), batch["advantages"])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from raml_trl.checkpoints import newest_checkpoint
 from raml_trl.errors import InputError
-from raml_trl.lifecycle import newest_checkpoint
 from raml_trl.models import check_model
 from raml_trl.runs import open_run
 

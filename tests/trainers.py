@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
@@ -15,9 +16,33 @@ from raml_trl.data import Question, grpo_rows
 NUM_GENERATIONS = 8
 
 
-def digit_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+def digit_reward(completions: list[Any], **_columns: object) -> list[float]:
     """A reward that random text gets in many different sizes, so that no group is without signal."""
-    return [sum(character in "0123456" for character in completion[-1]["content"]) / 8 for completion in completions]
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    return [sum(character in "0123456" for character in text) / 8 for text in texts]
+
+
+def length_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+    """Another, of another size."""
+    return [len(completion[-1]["content"]) / 3 for completion in completions]
+
+
+def half_dead_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+    """The same, but nothing for every other group of eight: no rollout of it has an advantage."""
+    rewards = digit_reward(completions)
+    return [reward if row // NUM_GENERATIONS % 2 == 0 else 0.0 for row, reward in enumerate(rewards)]
+
+
+def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float]:
+    """The same, but nothing for half of the questions, wherever their rollouts lie."""
+    rewards = digit_reward(completions)
+    live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 0 for prompt in prompts]
+    return [reward if alive else 0.0 for reward, alive in zip(rewards, live, strict=True)]
+
+
+def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+    """No group has a signal."""
+    return [0.0] * len(completions)
 
 
 def questions(number: int = 64) -> Dataset:
@@ -26,7 +51,7 @@ def questions(number: int = 64) -> Dataset:
     return grpo_rows([Question(str(i), text, "0", "test") for i, text in enumerate(texts)], "bare")
 
 
-def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, list[list[float]]]:
+def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
     """Rollouts that depend on the prompt and the place in the group alone, so any number of processes gets the same."""
     tokenizer = trainer.processing_class
     first = trainer.accelerator.process_index * len(prompts)
@@ -41,6 +66,12 @@ def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) ->
     }
 
 
+def rollouts_with_tools(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """The same, where every third token was not written by the model."""
+    rollouts = fixed_rollouts(prompts, trainer)
+    return rollouts | {"env_mask": [[int(i % 3 != 1) for i in range(len(ids))] for ids in rollouts["completion_ids"]]}
+
+
 class Recorder(TrainerCallback):
     """Keeps what was logged at every step."""
 
@@ -52,6 +83,19 @@ class Recorder(TrainerCallback):
 
     def of(self, name: str) -> list[float]:
         return [logs[name] for logs in self.logs if name in logs]
+
+
+def untimed(recorder: Recorder) -> list[dict[str, Any]]:
+    """What was logged at the steps, without what a clock said."""
+    timed = ("seconds/", "speedup/", "step_time", "train_")
+    logs = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in recorder.logs]
+    return [row for row in logs if "loss" in row]
+
+
+def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """The tables of completions that a run left, by file name."""
+    paths = sorted((directory / "completions").glob("*.parquet"))
+    return {path.name: pd.read_parquet(path).to_dict("records") for path in paths}
 
 
 def make_trainer(
@@ -75,11 +119,18 @@ def make_trainer(
         "report_to": "none",
         "seed": 3,
     }
-    parts = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset") if name in settings}
+    parts = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset", "peft_config") if name in settings}
+    reward = settings.pop("reward", digit_reward)
+    dataset = settings.pop("train_dataset", None)
     config_class, trainer_class = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
     arguments = config_class(output_dir=str(output_dir), max_steps=max_steps, **(defaults | settings))
     trainer = trainer_class(
-        model_dir, digit_reward, arguments, train_dataset=questions(), callbacks=[recorder], **parts
+        model_dir,
+        reward,
+        arguments,
+        train_dataset=questions() if dataset is None else dataset,
+        callbacks=[recorder],
+        **parts,
     )
     return trainer, recorder
 

@@ -8,15 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trainers import Selections, fixed_rollouts, make_trainer, weights
+from trainers import (
+    Selections,
+    fixed_rollouts,
+    make_trainer,
+    no_reward,
+    odd_prompts_reward,
+    read_tables,
+    untimed,
+    weights,
+)
 
-ALL = {"num_generations_update": 8, "length_bucketing": False}
+from raml_trl.selection import STRATEGIES
+
+ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
 TWO = {"num_generations_update": 2}
 # Two processes of 12 rollouts, so that the second of three groups lies on both of them.
 STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
 ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
 MASK = {"subset_mode": "mask"}
 FIXED = {"rollout_func": fixed_rollouts}
+BATCH = {"selection": "abs_advantage", "selection_scope": "batch"}
 
 RUNS: dict[str, dict[str, Any]] = {
     "stock": {"stock": True},
@@ -31,7 +43,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "fixed, straddling": TWO | FIXED | STRADDLING,
     "fixed, straddling, row mean": TWO | FIXED | STRADDLING | {"loss_type": "grpo"},
     "fixed, straddling, mask": TWO | FIXED | STRADDLING | MASK | {"loss_type": "grpo"},
+    "skipped": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "loss_type": "grpo"},
+    "scored": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "beta": 0.1},
+    "scored over the batch": TWO | FIXED | STRADDLING | BATCH | {"steps_per_generation": 6},
+    "no signal": TWO | FIXED | {"reward": no_reward},
+    **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
+    "over the batch": TWO | FIXED | STRADDLING | BATCH,
+    "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }
+# Cut off between two steps of one generation, and between two lines of the log.
+RESUMED = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2, "max_steps": 7}
+RESUMED |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
 
 
 def main(model_dir: str, results: str) -> None:
@@ -46,6 +68,18 @@ def main(model_dir: str, results: str) -> None:
             "weights": weights(trainer),
             "grad_norm": recorder.of("grad_norm"),
             "selected": selections.masks,
+            "num_processes": trainer.accelerator.num_processes,
+            "distributed_type": trainer.accelerator.distributed_type.value,
+            "wrapper": type(trainer.model_wrapped).__name__,
+        }
+    for name, checkpoint in (("whole", None), ("resumed", f"{Path(results).parent / 'whole'}/checkpoint-3")):
+        directory = Path(results).parent / name
+        trainer, recorder = make_trainer(model_dir, directory, **RESUMED)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        collected[name] = {
+            "weights": weights(trainer),
+            "log": untimed(recorder),
+            "tables": read_tables(directory),
             "num_processes": trainer.accelerator.num_processes,
             "distributed_type": trainer.accelerator.distributed_type.value,
             "wrapper": type(trainer.model_wrapped).__name__,
