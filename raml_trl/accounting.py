@@ -20,6 +20,7 @@ class Ledger:
     clock: Callable[[], float]
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     counts: dict[str, int] = field(default_factory=dict)
+    updates: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
     _running: list[str] = field(default_factory=list)
     _since: float = 0.0
 
@@ -53,14 +54,34 @@ class Ledger:
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 
-    def state(self) -> dict[str, dict[str, float]]:
-        """What a checkpoint keeps."""
-        return {"seconds": dict(self.seconds), "counts": dict(self.counts)}
+    def observe_update(self, cells: int, seconds: float) -> None:
+        """Remember what a micro-batch took, for `update_seconds` to learn from."""
+        point = np.array([1.0, cells, seconds])
+        self.updates += np.outer(point, point)
 
-    def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def update_seconds(self, cells: int) -> float:
+        """What the updates so far would have taken with other numbers of cells in their micro-batches, `cells` in all.
+
+        A micro-batch is taken to cost a constant and a price per cell, the line of least squares through those that
+        ran; all is laid to the cells where they were all of one size.
+        """
+        (number, own, spent), (_, squares, products), _ = self.updates.tolist()
+        if not own:
+            return 0.0
+        spread = number * squares - own * own
+        price = (number * products - own * spent) / spread if spread > 1e-9 * own * own else spent / own
+        price = min(max(price, 0.0), spent / own)  # neither part of the cost is negative
+        return self.seconds["updating"] + price * (cells - own)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"seconds": dict(self.seconds), "counts": dict(self.counts), "updates": self.updates.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Carry on from a checkpoint."""
         self.seconds |= state["seconds"]
-        self.counts = {name: int(count) for name, count in state["counts"].items()}
+        self.counts = dict(state["counts"])
+        self.updates = np.array(state["updates"])
 
 
 def ceiling(generating: float, fraction: float) -> float:
@@ -76,16 +97,15 @@ def ceiling(generating: float, fraction: float) -> float:
 def speedup(ledger: Ledger, fraction: float) -> dict[str, float]:
     """`ceiling` and `estimated` speed-up over a step that trains on all G, padded as TRL pads them.
 
-    The step that was not run is estimated from ours: its scoring and its update take as much longer as they forward
-    more cells (tokens and padding). `estimated` exceeds `ceiling` where bucketing and skipped rows save more than m/G.
+    The step that was not run is estimated from ours: its scoring takes as much longer as it forwards more cells (tokens
+    and padding), its updates as the line through ours says. `estimated` exceeds `ceiling` where bucketing and skipped
+    rows save more than m/G does.
     """
     seconds, counts = ledger.seconds, ledger.counts
     ours = sum(seconds.values())
     fixed = seconds["generating"] + seconds["rewarding"] + seconds["preparing"]
-    whole = fixed + sum(
-        seconds[phase] * counts.get(f"cells_{phase}_all", 0) / max(counts.get(f"cells_{phase}", 0), 1)
-        for phase in ("scoring", "updating")
-    )
+    scoring = seconds["scoring"] * counts.get("cells_scoring_all", 0) / max(counts.get("cells_scoring", 0), 1)
+    whole = fixed + scoring + ledger.update_seconds(counts.get("cells_updating_all", 0))
     if not whole or not ours:
         return {"ceiling": 1.0, "estimated": 1.0}
     return {"ceiling": ceiling(fixed / whole, fraction), "estimated": whole / ours}
@@ -115,8 +135,8 @@ def summary_lines(record: Mapping[str, Any]) -> str:
         f"completion tokens: {counts.get('tokens_generated', 0):,} generated · "
         f"{counts.get('tokens_scored', 0):,} scored · {counts.get('tokens_trained', 0):,} trained on; "
         f"padding {record['padding']:.1%} of what was forwarded\n"
-        f"speed-up over training on all G, padded as TRL does: {speed['estimated']:.2f}, estimated from the cells "
-        f"forwarded; the ceiling of m/G alone is {speed['ceiling']:.2f}"
+        f"speed-up over training on all G, padded as TRL does: {speed['estimated']:.2f}, estimated from what a "
+        f"cell cost; the ceiling of m/G alone is {speed['ceiling']:.2f}"
     )
 
 

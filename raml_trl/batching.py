@@ -105,6 +105,11 @@ def row_lengths(batch: Batch) -> NDArray[np.int64]:
     return lengths.cpu().numpy()
 
 
+def num_cells(batch: Batch) -> int:
+    """Tokens and padding together: what a forward pass computes."""
+    return batch["prompt_ids"].numel() + batch["completion_ids"].numel()
+
+
 def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
     """Cut prompts (padded on the left) and completions (on the right) to the longest of this batch.
 

@@ -36,6 +36,7 @@ from raml_trl.batching import (
     Batch,
     exchange_rows,
     join_batches,
+    num_cells,
     row_lengths,
     split_completions,
     take_rows,
@@ -118,6 +119,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
         self._skip_zero_advantage = skip if args.skip_zero_advantage is None else args.skip_zero_advantage
         # Selection is keyed by how often this optimizer step has generated.
         self._generations_of_step = (-1, 0)
+        self._cells_of_step = 0
         self._draft: _Draft | None = None
         self.ledger = Ledger(time.perf_counter)
         self._seconds_logged = dict(self.ledger.seconds)
@@ -133,8 +135,10 @@ class SubsetGRPOTrainer(GRPOTrainer):
         }
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        before = self.ledger.seconds["updating"]
         with self.ledger.phase("updating"):
             loss = super().training_step(*args, **kwargs)
+        self.ledger.observe_update(self._cells_of_step, self.ledger.seconds["updating"] - before)
         if self.accelerator.sync_gradients:
             self._log_seconds()
         return loss
@@ -169,8 +173,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
                     row[name] = value
             self._calculate_rewards(rows, prompts, completions, completion_ids)
             self._select(draft)
-            trained = draft.mask & (draft.advantages != 0) if self._skip_zero_advantage else draft.mask
-            draft.scored = self._rows_to_score(self._local_rows(trained))
+            draft.scored = self._rows_to_score(self._local_rows(self._trained(draft.mask, draft.advantages)))
         return generated
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -192,10 +195,10 @@ class SubsetGRPOTrainer(GRPOTrainer):
                 model, input_ids, attention_mask, logits_to_keep, *rest, **named
             )
         with self.ledger.phase("scoring"):
-            self._count(cells_scoring_all=input_ids.numel())
+            self.ledger.count(cells_scoring_all=input_ids.numel())
             if draft.scored is None:
                 draft.tokens_scored += int(attention_mask[:, -logits_to_keep:].sum())
-                self._count(cells_scoring=input_ids.numel())
+                self.ledger.count(cells_scoring=input_ids.numel())
                 return super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, *rest, **named
                 )
@@ -209,7 +212,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
                 width = one["completion_ids"].size(1)
                 scores, _, _ = super()._get_per_token_logps_and_entropies(model, ids, mask, width)
                 logps[rows, :width] = scores.to(logps.dtype)
-                self._count(cells_scoring=ids.numel())
+                self.ledger.count(cells_scoring=ids.numel())
                 draft.tokens_scored += int(one["completion_mask"].sum())
             return logps, None, None
 
@@ -227,6 +230,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         if not self.model.training:
             return super()._compute_loss(model, inputs)
+        self._cells_of_step = num_cells(inputs)
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         beta = self.beta
         if "weights" in inputs and beta:  # RaML: advantages carry the weight of the policy's term, this that of the KL
@@ -322,24 +326,23 @@ class SubsetGRPOTrainer(GRPOTrainer):
             scale=self.scale_rewards,
             aggregation=self.multi_objective_aggregation,
         )
-        # The whole batch is one group of P * G.
-        shape = (1, -1) if args.selection_scope == "batch" else (-1, group)
-        key = self._selection_key()
+        # What is chosen together: each group, or the whole batch as one.
+        together = rewards.view(1, -1) if args.selection_scope == "batch" else rewards
         selection = select_rollouts(
-            rewards.reshape(shape).cpu().numpy(),
-            advantages.reshape(shape).cpu().numpy(),
-            args.num_generations_update * (len(rewards) if args.selection_scope == "batch" else 1),
+            together.cpu().numpy(),
+            advantages.view_as(together).cpu().numpy(),
+            args.num_generations_update * together.size(1) // group,
             strategy=args.selection,
             seed=args.seed,
-            step=key,
+            step=self._selection_key(),
         )
-        width = rewards.numel() if args.selection_scope == "batch" else group
-        draft.mask = torch.from_numpy(selection.mask(width)).view_as(rewards).to(rewards.device)
+        mask = torch.from_numpy(selection.mask(together.size(1)))
+        draft.mask = mask.view_as(rewards).to(rewards.device)
         if args.advantage_scope == "subset":
             advantages = recentre_on_subset(rewards, draft.mask, scale=self.scale_rewards)
         draft.advantages = advantages
         if args.weighs:
-            weights = torch.from_numpy(selection.row_weights(width)).view_as(rewards)
+            weights = torch.from_numpy(selection.row_weights(together.size(1))).view_as(rewards)
             draft.weights = weights.to(rewards.device, rewards.dtype)
 
     def _selection_key(self) -> int:
@@ -372,15 +375,11 @@ class SubsetGRPOTrainer(GRPOTrainer):
         else:
             selected_tokens = (loss_mask * batch["selected"].unsqueeze(1)).sum()
             batch["num_items_in_batch"] = self.accelerator.gather(selected_tokens).sum()
-        trained = batch["selected"] & (batch["advantages"] != 0) if self._skip_zero_advantage else batch["selected"]
-        sums = [
-            trained.sum(),
-            (loss_mask * trained.unsqueeze(1)).sum(),
-            torch.tensor(draft.tokens_scored).to(generated),
-        ]
-        counts = self.accelerator.reduce(torch.stack([value.long() for value in sums]))
-        rows, tokens, scored = (int(value) for value in counts)
-        self._count(
+        trained = self._trained(batch["selected"], batch["advantages"])
+        scored = torch.tensor(draft.tokens_scored, device=trained.device)
+        sums = torch.stack([trained.sum(), (loss_mask * trained.unsqueeze(1)).sum().long(), scored])
+        rows, tokens, scored = self.accelerator.reduce(sums).tolist()
+        self.ledger.count(
             rollouts=draft.mask.numel(),
             selected=int(draft.mask.sum()),
             trained=rows,
@@ -394,6 +393,10 @@ class SubsetGRPOTrainer(GRPOTrainer):
         for name, amount in (("generated", int(generated)), ("scored", scored), ("trained", tokens)):
             metrics[f"tokens/{name}"].append(amount)
         self._log_groups(draft)
+
+    def _trained(self, selected: Tensor, advantages: Tensor) -> Tensor:
+        """Of the selected rows those that run."""
+        return selected & (advantages != 0) if self._skip_zero_advantage else selected
 
     def _rows_to_score(self, rows: Tensor) -> NDArray[np.int64] | None:
         """Which rows of this process are scored, equally many on all, for each forward pass may be a collective."""
@@ -424,9 +427,10 @@ class SubsetGRPOTrainer(GRPOTrainer):
         """The buffered rows of a generation as the micro-batches of this process."""
         args, num_rows = self.args, len(batch["selected"])
         lengths = torch.from_numpy(row_lengths(batch)).to(self.accelerator.device)
-        facts = torch.stack([batch["selected"].long(), (batch["advantages"] != 0).long(), lengths], dim=1)
+        live = self._trained(torch.ones_like(batch["selected"]), batch["advantages"])
+        facts = torch.stack([batch["selected"].long(), live.long(), lengths], dim=1)
         facts = self.accelerator.gather(facts).view(-1, num_rows, 3).cpu().numpy()  # (W, R, 3)
-        selected, live, lengths = facts[..., 0] == 1, facts[..., 1].ravel() == 1, facts[..., 2].ravel()
+        selected, alive, lengths = facts[..., 0] == 1, facts[..., 1].ravel() == 1, facts[..., 2].ravel()
         dealt = deal_in_order(selected, args.steps_per_generation)  # (K, W, N)
         if args.subset_mode == "mask":  # the same selected rows in each micro-batch as `drop` has, and others
             dealt = np.concatenate([dealt, deal_in_order(~selected, args.steps_per_generation)], axis=2)
@@ -435,10 +439,10 @@ class SubsetGRPOTrainer(GRPOTrainer):
             micro_batches = pack_steps(
                 dealt,
                 lengths if self._length_bucketing else np.ones_like(lengths),
-                live if self._skip_zero_advantage else np.ones_like(live),
+                alive,
                 args.bucketing_window,
             )
-        self._count(cells_updating_all=num_rows * (batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)))
+        self.ledger.count(cells_updating_all=self.num_iterations * num_cells(batch))
         return self._take(batch, micro_batches)
 
     def _take(self, batch: Batch, micro_batches: list[NDArray[np.int64]]) -> list[Batch]:
@@ -451,6 +455,9 @@ class SubsetGRPOTrainer(GRPOTrainer):
         else:
             # RaML: rows change hands, for groups that lie on two processes or for the balance of tokens.
             needed = [rows[rows != IDLE] for rows in wanted]
+            needed = [  # an idle process keeps a row of its own to stand on
+                rows if len(rows) else np.array([process * num_rows]) for process, rows in enumerate(needed)
+            ]
             batch = exchange_rows(batch, needed, self.accelerator)
             numbers = np.where(wanted[here] == IDLE, IDLE, np.cumsum(wanted[here] != IDLE) - 1)
             mine = np.split(numbers, np.cumsum([len(rows) for rows in mine])[:-1])
@@ -462,9 +469,9 @@ class SubsetGRPOTrainer(GRPOTrainer):
         for rows, everywhere in zip(mine, micro_batches, strict=True):
             one = self._trim(take_rows(batch, rows))
             one["idle"] = torch.tensor(bool((everywhere == IDLE).all()))
-            self._count(
-                cells_updating=len(rows) * (one["prompt_ids"].size(1) + one["completion_ids"].size(1)),
-                tokens_updating=int(one["prompt_mask"].sum() + one["completion_mask"].sum()),
+            self.ledger.count(
+                cells_updating=self.num_iterations * num_cells(one),
+                tokens_updating=self.num_iterations * int(row_lengths(one).sum()),
             )
             taken.append(one)
         return taken
@@ -472,9 +479,6 @@ class SubsetGRPOTrainer(GRPOTrainer):
     def _trim(self, batch: Batch) -> Batch:
         multiple: Any = self.pad_to_multiple_of  # a number by now
         return trim_padding(batch, multiple=multiple) if self._length_bucketing else batch
-
-    def _count(self, **amounts: int) -> None:
-        self.ledger.count(**amounts)
 
     def _log_seconds(self) -> None:
         """Seconds of each phase since the last optimizer step, and what training on all G would have taken."""

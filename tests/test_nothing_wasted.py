@@ -1,11 +1,12 @@
 """What cannot count is not computed, and the optimizer step is the same as if it had been."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from trainers import fixed_rollouts, half_dead_reward, make_trainer, no_reward, weights
+from trainers import fixed_rollouts, half_dead_reward, make_trainer, no_reward, rollouts_with_logprobs, weights
 from trl import GRPOTrainer
 
 from raml_trl.selection import STRATEGIES
@@ -93,7 +94,14 @@ SCORING = {
     "a reference model": {"beta": 0.1},
     "old log-probs": {"steps_per_generation": 2},
     "both": {"beta": 0.1, "num_iterations": 2},
+    "a correction of what vLLM sampled": {"rollout_func": rollouts_with_logprobs},
 }
+
+
+def sampled_by_vllm(trainer: Any) -> None:
+    """As if vLLM had drawn the rollouts: TRL then corrects for the difference between its log-probs and its own."""
+    trainer.use_vllm, trainer._last_loaded_step = True, -1
+    trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
 
 
 @pytest.mark.parametrize("settings", SCORING.values(), ids=SCORING)
@@ -108,6 +116,8 @@ def test_only_selected_rows_are_scored(
         with monkeypatch.context() as patch:
             trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
             counts[name] = scored(trainer, patch)
+            if "rollout_func" in settings:
+                sampled_by_vllm(trainer)
             if name == "all":
                 patch.setattr(type(trainer), "_scores_selected_rows", False)
             trainer.train()

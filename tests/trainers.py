@@ -40,6 +40,16 @@ def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: o
     return [reward if alive else 0.0 for reward, alive in zip(rewards, live, strict=True)]
 
 
+def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float | None]:
+    """Two rollouts of a group have a reward, at places that depend on the question: hardly a row has an advantage."""
+    places = [int(prompt[-1]["content"][2]) % NUM_GENERATIONS for prompt in prompts]
+    rewards = digit_reward(completions)
+    return [
+        reward if row % NUM_GENERATIONS in (place, 5) else None
+        for row, (reward, place) in enumerate(zip(rewards, places, strict=True))
+    ]
+
+
 def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
     """No group has a signal."""
     return [0.0] * len(completions)
@@ -70,6 +80,12 @@ def rollouts_with_tools(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, A
     """The same, where every third token was not written by the model."""
     rollouts = fixed_rollouts(prompts, trainer)
     return rollouts | {"env_mask": [[int(i % 3 != 1) for i in range(len(ids))] for ids in rollouts["completion_ids"]]}
+
+
+def rollouts_with_logprobs(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """The same, with log-probs that differ from those of the model and from rollout to rollout."""
+    rollouts = fixed_rollouts(prompts, trainer)
+    return rollouts | {"logprobs": [[-3.0 - 0.1 * (i % 7) for i in ids] for ids in rollouts["completion_ids"]]}
 
 
 class Recorder(TrainerCallback):
