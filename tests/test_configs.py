@@ -96,6 +96,19 @@ def test_generation_batch_size_is_understood(tmp_path: Path) -> None:
         ({"subset_mode": "mask", "entropy_coef": 0.01}, "use subset_mode: drop"),
         ({"loss_type": "bnpo", "length_bucketing": True}, "loss_type: bnpo depends on which rows share"),
         ({"top_entropy_quantile": 0.2, "length_bucketing": True}, "top_entropy_quantile depends"),
+        ({"loss_type": "bnpo", "skip_zero_advantage": True}, "skip_zero_advantage is on, but loss_type: bnpo"),
+        ({"beta": 0.1, "skip_zero_advantage": True}, "a row has a gradient whatever its advantage"),
+        ({"subset_mode": "mask", "skip_zero_advantage": True}, "'mask' runs every row"),
+        ({"selection_scope": "batch"}, "needs a selection that looks at advantages, not 'random'"),
+        (
+            {"selection_scope": "batch", "selection": "abs_advantage", "advantage_scope": "subset"},
+            "over which there is no advantage",
+        ),
+        (
+            {"selection": "importance", "advantage_scope": "subset", "num_generations_update": 4},
+            "use advantage_scope: group",
+        ),
+        ({"selection": "importance", "loss_type": "bnpo", "num_generations_update": 4}, "is not a sum over rows"),
     ],
 )
 def test_choices_that_cannot_work(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -114,10 +127,21 @@ def test_none_is_all_of_g(tmp_path: Path) -> None:
     assert make_config(tmp_path).num_generations_update == 8
 
 
-def test_a_choice_that_defeats_itself_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("selection", "warned"), [("random", True), ("first", True), ("max_variance", False), ("abs_advantage", False)]
+)
+def test_a_choice_that_defeats_itself_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, selection: str, warned: bool
+) -> None:
     with caplog.at_level(logging.WARNING):
-        make_config(tmp_path, num_generations_update=4, advantage_scope="subset")
-    assert "plain GRPO with num_generations = 4 at the price of 8" in caplog.text
+        make_config(tmp_path, num_generations_update=4, advantage_scope="subset", selection=selection)
+    assert ("plain GRPO with num_generations = 4 at the price of 8" in caplog.text) == warned
+
+
+def test_weights_are_those_of_a_real_choice(tmp_path: Path) -> None:
+    assert make_config(tmp_path, selection="importance", num_generations_update=4).weighs
+    assert not make_config(tmp_path, selection="importance").weighs  # all of G
+    assert not make_config(tmp_path, num_generations_update=4).weighs
 
 
 @pytest.mark.parametrize(("steps", "accumulation", "window"), [(4, 4, 4), (4, 1, 1), (4, 2, 2), (2, 4, 2), (4, 6, 2)])

@@ -90,6 +90,41 @@ def test_metrics_are_over_all_rollouts(model_dir: str, tmp_path: Path) -> None:
     assert rewards[8] == rewards[2]
 
 
+def test_groups_are_counted_before_and_after_selection(model_dir: str, tmp_path: Path) -> None:
+    """Of two groups one is all right, and in the other only the first is, which is the only one selected."""
+
+    def reward(completions: list[Any], log_extra: Any, **_: Any) -> list[float]:
+        correct = [row >= 8 or row == 0 for row in range(len(completions))]
+        log_extra("correct", correct)
+        return [float(one) for one in correct]
+
+    trainer, recorder = make_trainer(
+        model_dir, tmp_path, num_generations_update=1, selection="first", max_steps=1, reward=reward
+    )
+    trainer.train()
+    logs = recorder.logs[0]
+    assert [logs[f"groups/{name}"] for name in ("all_right", "mixed", "all_wrong")] == [0.5, 0.5, 0.0]
+    assert [logs[f"selected/{name}"] for name in ("all_right", "mixed", "all_wrong")] == [1.0, 0.0, 0.0]
+    assert (logs["rows/selected"], logs["rows/trained"]) == (2, 1)  # the all-right group has no advantage
+    assert logs["selection/group_same_reward"] == 0.5
+
+
+def test_what_was_spent(model_dir: str, tmp_path: Path) -> None:
+    settings = {"num_generations_update": 2, "beta": 0.1, "rollout_func": fixed_rollouts, "max_steps": 2}
+    trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
+    trainer.train()
+    spent = trainer.summary()
+    counts = spent["counts"]
+    assert (counts["rollouts"], counts["selected"], counts["trained"]) == (32, 8, 8)
+    assert counts["tokens_scored"] == counts["tokens_trained"] < counts["tokens_generated"] / 2
+    assert counts["tokens_trained"] == sum(recorder.of("tokens/trained"))
+    assert counts["cells_updating"] < counts["cells_updating_all"] / 4 + 1
+    assert spent["padding"] == pytest.approx(1 - counts["tokens_updating"] / counts["cells_updating"], abs=1e-4)
+    assert all(spent["seconds"][phase] > 0 for phase in ("generating", "scoring", "updating", "selecting"))
+    assert recorder.of("seconds/updating")[0] > 0
+    assert spent["speedup"]["ceiling"] > 1
+
+
 def test_evaluation_and_the_table_of_completions(model_dir: str, tmp_path: Path) -> None:
     settings = {
         "num_generations_update": 2,
