@@ -6,7 +6,7 @@ Randomness is keyed, never global: what is drawn for a group depends on the seed
 in the global batch, and on nothing else. So the subset of a group is the same for any number of processes, any layout
 of micro-batches, and after a resume; and drawing it leaves every global generator as it was.
 
-A strategy is one function that ends this file; wherever rollouts are equal to it, keyed draws decide, never position.
+A strategy is one function. Where rollouts are equal to it, keyed draws decide, never position (`first` apart).
 To choose over the whole batch instead of within each group, hand it in as one group of P * G rollouts.
 """
 
@@ -136,8 +136,7 @@ def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> N
     others = np.cumsum(descending[:, ::-1], axis=1)[:, ::-1]  # (P, G): sum of all but the k largest, for k = 0, 1, ...
     remaining = num_selected - np.arange(num_selected)  # (M,): m - k
     exceeds = remaining * descending[:, :num_selected] > others[:, :num_selected]
-    exceeds[:, -1] = False  # one rollout left to draw: its share of the sum is at most 1, but for rounding
-    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k
+    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k; with one left to draw none exceeds its own sum
     return np.minimum(1, remaining[num_certain] * sizes / np.take_along_axis(others, num_certain, axis=1))
 
 
