@@ -1,5 +1,6 @@
 # make demo    the main job on two CPU cores, from nothing to a report
 # make test    the tests; make test-all adds the slow ones
+# make test-trl  what hangs on TRL, on the last three minor releases
 # make lint    ruff and mypy
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,6 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m raml_trl
 RECIPES := recipes/tiny
+TRL_RELEASES := 1.14.2 1.15.0 1.16.0
+TRL_TESTS := $(addprefix tests/test_,advantages.py batching.py command_line.py configs.py distributed.py \
+	equivalence.py nothing_wasted.py recipes.py resume.py seam.py trainer.py)
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
 # On small matrices a second thread gains little, and loses much when the machine is busy.
@@ -14,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all lint clean-demo
+.PHONY: demo test test-all test-trl lint clean-demo
 .DELETE_ON_ERROR:
 
 # Every command knows whether its own run is complete, begun or still to do, so an interrupted demo carries on.
@@ -38,6 +42,17 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-trl: $(addprefix test-trl-,$(TRL_RELEASES))
+
+test-trl-%: $(VENV)/trl-% $(VENV)/.installed-test
+	PYTHONPATH=$(VENV)/trl-$* $(BIN)/python -c "import trl; assert trl.__version__ == '$*', trl.__version__"
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$* $(BIN)/python -m pytest $(TRL_TESTS)
+
+# One release beside the environment, in front of the pinned one; its dependencies are the same.
+.PRECIOUS: $(VENV)/trl-%
+$(VENV)/trl-%: | $(VENV)/.installed-test
+	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl==$*
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

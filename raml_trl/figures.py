@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_COLOURS = ("#2457a6", "#d1792b", "#3d8b5f", "#8a4f9e", "#b03a48", "#5f6b7a")
+COLOURS = ("#2457a6", "#d1792b", "#3d8b5f", "#8a4f9e", "#b03a48", "#5f6b7a")
 _INK = "#2b2f36"
 
 
@@ -18,7 +18,7 @@ def metrics_figure(stages: Sequence[str], metrics: Mapping[str, Sequence[Mapping
         stages: names, in order.
         metrics: by metric, for each stage its `mean`, `low` and `high`.
     """
-    figure, axes = _figure(7.2, 2.9)
+    figure, axes = blank_figure(7.2, 2.9)
     width = 0.8 / len(stages)
     for index, stage in enumerate(stages):
         values = [metric[index] for metric in metrics.values()]
@@ -29,29 +29,29 @@ def metrics_figure(stages: Sequence[str], metrics: Mapping[str, Sequence[Mapping
             [value["high"] - value["mean"] for value in values],
         ]
         axes.bar(
-            places, means, width * 0.92, yerr=whiskers, label=stage, color=_COLOURS[index % len(_COLOURS)],
+            places, means, width * 0.92, yerr=whiskers, label=stage, color=COLOURS[index % len(COLOURS)],
             error_kw={"elinewidth": 1, "ecolor": _INK},
         )  # fmt: skip
     axes.set_xticks(range(len(metrics)), list(metrics))
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, ncols=len(stages), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    return _svg(figure)
+    return svg(figure)
 
 
 def curve_figure(title: str, steps: Sequence[float], values: Sequence[float]) -> str:
     """A line over optimizer steps; a noisy one is drawn pale under its moving mean."""
-    figure, axes = _figure(3.5, 2.3)
+    figure, axes = blank_figure(3.5, 2.3)
     window = max(1, len(values) // 20)
-    axes.plot(steps, values, color=_COLOURS[0], alpha=0.25 if window > 1 else 1, linewidth=1)
+    axes.plot(steps, values, color=COLOURS[0], alpha=0.25 if window > 1 else 1, linewidth=1)
     if window > 1:
         smooth = [sum(values[end - window : end]) / window for end in range(window, len(values) + 1)]
-        axes.plot(steps[window - 1 :], smooth, color=_COLOURS[0], linewidth=1.8)
+        axes.plot(steps[window - 1 :], smooth, color=COLOURS[0], linewidth=1.8)
     axes.set_title(title, fontsize=9, loc="left", color=_INK)
     axes.set_xlabel("optimizer step", fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -61,7 +61,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # No date and a fixed salt: the same data give the same bytes. Text stays text.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raml_trl", "font.family": "sans-serif"}):

@@ -46,7 +46,10 @@ from raml_trl.checkpoints import read_progress, write_progress
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.dealing import IDLE, cut_by_width, deal_in_order, pack_steps
 from raml_trl.errors import InputError
+from raml_trl.seam import check_seam
 from raml_trl.selection import select_rollouts
+
+check_seam()
 
 CITATION = """\
 @article{liu2025deciphering,

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"files", "validation", "prompts", "selection", "dealing", "accounting", "metrics", "arithmetic"},
     {"grading", "runs"},
     {"arguments", "configs", "data", "rewards", "advantages", "batching", "checkpoints"}
-    | {"sampling", "figures", "models"},
+    | {"sampling", "figures", "models", "seam"},
     {"trainer", "lifecycle", "command_line"},
     {"build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report"},
     {"__main__", "__init__"},

@@ -48,7 +48,7 @@ def test_what_is_trained_on_is_what_is_logged_as_selected(model_dir: str, tmp_pa
         trainer.processing_class.decode(ids[mask.bool()], skip_special_tokens=True)
         for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
     ]
-    logged = [completion[-1]["content"] for completion in trainer._logs["completion"]]
+    logged = [text if isinstance(text, str) else text[-1]["content"] for text in trainer._logs["completion"]]
     selected = trainer._logs["extra"]["selected"]
     assert len(set(logged)) > 12  # of 16: texts tell rollouts apart
     assert sorted(trained) == sorted(text for text, chosen in zip(logged, selected, strict=True) if chosen)

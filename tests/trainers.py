@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import without_triton
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -13,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
 from raml_trl.data import Question, grpo_rows
 
+without_triton.patch()
 NUM_GENERATIONS = 8
 
 

@@ -1,0 +1,303 @@
+"""What the benchmarks share: a model with random weights, rollouts of given lengths, two trainers timed alike, records.
+
+Every comparison is of pairs: TRL's `GRPOTrainer` and ours train one after the other on the same rollouts in one
+process, the order changing from pair to pair, and what counts is the ratio within a pair.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
+from raml_trl.build_model import arithmetic_tokenizer
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP_STEPS = 1
+
+_ATTENTION = {"vocab_size": 151_936, "rope_theta": 1e6, "max_position_embeddings": 32_768}
+MODELS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        **{"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4},
+        **{"intermediate_size": 384, "vocab_size": 1024, "max_position_embeddings": 4096},
+    },
+    # Qwen2.5, the sizes of its config.json
+    "0.5b": {
+        **{"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2},
+        **{"intermediate_size": 4864, "tie_word_embeddings": True, **_ATTENTION},
+    },
+    "1.5b": {
+        **{"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2},
+        **{"intermediate_size": 8960, "tie_word_embeddings": True, **_ATTENTION},
+    },
+    "7b": {
+        **{"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4},
+        **{"intermediate_size": 18_944, "tie_word_embeddings": False, **_ATTENTION},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One optimizer step: `questions` groups of `num_generations` rollouts, in micro-batches of `micro_batch`."""
+
+    questions: int = 8
+    num_generations: int = 8
+    micro_batch: int = 8
+    prompt_length: int = 16
+    completion_length: int = 128  # of all, or the median
+    sigma: float = 0.0  # of the logarithm of the lengths
+    max_length: int = 128
+    dead_groups: int = 0  # of the questions: all rollouts of one reward
+    seed: int = 0
+
+    @property
+    def rollouts(self) -> int:
+        return self.questions * self.num_generations
+
+    def lengths(self, step: int) -> np.ndarray:
+        """`(questions * num_generations,)` completion tokens."""
+        rng = np.random.default_rng([self.seed, step])
+        drawn = self.completion_length * np.exp(self.sigma * rng.standard_normal(self.rollouts))
+        return np.clip(drawn, 2, self.max_length).astype(int)
+
+    def rewards(self, step: int) -> np.ndarray:
+        """`(questions * num_generations,)`: no two alike in a group, or all alike."""
+        rng = np.random.default_rng([self.seed, step, 1])
+        rewards = rng.permuted(np.tile(np.linspace(0, 1, self.num_generations), (self.questions, 1)), axis=1)
+        rewards[: self.dead_groups] = 1.0
+        return rewards.ravel()
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where it runs, and which model on it."""
+
+    device: str = "cpu"
+    model: str = "tiny"
+
+    def settings(self) -> dict[str, Any]:
+        """Of the trainer."""
+        if self.device == "cpu":
+            return {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+        return {"bf16": True, "gradient_checkpointing": True}
+
+    def build(self) -> Qwen2ForCausalLM:
+        """The model, with random weights from a fixed seed."""
+        torch.manual_seed(0)
+        dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
+        with torch.device(self.device):
+            return Qwen2ForCausalLM(Qwen2Config(**MODELS[self.model])).to(dtype)
+
+
+class _Clock(TrainerCallback):
+    """Adds the optimizer's own step, which the trainer takes outside of `training_step`."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.started = self.trainer.now()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.trainer.updating[-1] += self.trainer.now() - self.started
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        for seconds in (self.trainer.updating, self.trainer.generating):
+            seconds.append(0.0)
+
+
+class Timed:
+    """Times a trainer, before whose class it stands: `generating` and `updating` seconds of every optimizer step.
+
+    Generating is drawing rollouts and calling the reward function; updating is all else, for both trainers alike: old
+    log-probs, selecting, dealing, forward, backward, clipping metrics and the optimizer's step.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self.generating: list[float] = []
+        self.updating: list[float] = []
+        super().__init__(*args, **named)
+        self.add_callback(_Clock(self))  # type: ignore[attr-defined]
+
+    def now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def training_step(self, *args: Any, **named: Any) -> Any:
+        started, generating = self.now(), self.generating[-1]
+        loss = super().training_step(*args, **named)  # type: ignore[misc]
+        self.updating[-1] += self.now() - started - (self.generating[-1] - generating)
+        return loss
+
+    def _generate(self, *args: Any, **named: Any) -> Any:
+        started = self.now()
+        generated = super()._generate(*args, **named)  # type: ignore[misc]
+        self.generating[-1] += self.now() - started
+        return generated
+
+    def _calculate_rewards(self, *args: Any, **named: Any) -> Any:
+        started = self.now()
+        rewards = super()._calculate_rewards(*args, **named)  # type: ignore[misc]
+        self.generating[-1] += self.now() - started
+        return rewards
+
+
+class TimedStock(Timed, GRPOTrainer):
+    """TRL's own."""
+
+
+class TimedSubset(Timed, SubsetGRPOTrainer):
+    """Ours."""
+
+
+def make_trainer(
+    workload: Workload, device: Device, directory: str, *, steps: int, selected: int | None, **settings: Any
+) -> Any:
+    """A trainer for `steps` optimizer steps; `selected` is m, or None for TRL's own trainer."""
+    tokenizer = arithmetic_tokenizer()
+    eos = tokenizer.eos_token_id
+    tokens = list(range(8, 18)) * (workload.max_length // 10 + 1)
+    drawn, rewarded = count(), count()
+
+    def rollout(prompts: Sequence[str], _trainer: Any) -> dict[str, Any]:
+        lengths = workload.lengths(next(drawn)).tolist()
+        return {
+            "prompt_ids": [[9] * workload.prompt_length for _ in prompts],
+            "completion_ids": [[*tokens[: length - 1], eos] for length in lengths],
+            "logprobs": [[0.0] * length for length in lengths],
+        }
+
+    def reward(completions: Sequence[str], **_: Any) -> list[float]:
+        return workload.rewards(next(rewarded)).tolist()
+
+    real_generation = settings.pop("real_generation", False)
+    stock = selected is None
+    arguments = (GRPOConfig if stock else SubsetGRPOConfig)(
+        output_dir=directory,
+        per_device_train_batch_size=workload.micro_batch,
+        gradient_accumulation_steps=workload.rollouts // workload.micro_batch,
+        num_generations=workload.num_generations,
+        max_completion_length=workload.max_length,
+        max_steps=steps,
+        learning_rate=1e-5,
+        **device.settings(),
+        **{"logging_steps": 10**6, "save_strategy": "no", "report_to": "none", "disable_tqdm": True},
+        **({} if stock else {"num_generations_update": selected}),
+        **settings,
+    )
+    trainer = (TimedStock if stock else TimedSubset)(
+        device.build(),
+        reward,
+        arguments,
+        train_dataset=Dataset.from_dict({"prompt": ["1" * workload.prompt_length] * (workload.questions * 64)}),
+        processing_class=tokenizer,
+        **({} if real_generation else {"rollout_func": rollout}),
+    )
+    trainer.pop_callback(PrinterCallback)
+    return trainer
+
+
+def run(workload: Workload, device: Device, *, steps: int, selected: int | None, **settings: Any) -> Any:
+    """A trainer that has trained for `steps` steps after the warm-up."""
+    with tempfile.TemporaryDirectory() as directory, quiet():
+        trainer = make_trainer(workload, device, directory, steps=steps + WARM_UP_STEPS, selected=selected, **settings)
+        trainer.train()
+        return trainer
+
+
+def seconds_of(trainer: Any) -> dict[str, float]:
+    """Medians over the steps after the warm-up."""
+    return {phase: float(np.median(getattr(trainer, phase)[WARM_UP_STEPS:])) for phase in ("generating", "updating")}
+
+
+def measure_pairs(
+    workload: Workload, device: Device, selections: Sequence[int], *, pairs: int, steps: int, **settings: Any
+) -> Iterator[dict[str, Any]]:
+    """For every pair the seconds of TRL's trainer (under "stock") and of ours for each m, both with `settings`."""
+    for pair in range(pairs):
+        order: list[int | None] = [None, *selections] if pair % 2 == 0 else [*reversed(selections), None]
+        taken = {}
+        for selected in order:
+            trainer = run(workload, device, steps=steps, selected=selected, **settings)
+            taken["stock" if selected is None else str(selected)] = seconds_of(trainer)
+        yield taken
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    low, quarter, median, three_quarters, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    names = ("median", "quarter", "three_quarters", "low", "high")
+    return {
+        name: round(value, 4) for name, value in zip(names, (median, quarter, three_quarters, low, high), strict=True)
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and the final log line of the trainers."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    described = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        described = names[0] if names else described
+    return {
+        "cpu": described,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "trl", "transformers", "accelerate", "raml_trl")},
+    }
+
+
+def parse(description: str, **defaults: Any) -> argparse.Namespace:
+    """The command line of a benchmark: a flag for each default, and where to write."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=RESULTS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=tuple(MODELS), default="tiny")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    parser.add_argument("--threads", type=int, default=1, help="On small matrices more are slower.")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    return given
+
+
+def write(directory: Path, name: str, settings: Mapping[str, Any], results: Any, figure: str | None = None) -> None:
+    """`NAME.json`, and `NAME.svg` where there is a picture."""
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {"settings": dict(settings), "machine": machine(), "results": results}
+    (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if figure is not None:
+        (directory / f"{name}.svg").write_text(figure, encoding="utf-8")
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """The workload as data."""
+    return asdict(workload)

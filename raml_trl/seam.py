@@ -1,0 +1,109 @@
+"""Where the trainer hangs on TRL and transformers, and a check that it still holds: a release that moved is refused.
+
+What is checked are names: methods that are overridden and how they are called, what the bodies of TRL's methods use of
+which we read or replace something, and the order in which they use it. The tests check what it all does.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from types import CodeType
+
+import trl
+from transformers import Trainer
+from trl import GRPOConfig, GRPOTrainer
+
+# Methods we override, with how many arguments they are called beside self.
+_CALLS: dict[type, dict[str, int]] = {
+    GRPOTrainer: {
+        "training_step": 3,
+        "_prepare_inputs": 1,
+        "_generate_and_score_completions": 1,
+        "_generate": 1,
+        "_calculate_rewards": 4,
+        "_get_per_token_logps_and_entropies": 4,
+        "_compute_loss": 2,
+    },
+    Trainer: {"_save_rng_state": 1, "_load_rng_state": 1},
+}
+# Names that must occur in the bodies of TRL's methods: attributes, functions and keys.
+_USES: dict[str, set[str]] = {
+    "__init__": {
+        *("_buffered_inputs", "_step", "_metrics", "_logs", "aux_loss_enabled", "pad_to_multiple_of", "reward_weights"),
+        *("num_iterations", "loss_type", "scale_rewards", "multi_objective_aggregation", "beta", "num_generations"),
+        *("use_vllm", "vllm_importance_sampling_correction", "log_completions"),
+    },
+    "_prepare_inputs": {"_buffered_inputs", "_step", "steps_per_generation", "_generate_and_score_completions"},
+    "_generate_and_score_completions": {
+        *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "advantages"),
+        *("num_items_in_batch", "old_per_token_logps", "ref_per_token_logps", "importance_sampling_ratio", "extra"),
+    },
+    "_compute_loss": {
+        *("prompt_ids", "completion_mask", "tool_mask", "advantages", "num_items_in_batch", "beta", "_metrics"),
+        *("current_gradient_accumulation_steps", "steps_per_generation", "_get_per_token_logps_and_entropies"),
+    },
+    "training_step": {"_step"},
+}
+_ORDER = ("_generate", "_get_per_token_logps_and_entropies", "_calculate_rewards")
+_FIELDS = {
+    *("num_generations", "steps_per_generation", "generation_batch_size", "num_iterations", "loss_type", "beta"),
+    *("scale_rewards", "multi_objective_aggregation", "entropy_coef", "use_adaptive_entropy", "top_entropy_quantile"),
+    *("router_aux_loss_coef", "ignore_data_skip"),
+}
+
+
+def check_seam() -> None:
+    """Refuse a TRL or transformers of which a part that we hang on has moved.
+
+    Raises:
+        ImportError: with what has moved, and the remedy.
+    """
+    moved = [*find_moved(GRPOTrainer), *_missing_fields()]
+    if moved:
+        raise ImportError(
+            f"raml_trl does not fit trl {trl.__version__}: {'; '.join(moved)}. Install a release that it was tested "
+            "with: see trl in its setup.cfg"
+        )
+
+
+def find_moved(trainer: type) -> Iterator[str]:
+    """What of the seam is not in `trainer`, a class like `GRPOTrainer`, as sentences."""
+    for owner, calls in _CALLS.items():
+        for name, arguments in calls.items():
+            method = getattr(trainer, name, None)
+            if method is None:
+                yield f"{owner.__name__}.{name} is gone"
+                continue
+            try:
+                inspect.signature(method).bind(None, *[None] * arguments)
+            except TypeError as error:
+                yield f"{owner.__name__}.{name} is called differently ({error})"
+    for name, used in _USES.items():
+        missing = used - _names(_code(trainer, name))
+        if missing:
+            yield f"GRPOTrainer.{name} no longer uses {', '.join(sorted(missing))}"
+    body = _code(trainer, "_generate_and_score_completions")
+    order = [name for name in body.co_names if name in _ORDER]  # where each occurs first
+    if tuple(order) != _ORDER:
+        yield f"the order of a generation is {', '.join(order)}, not {', '.join(_ORDER)}"
+
+
+def _missing_fields() -> Iterator[str]:
+    missing = _FIELDS - {field.name for field in fields(GRPOConfig)}
+    if missing:
+        yield f"GRPOConfig has no {', '.join(sorted(missing))}"
+
+
+def _names(code: CodeType) -> set[str]:
+    """Attributes, functions and short texts in a function and in those defined inside it."""
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _names(constant)
+        elif isinstance(constant, (str, tuple)):
+            found |= {constant} if isinstance(constant, str) else set(constant)
+    return found
+
+
+def _code(trainer: type, name: str) -> CodeType:
+    return inspect.unwrap(getattr(trainer, name)).__code__
