@@ -5,7 +5,16 @@ import pytest
 import torch
 from trl.trainer.utils import split_tensor_dict
 
-from raml_trl.batching import Batch, join_batches, row_lengths, take_rows, trim_padding
+from raml_trl.batching import (
+    Batch,
+    join_batches,
+    num_cells,
+    row_lengths,
+    split_completions,
+    take_rows,
+    trim_padding,
+)
+from raml_trl.dealing import IDLE
 
 
 def make_batch(prompts: list[int], completions: list[int], width: tuple[int, int] = (6, 9)) -> Batch:
@@ -57,3 +66,22 @@ def test_take_rows_and_lengths() -> None:
     assert batch["advantages"].tolist() == [2, 0]
     assert row_lengths(batch).tolist() == [9, 5]
     assert batch["num_items_in_batch"] == 15
+
+
+def test_an_idle_row_has_the_shortest_prompt_and_no_token_that_counts() -> None:
+    batch = make_batch([3, 1, 2], [4, 5, 6]) | {"old_per_token_logps": torch.full((3, 9), torch.nan)}
+    taken = take_rows(batch, np.array([2, IDLE]))
+    assert taken["prompt_mask"].sum(dim=1).tolist() == [2, 1]
+    assert taken["completion_mask"].sum(dim=1).tolist() == [6, 0]
+    assert taken["advantages"].tolist() == [2, 0]
+    assert taken["old_per_token_logps"].isnan().all(dim=1).tolist() == [True, False]  # else 0 * NaN is NaN
+    assert trim_padding(take_rows(batch, np.array([IDLE])))["completion_ids"].shape == (1, 1)
+
+
+def test_split_undoes_joining_prompt_and_completion() -> None:
+    batch = make_batch([1, 3], [2, 5])
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    split = split_completions(ids, mask, batch["completion_ids"].size(1))
+    assert all(torch.equal(value, batch[name]) for name, value in split.items())
+    assert num_cells(split) == ids.numel() == 2 * (6 + 9)

@@ -109,6 +109,18 @@ def test_groups_are_counted_before_and_after_selection(model_dir: str, tmp_path:
     assert logs["selection/group_same_reward"] == 0.5
 
 
+def test_advantages_that_are_not_those_of_trl_are_noticed(
+    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(rewards: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return rewards[:, :, 0]
+
+    monkeypatch.setattr("raml_trl.trainer.group_advantages", other)
+    trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2)
+    with pytest.raises(RuntimeError, match="computes advantages in a way"):
+        trainer.train()
+
+
 def test_what_was_spent(model_dir: str, tmp_path: Path) -> None:
     settings = {"num_generations_update": 2, "beta": 0.1, "rollout_func": fixed_rollouts, "max_steps": 2}
     trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
