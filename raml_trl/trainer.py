@@ -120,7 +120,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
         self._length_bucketing = free if args.length_bucketing is None else args.length_bucketing
         skip = free and args.beta == 0.0 and args.subset_mode == "drop"
         self._skip_zero_advantage = skip if args.skip_zero_advantage is None else args.skip_zero_advantage
-        # Selection is keyed by how often this optimizer step has generated.
+        # Selection is keyed by how often this optimizer step has generated: a count that a resume starts afresh too.
         self._generations_of_step = (-1, 0)
         self._cells_of_step = 0
         self._draft: _Draft | None = None
@@ -272,7 +272,6 @@ class SubsetGRPOTrainer(GRPOTrainer):
             "num_processes": self.accelerator.num_processes,
             "step": self._step,
             "buffered": None if between else self._buffered_inputs,
-            "generations_of_step": self._generations_of_step,
             "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
             "loss": (float(self._tr_loss), self._globalstep_last_logged),
             "tables": {name: list(values) for name, values in tables.items()} if self.log_completions else {},
@@ -290,7 +289,6 @@ class SubsetGRPOTrainer(GRPOTrainer):
             trainer._buffered_inputs = buffered and [
                 {name: value.to(device) for name, value in batch.items()} for batch in buffered
             ]
-        self._generations_of_step = tuple(progress["generations_of_step"])
         self._metrics["train"].update(progress["metrics"])
         loss, self._globalstep_last_logged = progress["loss"]
         self._tr_loss = torch.full_like(self._tr_loss, loss)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from trainers import Selections, make_trainer
-from two_processes import RUNS
+from two_processes import RUNS, WANTED
 
 
 @pytest.fixture(scope="module")
-def two_processes(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def launched(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("two") / "results.pt"
     config = REPOSITORY / "accelerate_configs" / "cpu.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
@@ -21,6 +21,11 @@ def two_processes(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> d
         [*launch, "tests/two_processes.py", model_dir, str(results)], cwd=REPOSITORY, check=True, timeout=300
     )
     return torch.load(results, weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def two_processes(launched: dict[str, Any]) -> dict[str, Any]:
+    return launched["runs"]
 
 
 def test_there_really_are_two(two_processes: dict[str, Any]) -> None:
@@ -87,3 +92,13 @@ def test_some_rows_had_to_change_hands(two_processes: dict[str, Any]) -> None:
     """Else the test above would say nothing about dealing: 24 rollouts, 12 on each process."""
     masks = two_processes["fixed, straddling"]["selected"]
     assert any(sum(mask[:12]) != sum(mask[12:]) for mask in masks)
+
+
+def test_rows_that_change_hands_arrive_in_the_order_wanted(launched: dict[str, Any]) -> None:
+    for brought, wanted in zip(launched["exchanged"].values(), WANTED, strict=True):
+        rows = torch.from_numpy(wanted)
+        assert brought["prompt_ids"].tolist() == [[0, 0, row] for row in wanted]  # padded on the left
+        assert brought["completion_mask"].tolist() == [[row, 0, 0, 0] for row in wanted]
+        assert torch.equal(brought["advantages"], rows.float() / 3)
+        assert torch.equal(brought["selected"], rows % 2 == 1)
+        assert brought["num_items_in_batch"] == 7

@@ -43,12 +43,11 @@ def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: o
 
 
 def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float | None]:
-    """Two rollouts of a group have a reward, at places that depend on the question: hardly a row has an advantage."""
-    places = [int(prompt[-1]["content"][2]) % NUM_GENERATIONS for prompt in prompts]
-    rewards = digit_reward(completions)
+    """Of every other question the first and the sixth rollout have a reward: hardly a row has an advantage."""
+    live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 0 for prompt in prompts]
     return [
-        reward if row % NUM_GENERATIONS in (place, 5) else None
-        for row, (reward, place) in enumerate(zip(rewards, places, strict=True))
+        float(row % NUM_GENERATIONS) if alive and row % NUM_GENERATIONS in (0, 5) else None
+        for row, alive in enumerate(live)
     ]
 
 

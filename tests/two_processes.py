@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import accelerate
+import numpy as np
 import torch
 from trainers import (
     Selections,
@@ -20,6 +22,7 @@ from trainers import (
     weights,
 )
 
+from raml_trl.batching import exchange_rows
 from raml_trl.selection import STRATEGIES
 
 ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
@@ -28,6 +31,7 @@ TWO = {"num_generations_update": 2}
 STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
 ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
 MASK = {"subset_mode": "mask"}
+FIRST = {"num_generations_update": 1, "selection": "first"}
 FIXED = {"rollout_func": fixed_rollouts}
 BATCH = {"selection": "abs_advantage", "selection_scope": "batch"}
 
@@ -47,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "skipped": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "loss_type": "grpo"},
     "scored": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "beta": 0.1},
     "scored over the batch": TWO | FIXED | STRADDLING | BATCH | {"steps_per_generation": 6},
-    "hardly a live row": TWO | FIXED | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 6},
+    "hardly a live row": FIXED | FIRST | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 8},
     "no signal": TWO | FIXED | {"reward": no_reward},
     **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
@@ -56,6 +60,25 @@ RUNS: dict[str, dict[str, Any]] = {
 # Cut off between two steps of one generation, and between two lines of the log.
 RESUMED = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2, "max_steps": 7}
 RESUMED |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
+
+
+# Rows that each of the two processes wants of 2 x 4: in no order, from both, and not equally many.
+WANTED = [np.array([6, 1, 4, 3, 7]), np.array([0, 5])]
+
+
+def exchanged(accelerator: Any) -> dict[str, Any]:
+    """What `exchange_rows` brings to this process; widths, types and dimensions differ as they do in TRL's batches."""
+    own = torch.arange(4) + 4 * accelerator.process_index
+    width = 2 + accelerator.process_index
+    batch = {
+        "prompt_ids": torch.cat([torch.zeros(4, width - 1, dtype=torch.long), own[:, None]], dim=1),
+        "completion_mask": torch.cat([own[:, None], torch.zeros(4, width, dtype=torch.long)], dim=1),
+        "advantages": own.float() / 3,
+        "selected": own % 2 == 1,
+        "num_items_in_batch": torch.tensor(7.0),
+    }
+    brought = exchange_rows(batch, WANTED, accelerator)
+    return dict(zip(("here", "there"), accelerate.utils.gather_object([brought]), strict=True))
 
 
 def main(model_dir: str, results: str) -> None:
@@ -74,6 +97,7 @@ def main(model_dir: str, results: str) -> None:
             "distributed_type": trainer.accelerator.distributed_type.value,
             "wrapper": type(trainer.model_wrapped).__name__,
         }
+    collected_exchange = exchanged(trainer.accelerator)
     for name, checkpoint in (("whole", None), ("resumed", f"{Path(results).parent / 'whole'}/checkpoint-3")):
         directory = Path(results).parent / name
         trainer, recorder = make_trainer(model_dir, directory, **RESUMED)
@@ -87,7 +111,7 @@ def main(model_dir: str, results: str) -> None:
             "wrapper": type(trainer.model_wrapped).__name__,
         }
     if trainer.accelerator.is_main_process:
-        torch.save(collected, results)
+        torch.save({"runs": collected, "exchanged": collected_exchange}, results)
     trainer.end()
 
 

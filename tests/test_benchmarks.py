@@ -1,0 +1,71 @@
+"""The benchmarks measure what they say, and the numbers in the README are those they wrote."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY))  # benchmarks/ lies beside the package, not in it
+
+from benchmarks import harness, peak_memory, selection_cost, tables, update_time, whole_step
+
+TOY = harness.Workload(questions=2, completion_length=12, max_length=12, prompt_length=4)
+RESULTS = sorted(harness.RESULTS.glob("*.json"))
+
+
+def test_rollouts_are_as_long_as_they_should_be() -> None:
+    tailed = harness.Workload(completion_length=100, sigma=1.0, max_length=400, questions=100)
+    lengths = np.concatenate([tailed.lengths(step) for step in range(5)])
+    assert 90 < np.median(lengths) < 110
+    assert lengths.max() == 400
+    assert np.array_equal(tailed.lengths(3), tailed.lengths(3))
+    assert not np.array_equal(tailed.lengths(3), tailed.lengths(4))
+    assert set(TOY.lengths(0)) == {12}
+
+
+def test_dead_groups_have_one_reward_and_others_none_twice() -> None:
+    rewards = harness.Workload(questions=4, dead_groups=2).rewards(0).reshape(4, 8)
+    assert [len(set(group)) for group in rewards] == [1, 1, 8, 8]
+
+
+def test_both_trainers_are_timed_on_the_same_rows() -> None:
+    [taken] = harness.measure_pairs(TOY, harness.Device(), [2, 8], pairs=1, steps=1)
+    assert taken.keys() == {"stock", "2", "8"}
+    assert all(seconds["updating"] > 0 for seconds in taken.values())
+    ours = harness.run(TOY, harness.Device(), steps=1, selected=2)
+    assert ours.ledger.counts["trained"] == 2 * 4  # two steps with the warm-up, two questions, two rows
+    assert len(ours.updating) == 2
+
+
+def test_dealing_is_simulated() -> None:
+    simulated = selection_cost.simulate(1_024, 4, "importance", seed=0)
+    assert simulated["selecting"] > 0
+    assert 0 < simulated["padding"] < 0.5
+    assert 0 <= simulated["imbalance"] < 0.5
+
+
+def test_memory_is_measured() -> None:
+    assert peak_memory.measure_here(TOY, harness.Device(), {"selected": 2}) >= 0
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_are_whole(path: Path) -> None:
+    record = json.loads(path.read_text())
+    assert record.keys() == {"settings", "machine", "results"}
+    assert path.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_results_are_those_of_the_present_workloads() -> None:
+    record = json.loads((harness.RESULTS / "update_time.json").read_text())
+    sizes = {name: record["settings"][name] for name in ("completion_length", "max_length")}
+    for name, (workload, _) in update_time.workloads(**sizes).items():
+        assert record["results"][name]["workload"] == harness.describe(workload)
+    assert tables.load("whole_step")["by_m"].keys() == set(map(str, whole_step.SELECTIONS))
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_the_numbers_of_the_readme_are_those_measured(page: str) -> None:
+    assert tables.summary_table() in (REPOSITORY / page).read_text()
