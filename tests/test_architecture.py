@@ -14,11 +14,11 @@ PACKAGE = REPOSITORY / "raml_trl"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"files", "validation", "prompts", "selection", "dealing", "accounting", "metrics", "arithmetic"},
-    {"grading", "runs"},
+    {"grading", "runs", "planning"},
     {"arguments", "configs", "data", "rewards", "advantages", "batching", "checkpoints"}
     | {"sampling", "figures", "models", "seam"},
     {"trainer", "lifecycle", "command_line"},
-    {"build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report"},
+    {"build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report", "plan"},
     {"__main__", "__init__"},
 ]
 LIGHT = set().union(*LAYERS[:3])
