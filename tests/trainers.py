@@ -44,7 +44,7 @@ def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: o
 
 def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float | None]:
     """Of every other question the first and the sixth rollout have a reward: hardly a row has an advantage."""
-    live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 0 for prompt in prompts]
+    live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 1 for prompt in prompts]
     return [
         float(row % NUM_GENERATIONS) if alive and row % NUM_GENERATIONS in (0, 5) else None
         for row, alive in enumerate(live)

@@ -51,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "skipped": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "loss_type": "grpo"},
     "scored": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "beta": 0.1},
     "scored over the batch": TWO | FIXED | STRADDLING | BATCH | {"steps_per_generation": 6},
-    "hardly a live row": FIXED | FIRST | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 14},
+    "hardly a live row": FIXED | FIRST | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 8},
     "no signal": TWO | FIXED | {"reward": no_reward},
     **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
