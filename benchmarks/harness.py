@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -107,27 +107,24 @@ class Device:
 
 
 class _Clock(TrainerCallback):
-    """Adds the optimizer's own step, which the trainer takes outside of `training_step`."""
+    """Times every optimizer step from its first micro-batch to its end."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self.started = self.trainer.now()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self.trainer.updating[-1] += self.trainer.now() - self.started
-
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        for seconds in (self.trainer.updating, self.trainer.generating):
-            seconds.append(0.0)
+        self.started = self.trainer.now()
+        self.trainer.generating.append(0.0)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.updating.append(self.trainer.now() - self.started - self.trainer.generating[-1])
 
 
 class Timed:
     """Times a trainer, before whose class it stands: `generating` and `updating` seconds of every optimizer step.
 
-    Generating is drawing rollouts and calling the reward function; updating is all else, for both trainers alike: old
-    log-probs, selecting, dealing, forward, backward, clipping metrics and the optimizer's step.
+    Generating is drawing rollouts and calling the reward function; updating is all else, for both trainers alike:
+    preparing, old log-probs, selecting, dealing, forward, backward, clipping, metrics and the optimizer.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -140,12 +137,6 @@ class Timed:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter()
-
-    def training_step(self, *args: Any, **named: Any) -> Any:
-        started, generating = self.now(), self.generating[-1]
-        loss = super().training_step(*args, **named)  # type: ignore[misc]
-        self.updating[-1] += self.now() - started - (self.generating[-1] - generating)
-        return loss
 
     def _generate(self, *args: Any, **named: Any) -> Any:
         started = self.now()
@@ -231,12 +222,16 @@ def seconds_of(trainer: Any) -> dict[str, float]:
 def measure_pairs(
     workload: Workload, device: Device, selections: Sequence[int], *, pairs: int, steps: int, **settings: Any
 ) -> Iterator[dict[str, Any]]:
-    """For every pair the seconds of TRL's trainer (under "stock") and of ours for each m, both with `settings`."""
+    """For every pair the seconds of TRL's trainer (under "stock") and of ours for each m, both with `settings`.
+
+    Each pair has rollouts of its own.
+    """
     for pair in range(pairs):
+        drawn = replace(workload, seed=workload.seed + pair)
         order: list[int | None] = [None, *selections] if pair % 2 == 0 else [*reversed(selections), None]
         taken = {}
         for selected in order:
-            trainer = run(workload, device, steps=steps, selected=selected, **settings)
+            trainer = run(drawn, device, steps=steps, selected=selected, **settings)
             taken["stock" if selected is None else str(selected)] = seconds_of(trainer)
         yield taken
 

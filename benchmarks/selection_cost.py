@@ -3,9 +3,9 @@
     python -m benchmarks.selection_cost
 
 Every process does this work itself, over the rollouts of all, so its cost must stay small beside the step that trains
-on them. Two yardsticks, both favourable to nothing but the truth: the update of this machine's CPU, from
-`update_time.json`, and a GPU that keeps 400 TFLOP/s busy with a model of 0.5 billion parameters; either divided by the
-number of processes, since they share the training but not this.
+on them. Three yardsticks, each divided by the number of processes, which share the step but not this work: the update
+on this machine's CPU, from `update_time.json`; and, assumed, a GPU with a model of 0.5 billion parameters that updates
+at 400 TFLOP/s and generates 20,000 tokens a second, once its whole step and once its update alone.
 """
 
 import json
@@ -23,7 +23,7 @@ from raml_trl.selection import STRATEGIES, select_rollouts
 GROUP, SELECTED, MICRO_BATCH = 16, 4, 16
 SIZES = ((1_024, 1), (16_384, 8), (131_072, 64), (1_048_576, 1_024))
 MEDIAN_LENGTH = 1_024
-GPU_FLOPS, PARAMETERS = 400e12, 0.5e9
+GPU_FLOPS, GPU_TOKENS_PER_SECOND, PARAMETERS = 400e12, 20_000, 0.5e9
 
 
 def simulate(rollouts: int, processes: int, strategy: str, seed: int) -> dict[str, float]:
@@ -66,11 +66,13 @@ def cpu_seconds_per_token() -> float:
 def main() -> None:
     """Measure, write, draw."""
     given = parse(str(__doc__), repeats=3)
-    per_token = {"cpu": cpu_seconds_per_token(), "gpu": 6 * PARAMETERS / GPU_FLOPS}
+    per_trained_token = {"cpu update": cpu_seconds_per_token(), "gpu update": 6 * PARAMETERS / GPU_FLOPS}
     results: list[dict[str, Any]] = []
     for rollouts, processes in tqdm(SIZES):
         trained = rollouts * SELECTED / GROUP * MEDIAN_LENGTH * np.exp(0.5)  # tokens: the mean of a log-normal
-        steps = {name: seconds * trained / processes for name, seconds in per_token.items()}
+        steps = {name: seconds * trained / processes for name, seconds in per_trained_token.items()}
+        generating = trained * GROUP / SELECTED / GPU_TOKENS_PER_SECOND / processes
+        steps["gpu step"] = steps["gpu update"] + generating
         for strategy in STRATEGIES:
             runs = [simulate(rollouts, processes, strategy, seed) for seed in range(given.repeats)]
             totals = [one["selecting"] + one["dealing"] for one in runs]

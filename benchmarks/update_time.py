@@ -46,8 +46,9 @@ def measure(
 
 
 def utilisation(workload: Workload, device: Device, selected: int, seconds: float, peak_tflops: float) -> float:
-    """Model FLOPs of the update (6 x parameters x tokens, prompts included) over what the device could have done."""
-    lengths = workload.lengths(1).sum() + workload.rollouts * workload.prompt_length
+    """Model FLOPs of the update (6 x parameters x live tokens, with prompts) over what the device could have done."""
+    live = 1 - workload.dead_groups / workload.questions
+    lengths = live * (workload.lengths(1).sum() + workload.rollouts * workload.prompt_length)
     flops = 6 * device.build().num_parameters() * lengths * selected / workload.num_generations
     return float(flops / seconds / (peak_tflops * 1e12))
 

@@ -48,7 +48,7 @@ def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> di
 
 def main() -> None:
     """Measure, write, draw."""
-    given = parse(str(__doc__), pairs=7, steps=2, completion_length=64)
+    given = parse(str(__doc__), pairs=7, steps=2, completion_length=128)
     workload = Workload(completion_length=given.completion_length, max_length=given.completion_length)
     results = measure(workload, Device(given.device, given.model), pairs=given.pairs, steps=given.steps)
     settings = {key: value for key, value in vars(given).items() if key != "output_dir"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 IDLE = -1
 """In place of a row: this process has nothing left to train on, but must take part in the backward pass."""
 
-_ROUNDS_AT_ONCE = 512  # bounds the search for the best cut, which is quadratic
+_ROUNDS_AT_ONCE = 256  # bounds the search for the best cut, which is quadratic
 
 
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
@@ -90,7 +90,7 @@ def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]
     """Cut rows sorted by width into parts so that the sum of (rows x widest row) over the parts is least.
 
     No part is larger, in rows x widest row, than the first of an even cut, so the peak of memory is no higher. Exact up
-    to 512 rows; more are cut evenly first. A dynamic programme over the parts: O(parts x rows^2).
+    to 256 rows; more are cut evenly first. A dynamic programme over the parts: O(parts x rows^2).
 
     Args:
         widths: `(N,)`, descending, N at least `num_parts`.

@@ -1,0 +1,62 @@
+"""The measured numbers as the Markdown table that README.md and benchmarks/README.md hold.
+
+python -m benchmarks.tables
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.harness import RESULTS
+
+
+def load(name: str) -> Any:
+    """The results of one benchmark."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
+def summary_table() -> str:
+    """One line for each claim: what was measured, median, and the extremes over the pairs."""
+    update, step, cost, memory = (load(name) for name in ("update_time", "whole_step", "selection_cost", "peak_memory"))
+    equal, tailed, dead = update.values()
+    rows = [
+        ("update time over TRL's, equal lengths, m = 2 of 8", _spread(equal["ratio"]["2"])),
+        ("the same, m = G", _spread(equal["ratio"]["8"])),
+        ("update time over TRL's, log-normal lengths, m = 2 of 8", _spread(tailed["ratio"]["2"])),
+        ("the same, m = G", _spread(tailed["ratio"]["8"])),
+        (
+            "update time over TRL's, half the groups all-right or all-wrong, equal lengths, m = G",
+            _spread(dead["ratio"]["8"]),
+        ),
+        *(
+            (f"whole step, m = {m} of 8: speed-up", f"{_spread(one['speedup'])}; ceiling {_spread(one['ceiling'])}")
+            for m, one in step["by_m"].items()
+        ),
+        *(
+            (f"peak memory of a step over TRL's, {load_name}, {setting}", _over(settings, setting))
+            for load_name, settings in memory.items()
+            for setting in ("drop, all of 8", "drop, 2 of 8", "mask, 2 of 8")
+        ),
+        *(
+            (f"selecting and dealing of up to 1,048,576 rollouts, at worst of a {name}", f"{_worst(cost, name):.2%}")
+            for name in cost[0]["of_step"]
+        ),
+    ]
+    return "\n".join(["| measured | median (lowest to highest) |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+
+
+def _spread(value: Mapping[str, float]) -> str:
+    return f"{value['median']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
+def _over(settings: Mapping[str, Mapping[str, float]], setting: str) -> str:
+    return f"{settings[setting]['median'] / settings['TRL, all of 8']['median']:.2f}"
+
+
+def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
+    return max(one["of_step"][yardstick]["median"] for one in results)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(summary_table() + "\n")
