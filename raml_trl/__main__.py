@@ -4,7 +4,7 @@ import argparse
 import runpy
 import sys
 
-COMMANDS = ("build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report")
+COMMANDS = ("build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report", "plan")
 
 
 def main() -> None:

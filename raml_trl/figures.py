@@ -1,4 +1,4 @@
-"""Figures in one style, as SVG text that stands inside a page without any file beside it."""
+"""Figures in one style, as SVG text that stands inside a page without any file beside it; and tables, as Markdown."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -51,14 +51,53 @@ def curve_figure(title: str, steps: Sequence[float], values: Sequence[float]) ->
     return svg(figure)
 
 
+def plan_figure(
+    names: Sequence[str], seconds: Mapping[str, Sequence[float]], gibibytes: Mapping[str, Sequence[float]]
+) -> str:
+    """Two stacks of bars side by side: seconds of a step, and memory of a device.
+
+    Args:
+        names: of the bars, from left to right.
+        seconds: by part of a step, for each bar.
+        gibibytes: by part of the memory, for each bar.
+    """
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    for axes, title, parts in zip(
+        figure.subplots(1, 2), ("seconds of a step", "GiB of a device"), (seconds, gibibytes), strict=True
+    ):
+        _dress(axes)
+        bottoms = [0.0] * len(names)
+        for (part, heights), colour in zip(parts.items(), COLOURS, strict=False):
+            axes.bar(names, heights, 0.7, bottom=bottoms, label=part, color=colour)
+            bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+        axes.set_title(title, fontsize=9, loc="left", color=_INK)
+        axes.set_ylim(0, max(bottoms) * 1.35)  # room for the legend
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    return svg(figure)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table, aligned for the eye; the first row is the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body = rows
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (head, ["-" * width for width in widths], *body)
+    )
+
+
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, colors=_INK)
     axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def svg(figure: Figure) -> str:

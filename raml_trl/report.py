@@ -15,10 +15,9 @@ from markupsafe import Markup
 
 from raml_trl.arguments import ReportConfig
 from raml_trl.command_line import run
-from raml_trl.errors import InputError
-from raml_trl.figures import curve_figure, metrics_figure
+from raml_trl.figures import curve_figure, markdown_table, metrics_figure
 from raml_trl.files import read_rows, whole_file, write_json
-from raml_trl.runs import Run, read_record, require_complete
+from raml_trl.runs import Run, complete_record
 
 SAMPLES_PER_STAGE = 3
 
@@ -67,7 +66,7 @@ def load_stage(name: str, directory: str, seconds: float | None) -> dict[str, An
     Raises:
         InputError: if the directory holds no complete evaluation.
     """
-    record = _load_record(directory, "evaluate")
+    record = complete_record(directory, "evaluate")
     metrics = record["results"]
     metrics |= {"metrics": {_display(metric): value for metric, value in metrics["metrics"].items()}}
     rows = read_rows(Path(directory) / "samples.parquet")
@@ -85,7 +84,7 @@ def load_run(name: str, directory: str) -> dict[str, Any]:
     Raises:
         InputError: if the directory holds no complete training run.
     """
-    record = _load_record(directory, "train_sft", "train_grpo")
+    record = complete_record(directory, "train_sft", "train_grpo")
     state = json.loads((Path(directory) / "trainer_state.json").read_text(encoding="utf-8"))
     logged = {
         key: [(entry["step"], entry[key]) for entry in state["log_history"] if entry.get(key) is not None]
@@ -110,25 +109,13 @@ def curves(loaded: dict[str, Any]) -> list[str]:
 
 
 def stage_table(metric_names: list[str], stages: list[dict[str, Any]]) -> str:
-    """The stages as a Markdown table, aligned for the eye."""
+    """The stages as a Markdown table."""
     rows = [["stage", *metric_names, "seconds"]]
     for stage in stages:
         values = [stage["metrics"][name] for name in metric_names]
         cells = [f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" for value in values]
         rows.append([stage["name"], *cells, "-" if stage["seconds"] is None else f"{stage['seconds']:.0f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
-
-
-def _load_record(directory: str, *commands: str) -> dict[str, Any]:
-    record = read_record(Path(directory))
-    if record["command"] not in commands:
-        raise InputError(f"{directory} holds a run of {record['command']}, not of {' or '.join(commands)}")
-    require_complete(directory)
-    return record
+    return markdown_table(rows)
 
 
 def _split(value: str) -> tuple[str, str]:

@@ -119,6 +119,19 @@ def require_complete(directory: str) -> None:
         raise InputError(f"the run in {directory} is not complete: finish it first, with the same command")
 
 
+def complete_record(directory: str, *commands: str) -> dict[str, Any]:
+    """What `run.json` of `directory` says, which must hold a complete run of one of `commands`.
+
+    Raises:
+        InputError: if it does not.
+    """
+    record = read_record(Path(directory))
+    if record["command"] not in commands:
+        raise InputError(f"{directory} holds a run of {record['command']}, not of {' or '.join(commands)}")
+    require_complete(directory)
+    return record
+
+
 def identity(directory: Path) -> str:
     """A name for the run in `directory` that changes with its command, its settings and the runs it was made from."""
     record = read_record(directory)

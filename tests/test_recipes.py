@@ -12,6 +12,7 @@ from raml_trl.arguments import (
     BuildModelConfig,
     EvaluateConfig,
     GRPOArguments,
+    PlanConfig,
     PrepareDataConfig,
     ReportConfig,
     SFTArguments,
@@ -30,6 +31,7 @@ READERS = {
     "grpo": [GRPOArguments, SubsetGRPOConfig, ModelConfig],
     "eval": [EvaluateConfig],
     "report": [ReportConfig],
+    "plan": [PlanConfig],
 }
 
 
