@@ -234,8 +234,8 @@ class SubsetGRPOTrainer(GRPOTrainer):
         if not self.model.training:
             return super()._compute_loss(model, inputs)
         self._cells_of_step = num_cells(inputs)
-        before = {name: len(values) for name, values in self._metrics["train"].items()}
-        beta = self.beta
+        metrics, beta = self._metrics["train"], self.beta
+        before = {name: len(values) for name, values in metrics.items()} if inputs["idle"] else {}
         if "weights" in inputs and beta:  # RaML: advantages carry the weight of the policy's term, this that of the KL
             self.beta = _RowFactor(beta, inputs["weights"].unsqueeze(1))
         try:
@@ -246,7 +246,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
         if self.loss_type in ROW_MEAN_LOSSES:
             loss = loss * (len(inputs["advantages"]) / self.args.rows_per_micro_batch)
         if inputs["idle"]:
-            for name, values in self._metrics["train"].items():
+            for name, values in metrics.items():
                 if len(values) > before.get(name, 0):
                     values[-1] = float("nan")  # of no token; TRL leaves NaN out of its means
         return loss
