@@ -1,9 +1,10 @@
 """Train reasoning models on m of G rollouts: RaML (arXiv 2505.19815) on TRL.
 
 The map, from the bottom: `prompts`, `grading`, `selection`, `dealing`, `accounting`, `planning`, `metrics`,
-`arithmetic` (pure, light) · `data`, `rewards`, `advantages`, `batching`, `checkpoints`, `seam`, `sampling`, `arguments`, `configs` ·
-`trainer`, `lifecycle`, `command_line` · and the commands, run as `python -m raml_trl.X --config recipes/...yaml`:
-`build_model`, `prepare_data`, `train_sft`, `train_grpo`, `evaluate`, `report`, `plan`.
+`arithmetic` (pure, light) · `data`, `rewards`, `advantages`, `batching`, `checkpoints`, `seam`, `sampling`,
+`arguments`, `configs` · `trainer`, `lifecycle`, `command_line` · and the commands, run as
+`python -m raml_trl.X --config recipes/...yaml`: `build_model`, `prepare_data`, `train_sft`, `train_grpo`, `evaluate`,
+`report`, `plan`.
 """
 
 from importlib import import_module
