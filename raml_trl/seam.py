@@ -68,14 +68,14 @@ def check_seam() -> None:
 
 def find_moved(trainer: type) -> Iterator[str]:
     """What of the seam is not in `trainer`, a class like `GRPOTrainer`, as sentences."""
+    methods = dict(inspect.getmembers(trainer, callable))
     for owner, calls in _CALLS.items():
         for name, arguments in calls.items():
-            method = getattr(trainer, name, None)
-            if method is None:
+            if name not in methods:
                 yield f"{owner.__name__}.{name} is gone"
                 continue
             try:
-                inspect.signature(method).bind(None, *[None] * arguments)
+                inspect.signature(methods[name]).bind(None, *[None] * arguments)
             except TypeError as error:
                 yield f"{owner.__name__}.{name} is called differently ({error})"
     for name, used in _USES.items():
