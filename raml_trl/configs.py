@@ -31,6 +31,7 @@ BATCH_STRATEGIES = ("abs_advantage", "importance")
 """Strategies that can choose over the whole generation batch."""
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 """Loss types of TRL that are a mean over the rows of a micro-batch, whatever their mask."""
+_TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 
 @dataclass
@@ -134,6 +135,12 @@ class SubsetGRPOConfig(GRPOConfig):
         check_geometry(self.per_device_train_batch_size, steps, num_processes, group, selected)
 
     def _check_exactness(self) -> None:
+        known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
+        if self.loss_type not in known:
+            raise InputError(
+                f"loss_type {self.loss_type!r} is not one of which raml_trl knows what it is a mean over: "
+                f"{', '.join(known)}"
+            )
         terms = ", ".join(self.per_micro_batch_terms)
         for name in ("length_bucketing", "skip_zero_advantage"):
             if getattr(self, name) and terms:

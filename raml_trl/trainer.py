@@ -214,6 +214,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
                 mask = torch.cat([one["prompt_mask"], one["completion_mask"]], dim=1)
                 width = one["completion_ids"].size(1)
                 scores, _, _ = super()._get_per_token_logps_and_entropies(model, ids, mask, width)
+                logps[rows] = 0.0  # as wide as the row may be trained on: 0 * NaN is NaN, under a mask too
                 logps[rows, :width] = scores.to(logps.dtype)
                 self.ledger.count(cells_scoring=ids.numel())
                 draft.tokens_scored += int(one["completion_mask"].sum())

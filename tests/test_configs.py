@@ -97,6 +97,7 @@ def test_generation_batch_size_is_understood(tmp_path: Path) -> None:
         ({"loss_type": "bnpo", "length_bucketing": True}, "loss_type: bnpo depends on which rows share"),
         ({"top_entropy_quantile": 0.2, "length_bucketing": True}, "top_entropy_quantile depends"),
         ({"loss_type": "bnpo", "skip_zero_advantage": True}, "skip_zero_advantage is on, but loss_type: bnpo"),
+        ({"loss_type": "newest"}, "'newest' is not one of which raml_trl knows what it is a mean over"),
         ({"beta": 0.1, "skip_zero_advantage": True}, "a row has a gradient whatever its advantage"),
         ({"subset_mode": "mask", "skip_zero_advantage": True}, "'mask' runs every row"),
         ({"selection_scope": "batch"}, "needs a selection that looks at advantages, not 'random'"),

@@ -142,6 +142,25 @@ def test_rows_without_advantage_are_not_scored(model_dir: str, tmp_path: Path, m
     assert norms[True] == pytest.approx(norms[False], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss_type": "vespo"}, {"importance_sampling_level": "sequence", "loss_type": "grpo"}, {"beta": 0.1}],
+    ids=["vespo", "ratios of sequences", "a reference model"],
+)
+def test_a_row_may_be_trained_on_in_a_wider_micro_batch_than_it_was_scored_in(
+    model_dir: str, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Several optimizer steps of a generation, so that rows scored together are not trained on together."""
+    settings = settings | {"steps_per_generation": 4, "gradient_accumulation_steps": 1, "num_generations_update": 4}
+    settings |= {"per_device_train_batch_size": 8, "max_steps": 8, "logging_nan_inf_filter": False}
+    logs = {}
+    for bucketing in (False, True):
+        _, logs[bucketing] = run(model_dir, tmp_path, length_bucketing=bucketing, **settings)
+    assert min(logs[False].of("grad_norm")) > 0
+    assert logs[True].of("grad_norm") == pytest.approx(logs[False].of("grad_norm"), rel=1e-4)
+    assert logs[True].of("loss") == pytest.approx(logs[False].of("loss"), rel=1e-3, abs=1e-5)
+
+
 def test_rewards_are_asked_for_once(model_dir: str, tmp_path: Path) -> None:
     calls = []
 
