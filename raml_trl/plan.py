@@ -282,9 +282,14 @@ def predict_bytes(
     )
     width = config.prompt_length + args.max_completion_length
     attention = model_init_kwargs(args, model)["attn_implementation"] or "sdpa"
-    checkpointing = args.gradient_checkpointing
     activations = activation_bytes(
-        shape, precision, rows=rows, width=width, checkpointing=checkpointing, attention=attention
+        shape,
+        precision,
+        rows=rows,
+        width=width,
+        checkpointing=bool(args.gradient_checkpointing),
+        attention=attention,
+        on_cpu=bool(read_yaml(Path(config.recipe)).get("use_cpu")),
     )
     return {**states, "activations": activations}
 

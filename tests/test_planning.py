@@ -292,7 +292,7 @@ def test_with_checkpointing_autograd_keeps_the_residual(precision: str) -> None:
         20, 300, attention="sdpa", dtype=torch.float32, mixed=precision == "mixed", checkpointing=True
     )
     last = 2 * 4 * SHAPE.hidden  # the last norm's input, and normed
-    facts: Any = {"rows": 20, "width": 300, "checkpointing": True, "attention": "sdpa"}
+    facts: Any = {"rows": 20, "width": 300, "checkpointing": True, "attention": "sdpa", "on_cpu": False}
     formula, head = (
         activation_bytes(SHAPE._replace(num_layers=layers), PRECISIONS[precision], **facts)
         for layers in (SHAPE.num_layers, 0)
@@ -305,7 +305,7 @@ def test_activations() -> None:
         num_parameters=7_615_616_512, num_trained=7_615_616_512, num_layers=28, hidden=3584, intermediate=18944,
         queries=3584, keys=512, heads=28, vocabulary=152064,
     )  # fmt: skip
-    facts = {"rows": 1, "width": 16000, "attention": "flash_attention_2"}
+    facts: Any = {"rows": 1, "width": 16000, "attention": "flash_attention_2", "on_cpu": False}
     # a layer of a cell: 16 * 3584 + 2 * (4 * 3584 / 2 + 2 * 512 + 4 * 18944) + 4 * 28 = 225,392
     layer = 16 * 3584 + 2 * (2 * 3584 + 2 * 512 + 4 * 18944) + 4 * 28
     assert kept_bytes(qwen, PRECISIONS["sharded"], width=1, attention="flash_attention_2") == layer == 225392
@@ -317,8 +317,15 @@ def test_activations() -> None:
     assert checkpointed == 28 * 2 * 3584 * 16000 + (layer + working) * 16000  # 5.7 GB, more than the head's 2.7
 
 
+def test_without_triton_the_head_takes_more() -> None:
+    facts: Any = {"rows": 1, "width": 100, "attention": "sdpa", "checkpointing": True}
+    plain, on_cpu = (activation_bytes(SHAPE, PRECISIONS["float32"], **facts, on_cpu=where) for where in (False, True))
+    assert plain - on_cpu == 100 * (4 * 32768 - 8 * 4 * 500)  # a tile in full, against eight as wide as the vocabulary
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_falls_with_m(checkpointing: bool) -> None:
+def test_memory_falls_with_m(checkpointing: bool, on_cpu: bool) -> None:
     sizes = [
         activation_bytes(
             SHAPE,
@@ -327,6 +334,7 @@ def test_memory_falls_with_m(checkpointing: bool) -> None:
             width=1000,
             checkpointing=checkpointing,
             attention="sdpa",
+            on_cpu=on_cpu,
         )
         for selected in (1, 2, 4, 8)
     ]
