@@ -116,15 +116,13 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
         return args, model
 
     args, model = read()
-    group, wanted = args.num_generations, config.num_generations_update
+    asked, group = config.num_generations_update, args.num_generations
     found = []
-    for selected in sorted(
-        {group, *(2**power for power in range(group.bit_length()))} if wanted is None else set(wanted)
-    ):
+    for selected in sorted({*(2**power for power in range(group.bit_length())), group} if asked is None else {*asked}):
         try:
             found.append(read("--num_generations_update", str(selected))[0])
         except InputError:
-            if wanted is not None or selected == group:
+            if asked is not None or selected == group:
                 raise
     return found, model
 
