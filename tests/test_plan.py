@@ -50,7 +50,7 @@ def recipe(model_dir: str, tmp_path: Path) -> Callable[..., Path]:
     def recipe(**changes: object) -> Path:
         settings = yaml.safe_load((REPOSITORY / "recipes" / "tiny" / "grpo.yaml").read_text())
         settings |= {"model_name_or_path": model_dir, "dataset_name": "data", "per_device_train_batch_size": 16}
-        path = tmp_path / "grpo.yaml"
+        path = tmp_path / f"grpo-{'-'.join(changes)}.yaml"
         path.write_text(yaml.safe_dump(settings | changes))
         return path
 
@@ -84,6 +84,9 @@ def test_a_plan_from_nothing_but_numbers(start: Start, recipe: Callable[..., Pat
     parameters = 24 * 64 + 2 * (4 * 64 * 64 + 3 * 64 + 3 * 64 * 64 + 2 * 64) + 64
     states = ("optimizer", "gradients", "weights")
     assert [ours[0]["bytes"][state] for state in states] == [8 * parameters, 4 * parameters, 4 * parameters]
+    # 2 rows of 60 cells: what 2 layers keep, and what the backward pass works with; on a CPU more than the head's
+    layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
+    assert ours[0]["bytes"]["activations"] == 120 * (2 * layer + 4 * (3 * 64 + 2 * 64))
     assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
 
 
@@ -109,6 +112,17 @@ def test_a_run_goes_as_planned(start: Start, recipe: Callable[..., Path], tmp_pa
     assert predictions[8]["seconds"]["generating"] == pytest.approx(
         (seconds["generating"] + seconds["rewarding"] + seconds["preparing"]) / 6, rel=1e-3
     )
+
+    baseline = read(tmp_path / "out")[0]  # TRL selects nothing
+    assert baseline["seconds"]["speedup"] == pytest.approx(1)
+
+    record = json.loads((tmp_path / "run-8" / "summary.json").read_text())
+    record["counts"]["trained"] //= 2  # as if half of the groups had had no signal
+    write_json(tmp_path / "run-8" / "summary.json", record)
+    skipping = recipe(gradient_accumulation_steps=2)
+    code, output, error = start("plan", recipe=skipping, prompt_length=18, run="run-8", output_dir="skipping")
+    assert code == 0, error
+    assert read(tmp_path / "skipping")[-1]["rows"] == pytest.approx(16, rel=0.1)
 
     shutil.rmtree(tmp_path / "run-8" / "completions")
     code, output, error = start("plan", recipe=planned, prompt_length=18, run="run-8", output_dir="logged")
@@ -140,16 +154,16 @@ def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], t
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("lengths.json", [5, 10, 15]), ("lengths.json", [[1]]), ("lengths.json", [0, 1]), ("lengths.json", [])],
+    [("lengths.json", [5, 10, 1500]), ("lengths.json", [[1]]), ("lengths.json", [0, 1]), ("lengths.json", [])],
 )
 def test_lengths_of_a_file(start: Start, recipe: Callable[..., Path], tmp_path: Path, name: str, content: list) -> None:
     write_json(tmp_path / name, content)
     seconds = {"seconds_generating": 3.0, "seconds_updating": 2.0}
     code, output, error = start("plan", recipe=recipe(), prompt_length=20, lengths=name, output_dir="out", **seconds)
-    if content == [5, 10, 15]:
+    if content == [5, 10, 1500]:
         assert code == 0
-        assert "from 3 lengths (mean 10, longest 15)" in output
-        assert read(tmp_path / "out")[0]["cells"] == pytest.approx(16 * 35, rel=0.01)
+        assert "from 3 lengths (mean 18, longest 40)" in output
+        assert read(tmp_path / "out")[0]["cells"] == pytest.approx(16 * 60, rel=0.01)  # cut at 40
     else:
         assert code == 2
         assert "lengths lengths.json must be whole numbers of tokens" in error
@@ -216,6 +230,18 @@ def test_lengths_that_cannot_be_read(start: Start, recipe: Callable[..., Path], 
     assert f"lengths {name} cannot be read: FileNotFoundError" in error
 
 
+def test_with_kl_a_reference_is_held_and_no_row_is_skipped(
+    start: Start, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = {"prompt_length": 20, "dead_groups": 0.5, **GIVEN}
+    assert start("plan", recipe=recipe(), output_dir="without", **settings)[0] == 0
+    assert start("plan", recipe=recipe(beta=0.1), output_dir="with", **settings)[0] == 0
+    without, with_kl = (read(tmp_path / name)[-1] for name in ("without", "with"))
+    assert with_kl["bytes"]["weights"] == 2 * without["bytes"]["weights"]
+    assert with_kl["rows"] == 16
+    assert without["rows"] == pytest.approx(8, rel=0.1)
+
+
 def test_an_adapter_trains_little(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     lora = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]}
     assert start("plan", recipe=recipe(**lora), prompt_length=20, output_dir="out", **GIVEN)[0] == 0
@@ -231,3 +257,7 @@ def test_the_seven_billion_recipe_can_be_planned_anywhere(
     assert code == 0, error
     one = read(tmp_path / "out")[-1]["bytes"]
     assert one["weights"] == 2 * 7_615_616_512 // 8  # what the model's card says
+    # four rows of 1,024 + 16,384: the residuals of 28 layers, one layer in full, and what it works with
+    layer = 16 * 3584 + 2 * (2 * 3584 + 2 * 512 + 4 * 18944) + 4 * 28
+    working = layer + 2 * (3 * 18944 + 2 * 3584)
+    assert one["activations"] == 4 * 17408 * (28 * 2 * 3584 + working)
