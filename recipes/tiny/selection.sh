@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Which 2 of 8 rollouts? Every selection strategy over three seeds, 100 steps of GRPO each from the same SFT model. About
-# 20 minutes on one core; interrupted, it carries on. Ends by writing what recipes/tiny/selection.json holds to
+# 40 minutes on one core beside other work; interrupted, it carries on. Ends by writing what recipes/tiny/selection.json holds to
 # runs/selection/selection.json, and a page of curves to runs/selection/report.
 set -euo pipefail
 export OMP_NUM_THREADS=1
