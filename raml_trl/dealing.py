@@ -18,6 +18,35 @@ IDLE = -1
 _ROUNDS_AT_ONCE = 256  # bounds the search for the best cut, which is quadratic
 
 
+def deal_micro_batches(
+    selected: NDArray[np.bool_],
+    num_micro_batches: int,
+    *,
+    window: int,
+    lengths: NDArray[np.int64] | None,
+    live: NDArray[np.bool_] | None,
+    others: bool,
+) -> list[NDArray[np.int64]]:
+    """The K micro-batches of a generation, each `(W, N)` rows or `IDLE`; packed if there is anything to pack by.
+
+    Args:
+        selected: `(W, R)`; a multiple of W * K.
+        num_micro_batches: K.
+        window: micro-batches that are sure to fall into one optimizer step; divides K.
+        lengths: `(W, R)` tokens of each row, to bucket by; None leaves rows of all lengths together.
+        live: `(W, R)`, the rows that run; None runs all.
+        others: whether rows that are not selected come along, as they do where the loss masks them.
+    """
+    dealt = deal_in_order(selected, num_micro_batches)
+    if others:
+        dealt = np.concatenate([dealt, deal_in_order(~selected, num_micro_batches)], axis=2)
+    if lengths is None and live is None:
+        return list(dealt)
+    alike = np.ones(selected.shape, dtype=np.int64)
+    lengths, live = alike if lengths is None else lengths, alike == 1 if live is None else live
+    return pack_steps(dealt, lengths.ravel(), live.ravel(), window)
+
+
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
     """Deal the chosen rows so that every process has equally many, and cut them into micro-batches in their order.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raml_trl.accounting import ceiling
-from raml_trl.dealing import IDLE, deal_in_order, pack_steps
+from raml_trl.dealing import IDLE, deal_micro_batches
 from raml_trl.selection import Strategy, select_rollouts
 
 Sharding = Literal["none", "optimizer", "gradients", "full"]
@@ -205,15 +205,14 @@ def _micro_batches(
     geometry: Geometry, selected: NDArray[np.bool_], live: NDArray[np.bool_], lengths: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
     """K of `(W, N)` rows: what the trainer makes of a generation."""
-    num_micro_batches = geometry.steps_per_generation
-    dealt = deal_in_order(selected, num_micro_batches)  # (K, W, N)
-    if geometry.subset_mode == "mask":
-        dealt = np.concatenate([dealt, deal_in_order(~selected, num_micro_batches)], axis=2)
-    if not geometry.length_bucketing and not geometry.skip_zero_advantage:
-        return list(dealt)
-    window = gcd(num_micro_batches, geometry.gradient_accumulation_steps)
-    packed_by = lengths if geometry.length_bucketing else np.ones_like(lengths)
-    return pack_steps(dealt, packed_by.ravel(), live.ravel(), window)
+    return deal_micro_batches(
+        selected,
+        geometry.steps_per_generation,
+        window=gcd(geometry.steps_per_generation, geometry.gradient_accumulation_steps),
+        lengths=lengths if geometry.length_bucketing else None,
+        live=live if geometry.skip_zero_advantage else None,
+        others=geometry.subset_mode == "mask",
+    )
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:

@@ -44,7 +44,7 @@ from raml_trl.batching import (
 )
 from raml_trl.checkpoints import read_progress, write_progress
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
-from raml_trl.dealing import IDLE, cut_by_width, deal_in_order, pack_steps
+from raml_trl.dealing import IDLE, cut_by_width, deal_micro_batches
 from raml_trl.errors import InputError
 from raml_trl.seam import check_seam
 from raml_trl.selection import select_rollouts
@@ -432,18 +432,15 @@ class SubsetGRPOTrainer(GRPOTrainer):
         live = self._trained(torch.ones_like(batch["selected"]), batch["advantages"])
         facts = torch.stack([batch["selected"].long(), live.long(), lengths], dim=1)
         facts = self.accelerator.gather(facts).view(-1, num_rows, 3).cpu().numpy()  # (W, R, 3)
-        selected, alive, lengths = facts[..., 0] == 1, facts[..., 1].ravel() == 1, facts[..., 2].ravel()
-        dealt = deal_in_order(selected, args.steps_per_generation)  # (K, W, N)
-        if args.subset_mode == "mask":  # the same selected rows in each micro-batch as `drop` has, and others
-            dealt = np.concatenate([dealt, deal_in_order(~selected, args.steps_per_generation)], axis=2)
-        micro_batches = list(dealt)
-        if self._length_bucketing or self._skip_zero_advantage:
-            micro_batches = pack_steps(
-                dealt,
-                lengths if self._length_bucketing else np.ones_like(lengths),
-                alive,
-                args.bucketing_window,
-            )
+        selected, lives = facts[..., 0] == 1, facts[..., 1] == 1
+        micro_batches = deal_micro_batches(
+            selected,
+            args.steps_per_generation,
+            window=args.bucketing_window,
+            lengths=facts[..., 2] if self._length_bucketing else None,
+            live=lives if self._skip_zero_advantage else None,
+            others=args.subset_mode == "mask",
+        )
         self.ledger.count(cells_updating_all=self.num_iterations * num_cells(batch))
         return self._take(batch, micro_batches)
 
