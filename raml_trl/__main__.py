@@ -4,7 +4,16 @@ import argparse
 import runpy
 import sys
 
-COMMANDS = ("build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report", "plan")
+COMMANDS = (
+    "build_model",
+    "prepare_data",
+    "sample_trajectories",
+    "train_sft",
+    "train_grpo",
+    "evaluate",
+    "report",
+    "plan",
+)
 
 
 def main() -> None:

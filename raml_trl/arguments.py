@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raml_trl.arithmetic import SPLITS
+from raml_trl.choosing import Order, QuestionWeight, parse_length_bin
 from raml_trl.errors import InputError
 from raml_trl.planning import Sharding
 from raml_trl.prompts import find_style
@@ -31,10 +31,40 @@ class SFTArguments(DatasetArguments):
     """`train_sft`, beside TRL's `SFTConfig` and `ModelConfig`."""
 
     num_trajectories: int | None = field(
+        default=None, metadata={"help": "K: distinct correct trajectories per question; None takes all."}
+    )
+    trajectory_order: Order = field(
+        default="random",
+        metadata={
+            "help": "Which K: see raml_trl.choosing. Those for K = 4 contain those for K = 2, whatever the order."
+        },
+    )
+    length_bin: str | None = field(
         default=None,
         metadata={
-            "help": "K: distinct correct trajectories per question; None takes all. The number of training examples "
-            "is the same for every K: each question keeps as many as it has correct trajectories, by repetition."
+            "help": "Take the K from one part of a question's correct trajectories by length: 1/3 is the shortest "
+            "third, 3/3 the longest. All parts have the same questions and as many examples."
+        },
+    )
+    repeat_to_fill: bool = field(
+        default=True,
+        metadata={
+            "help": "Fill up by repetition, so that the number of training examples is the same for every K (the "
+            "paper's control). If not, every chosen trajectory is one example."
+        },
+    )
+    question_weight: QuestionWeight = field(
+        default="correct",
+        metadata={
+            "help": "With repeat_to_fill: as many examples of a question as it has correct trajectories (the paper's; "
+            "easy questions weigh more), or equally many of every question."
+        },
+    )
+    overlong: Literal["drop", "cut"] = field(
+        default="drop",
+        metadata={
+            "help": "What becomes of prompt and trajectory longer than max_length: another trajectory takes its place, "
+            "or the end is cut off. Both are counted."
         },
     )
 
@@ -42,6 +72,8 @@ class SFTArguments(DatasetArguments):
         super().__post_init__()
         check_types(self, SFTArguments)
         check_at_least(self, num_trajectories=1)
+        if self.length_bin is not None:
+            parse_length_bin(self.length_bin)
 
 
 @dataclass
@@ -80,50 +112,6 @@ class BuildModelConfig:
             raise InputError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size}) and "
                 f"be a multiple of num_key_value_heads ({self.num_key_value_heads})"
-            )
-
-
-@dataclass
-class PrepareDataConfig:
-    """`prepare_data`: questions, and trajectories where there are any, checked and written as Parquet."""
-
-    output_dir: str
-    dataset_name: str = field(
-        metadata={"help": "`arithmetic` for the embedded world, else a file or a Hub data set, as in DatasetArguments."}
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    dataset_split: str = field(default="train", metadata={"help": "Of a Hub data set, or of the embedded world."})
-    num_questions: int | None = field(
-        default=None, metadata={"help": "Take this many questions; None takes all a data set has."}
-    )
-    num_trajectories: int = field(default=0, metadata={"help": "Trajectories per question of the embedded world."})
-    layout: str | None = field(
-        default=None,
-        metadata={
-            "help": "Write every correct trajectory into the layout of this prompt style, with the answer in its box: "
-            "for data whose trajectories have none."
-        },
-    )
-    seed: int = field(default=0, metadata={"help": "Of the embedded world."})
-
-    def __post_init__(self) -> None:
-        check_types(self, PrepareDataConfig)
-        if self.layout is not None:
-            find_style(self.layout)
-        check_at_least(self, num_questions=1, num_trajectories=0)
-        if self.dataset_name == "arithmetic" and self.dataset_split not in SPLITS:
-            raise InputError(
-                f"dataset_split {self.dataset_split!r} of the arithmetic world is unknown: choose one of "
-                f"{', '.join(SPLITS)}"
-            )
-        if self.dataset_name == "arithmetic" and self.num_questions is None:
-            raise InputError(
-                "num_questions is missing: the arithmetic world makes as many questions as it is asked for"
-            )
-        if self.dataset_name != "arithmetic" and self.num_trajectories:
-            raise InputError(
-                f"num_trajectories is {self.num_trajectories}, but only the arithmetic world makes trajectories: "
-                f"those of {self.dataset_name} are all kept, and train_sft chooses K of them"
             )
 
 

@@ -80,6 +80,21 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> d
     return progress
 
 
+def log_state(trainer: Any) -> dict[str, Any]:
+    """What one of TRL's trainers has not logged yet."""
+    return {
+        "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
+        "loss": (float(trainer._tr_loss), trainer._globalstep_last_logged),
+    }
+
+
+def restore_log(trainer: Any, state: dict[str, Any]) -> None:
+    """Give a trainer back what `log_state` took down."""
+    trainer._metrics["train"].update(state["metrics"])
+    loss, trainer._globalstep_last_logged = state["loss"]
+    trainer._tr_loss = torch.full_like(trainer._tr_loss, loss)
+
+
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))

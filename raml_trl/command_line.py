@@ -104,7 +104,7 @@ def run(
     else is a defect and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpcore", "filelock", "fsspec"):
+    for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
     if not distributed and not is_first_process():

@@ -1,39 +1,25 @@
-"""Questions and trajectories: read in every shape this project knows, checked, and turned into rows for SFT and GRPO.
+"""Questions and their trajectories: read from a table of any shape, checked, and turned into rows for GRPO.
 
-Shapes on disk (JSONL, JSONL.gz, Parquet, or a Hub data set):
-- questions: `question` or `problem`, and `answer`; `id` and `source` where there are any.
-- the paper's rollout data sets: the same, and `generations` (texts) with `labels` (1 for a correct one).
-- what `prepare_data` writes: a directory with `questions.parquet` and, if there are any, `trajectories.parquet`.
+A row holds a question (`problem` or `question`), its `answer`, and where there are any the `id`, the `source`, and in
+the paper's rollout data sets `generations` (texts) with `labels` (1 for a correct one). What `prepare_data` and
+`sample_trajectories` write has the same columns.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from datasets import Dataset, DatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets import Dataset, Features, List, Value
 
+from raml_trl.arrow_cache import cached_rows
+from raml_trl.columns import AnswerForm, Columns, final_answer, find_columns, find_value
 from raml_trl.errors import InputError
-from raml_trl.files import read_rows
 from raml_trl.grading import readable
+from raml_trl.json_rows import Fault
+from raml_trl.key_set import KeySet
 from raml_trl.prompts import prompt_messages
-from raml_trl.runs import require_complete
-
-QUESTIONS = "questions.parquet"
-TRAJECTORIES = "trajectories.parquet"
-
-QUESTION_SCHEMA = pa.schema(
-    {"id": pa.string(), "question": pa.string(), "answer": pa.string(), "source": pa.string()},
-)
-TRAJECTORY_SCHEMA = pa.schema(
-    {"question_id": pa.string(), "text": pa.string(), "correct": pa.bool_(), "model": pa.string()},
-)
-
-_ALIASES = {"question": ("question", "problem"), "answer": ("answer",)}
-_READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet"}
+from raml_trl.tables import Table, open_table
 
 
 @dataclass(frozen=True)
@@ -50,184 +36,192 @@ class Question:
 class Trajectory:
     """A reasoning text for a question, and whether its answer is correct."""
 
-    question_id: str
     text: str
     correct: bool
     model: str
+    num_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question and the trajectories there are for it."""
+
+    question: Question
+    trajectories: tuple[Trajectory, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that is left out: which, why, and what can be shown of it."""
+
+    row: int
+    reason: str
+    content: dict[str, Any]
+
+
+def read_tasks(
+    table: Table, columns: Columns | None = None, *, answer_form: AnswerForm = "plain"
+) -> Iterator[Task | Reject]:
+    """Every row of a table, in order, as a task or as a reject. Questions without an `id` are numbered.
+
+    Raises:
+        InputError: if a column is missing, the data are damaged, or there is no row at all.
+    """
+    found = table_columns(table, columns or Columns())
+    source = Path(table.name).name if Path(table.name).exists() else table.name  # no path of this machine
+    seen = KeySet()
+    for number, row in enumerate(table.read()):
+        if isinstance(row, Fault):
+            yield Reject(number, row.reason, {"excerpt": row.excerpt})
+            continue
+        try:
+            task = _task(row, found, number, source, answer_form)
+        except _Unusable as error:
+            yield Reject(number, str(error), _shown(row, found))
+            continue
+        if not table.checked and not seen.add(task.question.id):
+            yield Reject(number, "id has come before", _shown(row, found))
+            continue
+        yield task
+
+
+def table_columns(table: Table, given: Columns) -> Columns:
+    """Where things stand in a table, by its first row.
+
+    Raises:
+        InputError: if a column is missing, or there is no row.
+    """
+    for row in table.read():
+        if not isinstance(row, Fault):
+            return find_columns(row, given, table.name)
+    raise InputError(f"dataset_name {table.name} is empty: there is no row in it")
+
+
+def stream_tasks(table: Table) -> Iterator[Task]:
+    """Every task of a table, none of whose rows may be unusable.
+
+    Raises:
+        InputError: also for the first row that is.
+    """
+    for task in read_tasks(table):
+        if isinstance(task, Reject):
+            raise InputError(
+                f"{table.name}, row {task.row}: {task.reason}, {task.content}: prepare_data leaves such rows out"
+            )
+        yield task
+
+
+def stream_questions(table: Table) -> Iterator[Question]:
+    """Every question of a table, its answer one that can be graded against.
+
+    Raises:
+        InputError: also for an answer the grader cannot read.
+    """
+    for task in stream_tasks(table):
+        question = task.question
+        if not table.checked and not readable(question.answer):
+            raise InputError(
+                f"{table.name}: the grader cannot read the answer {question.answer!r} of question {question.id}: "
+                "prepare_data leaves such questions out"
+            )
+        yield question
 
 
 def load_questions(name: str, *, config: str | None = None, split: str = "train") -> list[Question]:
-    """The questions of a prepared directory, a file or a Hub data set, every answer one that can be graded against.
+    """All questions of a data set, as `stream_questions` gives them.
 
     Raises:
         InputError: if it cannot be found or read, is empty, lacks a column, or has an answer the grader cannot read.
     """
-    require_complete(name)
-    prepared = Path(name) / QUESTIONS
-    if prepared.is_file():
-        return [Question(**row) for row in read_rows(prepared)]
-    questions = list(read_questions(read_table(name, config=config, split=split), name))
-    unreadable = [question for question in questions if not readable(question.answer)]
-    if unreadable:
-        raise InputError(
-            f"{name}: the grader cannot read {len(unreadable)} of {len(questions)} answers, the first of them "
-            f"{unreadable[0].answer!r} of question {unreadable[0].id}: prepare_data leaves such questions out"
-        )
-    return questions
-
-
-def load_trajectories(
-    name: str, *, config: str | None = None, split: str = "train"
-) -> tuple[list[Question], list[Trajectory]]:
-    """The questions, and every trajectory of theirs, correct or not.
-
-    Raises:
-        InputError: if it cannot be found or read, is empty, or lacks a column.
-    """
-    require_complete(name)
-    prepared = Path(name) / TRAJECTORIES
-    if prepared.is_file():
-        return load_questions(name), [Trajectory(**row) for row in read_rows(prepared)]
-    if (Path(name) / QUESTIONS).is_file():
-        raise InputError(f"{name} was prepared without trajectories: sample some, or name a rollout data set")
-    table = read_table(name, config=config, split=split)
-    questions = list(read_questions(table, name))
-    return questions, list(read_trajectories(table, questions, name))
+    return list(stream_questions(open_table(name, config=config, split=split)))
 
 
 def load_texts(name: str) -> Iterator[str]:
     """Everything there is to read in a data set: what a tokenizer is trained on."""
-    trajectories: list[Trajectory] = []
-    if (Path(name) / QUESTIONS).is_file() and not (Path(name) / TRAJECTORIES).is_file():
-        questions = load_questions(name)
-    else:
-        questions, trajectories = load_trajectories(name)
-    yield from (question.question for question in questions)
-    yield from (trajectory.text for trajectory in trajectories)
+    for task in stream_tasks(open_table(name)):
+        yield task.question.question
+        yield from (trajectory.text for trajectory in task.trajectories)
 
 
-def read_table(name: str, *, config: str | None = None, split: str = "train") -> Dataset:
-    """A file or a Hub data set as it is.
-
-    Raises:
-        InputError: if it cannot be found or read, or is empty.
-    """
-    suffix = next((suffix for suffix in _READERS if name.endswith(suffix)), None)
-    path = Path(name)
-    if suffix is not None and not path.is_file():
-        raise InputError(f"dataset_name {name}: there is no such file")
-    if suffix is not None and not path.stat().st_size:
-        raise InputError(f"dataset_name {name} is empty")
-    if suffix is None and path.exists():
-        raise InputError(
-            f"dataset_name {name} is neither a directory made by prepare_data nor one of {', '.join(_READERS)}"
-        )
-    try:
-        if suffix is not None:
-            table = load_dataset(_READERS[suffix], data_files=name, split="train")
-        else:
-            table = load_dataset(name, config, split=split)
-    except DatasetNotFoundError as error:
-        raise InputError(f"dataset_name {name}: no such directory or file here, nor data set on the Hub") from error
-    except (DatasetGenerationError, ConnectionError, ValueError) as error:
-        reason = str(error.__cause__ or error)
-        raise InputError(f"dataset_name {name} cannot be read: {' '.join(reason.split())[:300]}") from error
-    assert not isinstance(table, DatasetDict)
-    if len(table) == 0:
-        raise InputError(f"dataset_name {name} is empty")
-    return table
+def task_row(task: Task) -> dict[str, Any]:
+    """A row of the columns in `shards.SCHEMAS`."""
+    question = task.question
+    return {
+        "id": question.id,
+        "problem": question.question,
+        "answer": question.answer,
+        "source": question.source,
+        "generations": [one.text for one in task.trajectories],
+        "labels": [int(one.correct) for one in task.trajectories],
+        "models": [one.model for one in task.trajectories],
+        "num_tokens": [one.num_tokens for one in task.trajectories],
+    }
 
 
-def read_questions(table: Dataset, name: str) -> Iterator[Question]:
-    """The questions of a table in either shape; those without an `id` are numbered.
+def grpo_rows(table: Table, style: str) -> Dataset:
+    """Prompt messages, and the answer that TRL hands to the reward.
 
     Raises:
-        InputError: if a column is missing, a value is not text, or two questions have the same `id`.
+        InputError: as `load_questions`.
     """
-    seen: set[str] = set()
-    columns = {field: _column(table, name, *aliases) for field, aliases in _ALIASES.items()}
-    for number, row in enumerate(table):
-        values = {field: row[column] for field, column in columns.items()}
-        for field, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                values[field] = str(value)
-            elif not isinstance(value, str):
-                raise InputError(f"{name}, row {number}: {columns[field]} must be text, got {value!r}")
-        question = Question(id=str(row.get("id", number)), source=str(row.get("source", name)), **values)
-        if question.id in seen:
-            raise InputError(f"{name}, row {number}: id {question.id!r} has come before, and samples are counted by it")
-        seen.add(question.id)
-        yield question
+    message = {"role": Value("string"), "content": Value("string")}
+    features = Features({"prompt": List(message), "answer": Value("string")})
+    return cached_rows(_prompts, table, features, key={"style": style}, style=style)
 
 
-def read_trajectories(table: Dataset, questions: Sequence[Question], name: str) -> Iterator[Trajectory]:
-    """The generations of a rollout data set, each with the label its authors gave it.
-
-    Raises:
-        InputError: if a column is missing, or there are not as many labels as generations.
-    """
-    generations, labels = _column(table, name, "generations"), _column(table, name, "labels")
-    for number, (row, question) in enumerate(zip(table, questions, strict=True)):
-        texts, bits = row[generations], row[labels]
-        models = row.get("models") or ["unknown"] * len(texts)
-        if not len(texts) == len(bits) == len(models):
-            raise InputError(
-                f"{name}, row {number}: {len(texts)} generations, {len(bits)} labels and {len(models)} models differ"
-            )
-        for text, bit, model in zip(texts, bits, models, strict=True):
-            yield Trajectory(question.id, text, bool(bit), str(model))
+def _prompts(tables: list[Table], style: str) -> Iterator[dict[str, Any]]:
+    for table in tables:
+        for question in stream_questions(table):
+            yield {"prompt": prompt_messages(question.question, style), "answer": question.answer}
 
 
-def choose_trajectories(
-    questions: Sequence[Question], trajectories: Iterable[Trajectory], num_trajectories: int | None, seed: int
-) -> list[tuple[Question, Trajectory]]:
-    """K distinct correct trajectories per question, repeated so that K changes their diversity and nothing else.
-
-    Every question keeps as many examples as it has correct trajectories (none for those without), whatever K: the K
-    take turns to fill them. The K are drawn by a key of (seed, question), and nested: those for K = 4 contain those
-    for K = 2.
-
-    Source: RaML, arXiv 2505.19815, section 4.3. Its code takes the first K and draws the filler at random.
-
-    Raises:
-        InputError: if no trajectory is correct.
-    """
-    correct: dict[str, dict[str, Trajectory]] = defaultdict(dict)
-    counts: Counter[str] = Counter()
-    for trajectory in trajectories:
-        if trajectory.correct:
-            correct[trajectory.question_id].setdefault(trajectory.text, trajectory)
-            counts[trajectory.question_id] += 1
-    if not counts:
-        raise InputError("no trajectory is correct: there is nothing to train on")
-    chosen: list[tuple[Question, Trajectory]] = []
-    for number, question in enumerate(questions):
-        distinct = list(correct[question.id].values())
-        order = np.random.default_rng([seed, number]).permutation(len(distinct))[:num_trajectories]
-        chosen += [(question, distinct[order[turn % len(order)]]) for turn in range(counts[question.id])]
-    return chosen
+class _Unusable(Exception):
+    """The reason why a row is no task."""
 
 
-def sft_rows(chosen: Iterable[tuple[Question, Trajectory]], style: str) -> Dataset:
-    """Prompt and completion messages: TRL's `SFTTrainer` then takes the loss on the completion only."""
-    rows = [
-        {
-            "prompt": prompt_messages(question.question, style),
-            "completion": [{"role": "assistant", "content": trajectory.text}],
-        }
-        for question, trajectory in chosen
-    ]
-    return Dataset.from_list(rows)
+def _task(row: Any, columns: Columns, number: int, default_source: str, answer_form: AnswerForm) -> Task:
+    question = _text(find_value(row, columns.question), "question")
+    answer = final_answer(_text(find_value(row, columns.answer), "answer"), answer_form)
+    given_id, source = find_value(row, columns.id), find_value(row, columns.source)
+    identity = str(number if given_id is None else given_id)
+    trajectories = tuple(_trajectories(row, columns)) if columns.generations is not None else ()
+    return Task(Question(identity, question, answer, default_source if source is None else str(source)), trajectories)
 
 
-def grpo_rows(questions: Iterable[Question], style: str) -> Dataset:
-    """Prompt messages, and the answer that TRL hands to the reward."""
-    rows = [{"prompt": prompt_messages(question.question, style), "answer": question.answer} for question in questions]
-    return Dataset.from_list(rows)
+def _text(value: Any, what: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # a whole column of integers with one missing is read as floats
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise _Unusable(f"no {what}" if value is None else f"{what} is not text")
 
 
-def _column(table: Dataset, name: str, *aliases: str) -> str:
-    for alias in aliases:
-        if alias in table.column_names:
-            return alias
-    raise InputError(f"{name} has no column {' or '.join(aliases)}: its columns are {', '.join(table.column_names)}")
+def _trajectories(row: Any, columns: Columns) -> Iterator[Trajectory]:
+    texts, labels = find_value(row, columns.generations) or [], find_value(row, columns.labels)
+    models = find_value(row, columns.models) or ["unknown"] * len(texts)
+    num_tokens = find_value(row, columns.num_tokens) or [None] * len(texts)
+    if not texts:
+        return
+    if labels is None:
+        raise _Unusable("generations without labels")
+    if any(label not in (0, 1) for label in labels):
+        unknown = [label for label in labels if label not in (0, 1)]
+        raise _Unusable(f"label {unknown[0]!r} is neither 0 nor 1")
+    if not len(texts) == len(labels) == len(models) == len(num_tokens):
+        raise _Unusable(f"{len(texts)} generations and {len(labels)} labels, models or counts of tokens")
+    for text, label, model, tokens in zip(texts, labels, models, num_tokens, strict=True):
+        if not isinstance(text, str):
+            raise _Unusable("a generation is not text")
+        yield Trajectory(text, bool(label), str(model), tokens)
+
+
+def _shown(row: Any, columns: Columns) -> dict[str, Any]:
+    """What a rejects file shows of a row: the question, not its trajectories."""
+    values = {name: find_value(row, path) for name, path in vars(columns).items() if name in _SHOWN}
+    return {name: str(value)[:_SHOWN_CHARACTERS] for name, value in values.items() if value is not None}
+
+
+_SHOWN = ("id", "question", "answer", "source")
+_SHOWN_CHARACTERS = 2_000

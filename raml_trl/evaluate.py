@@ -26,7 +26,8 @@ from raml_trl.metrics import summarise
 from raml_trl.models import check_model, load_model
 from raml_trl.prompts import prompt_messages
 from raml_trl.runs import Run
-from raml_trl.sampling import sample_completions
+from raml_trl.sampling import SamplingSettings
+from raml_trl.transformers_engine import TransformersEngine
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +66,15 @@ def draw_samples(
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[dict[str, Any]]:
     """Rows of `SAMPLE_SCHEMA`, by question and sample."""
-    completions = sample_completions(
-        model,
-        tokenizer,
-        [prompt_messages(question.question, config.prompt_style) for question in questions],
+    prompts = [prompt_messages(question.question, config.prompt_style) for question in questions]
+    settings = SamplingSettings(
         num_samples=config.num_samples,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k,
-        batch_size=config.batch_size,
-        seed=config.seed,
     )
+    completions = TransformersEngine(model, tokenizer, config.batch_size).sample(prompts, settings, seed=config.seed)
     rows = []
     for completion in tqdm(completions, desc="sampling", unit="sample", total=len(questions) * config.num_samples):
         question = questions[completion.prompt]

@@ -65,7 +65,7 @@ def plan_figure(
     for axes, title, parts in zip(
         figure.subplots(1, 2), ("seconds of a step", "GiB of a device"), (seconds, gibibytes), strict=True
     ):
-        _dress(axes)
+        dress(axes)
         bottoms = [0.0] * len(names)
         for (part, heights), colour in zip(parts.items(), COLOURS, strict=False):
             axes.bar(names, heights, 0.7, bottom=bottoms, label=part, color=colour)
@@ -89,11 +89,12 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    _dress(axes)
+    dress(axes)
     return figure, axes
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
+    """The style of every figure's axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, colors=_INK)
     axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)

@@ -28,6 +28,13 @@ def is_partial(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".partial")
 
 
+def remove_partials(directory: Path) -> None:
+    """Take away what killed runs left in `directory`; nobody may be writing there."""
+    for path in directory.iterdir():
+        if is_partial(path):
+            path.unlink()
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON; NaN and infinity are refused, since JSON has neither."""
     with whole_file(path) as partial:

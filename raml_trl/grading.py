@@ -39,9 +39,22 @@ def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
     Raises:
         InputError: if `style` is unknown, or if math-verify cannot read `answer`.
     """
-    formatted = find_style(style).layout.fullmatch(text.strip()) is not None
-    predicted = extract_box(text.rpartition("</think>")[2])
-    return Grade(correct=predicted is not None and _equal(predicted, answer), formatted=formatted)
+    predicted = extract_answer(text)
+    return Grade(correct=predicted is not None and equal(predicted, answer), formatted=formatted(text, style))
+
+
+def formatted(text: str, style: str) -> bool:
+    """Whether `text` as a whole has the layout of `style`.
+
+    Raises:
+        InputError: if `style` is unknown.
+    """
+    return find_style(style).layout.fullmatch(text.strip()) is not None
+
+
+def extract_answer(text: str) -> str | None:
+    """What stands in the last complete box after the thinking block, or None."""
+    return extract_box(text.rpartition("</think>")[2])
 
 
 def extract_box(text: str) -> str | None:
@@ -66,22 +79,44 @@ def readable(answer: str) -> bool:
     return _INTEGER.fullmatch(answer) is not None or bool(_parse(answer))
 
 
-def _equal(predicted: str, answer: str) -> bool:
+def equal(predicted: str, answer: str) -> bool:
+    """Whether two answers are the same.
+
+    Raises:
+        InputError: if it takes math-verify to tell, and it cannot read `answer`.
+    """
+    same = equal_as_text(predicted, answer)
+    return equal_as_symbols(predicted, answer) if same is None else same
+
+
+def equal_as_text(predicted: str, answer: str) -> bool | None:
+    """Whether two answers are the same, as far as digits and letters tell; None where it takes symbols."""
     answer = answer.strip()
     if _INTEGER.fullmatch(predicted) and _INTEGER.fullmatch(answer):
         return int(predicted) == int(answer)
-    if predicted == answer:
-        return True
+    return True if predicted == answer else None
+
+
+def equal_as_symbols(predicted: str, answer: str, *, seconds: int | None = _PARSING_SECONDS) -> bool:
+    """Whether math-verify holds two answers for the same.
+
+    Args:
+        seconds: for reading either one and for comparing them; None leaves it to the caller to end what takes too long.
+            Only an interpreter's main thread can keep to a limit, by SIGALRM, and not inside one long instruction.
+
+    Raises:
+        InputError: if math-verify cannot read `answer`.
+    """
     from math_verify import verify
 
-    gold = _parse(answer)
+    gold = _parse(answer.strip(), seconds)
     if not gold:
         raise InputError(f"reference answer {answer!r} cannot be read: prepare_data leaves such questions out")
-    return verify(gold, _parse(predicted), timeout_seconds=_PARSING_SECONDS)
+    return verify(gold, _parse(predicted, seconds), timeout_seconds=seconds)
 
 
-def _parse(expression: str) -> list[object]:
+def _parse(expression: str, seconds: int | None = _PARSING_SECONDS) -> list[object]:
     """math-verify's reading of one expression; empty where it has none."""
     from math_verify import parse  # takes a second to import, and integers never need it
 
-    return parse(f"${expression}$", parsing_timeout=_PARSING_SECONDS, fallback_mode="no_fallback")
+    return parse(f"${expression}$", parsing_timeout=seconds, fallback_mode="no_fallback")

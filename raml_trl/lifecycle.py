@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -61,6 +61,7 @@ def train(
     record: Run,
     *,
     summarize: Callable[[Any], dict[str, Any]] | None = None,
+    results: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> None:
     """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, save, and push if asked to.
@@ -72,6 +73,7 @@ def train(
         record: the run to finish.
         summarize: from the trainer to what it spent, in the form of `accounting.summary`; shown, and kept in
             `summary.json`.
+        results: what is to stand in `run.json` beside those of the training.
         parts: whatever else the trainer takes.
 
     Raises:
@@ -106,6 +108,7 @@ def train(
     record.finish(
         clock.seconds,
         {
+            **(results or {}),
             "steps": trainer.state.global_step,
             "train_loss": output.training_loss,
             "processes": trainer.accelerator.num_processes,

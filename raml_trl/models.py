@@ -1,5 +1,6 @@
 """A model and its tokenizer from a directory or the Hub, or one clear line on why not."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,33 @@ def check_model(name: str | None) -> str:
     return name
 
 
+def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
+    check_model(name)
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision or "main")
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, error) from error
+
+
 def load_model(name: str, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, ready for inference on the best device there is, and its tokenizer.
 
     Raises:
         InputError: if either cannot be loaded.
     """
-    check_model(name)
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except LOADING_ERRORS as error:
         raise cannot_load(name, error) from error
-    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Any = "cpu"
+    if torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of a launch with several processes, each has its own
     return model.to(device).eval(), tokenizer
 
 

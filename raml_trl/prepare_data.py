@@ -2,40 +2,36 @@
 
     python -m raml_trl.prepare_data --config recipes/tiny/data_sft.yaml
 
-`output_dir` gets `questions.parquet`, `trajectories.parquet` where there are any, and `rejects.jsonl`: every question
-left out, and why.
+`output_dir` gets Parquet shards of questions, or of questions with their trajectories; `rejects.jsonl`, every row left
+out and why; and `report.md`, which counts and explains them. One pass, in memory that does not grow with the data.
 """
 
 import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from raml_trl import arithmetic
-from raml_trl.arguments import PrepareDataConfig
 from raml_trl.command_line import run
-from raml_trl.data import (
-    QUESTION_SCHEMA,
-    QUESTIONS,
-    TRAJECTORIES,
-    TRAJECTORY_SCHEMA,
-    Question,
-    Trajectory,
-    read_questions,
-    read_table,
-    read_trajectories,
-)
+from raml_trl.data import Question, Reject, Task, Trajectory, read_tasks, stream_tasks, table_columns, task_row
+from raml_trl.data_arguments import PrepareDataConfig
+from raml_trl.decontamination import Benchmarks
 from raml_trl.errors import InputError
-from raml_trl.files import whole_file, write_rows
-from raml_trl.grading import readable
+from raml_trl.figures import markdown_table
+from raml_trl.files import whole_file
+from raml_trl.models import load_tokenizer
 from raml_trl.prompts import lay_out
 from raml_trl.runs import Run
+from raml_trl.screening import REASONS, Refusal, Screen
+from raml_trl.shards import QUESTIONS, TRAJECTORIES, write_shards
+from raml_trl.tables import open_table
 
 logger = logging.getLogger(__name__)
 
@@ -43,82 +39,141 @@ logger = logging.getLogger(__name__)
 def main(config: PrepareDataConfig, record: Run) -> None:
     """Read, check, write, and say what was left out."""
     started = time.monotonic()
-    if config.dataset_name == "arithmetic":
-        questions, trajectories = arithmetic_data(config)
-    else:
-        questions, trajectories = real_data(config)
-    kept, rejects = check_questions(tqdm(questions, desc="checking questions", unit="q"))
-    if not kept:
-        raise InputError(f"{config.dataset_name}: every question was left out: {dict(Counter(r for _, r in rejects))}")
-    if config.num_questions is not None:
-        kept = kept[: config.num_questions]
-    answers = {question.id: question.answer for question in kept}
-    trajectories = [trajectory for trajectory in trajectories if trajectory.question_id in answers]
-    if config.layout is not None:
-        trajectories = [
-            replace(one, text=lay_out(one.text, answers[one.question_id], config.layout)) if one.correct else one
-            for one in trajectories
-        ]
+    tasks, kind = arithmetic_tasks(config) if config.dataset_name == "arithmetic" else table_tasks(config)
+    screen = open_screen(config)
+    counts: Counter[str] = Counter()
+    with whole_file(record.directory / "rejects.jsonl") as partial, partial.open("w", encoding="utf-8") as rejects:
 
-    directory = Path(config.output_dir)
-    write_rows(directory / QUESTIONS, [asdict(question) for question in kept], QUESTION_SCHEMA)
-    if trajectories:
-        write_rows(directory / TRAJECTORIES, [asdict(one) for one in trajectories], TRAJECTORY_SCHEMA)
-    with whole_file(directory / "rejects.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
-        for question, reason in rejects:
-            file.write(json.dumps({"reason": reason, **asdict(question)}, ensure_ascii=False) + "\n")
-    results = {
-        "questions": len(kept),
-        "trajectories": len(trajectories),
-        "correct_trajectories": sum(trajectory.correct for trajectory in trajectories),
-        "left_out": dict(Counter(reason for _, reason in rejects)),
-    }
+        def reject(entry: dict[str, Any]) -> None:
+            rejects.write(json.dumps(entry, ensure_ascii=True) + "\n")
+
+        kept = keep(tqdm(tasks, desc="checking questions", unit="q"), screen, config, counts, reject)
+        write_shards(record.directory, map(task_row, kept), kind)
+    left_out = {reason: counts[reason] for reason in counts if reason not in _RESULTS}
+    results = {name: counts[name] for name in _RESULTS} | {"left_out": left_out}
+    if not counts["questions"]:
+        raise InputError(f"{config.dataset_name}: every question was left out: {left_out}")
+    (record.directory / "report.md").write_text(write_report(config, results), encoding="utf-8")
     record.finish(time.monotonic() - started, results)
-    logger.info("%s: %s", directory, results)
+    logger.info("%s: %s", record.directory, results)
 
 
-def arithmetic_data(config: PrepareDataConfig) -> tuple[list[Question], list[Trajectory]]:
+_RESULTS = ("rows", "questions", "questions_without_markup", "trajectories", "correct_trajectories")
+
+
+def arithmetic_tasks(config: PrepareDataConfig) -> tuple[Iterator[Task], str]:
     """Questions of one split of the embedded world, and trajectories of theirs, all correct."""
     assert config.num_questions is not None
     rng = np.random.default_rng([config.seed, list(arithmetic.SPLITS).index(config.dataset_split)])
-    questions, trajectories = [], []
     worlds = arithmetic.generate_questions(config.dataset_split, config.num_questions, rng)
-    for number, world in enumerate(tqdm(worlds, desc="writing trajectories", unit="q")):
-        question = Question(f"{config.dataset_split}-{number}", world.text, world.answer, "arithmetic")
-        questions.append(question)
-        texts = arithmetic.generate_trajectories(world, config.num_trajectories, rng)
-        trajectories += [Trajectory(question.id, text, True, "arithmetic") for text in texts]
-    return questions, trajectories
+
+    def tasks() -> Iterator[Task]:
+        for number, world in enumerate(worlds):
+            question = Question(f"{config.dataset_split}-{number}", world.text, world.answer, "arithmetic")
+            texts = arithmetic.generate_trajectories(world, config.num_trajectories, rng)
+            yield Task(question, tuple(Trajectory(text, True, "arithmetic") for text in texts))
+
+    return tasks(), TRAJECTORIES if config.num_trajectories else QUESTIONS
 
 
-def real_data(config: PrepareDataConfig) -> tuple[list[Question], list[Trajectory]]:
+def table_tasks(config: PrepareDataConfig) -> tuple[Iterator[Task | Reject], str]:
     """Questions of a file or a Hub data set, and their generations if it has any."""
-    table = read_table(config.dataset_name, config=config.dataset_config, split=config.dataset_split)
-    questions = list(read_questions(table, config.dataset_name))
-    if "generations" not in table.column_names:
-        return questions, []
-    return questions, list(read_trajectories(table, questions, config.dataset_name))
+    table = open_table(config.dataset_name, config=config.dataset_config, split=config.dataset_split)
+    columns = table_columns(table, config.columns)
+    tasks = read_tasks(table, columns, answer_form=config.answer_form)
+    return tasks, QUESTIONS if columns.generations is None else TRAJECTORIES
 
 
-def check_questions(questions: Iterable[Question]) -> tuple[list[Question], list[tuple[Question, str]]]:
-    """The questions that can be trained on, and the others with the reason."""
-    kept: list[Question] = []
-    rejects: list[tuple[Question, str]] = []
-    seen: set[str] = set()
-    for question in questions:
-        normalised = " ".join(question.question.split())
-        if not normalised:
-            rejects.append((question, "no question"))
-        elif not question.answer.strip():
-            rejects.append((question, "no answer"))
-        elif normalised in seen:
-            rejects.append((question, "duplicate question"))
-        elif not readable(question.answer):
-            rejects.append((question, "answer the grader cannot read"))
-        else:
-            seen.add(normalised)
-            kept.append(question)
-    return kept, rejects
+def open_screen(config: PrepareDataConfig) -> Screen:
+    """The checks that the recipe asks for."""
+    settings: dict[str, Any] = {}
+    if config.tokenizer is not None:
+        tokenizer: Any = load_tokenizer(config.tokenizer)
+        settings["count_tokens"] = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        settings["max_question_tokens"] = config.max_question_tokens
+    if config.benchmarks:
+        settings["benchmarks"] = Benchmarks(benchmark_questions(config.benchmarks), ngram_size=config.ngram_size)
+        settings["min_overlap"] = config.min_overlap
+    return Screen(
+        markup=config.strip_markup, figures=config.drop_figures, duplicates=config.drop_duplicates, **settings
+    )
+
+
+def benchmark_questions(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Benchmark, id and text of every question of the benchmarks named."""
+    for name in names:
+        path, split, config = (*name.split("@"), "", "")[:3]
+        for task in stream_tasks(open_table(path, config=config or None, split=split or "train")):
+            yield Path(path).name, task.question.id, task.question.question
+
+
+def keep(
+    tasks: Iterable[Task | Reject],
+    screen: Screen,
+    config: PrepareDataConfig,
+    counts: Counter[str],
+    reject: Callable[[dict[str, Any]], None],
+) -> Iterator[Task]:
+    """The tasks that pass, as they are to be written; what became of the others goes to `counts` and `reject`."""
+    for number, task in enumerate(tasks):
+        counts["rows"] += 1
+        if isinstance(task, Reject):
+            counts[task.reason] += 1
+            reject({"row": task.row, "reason": task.reason, **task.content})
+            continue
+        kept = screen.check(task)
+        if isinstance(kept, Refusal):
+            counts[kept.reason] += 1
+            overlap = {"overlap": asdict(kept.overlap)} if kept.overlap else {}
+            reject({"row": number, "reason": kept.reason, **asdict(task.question), **overlap})
+            continue
+        counts["questions"] += 1
+        counts["questions_without_markup"] += kept.question.question != task.question.question
+        counts["trajectories"] += len(kept.trajectories)
+        counts["correct_trajectories"] += sum(one.correct for one in kept.trajectories)
+        yield kept if config.layout is None else laid_out(kept, config.layout)
+        if counts["questions"] == config.num_questions:
+            break
+
+
+def laid_out(task: Task, layout: str) -> Task:
+    """The task, its correct trajectories written into a layout with the answer in its box."""
+    answer = task.question.answer
+    return replace(
+        task,
+        trajectories=tuple(
+            replace(one, text=lay_out(one.text, answer, layout), num_tokens=None) if one.correct else one
+            for one in task.trajectories
+        ),
+    )
+
+
+def write_report(config: PrepareDataConfig, results: dict[str, Any]) -> str:
+    """What was read, kept and left out, and why, as Markdown."""
+    rows = results["rows"]
+    table = [["left out because", "rows", "share", "what it means"]]
+    for reason, count in sorted(results["left_out"].items(), key=lambda entry: -entry[1]):
+        table.append([reason, f"{count:,}", f"{count / rows:.2%}", REASONS.get(reason, "the row's form")])
+    kept = results["questions"]
+    lines = [
+        f"# {Path(config.dataset_name).name}",
+        "",
+        f"{rows:,} rows were read and {kept:,} questions kept, {results['questions_without_markup']:,} of them without "
+        f"the HTML or URLs they had; {results['trajectories']:,} trajectories, {results['correct_trajectories']:,} of "
+        "them correct.",
+        "",
+        markdown_table(table) if results["left_out"] else "No row was left out.",
+        "",
+    ]
+    if config.benchmarks:
+        names = ", ".join(Path(name.partition("@")[0]).name for name in config.benchmarks)
+        lines += [
+            f"Compared with {names}: a question overlaps if it has {config.min_overlap:.0%} of its {config.ngram_size}-"
+            "grams of words in common with one of theirs, of the one of the two that has fewer. `rejects.jsonl` shows "
+            "each with the question it overlaps and the words.",
+            "",
+        ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

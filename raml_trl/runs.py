@@ -29,10 +29,11 @@ _WATCHING = frozenset(
 
 @dataclass
 class Run:
-    """The run that a directory holds. `record` is what `run.json` says."""
+    """The run that a directory holds. `record` is what `run.json` says. `writes`: this process may write it."""
 
     directory: Path
     record: dict[str, Any]
+    writes: bool = True
 
     @property
     def complete(self) -> bool:
@@ -44,14 +45,14 @@ class Run:
         return self.record["seconds"]
 
     def save(self, seconds: float) -> None:
-        """Record how long the run has taken; only the first process of a launch writes."""
+        """Record how long the run has taken; by default, only the first process of a launch writes."""
         self.record["seconds"] = round(seconds, 3)
-        if is_first_process():
+        if self.writes:
             write_json(self.directory / RECORD, self.record)
 
     def discard(self) -> None:
         """Take back a run that was refused before it left anything, so that it can be started again corrected."""
-        if is_first_process() and [path.name for path in self.directory.iterdir()] == [RECORD]:
+        if self.writes and [path.name for path in self.directory.iterdir()] == [RECORD]:
             (self.directory / RECORD).unlink()
             self.directory.rmdir()
 
@@ -77,10 +78,10 @@ def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
     if path.exists():
         record = read_record(directory)
         _check_same(directory, record, wanted)
-        return Run(directory, record)
+        return Run(directory, record, writes=is_first_process())
     if directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir()))):
         raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
-    run = Run(directory, {**wanted, "status": "running", "seconds": 0.0})
+    run = Run(directory, {**wanted, "status": "running", "seconds": 0.0}, writes=is_first_process())
     try:
         directory.mkdir(parents=True, exist_ok=True)
         run.save(0.0)
@@ -141,7 +142,12 @@ def identity(directory: Path) -> str:
 
 def is_first_process() -> bool:
     """Whether this is the process of a launch that writes; alone, it is."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_share()[0] == 0
+
+
+def process_share() -> tuple[int, int]:
+    """Which process of a launch this is, and of how many; alone, 0 of 1."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _check_same(directory: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -13,19 +13,20 @@ from trl import ModelConfig
 from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
-from raml_trl.data import grpo_rows, load_questions
+from raml_trl.data import grpo_rows
 from raml_trl.lifecycle import train
 from raml_trl.models import check_model
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
+from raml_trl.tables import open_table
 from raml_trl.trainer import SubsetGRPOTrainer
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
     check_model(model.model_name_or_path)
-    questions = load_questions(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
-    rows = grpo_rows(questions, data.prompt_style)
+    table = open_table(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
+    rows = grpo_rows(table, data.prompt_style)
     train(
         SubsetGRPOTrainer,
         config,

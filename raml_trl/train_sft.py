@@ -5,36 +5,51 @@ r"""Supervised fine-tuning on K trajectories per question, with TRL's `SFTTraine
         -m raml_trl.train_sft --config recipes/qwen2.5-7b/sft.yaml
 
 Every field of TRL's `SFTConfig` and `ModelConfig` can stand in the recipe and on the command line. The loss is taken
-on the completion only. Started again, it carries on from its last checkpoint.
+on the completion only, unless `completion_only_loss` is turned off. Started again, it carries on from its last
+checkpoint.
 """
 
 import logging
+from dataclasses import asdict
+from pathlib import Path
 
-from trl import ModelConfig, SFTConfig, SFTTrainer
+from trl import ModelConfig, SFTConfig
 
 from raml_trl.arguments import SFTArguments
 from raml_trl.command_line import run
-from raml_trl.data import choose_trajectories, load_trajectories, sft_rows
+from raml_trl.examples import Choice, build_examples, describe
 from raml_trl.lifecycle import train
-from raml_trl.models import check_model
+from raml_trl.models import check_model, load_tokenizer
 from raml_trl.runs import Run
+from raml_trl.sft_trainer import TrajectorySFTTrainer, check_sft, take_prepared
+from raml_trl.tables import open_table
 
 logger = logging.getLogger(__name__)
 
 
 def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
-    check_model(model.model_name_or_path)
-    questions, trajectories = load_trajectories(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
-    chosen = choose_trajectories(questions, trajectories, data.num_trajectories, config.seed)
-    logger.info(
-        "%d questions, of which %d have a correct trajectory: %d examples of %d distinct trajectories",
-        len(questions),
-        len({question.id for question, _ in chosen}),
-        len(chosen),
-        len({(question.id, trajectory.text) for question, trajectory in chosen}),
+    check_sft(config)
+    tokenizer = load_tokenizer(check_model(model.model_name_or_path), revision=model.model_revision)
+    if config.chat_template_path is not None:
+        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
+    table = open_table(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
+    choice = Choice(
+        num_trajectories=data.num_trajectories,
+        trajectory_order=data.trajectory_order,
+        length_bin=data.length_bin,
+        question_weight=data.question_weight,
+        repeat_to_fill=data.repeat_to_fill,
+        overlong=data.overlong,
+        prompt_style=data.prompt_style,
+        max_length=config.max_length,
+        completion_only=config.completion_only_loss is not False,
+        seed=config.seed,
     )
-    train(SFTTrainer, config, model, record, train_dataset=sft_rows(chosen, data.prompt_style))
+    examples, counts = build_examples(table, tokenizer, choice, num_proc=config.dataset_num_proc)
+    logger.info("%s", describe(counts, choice))
+    take_prepared(config)
+    train(TrajectorySFTTrainer, config, model, record, results={"data": asdict(counts)}, train_dataset=examples)
 
 
 if __name__ == "__main__":

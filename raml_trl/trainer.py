@@ -42,7 +42,7 @@ from raml_trl.batching import (
     take_rows,
     trim_padding,
 )
-from raml_trl.checkpoints import read_progress, write_progress
+from raml_trl.checkpoints import log_state, read_progress, restore_log, write_progress
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.dealing import IDLE, cut_by_width, deal_micro_batches
 from raml_trl.errors import InputError
@@ -273,8 +273,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
             "num_processes": self.accelerator.num_processes,
             "step": self._step,
             "buffered": None if between else self._buffered_inputs,
-            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
-            "loss": (float(self._tr_loss), self._globalstep_last_logged),
+            **log_state(self),
             "tables": {name: list(values) for name, values in tables.items()} if self.log_completions else {},
             "columns": {
                 part: {name: list(values) for name, values in logs[part].items()} if self.log_completions else {}
@@ -290,9 +289,7 @@ class SubsetGRPOTrainer(GRPOTrainer):
             trainer._buffered_inputs = buffered and [
                 {name: value.to(device) for name, value in batch.items()} for batch in buffered
             ]
-        self._metrics["train"].update(progress["metrics"])
-        loss, self._globalstep_last_logged = progress["loss"]
-        self._tr_loss = torch.full_like(self._tr_loss, loss)
+        restore_log(self, progress)
         logs: Any = self._logs
         for name, values in progress["tables"].items():
             logs[name].extend(values)

@@ -1,6 +1,9 @@
 """Fixtures: a tiny model and its questions, made once from a seed; nothing is downloaded and nothing needs a GPU."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault(
@@ -8,11 +11,19 @@ os.environ.setdefault(
 )  # before torch is imported: two threads on small matrices wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# What one session of tests tokenised is not to be found by the next.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="raml_trl_tests_")
 
 import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clear_cache() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

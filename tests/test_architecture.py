@@ -13,16 +13,21 @@ PACKAGE = REPOSITORY / "raml_trl"
 
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"files", "validation", "prompts", "selection", "dealing", "accounting", "metrics", "arithmetic"},
-    {"grading", "runs", "planning"},
-    {"arguments", "configs", "data", "rewards", "advantages", "batching", "checkpoints"}
-    | {"sampling", "figures", "models", "seam"},
-    {"trainer", "lifecycle", "command_line"},
-    {"build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report", "plan"},
+    {"files", "validation", "prompts", "selection", "dealing", "accounting", "metrics", "arithmetic"}
+    | {"choosing", "decontamination", "filtering", "json_rows", "key_set", "sampling"},
+    {"grading", "runs", "planning", "shards"},
+    {"arguments", "cards", "columns", "grading_pool", "grading_worker"},
+    {"configs", "data_arguments", "rewards", "advantages", "batching", "checkpoints", "figures", "hub", "models"}
+    | {"seam", "server_engine", "tables", "transformers_engine"},
+    {"arrow_cache", "vllm_engine"},
+    {"data"},
+    {"examples", "screening"},
+    {"trainer", "sft_trainer", "lifecycle", "command_line"},
+    {"build_model", "prepare_data", "sample_trajectories", "train_sft", "train_grpo", "evaluate", "report", "plan"},
     {"__main__", "__init__"},
 ]
-LIGHT = set().union(*LAYERS[:3])
-COMMANDS = LAYERS[5]
+LIGHT = set().union(*LAYERS[:4])
+COMMANDS = LAYERS[-2]
 HEAVY = ("torch", "trl", "transformers", "datasets")
 
 

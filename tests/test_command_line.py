@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from raml_trl import prepare_data
-from raml_trl.arguments import DatasetArguments, EvaluateConfig, PrepareDataConfig
+from raml_trl.arguments import DatasetArguments, EvaluateConfig
 from raml_trl.command_line import StrictParser, run
+from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.errors import InputError
 from raml_trl.runs import Run
 
@@ -178,7 +179,7 @@ def test_as_a_user_starts_it(tmp_path: Path, entry: list[str]) -> None:
 
     done = start(*ARITHMETIC, "--output_dir", "out")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "questions.parquet").is_file()
+    assert (tmp_path / "out" / "questions-00000.parquet").is_file()
     refused = start(*ARITHMETIC, "--seed", "1", "--output_dir", "out")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1

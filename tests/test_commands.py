@@ -16,12 +16,12 @@ from raml_trl.arguments import (
     BuildModelConfig,
     EvaluateConfig,
     GRPOArguments,
-    PrepareDataConfig,
     ReportConfig,
     SFTArguments,
 )
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
+from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.files import read_rows
 
 TINY = REPOSITORY / "recipes" / "tiny"

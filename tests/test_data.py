@@ -1,26 +1,27 @@
-"""Reading questions and trajectories in every shape, and choosing K of them."""
+"""Questions and trajectories from tables of every shape, and what of a row cannot be used."""
 
-import gzip
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from raml_trl.columns import Columns
 from raml_trl.data import (
     Question,
+    Reject,
+    Task,
     Trajectory,
-    choose_trajectories,
     grpo_rows,
     load_questions,
     load_texts,
-    load_trajectories,
-    sft_rows,
+    read_tasks,
+    stream_tasks,
+    task_row,
 )
 from raml_trl.errors import InputError
+from raml_trl.shards import TRAJECTORIES, write_shards
+from raml_trl.tables import open_table
 
 ROLLOUTS = [
     {"problem": "1+1", "answer": "2", "generations": ["two", "three", "2"], "labels": [1, 0, 1]},
@@ -28,145 +29,109 @@ ROLLOUTS = [
 ]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    elif path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_text(text)
+def write(directory: Path, *rows: Any) -> str:
+    path = directory / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
-def test_rollout_data_sets_are_read_in_every_format(tmp_path: Path, suffix: str) -> None:
-    questions, trajectories = load_trajectories(write(tmp_path / f"rollouts.{suffix}", ROLLOUTS))
-    assert [(question.id, question.question, question.answer) for question in questions] == [
-        ("0", "1+1", "2"),
-        ("1", "1+2", "3"),
+def read(directory: Path, *rows: Any) -> list[Task | Reject]:
+    return list(read_tasks(open_table(write(directory, *rows))))
+
+
+def test_rollout_data_sets(tmp_path: Path) -> None:
+    first, second = read(tmp_path, *ROLLOUTS)
+    assert isinstance(first, Task)
+    assert first.question == Question("0", "1+1", "2", "data.jsonl")  # no path of this machine
+    assert [(one.text, one.correct, one.model) for one in first.trajectories] == [
+        ("two", True, "unknown"),
+        ("three", False, "unknown"),
+        ("2", True, "unknown"),
     ]
-    assert [(one.question_id, one.text, one.correct) for one in trajectories[:3]] == [
-        ("0", "two", True),
-        ("0", "three", False),
-        ("0", "2", True),
-    ]
-    assert len(trajectories) == 6
+    assert isinstance(second, Task)
+    assert second.question.id == "1"
 
 
 def test_questions_keep_their_id_and_numbers_become_text(tmp_path: Path) -> None:
-    rows = [{"id": "aime-1", "question": "how many?", "answer": 204, "source": "aime"}]
-    assert load_questions(write(tmp_path / "q.jsonl", rows)) == [Question("aime-1", "how many?", "204", "aime")]
+    row = {"id": "aime-1", "question": "how many?", "answer": 204, "source": "aime"}
+    assert load_questions(write(tmp_path, row)) == [Question("aime-1", "how many?", "204", "aime")]
+    assert load_questions(write(tmp_path, row | {"answer": 204.0}))[0].answer == "204"
+    assert load_questions(write(tmp_path, row | {"answer": 0.25}))[0].answer == "0.25"
 
 
-def test_texts_of_both_shapes(tmp_path: Path) -> None:
-    texts = list(load_texts(write(tmp_path / "rollouts.jsonl", ROLLOUTS)))
-    assert texts[:3] == ["1+1", "1+2", "two"]
-    assert len(texts) == 8
+GOOD = {"id": "good", "problem": "1+1", "answer": "2", "generations": [], "labels": []}
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("row", "reason"),
     [
-        ('{"problem": "1+1"}\n', "has no column answer: its columns are problem"),
-        ('{"text": "1+1", "answer": "2"}\n', "has no column question or problem"),
-        ('{"problem": "1+1", "answer": null}\n', "row 0: answer must be text, got None"),
-        ('{"problem": "1+1", "answer": ""}\n', "cannot read 1 of 1 answers, the first of them '' of question 0"),
-        ('{"id": 7, "problem": "a", "answer": "2"}\n' * 2, "row 1: id '7' has come before"),
-        ("", "is empty"),
-        ('{"problem": "1+1", "ans', "cannot be read"),
-        ("version https://git-lfs.github.com/spec/v1\n", "cannot be read"),
+        ({"problem": None}, "no question"),
+        ({"answer": None}, "no answer"),
+        ({"problem": ["a"]}, "question is not text"),
+        ({"answer": True}, "answer is not text"),
+        ({"id": "good"}, "id has come before"),
+        ({"generations": ["a"], "labels": None}, "generations without labels"),
+        ({"generations": ["a", "b"], "labels": [1]}, "2 generations and 1 labels, models or counts of tokens"),
+        ({"generations": ["a"], "labels": ["0"]}, "label '0' is neither 0 nor 1"),
+        ({"generations": [None], "labels": [1]}, "a generation is not text"),
     ],
 )
-def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "bad.jsonl").write_text(content)
-    with pytest.raises(InputError, match=message) as refusal:
-        load_questions(str(tmp_path / "bad.jsonl"))
-    assert "bad.jsonl" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+def test_a_row_that_cannot_be_used(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    good, reject, other = read(tmp_path, GOOD, GOOD | {"id": "bad"} | row, GOOD | {"id": "other"})
+    assert isinstance(good, Task)
+    assert isinstance(other, Task)
+    assert isinstance(reject, Reject)
+    assert (reject.row, reject.reason) == (1, reason)
+    with pytest.raises(InputError, match="row 1: "):
+        list(stream_tasks(open_table(write(tmp_path, GOOD, GOOD | {"id": "bad"} | row))))
 
 
-def test_missing_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such file"):
-        load_questions(str(tmp_path / "missing.jsonl"))
-    with pytest.raises(InputError, match="neither a directory made by prepare_data nor"):
-        load_questions(str(tmp_path))
+def test_lines_that_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('oops\n{"problem": "1+1", "answer": "2"}\n7\n')
+    reasons = [one.reason for one in read_tasks(open_table(str(tmp_path / "data.jsonl"))) if isinstance(one, Reject)]
+    assert reasons == ["line is not JSON", "not a row of columns"]
 
 
-def test_a_hub_data_set_out_of_reach_is_named() -> None:
-    with pytest.raises(InputError, match="dataset_name someone/something cannot be read: Couldn't reach"):
-        load_questions("someone/something")
+def test_no_row_at_all(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("\n\n")
+    with pytest.raises(InputError, match="is empty: there is no row in it"):
+        load_questions(str(tmp_path / "data.jsonl"))
 
 
-def test_labels_must_match_generations(tmp_path: Path) -> None:
-    rows = [{"problem": "1+1", "answer": "2", "generations": ["a", "b"], "labels": [1]}]
-    with pytest.raises(InputError, match="2 generations, 1 labels"):
-        load_trajectories(write(tmp_path / "r.jsonl", rows))
+def test_columns_and_forms(tmp_path: Path) -> None:
+    orz = [{"from": "human", "value": "1+1"}, {"ground_truth": {"value": "2"}}]
+    table = open_table(write(tmp_path, orz))
+    [task] = read_tasks(table, Columns(question="0.value", answer="1.ground_truth.value"))
+    assert isinstance(task, Task)
+    assert (task.question.question, task.question.answer) == ("1+1", "2")
+    table = open_table(write(tmp_path, {"question": "1+1", "answer": "add\n#### 2"}))
+    [task] = read_tasks(table, answer_form="hashes")
+    assert isinstance(task, Task)
+    assert task.question.answer == "2"
 
 
-QUESTIONS = [Question(str(number), f"q{number}", "0", "test") for number in range(20)]
-TRAJECTORIES = [
-    Trajectory(question.id, f"{question.id}-{number}", correct=number < int(question.id) % 6, model="m")
-    for question in QUESTIONS
-    for number in range(6)
-]
+def test_an_answer_that_cannot_be_graded_against(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the grader cannot read the answer '' of question 0"):
+        load_questions(write(tmp_path, {"problem": "1+1", "answer": ""}))
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 100, None])
-def test_k_changes_diversity_and_nothing_else(k: int | None) -> None:
-    chosen = choose_trajectories(QUESTIONS, TRAJECTORIES, k, seed=0)
-    correct = {question.id: int(question.id) % 6 for question in QUESTIONS}
-    examples = Counter(question.id for question, _ in chosen)
-    assert examples == Counter({name: count for name, count in correct.items() if count})
-    for name, count in correct.items():
-        texts = Counter(trajectory.text for question, trajectory in chosen if question.id == name)
-        assert len(texts) == min(count, count if k is None else k)
-        assert max(texts.values(), default=0) - min(texts.values(), default=0) <= 1
-    assert all(trajectory.correct and trajectory.question_id == question.id for question, trajectory in chosen)
-
-
-def test_chosen_trajectories_are_nested_and_keyed() -> None:
-    def texts(k: int, seed: int = 0) -> set[str]:
-        return {trajectory.text for _, trajectory in choose_trajectories(QUESTIONS, TRAJECTORIES, k, seed)}
-
-    assert texts(1) < texts(2) < texts(4)
-    assert texts(2) == texts(2)
-    assert texts(2) != texts(2, seed=1)
-
-
-def test_the_same_text_twice_is_one_trajectory() -> None:
-    twice = [
-        Trajectory("0", "same", True, "m"),
-        Trajectory("0", "same", True, "m"),
-        Trajectory("0", "other", True, "m"),
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    tasks = [
+        Task(Question("a", "1+1", "2", "s"), (Trajectory("x", True, "m", 3), Trajectory("é\n", False, "m", None))),
+        Task(Question("b", "1+2", "3", "s")),
     ]
-    chosen = choose_trajectories(QUESTIONS[:1], twice, 2, seed=0)
-    assert len(chosen) == 3
-    assert {trajectory.text for _, trajectory in chosen} == {"same", "other"}
+    write_shards(tmp_path, map(task_row, tasks), TRAJECTORIES)
+    assert list(read_tasks(open_table(str(tmp_path)))) == tasks
+    assert [question.id for question in load_questions(str(tmp_path))] == ["a", "b"]
+    assert list(load_texts(str(tmp_path))) == ["1+1", "x", "é\n", "1+2"]
 
 
-def test_nothing_correct_is_refused() -> None:
-    with pytest.raises(InputError, match="no trajectory is correct"):
-        choose_trajectories(QUESTIONS[:1], [Trajectory("0", "wrong", False, "m")], 1, seed=0)
-
-
-def test_rows_for_the_trainers() -> None:
-    [row] = sft_rows([(QUESTIONS[0], Trajectory("0", "text", True, "m"))], "bare")
-    assert row == {
-        "prompt": [{"role": "user", "content": "q0"}],
-        "completion": [{"role": "assistant", "content": "text"}],
-    }
-    [row] = grpo_rows(QUESTIONS[:1], "bare")
-    assert row == {"prompt": [{"role": "user", "content": "q0"}], "answer": "0"}
-
-
-@pytest.mark.parametrize(("k", "distinct"), [(1, 887), (2, 1483), (4, 1994)])
-def test_gsm8k_rollouts(shared_data: Path, k: int, distinct: int) -> None:
-    questions, trajectories = load_trajectories(str(shared_data / "gsm8k_rollouts_4x.jsonl.gz"))
-    assert (len(questions), len(trajectories)) == (1319, 5276)
-    chosen = choose_trajectories(questions, trajectories, k, seed=0)
-    # questions with 1, 2, 3, 4 correct trajectories: 290, 236, 205, 156
-    assert len(chosen) == 290 + 2 * 236 + 3 * 205 + 4 * 156 == 2001
-    assert len({question.id for question, _ in chosen}) == 290 + 236 + 205 + 156 == 887
-    # 887 + 597 less 1, and 2001 less 7: now and then two models wrote the same word for word
-    assert len({(question.id, trajectory.text) for question, trajectory in chosen}) == distinct
+def test_rows_for_grpo(tmp_path: Path) -> None:
+    name = write(tmp_path, {"problem": "1+1", "answer": "2"}, {"problem": "1+2", "answer": "3"})
+    rows = grpo_rows(open_table(name), "bare")
+    assert rows[0] == {"prompt": [{"role": "user", "content": "1+1"}], "answer": "2"}
+    assert len(rows) == 2
+    write(tmp_path, {"problem": "1+1", "answer": "4"})  # made anew when the data change
+    assert grpo_rows(open_table(name), "bare")["answer"] == ["4"]
+    with pytest.raises(InputError, match="the grader cannot read the answer"):
+        grpo_rows(open_table(write(tmp_path, {"problem": "1+1", "answer": ""})), "bare")

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,24 +26,40 @@ def results(directory: Path) -> dict[str, object]:
 def test_sft_data(shared_data: Path, tmp_path: Path) -> None:
     start("prepare_data", "real_data_sft", dataset_name=shared_data / "gsm8k_rollouts_4x.jsonl.gz", output_dir=tmp_path)
     assert results(tmp_path) == {
+        "rows": 1319,
         "questions": 1319,
+        "questions_without_markup": 0,
         "trajectories": 5276,
         "correct_trajectories": 290 + 2 * 236 + 3 * 205 + 4 * 156,
         "left_out": {},
     }
-    written = next(row for row in read_rows(tmp_path / "trajectories.parquet") if row["correct"])
-    assert written["text"].startswith("<think>\n")
-    assert written["text"].endswith("}\n</conclusion>")
+    written = next(row for row in read_rows(tmp_path / "trajectories-00000.parquet") if sum(row["labels"]))
+    trajectory = written["generations"][written["labels"].index(1)]
+    assert trajectory.startswith("<think>\n")
+    assert trajectory.endswith("}\n</conclusion>")
 
 
 def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "orz_math_sample_2000.jsonl.gz"
-    start("prepare_data", "real_data_grpo", dataset_name=source, num_questions=2000, output_dir=tmp_path)
-    counts = results(tmp_path)
-    rejects = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
-    assert counts["questions"] + len(rejects) == 2000
-    assert counts["left_out"] == {"duplicate question": 6, "answer the grader cannot read": 3}
-    assert {row["reason"] for row in rejects} == set(counts["left_out"])
+    benchmarks = f"{shared_data}/aime24.jsonl {shared_data}/aime25.jsonl {shared_data}/math500.jsonl.gz"
+    settings = {"dataset_name": source, "num_questions": 2000, "benchmarks": benchmarks}
+    start("prepare_data", "real_data_grpo", **settings, output_dir=tmp_path / "data")
+    counts = results(tmp_path / "data")
+    assert counts["left_out"] == {
+        "needs a figure": 76,
+        "garbled": 14,  # a form feed or another control character where there was a ligature
+        "duplicate": 4,
+        "near duplicate": 4,
+        "solution in the question": 4,
+        "answer the grader cannot read": 3,
+    }
+    assert counts["questions"] == 2000 - 76 - 14 - 4 - 4 - 4 - 3
+    assert counts["questions_without_markup"] == 56
+    rejects = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
+    assert Counter(row["reason"] for row in rejects) == counts["left_out"]
+    assert len({row["row"] for row in rejects}) == len(rejects)
+    report = (tmp_path / "data" / "report.md").read_text()
+    assert all(f"| {reason} " in report for reason in counts["left_out"])
 
 
 @pytest.mark.slow

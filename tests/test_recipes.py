@@ -13,12 +13,12 @@ from raml_trl.arguments import (
     EvaluateConfig,
     GRPOArguments,
     PlanConfig,
-    PrepareDataConfig,
     ReportConfig,
     SFTArguments,
 )
 from raml_trl.command_line import StrictParser
 from raml_trl.configs import SubsetGRPOConfig
+from raml_trl.data_arguments import PrepareDataConfig, SampleTrajectoriesConfig
 
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
@@ -27,6 +27,7 @@ LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 READERS = {
     "model": [BuildModelConfig],
     "data": [PrepareDataConfig],
+    "sample": [SampleTrajectoriesConfig],
     "sft": [SFTArguments, SFTConfig, ModelConfig],
     "grpo": [GRPOArguments, SubsetGRPOConfig, ModelConfig],
     "eval": [EvaluateConfig],
@@ -36,12 +37,14 @@ READERS = {
 
 
 def reader(recipe: Path) -> list[type]:
+    if recipe.parent.name == "data":
+        return READERS["data"]
     words = recipe.stem.removeprefix("real_").split("_")
     return READERS[words[0]]
 
 
 def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 14
+    assert len(RECIPES) >= 24
     assert [path.stem for path in LAUNCHERS] == ["cpu", "ddp", "fsdp2", "single_gpu", "zero1", "zero2", "zero3"]
 
 

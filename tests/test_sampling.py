@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from raml_trl.prompts import prompt_messages
-from raml_trl.sampling import Completion, sample_completions
+from raml_trl.sampling import Completion, SamplingSettings
+from raml_trl.transformers_engine import TransformersEngine
 
 PROMPTS = [prompt_messages(text, "bare") for text in ("a=1+2,b=3", "a=1+2+3+4+5,b=6", "a=1,b=2")]
 
@@ -18,8 +19,12 @@ def loaded(model_dir: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def draw(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], **settings: float) -> list[Completion]:
+    seed = settings.pop("seed", 0)
     defaults = {"num_samples": 4, "max_completion_length": 10, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    return list(sample_completions(*loaded, PROMPTS, **(defaults | {"batch_size": 5, "seed": 0} | settings)))
+    drawn = TransformersEngine(*loaded, batch_size=5).sample(
+        PROMPTS, SamplingSettings(**(defaults | settings)), seed=seed
+    )
+    return list(drawn)
 
 
 def test_every_sample_once(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
@@ -30,6 +35,8 @@ def test_every_sample_once(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBas
     assert {len(one.text) > 0 for one in completions} >= {True}
     assert all(1 <= one.num_tokens <= 10 for one in completions)
     assert len({one.num_tokens for one in completions}) > 1  # some end before the limit
+    assert {one.finished for one in completions if one.num_tokens < 10} == {True}
+    assert False in {one.finished for one in completions if one.num_tokens == 10}
 
 
 def test_same_seed_same_samples_and_no_global_generator_moves(

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
-from raml_trl.data import Question, grpo_rows
+from raml_trl.prompts import prompt_messages
 
 without_triton.patch()
 NUM_GENERATIONS = 8
@@ -59,7 +59,7 @@ def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> li
 def questions(number: int = 64) -> Dataset:
     """Questions of different lengths, so that padding has something to do."""
     texts = [f"a={'+'.join(str((i * j) % 10) for j in range(1, 3 + i % 4))},b={i % 10}+{i % 7}" for i in range(number)]
-    return grpo_rows([Question(str(i), text, "0", "test") for i, text in enumerate(texts)], "bare")
+    return Dataset.from_list([{"prompt": prompt_messages(text, "bare"), "answer": "0"} for text in texts])
 
 
 def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:

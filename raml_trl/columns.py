@@ -1,0 +1,95 @@
+"""Which columns of a table hold what: the names that are known, or those that a recipe gives.
+
+A column may be a path into a nested row: `1.ground_truth.value` is element 1 of a list (or column `1`), and so on down.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from raml_trl.errors import InputError
+from raml_trl.grading import extract_box
+
+AnswerForm = Literal["plain", "boxed", "hashes"]
+
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "question": ("problem", "question", "Problem", "Question"),
+    "answer": ("answer", "Answer", "final_answer"),
+    "id": ("id", "ID", "unique_id"),
+    "source": ("source",),
+    "generations": ("generations",),
+    "labels": ("labels",),
+    "models": ("models",),
+    "num_tokens": ("num_tokens",),
+}
+_REQUIRED = ("question", "answer")
+_HASHES = re.compile(r".*####(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The column, or path, of everything that a row may hold; None where it does not."""
+
+    question: str | None = None
+    answer: str | None = None
+    id: str | None = None
+    source: str | None = None
+    generations: str | None = None
+    labels: str | None = None
+    models: str | None = None
+    num_tokens: str | None = None
+
+
+def find_columns(row: Any, given: Columns, name: str) -> Columns:
+    """`given`, and for what it does not say the names that `row`, the first of the table `name`, is found to use.
+
+    Raises:
+        InputError: if there is no question or answer, or a column that was given is not there.
+    """
+    present = list(row) if isinstance(row, dict) else [str(position) for position in range(len(row))]
+    found: dict[str, str | None] = {}
+    for field in fields(Columns):
+        path: str | None = vars(given)[field.name]
+        if path is not None and path not in present and path.partition(".")[0] not in present:
+            raise InputError(f"{name} has no {field.name}_column {path}: its columns are {_listed(present)}")
+        known = (alias for alias in _ALIASES[field.name] if alias in present)
+        found[field.name] = path or next(known, None)
+        if found[field.name] is None and field.name in _REQUIRED:
+            raise InputError(
+                f"{name} has no column {' or '.join(_ALIASES[field.name])}: its columns are {_listed(present)}; "
+                f"prepare_data takes another as {field.name}_column"
+            )
+    return Columns(**found)
+
+
+def find_value(row: Any, path: str | None) -> Any:
+    """What stands at `path` of `row`; None where nothing does."""
+    if path is None:
+        return None
+    if isinstance(row, dict) and path in row:
+        return row[path]
+    for step in path.split("."):
+        if isinstance(row, dict):
+            row = row.get(step)
+        elif isinstance(row, list) and step.isdecimal() and int(step) < len(row):
+            row = row[int(step)]
+        else:
+            return None
+    return row
+
+
+def final_answer(text: str, form: AnswerForm) -> str:
+    r"""The answer alone, out of a column that holds a whole solution: what stands in its last `\boxed{}` (MATH), or
+    after its last `####` (GSM8K). Empty where there is none.
+    """
+    if form == "hashes":
+        match = _HASHES.fullmatch(text)
+        return match[1].strip() if match else ""
+    if form == "boxed":
+        return extract_box(text) or ""
+    return text.strip()
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(columns)

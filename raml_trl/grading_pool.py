@@ -1,0 +1,185 @@
+"""Grades of many texts at once: symbols are compared in child processes, which may hang or die without harm.
+
+math-verify's own time limit needs SIGALRM and the main thread, and does not end one long instruction. So nothing of it
+runs in the calling process: what digits and letters tell is told at once, and the rest goes to children
+(`grading_worker`) that live as long as the pool. Each comparison has a deadline, and a child that overruns or dies is
+replaced.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Literal, Self
+
+from raml_trl.grading import Grade, equal_as_text, extract_answer, formatted
+
+STARTING_SECONDS = 120
+"""A child takes a second or two; the rest is for a busy machine."""
+
+Outcome = Literal["correct", "wrong", "no answer", "unreadable reference", "timeout", "crash"]
+Pair = tuple[str | None, str]
+"""What was predicted, None if there is no box, and the reference."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A grade and how it came about: `grade.correct` is `outcome == "correct"`."""
+
+    grade: Grade
+    outcome: Outcome
+
+
+class GradingPool:
+    """A context manager of at most `num_workers` children, started when there is something for them to compare.
+
+    `seconds` is the deadline of one comparison. Any thread may grade, one at a time.
+    """
+
+    def __init__(self, num_workers: int, *, seconds: float = 8.0) -> None:
+        assert num_workers > 0, num_workers
+        assert seconds > 0, seconds
+        self._num_workers = num_workers
+        self._seconds = seconds
+        self._idle: list[_Child] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().kill()
+
+    def grade(self, pairs: Sequence[tuple[str, str]], *, style: str) -> list[Verdict]:
+        """Judge completions against their reference answers: one verdict for each, in order, whatever they are.
+
+        Args:
+            pairs: the completion, without the prompt, and the reference, as it would stand inside the box.
+            style: a key of `prompts.STYLES`, whose layout decides `formatted`.
+
+        Raises:
+            InputError: if `style` is unknown.
+        """
+        layouts = [formatted(text, style) for text, _ in pairs]
+        predictions: list[Pair] = [(extract_answer(text), answer) for text, answer in pairs]
+        told = {pair: _tell(*pair) for pair in predictions}  # samples of a question often agree: each pair once
+        with self._lock:
+            outcomes = self._compare(pair for pair, outcome in told.items() if outcome is None)
+        verdicts = []
+        for pair, layout in zip(predictions, layouts, strict=True):
+            outcome = told[pair] or outcomes[pair]
+            verdicts.append(Verdict(Grade(correct=outcome == "correct", formatted=layout), outcome))
+        return verdicts
+
+    def _compare(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
+        """What the children make of `pairs`, which differ from each other."""
+        outcomes: dict[Pair, Outcome] = {}
+        waiting, retried = deque(pairs), set[Pair]()
+        busy: list[_Child] = []
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self._num_workers:
+                    busy.append(self._idle.pop() if self._idle else _Child(self._seconds))
+                    busy[-1].take(waiting.popleft())
+                for child, outcome in _settled(busy):
+                    busy.remove(child)
+                    if outcome in ("timeout", "crash"):
+                        child.kill()
+                    else:
+                        self._idle.append(child)
+                    # A child may die before it has begun, or through no fault of the pair: one more try.
+                    if outcome == "crash" and child.pair not in retried:
+                        retried.add(child.pair)
+                        waiting.append(child.pair)
+                    elif child.ready:
+                        outcomes[child.pair] = outcome
+                    else:
+                        raise RuntimeError("raml_trl.grading_worker does not start: what it says is on stderr")
+        finally:  # an interrupted call leaves children whose answers nobody waits for
+            for child in busy:
+                child.kill()
+        return outcomes
+
+
+class _Child:
+    """A process and the pair it was given last. What it says next is due at `deadline`."""
+
+    pair: Pair
+    deadline: float
+
+    def __init__(self, seconds: float) -> None:
+        command = [sys.executable, "-m", "raml_trl.grading_worker", str(seconds)]
+        # In a session of its own, Ctrl-C does not reach it; unbuffered, one reply is one line to wait for.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self._seconds = seconds
+        self.ready = False
+
+    def fileno(self) -> int:
+        return self._replies.fileno()
+
+    def take(self, pair: Pair) -> None:
+        """Put `pair` to the child, once it is ready: starting does not count towards the deadline."""
+        self.pair, self.deadline = pair, time.monotonic() + STARTING_SECONDS
+        if self.ready:
+            self._ask()
+
+    def hear(self) -> Outcome | None:
+        """Read what it says: what became of its pair, or None if it is only now ready for it."""
+        reply = self._replies.readline()
+        if not reply:
+            return "crash"
+        if self.ready:
+            return json.loads(reply)
+        self.ready = True
+        self._ask()
+        return None
+
+    def kill(self) -> None:
+        with self._process:  # closes its pipes and waits for its end
+            self._process.kill()
+
+    def _ask(self) -> None:
+        self.deadline = time.monotonic() + self._seconds
+        predicted, answer = self.pair
+        with suppress(BrokenPipeError):  # it has died, and its stdout will tell
+            self._requests.write(json.dumps({"predicted": predicted, "answer": answer}).encode() + b"\n")
+
+
+def _settled(children: Sequence[_Child]) -> list[tuple[_Child, Outcome]]:
+    """Wait until a child speaks, dies or is overdue: those whose pair is done with, and what became of it."""
+    first = min(child.deadline for child in children)
+    heard = wait([child.fileno() for child in children], max(0.0, first - time.monotonic()))
+    settled: list[tuple[_Child, Outcome]] = []
+    for child in children:
+        if child.fileno() in heard:
+            outcome = child.hear()
+            if outcome is not None:
+                settled.append((child, outcome))
+        elif child.deadline <= time.monotonic():
+            settled.append((child, "timeout" if child.ready else "crash"))
+    return settled
+
+
+def _tell(predicted: str | None, answer: str) -> Outcome | None:
+    """The outcome, where it takes no symbols to tell."""
+    if predicted is None:
+        return "no answer"
+    same = equal_as_text(predicted, answer)
+    return None if same is None else "correct" if same else "wrong"

@@ -1,0 +1,253 @@
+"""The pool of grading children: the grades of `grading.grade`, in order, whatever a text does to a child.
+
+What must not be left behind is looked for among the processes of this machine, by psutil.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import test_grading
+
+from raml_trl import grading_pool
+from raml_trl.errors import InputError
+from raml_trl.grading import Grade, grade
+from raml_trl.grading_pool import GradingPool, Verdict
+from raml_trl.grading_worker import MEMORY_BYTES
+from raml_trl.prompts import STYLES
+
+# Of these numbers no computer sees the end: `grade` gives up on each after 5 seconds.
+TOWER = (r"\boxed{9^{9^{9^{9^9}}}}", "x + 1")
+FACTORIAL = (r"\boxed{1000000000!}", "x + 1")
+HALF = (r"\boxed{0.5}", r"\frac{1}{2}")  # takes symbols to be right
+
+RIGHT = Verdict(Grade(correct=True, formatted=True), "correct")
+WRONG = Verdict(Grade(correct=False, formatted=True), "wrong")
+LATE = Verdict(Grade(correct=False, formatted=True), "timeout")
+CRASHED = Verdict(Grade(correct=False, formatted=True), "crash")
+
+[_CASES] = test_grading.test_correct.pytestmark
+TABLE: list[tuple[str, str]] = [(text, answer) for text, answer, _ in _CASES.args[1]]
+
+
+def fractions(number: int) -> tuple[list[tuple[str, str]], list[Verdict]]:
+    """Pairs that take symbols to tell, no two alike, and their verdicts: every third is right."""
+    right = [index % 3 == 0 for index in range(1, number + 1)]
+    # 2i / 14 is i / 7, and (2i + 1) / 14 is not
+    pairs = [(rf"\boxed{{\frac{{{2 * i + (not same)}}}{{14}}}}", rf"\frac{{{i}}}{{7}}") for i, same in enumerate(right)]
+    return pairs, [RIGHT if same else WRONG for same in right]
+
+
+def still_running(processes: list[psutil.Process], *, seconds: float = 0) -> list[psutil.Process]:
+    """Those that in `seconds` neither go nor die and wait for someone to collect them."""
+    until = time.monotonic() + seconds
+    while True:
+        left = [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        if not left or time.monotonic() >= until:
+            return left
+        time.sleep(0.05)
+
+
+def children() -> list[psutil.Process]:
+    return still_running(psutil.Process().children(recursive=True))
+
+
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[GradingPool]:
+    """One pool for all tests that leave its children as they find them: a child takes a second to start."""
+    with GradingPool(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def no_shared_children(shared_pool: GradingPool) -> None:
+    """Ends the children of the shared pool, which starts others when it has to."""
+    shared_pool.close()
+    assert not children()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_same_as_the_grader(shared_pool: GradingPool, style: str) -> None:
+    verdicts = shared_pool.grade(TABLE, style=style)
+    assert [verdict.grade for verdict in verdicts] == [grade(*pair, style=style) for pair in TABLE]
+    for verdict in verdicts:
+        assert verdict.outcome in (("correct",) if verdict.grade.correct else ("wrong", "no answer"))
+
+
+def test_outcomes(shared_pool: GradingPool) -> None:
+    pairs = [(r"\boxed{x}", ""), ("12", "12"), (r"\boxed{12}", "13"), (r"\boxed{x}", "y"), HALF, (r"\boxed{12}", "12")]
+    outcomes = ["unreadable reference", "no answer", "wrong", "wrong", "correct", "correct"]
+    assert [verdict.outcome for verdict in shared_pool.grade(pairs, style="boxed")] == outcomes
+    assert shared_pool.grade([], style="boxed") == []
+    with pytest.raises(InputError, match="'shouted' is unknown"):
+        shared_pool.grade(pairs, style="shouted")
+
+
+def test_one_worker_says_what_two_say_and_in_order(shared_pool: GradingPool) -> None:
+    pairs, expected = fractions(300)
+    verdicts = shared_pool.grade(pairs + TABLE, style="boxed")
+    assert verdicts[:300] == expected
+    with GradingPool(1) as pool:
+        assert pool.grade(pairs + TABLE, style="boxed") == verdicts
+
+
+@pytest.mark.usefixtures("no_shared_children")
+def test_what_takes_no_symbols_starts_no_child() -> None:
+    with GradingPool(2) as pool:
+        assert pool.grade([(r"\boxed{012}", "12"), (r"\boxed{x + 1}", "x + 1")], style="boxed") == [RIGHT] * 2
+        assert not children()
+        assert pool.grade([HALF], style="boxed") == [RIGHT]
+        assert len(children()) == 1  # and one pair does not start two
+
+
+def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    take = grading_pool._Child.take
+    monkeypatch.setattr(grading_pool._Child, "take", lambda child, pair: (taken.append(pair), take(child, pair)))
+    again = (r"again \boxed{0.5}", r"\frac{1}{2}")
+    assert shared_pool.grade([HALF, again, HALF], style="boxed") == [RIGHT] * 3
+    assert taken == [("0.5", r"\frac{1}{2}")]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_does_not_end_is_late_alone(num_workers: int) -> None:
+    pairs, expected = fractions(60)
+    started = time.monotonic()
+    with GradingPool(num_workers, seconds=2) as pool:
+        verdicts = pool.grade([*pairs[:30], *[TOWER, FACTORIAL] * 40, *pairs[30:]], style="boxed")
+    assert verdicts[30:110] == [LATE] * 80
+    assert verdicts[:30] + verdicts[110:] == expected
+    # Two deadlines of two seconds and three starts of one or two: not a deadline for each of the 80, nor the 5 seconds
+    # that `grade` takes.
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.usefixtures("no_shared_children")
+def test_a_child_that_died_idle_is_replaced(shared_pool: GradingPool) -> None:
+    pairs, expected = fractions(20)
+    shared_pool.grade(pairs, style="boxed")
+    before = children()
+    assert len(before) == 2
+    for child in before:
+        os.kill(child.pid, signal.SIGKILL)
+    assert not still_running(before, seconds=10)
+    assert shared_pool.grade(pairs, style="boxed") == expected
+    assert len(children()) == 2
+
+
+@pytest.mark.parametrize(("num_kills", "verdict"), [(1, LATE), (2, CRASHED)])
+def test_a_pair_whose_child_is_killed_is_tried_once_more(
+    num_kills: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, killed = grading_pool._Child._ask, []
+
+    def ask_and_kill(child: grading_pool._Child) -> None:
+        ask(child)
+        if child.pair[1] == TOWER[1] and len(killed) < num_kills:
+            killed.append(child._process.pid)
+            os.kill(child._process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(grading_pool._Child, "_ask", ask_and_kill)
+    pairs, expected = fractions(20)
+    with GradingPool(1, seconds=2) as pool:
+        verdicts = pool.grade([*pairs[:10], TOWER, *pairs[10:]], style="boxed")
+    assert len(set(killed)) == num_kills
+    assert verdicts.pop(10) == verdict
+    assert verdicts == expected
+
+
+def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with GradingPool(2) as pool, pytest.raises(RuntimeError, match="does not start"):
+        pool.grade([HALF], style="boxed")
+
+
+@pytest.mark.usefixtures("no_shared_children")
+def test_an_interrupted_call_leaves_no_child() -> None:
+    with GradingPool(2, seconds=60) as pool:
+        pool.grade(fractions(2)[0], style="boxed")
+        assert len(children()) == 2
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.grade([TOWER], style="boxed")
+        assert len(children()) == 1  # the idle one is as good as before
+        assert pool.grade([HALF], style="boxed") == [RIGHT]
+    assert not children()
+
+
+def test_a_killed_parent_leaves_no_child() -> None:
+    script = f"""
+from raml_trl.grading_pool import GradingPool
+pool = GradingPool(2, seconds=1)
+pool.grade({fractions(2)[0]}, style="boxed")
+print(flush=True)
+pool.grade([{TOWER}] , style="boxed")
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    left = psutil.Process(parent.pid).children(recursive=True)
+    time.sleep(0.5)  # one child is in the tower, the other idle
+    parent.kill()
+    parent.communicate()
+    assert len(left) == 2
+    still = still_running(left, seconds=30)
+    for child in still:
+        child.kill()
+    assert not still
+
+
+def test_any_thread_may_grade_and_signals_are_left_alone(shared_pool: GradingPool) -> None:
+    verdicts: list[Verdict] = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        handler = signal.getsignal(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        thread = threading.Thread(target=lambda: verdicts.extend(shared_pool.grade(TABLE, style="boxed")))
+        thread.start()
+        thread.join()
+        assert verdicts == shared_pool.grade(TABLE, style="boxed")
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_child_is_bounded_and_hears_no_interrupt(shared_pool: GradingPool) -> None:
+    shared_pool.grade([HALF], style="boxed")
+    for child in children():
+        assert child.rlimit(psutil.RLIMIT_AS)[0] == MEMORY_BYTES
+        assert os.getsid(child.pid) == child.pid != os.getsid(0)
+        os.kill(child.pid, signal.SIGINT)
+    before = children()
+    assert shared_pool.grade([HALF], style="boxed") == [RIGHT]
+    assert children() == before
+
+
+def test_what_a_library_prints_is_no_reply() -> None:
+    script = """
+import os, sys
+from raml_trl import grading_worker
+
+equal = grading_worker.equal_as_symbols
+
+def noisy(*arguments, **options):
+    print("noise")
+    os.write(1, b"more noise")
+    return equal(*arguments, **options)
+
+grading_worker.equal_as_symbols = noisy
+grading_worker.main(8)
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    requests = '{"predicted": "0.5", "answer": "1/2"}\n{"predicted": "x", "answer": "y"}\n'
+    done = subprocess.run([sys.executable, "-c", script], input=requests, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['"ready"', '"correct"', '"wrong"']
+    assert done.stderr.count("more noise") == 3
