@@ -1,10 +1,19 @@
 """Train reasoning models on m of G rollouts: RaML (arXiv 2505.19815) on TRL.
 
-The map, from the bottom: `prompts`, `grading`, `selection`, `dealing`, `accounting`, `planning`, `metrics`,
-`arithmetic` (pure, light) · `data`, `rewards`, `advantages`, `batching`, `checkpoints`, `seam`, `sampling`,
-`arguments`, `configs` · `trainer`, `lifecycle`, `command_line` · and the commands, run as
-`python -m raml_trl.X --config recipes/...yaml`: `build_model`, `prepare_data`, `train_sft`, `train_grpo`, `evaluate`,
-`report`, `plan`.
+The map, from the bottom, by what it is about:
+
+- the choice of rollouts: `selection`, `dealing`, `advantages`, `batching`, `accounting`, `planning`, `seam`, `trainer`
+- questions: `json_rows`, `shards`, `tables`, `columns`, `data`, `key_set`, `filtering`, `decontamination`, `screening`
+- trajectories: `choosing`, `examples`, `arrow_cache`, `sft_trainer`, `cards`, `hub`
+- what a model writes: `prompts`, `sampling`, and its engines `transformers_engine`, `vllm_engine`, `server_engine` with
+  `json_client`
+- what it is worth: `grading`, `grading_worker`, `grading_pool`, `rewards`, `metrics`
+- runs: `arguments`, `data_arguments`, `configs`, `validation`, `runs`, `checkpoints`, `lifecycle`, `command_line`
+- the embedded world: `arithmetic`
+- the commands, run as `python -m raml_trl.X --config recipes/...yaml`: `build_model`, `prepare_data`,
+  `sample_trajectories`, `train_sft`, `train_grpo`, `evaluate`, `report`, `plan`
+
+`tests/test_architecture.py` says which may import which.
 """
 
 from importlib import import_module

@@ -6,9 +6,10 @@ The names of models and sources come from outside, and the Hub renders Markdown 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from raml_trl.shards import TRAJECTORIES
 
@@ -36,60 +37,6 @@ BIBTEX = """\
   year    = {2025}
 }"""
 
-_CARD = """\
----
-{front_matter}---
-
-# Trajectories of {model}
-
-{per_question} reasoning trajectories of {model} for each of {questions:,} questions, graded against the answers. They
-were sampled with raml_trl, to train a student on those that are correct, as in
-[Deciphering Trajectory-Aided LLM Reasoning](https://arxiv.org/abs/2505.19815).
-
-## How they were sampled
-
-{settings}
-
-## What was sampled
-
-{amounts}
-
-Questions by the number of their trajectories that are correct:
-
-{pass_rates}
-
-Questions by source:
-
-{sources}
-
-## Columns
-
-A row is a question, in the shape of the paper's rollout data sets.
-
-{columns}
-
-## Use
-
-```python
-from datasets import load_dataset
-
-questions = load_dataset("{repo_id}", split="train")
-```
-
-Supervised fine-tuning on {num_trajectories} correct trajectories per question:
-
-```bash
-python -m raml_trl.train_sft --dataset_name {repo_id} --num_trajectories {num_trajectories} \\
-    --model_name_or_path MODEL --output_dir runs/sft
-```
-
-## Citation
-
-```bibtex
-{bibtex}
-```
-"""
-
 _MAX_ROWS = 16  # of a table whose length is in the data
 _BAR_LENGTH = 24  # characters
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
@@ -104,6 +51,7 @@ class Counts:
     finished: int  # trajectories that were not cut
     num_tokens: int
     sources: Mapping[str, int]  # questions by source
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # trajectories by how their grading ended
 
 
 def trajectories_card(
@@ -130,7 +78,13 @@ def trajectories_card(
         "questions with a correct one": _share(sum(map(bool, counts.correct)), questions),
         "tokens per trajectory": f"{counts.num_tokens / total:,.1f}",
     }
-    return _CARD.format(
+    # Of those that are not correct, why; "wrong" is the rest.
+    amounts |= {
+        f"graded as: {outcome}": _share(number, total)
+        for outcome, number in sorted(counts.outcomes.items())
+        if outcome not in ("correct", "wrong")
+    }
+    return _card().render(
         front_matter=_front_matter(questions, license),
         repo_id=repo_id,
         model=inert(model),
@@ -179,6 +133,12 @@ def inert(text: str) -> str:
     """`text` in one line that is nothing but text to Markdown, to its tables and to HTML."""
     line = " ".join(text.split())
     return re.sub(r"[^\w ./,()-]|_", lambda found: f"&#{ord(found[0])};" if found[0].isprintable() else "\ufffd", line)
+
+
+def _card() -> Template:
+    # Markdown, so nothing is escaped here: what comes from outside has been through `inert`.
+    templates = Environment(loader=PackageLoader("raml_trl"), autoescape=False, undefined=StrictUndefined)
+    return templates.get_template("trajectories_card.md.j2")
 
 
 def _front_matter(questions: int, license: str | None) -> str:

@@ -25,7 +25,7 @@ from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.decontamination import Benchmarks
 from raml_trl.errors import InputError
 from raml_trl.figures import markdown_table
-from raml_trl.files import whole_file
+from raml_trl.files import remove_partials, whole_file
 from raml_trl.models import load_tokenizer
 from raml_trl.prompts import lay_out
 from raml_trl.runs import Run
@@ -42,6 +42,7 @@ def main(config: PrepareDataConfig, record: Run) -> None:
     tasks, kind = arithmetic_tasks(config) if config.dataset_name == "arithmetic" else table_tasks(config)
     screen = open_screen(config)
     counts: Counter[str] = Counter()
+    remove_partials(record.directory)
     with whole_file(record.directory / "rejects.jsonl") as partial, partial.open("w", encoding="utf-8") as rejects:
 
         def reject(entry: dict[str, Any]) -> None:

@@ -83,6 +83,12 @@ def lay_out(trajectory: str, answer: str, style: str) -> str:
     return re.sub("|".join(parts), lambda match: parts[match.group()], find_style(style).template)
 
 
+def with_opening(text: str) -> str:
+    """`text` with the `<think>` that a chat template wrote for the model, where only the end of the block shows it."""
+    thinking, end, _ = text.partition("</think>")
+    return f"<think>\n{text}" if end and "<think>" not in thinking else text
+
+
 def find_style(style: str) -> Style:
     """The entry of `STYLES` named `style`.
 

@@ -17,12 +17,23 @@ from raml_trl.files import is_partial, write_json
 
 RECORD = "run.json"
 
-# Keys that say how a run is watched, not what it is: they may change between two sessions of one run.
+# Keys that say how a run is watched and where it finds what it needs, not what it is: they may change between two
+# sessions of one run.
 _WATCHING = frozenset(
     {
         *("output_dir", "disable_tqdm", "report_to", "run_name"),
         *("log_level", "logging_steps", "logging_strategy", "save_steps", "save_strategy", "save_total_limit"),
-        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token"),
+        *(
+            "push_to_hub",
+            "hub_model_id",
+            "hub_private_repo",
+            "hub_strategy",
+            "hub_token",
+            "hub_dataset_id",
+            "hub_private",
+        ),
+        *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
+        *("tensor_parallel_size", "gpu_memory_utilization"),
     }
 )
 

@@ -26,10 +26,10 @@ from raml_trl.command_line import run
 from raml_trl.data import Question, Task, Trajectory, stream_questions, task_row
 from raml_trl.data_arguments import SampleTrajectoriesConfig
 from raml_trl.files import remove_partials, whole_file
-from raml_trl.grading_pool import GradingPool, Outcome
+from raml_trl.grading_pool import GradingPool
 from raml_trl.hub import check_hub_access, push_dataset
 from raml_trl.models import check_model, load_model
-from raml_trl.prompts import prompt_messages
+from raml_trl.prompts import prompt_messages, with_opening
 from raml_trl.runs import Run, is_first_process, process_share
 from raml_trl.sampling import Completion, Engine, SamplingSettings
 from raml_trl.server_engine import ServerEngine
@@ -101,9 +101,9 @@ def fill_shards(config: SampleTrajectoriesConfig, table: Table, own: set[int]) -
             if number not in own:
                 continue
             prompts = [prompt_messages(question.question, config.prompt_style) for question in questions]
-            completions: list[list[Completion | None]] = [[None] * config.num_trajectories for _ in questions]
+            completions = []
             for completion in engine.sample(prompts, settings, seed=config.seed * 1_000_003 + number):
-                completions[completion.prompt][completion.sample] = completion
+                completions.append(completion)
                 tokens += completion.num_tokens
                 bar.update()
             tasks, notes = grade_shard(config, questions, completions, pool)
@@ -142,26 +142,29 @@ def open_engine(config: SampleTrajectoriesConfig) -> Engine:
 def grade_shard(
     config: SampleTrajectoriesConfig,
     questions: Sequence[Question],
-    completions: Sequence[Sequence[Completion | None]],
+    completions: Sequence[Completion],
     pool: GradingPool,
 ) -> tuple[list[Task], dict[str, Any]]:
     """The tasks of a shard, and what is to be noted of it: grading outcomes, and trajectories that came to an end."""
-    rows = [(question, one) for question, row in zip(questions, completions, strict=True) for one in row if one]
-    assert len(rows) == len(questions) * config.num_trajectories, "an engine left samples out"
-    verdicts = iter(pool.grade([(one.text, question.answer) for question, one in rows], style=config.prompt_style))
-    model = shown_name(config.model_name_or_path)
-    outcomes: Counter[Outcome] = Counter()
-    tasks = []
-    for question, row in zip(questions, completions, strict=True):
-        trajectories = []
-        for one in row:
-            assert one is not None
-            verdict = next(verdicts)
-            outcomes[verdict.outcome] += 1
-            trajectories.append(Trajectory(one.text, verdict.grade.correct, model, one.num_tokens))
-        tasks.append(Task(question, tuple(trajectories)))
-    finished = sum(one.finished for _, one in rows)
-    return tasks, {"outcomes": dict(outcomes), "finished": finished, "tokens": sum(one.num_tokens for _, one in rows)}
+    n, model = config.num_trajectories, shown_name(config.model_name_or_path)
+    completions = sorted(completions, key=lambda one: (one.prompt, one.sample))
+    places = [(prompt, sample) for prompt in range(len(questions)) for sample in range(n)]
+    assert [(one.prompt, one.sample) for one in completions] == places, "an engine gave samples twice or not at all"
+    texts = [with_opening(one.text) for one in completions]
+    answers = [questions[one.prompt].answer for one in completions]
+    verdicts = pool.grade(list(zip(texts, answers, strict=True)), style=config.prompt_style)
+    trajectories = [
+        Trajectory(text, verdict.grade.correct, model, one.num_tokens)
+        for text, verdict, one in zip(texts, verdicts, completions, strict=True)
+    ]
+    tasks = [
+        Task(question, tuple(trajectories[number * n : (number + 1) * n])) for number, question in enumerate(questions)
+    ]
+    return tasks, {
+        "outcomes": Counter(verdict.outcome for verdict in verdicts),
+        "finished": sum(one.finished for one in completions),
+        "tokens": sum(one.num_tokens for one in completions),
+    }
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
@@ -182,6 +185,7 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
         finished=sum(note["finished"] for note in notes),
         num_tokens=sum(note["tokens"] for note in notes),
         sources=sources,
+        outcomes=outcomes,
     )
     repo_id = config.hub_dataset_id
     if repo_id is not None:

@@ -4,6 +4,7 @@ An engine is anything with the method `sample` of `Engine`: `transformers_engine
 `vllm_engine` (vLLM in this process) and `server_engine` (any server that speaks OpenAI's protocol, by URL).
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,3 +47,8 @@ class Engine(Protocol):
         What is drawn is a function of the prompts, the settings and the seed, as far as the engine can promise it.
         """
         ...
+
+
+def keyed_seed(*key: int) -> int:
+    """A function of the key: a seed of 31 bits, which every server takes."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "big") >> 1

@@ -15,8 +15,7 @@ from typing import Any, Self
 import torch
 
 from raml_trl.errors import InputError
-from raml_trl.sampling import Completion, Messages, SamplingSettings
-from raml_trl.server_engine import keyed_seed
+from raml_trl.sampling import Completion, Messages, SamplingSettings, keyed_seed
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")

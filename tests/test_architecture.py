@@ -14,12 +14,12 @@ PACKAGE = REPOSITORY / "raml_trl"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"files", "validation", "prompts", "selection", "dealing", "accounting", "metrics", "arithmetic"}
-    | {"choosing", "decontamination", "filtering", "json_rows", "key_set", "sampling"},
+    | {"choosing", "decontamination", "filtering", "json_client", "json_rows", "key_set", "sampling"},
     {"grading", "runs", "planning", "shards"},
     {"arguments", "cards", "columns", "grading_pool", "grading_worker"},
     {"configs", "data_arguments", "rewards", "advantages", "batching", "checkpoints", "figures", "hub", "models"}
-    | {"seam", "server_engine", "tables", "transformers_engine"},
-    {"arrow_cache", "vllm_engine"},
+    | {"seam", "server_engine", "tables", "transformers_engine", "vllm_engine"},
+    {"arrow_cache"},
     {"data"},
     {"examples", "screening"},
     {"trainer", "sft_trainer", "lifecycle", "command_line"},

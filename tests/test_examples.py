@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
@@ -100,6 +101,17 @@ def test_tokens_and_labels_are_those_of_trl(
         ours = sorted(zip(examples["input_ids"], examples["labels"], strict=True))
         assert ours == sorted(zip(trl["input_ids"], trl["labels"], strict=True))
         assert all(row["length"] == len(row["input_ids"]) for row in examples)
+
+
+def test_a_tokenizer_that_begins_every_text_begins_none_twice(data: str, model_dir: str) -> None:
+    """As those of Llama do: the chat template has written the first token already."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    user = tokenizer.convert_tokens_to_ids("<user>")
+    begin = TemplateProcessing(single="<user> $A", special_tokens=[("<user>", user)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    assert tokenizer("a=1")["input_ids"][0] == user
+    examples, _ = build(data, tokenizer)
+    assert all(row["input_ids"].count(user) == 1 for row in examples)
 
 
 def test_the_loss_is_on_the_completion_and_its_end(data: str, tokenizer: PreTrainedTokenizerBase) -> None:

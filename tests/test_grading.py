@@ -7,7 +7,7 @@ import pytest
 
 from raml_trl.errors import InputError
 from raml_trl.grading import Grade, extract_box, grade, readable
-from raml_trl.prompts import STYLES, lay_out, prompt_messages
+from raml_trl.prompts import STYLES, lay_out, prompt_messages, with_opening
 from raml_trl.rewards import REWARDS, make_reward
 
 
@@ -79,6 +79,12 @@ def test_what_is_laid_out_is_formatted_and_correct(style: str) -> None:
         assert STYLES[style].layout.fullmatch(text), text
         assert extract_box(text) == answer
     assert grade(lay_out("TRAJECTORY", "12", style), "12", style=style) == Grade(correct=True, formatted=True)
+
+
+def test_the_opening_that_the_template_wrote() -> None:
+    assert with_opening("so it is 3\n</think>\\boxed{3}") == "<think>\nso it is 3\n</think>\\boxed{3}"
+    for text in ("<think>3</think>3", "3", "<think>cut off", "<think>a</think>b</think>c"):
+        assert with_opening(text) == text
 
 
 def test_layout_patterns_take_linear_time() -> None:

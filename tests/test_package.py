@@ -34,4 +34,4 @@ def test_wheel(tmp_path: Path) -> None:
         env=environment,
         check=True,
     )
-    assert (tmp_path / "out" / "questions.parquet").is_file()
+    assert (tmp_path / "out" / "questions-00000.parquet").is_file()

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY
+from test_interruption import LAUNCH
 
 from raml_trl.files import read_rows
 
 
-def run(command: str, recipe: str, directory: Path, **settings: object) -> dict[str, Any]:
+def run(command: str, recipe: str, directory: Path, *, processes: int = 1, **settings: object) -> dict[str, Any]:
     """What `run.json` says of the command's results."""
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    start = [sys.executable, "-m", f"raml_trl.{command}", "--config", f"recipes/tiny/{recipe}.yaml"]
+    start = [sys.executable] if processes == 1 else LAUNCH
+    start = [*start, "-m", f"raml_trl.{command}", "--config", f"recipes/tiny/{recipe}.yaml"]
     subprocess.run([*start, "--output_dir", str(directory), *words], cwd=REPOSITORY, check=True)
     return json.loads((directory / "run.json").read_text())["results"]
 
@@ -23,6 +25,20 @@ def run(command: str, recipe: str, directory: Path, **settings: object) -> dict[
 def losses(directory: Path) -> list[float]:
     history = json.loads((directory / "trainer_state.json").read_text())["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(model_dir: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run("prepare_data", "data_sft", data, num_questions=24)
+    settings = {"model_name_or_path": model_dir, "dataset_name": data, "max_steps": 4, "logging_steps": 1}
+    settings |= {"per_device_train_batch_size": 8, "train_sampling_strategy": "batch_rebalance", "num_trajectories": 3}
+    one = run("train_sft", "sft", tmp_path / "one", **settings, gradient_accumulation_steps=4)
+    two = run("train_sft", "sft", tmp_path / "two", processes=2, **settings, gradient_accumulation_steps=2)
+    assert (one["processes"], two["processes"], two["distributed"]) == (1, 2, "MULTI_CPU")
+    assert one["data"] == two["data"]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert len(set(losses(tmp_path / "one"))) == 4
 
 
 @pytest.mark.slow

@@ -108,7 +108,9 @@ def test_graded_trajectories_in_the_form_of_the_papers(data: str, tmp_path: Path
     loaded = load_dataset(str(tmp_path / "out"), split="train")  # by the card
     assert loaded.column_names == COLUMNS
     assert loaded["labels"] == [row["labels"] for row in rows]
-    assert f"| correct | {seeds[0]} (" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| correct | {seeds[0]} (" in card
+    assert f"| graded as: no answer | {seeds[2] + seeds[3]} (" in card
 
 
 def test_only_what_is_missing_is_made_again(data: str, tmp_path: Path) -> None:

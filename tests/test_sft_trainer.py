@@ -99,6 +99,15 @@ def test_batches_by_length_leave_the_step_as_it_is(
     assert sorted_by_length["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
+def test_rebalanced_batches_are_the_same_run(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
+    """Not only the same step for the same examples: the same examples in every step of two epochs, to rounding."""
+    settings = {"max_steps": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "seed": 3}
+    _, random = fit(model_dir, tmp_path, examples, **settings)
+    _, balanced = fit(model_dir, tmp_path, examples, train_sampling_strategy="batch_rebalance", **settings)
+    for name in ("loss", "grad_norm"):
+        assert [line[name] for line in balanced] == pytest.approx([line[name] for line in random], rel=1e-4)
+
+
 def test_the_length_is_read_and_not_measured(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
     trainer, _ = fit(model_dir, tmp_path, examples, train_sampling_strategy="batch_rebalance")
     sampler: Any = trainer.get_train_dataloader().batch_sampler
