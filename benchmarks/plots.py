@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raml_trl.figures import COLOURS, blank_figure, svg
+from matplotlib.figure import Figure
+
+from raml_trl.figures import COLOURS, blank_figure, dress, svg
 
 
 def ratio_figure(results: Mapping[str, Any]) -> str:
@@ -64,4 +66,41 @@ def cost_figure(results: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlabel("rollouts of a generation", fontsize=8)
     axes.set_title("seconds to select, deal and pack", fontsize=9, loc="left")
     axes.legend(fontsize=7, frameon=False)
+    return svg(figure)
+
+
+def growth_figure(results: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds, and memory above the imports, against questions, for every stage; a dashed line is proportional."""
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    panels = (("seconds", "seconds"), ("mebibytes", "MiB above the imports"))
+    for axes, (name, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        dress(axes)
+        for stage, colour in zip(dict.fromkeys(one["stage"] for one in results), COLOURS, strict=False):
+            own = [one for one in results if one["stage"] == stage]
+            sizes, values = [one["questions"] for one in own], [one[name] for one in own]
+            axes.plot(sizes, values, marker="o", markersize=3, color=colour, label=stage)
+            if name == "seconds":
+                line = [values[-1] * size / sizes[-1] for size in sizes]
+                axes.plot(sizes, line, color=colour, linestyle="--", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_xlabel("questions, four trajectories each", fontsize=8)
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.legend(fontsize=7, frameon=False)
+        if name == "seconds":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+    return svg(figure)
+
+
+def throughput_figure(results: Mapping[str, Any]) -> str:
+    """Tokens per second over those of padding, for every way."""
+    figure, axes = blank_figure(5.6, 2.7)
+    ratios = [one["ratio"] for one in results.values()]
+    medians = [one["median"] for one in ratios]
+    errors = [[one["median"] - one["low"] for one in ratios], [one["high"] - one["median"] for one in ratios]]
+    axes.barh(list(results), medians, xerr=errors, color=COLOURS[0], capsize=2)
+    axes.axvline(1, color="#9aa1ab", linestyle="--", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_title("tokens per second over those of TRL's default", fontsize=9, loc="left")
     return svg(figure)

@@ -46,6 +46,37 @@ def summary_table() -> str:
     return "\n".join(["| measured | median (lowest to highest) |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 
+def sft_table() -> str:
+    """One line for each way to cut examples into micro-batches."""
+    rows = ["| micro-batches | tokens per second over those of TRL's default | the step |", "|---|---|---|"]
+    rows += [f"| {way} | {_spread(one['ratio'])} | {_STEPS[way]} |" for way, one in load("sft_throughput").items()]
+    return "\n".join(rows)
+
+
+def growth_table() -> str:
+    """Seconds and memory of every stage and size."""
+    rows = [
+        "| stage | questions | seconds | microseconds a question | MiB above the imports |",
+        "|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {one['stage']} | {one['questions']:,} | {one['seconds']:,.1f} | {one['microseconds_a_question']:.0f} | "
+        f"{one['mebibytes']:.0f} |"
+        for one in load("data_growth")
+    ]
+    return "\n".join(rows)
+
+
+_STEPS = {
+    "padding": "TRL's default: micro-batches of 8",
+    "padding, one micro-batch": "the same",
+    "group_by_length": "another: examples of like lengths come together",
+    "batch_rebalance": "the same",
+    "padding_free": "the same",
+    "packing": "another: as many tokens, not as many examples",
+}
+
+
 def _spread(value: Mapping[str, float]) -> str:
     return f"{value['median']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
@@ -59,4 +90,4 @@ def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(summary_table() + "\n")
+    sys.stdout.write("\n\n".join([summary_table(), sft_table(), growth_table()]) + "\n")

@@ -87,13 +87,14 @@ def count_examples(
     """
     if not repeat or not len(question):
         return np.ones_like(question)
-    _, first, index, chosen = np.unique(question, return_index=True, return_inverse=True, return_counts=True)
+    first = np.flatnonzero(np.diff(question, prepend=-1))  # of each question
+    chosen = np.diff(first, append=len(question))
     examples = correct[first]
     if weight == "equal":
         each, left = divmod(int(examples.sum()), len(examples))
         examples = np.full_like(examples, each) + (np.arange(len(examples)) < left)
-    turn = np.arange(len(question)) - first[index]
-    return examples[index] // chosen[index] + (turn < examples[index] % chosen[index])
+    turn = np.arange(len(question)) - np.repeat(first, chosen)
+    return np.repeat(examples // chosen, chosen) + (turn < np.repeat(examples % chosen, chosen))
 
 
 def _farthest_first(texts: Sequence[str], drawn: Sequence[int]) -> list[int]:

@@ -87,15 +87,14 @@ def build_examples(
         tokenizer=tokenizer,
         choice=choice,
     )
-    correct, length, overlong = (
-        rows.data.column(name).to_numpy().astype(np.int64) for name in ("correct", "length", "overlong")
+    correct, length, overlong, first = (
+        rows.data.column(name).to_numpy() for name in ("correct", "length", "overlong", "first")
     )
-    first = rows.data.column("first").to_numpy()
     question, taken = np.cumsum(first) - 1, length > 0
     if not taken.any():
         reason = "no correct trajectory could be taken" if correct.any() else "no trajectory is correct"
         raise InputError(f"{table.name}: {reason}, so there is nothing to train on")
-    counts = np.zeros_like(length)
+    counts = np.zeros(len(rows), dtype=np.int64)
     counts[taken] = count_examples(
         question[taken], correct[taken], weight=choice.question_weight, repeat=choice.repeat_to_fill
     )
@@ -107,7 +106,7 @@ def build_examples(
         trajectories=int((counts > 0).sum()),
         overlong=int(overlong.sum()),
         examples=int(counts.sum()),
-        tokens=int((counts * length).sum()),
+        tokens=int(counts @ length.astype(np.int64)),
     )
 
 

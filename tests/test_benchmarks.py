@@ -10,7 +10,16 @@ from conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))  # benchmarks/ lies beside the package, not in it
 
-from benchmarks import harness, peak_memory, selection_cost, tables, update_time, whole_step
+from benchmarks import (
+    data_growth,
+    harness,
+    peak_memory,
+    selection_cost,
+    sft_throughput,
+    tables,
+    update_time,
+    whole_step,
+)
 
 TOY = harness.Workload(questions=2, completion_length=12, max_length=12, prompt_length=4)
 RESULTS = sorted(harness.RESULTS.glob("*.json"))
@@ -69,3 +78,31 @@ def test_results_are_those_of_the_present_workloads() -> None:
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
 def test_the_numbers_of_the_readme_are_those_measured(page: str) -> None:
     assert tables.summary_table() in (REPOSITORY / page).read_text()
+
+
+@pytest.mark.parametrize("page", ["docs/data.md", "benchmarks/README.md"])
+def test_the_numbers_of_sft_are_those_measured(page: str) -> None:
+    assert tables.sft_table() in (REPOSITORY / page).read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_the_growth_is_that_measured(page: str) -> None:
+    assert tables.growth_table() in (REPOSITORY / page).read_text()
+
+
+def test_every_way_to_cut_examples_runs() -> None:
+    examples = sft_throughput.make_examples(128, median=12, sigma=0.5, longest=40)
+    for way in sft_throughput.WAYS:
+        rate = sft_throughput.tokens_per_second(
+            way, examples, harness.Device(), steps=1, pack_length=64, attention="sdpa"
+        )
+        assert rate > 0
+
+
+def test_growth_is_measured_stage_by_stage() -> None:
+    measured = data_growth.measure(50)
+    assert measured.keys() == set(data_growth.STAGES)
+    assert measured["choice of K"]["seconds"] > measured["imports"]["seconds"]
+    rows = list(data_growth.make_rows(50))
+    assert len({row["problem"] for row in rows}) == 50
+    assert all(len(set(row["generations"])) == 4 for row in rows)
