@@ -5,13 +5,15 @@ The map, from the bottom, by what it is about:
 - the choice of rollouts: `selection`, `dealing`, `advantages`, `batching`, `accounting`, `planning`, `seam`, `trainer`
 - questions: `json_rows`, `shards`, `tables`, `columns`, `data`, `key_set`, `filtering`, `decontamination`, `screening`
 - trajectories: `choosing`, `examples`, `arrow_cache`, `sft_trainer`, `cards`, `hub`
-- what a model writes: `prompts`, `sampling`, and its engines `transformers_engine`, `vllm_engine`, `server_engine` with
-  `json_client`
-- what it is worth: `grading`, `grading_worker`, `grading_pool`, `rewards`, `metrics`
-- runs: `arguments`, `data_arguments`, `configs`, `validation`, `runs`, `checkpoints`, `lifecycle`, `command_line`
+- what a model writes: `prompts`, `sampling`, `sharded_sampling`, and `engines`: `transformers_engine`, `vllm_engine`,
+  `server_engine` with `json_client`
+- what it is worth: `exact_numbers`, `answers`, `equality`, `grading`, `grading_worker`, `grading_pool`, `rewards`,
+  `metrics`, `voting`, `intervals`, `samples`, `comparison`
+- runs: `arguments`, `data_arguments`, `sampling_arguments`, `configs`, `validation`, `runs`, `checkpoints`,
+  `lifecycle`, `command_line`, `trackers`, `model_cards`
 - the embedded world: `arithmetic`
 - the commands, run as `python -m raml_trl.X --config recipes/...yaml`: `build_model`, `prepare_data`,
-  `sample_trajectories`, `train_sft`, `train_grpo`, `evaluate`, `report`, `plan`
+  `sample_trajectories`, `train_sft`, `train_grpo`, `evaluate`, `compare`, `report`, `plan`
 
 `tests/test_architecture.py` says which may import which.
 """

@@ -11,6 +11,7 @@ COMMANDS = (
     "train_sft",
     "train_grpo",
     "evaluate",
+    "compare",
     "report",
     "plan",
 )

@@ -4,30 +4,121 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raml_trl.choosing import Order, QuestionWeight, parse_length_bin
+from raml_trl.columns import AnswerForm, Columns, Reading
 from raml_trl.errors import InputError
 from raml_trl.planning import Sharding
 from raml_trl.prompts import find_style
 from raml_trl.validation import check_at_least, check_types
 
 
-@dataclass
-class DatasetArguments:
-    """What to train on or evaluate with, and how to put it to the model."""
+@dataclass(kw_only=True)
+class TableArguments:
+    """Where rows come from, and what stands where in them."""
 
     dataset_name: str = field(
-        metadata={"help": "Directory made by prepare_data, a .jsonl, .jsonl.gz or .parquet file, or a Hub data set."}
+        metadata={
+            "help": "Directory made by prepare_data or sample_trajectories, a .jsonl, .jsonl.gz, .json or .parquet "
+            "file, or a Hub data set; for prepare_data also `arithmetic`, the embedded world."
+        }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    dataset_split: str = field(default="train", metadata={"help": "Of a Hub data set, or of the embedded world."})
+    question_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the question stands, where its column has none of the usual names; a path such as 0.value "
+            "leads into nested rows. Likewise the next three."
+        },
+    )
+    answer_column: str | None = None
+    id_column: str | None = None
+    source_column: str | None = None
+    answer_form: AnswerForm = field(
+        default="plain",
+        metadata={"help": "What the answer column holds: the answer; a solution that ends in \\boxed{}, or in ####."},
+    )
+    choice_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Options of multiple-choice questions, the right one first; the answer is then its letter."},
+    )
+    where: list[str] = field(
+        default_factory=list, metadata={"help": "Take only rows with these values, such as level=5."}
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self, TableArguments)
+        for condition in self.where:
+            if not condition.partition("=")[1]:
+                raise InputError(f"where must have the form COLUMN=VALUE, got {condition!r}")
+        if len(self.choice_columns) == 1 or len(self.choice_columns) > 26:
+            raise InputError(f"choice_columns needs 2 to 26 columns, got {len(self.choice_columns)}")
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of how rows are to be understood."""
+        conditions = (condition.partition("=") for condition in self.where)
+        return Reading(
+            Columns(self.question_column, self.answer_column, self.id_column, self.source_column),
+            self.answer_form,
+            tuple(self.choice_columns),
+            tuple((column.strip(), value.strip()) for column, _, value in conditions),
+        )
+
+
+@dataclass(kw_only=True)
+class DatasetArguments(TableArguments):
+    """What to train on or evaluate with, and how to put it to the model."""
+
     prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_types(self, DatasetArguments)
         find_style(self.prompt_style)
 
 
-@dataclass
-class SFTArguments(DatasetArguments):
+@dataclass(kw_only=True)
+class EvaluationArguments(DatasetArguments):
+    """Questions to evaluate the model on while it is trained; `eval_strategy` and `eval_steps` say how often."""
+
+    eval_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Questions, as dataset_name or as NAME@SPLIT or NAME@SPLIT@CONFIG, in columns of the usual names."
+        },
+    )
+    eval_num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
+    eval_num_samples: int = field(default=8, metadata={"help": "n: samples per question."})
+    eval_k: list[int] = field(
+        default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."}
+    )
+    eval_temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
+    eval_top_p: float = 1.0
+    eval_top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
+    eval_max_completion_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a sample; None takes max_completion_length, in train_sft 1024."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, EvaluationArguments)
+        check_at_least(
+            self,
+            **dict.fromkeys(("eval_num_questions", "eval_num_samples", "eval_max_completion_length"), 1),
+            eval_temperature=0,
+            eval_top_k=0,
+        )
+        n = self.eval_num_samples
+        if not 0 < self.eval_top_p <= 1:
+            raise InputError(f"eval_top_p must be more than 0 and at most 1, got {self.eval_top_p}")
+        if self.eval_temperature == 0 and n > 1:
+            raise InputError(f"eval_temperature 0 gives {n} times the same sample: set eval_num_samples to 1")
+        if not self.eval_k or not all(1 <= k <= n for k in self.eval_k):
+            raise InputError(f"eval_k must be numbers from 1 to eval_num_samples = {n}, got {self.eval_k}")
+
+
+@dataclass(kw_only=True)
+class SFTArguments(EvaluationArguments):
     """`train_sft`, beside TRL's `SFTConfig` and `ModelConfig`."""
 
     num_trajectories: int | None = field(
@@ -76,8 +167,8 @@ class SFTArguments(DatasetArguments):
             parse_length_bin(self.length_bin)
 
 
-@dataclass
-class GRPOArguments(DatasetArguments):
+@dataclass(kw_only=True)
+class GRPOArguments(EvaluationArguments):
     """`train_grpo`, beside `SubsetGRPOConfig` and TRL's `ModelConfig`."""
 
 
@@ -116,35 +207,25 @@ class BuildModelConfig:
 
 
 @dataclass
-class EvaluateConfig(DatasetArguments):
-    """`evaluate`: n samples per question, graded and counted."""
+class CompareConfig:
+    """`compare`: evaluations of the same questions side by side."""
 
-    model_name_or_path: str = field(kw_only=True)
-    output_dir: str = field(kw_only=True)
-    num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
-    num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
+    output_dir: str
+    evaluations: list[str] = field(
+        metadata={"help": "name=DIR for each evaluation; the others are compared to the first."}
+    )
     k: list[int] = field(default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."})
-    max_completion_length: int = 16384
-    temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
-    top_p: float = 1.0
-    top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
-    batch_size: int = field(default=64, metadata={"help": "Samples generated at once."})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "Of the intervals and tests."})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_types(self, EvaluateConfig)
-        check_at_least(self, num_questions=1, num_samples=1, max_completion_length=1, batch_size=1, top_k=0)
-        if self.temperature < 0:
-            raise InputError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.temperature == 0 and self.num_samples > 1:
+        check_types(self, CompareConfig)
+        names = [value.partition("=")[0] for value in self.evaluations]
+        if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
             raise InputError(
-                f"temperature 0 gives {self.num_samples} times the same sample: set num_samples to 1 or raise it"
+                f"evaluations must be two or more of the form name=DIR, all named differently, got {names}"
             )
-        for k in self.k:
-            if not 1 <= k <= self.num_samples:
-                raise InputError(f"k = {k} needs at least {k} samples per question; num_samples is {self.num_samples}")
+        if not self.k or min(self.k) < 1:
+            raise InputError(f"k must be one or more numbers of 1 or more, got {self.k}")
 
 
 @dataclass

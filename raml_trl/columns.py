@@ -3,10 +3,14 @@
 A column may be a path into a nested row: `1.ground_truth.value` is element 1 of a list (or column `1`), and so on down.
 """
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from string import ascii_uppercase
 from typing import Any, Literal
+
+import numpy as np
 
 from raml_trl.errors import InputError
 from raml_trl.grading import extract_box
@@ -23,7 +27,6 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "models": ("models",),
     "num_tokens": ("num_tokens",),
 }
-_REQUIRED = ("question", "answer")
 _HASHES = re.compile(r".*####(.*)", re.DOTALL)
 
 
@@ -41,11 +44,25 @@ class Columns:
     num_tokens: str | None = None
 
 
-def find_columns(row: Any, given: Columns, name: str) -> Columns:
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a table are to be understood, where that does not show.
+
+    `choices`: columns of the options of a multiple-choice question, the right one first. `where`: only rows in which
+    these columns have these values.
+    """
+
+    columns: Columns = Columns()
+    answer_form: AnswerForm = "plain"
+    choices: tuple[str, ...] = ()
+    where: tuple[tuple[str, str], ...] = ()
+
+
+def find_columns(row: Any, given: Columns, name: str, required: Sequence[str] = ("question", "answer")) -> Columns:
     """`given`, and for what it does not say the names that `row`, the first of the table `name`, is found to use.
 
     Raises:
-        InputError: if there is no question or answer, or a column that was given is not there.
+        InputError: if one of `required` is not found, or a column that was given is not there.
     """
     present = list(row) if isinstance(row, dict) else [str(position) for position in range(len(row))]
     found: dict[str, str | None] = {}
@@ -55,7 +72,7 @@ def find_columns(row: Any, given: Columns, name: str) -> Columns:
             raise InputError(f"{name} has no {field.name}_column {path}: its columns are {_listed(present)}")
         known = (alias for alias in _ALIASES[field.name] if alias in present)
         found[field.name] = path or next(known, None)
-        if found[field.name] is None and field.name in _REQUIRED:
+        if found[field.name] is None and field.name in required:
             raise InputError(
                 f"{name} has no column {' or '.join(_ALIASES[field.name])}: its columns are {_listed(present)}; "
                 f"prepare_data takes another as {field.name}_column"
@@ -89,6 +106,14 @@ def final_answer(text: str, form: AnswerForm) -> str:
     if form == "boxed":
         return extract_box(text) or ""
     return text.strip()
+
+
+def ask_for_choice(question: str, options: Sequence[str], key: str) -> tuple[str, str]:
+    """A multiple-choice question with its options in an order drawn by `key`, and the letter of the first of them."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(options)).tolist()
+    lines = [f"({letter}) {options[place].strip()}" for letter, place in zip(ascii_uppercase, order, strict=False)]
+    return f"{question.strip()}\n\n" + "\n".join(lines), ascii_uppercase[order.index(0)]
 
 
 def _listed(columns: Iterable[str]) -> str:

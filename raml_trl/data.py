@@ -6,14 +6,15 @@ the paper's rollout data sets `generations` (texts) with `labels` (1 for a corre
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from raml_trl.arguments import TableArguments
 from raml_trl.arrow_cache import cached_rows
-from raml_trl.columns import AnswerForm, Columns, final_answer, find_columns, find_value
+from raml_trl.columns import Columns, Reading, ask_for_choice, final_answer, find_columns, find_value
 from raml_trl.errors import InputError
 from raml_trl.grading import readable
 from raml_trl.json_rows import Fault
@@ -59,41 +60,61 @@ class Reject:
     content: dict[str, Any]
 
 
-def read_tasks(
-    table: Table, columns: Columns | None = None, *, answer_form: AnswerForm = "plain"
-) -> Iterator[Task | Reject]:
-    """Every row of a table, in order, as a task or as a reject. Questions without an `id` are numbered.
+def open_data(arguments: TableArguments) -> Table:
+    """The table that a recipe names, to be read as it says.
+
+    Raises:
+        InputError: as `tables.open_table`.
+    """
+    table = open_table(arguments.dataset_name, config=arguments.dataset_config, split=arguments.dataset_split)
+    reading = arguments.reading
+    parts = tuple(replace(part, reading=reading) for part in table.parts)
+    return replace(table, reading=reading, signature=f"{table.signature} {reading}", parts=parts)
+
+
+def read_tasks(table: Table) -> Iterator[Task | Reject]:
+    """Every row of a table that `where` lets through, in order, as a task or as a reject.
+
+    Questions without an `id` are numbered by their row.
 
     Raises:
         InputError: if a column is missing, the data are damaged, or there is no row at all.
     """
-    found = table_columns(table, columns or Columns())
+    columns = table_columns(table)
     source = Path(table.name).name if Path(table.name).exists() else table.name  # no path of this machine
     seen = KeySet()
     for number, row in enumerate(table.read()):
         if isinstance(row, Fault):
             yield Reject(number, row.reason, {"excerpt": row.excerpt})
             continue
+        if any(str(find_value(row, column)) != value for column, value in table.reading.where):
+            continue
         try:
-            task = _task(row, found, number, source, answer_form)
+            task = _task(row, columns, table.reading, number, source)
         except _Unusable as error:
-            yield Reject(number, str(error), _shown(row, found))
+            yield Reject(number, str(error), _shown(row, columns))
             continue
         if not table.checked and not seen.add(task.question.id):
-            yield Reject(number, "id has come before", _shown(row, found))
+            yield Reject(number, "id has come before", _shown(row, columns))
             continue
         yield task
 
 
-def table_columns(table: Table, given: Columns) -> Columns:
+def table_columns(table: Table) -> Columns:
     """Where things stand in a table, by its first row.
 
     Raises:
         InputError: if a column is missing, or there is no row.
     """
+    reading = table.reading
+    required = ("question",) if reading.choices else ("question", "answer")
     for row in table.read():
         if not isinstance(row, Fault):
-            return find_columns(row, given, table.name)
+            columns = find_columns(row, reading.columns, table.name, required)
+            for column in (*reading.choices, *(column for column, _ in reading.where)):
+                if find_value(row, column) is None:
+                    raise InputError(f"{table.name} has no column {column}: its first row is without")
+            return columns
     raise InputError(f"dataset_name {table.name} is empty: there is no row in it")
 
 
@@ -179,11 +200,15 @@ class _Unusable(Exception):
     """The reason why a row is no task."""
 
 
-def _task(row: Any, columns: Columns, number: int, default_source: str, answer_form: AnswerForm) -> Task:
+def _task(row: Any, columns: Columns, reading: Reading, number: int, default_source: str) -> Task:
     question = _text(find_value(row, columns.question), "question")
-    answer = final_answer(_text(find_value(row, columns.answer), "answer"), answer_form)
     given_id, source = find_value(row, columns.id), find_value(row, columns.source)
     identity = str(number if given_id is None else given_id)
+    if reading.choices:
+        options = [_text(find_value(row, column), "choice") for column in reading.choices]
+        question, answer = ask_for_choice(question, options, identity)
+    else:
+        answer = final_answer(_text(find_value(row, columns.answer), "answer"), reading.answer_form)
     trajectories = tuple(_trajectories(row, columns)) if columns.generations is not None else ()
     return Task(Question(identity, question, answer, default_source if source is None else str(source)), trajectories)
 

@@ -3,106 +3,156 @@ r"""Draw n samples per question, grade them, and count: Pass@k and mG-Pass@k wit
     python -m raml_trl.evaluate --config recipes/tiny/eval.yaml \
         --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
 
-`output_dir` gets `samples.parquet`, every sample with its grade, and `metrics.json`, which follows from it.
+`output_dir` gets `samples.parquet`, every sample with its grade, and `metrics.json`, which follows from it: with
+`--from_samples FILE` nothing is sampled, and the samples of an earlier run are counted again, for other k. Until the
+end the samples lie in shards, so a run that is killed carries on; under `accelerate launch` processes share them.
 """
 
 import logging
 import time
-from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from raml_trl.arguments import EvaluateConfig
 from raml_trl.command_line import run
-from raml_trl.data import Question, load_questions
-from raml_trl.files import write_json, write_rows
-from raml_trl.grading import grade
+from raml_trl.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.data import open_data, stream_questions
+from raml_trl.errors import InputError
+from raml_trl.files import remove_partials, write_json
 from raml_trl.metrics import summarise
-from raml_trl.models import check_model, load_model
-from raml_trl.prompts import prompt_messages
-from raml_trl.runs import Run
-from raml_trl.sampling import SamplingSettings
-from raml_trl.transformers_engine import TransformersEngine
+from raml_trl.model_cards import add_results
+from raml_trl.models import check_model, shown_name
+from raml_trl.runs import Run, is_complete, open_run
+from raml_trl.samples import read_samples
+from raml_trl.sampling_arguments import EvaluateConfig
+from raml_trl.sharded_sampling import Sample, sample_shards
+from raml_trl.shards import SAMPLES, merge_shards
+from raml_trl.trackers import check_tracker, report
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_SCHEMA = pa.schema(
-    {
-        "question_id": pa.string(),
-        "sample": pa.int32(),
-        "text": pa.string(),
-        "correct": pa.bool_(),
-        "formatted": pa.bool_(),
-        "num_tokens": pa.int32(),
-    }
-)
-
 
 def main(config: EvaluateConfig, record: Run) -> None:
-    """Sample, grade, count, write."""
+    """Evaluate one model, or each of several and compare them."""
+    check_tracker(config.report_to)
+    if not config.models:
+        evaluate_one(config, record)
+        return
     started = time.monotonic()
-    check_model(config.model_name_or_path)
-    questions = load_questions(config.dataset_name, config=config.dataset_config, split=config.dataset_split)
-    questions = questions[: config.num_questions]
-    model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype)
-    samples = draw_samples(config, questions, model, tokenizer)
-    metrics = count_samples(config, questions, samples)
-    write_rows(record.directory / "samples.parquet", samples, SAMPLE_SCHEMA)
+    directories: dict[str, Path] = {}
+    for model in (config.model_name_or_path, *config.models):
+        name = Path(model).name
+        if name in directories:
+            raise InputError(f"two models are named {name}: evaluate them into different output_dirs")
+        directories[name] = record.directory / name
+        one = replace(config, model_name_or_path=model, models=[], output_dir=str(directories[name]))
+        settings = {name: value for name, value in asdict(one).items() if name != "output_dir"}
+        of_one = open_run(directories[name], "evaluate", settings)
+        if not of_one.complete:
+            evaluate_one(one, of_one)
+    if not all(is_complete(directory) for directory in directories.values()):
+        logger.info("other processes still have shards to make: the last of them closes the run")
+        return
+    runs = {name: read_samples(directory / "samples.parquet") for name, directory in directories.items()}
+    compared = compare_runs(runs, config.k, config.seed)
+    write_comparison(record.directory, compared)
+    record.writes = True
+    record.finish(time.monotonic() - started, compared)
+    logger.info("%s", comparison_table(compared))
+
+
+def evaluate_one(config: EvaluateConfig, record: Run) -> None:
+    """Sample, grade, count, write, report."""
+    started = time.monotonic()
+    shards: list[Path] = []
+    if config.from_samples is not None:
+        source = Path(config.from_samples)
+    else:
+        made = make_samples(config)
+        if made is None:
+            logger.info("other processes still have shards to make: the last of them closes the run")
+            return
+        shards, source = made, record.directory / "samples.parquet"
+        merge_shards(shards, source, SAMPLES)
+    metrics = count_samples(config, source)
     write_json(record.directory / "metrics.json", metrics)
+    model = Path(config.model_name_or_path)
+    if config.update_card and model.is_dir():
+        add_results(
+            model,
+            dataset=shown_name(config.dataset_name),
+            split=config.dataset_split,
+            metrics=metrics["metrics"],
+            samples=np.unique(metrics["samples_per_question"]).tolist(),
+        )
+    report(
+        config.report_to,
+        project=config.project,
+        name=f"{shown_name(config.model_name_or_path)} on {shown_name(config.dataset_name)}",
+        settings={name: value for name, value in asdict(config).items() if name not in ("api_key_variable",)},
+        figures={name: value["mean"] for name, value in metrics["metrics"].items()},
+    )
+    record.writes = True  # whichever process of the launch this is, it is the last
     record.finish(time.monotonic() - started, metrics)
+    for path in shards:
+        path.unlink()
+    remove_partials(record.directory)
     for name, value in metrics["metrics"].items():
         logger.info("%-12s %.3f [%.3f, %.3f]", name, value["mean"], value["low"], value["high"])
 
 
-def draw_samples(
-    config: EvaluateConfig,
-    questions: list[Question],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[dict[str, Any]]:
-    """Rows of `SAMPLE_SCHEMA`, by question and sample."""
-    prompts = [prompt_messages(question.question, config.prompt_style) for question in questions]
-    settings = SamplingSettings(
-        num_samples=config.num_samples,
-        max_completion_length=config.max_completion_length,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
+def make_samples(config: EvaluateConfig) -> list[Path] | None:
+    """The shards of all samples, or None if other processes are still at work on some."""
+    if config.engine != "server":
+        check_model(config.model_name_or_path)
+    table = open_data(config)
+    return sample_shards(
+        config,
+        lambda: islice(stream_questions(table), config.num_questions),
+        config.num_samples,
+        SAMPLES,
+        sample_rows,
     )
-    completions = TransformersEngine(model, tokenizer, config.batch_size).sample(prompts, settings, seed=config.seed)
-    rows = []
-    for completion in tqdm(completions, desc="sampling", unit="sample", total=len(questions) * config.num_samples):
-        question = questions[completion.prompt]
-        rows.append(
-            {
-                "question_id": question.id,
-                "sample": completion.sample,
-                "text": completion.text,
-                "num_tokens": completion.num_tokens,
-                **asdict(grade(completion.text, question.answer, style=config.prompt_style)),
-                "prompt": completion.prompt,
-            }
-        )
-    return sorted(rows, key=lambda row: (row.pop("prompt"), row["sample"]))
 
 
-def count_samples(config: EvaluateConfig, questions: list[Question], samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `metrics.json` holds: a function of the samples and of the seed of the bootstrap."""
-    correct = Counter(sample["question_id"] for sample in samples if sample["correct"])
-    counts = [correct[question.id] for question in questions]
+def sample_rows(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+    """One row a sample."""
+    for sample in samples:
+        yield {
+            "question_id": sample.question.id,
+            "sample": sample.number,
+            "text": sample.text,
+            "correct": sample.correct,
+            "formatted": sample.formatted,
+            "outcome": sample.outcome,
+            "num_tokens": sample.num_tokens,
+            "finished": sample.finished,
+        }
+
+
+def count_samples(config: EvaluateConfig, source: Path) -> dict[str, Any]:
+    """What `metrics.json` holds: a function of the samples, of k and of the seed of the bootstrap.
+
+    Raises:
+        InputError: if the samples cannot be read, or a question has fewer than k.
+    """
+    samples = read_samples(source)
+    n, correct = samples.n, samples.correct
+    if max(config.k) > n.min():
+        raise InputError(f"samples {source}: k = {max(config.k)}, but a question has only {n.min()} samples")
     return {
-        "questions": len(questions),
-        "samples_per_question": config.num_samples,
-        "formatted": float(np.mean([sample["formatted"] for sample in samples])),
-        "mean_tokens": float(np.mean([sample["num_tokens"] for sample in samples])),
-        "metrics": summarise(counts, config.num_samples, config.k, np.random.default_rng(config.seed)),
+        "questions": len(n),
+        "samples_per_question": int(n[0]) if n.min() == n.max() else [int(n.min()), int(n.max())],
+        "formatted": samples.formatted,
+        "mean_tokens": samples.mean_tokens,
+        "outcomes": samples.outcomes,
+        "metrics": summarise(correct, n, config.k, np.random.default_rng(config.seed)),
     }
 
 
 if __name__ == "__main__":
-    run(main, EvaluateConfig)
+    run(main, EvaluateConfig, distributed=True)

@@ -1,12 +1,13 @@
-"""Grades of many texts at once: symbols are compared in child processes, which may hang or die without harm.
+"""Grades of many texts at once: algebra is done in child processes, which may hang or die without harm.
 
-math-verify's own time limit needs SIGALRM and the main thread, and does not end one long instruction. So nothing of it
-runs in the calling process: what digits and letters tell is told at once, and the rest goes to children
+A time limit inside a process needs SIGALRM and the main thread, and does not end one long instruction. So math-verify
+never runs in the calling process: what takes no algebra is told at once, and the rest goes to children
 (`grading_worker`) that live as long as the pool. Each comparison has a deadline, and a child that overruns or dies is
 replaced.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,39 +15,34 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Literal, Self
+from typing import Self
 
-from raml_trl.grading import Grade, equal_as_text, extract_answer, formatted
+from raml_trl.grading import SECONDS, Grade, Outcome, extract_answer, formatted, tell
 
 STARTING_SECONDS = 120
 """A child takes a second or two; the rest is for a busy machine."""
 
-Outcome = Literal["correct", "wrong", "no answer", "unreadable reference", "timeout", "crash"]
 Pair = tuple[str | None, str]
 """What was predicted, None if there is no box, and the reference."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A grade and how it came about: `grade.correct` is `outcome == "correct"`."""
-
-    grade: Grade
-    outcome: Outcome
 
 
 class GradingPool:
     """A context manager of at most `num_workers` children, started when there is something for them to compare.
 
-    `seconds` is the deadline of one comparison. Any thread may grade, one at a time.
+    `seconds` is the deadline of one comparison. Any thread may grade, one at a time; a process that is forked off
+    starts children of its own.
     """
 
-    def __init__(self, num_workers: int, *, seconds: float = 8.0) -> None:
+    def __init__(self, num_workers: int, *, seconds: float = SECONDS) -> None:
         assert num_workers > 0, num_workers
         assert seconds > 0, seconds
         self._num_workers = num_workers
         self._seconds = seconds
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
 
@@ -57,13 +53,15 @@ class GradingPool:
         self.close()
 
     def close(self) -> None:
-        """End the children."""
+        """End the children. The next call of `grade` starts others."""
+        if self._process != os.getpid():  # they are not this process's
+            return
         with self._lock:
             while self._idle:
                 self._idle.pop().kill()
 
-    def grade(self, pairs: Sequence[tuple[str, str]], *, style: str) -> list[Verdict]:
-        """Judge completions against their reference answers: one verdict for each, in order, whatever they are.
+    def grade(self, pairs: Sequence[tuple[str, str]], *, style: str) -> list[Grade]:
+        """Judge completions against their reference answers: one grade for each, in order, whatever they are.
 
         Args:
             pairs: the completion, without the prompt, and the reference, as it would stand inside the box.
@@ -72,16 +70,18 @@ class GradingPool:
         Raises:
             InputError: if `style` is unknown.
         """
+        if self._process != os.getpid():  # forked off: the children and the lock are the other process's
+            self._begin()
         layouts = [formatted(text, style) for text, _ in pairs]
         predictions: list[Pair] = [(extract_answer(text), answer) for text, answer in pairs]
-        told = {pair: _tell(*pair) for pair in predictions}  # samples of a question often agree: each pair once
+        told = {pair: tell(*pair) for pair in dict.fromkeys(predictions)}  # samples often agree: each pair once
         with self._lock:
             outcomes = self._compare(pair for pair, outcome in told.items() if outcome is None)
-        verdicts = []
+        grades = []
         for pair, layout in zip(predictions, layouts, strict=True):
             outcome = told[pair] or outcomes[pair]
-            verdicts.append(Verdict(Grade(correct=outcome == "correct", formatted=layout), outcome))
-        return verdicts
+            grades.append(Grade(outcome == "correct", layout, outcome))
+        return grades
 
     def _compare(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
         """What the children make of `pairs`, which differ from each other."""
@@ -175,11 +175,3 @@ def _settled(children: Sequence[_Child]) -> list[tuple[_Child, Outcome]]:
         elif child.deadline <= time.monotonic():
             settled.append((child, "timeout" if child.ready else "crash"))
     return settled
-
-
-def _tell(predicted: str | None, answer: str) -> Outcome | None:
-    """The outcome, where it takes no symbols to tell."""
-    if predicted is None:
-        return "no answer"
-    same = equal_as_text(predicted, answer)
-    return None if same is None else "correct" if same else "wrong"

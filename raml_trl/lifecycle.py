@@ -105,11 +105,14 @@ def train(
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
+    state = trainer.state
+    best = {} if state.best_metric is None else {"best_metric": state.best_metric, "best_step": state.best_global_step}
     record.finish(
         clock.seconds,
         {
             **(results or {}),
-            "steps": trainer.state.global_step,
+            **best,
+            "steps": state.global_step,
             "train_loss": output.training_loss,
             "processes": trainer.accelerator.num_processes,
             "distributed": trainer.accelerator.distributed_type.value,

@@ -63,6 +63,11 @@ def load_model(name: str, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTok
     return model.to(device).eval(), tokenizer
 
 
+def shown_name(name: str) -> str:
+    """The name of a model or a data set without the path that leads to it on this machine."""
+    return Path(name).name if Path(name).exists() else name
+
+
 def cannot_load(name: str, error: Exception) -> InputError:
     """The error to raise, with the reason that transformers gave on one line."""
     return InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}")

@@ -20,7 +20,17 @@ from tqdm import tqdm
 
 from raml_trl import arithmetic
 from raml_trl.command_line import run
-from raml_trl.data import Question, Reject, Task, Trajectory, read_tasks, stream_tasks, table_columns, task_row
+from raml_trl.data import (
+    Question,
+    Reject,
+    Task,
+    Trajectory,
+    open_data,
+    read_tasks,
+    stream_tasks,
+    table_columns,
+    task_row,
+)
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.decontamination import Benchmarks
 from raml_trl.errors import InputError
@@ -79,10 +89,8 @@ def arithmetic_tasks(config: PrepareDataConfig) -> tuple[Iterator[Task], str]:
 
 def table_tasks(config: PrepareDataConfig) -> tuple[Iterator[Task | Reject], str]:
     """Questions of a file or a Hub data set, and their generations if it has any."""
-    table = open_table(config.dataset_name, config=config.dataset_config, split=config.dataset_split)
-    columns = table_columns(table, config.columns)
-    tasks = read_tasks(table, columns, answer_form=config.answer_form)
-    return tasks, QUESTIONS if columns.generations is None else TRAJECTORIES
+    table = open_data(config)
+    return read_tasks(table), QUESTIONS if table_columns(table).generations is None else TRAJECTORIES
 
 
 def open_screen(config: PrepareDataConfig) -> Screen:

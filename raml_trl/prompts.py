@@ -58,6 +58,30 @@ STYLES: dict[str, Style] = {
         ),
         "<think>\nTRAJECTORY\n</think>\n<conclusion>\nThe answer is \\boxed{ANSWER}\n</conclusion>",
     ),
+    # The paper's evaluation prompt (C.3): a conclusion as above, and nothing said of a thinking block.
+    "conclusion_only": Style(
+        "You solve mathematical problems. Reason step by step; then write a conclusion inside <conclusion> and "
+        "</conclusion> that ends with your answer in \\boxed{}.",
+        "system",
+        re.compile(
+            rf"(?:(?!<conclusion>).)*<conclusion>(?:(?!</conclusion>|\\boxed).)*{_BOX}"
+            r"(?:(?!</conclusion>|\\boxed).)*</conclusion>",
+            re.DOTALL,
+        ),
+        "TRAJECTORY\n<conclusion>\nThe answer is \\boxed{ANSWER}\n</conclusion>",
+    ),
+    # The paper's prompt for SFT on the long teacher (C.2): thinking, then the answer, each in tags.
+    "answer": Style(
+        "You solve mathematical problems. First think inside <think> and </think>; then give your answer inside "
+        "<answer> and </answer>, in \\boxed{}.",
+        "system",
+        re.compile(
+            rf"<think>(?:(?!</think>).)*</think>\s*<answer>(?:(?!</answer>|\\boxed).)*{_BOX}"
+            r"(?:(?!</answer>|\\boxed).)*</answer>",
+            re.DOTALL,
+        ),
+        "<think>\nTRAJECTORY\n</think>\n<answer>\n\\boxed{ANSWER}\n</answer>",
+    ),
 }
 
 

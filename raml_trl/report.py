@@ -30,7 +30,7 @@ _CURVES = {
     "completions/mean_length": "tokens per rollout",
     "selection/group_same_reward": "groups of one reward (no signal)",
 }
-_METRIC_NAMES = {"pass": "Pass", "mg_pass": "mG-Pass"}
+_METRIC_NAMES = {"pass": "Pass", "mg_pass": "mG-Pass", "g_pass": "G-Pass", "maj": "maj"}
 
 
 def main(config: ReportConfig, record: Run) -> None:

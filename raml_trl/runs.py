@@ -95,7 +95,7 @@ def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
     run = Run(directory, {**wanted, "status": "running", "seconds": 0.0}, writes=is_first_process())
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        run.save(0.0)
+        write_json(path, run.record)  # whichever process of a launch comes first: they all have the same to say
     except OSError as error:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
     return run
@@ -129,6 +129,11 @@ def require_complete(directory: str) -> None:
     """
     if is_run(directory) and read_record(Path(directory))["status"] != "complete":
         raise InputError(f"the run in {directory} is not complete: finish it first, with the same command")
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether `directory` holds a run that has come to its end."""
+    return is_run(str(directory)) and read_record(directory)["status"] == "complete"
 
 
 def complete_record(directory: str, *commands: str) -> dict[str, Any]:

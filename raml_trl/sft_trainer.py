@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from raml_trl.checkpoints import log_state, read_progress, restore_log, write_progress
 from raml_trl.errors import InputError
+from raml_trl.in_training import SampledEvaluation
 
 
 def check_sft(config: SFTConfig) -> None:
@@ -43,7 +44,7 @@ def take_prepared(config: SFTConfig) -> None:
         config.max_length = None
 
 
-class TrajectorySFTTrainer(SFTTrainer):
+class TrajectorySFTTrainer(SampledEvaluation, SFTTrainer):
     """`SFTTrainer`, of which a checkpoint keeps what is not yet logged."""
 
     def _set_signature_columns_if_needed(self) -> None:

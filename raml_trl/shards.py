@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 QUESTIONS = "questions"
 TRAJECTORIES = "trajectories"
+SAMPLES = "samples"
 
 _QUESTION = {"id": pa.string(), "problem": pa.string(), "answer": pa.string(), "source": pa.string()}
 SCHEMAS: dict[str, pa.Schema] = {
@@ -34,9 +35,21 @@ SCHEMAS: dict[str, pa.Schema] = {
             "num_tokens": pa.list_(pa.int64()),  # null where nobody counted them
         }
     ),
+    SAMPLES: pa.schema(
+        {
+            "question_id": pa.string(),
+            "sample": pa.int32(),
+            "text": pa.string(),
+            "correct": pa.bool_(),
+            "formatted": pa.bool_(),
+            "outcome": pa.string(),
+            "num_tokens": pa.int32(),
+            "finished": pa.bool_(),
+        }
+    ),
 }
 
-_NAME = re.compile(rf"({QUESTIONS}|{TRAJECTORIES})-([0-9]{{5,}})\.parquet")
+_NAME = re.compile(rf"({QUESTIONS}|{TRAJECTORIES}|{SAMPLES})-([0-9]{{5,}})\.parquet")
 _NOTES = b"raml_trl"
 _BATCH_ROWS = 1_000
 _BATCH_CHARACTERS = 2**23
@@ -105,6 +118,15 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
                 yield from batch.to_pylist()
 
 
+def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
+    """Write the rows of all shards into one file, batch by batch."""
+    with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
+        for shard in paths:
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches():
+                    writer.write_batch(batch.replace_schema_metadata(None))
+
+
 def is_whole(path: Path) -> bool:
     """Whether a shard is there and can be read to its end; what is wrong with a damaged one is said."""
     if not path.exists():
@@ -117,13 +139,19 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return sum(map(_characters, value)) if isinstance(value, list) else 1
+
+
 def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
     """Rows in batches that are bounded in number and in characters: a trajectory may be long."""
     batch: list[Mapping[str, Any]] = []
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += len(row["problem"]) + sum(map(len, row.get("generations") or ()))
+        characters += sum(map(_characters, row.values()))
         if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

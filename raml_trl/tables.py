@@ -8,7 +8,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+from raml_trl.columns import Reading
 from raml_trl.errors import InputError
 from raml_trl.json_rows import CutShort, read_array, read_lines
 from raml_trl.runs import require_complete
@@ -33,7 +34,7 @@ class Table:
 
     `read` gives rows as they were written, a mapping or a list of values, or a `json_rows.Fault`. `signature` changes
     when the data do. `parts` are the same rows again, for several processes to read at once. `checked` says that
-    `prepare_data` or `sample_trajectories` wrote them.
+    `prepare_data` or `sample_trajectories` wrote them. `reading` is how its rows are understood.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Table:
     signature: str
     parts: tuple["Table", ...] = ()
     checked: bool = False
+    reading: Reading = field(default_factory=Reading)
 
 
 def open_table(name: str, *, config: str | None = None, split: str = "train") -> Table:

@@ -13,20 +13,21 @@ from trl import ModelConfig
 from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
-from raml_trl.data import grpo_rows
+from raml_trl.data import grpo_rows, open_data
+from raml_trl.in_training import read_evaluation
 from raml_trl.lifecycle import train
 from raml_trl.models import check_model
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
-from raml_trl.tables import open_table
 from raml_trl.trainer import SubsetGRPOTrainer
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
     check_model(model.model_name_or_path)
-    table = open_table(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
+    table = open_data(data)
     rows = grpo_rows(table, data.prompt_style)
+    evaluation = read_evaluation(data, config, config.max_completion_length)
     train(
         SubsetGRPOTrainer,
         config,
@@ -35,6 +36,9 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         summarize=SubsetGRPOTrainer.summary,
         reward_funcs=make_reward(data.prompt_style),
         train_dataset=rows,
+        # Nothing reads it: without one, transformers refuses to evaluate.
+        eval_dataset=None if evaluation is None else evaluation.grpo_rows(),
+        sampled_evaluation=evaluation,
     )
 
 

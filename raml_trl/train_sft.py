@@ -17,12 +17,13 @@ from trl import ModelConfig, SFTConfig
 
 from raml_trl.arguments import SFTArguments
 from raml_trl.command_line import run
+from raml_trl.data import open_data
 from raml_trl.examples import Choice, build_examples, describe
+from raml_trl.in_training import read_evaluation
 from raml_trl.lifecycle import train
 from raml_trl.models import check_model, load_tokenizer
 from raml_trl.runs import Run
 from raml_trl.sft_trainer import TrajectorySFTTrainer, check_sft, take_prepared
-from raml_trl.tables import open_table
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,11 @@ logger = logging.getLogger(__name__)
 def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
     check_sft(config)
+    evaluation = read_evaluation(data, config)
     tokenizer = load_tokenizer(check_model(model.model_name_or_path), revision=model.model_revision)
     if config.chat_template_path is not None:
         tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
-    table = open_table(data.dataset_name, config=data.dataset_config, split=data.dataset_split)
+    table = open_data(data)
     choice = Choice(
         num_trajectories=data.num_trajectories,
         trajectory_order=data.trajectory_order,
@@ -49,7 +51,17 @@ def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run)
     examples, counts = build_examples(table, tokenizer, choice, num_proc=config.dataset_num_proc)
     logger.info("%s", describe(counts, choice))
     take_prepared(config)
-    train(TrajectorySFTTrainer, config, model, record, results={"data": asdict(counts)}, train_dataset=examples)
+    train(
+        TrajectorySFTTrainer,
+        config,
+        model,
+        record,
+        results={"data": asdict(counts)},
+        train_dataset=examples,
+        # Nothing reads it: without one, transformers refuses to evaluate.
+        eval_dataset=None if evaluation is None else evaluation.sft_rows(tokenizer),
+        sampled_evaluation=evaluation,
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from raml_trl.checkpoints import log_state, read_progress, restore_log, write_pr
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.dealing import IDLE, cut_by_width, deal_micro_batches
 from raml_trl.errors import InputError
+from raml_trl.in_training import SampledEvaluation
 from raml_trl.seam import check_seam
 from raml_trl.selection import select_rollouts
 
@@ -74,7 +75,7 @@ class _Draft:
     tokens_scored: int = 0
 
 
-class SubsetGRPOTrainer(GRPOTrainer):
+class SubsetGRPOTrainer(SampledEvaluation, GRPOTrainer):
     """TRL's `GRPOTrainer`, same constructor, with `SubsetGRPOConfig` for its `args`.
 
     With m = G, `drop`, no bucketing and no rows skipped it equals `GRPOTrainer` bit for bit; with them to rounding.

@@ -32,12 +32,14 @@ class TransformersEngine:
             decoding = {"do_sample": True, "temperature": settings.temperature}
             decoding |= {"top_p": settings.top_p, "top_k": settings.top_k}
         generate: Any = self.model.generate
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
         for start in range(0, len(pairs), self.batch_size):
             batch = pairs[start : start + self.batch_size]
             inputs: Any = self.tokenizer.pad(
                 {"input_ids": [prompt_ids[prompt] for prompt, _ in batch]}, padding_side="left", return_tensors="pt"
             ).to(self.model.device)
-            with torch.inference_mode(), torch.random.fork_rng():
+            # Not in inference mode: what a model in training keeps of it (such as rotary frequencies) has no gradient.
+            with torch.no_grad(), torch.random.fork_rng(devices):
                 torch.manual_seed(seed * 1_000_003 + start)
                 output = generate(**inputs, max_new_tokens=settings.max_completion_length, **decoding)
             completions = output[:, inputs["input_ids"].size(1) :]

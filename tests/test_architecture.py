@@ -13,20 +13,56 @@ PACKAGE = REPOSITORY / "raml_trl"
 
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"files", "validation", "prompts", "selection", "dealing", "accounting", "metrics", "arithmetic"}
-    | {"choosing", "decontamination", "filtering", "json_client", "json_rows", "key_set", "sampling"},
-    {"grading", "runs", "planning", "shards"},
-    {"arguments", "cards", "columns", "grading_pool", "grading_worker"},
-    {"configs", "data_arguments", "rewards", "advantages", "batching", "checkpoints", "figures", "hub", "models"}
+    {
+        "files",
+        "trackers",
+        "validation",
+        "prompts",
+        "selection",
+        "dealing",
+        "accounting",
+        "arithmetic",
+        "intervals",
+        "voting",
+    }
+    | {
+        "answers",
+        "choosing",
+        "decontamination",
+        "exact_numbers",
+        "filtering",
+        "json_client",
+        "json_rows",
+        "key_set",
+        "sampling",
+    },
+    {"equality"},
+    {"grading", "metrics", "runs", "planning", "samples", "shards"},
+    {"cards", "columns", "grading_pool", "grading_worker"},
+    {"arguments"},
+    {
+        "configs",
+        "data_arguments",
+        "rewards",
+        "advantages",
+        "batching",
+        "checkpoints",
+        "figures",
+        "hub",
+        "model_cards",
+        "models",
+    }
     | {"seam", "server_engine", "tables", "transformers_engine", "vllm_engine"},
-    {"arrow_cache"},
-    {"data"},
-    {"examples", "screening"},
+    {"arrow_cache", "comparison", "sampling_arguments"},
+    {"data", "engines"},
+    {"examples", "screening", "sharded_sampling"},
+    {"in_training"},
     {"trainer", "sft_trainer", "lifecycle", "command_line"},
-    {"build_model", "prepare_data", "sample_trajectories", "train_sft", "train_grpo", "evaluate", "report", "plan"},
+    {"build_model", "prepare_data", "sample_trajectories", "train_sft", "train_grpo", "evaluate", "report", "plan"}
+    | {"compare"},
     {"__main__", "__init__"},
 ]
-LIGHT = set().union(*LAYERS[:4])
+LIGHT = set().union(*LAYERS[:6])
 COMMANDS = LAYERS[-2]
 HEAVY = ("torch", "trl", "transformers", "datasets")
 

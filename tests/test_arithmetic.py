@@ -22,7 +22,7 @@ def test_trajectories_are_right_different_and_true_in_every_step(rng: np.random.
         trajectories = generate_trajectories(question, 8, rng)
         assert len(set(trajectories)) == 8
         for text in trajectories:
-            assert grade(text, question.answer, style="bare") == Grade(correct=True, formatted=True)
+            assert grade(text, question.answer, style="bare") == Grade(True, True, "correct")
             steps = re.findall(r"[ab](\d)\+(\d)=(\d);", text)
             assert all((int(left) + int(right)) % 10 == int(result) for left, right, result in steps)
             assert len(steps) <= 2 * (NUM_OPERANDS - 1)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from raml_trl import prepare_data
-from raml_trl.arguments import DatasetArguments, EvaluateConfig
+from raml_trl.arguments import DatasetArguments
 from raml_trl.command_line import StrictParser, run
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.errors import InputError
 from raml_trl.runs import Run
+from raml_trl.sampling_arguments import EvaluateConfig
 
 Command = Callable[..., tuple[int, str]]
 

@@ -14,7 +14,6 @@ from trl import ModelConfig, SFTConfig
 from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, train_sft
 from raml_trl.arguments import (
     BuildModelConfig,
-    EvaluateConfig,
     GRPOArguments,
     ReportConfig,
     SFTArguments,
@@ -23,6 +22,7 @@ from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.files import read_rows
+from raml_trl.sampling_arguments import EvaluateConfig
 
 TINY = REPOSITORY / "recipes" / "tiny"
 COMMANDS = {

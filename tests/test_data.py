@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raml_trl.columns import Columns
+from raml_trl.arguments import TableArguments
 from raml_trl.data import (
     Question,
     Reject,
@@ -15,7 +15,9 @@ from raml_trl.data import (
     grpo_rows,
     load_questions,
     load_texts,
+    open_data,
     read_tasks,
+    stream_questions,
     stream_tasks,
     task_row,
 )
@@ -100,14 +102,43 @@ def test_no_row_at_all(tmp_path: Path) -> None:
 
 def test_columns_and_forms(tmp_path: Path) -> None:
     orz = [{"from": "human", "value": "1+1"}, {"ground_truth": {"value": "2"}}]
-    table = open_table(write(tmp_path, orz))
-    [task] = read_tasks(table, Columns(question="0.value", answer="1.ground_truth.value"))
+    columns = {"question_column": "0.value", "answer_column": "1.ground_truth.value"}
+    [task] = read_tasks(open_data(TableArguments(dataset_name=write(tmp_path, orz), **columns)))
     assert isinstance(task, Task)
     assert (task.question.question, task.question.answer) == ("1+1", "2")
-    table = open_table(write(tmp_path, {"question": "1+1", "answer": "add\n#### 2"}))
-    [task] = read_tasks(table, answer_form="hashes")
+    name = write(tmp_path, {"question": "1+1", "answer": "add\n#### 2"})
+    [task] = read_tasks(open_data(TableArguments(dataset_name=name, answer_form="hashes")))
     assert isinstance(task, Task)
     assert task.question.answer == "2"
+
+
+def test_only_some_rows(tmp_path: Path) -> None:
+    rows = [{"problem": str(number), "answer": "1", "level": number % 3, "kind": "a b"} for number in range(9)]
+    name = write(tmp_path, *rows)
+    table = open_data(TableArguments(dataset_name=name, where=["level=2", "kind = a b"]))
+    assert [question.id for question in stream_questions(table)] == ["2", "5", "8"]
+    assert table.signature != open_data(TableArguments(dataset_name=name, where=["level=1"])).signature
+    with pytest.raises(InputError, match="has no column grade"):
+        list(stream_questions(open_data(TableArguments(dataset_name=name, where=["grade=1"]))))
+    with pytest.raises(InputError, match="where must have the form COLUMN=VALUE, got 'level'"):
+        TableArguments(dataset_name=name, where=["level"])
+
+
+def test_multiple_choice(tmp_path: Path) -> None:
+    rows = [
+        {"Question": f"Which? {number}", "Right": "yes", "Wrong 1": "no", "Wrong 2": "perhaps"} for number in range(40)
+    ]
+    choices = ["Right", "Wrong 1", "Wrong 2"]
+    table = open_data(TableArguments(dataset_name=write(tmp_path, *rows), choice_columns=choices))
+    questions = list(stream_questions(table))
+    for question in questions:
+        lines = question.question.splitlines()
+        assert f"({question.answer}) yes" in lines
+        assert sorted(line[4:] for line in lines[2:]) == ["no", "perhaps", "yes"]
+    assert {question.answer for question in questions} == {"A", "B", "C"}
+    assert list(stream_questions(table)) == questions
+    with pytest.raises(InputError, match="choice_columns needs 2 to 26 columns, got 1"):
+        TableArguments(dataset_name="d", choice_columns=["Right"])
 
 
 def test_an_answer_that_cannot_be_graded_against(tmp_path: Path) -> None:

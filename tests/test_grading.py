@@ -1,12 +1,22 @@
 """Text and reference to a grade, and grade to reward."""
 
-import json
-from pathlib import Path
+import gc
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
+import psutil
 import pytest
 
+from raml_trl import grading, rewards
 from raml_trl.errors import InputError
 from raml_trl.grading import Grade, extract_box, grade, readable
+from raml_trl.grading_pool import GradingPool
 from raml_trl.prompts import STYLES, lay_out, prompt_messages, with_opening
 from raml_trl.rewards import REWARDS, make_reward
 
@@ -21,8 +31,10 @@ from raml_trl.rewards import REWARDS, make_reward
         (r"\boxed{3} then cut off \boxed{4", "3"),
         (r"\boxed{\text{a \} b}}", r"\text{a \} b}"),
         ("no box", None),
-        (r"\boxed{" + "1" * 2000 + "}", None),
+        (r"\boxed{1}\boxed{" + "1" * 2000 + "}", "1" * 2000),
         (r"\boxed{" * 50, None),
+        (r"\boxed{" * 50 + "7" + "}" * 3, "7"),
+        (r"} \boxed{7}", "7"),
     ],
 )
 def test_last_complete_box(text: str, box: str | None) -> None:
@@ -66,6 +78,10 @@ def test_correct(text: str, answer: str, correct: bool) -> None:
         ("conclusion", "<think>\nx\n</think>\n<conclusion>\ny\n</conclusion>", False),
         ("conclusion", "<think>\nx\n<conclusion>\nThe answer is \\boxed{3}\n</conclusion>", False),
         ("conclusion", "<think>\nx\n</think>\nThe answer is \\boxed{3}", False),
+        ("conclusion_only", "x\n<conclusion>so \\boxed{3}</conclusion>", True),
+        ("conclusion_only", "x \\boxed{3}", False),
+        ("answer", "<think>x</think><answer>\\boxed{3}</answer>", True),
+        ("answer", "<answer>\\boxed{3}</answer>", False),
     ],
 )
 def test_formatted(style: str, text: str, formatted: bool) -> None:
@@ -78,7 +94,7 @@ def test_what_is_laid_out_is_formatted_and_correct(style: str) -> None:
         text = lay_out("first this\nthen that", answer, style)
         assert STYLES[style].layout.fullmatch(text), text
         assert extract_box(text) == answer
-    assert grade(lay_out("TRAJECTORY", "12", style), "12", style=style) == Grade(correct=True, formatted=True)
+    assert grade(lay_out("TRAJECTORY", "12", style), "12", style=style) == Grade(True, True, "correct")
 
 
 def test_the_opening_that_the_template_wrote() -> None:
@@ -93,19 +109,73 @@ def test_layout_patterns_take_linear_time() -> None:
             style.layout.fullmatch(bad)  # quadratic patterns would take minutes here
 
 
-def test_unreadable_reference_is_refused() -> None:
-    assert readable("12")
-    assert readable(r"\frac{1}{2}")
-    assert not readable("")
-    with pytest.raises(InputError, match="cannot be read"):
-        grade(r"\boxed{1}", "")
+def test_readable() -> None:
+    for answer in (
+        "12",
+        r"\frac{1}{2}",
+        r"\text{east}",
+        "(C)",
+        "x = 3, y = \\sqrt{2}",
+        "3^{6567340}",
+        r"9\frac{1}{2}\%",
+    ):
+        assert readable(answer), answer
+    for answer in ("", " ", "$$", r"DQ \parallel AB", r"(1, \ldots, 1)", r"\frac{", "1" * 2000):
+        assert not readable(answer), answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "outcome"),
+    [
+        (r"\boxed{0.5}", r"\frac{1}{2}", "correct"),
+        (r"\boxed{\sqrt{4x^2}}", r"\sqrt{x}", "wrong"),
+        ("1", "1", "no answer"),
+        (r"\boxed{}", "1", "no answer"),
+        (r"\boxed{\frac{}", "x", "no answer"),
+        (r"\boxed{\frac{}{}}", "x", "unreadable answer"),
+        (r"\boxed{9^{9^{9^9}}}", "x", "unreadable answer"),
+        (r"\boxed{\sqrt{2}}", "9^{9^{9^9}}", "wrong"),
+        (r"\boxed{1}", "", "unreadable reference"),
+        (r"\boxed{1}", r"DQ \parallel AB", "unreadable reference"),
+        (r"\boxed{DQ \parallel AB}", r"DQ\parallel AB", "correct"),
+    ],
+)
+def test_outcome(text: str, answer: str, outcome: str) -> None:
+    assert grade(text, answer) == Grade(outcome == "correct", r"\boxed{" in text and r"\boxed{}" not in text, outcome)
+
+
+def test_a_single_grade_ends_and_leaves_the_callers_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading, "SECONDS", 0.5)
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        handler = signal.getsignal(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        started = time.monotonic()
+        assert (
+            grade(r"\boxed{\sum_{k=1}^{9999} \frac{x^k}{k^2}}", r"\sum_{k=2}^{9999} \frac{x^k}{k^2}").outcome
+            == "timeout"
+        )
+        assert time.monotonic() - started < 5
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert 500 < signal.getitimer(signal.ITIMER_REAL)[0] < 600
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_single_grade_on_another_thread() -> None:
+    grades: list[Grade] = []
+    thread = threading.Thread(target=lambda: grades.append(grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}")))
+    thread.start()
+    thread.join()
+    assert grades == [Grade(True, True, "correct")]
 
 
 def test_reward_is_equation_21() -> None:
-    assert {Grade(True, True): 1, Grade(False, True): 0, Grade(True, False): -0.5, Grade(False, False): -1} == REWARDS
+    assert REWARDS == {(True, True): 1, (False, True): 0, (True, False): -0.5, (False, False): -1}
     metrics: dict[str, float] = {}
     columns: dict[str, list[bool]] = {}
-    rewards = make_reward("bare")(
+    given = make_reward("bare")(
         prompts=[],
         completions=[
             [{"role": "assistant", "content": text}]
@@ -115,9 +185,94 @@ def test_reward_is_equation_21() -> None:
         log_metric=metrics.__setitem__,
         log_extra=columns.__setitem__,
     )
-    assert rewards == [1, 0, -0.5, -1]
+    assert given == [1, 0, -0.5, -1]
     assert metrics == {"correct": 0.5, "formatted": 0.5}
     assert columns["correct"] == [True, False, True, False]
+
+
+def call(reward: Callable[..., list[float]], *pairs: tuple[str, str]) -> tuple[list[float], dict[str, float]]:
+    metrics: dict[str, float] = {}
+    given = reward(
+        prompts=[],
+        completions=[text for text, _ in pairs],
+        answer=[answer for _, answer in pairs],
+        log_metric=metrics.__setitem__,
+        log_extra=lambda _name, _values: None,
+    )
+    return given, metrics
+
+
+ALGEBRA = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")
+HOPELESS = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
+
+
+def test_the_reward_survives_what_cannot_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "GradingPool", lambda number: GradingPool(number, seconds=1))
+    pairs = [ALGEBRA, HOPELESS, (r"\boxed{1}", r"DQ \parallel AB"), (r"\boxed{\frac{}{}}", "x"), ("no box", "1")] * 2
+    given, metrics = call(make_reward("boxed"), *pairs)
+    assert given == [1, 0, 0, 0, -1] * 2
+    assert metrics == {
+        **{"correct": 0.2, "formatted": 0.8},
+        **{"timeout": 0.2, "unreadable reference": 0.2, "unreadable answer": 0.2},
+    }
+
+
+def children() -> list[int]:
+    return [one.pid for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_children_of_a_reward_go_with_it() -> None:
+    before = children()
+    reward = make_reward("boxed", num_graders=1)
+    assert call(reward, (r"\boxed{2}", "2"))[0] == [1]
+    assert children() == before  # no algebra, no child
+    assert call(reward, ALGEBRA)[0] == [1]
+    assert len(children()) == len(before) + 1
+    del reward
+    gc.collect()
+    assert children() == before
+
+
+def _grade_and_leave(reward: Callable[..., list[float]], found: Any) -> None:
+    found.put((call(reward, ALGEBRA)[0], len(children())))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_reward_in_a_process_that_is_forked_off() -> None:
+    """As in a DataLoader worker: the child has graders of its own, and leaves those of its parent alone."""
+    reward = make_reward("boxed", num_graders=1)
+    assert call(reward, ALGEBRA)[0] == [1]
+    before = children()
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    worker = context.Process(target=_grade_and_leave, args=(reward, found))
+    worker.start()
+    assert found.get(timeout=60) == ([1], 1)
+    worker.join()
+    assert worker.exitcode == 0
+    assert call(reward, (r"\boxed{\sqrt{20}}", r"2\sqrt{5}"))[0] == [1]
+    assert children() == before
+
+
+@pytest.mark.parametrize(
+    "end", ["pass", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+)
+def test_a_reward_leaves_no_orphans(end: str) -> None:
+    script = f"""
+import psutil
+from raml_trl.rewards import make_reward
+reward = make_reward("boxed", num_graders=1)
+ignore = lambda *_: None
+assert reward(completions=[{ALGEBRA[0]!r}], answer=[{ALGEBRA[1]!r}], log_metric=ignore, log_extra=ignore) == [1]
+print(psutil.Process().children()[0].pid, flush=True)
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "Error" not in done.stderr, done.stderr
+    until = time.monotonic() + 20
+    while psutil.pid_exists(int(done.stdout)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(int(done.stdout))
 
 
 def test_prompts() -> None:
@@ -127,9 +282,3 @@ def test_prompts() -> None:
     assert prompt_messages("1+1", "boxed")[0]["content"].startswith("1+1\n\n")
     with pytest.raises(InputError, match="'shouted' is unknown"):
         prompt_messages("1+1", "shouted")
-
-
-def test_every_reference_of_aime_is_graded_right_against_its_own_box(shared_data: Path) -> None:
-    rows = [json.loads(line) for line in (shared_data / "aime24.jsonl").read_text().splitlines()]
-    for row in rows:
-        assert grade(rf"\boxed{{{row['answer']}}}", row["answer"]).correct, row["id"]

@@ -18,29 +18,29 @@ import test_grading
 from raml_trl import grading_pool
 from raml_trl.errors import InputError
 from raml_trl.grading import Grade, grade
-from raml_trl.grading_pool import GradingPool, Verdict
+from raml_trl.grading_pool import GradingPool
 from raml_trl.grading_worker import MEMORY_BYTES
 from raml_trl.prompts import STYLES
 
-# Of these numbers no computer sees the end: `grade` gives up on each after 5 seconds.
-TOWER = (r"\boxed{9^{9^{9^{9^9}}}}", "x + 1")
-FACTORIAL = (r"\boxed{1000000000!}", "x + 1")
-HALF = (r"\boxed{0.5}", r"\frac{1}{2}")  # takes symbols to be right
+# Nothing that is refused unread, and no computer sees the end of it.
+TOWER = (r"\boxed{e^{e^{e^{e^{e^{79}}}}}}", r"2\pi")
+BINOMIAL = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
+ROOT = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")  # takes algebra to be right
 
-RIGHT = Verdict(Grade(correct=True, formatted=True), "correct")
-WRONG = Verdict(Grade(correct=False, formatted=True), "wrong")
-LATE = Verdict(Grade(correct=False, formatted=True), "timeout")
-CRASHED = Verdict(Grade(correct=False, formatted=True), "crash")
+RIGHT = Grade(correct=True, formatted=True, outcome="correct")
+WRONG = Grade(correct=False, formatted=True, outcome="wrong")
+LATE = Grade(correct=False, formatted=True, outcome="timeout")
+CRASHED = Grade(correct=False, formatted=True, outcome="crash")
 
 [_CASES] = test_grading.test_correct.pytestmark
 TABLE: list[tuple[str, str]] = [(text, answer) for text, answer, _ in _CASES.args[1]]
 
 
-def fractions(number: int) -> tuple[list[tuple[str, str]], list[Verdict]]:
-    """Pairs that take symbols to tell, no two alike, and their verdicts: every third is right."""
+def roots(number: int) -> tuple[list[tuple[str, str]], list[Grade]]:
+    """Pairs that take algebra to tell, no two alike, and their grades: every third is right."""
     right = [index % 3 == 0 for index in range(1, number + 1)]
-    # 2i / 14 is i / 7, and (2i + 1) / 14 is not
-    pairs = [(rf"\boxed{{\frac{{{2 * i + (not same)}}}{{14}}}}", rf"\frac{{{i}}}{{7}}") for i, same in enumerate(right)]
+    # The root of 4p is twice that of p, and the root of 4p + 1 is not.
+    pairs = [(rf"\boxed{{\sqrt{{{4 * p + (not same)}}}}}", rf"2\sqrt{{{p}}}") for p, same in enumerate(right, 1001)]
     return pairs, [RIGHT if same else WRONG for same in right]
 
 
@@ -74,35 +74,34 @@ def no_shared_children(shared_pool: GradingPool) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_same_as_the_grader(shared_pool: GradingPool, style: str) -> None:
-    verdicts = shared_pool.grade(TABLE, style=style)
-    assert [verdict.grade for verdict in verdicts] == [grade(*pair, style=style) for pair in TABLE]
-    for verdict in verdicts:
-        assert verdict.outcome in (("correct",) if verdict.grade.correct else ("wrong", "no answer"))
+    grades = shared_pool.grade(TABLE, style=style)
+    assert grades == [grade(*pair, style=style) for pair in TABLE]
 
 
 def test_outcomes(shared_pool: GradingPool) -> None:
-    pairs = [(r"\boxed{x}", ""), ("12", "12"), (r"\boxed{12}", "13"), (r"\boxed{x}", "y"), HALF, (r"\boxed{12}", "12")]
+    pairs = [(r"\boxed{x}", ""), ("12", "12"), (r"\boxed{12}", "13"), (r"\boxed{2x}", "y"), ROOT, (r"\boxed{12}", "12")]
     outcomes = ["unreadable reference", "no answer", "wrong", "wrong", "correct", "correct"]
-    assert [verdict.outcome for verdict in shared_pool.grade(pairs, style="boxed")] == outcomes
+    assert [one.outcome for one in shared_pool.grade(pairs, style="boxed")] == outcomes
     assert shared_pool.grade([], style="boxed") == []
     with pytest.raises(InputError, match="'shouted' is unknown"):
         shared_pool.grade(pairs, style="shouted")
 
 
 def test_one_worker_says_what_two_say_and_in_order(shared_pool: GradingPool) -> None:
-    pairs, expected = fractions(300)
-    verdicts = shared_pool.grade(pairs + TABLE, style="boxed")
-    assert verdicts[:300] == expected
+    pairs, expected = roots(300)
+    grades = shared_pool.grade(pairs + TABLE, style="boxed")
+    assert grades[:300] == expected
     with GradingPool(1) as pool:
-        assert pool.grade(pairs + TABLE, style="boxed") == verdicts
+        assert pool.grade(pairs + TABLE, style="boxed") == grades
 
 
 @pytest.mark.usefixtures("no_shared_children")
 def test_what_takes_no_symbols_starts_no_child() -> None:
     with GradingPool(2) as pool:
-        assert pool.grade([(r"\boxed{012}", "12"), (r"\boxed{x + 1}", "x + 1")], style="boxed") == [RIGHT] * 2
+        told = [(r"\boxed{012}", "12"), (r"\boxed{x + 1}", "x + 1"), (r"\boxed{0.5}", r"\frac12")]
+        assert pool.grade(told, style="boxed") == [RIGHT] * 3
         assert not children()
-        assert pool.grade([HALF], style="boxed") == [RIGHT]
+        assert pool.grade([ROOT], style="boxed") == [RIGHT]
         assert len(children()) == 1  # and one pair does not start two
 
 
@@ -110,27 +109,27 @@ def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: p
     taken = []
     take = grading_pool._Child.take
     monkeypatch.setattr(grading_pool._Child, "take", lambda child, pair: (taken.append(pair), take(child, pair)))
-    again = (r"again \boxed{0.5}", r"\frac{1}{2}")
-    assert shared_pool.grade([HALF, again, HALF], style="boxed") == [RIGHT] * 3
-    assert taken == [("0.5", r"\frac{1}{2}")]
+    again = ("again " + ROOT[0], ROOT[1])
+    assert shared_pool.grade([ROOT, again, ROOT], style="boxed") == [RIGHT] * 3
+    assert taken == [(r"\sqrt{12}", ROOT[1])]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_what_does_not_end_is_late_alone(num_workers: int) -> None:
-    pairs, expected = fractions(60)
+    pairs, expected = roots(60)
     started = time.monotonic()
     with GradingPool(num_workers, seconds=2) as pool:
-        verdicts = pool.grade([*pairs[:30], *[TOWER, FACTORIAL] * 40, *pairs[30:]], style="boxed")
-    assert verdicts[30:110] == [LATE] * 80
-    assert verdicts[:30] + verdicts[110:] == expected
-    # Two deadlines of two seconds and three starts of one or two: not a deadline for each of the 80, nor the 5 seconds
-    # that `grade` takes.
+        grades = pool.grade([*pairs[:30], *[TOWER, BINOMIAL] * 40, *pairs[30:]], style="boxed")
+    assert grades[30:110] == [LATE] * 80
+    assert grades[:30] + grades[110:] == expected
+    # Two deadlines of two seconds and three starts of one or two: not a deadline for each of the 80, nor the eight
+    # seconds that `grade` takes.
     assert time.monotonic() - started < 30
 
 
 @pytest.mark.usefixtures("no_shared_children")
 def test_a_child_that_died_idle_is_replaced(shared_pool: GradingPool) -> None:
-    pairs, expected = fractions(20)
+    pairs, expected = roots(20)
     shared_pool.grade(pairs, style="boxed")
     before = children()
     assert len(before) == 2
@@ -141,9 +140,9 @@ def test_a_child_that_died_idle_is_replaced(shared_pool: GradingPool) -> None:
     assert len(children()) == 2
 
 
-@pytest.mark.parametrize(("num_kills", "verdict"), [(1, LATE), (2, CRASHED)])
+@pytest.mark.parametrize(("num_kills", "one"), [(1, LATE), (2, CRASHED)])
 def test_a_pair_whose_child_is_killed_is_tried_once_more(
-    num_kills: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+    num_kills: int, one: Grade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask, killed = grading_pool._Child._ask, []
 
@@ -154,30 +153,30 @@ def test_a_pair_whose_child_is_killed_is_tried_once_more(
             os.kill(child._process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(grading_pool._Child, "_ask", ask_and_kill)
-    pairs, expected = fractions(20)
+    pairs, expected = roots(20)
     with GradingPool(1, seconds=2) as pool:
-        verdicts = pool.grade([*pairs[:10], TOWER, *pairs[10:]], style="boxed")
+        grades = pool.grade([*pairs[:10], TOWER, *pairs[10:]], style="boxed")
     assert len(set(killed)) == num_kills
-    assert verdicts.pop(10) == verdict
-    assert verdicts == expected
+    assert grades.pop(10) == one
+    assert grades == expected
 
 
 def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with GradingPool(2) as pool, pytest.raises(RuntimeError, match="does not start"):
-        pool.grade([HALF], style="boxed")
+        pool.grade([ROOT], style="boxed")
 
 
 @pytest.mark.usefixtures("no_shared_children")
 def test_an_interrupted_call_leaves_no_child() -> None:
     with GradingPool(2, seconds=60) as pool:
-        pool.grade(fractions(2)[0], style="boxed")
+        pool.grade(roots(2)[0], style="boxed")
         assert len(children()) == 2
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             pool.grade([TOWER], style="boxed")
         assert len(children()) == 1  # the idle one is as good as before
-        assert pool.grade([HALF], style="boxed") == [RIGHT]
+        assert pool.grade([ROOT], style="boxed") == [RIGHT]
     assert not children()
 
 
@@ -185,7 +184,7 @@ def test_a_killed_parent_leaves_no_child() -> None:
     script = f"""
 from raml_trl.grading_pool import GradingPool
 pool = GradingPool(2, seconds=1)
-pool.grade({fractions(2)[0]}, style="boxed")
+pool.grade({roots(2)[0]}, style="boxed")
 print(flush=True)
 pool.grade([{TOWER}] , style="boxed")
 """
@@ -204,15 +203,15 @@ pool.grade([{TOWER}] , style="boxed")
 
 
 def test_any_thread_may_grade_and_signals_are_left_alone(shared_pool: GradingPool) -> None:
-    verdicts: list[Verdict] = []
+    grades: list[Grade] = []
     previous = signal.signal(signal.SIGALRM, lambda *_: None)
     try:
         handler = signal.getsignal(signal.SIGALRM)
         signal.setitimer(signal.ITIMER_REAL, 600)
-        thread = threading.Thread(target=lambda: verdicts.extend(shared_pool.grade(TABLE, style="boxed")))
+        thread = threading.Thread(target=lambda: grades.extend(shared_pool.grade(TABLE, style="boxed")))
         thread.start()
         thread.join()
-        assert verdicts == shared_pool.grade(TABLE, style="boxed")
+        assert grades == shared_pool.grade(TABLE, style="boxed")
         assert signal.getsignal(signal.SIGALRM) is handler
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
     finally:
@@ -221,13 +220,13 @@ def test_any_thread_may_grade_and_signals_are_left_alone(shared_pool: GradingPoo
 
 
 def test_a_child_is_bounded_and_hears_no_interrupt(shared_pool: GradingPool) -> None:
-    shared_pool.grade([HALF], style="boxed")
+    shared_pool.grade([ROOT], style="boxed")
     for child in children():
         assert child.rlimit(psutil.RLIMIT_AS)[0] == MEMORY_BYTES
         assert os.getsid(child.pid) == child.pid != os.getsid(0)
         os.kill(child.pid, signal.SIGINT)
     before = children()
-    assert shared_pool.grade([HALF], style="boxed") == [RIGHT]
+    assert shared_pool.grade([ROOT], style="boxed") == [RIGHT]
     assert children() == before
 
 
@@ -236,14 +235,17 @@ def test_what_a_library_prints_is_no_reply() -> None:
 import os, sys
 from raml_trl import grading_worker
 
-equal = grading_worker.equal_as_symbols
+compare = grading_worker.compare
 
-def noisy(*arguments, **options):
+def noisy(**arguments):
     print("noise")
     os.write(1, b"more noise")
-    return equal(*arguments, **options)
+    return compare(**arguments)
 
-grading_worker.equal_as_symbols = noisy
+assert "math_verify" not in sys.modules
+ready = grading_worker.json.loads
+grading_worker.json.loads = lambda line: ("math_verify" in sys.modules) and ready(line)  # it is there by the first line
+grading_worker.compare = lambda *pair, **named: noisy(**dict(zip(("predicted", "answer"), pair)), **named)
 grading_worker.main(8)
 assert not {"torch", "transformers"} & set(sys.modules)
 """

@@ -51,7 +51,7 @@ def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
         "duplicate": 4,
         "near duplicate": 4,
         "solution in the question": 4,
-        "answer the grader cannot read": 3,
+        "answer the grader cannot read": 4,
     }
     assert counts["questions"] == 2000 - 76 - 14 - 4 - 4 - 4 - 3
     assert counts["questions_without_markup"] == 56

@@ -10,7 +10,6 @@ from trl import ModelConfig, SFTConfig
 
 from raml_trl.arguments import (
     BuildModelConfig,
-    EvaluateConfig,
     GRPOArguments,
     PlanConfig,
     ReportConfig,
@@ -18,7 +17,8 @@ from raml_trl.arguments import (
 )
 from raml_trl.command_line import StrictParser
 from raml_trl.configs import SubsetGRPOConfig
-from raml_trl.data_arguments import PrepareDataConfig, SampleTrajectoriesConfig
+from raml_trl.data_arguments import PrepareDataConfig
+from raml_trl.sampling_arguments import EvaluateConfig, SampleTrajectoriesConfig
 
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
@@ -37,14 +37,14 @@ READERS = {
 
 
 def reader(recipe: Path) -> list[type]:
-    if recipe.parent.name == "data":
-        return READERS["data"]
+    if recipe.parent.name in ("data", "benchmarks"):
+        return READERS[{"data": "data", "benchmarks": "eval"}[recipe.parent.name]]
     words = recipe.stem.removeprefix("real_").split("_")
     return READERS[words[0]]
 
 
 def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 24
+    assert len(RECIPES) >= 33
     assert [path.stem for path in LAUNCHERS] == ["cpu", "ddp", "fsdp2", "single_gpu", "zero1", "zero2", "zero3"]
 
 
@@ -52,6 +52,8 @@ def test_there_are_recipes() -> None:
 def test_recipe_is_understood(recipe: Path) -> None:
     # This machine has neither bf16 on a GPU nor trackers; what is asked of them is checked where they are.
     without = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in reader(recipe) else []
+    if recipe.parent.name == "benchmarks":  # what is evaluated is said when it is
+        without += ["--model_name_or_path", "m", "--output_dir", "o"]
     StrictParser(reader(recipe), allow_abbrev=False).parse(["--config", str(recipe), *without])
 
 

@@ -16,12 +16,12 @@ from test_interruption import LAUNCH, kill_when
 from transformers import AutoTokenizer
 
 from raml_trl.data import Question, Task, load_questions, task_row
-from raml_trl.data_arguments import SampleTrajectoriesConfig
 from raml_trl.errors import InputError
 from raml_trl.examples import build_examples
 from raml_trl.files import read_rows
 from raml_trl.runs import open_run
 from raml_trl.sample_trajectories import main
+from raml_trl.sampling_arguments import SampleTrajectoriesConfig
 from raml_trl.shards import QUESTIONS, write_shards
 from raml_trl.tables import open_table
 
@@ -49,7 +49,7 @@ def teacher(request: Request) -> Answer:
         case 1:
             return Answer(rf"\boxed{{{number + 1}/7}}", 5)
         case 2:
-            return Answer("no idea", 3)
+            return Answer("no idea</think>none", 3)  # the template has opened the block
         case _:
             return Answer(rf"\boxed{{{number}/", 40, "length")
 
@@ -84,6 +84,7 @@ def test_graded_trajectories_in_the_form_of_the_papers(data: str, tmp_path: Path
     with OpenAIServer(teacher) as server:
         record = sample(tmp_path / "out", **from_server(server, data))
         seeds = Counter(request["seed"] % 4 for request in server.requests)
+        assert len({request["seed"] for request in server.requests}) == NUM_QUESTIONS * NUM_TRAJECTORIES
     rows = [row for path in sorted((tmp_path / "out").glob("*.parquet")) for row in read_rows(path)]
     assert list(rows[0]) == COLUMNS
     assert [row["id"] for row in rows] == [str(number) for number in range(NUM_QUESTIONS)]
@@ -97,6 +98,7 @@ def test_graded_trajectories_in_the_form_of_the_papers(data: str, tmp_path: Path
     assert results["finished"] == 40 - seeds[3]
     assert results["tokens"] == sum(sum(row["num_tokens"]) for row in rows)
     assert results["shards"] == 4
+    assert sum(text.startswith("<think>\n") for row in rows for text in row["generations"]) == seeds[2]
 
     # train_sft and datasets read it as it is
     table = open_table(str(tmp_path / "out"))
@@ -169,7 +171,7 @@ def test_what_hangs_the_grader_is_counted(data: str, tmp_path: Path) -> None:
     [
         ({"engine": "server"}, "engine is server and server_url is None"),
         ({"server_url": "http://x/v1"}, "engine is transformers and server_url is http://x/v1"),
-        ({"temperature": 0.0}, "temperature 0 gives 64 times the same trajectory"),
+        ({"temperature": 0.0}, "temperature 0 gives 64 times the same sample"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"top_p": 0.0}, "top_p must be more than 0"),
         ({"questions_per_shard": 0}, "questions_per_shard must be 1 or more"),

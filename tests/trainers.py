@@ -136,7 +136,8 @@ def make_trainer(
         "report_to": "none",
         "seed": 3,
     }
-    parts = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset", "peft_config") if name in settings}
+    names = ("rollout_func", "eval_dataset", "peft_config", "sampled_evaluation")
+    parts = {name: settings.pop(name) for name in names if name in settings}
     reward = settings.pop("reward", digit_reward)
     dataset = settings.pop("train_dataset", None)
     config_class, trainer_class = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)

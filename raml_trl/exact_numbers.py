@@ -1,0 +1,192 @@
+r"""Rational numbers in LaTeX, read exactly and without sympy: `1\frac{4}{5}`, `2^{27} - 2^{11}`, `\binom{15}{7}`.
+
+What it reads is what `answers.normalise` returns. The work is bounded: what is longer, deeper or larger is not read.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from math import comb, factorial, isqrt
+
+MAX_CHARACTERS = 1_000
+MAX_DEPTH = 30  # of brackets: far beyond any answer, far below Python's own limit
+MAX_BITS = 100_000  # of a numerator or a denominator: 2019^2020 has 22,000
+MAX_FACTORIAL = 2_000
+
+_NUMBER = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
+_TOKEN = re.compile(rf"\s*({_NUMBER}|\\[a-z]+|[-+*/^!(){{}}])", re.ASCII)
+_PLAIN = re.compile(r"[+-]?[0-9]{1,100}", re.ASCII)
+_MIXED = re.compile(r"([+-]?\s*[0-9]{1,100})\s+([0-9]{1,100}\s*/\s*[0-9]{1,100})", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?[0-9,]*\.([0-9]+)", re.ASCII)
+_FRACTION = re.compile(r"\\frac \{ [0-9]+ \} \{ [0-9]+ \}", re.ASCII)
+_TIMES = {"*", r"\cdot", r"\times", r"\ast"}
+_OVER = {"/", r"\div"}
+_CLOSING = {"(": ")", "{": "}"}
+_ROUNDED_DIGITS = 6
+
+
+class _Unread(Exception):
+    """It is no rational number, or one too large to work with."""
+
+
+def exact(text: str) -> Fraction | None:
+    """The rational number that `text` is, or None if it is none or too large."""
+    if len(text) > MAX_CHARACTERS:
+        return None
+    if _PLAIN.fullmatch(text):
+        return Fraction(int(text))
+    mixed = _MIXED.fullmatch(text)
+    if mixed:
+        text = f"{mixed[1]}\\frac{{{mixed[2].replace('/', '}{')}}}"
+    try:
+        return _Reader(text).read()
+    except _Unread:
+        return None
+
+
+def same_number(one: str, other: str) -> bool | None:
+    """Whether both are the same rational number; None unless both are rational.
+
+    A decimal of six significant digits or more also stands for the fraction of which it is the rounding.
+    """
+    a, b = exact(one), exact(other)
+    if a is None or b is None:
+        return None
+    return a == b or _rounds(one, a, other, b) or _rounds(other, b, one, a)
+
+
+def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> bool:
+    match = _DECIMAL.fullmatch(decimal)
+    if match is None or "." in fraction or value.denominator == 1:
+        return False
+    digits = decimal.lstrip("+-0.,").replace(".", "").replace(",", "")
+    return len(digits) >= _ROUNDED_DIGITS and 2 * abs(rounded - value) * 10 ** len(match[1]) <= 1
+
+
+class _Reader:
+    """One reading of a text, token by token: sum, product, power, atom."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens: list[str] = []
+        position, text = 0, text.rstrip()
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            if match is None:
+                raise _Unread
+            self.tokens.append(match[1])
+            position = match.end()
+        self.tokens.append("")  # the end
+        self.place = self.depth = 0
+
+    def read(self) -> Fraction:
+        value = self.sum()
+        if self.next:
+            raise _Unread
+        return value
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.place]
+
+    def take(self) -> str:
+        self.place += 1
+        return self.tokens[self.place - 1]
+
+    def sum(self) -> Fraction:
+        value = self.signed(self.product)
+        while self.next in ("+", "-"):
+            value = _bounded(value + self.signed(self.product))
+        return value
+
+    def signed(self, read: Callable[[], Fraction]) -> Fraction:
+        sign = 1
+        while self.next in ("+", "-"):
+            sign *= -1 if self.take() == "-" else 1
+        return sign * read()
+
+    def product(self) -> Fraction:
+        value, divided = self.power(), False
+        while True:
+            if self.next in _TIMES:
+                self.take()
+                value *= self.signed(self.power)
+            elif self.next in _OVER:
+                self.take()
+                value, divided = _divide(value, self.signed(self.power)), True
+            elif self.next in ("(", r"\frac", r"\binom") and not divided:  # of 1/2(3) nobody knows what it is
+                value *= self.power()
+            else:
+                return value
+            _bounded(value)
+
+    def power(self) -> Fraction:
+        value = self.atom()
+        while self.next == "!":
+            self.take()
+            value = Fraction(factorial(_whole(value, MAX_FACTORIAL)))
+        if self.next == "^":
+            self.take()
+            exponent = self.bracket("{")
+            if exponent.denominator != 1:
+                raise _Unread
+            bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+            if abs(exponent) * bits > MAX_BITS or (not value and exponent <= 0):
+                raise _Unread
+            value **= exponent.numerator
+        return value
+
+    def atom(self) -> Fraction:
+        token = self.next
+        if token in _CLOSING:
+            return self.bracket(token)
+        self.take()
+        if token == r"\frac":
+            return _divide(self.bracket("{"), self.bracket("{"))
+        if token == r"\binom":
+            above, below = self.bracket("{"), self.bracket("{")
+            return Fraction(comb(_whole(above, MAX_BITS // 10), _whole(below, MAX_BITS // 10)))
+        if token == r"\sqrt":
+            return _root(self.bracket("{"))
+        if not token or token[0] not in "0123456789.":
+            raise _Unread
+        value = Fraction(token.replace(",", ""))
+        if token.isdigit() and _FRACTION.fullmatch(" ".join(self.tokens[self.place : self.place + 7])):
+            value += self.atom()  # a mixed number
+        return value
+
+    def bracket(self, opening: str) -> Fraction:
+        self.depth += 1
+        if self.take() != opening or self.depth > MAX_DEPTH:
+            raise _Unread
+        value = self.sum()
+        if self.take() != _CLOSING[opening]:
+            raise _Unread
+        self.depth -= 1
+        return value
+
+
+def _bounded(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise _Unread
+    return value
+
+
+def _divide(above: Fraction, below: Fraction) -> Fraction:
+    if not below:
+        raise _Unread
+    return above / below
+
+
+def _whole(value: Fraction, most: int) -> int:
+    if value.denominator != 1 or not 0 <= value <= most:
+        raise _Unread
+    return value.numerator
+
+
+def _root(value: Fraction) -> Fraction:
+    if value < 0:
+        raise _Unread
+    root = Fraction(isqrt(value.numerator), isqrt(value.denominator))
+    if root * root != value:
+        raise _Unread
+    return root

@@ -1,0 +1,102 @@
+"""How far a mean over questions can be trusted: bootstrap intervals, and the difference of two runs with a p-value."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_BLOCK = 2**14  # numbers drawn at once: they stay in the cache, and memory does not grow with the questions
+_MAX_ENUMERATED = 12  # questions whose signs are all tried: 4,096 ways
+_TIE = 1e-10  # of the greatest possible sum: what rounding may add to one, and no two different sums come so close
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over questions of the second run minus the first, its interval, and how often chance does as much."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bootstrap_interval(
+    values: Sequence[float] | NDArray[np.floating],
+    rng: np.random.Generator,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2_000,
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` `(Q,)`, questions drawn with replacement.
+
+    Source: Efron, Bootstrap methods, 1979; the percentile form.
+
+    Raises:
+        ValueError: if `values` is empty.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError("an interval needs at least one value, got none")
+
+    def means(rows: int) -> Floats:
+        return array[rng.integers(array.size, size=(rows, array.size))].mean(axis=1)  # (rows, Q) -> (rows,)
+
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_in_blocks(means, num_resamples, array.size), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def paired_difference(
+    first: Sequence[float] | NDArray[np.floating],
+    second: Sequence[float] | NDArray[np.floating],
+    rng: np.random.Generator,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2_000,
+    num_flips: int = 10_000,
+) -> Difference:
+    """`second` minus `first`, the values of two runs for the same questions `(Q,)` in the same order.
+
+    The interval is the paired bootstrap: questions are drawn with both their values. The p-value is that of the
+    two-sided sign-flip test: were the runs alike, every question's difference could as well have the other sign. With
+    at most 12 differences that are not zero all signs are tried and the p-value is exact; with more, `num_flips` are
+    drawn, and the one observed is counted with them, without which p could be 0.
+
+    Source: Fisher, The Design of Experiments, 1935, section 21; Phipson and Smyth, arXiv 1603.05766, for the one added.
+
+    Raises:
+        ValueError: if the runs have no or not the same number of questions, or a value is not finite.
+    """
+    before, after = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if before.shape != after.shape or before.ndim != 1:
+        raise ValueError(f"two runs are compared on the same questions, got values of {before.shape} and {after.shape}")
+    differences = after - before
+    if not np.isfinite(differences).all():
+        position = int(np.flatnonzero(~np.isfinite(differences))[0])
+        raise ValueError(f"question {position}: values must be finite, got {before[position]} and {after[position]}")
+    low, high = bootstrap_interval(differences, rng, confidence=confidence, num_resamples=num_resamples)
+    p_value = _sign_flip_p_value(differences[differences != 0], rng, num_flips)
+    return Difference(float(differences.mean()), low, high, p_value)
+
+
+def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips: int) -> float:
+    """Share of the signs with which the sum of `differences` `(D,)` is as far from zero as it is."""
+    as_far = abs(differences.sum()) - _TIE * np.abs(differences).sum()
+    if differences.size <= _MAX_ENUMERATED:
+        flipped = np.arange(2**differences.size)[:, None] >> np.arange(differences.size) & 1  # (2^D, D)
+        return float(np.mean(np.abs((1 - 2 * flipped) @ differences) >= as_far))
+
+    def sums(rows: int) -> Floats:
+        return (1 - 2 * rng.integers(2, size=(rows, differences.size))) @ differences  # (rows, D) -> (rows,)
+
+    drawn = np.abs(_in_blocks(sums, num_flips, differences.size))
+    return float((1 + np.count_nonzero(drawn >= as_far)) / (1 + num_flips))
+
+
+def _in_blocks(draw: Callable[[int], Floats], total: int, width: int) -> Floats:
+    """`draw(rows)` for `total` rows of `width` numbers, `_BLOCK` numbers at a time; the blocks do not show."""
+    step = max(1, _BLOCK // width)
+    return np.concatenate([draw(min(step, total - start)) for start in range(0, total, step)])

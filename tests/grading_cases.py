@@ -1,0 +1,362 @@
+r"""What a grader has to tell, as data: what stands in the box, the reference, and whether it is right.
+
+Rows of `BOXES` are the content of a `\boxed{}` and the reference; rows of `TEXTS` are whole completions. A row that
+names a data set has a reference of it; `[e]` marks what graders of others were seen to fail on.
+"""
+
+Case = tuple[str, str, bool]
+
+NUMBERS: list[Case] = [
+    ("73", "73", True),  # aime24
+    ("073", "73", True),
+    ("+73", "73", True),
+    ("-73", "73", False),
+    ("73.0", "73", True),
+    ("73.", "73", True),
+    ("73.5", "73", False),
+    ("730", "73", False),
+    ("-0", "0", True),
+    ("1,000", "1000", True),
+    ("1000", "1,000", True),
+    ("1,00", "100", False),
+    ("1,450,000", "1450000", True),  # gsm8k
+    ("114{,}200", "114,200", True),  # gsm8k
+    (r"10{,}080", r"10,\!080", True),  # math500
+    ("11111111100", r"11,\! 111,\! 111,\! 100", True),  # math500
+    (r"\$32,348", r"\$32,\!348", True),  # math500
+    ("32348", r"\$32,\!348", True),
+    ("18.9", r"\$18.90", True),  # math500
+    ("18.9", r"\$18.09", False),
+    (".35625", "0.35625", True),  # math500
+    ("0.0000672", ".0000672", True),  # math500
+    (r"6.72 \times 10^{-5}", ".0000672", True),
+    (r"6.72 \cdot 10^{-4}", ".0000672", False),
+    ("0.0000671", ".0000672", False),  # six decimals are not six digits
+    ("1e3", "1000", False),  # e is a number, and 1e3 is not in a notation of mathematics
+    ("0.5", r"\frac{1}{2}", True),
+    ("1/2", r"\frac{1}{2}", True),
+    (r"\dfrac{1}{2}", r"\frac{1}{2}", True),
+    (r"\tfrac12", r"\frac{1}{2}", True),
+    (r"\frac{2}{4}", r"\frac{1}{2}", True),
+    (r"\frac{-1}{2}", r"-\frac{1}{2}", True),
+    (r"\frac{1}{-2}", r"-\frac{1}{2}", True),
+    (r"\frac43", r"\frac{4}{3}", True),  # [e]
+    (r"\frac43", r"\frac43", True),  # math500, [e]
+    (r"\frac{4}{3}", r"\frac43", True),
+    (r"\frac34", r"\frac43", False),
+    (r"\frac{59}{1}", r"\frac 59", False),  # math500
+    (r"5/9", r"\frac 59", True),
+    (r"\frac{9}{19}", r"\frac9{19}", True),  # math500
+    ("0.333333", r"\frac{1}{3}", True),
+    ("0.3333", r"\frac{1}{3}", False),
+    ("0.333334", r"\frac{1}{3}", False),
+    (r"1\frac{4}{5}", "1.8", True),
+    ("1.8", r"1\frac{4}{5}", True),  # math500
+    (r"\frac{9}{5}", r"1\frac{4}{5}", True),
+    (r"\frac{4}{5}", r"1\frac{4}{5}", False),
+    ("137.5", r"137 \frac{1}{2}", True),  # math500
+    ("137 1/2", r"137 \frac{1}{2}", True),
+    (r"-1\frac{4}{5}", "-1.8", True),
+    (r"\frac{240}{11}", r"21\frac{9}{11}", True),  # orz
+    (r"2^{27} - 2^{11}", r"2^{27} - 2^{11}", True),  # orz
+    ("134215680", r"2^{27} - 2^{11}", True),
+    (r"2^{27} - 2^{10}", r"2^{27} - 2^{11}", False),
+    ("2^{1990}", r"2^{1990} - 1", False),  # orz
+    (r"4^{995} - 1", r"2^{1990} - 1", True),
+    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", False),  # [e]
+    (r"2^{-98}", r"\frac{1}{2^{98}}", True),
+    ("0", r"\frac{1}{10^{10}}", False),  # orz
+    (r"10^{-10}", r"\frac{1}{10^{10}}", True),
+    (r"\frac{\pi}{2^{99}}", r"\frac{\pi}{2^{98}}", False),
+    (r"\frac{2\pi}{2^{99}}", r"\frac{\pi}{2^{98}}", True),
+    ("40320", "8!", True),  # orz
+    (r"\binom{15}{8}", r"\binom{15}{7}", True),  # orz
+    ("6435", r"\binom{15}{7}", True),
+    ("6434", r"\binom{15}{7}", False),
+    ("2013", r"3\times11\times61", True),  # orz
+    ("-2^{2}", "4", False),
+    ("(-2)^{2}", "4", True),
+    (r"\sqrt{16}", "4", True),
+    ("9" * 90, "9" * 90, True),
+    ("9" * 90, "9" * 89 + "8", False),
+]
+
+UNITS: list[Case] = [
+    ("90", r"90^\circ", True),  # math500
+    ("90°", r"90^\circ", True),
+    (r"90^{\circ}", "90", True),
+    (r"90\text{ degrees}", r"90^\circ", True),
+    ("91", r"90^\circ", False),
+    (r"\frac{270}{7}", r"\frac{270}7\text{ degrees}", True),  # math500
+    ("5.4", r"5.4 \text{ cents}", True),  # math500
+    ("5.4 cents", r"5.4 \text{ cents}", True),
+    (r"5.4 \text{ dollars}", r"5.4 \text{ cents}", False),
+    ("864", r"864 \mbox{ inches}^2", True),  # math500
+    (r"864 \text{ in}^2", r"864 \mbox{ inches}^2", True),
+    (r"864 \text{ square inches}", r"864 \mbox{ inches}^2", True),
+    (r"864 \text{ cm}^2", r"864 \mbox{ inches}^2", False),
+    ("15 cm^2", r"15\mbox{ cm}^2", True),  # math500
+    (r"15\,\mathrm{cm}^{2}", r"15 \, \text{cm}^2", True),  # orz
+    (r"15\text{ cm}", r"15\mbox{ cm}^2", False),
+    ("995", r"995\text{ dollars}", True),  # orz
+    (r"\$995", r"995\text{ dollars}", True),
+    ("620", r"620 \text{ minutes}", True),  # orz
+    (r"620 \text{ seconds}", r"620 \text{ minutes}", False),
+    (r"4\pi", r"4\pi \text{ cm}", True),  # orz
+    ("12", r"12 \text{ apples}", True),
+    (r"5 \text{ or more}", "5", False),
+    ("2", "2h", False),  # orz: h is a length
+    ("50%", r"50\%", True),
+    ("50", r"50\%", True),
+    ("0.5", r"50\%", True),
+    (r"50\%", "50", True),
+    (r"\frac{1}{2}", r"50\%", True),
+    (r"5\%", r"50\%", False),
+    ("5", r"50\%", False),
+    (r"9 \frac{1}{11}\%", r"\frac{100}{11}\%", True),  # orz
+    (r"50\text{ percent}", r"50\%", True),
+]
+
+TEXTUAL: list[Case] = [
+    (r"\text{Evelyn}", r"\text{Evelyn}", True),  # math500
+    ("Evelyn", r"\text{Evelyn}", True),
+    (r"\textbf{evelyn}", r"\text{Evelyn}", True),
+    (r"\text{Navin}", r"\text{Evelyn}", False),
+    ("east", r"\text{east}", True),  # math500
+    ("seat", r"\text{east}", False),  # the same letters
+    ("odd", r"\text{even}", False),  # math500
+    ("No", r"\text{No}", True),  # orz
+    ("on", r"\text{No}", False),
+    ("Yes", r"\text{No}", False),
+    ("Blue", "blue", True),  # orz
+    (r"\mathrm{ellipse}", r"\text{ellipse}", True),  # math500
+    ("7", r"\text{ellipse}", False),
+    (r"\text{(C)}", r"\text{(C)}", True),  # math500
+    ("C", r"\text{(C)}", True),
+    ("(C)", r"\text{(C)}", True),
+    (r"\textbf{(C)}", r"\text{(C)}", True),
+    ("C.", "C", True),
+    ("B", r"\text{(C)}", False),
+    ("c", r"\text{(C)}", False),
+    ("3", r"\text{(C)}", False),
+    ("D", r"(D) \ 1", True),  # orz
+    (r"(D)\ 1", "(D)", True),
+    ("1", r"(D) \ 1", True),
+    ("2", r"(D) \ 1", False),
+    (r"(D) \ 2", r"(D) \ 1", False),
+    (r"(A) \ 1", r"(D) \ 1", False),
+    ("n", "n", True),  # orz
+    ("N", "n", False),
+    ("m", "n", False),
+    ("ABC", r"\triangle ABC", False),
+    ("BCA", "ABC", False),
+    (r"52_8", "52_8", True),  # math500
+    (r"52_{8}", "52_8", True),
+    ("52", "52_8", False),
+    ("42", "52_8", False),
+    ("52_9", "52_8", False),
+    (r"4210_5", r"4210_{5}", True),  # math500
+]
+
+SYMBOLS: list[Case] = [
+    ("3", r"3\sqrt{13}", False),  # math500, [e]
+    (r"3\sqrt{13}", r"3\sqrt{13}", True),
+    (r"3 \sqrt {13}", r"3\sqrt{13}", True),
+    (r"\sqrt{117}", r"3\sqrt{13}", True),
+    (r"3√13", r"3\sqrt{13}", True),
+    ("10.816654", r"3\sqrt{13}", True),
+    ("10.8", r"3\sqrt{13}", False),
+    (r"11\sqrt{2}", r"11\sqrt2", True),  # math500
+    (r"\frac{\sqrt3}{3}", r"\frac{1}{\sqrt{3}}", True),
+    (r"\sqrt{2}-1", r"\frac{1}{\sqrt{2} + 1}", True),  # orz
+    ("5", "6 - 5i", False),  # math500, [e]
+    ("-5i+6", "6 - 5i", True),
+    ("6+5i", "6 - 5i", False),
+    ("7", r"3, 5, 7", False),  # math500, [e]
+    ("q - p", "p - q", False),  # math500
+    ("-q + p", "p - q", True),
+    (r"2\pi + 18", r"18+2\pi", True),  # math500
+    ("24.283185", r"18+2\pi", True),
+    (r"n^2-2n+1", "(n-1)^2", True),  # orz
+    (r"n^2-2n-1", "(n-1)^2", False),
+    (r"(b+2)(a+5)", "(a+5)(b+2)", True),  # math500
+    (r"2^n \cdot 2 - 2n - 2", "2^{n+1} - 2(n+1)", True),  # orz
+    (r"\frac{1}{24}\ln(5)", r"\frac{1}{24}\ln5", True),  # orz
+    (r"\frac{1 }{2}n", r"\frac{n}{2}", True),  # orz
+    (r"\cot{x}", r"\cot x", True),  # math500
+    (r"\tan x", r"\cot x", False),
+    (r"\frac{\cos x}{\sin x}", r"\cot x", True),
+    ("e", " e ", True),  # orz
+    ("2.718282", " e ", True),
+]
+
+EQUATIONS: list[Case] = [
+    ("2^{10} - 1 = 1023", "|f_n - g_n| = 1", False),  # orz, both: neither has a solution
+    ("4", "n = 4", True),  # orz
+    ("n=4", "n = 4", True),
+    ("n=4", "4", True),
+    (r"\boldsymbol{n} = 4", "5", False),
+    ("n=5", "n = 4", False),
+    ("m=4", "n = 4", False),
+    ("4=n", "n = 4", True),
+    ("x = 5", "x=5", True),  # math500
+    ("5 = 4", "4", False),
+    ("2x+3 = 4", "4", False),
+    ("0", "5x - 7y + 11z + 4 = 0", False),  # math500
+    ("11z + 5x - 7y + 4 = 0", "5x - 7y + 11z + 4 = 0", True),
+    ("-4 = 5x - 7y + 11z", "5x - 7y + 11z + 4 = 0", True),
+    ("2x + 3", "y = 2x + 3", True),  # math500
+    ("y - 2x = 3", "y = 2x + 3", True),
+    ("y = 3x + 2", "y = 2x + 3", False),
+    ("x^2", "f(x) = x^2", True),  # orz
+    ("f(x) = x^3", "f(x) = x^2", False),
+    ("2", r"\frac{TM}{MK} = 2", True),  # orz
+    ("1023", "2^{10} - 1 = 1023", True),  # orz
+    ("1", "x = y = z = 1", True),  # orz
+    ("2", "x = y = z = 1", False),
+    ("a=332, b=7", "a = 332, b = 7", True),  # orz
+    ("b=7, a=332", "a = 332, b = 7", True),
+    ("a=7, b=332", "a = 332, b = 7", False),
+    ("8", "a = 8^{1/8}", False),  # orz
+    (r"\lambda=2", r"\lambda = 2", True),  # orz
+]
+
+SETS: list[Case] = [
+    ("-2,1", "1,-2", True),  # math500
+    (r"1 \text{ and } -2", "1,-2", True),
+    (r"x = 1 \text{ or } x = -2", "1,-2", True),
+    (r"\{-2, 1\}", "1,-2", True),
+    ("1", "1,-2", False),
+    ("1,2", "1,-2", False),
+    ("1,-2,3", "1,-2", False),
+    ("7, 5, 3", "3, 5, 7", True),  # math500
+    (r"27, 1", r"1 \text{ and } 27", True),  # orz
+    (r"\{0, -3, 6, 2\}", r"\{-3, 0, 2, 6\}", True),  # orz
+    (r"\{0, 3, 6, 2\}", r"\{-3, 0, 2, 6\}", False),
+    (r"\left\{3\right\}", "3", True),
+    (r"1 + \sqrt{19}, 1 - \sqrt{19}", r"1 \pm \sqrt{19}", True),  # math500
+    (r"1 ± √19", r"1 \pm \sqrt{19}", True),
+    (r"1 + \sqrt{19}", r"1 \pm \sqrt{19}", False),
+    (r"\{-2, 1-\sqrt{5}, 1+\sqrt{5}\}", r"\{1\pm\sqrt{5},-2\}", True),  # math500
+    (r"\{2, 1-\sqrt{5}, 1+\sqrt{5}\}", r"\{1\pm\sqrt{5},-2\}", False),
+    (r"\pm 3", "3, -3", True),
+    ("3", r"\pm 3", False),
+    ("(2, 56), (28, -48)", "(28, -48), (2, 56)", True),  # orz
+    ("(56, 2), (28, -48)", "(28, -48), (2, 56)", False),
+]
+
+TUPLES: list[Case] = [
+    (r"(3, \pi/2)", r"\left( 3, \frac{\pi}{2} \right)", True),  # math500
+    (r"\left(\frac{\pi}{2}, 3\right)", r"\left( 3, \frac{\pi}{2} \right)", False),
+    ("(6, 31, -1)", "(6,31,-1)", True),  # math500
+    ("(31, 6, -1)", "(6,31,-1)", False),
+    ("6,31,-1", "(6,31,-1)", True),
+    ("(1,-2)", "(-2,1)", False),  # math500: as open intervals both would be empty
+    ("(1,-3)", "(1,-2)", False),
+    (r"\{-2,1\}", "(-2,1)", False),
+    (r"\{(6,31,-1)\}", "(6,31,-1)", True),
+    ("(2,1.50)", "(2, 1.5)", True),  # orz
+    ("(x, y)=(2,1)", "(2, 1)", True),  # orz
+    (
+        r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}",  # math500
+        r"\begin{bmatrix} -\frac13 \\ \frac23 \\ \frac53 \end{bmatrix}",
+        True,
+    ),
+    (r"\begin{pmatrix} 2/3 \\ -1/3 \\ 5/3 \end{pmatrix}", r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}", False),
+    (r"\begin{pmatrix}-1&0\\0&-1\end{pmatrix}", r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}", True),  # math500
+    (r"\begin{pmatrix}1&0\\0&-1\end{pmatrix}", r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}", False),
+    (r"(-2, -14, -7)", r"\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}", True),  # math500
+    (r"\begin{pmatrix} -2 & -14 & -7 \end{pmatrix}", r"\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}", False),
+    ("8:2", "4:1", True),  # orz
+    ("4/1", "4:1", True),
+    ("1:4", "4:1", False),
+    ("6:10:14", "3:5:7", True),  # orz
+    ("3:7:5", "3:5:7", False),
+]
+
+INTERVALS: list[Case] = [
+    ("(3, 4]", "(3,4]", True),  # math500
+    ("[3,4]", "(3,4]", False),
+    ("(3,4)", "(3,4]", False),
+    (r"3 < x \le 4", "(3,4]", True),
+    ("(3,4]", r"3<x\le4", True),  # [e]
+    (r"3 \le x \le 4", "(3,4]", False),
+    (r"4 \ge x > 3", "(3,4]", True),
+    (r"x \in (3,4]", "(3,4]", True),
+    ("[-2,7]", r"x \in [-2,7]", True),  # math500
+    (r"-2 \leq x \leq 7", r"x \in [-2,7]", True),
+    ("[-2,7)", r"x \in [-2,7]", False),
+    (r"x > 2", r"(2,\infty)", True),  # math500
+    (r"2 < x", r"(2,\infty)", True),
+    (r"x \ge 2", r"(2,\infty)", False),
+    (r"(2, +\infty)", r"(2,\infty)", True),
+    (r"(-∞, 0]", r"(-\infty, 0]", True),  # math500
+    (r"x \leqslant 0", r"(-\infty, 0]", True),
+    (r"(9,36) \cup (0,9)", r"(0,9) \cup (9,36)", True),  # math500
+    (r"(0,36)", r"(0,9) \cup (9,36)", False),
+    (r"(0,9] \cup (9,36)", r"(0,9) \cup (9,36)", False),
+    (r"[2,\infty)", r"M = [2, \infty)", True),  # orz
+    (r"n \geq 381", r"n \ge 381", True),  # orz
+    (r"n > 381", r"n \ge 381", False),
+    ("381", r"n \ge 381", False),
+    (r"381 \le n", r"n \ge 381", True),
+    (r"3 < x > 4", "(3,4)", False),
+    (r"4 > x > 3", "(3,4)", True),
+    (r"m \ge 381", r"n \ge 381", False),
+    (r"c \ge 2", r" c \geq 2 ", True),  # orz
+    (r"k \ne 2", r"k \neq 2", True),  # orz
+    (r"k = 2", r"k \neq 2", False),
+]
+
+BOMBS: list[Case] = [
+    (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
+    (r"10^{10^{10^{10}}}", "4", False),  # [e]
+    ("2^{100000000000}", "4", False),
+    ("((2^{1000})^{1000})^{1000}", "4", False),
+    ("1000000000!", "x + 1", False),
+    ("((9!)!)!", "4", False),
+    ("5!!!", "4", False),
+    ("9" * 5000, "4", False),
+    ("(" * 400 + "1" + ")" * 400, "2", False),
+    (r"\frac{1}{" * 60 + "2" + "}" * 60, "2", False),
+    (r"\sqrt" * 100 + "{x}", "2", False),
+    (r"\frac{1}{0}", "0", False),
+    (r"\frac{1}{0}", r"\frac{2}{0}", False),
+    (r"\frac{", "1", False),
+    (r"\frac{}{}", "1", False),
+    (r"\begin{pmatrix} 1 \\", "1", False),
+    (r"\text{not } 4", "4", False),
+    ("4 is wrong, 5", "4", False),
+    ("The answer is 4", "4", False),
+    ("$ 4 $ or $ 5 $", "4", False),
+    ("3^{6567340}", "3^{6567340}", True),  # orz
+    ("3^{6567341}", "3^{6567340}", False),
+    ("", "4", False),
+    ("?", "4", False),
+]
+
+BOXES = [*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS, *BOMBS]
+
+TEXTS: list[Case] = [
+    (r"so it is \boxed{67}.", "67", True),
+    (r"\boxed{66}, no: \boxed{67}", "67", True),
+    (r"\boxed{67}, no: \boxed{66}", "67", False),
+    (r"\boxed{67} and then \boxed{6", "67", True),
+    (r"\boxed{3}\boxed{5}\boxed{7}", r"\{3, 5, 7\}", False),  # [e]
+    (r"\boxed{\boxed{67}}", "67", True),
+    (r"<think>\boxed{67}</think>", "67", False),  # [e] what is thought is not said
+    (r"<think>\boxed{67}", "67", False),
+    (r"<think>\boxed{1}</think>\boxed{67}", "67", True),
+    ("67", "67", False),  # [e]
+    ("The answer is 67", "67", False),
+    (r"\boxed 67", "67", False),
+    (r"\boxed{\text{a \} b}} \boxed{67}", "67", True),
+    (r"{ \boxed{67}", "67", True),
+    (r"\boxed{67}" + "1" * 10**6, "67", True),
+    ("{" * 10**5 + r"\boxed{67}", "67", True),
+    (r"\boxed{67} \boxed{" + "1" * 10**6 + "}", "67", False),  # [e] the last box is the answer
+    ("", "67", False),
+]
+"""Whole completions."""
+
+CASES: list[Case] = [*((rf"\boxed{{{box}}}", answer, right) for box, answer, right in BOXES), *TEXTS]

@@ -1,0 +1,213 @@
+"""Evaluation: samples that survive a kill, metrics that follow from them, real benchmarks where they lie."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from openai_server import Answer, OpenAIServer, Request
+
+from raml_trl import compare
+from raml_trl.arguments import CompareConfig, TableArguments
+from raml_trl.data import Question, Task, open_data, stream_questions, task_row
+from raml_trl.errors import InputError
+from raml_trl.evaluate import main
+from raml_trl.files import read_rows, write_rows
+from raml_trl.metrics import mg_pass_at_k, pass_at_k
+from raml_trl.model_cards import add_results
+from raml_trl.runs import open_run
+from raml_trl.sampling_arguments import EvaluateConfig
+from raml_trl.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
+
+NUM_QUESTIONS, NUM_SAMPLES = 7, 4
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    questions = [Question(str(number), f"Double {number}", str(2 * number), "test") for number in range(NUM_QUESTIONS)]
+    write_shards(tmp_path / "data", [task_row(Task(question)) for question in questions], QUESTIONS)
+    return str(tmp_path / "data")
+
+
+def model(request: Request) -> Answer:
+    """Right the more often, the smaller the number."""
+    number = int(request["messages"][-1]["content"].split()[1])
+    return Answer(rf"\boxed{{{2 * number + (request['seed'] % NUM_QUESTIONS < number)}}}", 3)
+
+
+def evaluate(directory: Path, **settings: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"prompt_style": "boxed", "num_samples": NUM_SAMPLES, "k": [1, 2], "questions_per_shard": 2}
+    config = EvaluateConfig(output_dir=str(directory), **(given | settings))
+    main(config, open_run(directory, "evaluate", settings))
+    return json.loads((directory / "run.json").read_text())
+
+
+def from_server(server: OpenAIServer, data: str) -> dict[str, Any]:
+    return {
+        **{"model_name_or_path": server.model, "engine": "server", "server_url": server.url, "dataset_name": data},
+        **{"num_graders": 1, "max_completion_length": 40},
+    }
+
+
+def test_metrics_follow_from_the_samples(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        record = evaluate(tmp_path / "out", **from_server(server, data))
+    assert record["status"] == "complete"
+    rows = read_rows(tmp_path / "out" / "samples.parquet")
+    assert [(row["question_id"], row["sample"]) for row in rows] == [
+        (str(question), sample) for question in range(NUM_QUESTIONS) for sample in range(NUM_SAMPLES)
+    ]
+    correct = [sum(row["correct"] for row in rows if row["question_id"] == str(one)) for one in range(NUM_QUESTIONS)]
+    assert 0 < sum(correct) < len(rows)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for name, metric, k in (("pass@1", pass_at_k, 1), ("pass@2", pass_at_k, 2), ("mg_pass@2", mg_pass_at_k, 2)):
+        values = [metric(NUM_SAMPLES, number, k) for number in correct]
+        assert metrics["metrics"][name]["mean"] == pytest.approx(sum(values) / NUM_QUESTIONS)
+    assert sum(metrics["outcomes"].values()) == len(rows)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "metrics.json", "samples.parquet"}
+
+
+def test_samples_are_counted_again_for_other_k(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        first = evaluate(tmp_path / "out", **settings)
+        asked = len(server.requests)
+        samples = str(tmp_path / "out" / "samples.parquet")
+        again = evaluate(tmp_path / "again", **settings, from_samples=samples)
+        other = evaluate(tmp_path / "other", **settings, from_samples=samples, k=[4])
+        assert len(server.requests) == asked
+        with pytest.raises(InputError, match="k = 8, but a question has only 4 samples"):
+            evaluate(tmp_path / "more", **settings, from_samples=samples, k=[8], num_samples=8)
+        with pytest.raises(InputError, match="cannot be read"):
+            evaluate(tmp_path / "none", **settings, from_samples=str(tmp_path / "none.parquet"))
+    assert again["results"] == first["results"]
+    assert set(other["results"]["metrics"]) == {"pass@4", "mg_pass@4"}
+
+
+def test_a_run_that_was_cut_off_carries_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        whole = evaluate(tmp_path / "whole", **settings)
+        asked = len(server.requests)
+        # Two processes, of which one has done its part: what a kill leaves, and what the last process does.
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        assert evaluate_part(tmp_path / "out", **settings) == ["samples-00001.parquet", "samples-00003.parquet"]
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        monkeypatch.setenv("RANK", "0")
+        record = evaluate(tmp_path / "out", **settings)
+        assert len(server.requests) == 2 * asked
+    assert record["results"] == whole["results"]
+    samples = [(tmp_path / name / "samples.parquet").read_bytes() for name in ("whole", "out")]
+    assert samples[0] == samples[1]
+
+
+def evaluate_part(directory: Path, **settings: Any) -> list[str]:
+    """What shards there are after one process of several."""
+    assert evaluate(directory, **settings)["status"] == "running"
+    return sorted(path.name for path in directory.glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "number", "answer"),
+    [
+        ("aime24.jsonl", {}, 30, "73"),
+        ("aime25.jsonl", {}, 30, "70"),
+        ("math500.jsonl.gz", {}, 500, r"\left( 3, \frac{\pi}{2} \right)"),
+        ("math500.jsonl.gz", {"where": ["level=5"]}, 134, None),
+        ("gsm8k_test.jsonl.gz", {}, 1319, "18"),
+        ("gsm8k_test.jsonl.gz", {"answer_column": "solution", "answer_form": "hashes"}, 1319, "18"),
+    ],
+)
+def test_real_benchmarks(
+    shared_data: Path, name: str, settings: dict[str, Any], number: int, answer: str | None
+) -> None:
+    table = open_data(TableArguments(dataset_name=str(shared_data / name), **settings))
+    questions = list(stream_questions(table))
+    assert len(questions) == number
+    assert answer is None or questions[0].answer == answer
+
+
+def test_evaluations_side_by_side(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with OpenAIServer(model) as server:
+        evaluate(tmp_path / "model", **from_server(server, data))
+    with OpenAIServer(lambda request: Answer("I pass", 1)) as server:
+        evaluate(tmp_path / "nothing", **from_server(server, data))
+    runs = [f"model={tmp_path}/model", f"same={tmp_path}/model", f"nothing={tmp_path}/nothing"]
+    config = CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[1, 2])
+    compare.main(config, open_run(tmp_path / "compare", "compare", {}))
+    compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())
+    assert set(compared) == {"pass@1", "pass@2", "mg_pass@2"}
+    mean = compared["pass@1"]["model"]["mean"]
+    assert compared["pass@1"]["same"]["difference"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
+    assert compared["pass@1"]["nothing"]["difference"]["mean"] == pytest.approx(-mean)
+    assert compared["pass@1"]["nothing"]["difference"]["p_value"] < 0.05
+    assert capsys.readouterr().out.strip() == (tmp_path / "compare" / "comparison.md").read_text().strip()
+
+
+def test_what_cannot_be_compared(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        evaluate(tmp_path / "all", **from_server(server, data))
+        evaluate(tmp_path / "some", **from_server(server, data), num_questions=3)
+    for evaluations, k, message in (
+        ([f"a={tmp_path}/all", f"b={tmp_path}/some"], [1], "b and a are evaluations of different questions"),
+        ([f"a={tmp_path}/all", f"b={tmp_path}/all"], [8], "k = 8, but a has a question with 4 samples"),
+        ([f"a={tmp_path}/all", f"b={tmp_path}/data"], [1], "holds no run"),
+    ):
+        config = CompareConfig(output_dir=str(tmp_path / "out"), evaluations=evaluations, k=k)
+        with pytest.raises(InputError, match=message):
+            compare.main(config, open_run(tmp_path / "out", "compare", {}))
+    for wrong in (["a=x"], ["a=x", "a=y"], ["a=x", "b"]):
+        with pytest.raises(InputError, match="evaluations must be two or more of the form name=DIR"):
+            CompareConfig(output_dir="o", evaluations=wrong)
+
+
+def test_questions_with_unequal_numbers_of_samples(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        evaluate(tmp_path / "out", **from_server(server, data))
+        rows = read_rows(tmp_path / "out" / "samples.parquet")
+        write_rows(tmp_path / "fewer.parquet", rows[1:], SCHEMAS[SAMPLES])
+        record = evaluate(tmp_path / "again", **from_server(server, data), from_samples=str(tmp_path / "fewer.parquet"))
+    counts = [[row["correct"] for row in rows[1:] if row["question_id"] == str(one)] for one in range(NUM_QUESTIONS)]
+    expected = sum(sum(one) / len(one) for one in counts) / NUM_QUESTIONS
+    assert record["results"]["metrics"]["pass@1"]["mean"] == pytest.approx(expected)
+    assert record["results"]["samples_per_question"] == [3, 4]
+
+
+def test_several_models_in_one_call(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        record = evaluate(tmp_path / "out", **from_server(server, data), models=["other"])
+    assert record["status"] == "complete"
+    compared = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert list(compared["pass@1"]) == ["tiny", "other"]
+    assert compared["pass@1"]["other"]["difference"]["p_value"] == 1  # this server has one model under two names
+    for name in ("tiny", "other"):
+        assert json.loads((tmp_path / "out" / name / "run.json").read_text())["status"] == "complete"
+        assert (tmp_path / "out" / name / "samples.parquet").is_file()
+
+
+def test_results_go_into_the_card(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlibrary_name: transformers\ntags: [a]\n---\n# Mine\n")
+    value = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    add_results(tmp_path, dataset="aime", split="test", metrics={"pass@1": value}, samples=[4])
+    add_results(tmp_path, dataset="x | <b>", split="test", metrics={"pass@1": value, "pass@8": value}, samples=[3, 4])
+    add_results(tmp_path, dataset="aime", split="test", metrics={"pass@1": value | {"mean": 0.5}}, samples=[4])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.text.strip() == "# Mine"
+    assert card.data.library_name == "transformers"
+    found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert found == {("aime", "pass@1"): 0.5, ("x | <b>", "pass@1"): 0.25, ("x | <b>", "pass@8"): 0.25}
+    assert "4 samples, 95 % interval 0.200 to 0.300" in {one.metric_name for one in card.data.eval_results}.pop()
+
+
+def test_a_model_without_a_card_gets_one(tmp_path: Path) -> None:
+    add_results(tmp_path, dataset="d", split="s", metrics={"pass@1": {"mean": 1, "low": 1, "high": 1}}, samples=[1])
+    assert ModelCard.load(tmp_path / "README.md").data.model_name == tmp_path.name
+
+
+def test_a_dashboard_that_is_not_there(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with OpenAIServer(model) as server, pytest.raises(InputError, match="report_to is trackio, which is not installed"):
+        evaluate(tmp_path / "out", **from_server(server, data), report_to="trackio")
