@@ -64,7 +64,8 @@ def test_memory_is_measured() -> None:
 def test_results_are_whole(path: Path) -> None:
     record = json.loads(path.read_text())
     assert record.keys() == {"settings", "machine", "results"}
-    assert path.with_suffix(".svg").read_text().startswith("<svg")
+    figure = path.with_suffix(".svg")  # where the numbers make one
+    assert not figure.exists() or figure.read_text().startswith("<svg")
 
 
 def test_results_are_those_of_the_present_workloads() -> None:

@@ -53,7 +53,7 @@ def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
         "solution in the question": 4,
         "answer the grader cannot read": 4,
     }
-    assert counts["questions"] == 2000 - 76 - 14 - 4 - 4 - 4 - 3
+    assert counts["questions"] == 2000 - 76 - 14 - 4 - 4 - 4 - 4
     assert counts["questions_without_markup"] == 56
     rejects = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
     assert Counter(row["reason"] for row in rejects) == counts["left_out"]
