@@ -164,14 +164,20 @@ def _differ(gold: Any, target: Any) -> bool:
 
     It saves most of the algebra, and tells what is too small for math-verify, which holds 2^{-99}\pi for 0.
     """
-    from sympy import Add, Function, I, Mul, Number, NumberSymbol, Pow, Symbol, preorder_traversal
+    import sympy
     from sympy.core.relational import Relational
+    from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
     if isinstance(gold, Relational) and isinstance(target, Relational):  # those without a solution are all alike to it
         return {one.name for one in gold.free_symbols} != {one.name for one in target.free_symbols}
-    scalars = (Add, Mul, Pow, Number, NumberSymbol, Symbol, type(I), Function)
+    # Nothing else has a value that is quick to find and sure to be one: no matrix, sum or infinity.
+    numbers = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
+    functions = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
+    scalars = (sympy.Add, sympy.Mul, sympy.Pow, *numbers, *functions)
     for one in (gold, target):
-        if isinstance(one, Symbol) or not all(isinstance(node, scalars) for node in preorder_traversal(one)):
+        if isinstance(one, sympy.Symbol) or not all(
+            isinstance(node, scalars) for node in sympy.preorder_traversal(one)
+        ):
             return False
     names = sorted({one.name for one in gold.free_symbols | target.free_symbols})
     try:
