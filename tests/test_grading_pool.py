@@ -167,7 +167,15 @@ def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         pool.grade([ROOT], style="boxed")
 
 
-@pytest.mark.usefixtures("no_shared_children")
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A shell starts what it puts into the background with SIGINT ignored; here it is heard."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("no_shared_children", "_interruptible")
 def test_an_interrupted_call_leaves_no_child() -> None:
     with GradingPool(2, seconds=60) as pool:
         pool.grade(roots(2)[0], style="boxed")
