@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m raml_trl
 RECIPES := recipes/tiny
 TRL_RELEASES := 1.14.2 1.15.0 1.16.0
 TRL_TESTS := $(addprefix tests/test_,advantages.py batching.py command_line.py configs.py distributed.py \
-	equivalence.py nothing_wasted.py recipes.py resume.py seam.py trainer.py)
+	equivalence.py examples.py in_training.py nothing_wasted.py recipes.py resume.py seam.py sft_trainer.py trainer.py)
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
 # On small matrices a second thread gains little, and loses much when the machine is busy.

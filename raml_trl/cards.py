@@ -27,7 +27,7 @@ COLUMNS = {
     "num_tokens": ("list of integers", "for each of them, its length with the end token"),
 }
 
-# As it stands in README.md.
+# Of the paper, for the cards of models and of data sets.
 BIBTEX = """\
 @article{liu2025deciphering,
   title   = {Deciphering Trajectory-Aided {LLM} Reasoning: An Optimization Perspective},

@@ -10,6 +10,7 @@ A checkpoint evaluated afterwards has the same samples: `evaluate` with the same
 `Evaluation.questions_per_chunk` for its `questions_per_shard`.
 """
 
+import inspect
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -71,11 +72,7 @@ class Evaluation:
         rounds = -(-len(chunks) // process.num_processes)
         counts = {}
         with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                process,
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-            ) as model,
+            unwrap_model_for_generation(trainer.model_wrapped, process, **_checkpointing(trainer)) as model,
             GradingPool(self.num_graders) as pool,
         ):
             training = model.training
@@ -115,6 +112,13 @@ class Evaluation:
         messages = [prompt_messages(one.question, self.prompt_style) for one in self.questions]
         ids = [template(prompt, add_generation_prompt=True)["input_ids"] for prompt in messages]
         return Dataset.from_dict({"input_ids": ids, "labels": [[IGNORED] * len(one) for one in ids]})
+
+
+def _checkpointing(trainer: Any) -> dict[str, Any]:
+    """How TRL is to turn gradient checkpointing on again, where it asks: since 1.16."""
+    name = "gradient_checkpointing_kwargs"
+    asked = name in inspect.signature(unwrap_model_for_generation).parameters
+    return {name: trainer.args.gradient_checkpointing_kwargs} if asked else {}
 
 
 def read_evaluation(

@@ -42,6 +42,7 @@ from raml_trl.batching import (
     take_rows,
     trim_padding,
 )
+from raml_trl.cards import BIBTEX
 from raml_trl.checkpoints import log_state, read_progress, restore_log, write_progress
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.dealing import IDLE, cut_by_width, deal_micro_batches
@@ -51,15 +52,6 @@ from raml_trl.seam import check_seam
 from raml_trl.selection import select_rollouts
 
 check_seam()
-
-CITATION = """\
-@article{liu2025deciphering,
-  title   = {Deciphering Trajectory-Aided {LLM} Reasoning: An Optimization Perspective},
-  author  = {Junnan Liu and Hongwei Liu and Linchen Xiao and Shudong Liu and Taolin Zhang and Zihan Ma and
-             Songyang Zhang and Kai Chen},
-  journal = {arXiv preprint arXiv:2505.19815},
-  year    = {2025}
-}"""
 
 
 @dataclass
@@ -91,7 +83,7 @@ class SubsetGRPOTrainer(SampledEvaluation, GRPOTrainer):
     _paper = {
         "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
         "id": "2505.19815",
-        "citation": CITATION,
+        "citation": BIBTEX,
     }
 
     args: SubsetGRPOConfig
