@@ -10,6 +10,7 @@ import json
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -56,6 +57,13 @@ def child(name: str) -> None:
         sys.stdout.flush()
 
 
+def seconds(pool: GradingPool, pair: tuple[str, str]) -> float:
+    """What one verdict takes, alone."""
+    started = time.perf_counter()
+    pool.grade([pair], style="boxed")
+    return time.perf_counter() - started
+
+
 def judged(name: str, pairs: Sequence[tuple[str, str]], seconds: float) -> Iterator[Any]:
     """What a grader says of each pair: a bool, None, "hang" or an error."""
     command = [sys.executable, "-u", "-m", "benchmarks.grading_verdicts", "--child", name]
@@ -93,10 +101,12 @@ def main() -> None:
     pairs = [(text, answer) for text, answer, _ in table]
     with GradingPool(2) as pool:
         said: dict[str, list[Any]] = {"ours": [one.correct for one in pool.grade(pairs, style="boxed")]}
+        slowest = max((seconds(pool, pair), pair) for pair in pairs)
     for name in GRADERS:
         said[name] = list(judged(name, pairs, given.seconds))
     kinds = {True: "false positive", False: "false negative", None: "skipped", "hang": "hang"}
     results: dict[str, Any] = {"cases": len(table), "counts": {}, "differ": {}}
+    results["slowest_of_ours"] = {"seconds": round(slowest[0], 3), "answer": slowest[1][0][:200]}
     for name, verdicts in said.items():
         named = [
             "right" if verdict is right else kinds.get(verdict, "error")

@@ -50,8 +50,8 @@ _UNIT_NAMES = {
     **{"cm": ("centimeter", "centimetre"), "mm": ("millimeter", "millimetre"), "km": ("kilometer", "kilometre")},
     **{"m": ("meter", "metre"), "in": ("inch", "inche"), "ft": ("foot", "feet"), "mi": ("mile",)},
     **{"s": ("sec", "second"), "min": ("minute",), "h": ("hr", "hour"), "day": (), "week": (), "year": ()},
-    **{"dollar": ("usd",), "cent": (), "degree": ("deg",), "g": ("gram",), "kg": ("kilogram",), "mph": (), "unit": ()},
-    "%": ("percent",),
+    **{"dollar": ("usd",), "cent": (), "g": ("gram",), "kg": ("kilogram",), "mph": (), "unit": ()},
+    **{"degree": ("deg",), "radian": ("rad",), "%": ("percent",)},
 }
 _UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in (unit, *names)}
 # As plain letters only what is no product of variables; in \text{...} any word.

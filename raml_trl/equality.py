@@ -134,8 +134,11 @@ def _outside(answer: str) -> str:
 
 
 def _same_measures(predicted: tuple[str, str], answer: tuple[str, str], leaf: Leaf) -> bool | None:
-    """A unit may be left out, but not be another. 50% is 0.5, and 50 where the question asks for a percentage."""
+    """A unit may be left out, but not be another. 50% is 0.5, and 50 where a percentage is asked for; 180° are pi."""
     (p_value, p_unit), (a_value, a_unit) = predicted, answer
+    for (angle, unit), (arc, radians) in ((predicted, answer), (answer, predicted)):
+        if unit == "degree" and radians in ("", "radian") and r"\pi" in arc and r"\pi" not in angle:
+            return leaf(rf"\frac{{\pi}}{{180}}({plain(angle)})", plain(arc))
     if p_unit != a_unit and is_known_unit(p_unit) and is_known_unit(a_unit):
         return False
     p, a = exact(p_value), exact(a_value)

@@ -88,6 +88,11 @@ UNITS: list[Case] = [
     (r"90\text{ degrees}", r"90^\circ", True),
     ("91", r"90^\circ", False),
     (r"\frac{270}{7}", r"\frac{270}7\text{ degrees}", True),  # math500
+    (r"\frac{\pi}{2}", r"90^\circ", True),
+    (r"90^\circ", r"\frac{\pi}{2}", True),
+    (r"\frac{\pi}{2} \text{ radians}", r"90^\circ", True),
+    (r"\frac{\pi}{3}", r"90^\circ", False),
+    (r"90 \text{ radians}", r"90^\circ", False),
     ("5.4", r"5.4 \text{ cents}", True),  # math500
     ("5.4 cents", r"5.4 \text{ cents}", True),
     (r"5.4 \text{ dollars}", r"5.4 \text{ cents}", False),
