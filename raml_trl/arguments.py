@@ -214,7 +214,10 @@ class CompareConfig:
     evaluations: list[str] = field(
         metadata={"help": "name=DIR for each evaluation; the others are compared to the first."}
     )
-    k: list[int] = field(default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."})
+    k: list[int] = field(
+        default_factory=lambda: [1, 8],
+        metadata={"help": "For Pass@k, maj@k if all have votes, and mG-Pass@k where even."},
+    )
     seed: int = field(default=0, metadata={"help": "Of the intervals and tests."})
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from raml_trl import arithmetic
 from raml_trl.arguments import BuildModelConfig
 from raml_trl.command_line import run
 from raml_trl.data import load_texts
+from raml_trl.models import keep_rope_theta
 from raml_trl.runs import Run
 
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -35,6 +36,7 @@ def main(config: BuildModelConfig, record: Run) -> None:
         tokenizer = train_bpe(tqdm(load_texts(config.tokenizer_data), desc="training the tokenizer"), config.vocab_size)
     model = build_model(config, tokenizer)
     tokenizer.save_pretrained(config.output_dir)
+    keep_rope_theta(model.config)
     model.save_pretrained(config.output_dir)
     record.finish(time.monotonic() - started, {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)})
 

@@ -18,6 +18,7 @@ from raml_trl.files import whole_file, write_json
 from raml_trl.intervals import bootstrap_interval, paired_difference
 from raml_trl.metrics import each_question, mg_pass_at_k, pass_at_k
 from raml_trl.samples import SampleCounts
+from raml_trl.voting import majority_each
 
 Comparison = dict[str, dict[str, Any]]
 """By metric and run: `mean`, `low`, `high`, and for all but the first its `difference` to it."""
@@ -25,6 +26,8 @@ Comparison = dict[str, dict[str, Any]]
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:
     """By metric and run: `mean`, `low`, `high`, and for all but the first its `difference` to it.
+
+    The majority vote is there if all runs have votes.
 
     Raises:
         InputError: if the runs are not of the same questions, or one has fewer samples than k.
@@ -35,25 +38,34 @@ def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int)
             raise InputError(f"{name} and {first_name} are evaluations of different questions: they cannot be paired")
         if samples.n.min() < max(ks):
             raise InputError(f"k = {max(ks)}, but {name} has a question with {samples.n.min()} samples")
-    metrics = {f"pass@{k}": (pass_at_k, k) for k in ks}
-    metrics |= {f"mg_pass@{k}": (mg_pass_at_k, k) for k in ks if k % 2 == 0}
+    metrics = [("pass", k) for k in ks] + [("mg_pass", k) for k in ks if k % 2 == 0]
+    if all(samples.votes is not None for samples in runs.values()):
+        metrics += [("maj", k) for k in ks if k > 1]
     rng = np.random.default_rng(seed)
     compared: Comparison = {}
-    for metric, (function, k) in metrics.items():
-        compared[metric] = {}
+    for kind, k in metrics:
+        of_runs = compared[f"{kind}@{k}"] = {}
         baseline: NDArray[np.float64] | None = None
         for name, samples in runs.items():
             places = {question: place for place, question in enumerate(samples.question_ids)}
             order = [places[question] for question in first.question_ids]
-            values = each_question(function, samples.n[order], samples.correct[order], k)
+            values = _values(samples, kind, k)[order]
             low, high = bootstrap_interval(values, rng)
             one: dict[str, Any] = {"mean": float(values.mean()), "low": low, "high": high}
             if baseline is None:
                 baseline = values
             else:
                 one["difference"] = asdict(paired_difference(baseline, values, rng))
-            compared[metric][name] = one
+            of_runs[name] = one
     return compared
+
+
+def _values(samples: SampleCounts, kind: str, k: int) -> NDArray[np.float64]:
+    """A metric for every question `(Q,)`, in the order of the file."""
+    if kind == "maj":
+        assert samples.votes is not None
+        return majority_each(samples.votes, k)
+    return each_question({"pass": pass_at_k, "mg_pass": mg_pass_at_k}[kind], samples.n, samples.correct, k)
 
 
 def write_comparison(directory: Path, compared: Comparison) -> None:

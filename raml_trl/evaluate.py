@@ -1,4 +1,4 @@
-r"""Draw n samples per question, grade them, and count: Pass@k and mG-Pass@k with intervals.
+r"""Draw n samples per question, grade them, and count: Pass@k, mG-Pass@k and maj@k with intervals.
 
     python -m raml_trl.evaluate --config recipes/tiny/eval.yaml \
         --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
@@ -12,17 +12,19 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raml_trl.clusters import number_answers
 from raml_trl.command_line import run
 from raml_trl.comparison import compare_runs, comparison_table, write_comparison
 from raml_trl.data import open_data, stream_questions
 from raml_trl.errors import InputError
 from raml_trl.files import remove_partials, write_json
+from raml_trl.grading_pool import GradingPool
 from raml_trl.metrics import summarise
 from raml_trl.model_cards import add_results
 from raml_trl.models import check_model, shown_name
@@ -119,9 +121,11 @@ def make_samples(config: EvaluateConfig) -> list[Path] | None:
     )
 
 
-def sample_rows(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, Any]]:
     """One row a sample."""
-    for sample in samples:
+    graded = [[(one.text, one.outcome) for one in own] for _, own in groupby(samples, lambda one: one.question)]
+    votes = chain.from_iterable(number_answers(graded, pool))
+    for sample, vote in zip(samples, votes, strict=True):
         yield {
             "question_id": sample.question.id,
             "sample": sample.number,
@@ -129,13 +133,14 @@ def sample_rows(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
             "correct": sample.correct,
             "formatted": sample.formatted,
             "outcome": sample.outcome,
+            "vote": vote,
             "num_tokens": sample.num_tokens,
             "finished": sample.finished,
         }
 
 
 def count_samples(config: EvaluateConfig, source: Path) -> dict[str, Any]:
-    """What `metrics.json` holds: a function of the samples, of k and of the seed of the bootstrap.
+    """What `metrics.json` holds: a function of the samples, of k, the thresholds and the seed of the bootstrap.
 
     Raises:
         InputError: if the samples cannot be read, or a question has fewer than k.
@@ -150,7 +155,14 @@ def count_samples(config: EvaluateConfig, source: Path) -> dict[str, Any]:
         "formatted": samples.formatted,
         "mean_tokens": samples.mean_tokens,
         "outcomes": samples.outcomes,
-        "metrics": summarise(correct, n, config.k, np.random.default_rng(config.seed)),
+        "metrics": summarise(
+            correct,
+            n,
+            config.k,
+            np.random.default_rng(config.seed),
+            thresholds=config.g_pass_thresholds,
+            votes=samples.votes,
+        ),
     }
 
 

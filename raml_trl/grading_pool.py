@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Self
 
@@ -30,8 +31,8 @@ Pair = tuple[str | None, str]
 class GradingPool:
     """A context manager of at most `num_workers` children, started when there is something for them to compare.
 
-    `seconds` is the deadline of one comparison. Any thread may grade, one at a time; a process that is forked off
-    starts children of its own.
+    `seconds` is the deadline of one comparison. Any thread may grade, one at a time; a process that is forked off,
+    or is sent the pool, starts children of its own.
     """
 
     def __init__(self, num_workers: int, *, seconds: float = SECONDS) -> None:
@@ -46,6 +47,9 @@ class GradingPool:
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Callable[[int], Self], tuple[int]]:
+        return partial(type(self), seconds=self._seconds), (self._num_workers,)
+
     def __enter__(self) -> Self:
         return self
 
@@ -53,7 +57,7 @@ class GradingPool:
         self.close()
 
     def close(self) -> None:
-        """End the children. The next call of `grade` starts others."""
+        """End the children. The next call of `grade` or `compare` starts others."""
         if self._process != os.getpid():  # they are not this process's
             return
         with self._lock:
@@ -70,20 +74,20 @@ class GradingPool:
         Raises:
             InputError: if `style` is unknown.
         """
+        layouts = [formatted(text, style) for text, _ in pairs]
+        outcomes = self.compare([(extract_answer(text), answer) for text, answer in pairs])
+        return [Grade(outcome == "correct", layout, outcome) for outcome, layout in zip(outcomes, layouts, strict=True)]
+
+    def compare(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """Hold answers, as they stand inside the box, against their references: one outcome for each, in order."""
         if self._process != os.getpid():  # forked off: the children and the lock are the other process's
             self._begin()
-        layouts = [formatted(text, style) for text, _ in pairs]
-        predictions: list[Pair] = [(extract_answer(text), answer) for text, answer in pairs]
-        told = {pair: tell(*pair) for pair in dict.fromkeys(predictions)}  # samples often agree: each pair once
+        told = {pair: tell(*pair) for pair in dict.fromkeys(pairs)}  # samples often agree: each pair once
         with self._lock:
-            outcomes = self._compare(pair for pair, outcome in told.items() if outcome is None)
-        grades = []
-        for pair, layout in zip(predictions, layouts, strict=True):
-            outcome = told[pair] or outcomes[pair]
-            grades.append(Grade(outcome == "correct", layout, outcome))
-        return grades
+            by_algebra = self._ask_children(pair for pair, outcome in told.items() if outcome is None)
+        return [told[pair] or by_algebra[pair] for pair in pairs]
 
-    def _compare(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
+    def _ask_children(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
         """What the children make of `pairs`, which differ from each other."""
         outcomes: dict[Pair, Outcome] = {}
         waiting, retried = deque(pairs), set[Pair]()

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import IntervalStrategy, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
 from raml_trl.arguments import EvaluationArguments
@@ -72,7 +73,7 @@ class Evaluation:
         rounds = -(-len(chunks) // process.num_processes)
         counts = {}
         with (
-            unwrap_model_for_generation(trainer.model_wrapped, process, **_checkpointing(trainer)) as model,
+            unwrap_model_for_generation(trainer.model_wrapped, process, **_unwrapping(trainer)) as model,
             GradingPool(self.num_graders) as pool,
         ):
             training = model.training
@@ -114,11 +115,14 @@ class Evaluation:
         return Dataset.from_dict({"input_ids": ids, "labels": [[IGNORED] * len(one) for one in ids]})
 
 
-def _checkpointing(trainer: Any) -> dict[str, Any]:
-    """How TRL is to turn gradient checkpointing on again, where it asks: since 1.16."""
+def _unwrapping(trainer: Any) -> dict[str, Any]:
+    """As TRL does for rollouts: whether ZeRO-3 gathers the parameters, and gradient checkpointing on again after."""
+    # SFT, which samples nothing else, has no such field: there they are gathered, as by default.
+    gathered = trainer.args.ds3_gather_for_generation if isinstance(trainer.args, GRPOConfig) else True
     name = "gradient_checkpointing_kwargs"
-    asked = name in inspect.signature(unwrap_model_for_generation).parameters
-    return {name: trainer.args.gradient_checkpointing_kwargs} if asked else {}
+    asked = name in inspect.signature(unwrap_model_for_generation).parameters  # since TRL 1.16
+    checkpointing = {name: trainer.args.gradient_checkpointing_kwargs} if asked else {}
+    return {"gather_deepspeed3_params": gathered, **checkpointing}
 
 
 def read_evaluation(

@@ -12,7 +12,7 @@ from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantiz
 from raml_trl.accounting import summary_lines
 from raml_trl.checkpoints import newest_checkpoint
 from raml_trl.files import write_json
-from raml_trl.models import LOADING_ERRORS, cannot_load, check_model
+from raml_trl.models import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta
 from raml_trl.runs import Run, is_first_process
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ def train(
         trainer = trainer_class(name, args=config, **adapter, **parts)
     except LOADING_ERRORS as error:
         raise cannot_load(name, error) from error
+    trained: Any = trainer.model  # transformers' or PEFT's
+    keep_rope_theta(trained.config)
     clock = Clock(record)
     trainer.add_callback(clock)
     if trainer.pop_callback(ProgressCallback) is not None:

@@ -123,7 +123,7 @@ def summarise(
         ks: k for the metrics that take one.
         rng: for the bootstrap.
         thresholds: each adds G-Pass@k for every k, under `g_pass@K_TAU`.
-        votes: `(Q,)`, add the majority vote for every k, under `maj@K`.
+        votes: `(Q,)`, add the majority vote for every k above 1, of which a single vote is Pass@1, under `maj@K`.
 
     Raises:
         ValueError: what `each_question` raises; or if `votes` are not of these questions and samples.
@@ -135,7 +135,7 @@ def summarise(
     }
     if votes is not None:
         _check_votes(votes, np.broadcast_to(num_samples, len(correct)))
-        columns |= {f"maj@{k}": majority_each(votes, k) for k in ks}
+        columns |= {f"maj@{k}": majority_each(votes, k) for k in ks if k > 1}
     summary = {}
     for name, values in columns.items():
         low, high = bootstrap_interval(values, rng)

@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from raml_trl.errors import InputError
 from raml_trl.runs import require_complete
@@ -61,6 +67,17 @@ def load_model(name: str, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTok
     if torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of a launch with several processes, each has its own
     return model.to(device).eval(), tokenizer
+
+
+def keep_rope_theta(config: PreTrainedConfig) -> None:
+    """Have `config.json` state the base of the positions where transformers 4 looks for it as well.
+
+    It ignores `rope_parameters`, and turns positions with 10,000 whatever the model was trained with. transformers 5
+    reads `rope_parameters` first, and drops the rest. Bases that differ by layer have no such place.
+    """
+    parameters = config.to_dict().get("rope_parameters") or {}  # not every model turns positions
+    if "rope_theta" in parameters:
+        config.rope_theta = parameters["rope_theta"]
 
 
 def shown_name(name: str) -> str:

@@ -28,6 +28,11 @@ class Style:
     template: str
     """The layout for `lay_out` to fill: TRAJECTORY and ANSWER stand for what they say."""
 
+    @property
+    def stub(self) -> str:
+        """What leads from a trajectory, or a part of one, to its answer."""
+        return self.template.partition("TRAJECTORY")[2].partition("ANSWER")[0]
+
 
 STYLES: dict[str, Style] = {
     # The question alone: what the embedded world reads, whose vocabulary has no words for an instruction.
@@ -83,6 +88,29 @@ STYLES: dict[str, Style] = {
         "<think>\nTRAJECTORY\n</think>\n<answer>\n\\boxed{ANSWER}\n</answer>",
     ),
 }
+
+
+NO_THINKING: dict[str, str] = {
+    # Thinking that is over as it begins: Qwen3 without thinking, and what knows no space in between.
+    "empty": "<think>\n\n</think>\n\n",
+    "closed": "<think></think>",
+    # Thinking that goes straight to the answer, for models that open a block of it whatever they are told, as QwQ does.
+    "phrase": "<think>\nI have thought about this long enough: the answer is",
+}
+"""What a completion begins with so that the model answers without thinking first, by family of models."""
+
+
+SUMMARY = (
+    "Above are a problem and the notes of somebody who worked on it. Write the notes anew and much shorter: keep, in "
+    "their order, the steps and intermediate results without which the solution would not be found, and nothing else. "
+    "Do not write down the final answer, in any form: stop before the step that yields it."
+)
+"""How a summary of a trajectory is asked for: one that helps to find the answer and does not give it away."""
+
+
+def summary_messages(question: str, thinking: str) -> list[dict[str, str]]:
+    """The chat messages that ask for a summary of the thinking on a question."""
+    return [{"role": "user", "content": f"Problem:\n{question}\n\nNotes:\n{thinking}\n\n{SUMMARY}"}]
 
 
 def prompt_messages(question: str, style: str) -> list[dict[str, str]]:

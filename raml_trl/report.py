@@ -38,7 +38,7 @@ def main(config: ReportConfig, record: Run) -> None:
     runs = [load_run(name, directory) for name, directory in map(_split, config.runs)]
     seconds = {one["name"]: one["seconds"] for one in runs}
     stages = [load_stage(name, directory, seconds.get(name)) for name, directory in map(_split, config.evaluations)]
-    metric_names = list(stages[0]["metrics"])
+    metric_names = [name for name in stages[0]["metrics"] if all(name in stage["metrics"] for stage in stages)]
     content = {"title": config.title, "lead": config.lead, "metric_names": metric_names, "stages": stages, "runs": runs}
 
     page = Environment(loader=PackageLoader("raml_trl"), autoescape=True).get_template("report.html.j2")

@@ -13,20 +13,19 @@ for `train_sft`, in the form of the paper's rollout data sets; `push_to_hub` sen
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from raml_trl.cards import SHARDS, Counts, trajectories_card
 from raml_trl.command_line import run
-from raml_trl.data import Task, Trajectory, open_data, stream_questions, task_row
+from raml_trl.data import open_data, stream_questions
 from raml_trl.files import remove_partials, whole_file
 from raml_trl.hub import check_hub_access, push_dataset
 from raml_trl.models import check_model, shown_name
 from raml_trl.runs import Run, is_first_process
 from raml_trl.sampling_arguments import SampleTrajectoriesConfig
-from raml_trl.sharded_sampling import Sample, add_notes, sample_shards
+from raml_trl.sharded_sampling import add_notes, sample_shards, trajectory_rows
 from raml_trl.shards import TRAJECTORIES, read_shards
 
 logger = logging.getLogger(__name__)
@@ -42,19 +41,12 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
     table = open_data(config)
     if config.hub_dataset_id is not None and is_first_process():  # before hours of work
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
-
-    def trajectory_rows(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
-        for question, own in groupby(samples, key=lambda sample: sample.question):
-            trajectories = (Trajectory(one.text, one.correct, model, one.num_tokens) for one in own)
-            yield task_row(Task(question, tuple(trajectories)))
-
-    model = shown_name(config.model_name_or_path)
     paths = sample_shards(
         config,
         lambda: islice(stream_questions(table), config.num_questions),
         config.num_trajectories,
         TRAJECTORIES,
-        trajectory_rows,
+        trajectory_rows(shown_name(config.model_name_or_path)),
     )
     if paths is None:
         logger.info("other processes still have shards to make: the last of them closes the run")

@@ -94,7 +94,12 @@ class EvaluateConfig(SamplingArguments):
     """`evaluate`: n samples per question, graded and counted."""
 
     num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
-    k: list[int] = field(default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."})
+    k: list[int] = field(
+        default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, maj@k, and mG-Pass@k where even."}
+    )
+    g_pass_thresholds: list[float] = field(
+        default_factory=list, metadata={"help": "Each, from 0 to 1, adds G-Pass@k for every k."}
+    )
 
     models: list[str] = field(
         default_factory=list,
@@ -119,6 +124,9 @@ class EvaluateConfig(SamplingArguments):
         self.check_number("num_samples", self.num_samples)
         if self.from_samples is not None and self.models:
             raise InputError("from_samples counts one file of samples: leave models out")
+        for threshold in self.g_pass_thresholds:
+            if not 0 <= threshold <= 1:
+                raise InputError(f"g_pass_thresholds must lie between 0 and 1, got {threshold}")
         for k in self.k:
             if not 1 <= k <= self.num_samples:
                 raise InputError(f"k = {k} needs at least {k} samples per question; num_samples is {self.num_samples}")

@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from raml_trl.data import Question
+from raml_trl.data import Question, Task, Trajectory, task_row
 from raml_trl.engines import open_engine
 from raml_trl.grading import Outcome
 from raml_trl.grading_pool import GradingPool
@@ -42,12 +42,12 @@ class Sample:
 
 Questions = Callable[[], Iterator[Question]]
 """The questions, each time from the first."""
-Rows = Callable[[Sequence[Sample]], Iterable[dict[str, Any]]]
-"""The rows of a shard, from its samples: by question, and of each by number."""
+Rows = Callable[[Sequence[Sample], GradingPool], Iterable[dict[str, Any]]]
+"""The rows of a shard, from its samples, by question and of each by number, and from what graded them."""
 
 
 def sample_shards(
-    config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows
+    config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows, *, opening: str = ""
 ) -> list[Path] | None:
     """Make this process's share of what is missing; the paths of all shards once all are there, else None.
 
@@ -56,6 +56,7 @@ def sample_shards(
         num_samples: n, per question.
         kind: of the shards.
         to_rows: in the schema of `kind`.
+        opening: what every sample begins with.
     """
     index, of = process_share()
     paths, missing, total = [], {}, 0
@@ -67,7 +68,7 @@ def sample_shards(
     bar = tqdm(total=total, desc="sampling", unit="sample", disable=not (missing and is_first_process()))
     if missing:
         with bar:
-            _fill(config, questions, num_samples, missing, kind, to_rows, bar)
+            _fill(config, questions, num_samples, missing, kind, to_rows, opening, bar)
     return paths if all(path.exists() for path in paths) else None
 
 
@@ -79,15 +80,19 @@ def draw_samples(
     style: str,
     *,
     seed: int,
+    opening: str = "",
     tick: Callable[[], object] = lambda: None,
 ) -> list[Sample]:
     """`settings.num_samples` samples of every question, graded: by question, and of each by number.
 
     Args:
         style: a key of `prompts.STYLES`.
+        opening: what every sample begins with; its tokens are not counted.
         tick: called for every sample, once it is drawn.
     """
     prompts = [prompt_messages(question.question, style) for question in questions]
+    if opening:
+        prompts = [[*prompt, {"role": "assistant", "content": opening}] for prompt in prompts]
     completions = []
     for completion in engine.sample(prompts, settings, seed=seed):
         completions.append(completion)
@@ -95,7 +100,7 @@ def draw_samples(
     completions.sort(key=lambda one: (one.prompt, one.sample))
     places = [(prompt, sample) for prompt in range(len(questions)) for sample in range(settings.num_samples)]
     assert [(one.prompt, one.sample) for one in completions] == places, "an engine left a sample out"
-    texts = [with_opening(one.text) for one in completions]
+    texts = [with_opening(opening + one.text) for one in completions]
     pairs = [(text, questions[one.prompt].answer) for text, one in zip(texts, completions, strict=True)]
     grades = pool.grade(pairs, style=style)
     return [
@@ -111,6 +116,17 @@ def draw_samples(
         )
         for text, grade, one in zip(texts, grades, completions, strict=True)
     ]
+
+
+def trajectory_rows(model: str) -> Rows:
+    """For `sample_shards`: rows of a rollout data set, whose trajectories are `model`'s."""
+
+    def to_rows(samples: Sequence[Sample], _pool: GradingPool) -> Iterator[dict[str, Any]]:
+        for question, own in groupby(samples, key=lambda sample: sample.question):
+            trajectories = (Trajectory(one.text, one.correct, model, one.num_tokens) for one in own)
+            yield task_row(Task(question, tuple(trajectories)))
+
+    return to_rows
 
 
 def shard_seed(seed: int, number: int) -> int:
@@ -143,6 +159,7 @@ def _fill(
     missing: dict[int, Path],
     kind: str,
     to_rows: Rows,
+    opening: str,
     bar: Any,
 ) -> None:
     engine = open_engine(config)
@@ -160,14 +177,16 @@ def _fill(
             if number not in missing:
                 continue
             seed = shard_seed(config.seed, number)
-            samples = draw_samples(engine, pool, chunk, settings, config.prompt_style, seed=seed, tick=bar.update)
+            samples = draw_samples(
+                engine, pool, chunk, settings, config.prompt_style, seed=seed, opening=opening, tick=bar.update
+            )
             shard_outcomes = Counter(sample.outcome for sample in samples)
             notes: dict[str, Any] = {
                 "outcomes": shard_outcomes,
                 "finished": sum(sample.finished for sample in samples),
                 "tokens": sum(sample.num_tokens for sample in samples),
             }
-            write_shard(missing[number], to_rows(samples), kind, notes)
+            write_shard(missing[number], to_rows(samples, pool), kind, notes)
             outcomes.update(shard_outcomes)
             tokens += notes["tokens"]
             correct, rate = outcomes["correct"] / outcomes.total(), tokens / (time.monotonic() - started)

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 QUESTIONS = "questions"
 TRAJECTORIES = "trajectories"
 SAMPLES = "samples"
+PRUNED = "pruned"
 
 _QUESTION = {"id": pa.string(), "problem": pa.string(), "answer": pa.string(), "source": pa.string()}
 SCHEMAS: dict[str, pa.Schema] = {
@@ -43,8 +44,25 @@ SCHEMAS: dict[str, pa.Schema] = {
             "correct": pa.bool_(),
             "formatted": pa.bool_(),
             "outcome": pa.string(),
+            "vote": pa.int32(),  # the number of its answer within the question; null for one that abstains
             "num_tokens": pa.int32(),
             "finished": pa.bool_(),
+        }
+    ),
+    PRUNED: pa.schema(
+        {
+            "question_id": pa.string(),
+            "number": pa.int32(),  # of the trajectory within its question
+            "method": pa.string(),
+            "setting": pa.string(),  # null for a method that has none
+            "text": pa.string(),  # laid out, with the answer that was forced
+            "predicted": pa.string(),  # null where the box was not closed
+            "tokens_before": pa.int32(),  # of the thinking
+            "tokens_after": pa.int32(),
+            "num_tokens": pa.int32(),  # of the text
+            "correct": pa.bool_(),
+            "leaked": pa.bool_(),
+            "nll": pa.float32(),  # of the reference answer, in nats per token
         }
     ),
 }
@@ -119,12 +137,14 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
-    """Write the rows of all shards into one file, batch by batch."""
+    """Write the rows of all shards into one file, batch by batch; a column that one does not have is null there."""
+    empty = SCHEMAS[kind].empty_table()
     with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         for shard in paths:
             with pq.ParquetFile(shard) as file:
                 for batch in file.iter_batches():
-                    writer.write_batch(batch.replace_schema_metadata(None))
+                    table = pa.Table.from_batches([batch.replace_schema_metadata(None)])
+                    writer.write_table(pa.concat_tables([empty, table], promote_options="default"))
 
 
 def is_whole(path: Path) -> bool:

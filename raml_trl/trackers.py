@@ -13,16 +13,25 @@ def check_tracker(tracker: Tracker) -> None:
     """Find out before the work whether the figures can be reported after it.
 
     Raises:
-        InputError: if the tracker is not installed.
+        InputError: if the tracker is not installed, or will not let this user in.
     """
     if tracker == "none":
         return
+    missing = InputError(f"report_to is {tracker}, which is not installed: pip install raml_trl[{tracker}]")
     try:
-        import_module(tracker)
+        module = import_module(tracker)
     except ModuleNotFoundError as error:
         if error.name != tracker:
             raise
-        raise InputError(f"report_to is {tracker}, which is not installed: pip install raml_trl[{tracker}]") from error
+        raise missing from error
+    if module.__file__ is None:  # a directory of that name, such as wandb writes its runs into, passes for a package
+        raise missing
+    if tracker == "wandb":
+        try:
+            module.login()  # at a terminal it asks for the key: now, rather than in the night
+        except module.Error as error:
+            remedy = "run wandb login, or set WANDB_MODE=offline"
+            raise InputError(f"report_to is wandb: {' '.join(str(error).split())} ({remedy})") from error
 
 
 def report(

@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
     {"equality"},
     {"grading", "metrics", "runs", "planning", "samples", "shards"},
     {"cards", "columns", "grading_pool", "grading_worker"},
-    {"arguments"},
+    {"arguments", "clusters"},
     {
         "configs",
         "data_arguments",

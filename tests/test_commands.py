@@ -117,6 +117,7 @@ def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
         "Pass@1",
         "Pass@8",
         "mG-Pass@8",
+        "maj@8",
         "seconds",
     ]
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["base", "SFT", "GRPO"]
@@ -145,6 +146,9 @@ def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
     card = (tmp_path / "grpo" / "README.md").read_text()
     assert "# Model Card for grpo" in card
     assert "2505.19815" in card
+
+    for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # for transformers 4 as well
+        assert json.loads((tmp_path / saved / "config.json").read_text())["rope_theta"] == 10_000
 
     # once more: nothing is done again, and the table is the same
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json") if path.parent.name != "report"}

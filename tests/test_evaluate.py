@@ -2,15 +2,19 @@
 
 import json
 import sys
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from openai_server import Answer, OpenAIServer, Request
 
-from raml_trl import compare
-from raml_trl.arguments import CompareConfig, TableArguments
+from raml_trl import compare, report
+from raml_trl.arguments import CompareConfig, ReportConfig, TableArguments
 from raml_trl.data import Question, Task, open_data, stream_questions, task_row
 from raml_trl.errors import InputError
 from raml_trl.evaluate import main
@@ -18,8 +22,10 @@ from raml_trl.files import read_rows, write_rows
 from raml_trl.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.model_cards import add_results
 from raml_trl.runs import open_run
+from raml_trl.samples import read_samples
 from raml_trl.sampling_arguments import EvaluateConfig
 from raml_trl.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
+from raml_trl.voting import Votes
 
 NUM_QUESTIONS, NUM_SAMPLES = 7, 4
 
@@ -83,7 +89,7 @@ def test_samples_are_counted_again_for_other_k(data: str, tmp_path: Path) -> Non
         with pytest.raises(InputError, match="cannot be read"):
             evaluate(tmp_path / "none", **settings, from_samples=str(tmp_path / "none.parquet"))
     assert again["results"] == first["results"]
-    assert set(other["results"]["metrics"]) == {"pass@4", "mg_pass@4"}
+    assert set(other["results"]["metrics"]) == {"pass@4", "mg_pass@4", "maj@4"}
 
 
 def test_a_run_that_was_cut_off_carries_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +114,169 @@ def evaluate_part(directory: Path, **settings: Any) -> list[str]:
     """What shards there are after one process of several."""
     assert evaluate(directory, **settings)["status"] == "running"
     return sorted(path.name for path in directory.glob("*.parquet"))
+
+
+# What a model may say, and what it means; the reference of the question that is asked is added to them.
+SAID: list[tuple[str, Fraction | None]] = [
+    (r"\boxed{1/2}", Fraction(1, 2)),
+    (r"\boxed{0.5}", Fraction(1, 2)),
+    (r"\boxed{\frac{1}{2}}", Fraction(1, 2)),
+    (r"\boxed{\frac{7}{4}}", Fraction(7, 4)),
+    (r"\boxed{1.75}", Fraction(7, 4)),
+    ("I pass", None),
+    (r"\boxed{\foo(3}", None),
+]
+
+
+def of_many_minds(request: Request) -> Answer:
+    """Right in one half, in two spellings; in the other half any of `SAID`."""
+    number = int(request["messages"][-1]["content"].split()[1])
+    said = [*(text for text, _ in SAID), *[rf"\boxed{{{2 * number}}}", rf"\boxed{{{2 * number}.0}}"] * 3]
+    return Answer(said[(request["seed"] * 7919 + 31 * number) % len(said)], 3)
+
+
+def test_majority_vote_and_thresholds_are_those_of_every_draw(data: str, tmp_path: Path) -> None:
+    n, ks, taus = 6, [1, 3, 4, 6], [0.25, 0.5, 1]
+    with OpenAIServer(of_many_minds) as server:
+        settings = from_server(server, data) | {"num_samples": n, "k": ks, "g_pass_thresholds": taus}
+        metrics = evaluate(tmp_path / "out", **settings)["results"]["metrics"]
+    rows = read_rows(tmp_path / "out" / "samples.parquet")
+    meant = []
+    for number in range(NUM_QUESTIONS):
+        values = dict(SAID) | {rf"\boxed{{{2 * number}{zeros}}}": Fraction(2 * number) for zeros in ("", ".0")}
+        own = [row for row in rows if row["question_id"] == str(number)]
+        meant.append([values[row["text"]] for row in own])
+        seen = [value for value in dict.fromkeys(meant[-1]) if value is not None]
+        assert [row["vote"] for row in own] == [None if one is None else seen.index(one) for one in meant[-1]]
+    ties = 0
+    for k in ks:
+        won, reached = Fraction(0), dict.fromkeys(taus, Fraction(0))
+        for number, values in enumerate(meant):
+            draws = list(combinations(values, k))
+            for draw in draws:
+                votes = Counter(value for value in draw if value is not None)
+                winners = [value for value, cast in votes.items() if cast == max(votes.values())]
+                won += Fraction(2 * number in winners, max(1, len(winners)) * len(draws))
+                ties += len(winners) > 1 and 2 * number in winners
+                for tau in taus:
+                    reached[tau] += Fraction(draw.count(Fraction(2 * number)) >= tau * k, len(draws))
+        majority = metrics["pass@1" if k == 1 else f"maj@{k}"]["mean"]
+        assert majority == pytest.approx(float(won / NUM_QUESTIONS), abs=1e-12)
+        for tau in taus:
+            assert metrics[f"g_pass@{k}_{tau}"]["mean"] == pytest.approx(float(reached[tau] / NUM_QUESTIONS), abs=1e-12)
+    assert ties  # one there is, or its sharing would not be seen
+    assert metrics["maj@6"]["mean"] != metrics["pass@1"]["mean"]
+
+
+def test_samples_without_votes_are_counted_but_for_the_vote(
+    data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        whole = evaluate(tmp_path / "out", **settings)["results"]
+        table = pq.read_table(tmp_path / "out" / "samples.parquet")
+        pq.write_table(table.drop_columns("vote"), tmp_path / "older.parquet")
+        assert not caplog.records
+        older = evaluate(tmp_path / "older", **settings, from_samples=str(tmp_path / "older.parquet"))["results"]
+    assert "older.parquet were drawn before votes were kept, there is no column vote: no maj@k" in caplog.text
+    assert list(older["metrics"]) == ["pass@1", "pass@2", "mg_pass@2"]
+    assert older == whole | {"metrics": {name: whole["metrics"][name] for name in older["metrics"]}}
+    # ... and so are they beside others; a run that counts an earlier one's samples has none of its own
+    (tmp_path / "older.parquet").rename(tmp_path / "older" / "samples.parquet")
+    runs = [f"{name}={tmp_path}/{name}" for name in ("out", "older")]
+    compare.main(
+        CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[1, 2]),
+        open_run(tmp_path / "compare", "compare", {}),
+    )
+    assert set(json.loads((tmp_path / "compare" / "comparison.json").read_text())) == {"pass@1", "pass@2", "mg_pass@2"}
+    report.main(
+        ReportConfig(output_dir=str(tmp_path / "report"), evaluations=runs),
+        open_run(tmp_path / "report", "report", {}),
+    )
+    header = (tmp_path / "report" / "report.md").read_text().split("|")
+    assert [cell.strip() for cell in header[1:6]] == ["stage", "Pass@1", "Pass@2", "mG-Pass@2", "seconds"]
+
+
+@pytest.mark.parametrize(
+    ("votes", "correct", "expected"),
+    [
+        ([0, 1, 0, None], [0, 1, 0, 0], Votes((2, 1), 1, 1)),
+        ([2, 2, 5, None], [1, 1, 0, 0], Votes((2, 1), 0, 1)),  # some samples were taken out
+        ([0, None, 0, 1], [0, 0, 0, 0], Votes((2, 1), None, 1)),
+        ([None] * 4, [0, 0, 0, 0], Votes((), None, 4)),
+        ([0, 1, 0, None], [1, 1, 1, 0], None),  # two answers are correct
+        ([0, 1, 0, None], [1, 0, 0, 0], None),  # one is correct and wrong
+        ([0, 1, 0, None], [0, 0, 0, 1], None),  # who abstains is correct
+    ],
+)
+def test_votes_are_read_if_they_fit_the_grades(
+    votes: list[int | None],
+    correct: list[int],
+    expected: Votes | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rest = {"text": "", "formatted": True, "outcome": "wrong", "num_tokens": 1, "finished": True}
+    rows = [
+        {"question_id": question, "sample": sample, "correct": bool(right), "vote": vote, **rest}
+        for question in ("a", "b")
+        for sample, (vote, right) in enumerate(zip(votes, correct, strict=True))
+    ]
+    write_rows(tmp_path / "samples.parquet", rows, SCHEMAS[SAMPLES])
+    found = read_samples(tmp_path / "samples.parquet").votes
+    assert found == (None if expected is None else (expected, expected))
+    assert ("the votes of question a do not fit its grades: no maj@k" in caplog.text) == (expected is None)
+
+
+def test_a_run_begun_before_votes_were_kept_carries_on(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        whole = evaluate(tmp_path / "whole", **settings)["results"]
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        evaluate_part(tmp_path / "out", **settings)
+        shard = tmp_path / "out" / "samples-00001.parquet"
+        table = pq.read_table(shard)
+        pq.write_table(table.drop_columns("vote"), shard)
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        monkeypatch.setenv("RANK", "0")
+        results = evaluate(tmp_path / "out", **settings)["results"]
+    assert any(table["correct"].to_pylist())  # it has votes to miss
+    kept = {name: value for name, value in whole["metrics"].items() if "maj" not in name}
+    assert results == whole | {"metrics": kept}
+    written = pq.read_schema(tmp_path / "out" / "samples.parquet")
+    assert written.names == SCHEMAS[SAMPLES].names
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_is_a_share(threshold: float) -> None:
+    with pytest.raises(InputError, match=f"g_pass_thresholds must lie between 0 and 1, got {threshold}"):
+        EvaluateConfig(
+            model_name_or_path="m", dataset_name="d", output_dir="o", num_samples=8, g_pass_thresholds=[0.5, threshold]
+        )
+
+
+def test_the_vote_is_compared_question_by_question(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(of_many_minds) as server:
+        settings = from_server(server, data) | {"num_samples": 6}
+        first = evaluate(tmp_path / "first", **settings)["results"]["metrics"]
+        other = evaluate(tmp_path / "other", **settings, seed=1)["results"]["metrics"]
+        rows = read_rows(tmp_path / "first" / "samples.parquet")
+        write_rows(tmp_path / "reversed.parquet", rows[::-1], SCHEMAS[SAMPLES])
+        evaluate(tmp_path / "reversed", **settings, from_samples=str(tmp_path / "reversed.parquet"))
+        (tmp_path / "reversed.parquet").rename(tmp_path / "reversed" / "samples.parquet")
+    runs = [f"{name}={tmp_path}/{name}" for name in ("first", "reversed", "other")]
+    compare.main(
+        CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[2]),
+        open_run(tmp_path / "compare", "compare", {}),
+    )
+    compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())["maj@2"]
+    assert compared["first"]["mean"] == first["maj@2"]["mean"] != other["maj@2"]["mean"] == compared["other"]["mean"]
+    assert compared["reversed"]["difference"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
+    change = other["maj@2"]["mean"] - first["maj@2"]["mean"]
+    assert compared["other"]["difference"]["mean"] == pytest.approx(change)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +308,7 @@ def test_evaluations_side_by_side(data: str, tmp_path: Path, capsys: pytest.Capt
     config = CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[1, 2])
     compare.main(config, open_run(tmp_path / "compare", "compare", {}))
     compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())
-    assert set(compared) == {"pass@1", "pass@2", "mg_pass@2"}
+    assert set(compared) == {"pass@1", "pass@2", "mg_pass@2", "maj@2"}
     mean = compared["pass@1"]["model"]["mean"]
     assert compared["pass@1"]["same"]["difference"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
     assert compared["pass@1"]["nothing"]["difference"]["mean"] == pytest.approx(-mean)

@@ -140,6 +140,16 @@ def test_a_number_is_itself_in_every_spelling(value: Fraction, data: st.DataObje
     assert tell(one, other) == "correct"
 
 
+@pytest.mark.parametrize(("opening", "closing"), ["()", "{}", (r"\frac{1}{", "}")], ids=["round", "curly", "below"])
+def test_what_is_deep_is_not_read(opening: str, closing: str) -> None:
+    def nested(depth: int) -> str:
+        return opening * depth + "1" + closing * depth
+
+    assert exact(nested(20)) == 1
+    assert exact(nested(40)) is None
+    assert exact("+".join(["(1)"] * 40)) == 40  # one after the other is not deep
+
+
 @given(RATIONALS, RATIONALS | st.none(), st.data())
 @settings(max_examples=60)
 @example(Fraction(1, 2), Fraction(1, 3), None)

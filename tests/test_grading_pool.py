@@ -55,7 +55,9 @@ def still_running(processes: list[psutil.Process], *, seconds: float = 0) -> lis
 
 
 def children() -> list[psutil.Process]:
-    return still_running(psutil.Process().children(recursive=True))
+    """The graders of this process. It may have other children, such as what multiprocessing leaves beside it."""
+    running = still_running(psutil.Process().children())
+    return [child for child in running if "raml_trl.grading_worker" in child.cmdline()]
 
 
 @pytest.fixture(scope="module")

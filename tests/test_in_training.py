@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_commands import COMMANDS, TINY
-from test_pipeline import run as launch
 from trainers import Recorder, make_trainer, untimed, weights
 
+from raml_trl import in_training
 from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.data import load_questions
@@ -217,6 +218,23 @@ def test_dropout_is_off(model_dir: str, tmp_path: Path, evaluation: Evaluation) 
     assert measured[0] == measured[1]
 
 
+@pytest.mark.parametrize("gathered", [True, False])
+def test_zero3_is_gathered_where_trl_would(
+    model_dir: str, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, gathered: bool
+) -> None:
+    asked, unwrap = [], in_training.unwrap_model_for_generation
+
+    @wraps(unwrap)
+    def noted(*args: Any, **named: Any) -> Any:
+        asked.append(named["gather_deepspeed3_params"])
+        return unwrap(*args, **named)
+
+    monkeypatch.setattr(in_training, "unwrap_model_for_generation", noted)
+    trainer, _ = make_trainer(model_dir, tmp_path, sampled_evaluation=evaluation, ds3_gather_for_generation=gathered)
+    trainer.evaluate()
+    assert asked == [gathered]
+
+
 def test_a_data_set_that_is_given_is_evaluated_as_trl_does(
     model_dir: str, tmp_path: Path, evaluation: Evaluation
 ) -> None:
@@ -238,25 +256,6 @@ def test_a_resumed_run_goes_on_as_the_whole_one(model_dir: str, tmp_path: Path, 
     whole, resumed = (log.of("eval_mean_tokens") for log in logs)
     assert resumed == whole[2:]
     assert len(set(whole)) > 1
-
-
-@pytest.mark.slow
-def test_two_processes_measure_what_one_does(home: Path, tmp_path: Path) -> None:
-    """Seven chunks: in the last round, one of the two has none left."""
-    settings = {"model_name_or_path": home / "sft", "dataset_name": home / "data", "eval_data": home / "data"}
-    settings |= {**EVALUATED, "seed": SEED, "eval_on_start": "true", "max_steps": 1, "eval_k": 4}
-    settings |= {"metric_for_best_model": "eval_pass@4", "load_best_model_at_end": "false", "warmup_steps": 0}
-    logs = []
-    for processes in (1, 2):
-        directory = tmp_path / str(processes)
-        results = launch("train_sft", "sft", directory, processes=processes, **settings)
-        assert (results["processes"], results["distributed"]) == (processes, ["NO", "MULTI_CPU"][processes - 1])
-        first = log_of(directory)[0]
-        logs.append(
-            {name: value for name, value in first.items() if name.startswith("eval") and name != "eval_runtime"}
-        )
-    assert logs[0] == logs[1]
-    assert logs[0]["eval_mg_pass@4"] > 0
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedConfig, Qwen2Config
 
 from raml_trl.checkpoints import newest_checkpoint
 from raml_trl.errors import InputError
-from raml_trl.models import check_model
+from raml_trl.models import check_model, keep_rope_theta
 from raml_trl.runs import open_run
 
 
@@ -65,3 +66,29 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"command": "train_sft"')
     with pytest.raises(InputError, match=r"run\.json is damaged"):
         open_run(tmp_path, "train_sft", {})
+
+
+ROTATIONS = {"default": {}, "yarn": {"factor": 4.0, "original_max_position_embeddings": 4096}}
+
+
+@pytest.mark.parametrize("rope_type", ROTATIONS)
+def test_the_base_of_positions_is_written_for_transformers_4_too(rope_type: str, tmp_path: Path) -> None:
+    parameters = {"rope_type": rope_type, "rope_theta": 1e6, **ROTATIONS[rope_type]}
+    for name in ("as it is", "kept"):
+        config = Qwen2Config(rope_parameters=dict(parameters))
+        if name == "kept":
+            keep_rope_theta(config)
+        config.save_pretrained(tmp_path / name)
+    as_it_is, kept = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("as it is", "kept"))
+    assert kept == as_it_is | {"rope_theta": 1e6}
+    # And transformers 5 reads the one as the other.
+    one, other = (AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("as it is", "kept"))
+    assert one | {"_name_or_path": ""} == other | {"_name_or_path": ""}
+    assert other["rope_parameters"] == parameters
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), Gemma3TextConfig()], ids=["no positions turned", "two bases"])
+def test_without_one_base_none_is_written(config: PreTrainedConfig) -> None:
+    before = config.to_dict()
+    keep_rope_theta(config)
+    assert config.to_dict() == before
