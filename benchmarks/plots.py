@@ -41,6 +41,28 @@ def ceiling_figure(by_m: Mapping[str, Any]) -> str:
     return svg(figure)
 
 
+def likelihood_figure(results: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds for all prefixes of a trajectory against its tokens: prefix by prefix, and all at once."""
+    figure, axes = blank_figure(5.2, 3.2)
+    tokens = [one["tokens"] for one in results]
+    for name, key, colour in (("prefix by prefix", "loop", COLOURS[1]), ("all at once", "at_once", COLOURS[0])):
+        medians = [one[key]["median"] for one in results]
+        axes.plot(tokens, medians, marker="o", markersize=4, color=colour, label=name)
+        axes.fill_between(
+            tokens, [one[key]["low"] for one in results], [one[key]["high"] for one in results], color=colour, alpha=0.2
+        )
+    linear = results[0]["at_once"]["median"] / tokens[0]
+    axes.plot(
+        tokens, [linear * count for count in tokens], color="#9aa1ab", linestyle="--", linewidth=1, label="linear"
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens of the trajectory", fontsize=8)
+    axes.set_title("seconds for the answer's likelihood after every prefix", fontsize=9, loc="left")
+    axes.legend(fontsize=7, frameon=False)
+    return svg(figure)
+
+
 def memory_figure(results: Mapping[str, Any]) -> str:
     """Peak memory above the trainer itself, in MiB, for every setting and both kinds of lengths."""
     figure, axes = blank_figure(6.4, 3.0)

@@ -8,12 +8,17 @@ The map, from the bottom, by what it is about:
 - what a model writes: `prompts`, `sampling`, `sharded_sampling`, and `engines`: `transformers_engine`, `vllm_engine`,
   `server_engine` with `json_client`
 - what it is worth: `exact_numbers`, `answers`, `equality`, `grading`, `grading_worker`, `grading_pool`, `rewards`,
-  `metrics`, `voting`, `intervals`, `samples`, `comparison`
-- runs: `arguments`, `data_arguments`, `sampling_arguments`, `configs`, `validation`, `runs`, `checkpoints`,
-  `lifecycle`, `command_line`, `trackers`, `model_cards`
+  `metrics`, `voting`, `clusters`, `intervals`, `samples`, `comparison`, `in_training`
+- what is inside: `likelihood` with `prefix_cache`, `trajectory_tokens`, `statements`, `analysis_tasks`; `curves`,
+  `token_effects`, `curve_figures`; `landscape`, `landscape_figures`; `pruning_methods`, `pruning`, `thinking`,
+  `sentences`, `boxes`, `forced_answers`, `pruned_rows`, `frontier`; `pages`
+- runs: `arguments`, `data_arguments`, `sampling_arguments`, `analysis_arguments`, `configs`, `validation`, `runs`,
+  `checkpoints`, `lifecycle`, `command_line`, `trackers`, `model_cards`
+- sweeps: `sweeps`, `sweep_results`, `trials`
 - the embedded world: `arithmetic`
 - the commands, run as `python -m raml_trl.X --config recipes/...yaml`: `build_model`, `prepare_data`,
-  `sample_trajectories`, `train_sft`, `train_grpo`, `evaluate`, `compare`, `report`, `plan`
+  `sample_trajectories`, `train_sft`, `train_grpo`, `evaluate`, `compare`, `pseudo_gradient`, `loss_landscape`,
+  `trajectory_pruning`, `report`, `plan`, `sweep`
 
 `tests/test_architecture.py` says which may import which.
 """

@@ -12,8 +12,12 @@ COMMANDS = (
     "train_grpo",
     "evaluate",
     "compare",
+    "pseudo_gradient",
+    "loss_landscape",
+    "trajectory_pruning",
     "report",
     "plan",
+    "sweep",
 )
 
 

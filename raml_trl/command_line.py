@@ -5,7 +5,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -124,12 +124,33 @@ def run(
     parser.exit()
 
 
+def call(main: Callable[..., None], config: Any) -> dict[str, Any]:
+    """Run a command from Python, as `python -m` would with the same settings, and return its results.
+
+        call(pseudo_gradient.main, PseudoGradientConfig(model_name_or_path="runs/sft", ...))
+
+    Raises:
+        InputError: as the command, for a mistake of the user's.
+    """
+    command = main.__module__.rpartition(".")[2]
+    values = {field.name: (getattr(config, field.name), _default(field)) for field in fields(config)}
+    settings = {name: value for name, (value, default) in values.items() if value != default}
+    record = open_run(Path(_output_dir([config])), command, settings)
+    if not record.complete:
+        _run_or_discard(main, [config], record)
+    return record.record.get("results", {})
+
+
 def _run_or_discard(main: Callable[..., None], configs: Iterable[Any], record: Run) -> None:
     try:
         main(*configs, record)
     except InputError:
         record.discard()
         raise
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _output_dir(configs: Iterable[Any]) -> str:

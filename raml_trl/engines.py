@@ -31,4 +31,4 @@ def open_engine(config: SamplingArguments) -> Engine:
             gpu_memory_utilization=config.gpu_memory_utilization,
             dtype=config.dtype,
         )
-    return TransformersEngine(*load_model(name, dtype=config.dtype), config.batch_size)
+    return TransformersEngine(*load_model(name, dtype=config.dtype, all_devices=config.all_devices), config.batch_size)

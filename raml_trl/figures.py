@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#2457a6", "#d1792b", "#3d8b5f", "#8a4f9e", "#b03a48", "#5f6b7a")
-_INK = "#2b2f36"
+INK = "#2b2f36"
 
 
 def metrics_figure(stages: Sequence[str], metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -30,7 +30,7 @@ def metrics_figure(stages: Sequence[str], metrics: Mapping[str, Sequence[Mapping
         ]
         axes.bar(
             places, means, width * 0.92, yerr=whiskers, label=stage, color=COLOURS[index % len(COLOURS)],
-            error_kw={"elinewidth": 1, "ecolor": _INK},
+            error_kw={"elinewidth": 1, "ecolor": INK},
         )  # fmt: skip
     axes.set_xticks(range(len(metrics)), list(metrics))
     axes.set_ylim(0, 1)
@@ -46,7 +46,7 @@ def curve_figure(title: str, steps: Sequence[float], values: Sequence[float]) ->
     if window > 1:
         smooth = [sum(values[end - window : end]) / window for end in range(window, len(values) + 1)]
         axes.plot(steps[window - 1 :], smooth, color=COLOURS[0], linewidth=1.8)
-    axes.set_title(title, fontsize=9, loc="left", color=_INK)
+    axes.set_title(title, fontsize=9, loc="left", color=INK)
     axes.set_xlabel("optimizer step", fontsize=8)
     return svg(figure)
 
@@ -70,7 +70,7 @@ def plan_figure(
         for (part, heights), colour in zip(parts.items(), COLOURS, strict=False):
             axes.bar(names, heights, 0.7, bottom=bottoms, label=part, color=colour)
             bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-        axes.set_title(title, fontsize=9, loc="left", color=_INK)
+        axes.set_title(title, fontsize=9, loc="left", color=INK)
         axes.set_ylim(0, max(bottoms) * 1.35)  # room for the legend
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     return svg(figure)
@@ -86,6 +86,11 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def shown_interval(value: Mapping[str, float]) -> str:
+    """`mean`, and in brackets `low` and `high`, to three digits."""
+    return "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**value)
+
+
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -96,7 +101,7 @@ def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
 def dress(axes: Axes) -> None:
     """The style of every figure's axes."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8, colors=_INK)
+    axes.tick_params(labelsize=8, colors=INK)
     axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)
     axes.set_axisbelow(True)
 

@@ -1,5 +1,6 @@
 """How far a mean over questions can be trusted: bootstrap intervals, and the difference of two runs with a p-value."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,42 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(_in_blocks(means, num_resamples, array.size), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of a few `values`, such as those of several seeds, taken for draws from a normal law.
+
+    The bootstrap of three values is never wider than they lie apart, which is far too narrow.
+
+    Source: Student, The Probable Error of a Mean, 1908.
+
+    Raises:
+        ValueError: if there are fewer than two values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size < 2:
+        raise ValueError(f"an interval of a mean needs two values or more, got {array.size}")
+    half = _student_quantile(confidence, array.size - 1) * float(array.std(ddof=1)) / math.sqrt(array.size)
+    return float(array.mean()) - half, float(array.mean()) + half
+
+
+def _student_quantile(confidence: float, degrees: int) -> float:
+    """The t that a variable of Student's law does not exceed in size with probability `confidence`, by bisection."""
+    low, high = 0.0, math.pi / 2  # of the angle, whose tangent is t / sqrt(degrees)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_probability(middle, degrees) < confidence else (low, middle)
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def _student_probability(angle: float, degrees: int) -> float:
+    """P(|T| <= tan(angle) sqrt(degrees)); Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    odd = degrees % 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 def paired_difference(

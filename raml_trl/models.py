@@ -52,17 +52,24 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         raise cannot_load(name, error) from error
 
 
-def load_model(name: str, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, ready for inference on the best device there is, and its tokenizer.
+
+    Args:
+        name: a directory or a name on the Hub.
+        dtype: of the weights.
+        all_devices: lay its layers out over all of them, for a model that one cannot hold.
 
     Raises:
         InputError: if either cannot be loaded.
     """
     tokenizer = load_tokenizer(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map="auto" if all_devices else None)
     except LOADING_ERRORS as error:
         raise cannot_load(name, error) from error
+    if all_devices:
+        return model.eval(), tokenizer
     device: Any = "cpu"
     if torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of a launch with several processes, each has its own

@@ -34,6 +34,7 @@ _WATCHING = frozenset(
         ),
         *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
         *("tensor_parallel_size", "gpu_memory_utilization"),
+        *("agents", "devices"),
     }
 )
 

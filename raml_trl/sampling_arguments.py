@@ -5,6 +5,7 @@ from typing import Literal
 
 from raml_trl.arguments import DatasetArguments
 from raml_trl.errors import InputError
+from raml_trl.runs import process_share
 from raml_trl.trackers import Tracker
 from raml_trl.validation import check_at_least, check_types
 
@@ -30,6 +31,9 @@ class SamplingArguments(DatasetArguments):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = field(default=64, metadata={"help": "transformers: samples generated at once."})
+    all_devices: bool = field(
+        default=False, metadata={"help": "transformers: one process, whose model takes all devices of the machine."}
+    )
     tensor_parallel_size: int = field(default=1, metadata={"help": "vllm: devices per process of the launch."})
     gpu_memory_utilization: float = field(default=0.9, metadata={"help": "vllm: share of a device's memory to use."})
     max_model_length: int | None = field(default=None, metadata={"help": "vllm: tokens of prompt and sample."})
@@ -56,6 +60,11 @@ class SamplingArguments(DatasetArguments):
         )
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
+        if self.all_devices and (self.engine != "transformers" or process_share()[1] > 1):
+            raise InputError(
+                f"all_devices lays the model of one process out: engine is {self.engine}, and there are "
+                f"{process_share()[1]} processes; take transformers and one, or leave it out"
+            )
         if (self.engine == "server") != (self.server_url is not None):
             raise InputError(f"engine is {self.engine} and server_url is {self.server_url}: each needs the other")
 

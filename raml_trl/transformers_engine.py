@@ -52,9 +52,9 @@ class TransformersEngine:
 def _encode(tokenizer: Any, prompt: Messages) -> list[int]:
     """The prompt's tokens; a last message of the assistant's is one to go on with."""
     begun = prompt[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=not begun, continue_final_message=begun
-    )["input_ids"]
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=not begun, continue_final_message=begun)[
+        "input_ids"
+    ]
 
 
 def _ends(completions: torch.Tensor, eos_token_id: int | list[int] | None) -> list[tuple[int, bool]]:

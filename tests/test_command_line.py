@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raml_trl import prepare_data
 from raml_trl.arguments import DatasetArguments
-from raml_trl.command_line import StrictParser, run
+from raml_trl.command_line import StrictParser, call, run
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.errors import InputError
 from raml_trl.runs import Run
@@ -42,6 +43,21 @@ def test_a_run_is_recorded(prepare: Command, tmp_path: Path) -> None:
     assert (record["command"], record["status"]) == ("prepare_data", "complete")
     assert record["settings"] == {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
     assert record["results"]["questions"] == 5
+
+
+def test_a_command_is_called_from_python(prepare: Command, tmp_path: Path) -> None:
+    settings = {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
+    config = PrepareDataConfig(output_dir=str(tmp_path / "out"), **settings)
+    results = call(prepare_data.main, config)
+    assert results["questions"] == 5
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["command"], record["settings"]) == ("prepare_data", settings)
+    before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
+    assert call(prepare_data.main, config) == results
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0  # to the command line it is the same run
+    assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="num_questions is 5, not 6"):
+        call(prepare_data.main, replace(config, num_questions=6))
 
 
 def test_a_complete_run_is_left_alone(prepare: Command, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY
 from trl import ModelConfig, SFTConfig
 
+from raml_trl.analysis_arguments import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
 from raml_trl.arguments import (
     BuildModelConfig,
     GRPOArguments,
@@ -20,7 +21,7 @@ from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.sampling_arguments import EvaluateConfig, SampleTrajectoriesConfig
 
-RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+RECIPES = sorted(path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name != "sweeps")
 LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 
 # By the word that a recipe's file name ends or begins with.
@@ -32,6 +33,9 @@ READERS = {
     "grpo": [GRPOArguments, SubsetGRPOConfig, ModelConfig],
     "eval": [EvaluateConfig],
     "report": [ReportConfig],
+    "loss": [LossLandscapeConfig],
+    "pseudo": [PseudoGradientConfig],
+    "trajectory": [TrajectoryPruningConfig],
     "plan": [PlanConfig],
 }
 

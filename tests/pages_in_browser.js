@@ -1,0 +1,201 @@
+// What test_pages.py does on a page, in a browser: each check writes what the page says into `seen`.
+const all = (selector) => [...document.querySelectorAll(selector)];
+const text = (selector) => all(selector).map((one) => one.textContent);
+const pointer = (type, x, y) =>
+  new PointerEvent(type, { clientX: x, clientY: y, bubbles: type !== "pointerleave", pointerId: 1 });
+const send = (target, type, x, y) => target.dispatchEvent(pointer(type, x, y));
+const press = (target, key) =>
+  target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const box = (one) => one.getBoundingClientRect();
+const middle = (one) => [box(one).left + box(one).width / 2, box(one).top + box(one).height / 2];
+const hover = (one) => send(one, "pointermove", ...middle(one));
+const numbers = (one, ...names) => names.map((name) => Number(one.getAttribute(name)));
+const events = () => new Promise((done) => setTimeout(done, 50)); // those that the browser sends by itself
+
+const CHECKS = {
+  async curve(seen) {
+    const svg = document.querySelector("#curve svg"),
+      circle = document.querySelector("#cross circle");
+    const look = () => ({
+      said: text("#readout > *"),
+      at: all("#text b").map((one) => one.classList.contains("at")),
+      place: numbers(circle, "cx", "cy"),
+      visible: circle.getAttribute("visibility"),
+    });
+    seen.text = text("#text b");
+    seen.signs = text("#text .sign");
+    seen.tints = all("#text b").map((one) => one.className.replace("at", "").trim());
+    seen.scripts = all("#text script, #list script, #question b").length;
+    const ticks = all("#curve text[text-anchor=end]").filter((one) => /^[\d.]+$/.test(one.textContent));
+    seen.grid = ticks.map((one) => [Number(one.textContent), numbers(one, "y")[0] - 4]);
+    seen.curve = [];
+    for (let x = box(svg).left; x <= box(svg).right; x += 4) {
+      send(svg, "pointermove", x, box(svg).top + 40);
+      seen.curve.push({ ...look(), pointer: x - box(svg).left });
+    }
+    seen.back = all("#text b").map((one) => {
+      send(one, "pointerover");
+      return look();
+    });
+    seen.keys = ["Home", "ArrowRight", "ArrowRight", "ArrowLeft", "End"].map((key) => {
+      press(document.getElementById("curve"), key);
+      return text("#readout > *")[1];
+    });
+    document.querySelector("input[value=wrong]").click();
+    seen.wrong = [text("#list button .mark"), text("#question")];
+    document.querySelector("input[value=no_thinking]").click();
+    seen.neither = [text("#list"), all("#list button").length];
+  },
+
+  async long(seen) {
+    const path = document.querySelector("#curve path").getAttribute("d");
+    seen.points = path.match(/[\d.]+,[\d.]+/g).map((point) => point.split(",").map(Number));
+    send(document.querySelector("#curve svg"), "pointermove", box(document.getElementById("curve")).right, 0);
+    seen.end = text("#readout > *")[1];
+    const at = document.querySelector("#text .at"),
+      host = document.getElementById("text");
+    seen.scrolled = [box(at).top > box(host).top, box(at).bottom < box(host).bottom];
+  },
+
+  async nothing(seen) {
+    for (const one of all("[tabindex]")) for (const key of ["ArrowRight", "ArrowUp"]) press(one, key);
+    for (const one of all("svg, canvas")) hover(one);
+    for (const one of all("input, .legend button")) one.click();
+    seen.says = document.body.innerText.replace(/\s+/g, " ");
+  },
+
+  async groups(seen) {
+    const tip = () => text("#tip b, #tip dt, #tip dd");
+    const bands = () => {
+      hover(document.querySelector("#bands svg"));
+      return tip();
+    };
+    seen.tokens = bands();
+    document.querySelector("#axis input[value=share]").click();
+    seen.shares = bands();
+    document.querySelector("#legend button").click();
+    seen.without = [bands(), all("#bands path").length, document.querySelector("#legend button").ariaPressed];
+    seen.effects = all("#effects .effect").map((one) => {
+      hover(one);
+      return tip();
+    });
+    seen.tables = text("#descent td, #effect-table td");
+  },
+
+  async plane(seen) {
+    const surface = document.getElementById("surface"),
+      map = document.getElementById("map"),
+      [x, y] = middle(surface);
+    const pixels = () => surface.toDataURL(),
+      view = () => [Number(surface.dataset.yaw), Number(surface.dataset.pitch)];
+    const drag = (dx, dy) => {
+      send(surface, "pointerdown", x, y);
+      send(surface, "pointermove", x + dx, y + dy);
+      send(surface, "pointerup", x + dx, y + dy);
+      return view();
+    };
+    const { data } = surface.getContext("2d").getImageData(0, 0, surface.width, surface.height);
+    seen.filled = data.filter((value, index) => index % 4 === 3 && value === 255).length / (data.length / 4);
+    const first = pixels();
+    seen.views = [view(), drag(60, 0), drag(0, 40), drag(0, 4000)];
+    seen.turned = pixels() !== first;
+    send(surface, "pointermove", x + 200, y + 90);
+    seen.let_go = view();
+    surface.dispatchEvent(new MouseEvent("dblclick"));
+    press(surface, "ArrowRight");
+    seen.key = view();
+    press(surface, "ArrowLeft");
+
+    const canvas = document.querySelector("#map canvas"),
+      svg = document.querySelector("#map svg"),
+      pen = canvas.getContext("2d");
+    const { left, top, width, height } = box(canvas),
+      at = (share) => Math.min(239, Math.floor(share * 240));
+    const colour = (u, v) => [...pen.getImageData(at(u), at(v), 1, 1).data];
+    seen.map = [];
+    for (let i = 0; i < 5; i++)
+      for (let j = 0; j < 4; j++) {
+        send(svg, "pointermove", left + (i / 4) * width, top + (1 - j / 3) * height);
+        seen.map.push([i, j, text("#readout > *"), colour(i / 4, 1 - j / 3)]);
+      }
+    send(svg, "pointermove", left, top + height);
+    const ring = () => middle(document.getElementById("ring")).map(Math.round),
+      low = ring();
+    seen.keys = ["ArrowRight", "ArrowUp", "ArrowLeft", "ArrowLeft"].map((key) => {
+      press(map, key);
+      return text("#readout b").slice(0, 2);
+    });
+    seen.ring = [low, ring()]; // on the surface, where the map's cursor is
+    seen.marks = text("#map .mark-name");
+    seen.mark = all("#map .dot")
+      .map(middle)
+      .map(([x, y]) => [(x - left) / width, (y - top) / height]);
+    const plain = pixels(),
+      tint = String(colour(0.5, 0.5));
+    document.getElementById("log").click();
+    const again = document.querySelector("#map canvas").getContext("2d").getImageData(120, 120, 1, 1).data;
+    seen.log = [pixels() !== plain, String([...again]) !== tint, text("#readout > *").at(-1)];
+    seen.tables = text("#numbers td, #marks td, #marks th");
+  },
+
+  async line(seen) {
+    const points = () => all("#line circle[r='2.4']"),
+      heights = () => points().map((one) => numbers(one, "cy")[0]);
+    seen.read = points().map((one) => {
+      hover(one);
+      return text("#readout > *");
+    });
+    seen.keys = ["Home", "ArrowRight", "End", "ArrowRight"].map((key) => {
+      press(document.getElementById("line"), key);
+      return text("#readout b")[0];
+    });
+    seen.heights = [heights()];
+    document.getElementById("log").click();
+    seen.heights.push(heights());
+    seen.paper = getComputedStyle(document.documentElement).backgroundColor;
+    seen.ink = getComputedStyle(document.body).color;
+  },
+
+  async pruning(seen) {
+    const places = () => all("#scatter .dot circle").map((one) => numbers(one, "cx", "cy"));
+    seen.tips = all("#scatter .dot").map((one) => {
+      hover(one);
+      const told = [text("#tip b, #tip dt, #tip dd"), text("#methods tr.lit td")];
+      send(one, "pointerleave");
+      return told;
+    });
+    seen.gone = [document.getElementById("tip").hidden, all("tr.lit").length];
+    seen.frontier = document.getElementById("frontier").getAttribute("d");
+    seen.names = text("#scatter text.name");
+    seen.places = [places()];
+    document.getElementById("log").click();
+    seen.places.push(places());
+    seen.sorted = [1, 2].map(() => {
+      all("#methods th button")[2].click();
+      return text("#methods tbody td:first-child");
+    });
+    all("#legend button")
+      .find((one) => one.textContent === "budget")
+      .click();
+    seen.left = places().length;
+    await events();
+    seen.example = text("#examples details[open] pre, #examples .cut, #examples h3");
+    seen.made = all("#examples script, #examples b, #scatter img, #methods img").length;
+    seen.leaks = all("#examples details").map((one) => [
+      one.querySelector(".mark").textContent,
+      one.querySelector(".leak") !== null,
+    ]);
+    document.querySelector("input[value=leaked]").click();
+    seen.leaked = text("#examples .mark");
+  },
+};
+
+async function check(name) {
+  const seen = {};
+  try {
+    await CHECKS[name](seen);
+  } catch (error) {
+    failures.push(String(error.stack));
+  }
+  document.getElementById("seen").textContent = JSON.stringify({ ...seen, failures });
+}
