@@ -67,6 +67,20 @@ def growth_table() -> str:
     return "\n".join(rows)
 
 
+def likelihood_table() -> str:
+    """Seconds of both for every length, and how much faster all prefixes are at once."""
+    rows = [
+        "| tokens | all at once, seconds | prefix by prefix, seconds | faster |",
+        "|---|---|---|---|",
+    ]
+    for one in load("likelihood_along"):
+        whole = one["prefixes_of_the_loop"] == one["tokens"] + 1
+        loop = f"{one['loop']['median']:,.0f}" + ("" if whole else f", from {one['prefixes_of_the_loop']} prefixes")
+        faster = "{median:.0f} ({low:.0f} to {high:.0f})".format(**one["faster"])
+        rows.append(f"| {one['tokens']:,} | {one['at_once']['median']:.2f} | {loop} | {faster} |")
+    return "\n".join(rows)
+
+
 _STEPS = {
     "padding": "TRL's default: micro-batches of 8",
     "padding, one micro-batch": "the same",
@@ -90,4 +104,4 @@ def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n\n".join([summary_table(), sft_table(), growth_table()]) + "\n")
+    sys.stdout.write("\n\n".join([summary_table(), sft_table(), growth_table(), likelihood_table()]) + "\n")

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,21 +203,21 @@ def draw(
 
 
 def choose_shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """The first rows of each mode, right and wrong in turn, as many as `number`, by question."""
+    """The first rows of each mode, right and wrong in turn, as many as `number`, by question; none without a token."""
     groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row["question_id"], row["number"])):
+    written = [row for row in rows if row["ends"]]
+    for row in sorted(written, key=lambda row: (row["question_id"], row["number"])):
         groups.setdefault((row["mode"], row["correct"]), []).append(row)
-    longest = max(map(len, groups.values()))
+    longest = max(map(len, groups.values()), default=0)
     in_turn = [group[place] for place in range(longest) for group in groups.values() if place < len(group)]
     return sorted(in_turn[:number], key=lambda row: (row["question_id"], row["mode"] != "thinking", row["number"]))
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """A trajectory as the page takes it."""
-    starts = [0, *row["ends"][:-1]]
     return {
         **{name: row[name] for name in ("question", "answer", "number", "correct", "mode", "nll", "stated")},
-        "tokens": [row["text"][start:end] for start, end in zip(starts, row["ends"], strict=True)],
+        "tokens": [row["text"][start:end] for start, end in pairwise([0, *row["ends"]])],
         "thinking_end": row["end"] if row["mode"] == "thinking" and row["end"] < len(row["ends"]) else None,
     }
 

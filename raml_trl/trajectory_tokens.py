@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,8 +34,7 @@ class TrajectoryTokens:
     @property
     def tokens(self) -> list[str]:
         """What each token stands for in `text`, `(T,)`; together they are `text`."""
-        starts = (0, *self.ends[:-1])
-        return [self.text[start:end] for start, end in zip(starts, self.ends, strict=True)]
+        return [self.text[start:end] for start, end in pairwise((0, *self.ends))]
 
     @property
     def thinking_start(self) -> int:
@@ -69,18 +69,16 @@ class TrajectoryTokens:
 
 
 def tokenise(tokenizer: Any, question: Question, number: int, trajectory: Trajectory, style: str) -> TrajectoryTokens:
-    """`trajectory` after the prompt of its question. A `<think>` that the chat template writes is left to it.
+    """`trajectory`, which may be empty, after its question's prompt. A `<think>` of the chat template is left to it.
 
     Raises:
-        InputError: if the trajectory is empty, or the tokenizer cannot say where its tokens stand.
+        InputError: if the tokenizer cannot say where its tokens stand.
     """
     messages = prompt_messages(question.question, style)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     text = trajectory.text
     if prompt.rstrip().endswith(THINKING):
         text = text.removeprefix(THINKING).removeprefix("\n")
-    if not text:
-        raise InputError(f"trajectory {number} of question {question.id} is empty: leave it out")
     ids, ends = _encode(tokenizer, text)
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return TrajectoryTokens(question, number, trajectory, text, torch.tensor(prompt_ids), ids, ends)
@@ -108,8 +106,5 @@ def _encode(tokenizer: Any, text: str) -> tuple[Tensor, tuple[int, ...]]:
             f"the tokenizer of {tokenizer.name_or_path} does not say where its tokens stand: a fast one is needed"
         )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ends, reached = [], 0
-    for _, end in encoded["offset_mapping"]:  # bytes of one character are several tokens with the same end
-        reached = max(reached, end)
-        ends.append(reached)
-    return torch.tensor(encoded["input_ids"], dtype=torch.long), tuple(ends)
+    ends = tuple(end for _, end in encoded["offset_mapping"])  # bytes of one character may be tokens of the same end
+    return torch.tensor(encoded["input_ids"], dtype=torch.long), ends

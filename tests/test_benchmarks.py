@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(REPOSITORY))  # benchmarks/ lies beside the package, not in it
 
 from benchmarks import (
     data_growth,
     harness,
+    likelihood_along,
     peak_memory,
     selection_cost,
     sft_throughput,
@@ -89,6 +92,20 @@ def test_the_numbers_of_sft_are_those_measured(page: str) -> None:
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
 def test_the_growth_is_that_measured(page: str) -> None:
     assert tables.growth_table() in (REPOSITORY / page).read_text()
+
+
+@pytest.mark.parametrize("page", ["docs/laboratory.md", "benchmarks/README.md"])
+def test_the_likelihood_is_that_measured(page: str) -> None:
+    assert tables.likelihood_table() in (REPOSITORY / page).read_text()
+
+
+def test_both_likelihoods_are_of_the_same_prefixes() -> None:
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**likelihood_along.MODEL)).eval()
+    whole = likelihood_along.measure(model, 12, rounds=1, whole=12, sampled=3)
+    some = likelihood_along.measure(model, 12, rounds=1, whole=4, sampled=3)
+    assert (whole["prefixes_of_the_loop"], some["prefixes_of_the_loop"]) == (13, 3)
+    assert 0 < whole["greatest_difference"] < 1e-4
 
 
 def test_every_way_to_cut_examples_runs() -> None:

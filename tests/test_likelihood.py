@@ -84,6 +84,7 @@ def test_every_prefix_at_once(name: str, draw: Any, monkeypatch: pytest.MonkeyPa
         make_probe(draw(30), draw(5), draw(2), stub_ids=draw(1)),
         make_probe(draw(7), draw(25), draw(4), positions=[25, 0, 7, 7]),
         make_probe(draw(7), draw(0), draw(2), stub_ids=[3, 1, 4]),
+        make_probe(draw(7), draw(9), draw(2), stub_ids=draw(20)),  # longer than any window
     ]
     for probe, found in zip(probes, answer_nll_each(model, probes), strict=True):
         expected = by_hand(model, probe)

@@ -129,8 +129,12 @@ def test_sampled_where_the_data_have_no_trajectories(tmp_path: Path, model_dir: 
 
 def test_without_thinking_the_stub_closes_nothing(data: str, tmp_path: Path, model_dir: str) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data, "no_thinking": "closed", "num_trajectories": 1}
-    analyse(tmp_path / "out", **settings)
-    row = next(row for row in read_rows(tmp_path / "out" / "curves.parquet") if row["mode"] == "no_thinking")
+    both = analyse(tmp_path / "out", **settings)["results"]["token_effects"]
+    rows = read_rows(tmp_path / "out" / "curves.parquet")
+    assert Counter(row["mode"] for row in rows) == {"thinking": NUM_QUESTIONS, "no_thinking": NUM_QUESTIONS}
+    alone = analyse(tmp_path / "alone", **settings | {"no_thinking": "none"})["results"]["token_effects"]
+    assert {one["group"]: one["n"] for one in both} == {one["group"]: one["n"] for one in alone}
+    row = next(row for row in rows if row["mode"] == "no_thinking")
     model, tokenizer = load_model(model_dir, dtype="auto")
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": row["question"]}], add_generation_prompt=True, tokenize=False
@@ -179,13 +183,24 @@ def test_each_process_its_share(data: str, tmp_path: Path, model_dir: str, monke
 
 def test_the_page_shows_some_of_every_kind() -> None:
     rows = [
-        {"question_id": f"q{number}", "number": 0, "mode": mode, "correct": correct}
+        {"question_id": f"q{number}", "number": 0, "mode": mode, "correct": correct, "ends": [3]}
         for mode, correct, count in (("thinking", True, 9), ("thinking", False, 1), ("no_thinking", False, 5))
         for number in range(count)
     ]
     kinds = Counter((row["mode"], row["correct"]) for row in choose_shown(rows, 7))
     assert kinds == {("thinking", True): 3, ("thinking", False): 1, ("no_thinking", False): 3}
     assert len(choose_shown(rows, 99)) == 15
+    assert choose_shown([{**row, "ends": []} for row in rows], 99) == []
+
+
+def test_a_trajectory_of_nothing_is_a_curve_of_one_place(tmp_path: Path, model_dir: str) -> None:
+    [first, *_] = tasks(trajectories=True)
+    empty = Task(first.question, (Trajectory("", False, "m"), *first.trajectories))
+    write_shards(tmp_path / "data", [task_row(empty)], TRAJECTORIES)
+    record = analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=str(tmp_path / "data"))
+    [row] = [row for row in read_rows(tmp_path / "out" / "curves.parquet") if not row["ends"]]
+    assert (len(row["nll"]), row["start"], row["end"], row["sentences"]) == (1, 0, 0, [])
+    assert [(one["trajectories"], one["left_out"]) for one in record["results"]["descent"]] == [(1, 0), (2, 1)]
 
 
 @pytest.mark.parametrize(

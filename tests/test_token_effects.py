@@ -91,10 +91,12 @@ def test_what_is_not_there_is_seldom_found() -> None:
 
 
 def test_a_difference_between_trajectories_is_no_effect_of_tokens() -> None:
-    low = Effects("a", np.full(30, 0.1), tuple([frozenset({"x"})] * 27 + [frozenset({"y"})] * 3))
-    high = Effects("b", np.full(30, 5.0), tuple([frozenset({"x"})] * 3 + [frozenset({"y"})] * 27))
-    rows = compare_groups([low, high], np.random.default_rng(0), num_permutations=199)
-    assert [row["p"] for row in rows] == [1.0, 1.0]
+    made = []
+    for level, of_x in ((1, 27), (2, 15), (3, 3)):  # x is frequent where effects are small
+        groups = (frozenset({"x"}),) * of_x + (frozenset({"y"}),) * (30 - of_x)
+        made.append(Effects(f"q{level}", np.full(30, float(level)), groups))
+    rows = compare_groups(made, np.random.default_rng(0), num_permutations=199)
+    assert [(row["group"], row["median"], row["p"]) for row in rows] == [("y", 3.0, 1.0), ("x", 1.0, 1.0)]
 
 
 def test_the_interval_draws_questions_not_places() -> None:

@@ -40,6 +40,13 @@ def test_places_in_the_embedded_world() -> None:
     assert of("b1+6=7;", "67").box_after(0) is None
 
 
+def test_nothing_was_written() -> None:
+    one = of("", "67")
+    assert one.ids.shape == (0,)
+    assert one.ids.dtype == torch.long
+    assert (one.tokens, one.thinking_start, one.thinking_end, one.stated) == ([], 0, None, None)
+
+
 def test_prompt_and_trajectory_are_what_the_chat_template_makes() -> None:
     tokenizer, one = arithmetic_tokenizer(), of(TEXT, "67")
     messages = [{"role": "user", "content": one.question.question}, {"role": "assistant", "content": TEXT}]
@@ -80,6 +87,13 @@ def test_stub_and_answer_are_encoded_together(bpe: Any, answer: str) -> None:
     assert bpe.decode(answer_ids).endswith(answer)
 
 
+def test_the_stub_keeps_its_last_token() -> None:
+    tokenizer = arithmetic_tokenizer()
+    stub_ids, answer_ids = encode_answer(tokenizer, "</think>\\boxed{", "67")
+    assert tokenizer.convert_ids_to_tokens(stub_ids) == ["</think>", "\\boxed{"]
+    assert tokenizer.convert_ids_to_tokens(answer_ids) == ["6", "7"]
+
+
 def test_a_token_across_the_border_is_the_answers() -> None:
     tokenizer = train_bpe(["{x} {x} {x}"] * 50, 280)
     merged = tokenizer("{x", add_special_tokens=False)["input_ids"]
@@ -90,7 +104,5 @@ def test_a_token_across_the_border_is_the_answers() -> None:
 
 
 def test_refused(bpe: Any) -> None:
-    with pytest.raises(InputError, match="trajectory 3 of question q is empty"):
-        of("", "1", bpe)
     with pytest.raises(InputError, match="answer is empty"):
         encode_answer(bpe, "so ", "")
