@@ -5,13 +5,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from raml_trl.curves import smooth
 from raml_trl.figures import COLOURS, INK, dress, svg
 
+_WINDOWS = 100
 _NAMES = {"thinking": "thinking", "no_thinking": "no thinking"}
 
 
 def bands_figure(bands: Sequence[Mapping[str, Any]]) -> str:
     """Mean and band of the answer's negative log-likelihood, by tokens and by share of the thinking.
+
+    The line of a long axis is smoothed over a hundredth of it.
 
     Args:
         bands: what `curves.bands` returns, for both axes.
@@ -24,7 +28,8 @@ def bands_figure(bands: Sequence[Mapping[str, Any]]) -> str:
         for band, colour in zip(of_axis, COLOURS, strict=False):
             name = f"{_NAMES[band['mode']]}, {'right' if band['correct'] else 'wrong'}"
             axes.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=0.15, linewidth=0)
-            axes.plot(band["x"], band["mean"], color=colour, linewidth=1.6, label=name)
+            mean = smooth(band["mean"], max(1, len(band["x"]) // _WINDOWS))
+            axes.plot(band["x"], mean, color=colour, linewidth=1.6, label=name)
         axes.set_xlabel(title, fontsize=8)
         axes.set_ylim(bottom=0)
     first = figure.axes[0]
