@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -72,7 +73,7 @@ if (home / "broken").exists() and (home / "broken").read_text() in own.name:
 a = float(given["a"])
 found = {"score": a + 0.1 * float(given.get("seed", 0)), "other": 1}
 if (home / "diverges").exists():
-    found["score"] = float("nan")
+    found["score"] = float((home / "diverges").read_text())
 said = {"command": "toy", "settings": {}, "inputs": {}, "status": "complete", "seconds": 2.5, "results": found}
 record.write_text(json.dumps(said))
 (own / "alive").unlink()
@@ -395,6 +396,7 @@ def test_random_draws_nothing_twice(tmp_path: Path) -> None:
     study = open_study(tmp_path, sweep, 9, 0)
     assert len(study.trials) > 9  # it had to draw again
     assert len(latest(study, sweep)) == 9
+    assert sum(not trial.state.is_finished() for trial in study.trials) == 9
     (tmp_path / "more").mkdir()
     with pytest.raises(InputError, match=r"count is 10, but .* has only 9 different trials"):
         open_study(tmp_path / "more", sweep, 10, 0)
@@ -491,22 +493,26 @@ def test_a_failing_trial_is_counted_and_tried_once_again(tmp_path: Path) -> None
     [failed] = [one for one in results["trials"] if one["status"] == "failed"]
     assert (failed["name"], failed["metric"], failed["reason"]) == ("a=2,seed=1", None, "exit code 1")
     assert [row["n"] for row in results["means"]] == [2, 1, 2]
+    for tried in (2, 3):  # once a launch
+        assert toy.run()[0] == 2
+        assert toy.noted("started").count("a=2,seed=1") == tried
     (tmp_path / "broken").unlink()
     code, said = toy.run()
     assert code == 0, said
-    assert toy.noted("started").count("a=2,seed=1") == 2
-    assert len(toy.noted("started")) == 7  # the others are not tried again
+    assert toy.noted("started").count("a=2,seed=1") == 4
+    assert len(toy.noted("started")) == 9  # the others are not tried again
     assert (toy.results["complete"], toy.results["failed"], len(toy.results["trials"])) == (6, 0, 6)
 
 
 @needs_optuna
-def test_a_metric_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_metric_that_is_no_number_is_a_failure(value: str, tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    (tmp_path / "diverges").touch()
+    (tmp_path / "diverges").write_text(value)
     code, said = toy.run("--count", "1")
     assert code == 2
     assert "1 of 1 trials failed" in said
-    assert "(score is nan)" in said
+    assert f"(score is {value})" in said
 
 
 @needs_optuna
@@ -554,6 +560,37 @@ def test_a_missing_metric_is_named(tmp_path: Path) -> None:
     code, said = toy.run()
     assert code == 2
     assert "is not what it was when" in said
+
+
+@needs_optuna
+def test_who_comes_late_to_a_trial_leaves_it(tmp_path: Path) -> None:
+    from raml_trl.trials import Agents, open_study
+
+    sweep = sweep_of(tmp_path)
+    study = open_study(tmp_path, sweep, None, 0)
+    [seen] = study.get_trials()
+    agents = Agents(tmp_path, sweep, study)
+    with agents._claimed(seen) as log, agents._claimed(seen) as second:
+        assert log is not None
+        assert second is None
+    study.tell(seen.number, 1.0)  # between its being seen and its being claimed
+    with agents._claimed(seen) as log:
+        assert log is None
+
+
+@needs_optuna
+def test_a_failed_trial_leaves_no_process_behind(tmp_path: Path) -> None:
+    script = "sleep 300 & echo $! > $TOY_HOME/pid; exit 3"
+    toy = Toy(tmp_path, {"command": ["bash", "-c", script], "parameters": {"a": {"value": 1}}})
+    code, said = toy.run()
+    assert code == 2
+    assert "(exit code 3)" in said
+    pid = int((tmp_path / "pid").read_text())
+    # The group is told to die at once; how soon it does is the kernel's affair.
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @needs_optuna
