@@ -10,8 +10,8 @@ The map, from the bottom, by what it is about:
 - what it is worth: `exact_numbers`, `answers`, `equality`, `grading`, `grading_worker`, `grading_pool`, `rewards`,
   `metrics`, `voting`, `clusters`, `intervals`, `samples`, `comparison`, `in_training`
 - what is inside: `likelihood` with `prefix_cache`, `trajectory_tokens`, `statements`, `analysis_tasks`; `curves`,
-  `token_effects`, `curve_figures`; `landscape`, `landscape_figures`; `pruning_methods`, `pruning`, `thinking`,
-  `sentences`, `boxes`, `forced_answers`, `pruned_rows`, `frontier`; `pages`
+  `token_effects`, `curve_figures`; `directions`, `answer_losses`, `landscape`, `landscape_figures`; `pruning_methods`,
+  `pruning`, `thinking`, `sentences`, `boxes`, `forced_answers`, `pruned_rows`, `frontier`; `pages`
 - runs: `arguments`, `data_arguments`, `sampling_arguments`, `analysis_arguments`, `configs`, `validation`, `runs`,
   `checkpoints`, `lifecycle`, `command_line`, `trackers`, `model_cards`
 - sweeps: `sweeps`, `sweep_results`, `trials`

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from raml_trl.boxes import opens_box
+from raml_trl.directions import Normalisation
 from raml_trl.errors import InputError
-from raml_trl.landscape import Axes, Normalisation, axis_to_one, centred_axis
+from raml_trl.landscape import Axes, axis_to_one, centred_axis
 from raml_trl.prompts import NO_THINKING, find_style
 from raml_trl.pruning_methods import WHOLE, Method, parse_method
 from raml_trl.sampling_arguments import SamplingArguments

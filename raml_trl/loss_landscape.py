@@ -30,21 +30,13 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from raml_trl.analysis_arguments import LossLandscapeConfig
+from raml_trl.answer_losses import AnswerLosses
 from raml_trl.command_line import run
 from raml_trl.data import open_data, stream_questions, stream_tasks
+from raml_trl.directions import CheckpointDirections, RandomDirections, movable
 from raml_trl.errors import InputError
 from raml_trl.files import remove_partials, whole_file, write_json, write_rows
-from raml_trl.landscape import (
-    AnswerLosses,
-    CheckpointDirections,
-    Floats,
-    RandomDirections,
-    Surface,
-    barrier,
-    describe,
-    movable,
-    surface_row,
-)
+from raml_trl.landscape import Floats, Surface, barrier, describe, surface_row
 from raml_trl.landscape_figures import Mark, surface_figure
 from raml_trl.models import LOADING_ERRORS, cannot_load, check_model, load_model, load_tokenizer, shown_name
 from raml_trl.pages import write_page

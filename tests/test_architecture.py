@@ -52,13 +52,14 @@ LAYERS: list[set[str]] = [
         "hub",
         "model_cards",
         "models",
-        "landscape",
+        "answer_losses",
+        "directions",
         "prefix_cache",
     }
     | {"seam", "server_engine", "tables", "transformers_engine", "vllm_engine"},
-    {"arrow_cache", "comparison", "curve_figures", "forced_answers", "frontier", "landscape_figures"}
-    | {"likelihood", "pages", "sampling_arguments"},
-    {"analysis_arguments", "data", "engines"},
+    {"arrow_cache", "comparison", "curve_figures", "forced_answers", "frontier"}
+    | {"landscape", "likelihood", "pages", "sampling_arguments"},
+    {"analysis_arguments", "data", "engines", "landscape_figures"},
     {"examples", "screening", "sharded_sampling", "trajectory_tokens"},
     {"analysis_tasks", "in_training", "thinking"},
     {"pruning"},

@@ -17,24 +17,14 @@ from test_interruption import LAUNCH, kill_when
 from test_likelihood import PACKABLE, SIZES, make_model
 from transformers import AutoModelForCausalLM, MambaConfig, Qwen2Config
 
-from raml_trl import landscape, loss_landscape
+from raml_trl import answer_losses, loss_landscape
 from raml_trl.analysis_arguments import LossLandscapeConfig
+from raml_trl.answer_losses import AnswerLosses
 from raml_trl.data import Question, Task, Trajectory, load_questions, task_row
+from raml_trl.directions import CheckpointDirections, RandomDirections, movable
 from raml_trl.errors import InputError
 from raml_trl.files import read_rows
-from raml_trl.landscape import (
-    AnswerLosses,
-    CheckpointDirections,
-    RandomDirections,
-    Surface,
-    axis_to_one,
-    barrier,
-    centred_axis,
-    describe,
-    movable,
-    roughness,
-    scan,
-)
+from raml_trl.landscape import Surface, axis_to_one, barrier, centred_axis, describe, roughness, scan
 from raml_trl.landscape_figures import Mark, surface_figure
 from raml_trl.likelihood import answer_nll
 from raml_trl.loss_landscape import main, summarise
@@ -275,7 +265,7 @@ def test_batches_stay_within_their_tokens(texts: Any, monkeypatch: pytest.Monkey
     assert sum(rows for rows, _ in seen) == 7
 
     seen.clear()
-    monkeypatch.setattr(landscape, "_LOGITS_PER_PASS", 1)
+    monkeypatch.setattr(answer_losses, "_LOGITS_PER_PASS", 1)
     AnswerLosses(model, *texts)()
     assert [rows for rows, _ in seen] == [1] * 7
 

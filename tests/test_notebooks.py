@@ -53,5 +53,5 @@ def test_what_is_kept_was_run(path: Path) -> None:
     assert any(output.output_type == "execute_result" for cell in cells for output in cell.outputs)
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
     text = path.read_text(encoding="utf-8")
-    assert "/home/" not in text
-    assert "/work/" not in text
+    assert str(REPOSITORY) not in text
+    assert str(Path.home()) + "/" not in text
