@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import wait
 from typing import Self
 
@@ -82,21 +83,29 @@ class GradingPool:
         """Hold answers, as they stand inside the box, against their references: one outcome for each, in order."""
         if self._process != os.getpid():  # forked off: the children and the lock are the other process's
             self._begin()
-        told = {pair: tell(*pair) for pair in dict.fromkeys(pairs)}  # samples often agree: each pair once
+        told: dict[Pair, Outcome | None] = {}
+
+        def untold() -> Iterator[Pair]:
+            for pair in dict.fromkeys(pairs):  # samples often agree: each pair once
+                told[pair] = tell(*pair)
+                if told[pair] is None:
+                    yield pair
+
         with self._lock:
-            by_algebra = self._ask_children(pair for pair, outcome in told.items() if outcome is None)
+            by_algebra = self._ask_children(untold())
         return [told[pair] or by_algebra[pair] for pair in pairs]
 
-    def _ask_children(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
-        """What the children make of `pairs`, which differ from each other."""
+    def _ask_children(self, pairs: Iterator[Pair]) -> dict[Pair, Outcome]:
+        """What the children make of `pairs`, which differ from each other, and are looked for while they work."""
         outcomes: dict[Pair, Outcome] = {}
-        waiting, retried = deque(pairs), set[Pair]()
+        waiting, retried = deque(islice(pairs, self._num_workers)), set[Pair]()
         busy: list[_Child] = []
         try:
             while waiting or busy:
                 while waiting and len(busy) < self._num_workers:
                     busy.append(self._idle.pop() if self._idle else _Child(self._seconds))
                     busy[-1].take(waiting.popleft())
+                waiting.extend(islice(pairs, max(0, self._num_workers - len(waiting))))
                 for child, outcome in _settled(busy):
                     busy.remove(child)
                     if outcome in ("timeout", "crash"):
