@@ -26,6 +26,7 @@ Outcome = Literal["correct", "wrong", "no answer", "unreadable answer", "unreada
 SECONDS = 8.0
 """For reading and comparing one pair of answers."""
 
+_AGAIN_SECONDS = 0.5
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # an escaped brace is text
 _DIGITS = 15
 _RELATIVE = 1e-5  # decimals are often rounded to six digits
@@ -201,16 +202,27 @@ def _time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
+    fired = ended = False
+
     def late(_signal: int, _frame: FrameType | None) -> None:
-        raise _Late
+        nonlocal fired
+        fired = True
+        if not ended:
+            raise _Late
 
     previous = signal.signal(signal.SIGALRM, late)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    # And again, for a bare `except` of some library may catch it and go on.
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
     started = time.monotonic()
     try:
-        yield
+        try:
+            yield
+        finally:
+            ended = True
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)
+    if fired:  # it was caught, and what was found after that is nothing to go by
+        raise _Late

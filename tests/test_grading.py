@@ -163,6 +163,27 @@ def test_a_single_grade_ends_and_leaves_the_callers_timer(monkeypatch: pytest.Mo
         signal.signal(signal.SIGALRM, previous)
 
 
+@pytest.mark.parametrize("caught", [1, 2])
+def test_a_library_that_catches_everything(caught: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a bare `except` may: once and then there is a verdict, or once and then there would be no end."""
+
+    def compare(_predicted: str, _answer: str) -> str:
+        for _ in range(caught):
+            try:
+                while True:
+                    pass
+            except BaseException:
+                continue
+        return "wrong"
+
+    monkeypatch.setattr(grading, "compare", compare)
+    monkeypatch.setattr(grading, "SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}").outcome == "timeout"
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 def test_a_single_grade_on_another_thread() -> None:
     grades: list[Grade] = []
     thread = threading.Thread(target=lambda: grades.append(grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}")))
