@@ -3,7 +3,9 @@ r"""Grades per second on real pairs: math-verify as TRL calls it, `grade`, and t
     python -m benchmarks.grading_throughput --rounds 5
 
 Every round has pairs of its own, which all of them grade, in an order that changes; what counts is the ratio within a
-round. `algebra` are pairs of different references that take some, which real pairs seldom do.
+round. `algebra` are pairs of different references that take some, which real pairs seldom do. A call has as many pairs
+as a round: 1,500 are 375 questions of 4 samples. `cores` holds one core against two (`grading_cores`), on the same
+pairs; it is null where a process cannot be kept to a core.
 """
 
 import random
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from math_verify import LatexExtractionConfig, parse, verify
 
 from benchmarks import harness
+from benchmarks.grading_cores import Arrangements, two_cores
 from benchmarks.grading_pairs import cases, real_pairs, references
 from raml_trl.answers import normalise
 from raml_trl.grading import extract_answer, grade, tell
@@ -58,6 +61,23 @@ def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
     return list(pairs)
 
 
+def over_one_core(rounds: Sequence[Pairs], cores: Sequence[int]) -> dict[str, dict[str, float]]:
+    """How many times as fast as one core a pool of two, and two processes, are on two `cores`: each round its ratio.
+
+    The first round starts the children, and is not counted.
+    """
+    ratios: dict[str, list[float]] = {"two_over_one": [], "two_processes_over_one": []}
+    with Arrangements(cores) as arrangements:
+        for number, pairs in enumerate(rounds):
+            names = ["one", "two", "two_processes"]
+            names = names[number % 3 :] + names[: number % 3]  # each of them goes first in turn
+            taken = {name: arrangements.seconds(name, pairs) for name in names}
+            if number:
+                ratios["two_over_one"].append(taken["one"] / taken["two"])
+                ratios["two_processes_over_one"].append(taken["one"] / taken["two_processes"])
+    return {name: harness.spread(values) for name, values in ratios.items()}
+
+
 def main() -> None:
     """Measure, and write the results."""
     given = harness.parse(__doc__, rounds=5, pairs=1_500, algebra_pairs=400)
@@ -86,6 +106,9 @@ def main() -> None:
             for name in order:
                 taken.setdefault(name, []).append(len(chunk) / seconds(runs[name], chunk))
                 taken.setdefault(f"{name}_algebra", []).append(len(some) / seconds(runs[name], some))
+    cores = two_cores()
+    if not cores:
+        print("one core against two is left out: it takes two cores, and a system that keeps a process to one")
     results = {
         "pairs": size * given.rounds,
         "told_without_algebra": round(told / (size * given.rounds), 4),
@@ -100,6 +123,12 @@ def main() -> None:
             )
             for name in ("", "_algebra")
         },
+        "cores": {
+            name: over_one_core([warm, *(some[i : i + length] for i in range(0, length * given.rounds, length))], cores)
+            for name, some, length in (("all", pairs, size), ("algebra", hard, given.algebra_pairs))
+        }
+        if cores
+        else None,
     }
     settings = {"rounds": given.rounds, "pairs_per_round": size, "algebra_pairs_per_round": given.algebra_pairs}
     harness.write(given.output_dir, "grading_throughput", settings, results)

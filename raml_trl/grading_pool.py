@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,6 +23,9 @@ from raml_trl.grading import SECONDS, Grade, Outcome, extract_answer, formatted,
 
 STARTING_SECONDS = 120
 """A child takes a second or two; the rest is for a busy machine."""
+
+LOOKAHEAD = 16
+"""Pairs that wait, per child: among so many there is likely one that is akin to what the child has read."""
 
 Pair = tuple[str | None, str]
 """What was predicted, None if there is no box, and the reference."""
@@ -98,15 +100,17 @@ class GradingPool:
     def _ask_children(self, pairs: Iterator[Pair]) -> dict[Pair, Outcome]:
         """What the children make of `pairs`, which differ from each other, and are looked for while they work."""
         outcomes: dict[Pair, Outcome] = {}
-        waiting, retried = deque(islice(pairs, self._num_workers)), set[Pair]()
+        readers: dict[str, _Child] = {}
+        waiting, retried = list(islice(pairs, self._num_workers)), set[Pair]()
         busy: list[_Child] = []
         try:
             while waiting or busy:
                 while waiting and len(busy) < self._num_workers:
                     busy.append(self._idle.pop() if self._idle else _Child(self._seconds))
-                    busy[-1].take(waiting.popleft())
-                waiting.extend(islice(pairs, max(0, self._num_workers - len(waiting))))
-                for child, outcome in _settled(busy):
+                    busy[-1].take(_next_for(busy[-1], waiting, readers))
+                found = list(islice(pairs, 1 if len(waiting) < LOOKAHEAD * self._num_workers else 0))
+                waiting.extend(found)
+                for child, outcome in _settled(busy, patient=not found):
                     busy.remove(child)
                     if outcome in ("timeout", "crash"):
                         child.kill()
@@ -175,10 +179,27 @@ class _Child:
             self._requests.write(json.dumps({"predicted": predicted, "answer": answer}).encode() + b"\n")
 
 
-def _settled(children: Sequence[_Child]) -> list[tuple[_Child, Outcome]]:
-    """Wait until a child speaks, dies or is overdue: those whose pair is done with, and what became of it."""
+def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) -> Pair:
+    """Take out of `waiting` the pair that costs least reading; `readers` has who read an expression last.
+
+    To read is most of the work, and who has read an expression is quick with those like it. So a child takes what it
+    has read one side of, else what nobody has, and last what another child has, rather than be idle.
+    """
+
+    def strange(pair: Pair) -> int:
+        known = {readers.get(expression or "") for expression in pair} - {None}
+        return 0 if child in known else 1 + bool(known)
+
+    pair = min(waiting, key=strange)  # of equals the first
+    waiting.remove(pair)
+    readers.update(dict.fromkeys(filter(None, pair), child))
+    return pair
+
+
+def _settled(children: Sequence[_Child], *, patient: bool) -> list[tuple[_Child, Outcome]]:
+    """Those whose pair is done with, and what became of it. If `patient`, wait until a child speaks or is overdue."""
     first = min(child.deadline for child in children)
-    heard = wait([child.fileno() for child in children], max(0.0, first - time.monotonic()))
+    heard = wait([child.fileno() for child in children], max(0.0, first - time.monotonic()) if patient else 0)
     settled: list[tuple[_Child, Outcome]] = []
     for child in children:
         if child.fileno() in heard:

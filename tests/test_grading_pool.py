@@ -116,6 +116,34 @@ def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: p
     assert taken == [(r"\sqrt{12}", ROOT[1])]
 
 
+def test_who_has_read_a_side_of_a_pair_gets_it() -> None:
+    one, two = object(), object()
+    pairs = [("a", "b"), ("b", "e"), ("c", "d"), ("d", "a"), ("f", "c"), ("g", "e")]
+    waiting, readers = [*pairs], {}
+    given = [grading_pool._next_for(child, waiting, readers) for child in (one, two, one, one, one, two)]
+    # `two` leaves b to `one`, which gets what shares a side with what it has had; in the end no pair is left over.
+    assert given == [("a", "b"), ("c", "d"), ("b", "e"), ("d", "a"), ("g", "e"), ("f", "c")]
+    assert not waiting
+
+
+def test_a_reference_is_read_by_one_child_and_none_is_idle(
+    shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: dict[grading_pool._Child, list[grading_pool.Pair]] = {}
+    take = grading_pool._Child.take
+    monkeypatch.setattr(
+        grading_pool._Child, "take", lambda child, pair: (taken.setdefault(child, []).append(pair), take(child, pair))
+    )
+    pairs, expected = roots(2)
+    spelt = [[(rf"\boxed{{{number} + {text[7:-1]}}}", answer) for number in range(1, 20)] for text, answer in pairs]
+    mixed = [pair for both in zip(*spelt, strict=True) for pair in both]
+    assert shared_pool.grade([*mixed, *pairs], style="boxed") == [WRONG] * len(mixed) + expected
+    assert len(taken) == 2
+    # Who gets ahead may take the first of the other's at the very end, and no more than that by far.
+    shares = [sum(pair[1] == answer for pair in some) / len(some) for some in taken.values() for _, answer in pairs]
+    assert sum(max(share, 1 - share) for share in shares) / len(shares) > 0.7
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_what_does_not_end_is_late_alone(num_workers: int) -> None:
     pairs, expected = roots(60)
