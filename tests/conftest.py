@@ -40,6 +40,19 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return directory
 
 
+@pytest.fixture(scope="session")
+def student(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt to end now and then, in `model`, and the questions it learnt from, in `data`."""
+    from test_in_training import SEED, start
+
+    home = tmp_path_factory.mktemp("student")
+    assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0
+    inputs = {"model_name_or_path": model_dir, "dataset_name": home / "data", "output_dir": home / "model"}
+    taught = {"seed": SEED, "max_steps": 120, "per_device_train_batch_size": 32, "save_steps": 120}
+    assert start("train_sft", "sft", **inputs, **taught, disable_tqdm="true") == 0
+    return home
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""

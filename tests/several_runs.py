@@ -1,16 +1,18 @@
-"""What the tests of evaluation in training run under `accelerate launch`: training runs, one after the other.
+"""What tests of launchers and evaluation run under `accelerate launch`: training runs, one after the other.
 
 accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 --mixed_precision no \
     tests/several_runs.py RUNS.json
 
-RUNS.json holds the command, the recipe and the settings of each, by name. What the first evaluation of each finds is
-written beside it: into 0.json by the first process, and so on.
+RUNS.json holds the command, the recipe, the settings and the circumstances of each, by name. Circumstances are
+`given_rollouts`, for GRPO on rollouts that are the same on any number of processes, and `interrupted_after`, a step
+after which the run is cut off and the same command started again. What the first evaluation of each finds is written
+beside it: into 0.json by the first process, and so on.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,16 @@ if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
 
     # Else it is compiled at the first run, which takes a compiler and a minute; gloo does the same.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    from accelerate.utils import DeepSpeedPlugin
+
+    set_up = DeepSpeedPlugin.__post_init__
+
+    def set_up_for_small_models(plugin: DeepSpeedPlugin) -> None:
+        """ZeRO-3 leaves tensors of less than 100,000 elements whole on every process: of these models, all."""
+        set_up(plugin)
+        plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    DeepSpeedPlugin.__post_init__ = set_up_for_small_models
 
 import pytest
 import torch
@@ -33,9 +45,10 @@ import without_triton
 from accelerate import Accelerator
 from test_commands import COMMANDS, TINY
 from torch.distributed.tensor import DTensor
+from trainers import TrainerOnGivenRollouts
 
-from raml_trl import in_training
-from raml_trl.command_line import run
+from raml_trl import in_training, lifecycle, train_grpo
+from raml_trl.command_line import INTERRUPTED, run
 from raml_trl.in_training import Evaluation
 from raml_trl.sampling import Completion
 from raml_trl.transformers_engine import TransformersEngine
@@ -76,17 +89,40 @@ class NotingEngine(TransformersEngine):
         return iter(completions)
 
 
+def interrupt_after(step: int) -> Callable[..., None]:
+    """As Ctrl-C on every process, once a step is done."""
+
+    def on_step_end(_callback: Any, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    return on_step_end
+
+
+def start(command: str, words: list[str], patches: list[tuple[Any, str, Any]]) -> int | None:
+    """The exit code of a command."""
+    notes.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for patched in [(sys, "argv", [command, *words]), *patches]:
+            patch.setattr(*patched)
+        with pytest.raises(SystemExit) as stop:
+            run(*COMMANDS[command], distributed=True)
+    return stop.value.code
+
+
 def main(path: Path) -> None:
     Evaluation.measure = noted_measure
     in_training.TransformersEngine = NotingEngine
     found = {}
-    for name, (command, recipe, settings) in json.loads(path.read_text()).items():
-        words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
-        sys.argv = [command, "--config", str(TINY / f"{recipe}.yaml"), *words]
-        notes.clear()
-        with pytest.raises(SystemExit) as stop:
-            run(*COMMANDS[command], distributed=True)
-        assert not stop.value.code, f"{name} ended with {stop.value.code}"
+    for name, asked in json.loads(path.read_text()).items():
+        words = [word for key, value in asked["settings"].items() for word in (f"--{key}", *str(value).split())]
+        words = ["--config", str(TINY / f"{asked['recipe']}.yaml"), *words]
+        given = [(train_grpo, "SubsetGRPOTrainer", TrainerOnGivenRollouts)] if asked.get("given_rollouts") else []
+        if "interrupted_after" in asked:
+            cut_off = (lifecycle.Clock, "on_step_end", interrupt_after(asked["interrupted_after"]))
+            assert start(asked["command"], words, [*given, cut_off]) == INTERRUPTED, name
+        code = start(asked["command"], words, given)
+        assert not code, f"{name} ended with {code}"
         found[name] = dict(notes)
     (path.parent / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from raml_trl.arguments import DatasetArguments
 from raml_trl.command_line import StrictParser, call, run
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.errors import InputError
-from raml_trl.runs import Run
+from raml_trl.runs import Run, open_run
 from raml_trl.sampling_arguments import EvaluateConfig
 
 Command = Callable[..., tuple[int, str]]
@@ -83,6 +83,21 @@ def test_foreign_files_are_not_touched(prepare: Command, tmp_path: Path) -> None
     assert code == 2
     assert "holds files that are not a run of raml_trl" in error
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_another_process_of_the_launch_may_begin_it_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Between the look for its record and the look for foreign files."""
+    listed = Path.iterdir
+
+    def begun_by_another(directory: Path) -> Iterator[Path]:
+        monkeypatch.undo()
+        open_run(directory, "prepare_data", {"seed": 1})
+        return listed(directory)
+
+    monkeypatch.setattr(Path, "iterdir", begun_by_another)
+    (tmp_path / "out").mkdir()
+    assert open_run(tmp_path / "out", "prepare_data", {"seed": 1}).record["settings"] == {"seed": 1}
+    assert listed is Path.iterdir
 
 
 def test_a_run_killed_in_its_first_moment_can_be_started_again(prepare: Command, tmp_path: Path) -> None:

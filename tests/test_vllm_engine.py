@@ -175,9 +175,9 @@ def test_completions_that_would_be_cut_short_are_refused() -> None:
         list(VLLMEngine(ScriptedLLM()).sample(PROMPTS, SamplingSettings(1, 28 - longest, 1.0, 1.0, 0), seed=0))
 
 
-@pytest.mark.slow
+@pytest.mark.vllm
 def test_vllm_writes_what_transformers_writes(model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("vllm")
+    pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("VLLM_NO_USAGE_STATS", "1")

@@ -1,5 +1,6 @@
 """Trainers for tests: short runs on the embedded world, and what they leave to compare."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
+from raml_trl.arithmetic import NUM_OPERANDS, Question, generate_trajectories
 from raml_trl.prompts import prompt_messages
 
 without_triton.patch()
@@ -75,6 +77,33 @@ def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) ->
         "completion_ids": completions,
         "logprobs": [[0.0] * len(ids) for ids in completions],
     }
+
+
+def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
+    """The same with trajectories of the embedded world: right ones, wrong ones, and such as are not laid out."""
+    tokenizer = trainer.processing_class
+    first = trainer.accelerator.process_index * len(prompts)
+    completions = []
+    for row, prompt in enumerate(prompts, start=first):
+        digits = [int(digit) for digit in re.findall(r"\d", prompt[-1]["content"])]
+        question = Question(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
+        rng = np.random.default_rng([row % NUM_GENERATIONS, *digits])
+        [right] = generate_trajectories(question, 1, rng, exit_probability=0.3)
+        wrong = right.replace(f"{{{question.answer}}}", f"{{{9 - int(question.answer[0])}0}}")
+        text = (right, wrong, right.removesuffix("}"))[rng.integers(3)]
+        completions.append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
+    return {
+        "prompt_ids": tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"],
+        "completion_ids": completions,
+        "logprobs": [[0.0] * len(ids) for ids in completions],
+    }
+
+
+class TrainerOnGivenRollouts(SubsetGRPOTrainer):
+    """Trains on `solved_rollouts` instead of the model's own."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named, rollout_func=solved_rollouts)
 
 
 def rollouts_with_tools(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
