@@ -18,6 +18,7 @@ COMMANDS = (
     "report",
     "plan",
     "sweep",
+    "wandb_report",
 )
 
 

@@ -37,6 +37,13 @@ BIBTEX = """\
   year    = {2025}
 }"""
 
+# As TRL's trainers name the paper of their method.
+PAPER = {
+    "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
+    "id": "2505.19815",
+    "citation": BIBTEX,
+}
+
 _MAX_ROWS = 16  # of a table whose length is in the data
 _BAR_LENGTH = 24  # characters
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
@@ -84,22 +91,22 @@ def trajectories_card(
         for outcome, number in sorted(counts.outcomes.items())
         if outcome not in ("correct", "wrong")
     }
-    return _card().render(
+    return card_template("trajectories_card.md.j2").render(
         front_matter=_front_matter(questions, license),
         repo_id=repo_id,
         model=inert(model),
         questions=questions,
         per_question=most if fewest == most else f"{fewest} to {most}",
         num_trajectories=min(4, most),
-        settings=_table(
+        settings=table(
             ("setting", "value"),
             [("model", inert(model)), ("engine", inert(engine))]
             + [(f"`{name}`", inert(str(value))) for name, value in settings.items()],
         ),
-        amounts=_table(("", "number"), amounts.items()),
+        amounts=table(("", "number"), amounts.items()),
         pass_rates=_bars("pass rate", pass_rate_histogram(counts.correct, counts.total)),
         sources=_bars("source", _largest(counts.sources)),
-        columns=_table(("column", "type", "meaning"), [(f"`{name}`", *about) for name, about in COLUMNS.items()]),
+        columns=table(("column", "type", "meaning"), [(f"`{name}`", *about) for name, about in COLUMNS.items()]),
         bibtex=BIBTEX,
     )
 
@@ -135,10 +142,12 @@ def inert(text: str) -> str:
     return re.sub(r"[^\w ./,()-]|_", lambda found: f"&#{ord(found[0])};" if found[0].isprintable() else "\ufffd", line)
 
 
-def _card() -> Template:
-    # Markdown, so nothing is escaped here: what comes from outside has been through `inert`.
-    templates = Environment(loader=PackageLoader("raml_trl"), autoescape=False, undefined=StrictUndefined)
-    return templates.get_template("trajectories_card.md.j2")
+def card_template(name: str) -> Template:
+    """A template of Markdown: nothing is escaped in it, so what comes from outside has been through `inert`."""
+    templates = Environment(
+        loader=PackageLoader("raml_trl"), autoescape=False, undefined=StrictUndefined, trim_blocks=True
+    )
+    return templates.get_template(name)
 
 
 def _front_matter(questions: int, license: str | None) -> str:
@@ -168,11 +177,12 @@ def _bars(name: str, rows: Sequence[tuple[str, int]]) -> str:
     """A table with bars; one question is enough for a bar to be seen."""
     longest = max(number for _, number in rows)
     bars = ["█" * -(-_BAR_LENGTH * number // longest) for _, number in rows]
-    return _table(
+    return table(
         (name, "questions", ""),
         [(label, f"{number:,}", bar) for (label, number), bar in zip(rows, bars, strict=True)],
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; what comes from outside has been through `inert`."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))

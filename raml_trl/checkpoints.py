@@ -17,13 +17,17 @@ _STATE = "trainer_state.json"  # the last file to be written
 
 def newest_checkpoint(directory: Path) -> str | None:
     """The last checkpoint in `directory` that is whole, to resume from; what is wrong with later ones is said."""
-    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    for _, path in sorted(found, reverse=True):
+    for _, path in sorted(find_checkpoints(directory).items(), reverse=True):
         fault = find_fault(path)
         if fault is None:
             return str(path)
         logger.warning("%s was cut short (%s): looking for the one before it", path, fault)
     return None
+
+
+def find_checkpoints(directory: Path) -> dict[int, Path]:
+    """The checkpoints in `directory`, whole or not, by their step."""
+    return {int(match[1]): path for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
 
 
 def find_fault(checkpoint: Path) -> str | None:

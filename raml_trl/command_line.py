@@ -16,6 +16,8 @@ from raml_trl.errors import InputError
 from raml_trl.runs import Run, is_first_process, open_run
 from raml_trl.validation import check_type
 
+logger = logging.getLogger(__name__)
+
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -94,12 +96,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def run(
-    main: Callable[..., None], *dataclass_types: Any, distributed: bool = False, repeatable: bool = False
+    main: Callable[..., None],
+    *dataclass_types: Any,
+    distributed: bool = False,
+    repeatable: bool = False,
+    publish: Callable[..., list[str]] | None = None,
 ) -> NoReturn:
     """Parse, open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
     A complete run is left as it is, unless it is `repeatable`: cheap, and a function of what it reads. Of a launch with
-    several processes, the first does all of what is not `distributed`, and the others have nothing to do.
+    several processes, the first does all of what is not `distributed`, and the others have nothing to do. A run that
+    is complete, now or before, is handed to `publish(*configs, run)`, which returns the URLs that it was pushed to.
     Exit code 0: done, or done before. 2: the user's mistake, in one line on standard error. 130: interrupted. Anything
     else is a defect and keeps its traceback.
     """
@@ -113,10 +120,14 @@ def run(
     try:
         configs = parser.parse(sys.argv[1:])
         record = open_run(Path(_output_dir(configs)), command, parser.given(sys.argv[1:]))
-        if record.complete and not repeatable:
-            logging.getLogger(__name__).info("%s: %s is complete, nothing to do", command, record.directory)
-        else:
+        done_before = record.complete and not repeatable
+        if not done_before:
             _run_or_discard(main, configs, record)
+        urls = publish(*configs, record) if publish is not None and record.complete and record.writes else []
+        for url in urls:
+            logger.info("%s: %s is pushed to %s", command, record.directory, url)
+        if done_before and not urls:
+            logger.info("%s: %s is complete, nothing to do", command, record.directory)
     except InputError as error:
         parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:

@@ -97,6 +97,12 @@ class SubsetGRPOConfig(GRPOConfig):
         return self.num_generations_update / self.num_generations
 
     @property
+    def choice(self) -> dict[str, object]:
+        """How rollouts are chosen, by name, as cards show it."""
+        names = ("num_generations", "num_generations_update", "selection", "selection_scope", "subset_mode")
+        return {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
+
+    @property
     def weighs(self) -> bool:
         """Whether selected rows count differently."""
         return self.selection == "importance" and self.num_generations_update < self.num_generations

@@ -6,6 +6,7 @@ r"""Draw n samples per question, grade them, and count: Pass@k, mG-Pass@k and ma
 `output_dir` gets `samples.parquet`, every sample with its grade, and `metrics.json`, which follows from it: with
 `--from_samples FILE` nothing is sampled, and the samples of an earlier run are counted again, for other k. Until the
 end the samples lie in shards, so a run that is killed carries on; under `accelerate launch` processes share them.
+`push_to_hub` sends the samples to the Hub with a card, of a run that was complete before as well.
 """
 
 import logging
@@ -21,19 +22,21 @@ import numpy as np
 from raml_trl.clusters import number_answers
 from raml_trl.command_line import run
 from raml_trl.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.completion_cards import SAMPLES_FILE, samples_card
 from raml_trl.data import open_data, stream_questions
 from raml_trl.errors import InputError
-from raml_trl.files import remove_partials, write_json
+from raml_trl.files import remove_partials, whole_file, write_json
 from raml_trl.grading_pool import GradingPool
+from raml_trl.hub import check_hub_access, push_dataset
 from raml_trl.metrics import summarise
-from raml_trl.model_cards import add_results
+from raml_trl.model_cards import CARD, add_results
 from raml_trl.models import check_model, shown_name
-from raml_trl.runs import Run, is_complete, open_run
+from raml_trl.runs import Run, is_complete, is_first_process, open_run
 from raml_trl.samples import read_samples
 from raml_trl.sampling_arguments import EvaluateConfig
 from raml_trl.sharded_sampling import Sample, sample_shards
 from raml_trl.shards import SAMPLES, merge_shards
-from raml_trl.trackers import check_tracker, report
+from raml_trl.trackers import check_tracker, report, run_group
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ logger = logging.getLogger(__name__)
 def main(config: EvaluateConfig, record: Run) -> None:
     """Evaluate one model, or each of several and compare them."""
     check_tracker(config.report_to)
+    if config.hub_dataset_id is not None and is_first_process():  # before hours of work
+        check_hub_access(config.hub_dataset_id, private=config.hub_private)
     if not config.models:
         evaluate_one(config, record)
         return
@@ -78,7 +83,7 @@ def evaluate_one(config: EvaluateConfig, record: Run) -> None:
         if made is None:
             logger.info("other processes still have shards to make: the last of them closes the run")
             return
-        shards, source = made, record.directory / "samples.parquet"
+        shards, source = made, record.directory / SAMPLES_FILE
         merge_shards(shards, source, SAMPLES)
     metrics = count_samples(config, source)
     write_json(record.directory / "metrics.json", metrics)
@@ -94,6 +99,7 @@ def evaluate_one(config: EvaluateConfig, record: Run) -> None:
     report(
         config.report_to,
         project=config.project,
+        group=run_group(record.directory),
         name=f"{shown_name(config.model_name_or_path)} on {shown_name(config.dataset_name)}",
         settings={name: value for name, value in asdict(config).items() if name not in ("api_key_variable",)},
         figures={name: value["mean"] for name, value in metrics["metrics"].items()},
@@ -105,6 +111,26 @@ def evaluate_one(config: EvaluateConfig, record: Run) -> None:
     remove_partials(record.directory)
     for name, value in metrics["metrics"].items():
         logger.info("%-12s %.3f [%.3f, %.3f]", name, value["mean"], value["low"], value["high"])
+
+
+def publish(config: EvaluateConfig, record: Run) -> list[str]:
+    """Push samples, metrics and a card, if asked to."""
+    if config.hub_dataset_id is None:
+        return []
+    repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
+    names = ("num_samples", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style", "engine")
+    card = samples_card(
+        repo_id,
+        model=shown_name(config.model_name_or_path),
+        data=f"{shown_name(config.dataset_name)}, {config.dataset_split}",
+        settings={name: getattr(config, name) for name in names},
+        metrics=record.record["results"],
+        record=record.record,
+    )
+    with whole_file(record.directory / CARD) as partial:
+        partial.write_text(card, encoding="utf-8")
+    patterns, message = [CARD, SAMPLES_FILE, "metrics.json"], f"Samples of {shown_name(config.model_name_or_path)}"
+    return [push_dataset(record.directory, repo_id, private=config.hub_private, patterns=patterns, message=message)]
 
 
 def make_samples(config: EvaluateConfig) -> list[Path] | None:
@@ -167,4 +193,4 @@ def count_samples(config: EvaluateConfig, source: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(main, EvaluateConfig, distributed=True)
+    run(main, EvaluateConfig, distributed=True, publish=publish)

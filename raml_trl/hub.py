@@ -1,4 +1,4 @@
-"""Push what a run has made to the Hub as a data set; and find out before the run whether that will be possible.
+"""Push what a run has made to the Hub, as a model or a data set; and find out before the run whether that is possible.
 
 huggingface_hub does every step here once, however often it is asked: a repository that exists stays, a file that is
 there is not sent again. So what fails for a time is done again from the start, here or by the same command later.
@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, RepoUrl
@@ -28,13 +28,18 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write there"
 
 T = TypeVar("T")
+RepoType = Literal["model", "dataset"]
+_NOUNS: dict[RepoType, str] = {"model": "model", "dataset": "data set"}
 
 
-def check_hub_access(repo_id: str, *, private: bool) -> RepoUrl:
-    """The repository of a data set, made if there is none, once it is certain that it can be pushed to.
+def check_hub_access(repo_id: str, *, private: bool | None, repo_type: RepoType = "dataset") -> RepoUrl:
+    """The repository of a model or a data set, made if there is none, once it is certain that it can be pushed to.
 
     Called before hours of work, it finds a missing token while that costs nothing. The `repo_id` of what it returns
     has the namespace that the argument may leave out.
+
+    Args:
+        private: None leaves it to the Hub: public, where an organisation has nothing else set.
 
     Raises:
         InputError: if the id is malformed, there is no token or a wrong one, it may not write there, what is to be
@@ -44,19 +49,29 @@ def check_hub_access(repo_id: str, *, private: bool) -> RepoUrl:
     def open_repo() -> RepoUrl:
         api = HfApi()
         api.whoami()  # says most about what is wrong with a token
-        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
         # One that exists has passed so far, whoever may write to it.
-        api.auth_check(url.repo_id, repo_type="dataset", write=True)
+        api.auth_check(url.repo_id, repo_type=repo_type, write=True)
         return url
 
-    url = _insist(open_repo, repo_id)
+    name = f"{_NOUNS[repo_type]} {repo_id}"
+    url = insist(open_repo, name)
     # Of one that exists, the Hub ignores `private`.
-    if private and not _insist(lambda: HfApi().dataset_info(url.repo_id).private, repo_id):
-        raise InputError(f"the Hub data set {repo_id} is to be private, but exists and is public: choose another name")
+    if private and not insist(lambda: HfApi().repo_info(url.repo_id, repo_type=repo_type).private, name):
+        raise InputError(f"the Hub {name} is to be private, but exists and is public: choose another name")
     return url
 
 
-def push_dataset(directory: Path, repo_id: str, *, private: bool, patterns: Sequence[str], message: str) -> str:
+def open_branch(repo_id: str, branch: str) -> None:
+    """Make a branch of the repository of a model, from what `main` holds, if there is none of that name.
+
+    Raises:
+        InputError: if it cannot be made.
+    """
+    insist(lambda: HfApi().create_branch(repo_id, branch=branch, exist_ok=True), f"model {repo_id}")
+
+
+def push_dataset(directory: Path, repo_id: str, *, private: bool | None, patterns: Sequence[str], message: str) -> str:
     """Make a data set on the Hub hold what `directory` holds, and return its URL.
 
     Args:
@@ -69,26 +84,58 @@ def push_dataset(directory: Path, repo_id: str, *, private: bool, patterns: Sequ
     """
     assert all(any(directory.glob(pattern)) for pattern in patterns), "what is not here would be deleted there"
     url = check_hub_access(repo_id, private=private)
-    # Not upload_large_folder, which huggingface_hub 2 no longer has: its upload_folder commits many files in batches
-    # and carries on where it was cut off.
-    _insist(
-        lambda: HfApi().upload_folder(
-            repo_id=url.repo_id,
-            repo_type="dataset",
-            folder_path=directory,
-            allow_patterns=list(patterns),
-            delete_patterns=list(patterns),
-            commit_message=message,
-        ),
-        repo_id,
-    )
+    push_folder(directory, url.repo_id, repo_type="dataset", patterns=patterns, replaced=patterns, message=message)
     return str(url)
 
 
-def _insist(call: Callable[[], T], repo_id: str) -> T:
+def push_folder(
+    directory: Path,
+    repo_id: str,
+    *,
+    repo_type: RepoType,
+    patterns: Sequence[str] | None = None,
+    ignored: Sequence[str] = (),
+    replaced: Sequence[str] = (),
+    branch: str | None = None,
+    message: str,
+) -> None:
+    """Send the files of `directory` that are not in the repository yet; sent before and cut off, it is carried on.
+
+    Args:
+        repo_id: with its namespace, as `check_hub_access` returns it.
+        patterns: of the paths to send, below `directory`; None for all of them.
+        ignored: patterns of paths that are not sent all the same.
+        replaced: patterns of paths that are deleted on the Hub if `directory` has none such to send.
+        branch: which must exist; None for `main`.
+        message: of the commit.
+
+    Raises:
+        InputError: if they cannot be pushed; `directory` is as it was.
+    """
+    # Not upload_large_folder, which huggingface_hub 2 no longer has: its upload_folder commits many files in batches
+    # and carries on where it was cut off.
+    insist(
+        lambda: HfApi().upload_folder(
+            repo_id=repo_id,
+            repo_type=repo_type,
+            folder_path=directory,
+            allow_patterns=None if patterns is None else list(patterns),
+            ignore_patterns=list(ignored),
+            delete_patterns=list(replaced) or None,
+            revision=branch,
+            commit_message=message,
+        ),
+        f"{_NOUNS[repo_type]} {repo_id}",
+    )
+
+
+def insist(call: Callable[[], T], name: str) -> T:
     """What `call` returns, called again while the Hub is busy or out of reach.
 
     huggingface_hub itself asks again only where it sends files, not where it makes a repository or a commit.
+
+    Args:
+        name: of what it is about, such as `model USER/NAME`.
 
     Raises:
         InputError: if it fails for good.
@@ -99,7 +146,7 @@ def _insist(call: Callable[[], T], repo_id: str) -> T:
             return call()
         except _FAILURES as error:
             cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
-            failure = f"the Hub data set {repo_id}: {_reason(cause)}"
+            failure = f"the Hub {name}: {reason(cause)}"
             pause = next(pauses, None) if _passes(cause) else None
             if pause is None:
                 raise InputError(f"{failure}; the files here are untouched, the same command tries again") from error
@@ -108,20 +155,21 @@ def _insist(call: Callable[[], T], repo_id: str) -> T:
         time.sleep(pause)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why the Hub could not be used, in one line, and what to do about it."""
     match error:
         case LocalTokenNotFoundError():
-            reason = f"there is no token: {_LOG_IN}"
+            text = f"there is no token: {_LOG_IN}"
         case OfflineModeIsEnabled():
-            reason = "HF_HUB_OFFLINE is set, so nothing can be pushed"
+            text = "HF_HUB_OFFLINE is set, so nothing can be pushed"
         case HfHubHTTPError(response=response, server_message=said):
             remedy = f": {_LOG_IN}" if response.status_code in (401, 403) else ""
-            reason = f"the Hub answers {response.status_code} ({said or response.reason_phrase}){remedy}"
+            text = f"the Hub answers {response.status_code} ({said or response.reason_phrase}){remedy}"
         case httpx2.TransportError():
-            reason = f"the Hub cannot be reached ({error})"
+            text = f"the Hub cannot be reached ({error})"
         case _:
-            reason = str(error)
-    return " ".join(reason.split())
+            text = str(error)
+    return " ".join(text.split())
 
 
 def _passes(error: BaseException) -> bool:

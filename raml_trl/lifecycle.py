@@ -1,17 +1,22 @@
-"""A training run from its last checkpoint to its end: load, resume, train, save, model card, push."""
+"""A training run from its last checkpoint to its end: load, resume, train, save, model card."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from raml_trl.accounting import summary_lines
 from raml_trl.checkpoints import newest_checkpoint
+from raml_trl.dashboards import close_dashboards, open_dashboards
+from raml_trl.errors import InputError
 from raml_trl.files import write_json
+from raml_trl.hub import reason
+from raml_trl.hub_trainer import RevisionPusher
 from raml_trl.models import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta
 from raml_trl.runs import Run, is_first_process
 
@@ -60,43 +65,50 @@ def train(
     model: ModelConfig,
     record: Run,
     *,
+    revisions: bool = False,
     summarize: Callable[[Any], dict[str, Any]] | None = None,
     results: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> None:
-    """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, save, and push if asked to.
+    """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, and save.
 
     Args:
         trainer_class: one of TRL's, or ours.
         config: its `args`; what `model` says of loading goes into its `model_init_kwargs`.
         model: which model, and its adapter and quantization if it is to have any.
         record: the run to finish.
+        revisions: make each checkpoint a revision on the Hub as it is saved.
         summarize: from the trainer to what it spent, in the form of `accounting.summary`; shown, and kept in
             `summary.json`.
         results: what is to stand in `run.json` beside those of the training.
         parts: whatever else the trainer takes.
 
     Raises:
-        InputError: if the model cannot be loaded.
+        InputError: if the model cannot be loaded, or the Hub refuses what TRL asks of it at the start.
     """
     name = check_model(model.model_name_or_path)
     config.model_init_kwargs = model_init_kwargs(config, model)
     adapter = {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
     try:
         trainer = trainer_class(name, args=config, **adapter, **parts)
+    except HfHubHTTPError as error:  # TRL makes and fills the repository of the completions in between
+        raise InputError(f"{reason(error)}; the same command tries again") from error
     except LOADING_ERRORS as error:
         raise cannot_load(name, error) from error
     trained: Any = trainer.model  # transformers' or PEFT's
     keep_rope_theta(trained.config)
     clock = Clock(record)
     trainer.add_callback(clock)
+    if revisions:
+        trainer.add_callback(RevisionPusher(trainer.hub_model_id))
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ProgressBar)
     checkpoint = trainer.args.resume_from_checkpoint or newest_checkpoint(record.directory)
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
+    open_dashboards(trainer, record)
     output = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # RaML: of itself it would push, and end the run where that fails
     trainer.save_state()
     trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
     if summarize is not None:
@@ -104,8 +116,6 @@ def train(
         logger.info("%s", summary_lines(spent))
         if is_first_process():
             write_json(record.directory / "summary.json", spent)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     state = trainer.state
     best = {} if state.best_metric is None else {"best_metric": state.best_metric, "best_step": state.best_global_step}
@@ -120,6 +130,7 @@ def train(
             "distributed": trainer.accelerator.distributed_type.value,
         },
     )
+    close_dashboards(trainer.args)
     trainer.end()
 
 

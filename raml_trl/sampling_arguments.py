@@ -6,7 +6,7 @@ from typing import Literal
 from raml_trl.arguments import DatasetArguments
 from raml_trl.errors import InputError
 from raml_trl.runs import process_share
-from raml_trl.trackers import Tracker
+from raml_trl.trackers import PROJECT, Tracker
 from raml_trl.validation import check_at_least, check_types
 
 
@@ -48,9 +48,17 @@ class SamplingArguments(DatasetArguments):
     )
     num_graders: int = field(default=2, metadata={"help": "Processes that grade, beside each that samples."})
 
+    push_to_hub: bool = field(default=False, metadata={"help": "Push what is made, as a data set with a card."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Where to push, such as USER/NAME."})
+    hub_private: bool = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_types(self, SamplingArguments)
+        if self.push_to_hub != (self.hub_dataset_id is not None):
+            raise InputError(
+                f"push_to_hub is {self.push_to_hub} and hub_dataset_id is {self.hub_dataset_id}: each needs the other"
+            )
         check_at_least(
             self,
             **dict.fromkeys(("num_questions", "max_completion_length", "batch_size", "questions_per_shard"), 1),
@@ -83,19 +91,12 @@ class SampleTrajectoriesConfig(SamplingArguments):
     """`sample_trajectories`: n trajectories of a teacher for every question, graded."""
 
     num_trajectories: int = field(default=64, metadata={"help": "n: trajectories per question."})
-    push_to_hub: bool = False
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "Where to push, such as USER/NAME."})
-    hub_private: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_types(self, SampleTrajectoriesConfig)
         check_at_least(self, num_trajectories=1)
         self.check_number("num_trajectories", self.num_trajectories)
-        if self.push_to_hub != (self.hub_dataset_id is not None):
-            raise InputError(
-                f"push_to_hub is {self.push_to_hub} and hub_dataset_id is {self.hub_dataset_id}: each needs the other"
-            )
 
 
 @dataclass(kw_only=True)
@@ -118,7 +119,7 @@ class EvaluateConfig(SamplingArguments):
         },
     )
     report_to: Tracker = field(default="none", metadata={"help": "Dashboard that gets the metrics."})
-    project: str = field(default="raml_trl", metadata={"help": "Of the dashboard."})
+    project: str = field(default=PROJECT, metadata={"help": "Of the dashboard."})
     update_card: bool = field(
         default=False, metadata={"help": "Write the metrics into the card of the model, if it is a directory."}
     )
@@ -131,6 +132,8 @@ class EvaluateConfig(SamplingArguments):
         check_types(self, EvaluateConfig)
         check_at_least(self, num_samples=1)
         self.check_number("num_samples", self.num_samples)
+        if self.push_to_hub and (self.from_samples is not None or self.models):
+            raise InputError("push_to_hub is for an evaluation of one model that draws its samples: leave it out")
         if self.from_samples is not None and self.models:
             raise InputError("from_samples counts one file of samples: leave models out")
         for threshold in self.g_pass_thresholds:

@@ -24,7 +24,7 @@ _CALLS: dict[type, dict[str, int]] = {
         "_get_per_token_logps_and_entropies": 4,
         "_compute_loss": 2,
     },
-    Trainer: {"_save_rng_state": 1, "_load_rng_state": 1, "evaluate": 2, "log": 1},
+    Trainer: {"_save_rng_state": 1, "_load_rng_state": 1, "evaluate": 2, "log": 1, "_push_from_checkpoint": 1},
 }
 # Names that must occur in the bodies of TRL's methods: attributes, functions and keys.
 _USES: dict[str, set[str]] = {

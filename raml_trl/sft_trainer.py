@@ -3,6 +3,7 @@
 Nothing of its loss or its steps is changed.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTConfig, SFTTrainer
 
+from raml_trl.cards import PAPER
 from raml_trl.checkpoints import log_state, read_progress, restore_log, write_progress
 from raml_trl.errors import InputError
+from raml_trl.examples import Choice
+from raml_trl.hub_trainer import HubTrainer
 from raml_trl.in_training import SampledEvaluation
 
 
@@ -44,8 +48,20 @@ def take_prepared(config: SFTConfig) -> None:
         config.max_length = None
 
 
-class TrajectorySFTTrainer(SampledEvaluation, SFTTrainer):
-    """`SFTTrainer`, of which a checkpoint keeps what is not yet logged."""
+class TrajectorySFTTrainer(HubTrainer, SampledEvaluation, SFTTrainer):
+    """`SFTTrainer`, of which a checkpoint keeps what is not yet logged; `choice` of trajectories is for the card."""
+
+    _tag_names = ["trl", "sft", "raml"]
+    _name = "Trajectory SFT"
+    _paper = PAPER
+
+    def __init__(self, *args: Any, choice: Choice | None = None, **named: Any) -> None:
+        self._choice = choice
+        super().__init__(*args, **named)
+
+    @property
+    def choice(self) -> dict[str, object]:
+        return {} if self._choice is None else asdict(self._choice)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -2,11 +2,21 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 from raml_trl.errors import InputError
 
 Tracker = Literal["none", "wandb", "trackio"]
+
+PROJECT = "raml_trl"
+"""Where runs are shown that name no project."""
+
+
+def run_group(directory: Path) -> str:
+    """What the run in `directory` is grouped by: the name of the directory above it; of a trial, that of its sweep."""
+    above = directory.resolve().parent
+    return above.parent.name if above.name == "trials" else above.name
 
 
 def check_tracker(tracker: Tracker) -> None:
@@ -35,12 +45,18 @@ def check_tracker(tracker: Tracker) -> None:
 
 
 def report(
-    tracker: Tracker, *, project: str, name: str, settings: Mapping[str, Any], figures: Mapping[str, float]
+    tracker: Tracker,
+    *,
+    project: str,
+    group: str,
+    name: str,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, float],
 ) -> None:
     """Log `figures` as one run of `project`."""
     if tracker == "none":
         return
     module: Any = import_module(tracker)
-    module.init(project=project, name=name, config=dict(settings))
+    module.init(project=project, group=group, name=name, config=dict(settings))
     module.log(dict(figures))
     module.finish()

@@ -5,7 +5,7 @@ r"""GRPO on m of G rollouts, with `SubsetGRPOTrainer` and the paper's reward (eq
         -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
 
 Every field of TRL's `GRPOConfig` and `ModelConfig` can stand in the recipe and on the command line. Started again, it
-carries on from its last checkpoint.
+carries on from its last checkpoint; complete, it is pushed if `push_to_hub` says so and the Hub has not all of it.
 """
 
 from trl import ModelConfig
@@ -13,10 +13,12 @@ from trl import ModelConfig
 from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
+from raml_trl.dashboards import check_dashboards
 from raml_trl.data import grpo_rows, open_data
 from raml_trl.in_training import read_evaluation
 from raml_trl.lifecycle import train
 from raml_trl.models import check_model
+from raml_trl.publishing import check_push, push_run
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
 from raml_trl.trainer import SubsetGRPOTrainer
@@ -24,6 +26,8 @@ from raml_trl.trainer import SubsetGRPOTrainer
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
+    check_dashboards(config)
+    check_push(config, revisions=data.hub_revisions)
     check_model(model.model_name_or_path)
     table = open_data(data)
     rows = grpo_rows(table, data.prompt_style)
@@ -33,6 +37,7 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         config,
         model,
         record,
+        revisions=data.hub_revisions,
         summarize=SubsetGRPOTrainer.summary,
         reward_funcs=make_reward(data.prompt_style),
         train_dataset=rows,
@@ -42,5 +47,10 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
     )
 
 
+def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> list[str]:
+    """Push the complete run, if asked to."""
+    return push_run(config, record, revisions=data.hub_revisions, choice=config.choice)
+
+
 if __name__ == "__main__":
-    run(main, GRPOArguments, SubsetGRPOConfig, ModelConfig, distributed=True)
+    run(main, GRPOArguments, SubsetGRPOConfig, ModelConfig, distributed=True, publish=publish)

@@ -6,7 +6,7 @@ r"""Supervised fine-tuning on K trajectories per question, with TRL's `SFTTraine
 
 Every field of TRL's `SFTConfig` and `ModelConfig` can stand in the recipe and on the command line. The loss is taken
 on the completion only, unless `completion_only_loss` is turned off. Started again, it carries on from its last
-checkpoint.
+checkpoint; complete, it is pushed if `push_to_hub` says so and the Hub has not all of it.
 """
 
 import logging
@@ -17,11 +17,13 @@ from trl import ModelConfig, SFTConfig
 
 from raml_trl.arguments import SFTArguments
 from raml_trl.command_line import run
+from raml_trl.dashboards import check_dashboards
 from raml_trl.data import open_data
 from raml_trl.examples import Choice, build_examples, describe
 from raml_trl.in_training import read_evaluation
 from raml_trl.lifecycle import train
 from raml_trl.models import check_model, load_tokenizer
+from raml_trl.publishing import check_push, push_run
 from raml_trl.runs import Run
 from raml_trl.sft_trainer import TrajectorySFTTrainer, check_sft, take_prepared
 
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
     check_sft(config)
+    check_dashboards(config)
+    check_push(config, revisions=data.hub_revisions)
     evaluation = read_evaluation(data, config)
     tokenizer = load_tokenizer(check_model(model.model_name_or_path), revision=model.model_revision)
     if config.chat_template_path is not None:
@@ -56,7 +60,9 @@ def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run)
         config,
         model,
         record,
+        revisions=data.hub_revisions,
         results={"data": asdict(counts)},
+        choice=choice,
         train_dataset=examples,
         # Nothing reads it: without one, transformers refuses to evaluate.
         eval_dataset=None if evaluation is None else evaluation.sft_rows(tokenizer),
@@ -64,5 +70,10 @@ def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run)
     )
 
 
+def publish(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> list[str]:
+    """Push the complete run, if asked to."""
+    return push_run(config, record, revisions=data.hub_revisions)
+
+
 if __name__ == "__main__":
-    run(main, SFTArguments, SFTConfig, ModelConfig, distributed=True)
+    run(main, SFTArguments, SFTConfig, ModelConfig, distributed=True, publish=publish)

@@ -18,6 +18,7 @@ is logged about the loss (entropy, KL, clipping) is over the rows that it was ta
 
 import time
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -42,11 +43,13 @@ from raml_trl.batching import (
     take_rows,
     trim_padding,
 )
-from raml_trl.cards import BIBTEX
+from raml_trl.cards import PAPER
 from raml_trl.checkpoints import log_state, read_progress, restore_log, write_progress
 from raml_trl.configs import ROW_MEAN_LOSSES, SubsetGRPOConfig
+from raml_trl.dashboards import messages_as_text
 from raml_trl.dealing import IDLE, cut_by_width, deal_micro_batches
 from raml_trl.errors import InputError
+from raml_trl.hub_trainer import HubTrainer
 from raml_trl.in_training import SampledEvaluation
 from raml_trl.seam import check_seam
 from raml_trl.selection import select_rollouts
@@ -67,7 +70,7 @@ class _Draft:
     tokens_scored: int = 0
 
 
-class SubsetGRPOTrainer(SampledEvaluation, GRPOTrainer):
+class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, GRPOTrainer):
     """TRL's `GRPOTrainer`, same constructor, with `SubsetGRPOConfig` for its `args`.
 
     With m = G, `drop`, no bucketing and no rows skipped it equals `GRPOTrainer` bit for bit; with them to rounding.
@@ -80,11 +83,7 @@ class SubsetGRPOTrainer(SampledEvaluation, GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "raml"]
     _name = "Subset GRPO"
-    _paper = {
-        "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
-        "id": "2505.19815",
-        "citation": BIBTEX,
-    }
+    _paper = PAPER
 
     args: SubsetGRPOConfig
 
@@ -121,6 +120,10 @@ class SubsetGRPOTrainer(SampledEvaluation, GRPOTrainer):
         self._seconds_logged = dict(self.ledger.seconds)
         self.add_callback(_OptimizerClock(self.ledger))
 
+    @property
+    def choice(self) -> dict[str, object]:
+        return self.args.choice
+
     def summary(self) -> dict[str, Any]:
         """What the run has spent so far, over all its sessions; see `accounting.summary`."""
         return {
@@ -129,6 +132,12 @@ class SubsetGRPOTrainer(SampledEvaluation, GRPOTrainer):
             "num_generations_update": self.args.num_generations_update,
             **summary(self.ledger, self.args.fraction),
         }
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        tables: Any = self._logs
+        # RaML: of a cell that holds messages, trackio's table shows no word.
+        with messages_as_text(tables) if "trackio" in self.args.report_to else nullcontext():
+            super().log(logs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         before = self.ledger.seconds["updating"]

@@ -6,7 +6,7 @@
         assert "README.md" in hub.files("dataset", f"{USER}/rows")
 
 The client reads its environment when it is imported, so it belongs in a process of its own. Everything is in memory.
-Not spoken: Xet (`environment` turns it off), uploads in parts, branches, pull requests, Spaces.
+Not spoken: Xet (`environment` turns it off), uploads in parts, tags, pull requests, Spaces.
 """
 
 import base64
@@ -28,6 +28,7 @@ import yaml
 USER, TOKEN = "tester", "hf_secret_of_the_tester"
 CUT = 0  # instead of a status: the connection ends before the request has any effect
 LOST = -1  # the request is carried out, and the connection ends instead of an answer
+HALF = -2  # the connection ends in the middle of what the client sends
 
 _LARGE = (".parquet", ".arrow", ".safetensors", ".bin", ".pt", ".gz")  # what a commit keeps as a pointer
 _LICENSES = ("mit", "apache-2.0", "cc-by-4.0", "other")
@@ -44,6 +45,7 @@ ROUTES = {
     "batch": ("POST", rf"{_REPO}\.git/info/lfs/objects/batch"),
     "upload": ("PUT", r"/storage/(?P<oid>\w+)"),
     "verify": ("POST", r"/storage/(?P<oid>\w+)/verify"),
+    "branch": ("POST", f"{_API}/branch/{_REVISION}"),
     "commit": ("POST", f"{_API}/commit/{_REVISION}"),
     "info": ("GET", f"{_API}(?:/revision/{_REVISION})?"),
     "refs": ("GET", f"{_API}/refs"),
@@ -91,16 +93,22 @@ class Commit(NamedTuple):
 
 
 class Repo(NamedTuple):
-    """A repository of one branch."""
+    """A repository: of each branch its commits, oldest first."""
 
     url: str
     private: bool
-    commits: list[Commit]
+    branches: dict[str, list[Commit]]
 
-    def add(self, summary: str, files: dict[str, File]) -> Commit:
-        content = repr((len(self.commits), summary, sorted((path, file.oid) for path, file in files.items())))
-        self.commits.append(Commit(hashlib.sha1(content.encode()).hexdigest(), summary, files))
-        return self.commits[-1]
+    @property
+    def commits(self) -> list[Commit]:
+        """Of `main`."""
+        return self.branches["main"]
+
+    def add(self, summary: str, files: dict[str, File], branch: str = "main") -> Commit:
+        commits = self.branches.setdefault(branch, [])
+        content = repr((branch, len(commits), summary, sorted((path, file.oid) for path, file in files.items())))
+        commits.append(Commit(hashlib.sha1(content.encode()).hexdigest(), summary, files))
+        return commits[-1]
 
 
 class Reply(NamedTuple):
@@ -146,12 +154,13 @@ class HubServer:
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         return kept | hub | quiet | ({"HF_TOKEN": token} if token else {})
 
-    def files(self, repo_type: str, repo_id: str) -> dict[str, bytes]:
-        """What a repository holds now."""
-        return {path: file.content for path, file in self.repos[repo_type, repo_id].commits[-1].files.items()}
+    def files(self, repo_type: str, repo_id: str, branch: str = "main") -> dict[str, bytes]:
+        """What a branch of a repository holds now."""
+        commits = self.repos[repo_type, repo_id].branches[branch]
+        return {path: file.content for path, file in commits[-1].files.items()}
 
     def fail(self, kind: str, what: int, *, at: int = 1, times: int = 1, retry_after: int | None = None) -> None:
-        """Answer requests of a kind with the status `what`, or CUT or LOST; the first is the `at`-th from now."""
+        """Answer requests of a kind with the status `what`, or CUT, HALF or LOST; the first is the `at`-th from now."""
         first = self.requests.count(kind) + at
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         self.faults |= {(kind, number): Reply({}, what, headers) for number in range(first, first + times)}
@@ -166,7 +175,6 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, _, query = self.path.partition("?")
         self.query = parse_qs(query)
         for kind, (methods, pattern) in ROUTES.items():
@@ -174,15 +182,19 @@ class _Handler(BaseHTTPRequestHandler):
             if found and self.command in methods.split():
                 self.parts = {name: value and unquote(value) for name, value in found.groupdict().items()}
                 with self.hub.lock:
-                    reply = self.reply(kind)
+                    self.hub.requests.append(kind)
+                    fault = self.hub.faults.pop((kind, self.hub.requests.count(kind)), None)
+                length = int(self.headers.get("Content-Length", 0))
+                self.body = self.rfile.read(length // 2 if fault is not None and fault.status == HALF else length)
+                with self.hub.lock:
+                    reply = self.reply(kind, fault)
                 return self.send(reply)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send(Reply({"error": f"{self.command} {path} is not spoken here"}, 404))
 
     do_HEAD = do_POST = do_PUT = do_GET
 
-    def reply(self, kind: str) -> Reply:
-        self.hub.requests.append(kind)
-        fault = self.hub.faults.pop((kind, self.hub.requests.count(kind)), None)
+    def reply(self, kind: str, fault: Reply | None) -> Reply:
         if fault is not None and fault.status != LOST:
             return fault
         self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -190,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.token not in ("", TOKEN):
                 raise Refusal(401, "Invalid credentials in Authorization header")
             # Reading what is public takes no token, nor does a place to send files to, whose URL is signed on the Hub.
-            if not self.token and (kind == "whoami" or (self.command == "POST" and kind != "paths")):
+            if not self.token and (kind == "whoami" or (self.command == "POST" and kind not in ("paths", "validate"))):
                 raise Refusal(401, "Invalid username or password.")
             done = getattr(self, kind)()
             return fault or done
@@ -198,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             return refusal.reply
 
     def send(self, reply: Reply) -> None:
-        if reply.status in (CUT, LOST):
+        if reply.status in (CUT, HALF, LOST):
             self.close_connection = True
             return self.connection.shutdown(socket.SHUT_RDWR)
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
@@ -225,12 +237,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def head(self) -> Commit:
-        """The commit that is asked for, mostly the last."""
-        revision = self.parts["revision"] or "main"
-        found = [commit for commit in self.repo.commits if revision in ("main", commit.oid)]
+        """The commit that is asked for: the last of a branch, or that of a name."""
+        revision, branches = self.parts["revision"] or "main", self.repo.branches
+        if revision in branches:
+            return branches[revision][-1]
+        found = [commit for commits in branches.values() for commit in commits if commit.oid == revision]
         if not found:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return found[-1]
+        return found[0]
 
     def whoami(self) -> Reply:
         return Reply({"type": "user", "name": USER, "orgs": [], "auth": {"accessToken": {"role": "write"}}})
@@ -243,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{'datasets/' if asked['type'] == 'dataset' else ''}{key[1]}"
         if key in self.hub.repos:
             return Reply({"error": f"You already created this {asked['type']} repo", "url": url}, 409)
-        self.hub.repos[key] = Repo(url, asked["visibility"] == "private", [])
+        self.hub.repos[key] = Repo(url, asked["visibility"] == "private", {})
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in _LARGE)
         self.hub.repos[key].add("initial commit", {".gitattributes": File(attributes.encode(), False)})
         return Reply({"url": url})
@@ -286,6 +300,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(400, "The object has another size")
         return Reply({})
 
+    def branch(self) -> Reply:
+        name, branches = self.parts["revision"], self.repo.branches
+        if name in branches:
+            raise Refusal(409, f"Reference already exists: {name}")
+        branches[name] = [*branches[self.json.get("startingPoint", "main")]]
+        return Reply({})
+
     def commit(self) -> Reply:
         header, *operations = map(json.loads, self.body.splitlines())
         if header["value"].get("parentCommit", self.head.oid) != self.head.oid:
@@ -302,7 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
                     del files[value["path"]]
                 case "deletedFolder":
                     files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
-        oid = self.repo.add(header["value"]["summary"], files).oid
+        if self.parts["revision"] not in self.repo.branches:
+            raise Refusal(404, "One commits to a branch", "RevisionNotFound")
+        oid = self.repo.add(header["value"]["summary"], files, self.parts["revision"]).oid
         return Reply({"success": True, "commitOid": oid, "commitUrl": f"{self.repo.url}/commit/{oid}"})
 
     def info(self) -> Reply:
@@ -311,8 +334,11 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply({**about, "siblings": siblings, "tags": [], "gated": False, "disabled": False})
 
     def refs(self) -> Reply:
-        branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": self.repo.commits[-1].oid}
-        return Reply({"branches": [branch], "tags": [], "converts": [], "pullRequests": []})
+        branches = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commits[-1].oid}
+            for name, commits in self.repo.branches.items()
+        ]
+        return Reply({"branches": branches, "tags": [], "converts": [], "pullRequests": []})
 
     def tree(self) -> Reply:
         folder = PurePosixPath(self.parts["path"] or ".")

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
         "trackers",
         "validation",
         "prompts",
+        "provenance",
         "selection",
         "dealing",
         "accounting",
@@ -40,7 +41,7 @@ LAYERS: list[set[str]] = [
     {"equality", "pruning_methods", "statements"},
     {"grading", "metrics", "runs", "planning", "samples", "shards"},
     {"boxes", "cards", "columns", "grading_pool", "grading_worker"},
-    {"arguments", "clusters", "curves", "token_effects"},
+    {"arguments", "clusters", "completion_cards", "curves", "token_effects"},
     {
         "configs",
         "data_arguments",
@@ -56,20 +57,27 @@ LAYERS: list[set[str]] = [
         "directions",
         "prefix_cache",
     }
-    | {"seam", "server_engine", "tables", "transformers_engine", "vllm_engine"},
+    | {"dashboards", "seam", "server_engine", "tables", "transformers_engine", "vllm_engine", "wandb_panels"},
     {"arrow_cache", "comparison", "curve_figures", "forced_answers", "frontier"}
-    | {"landscape", "likelihood", "pages", "sampling_arguments"},
+    | {"landscape", "likelihood", "pages", "publishing", "sampling_arguments"},
     {"analysis_arguments", "data", "engines", "landscape_figures"},
     {"examples", "screening", "sharded_sampling", "trajectory_tokens"},
     {"analysis_tasks", "in_training", "thinking"},
-    {"pruning"},
+    {"hub_trainer", "pruning"},
     {"pruned_rows"},
     {"trainer", "sft_trainer", "lifecycle", "command_line"},
     {"sweeps"},
     {"sweep_results"},
     {"trials"},
+    {},
+    {},
+    {},
+    {},
+    {},
+    {},
+    {},
     {"build_model", "prepare_data", "sample_trajectories", "train_sft", "train_grpo", "evaluate", "report", "plan"}
-    | {"compare", "loss_landscape", "pseudo_gradient", "sweep", "trajectory_pruning"},
+    | {"compare", "loss_landscape", "pseudo_gradient", "sweep", "trajectory_pruning", "wandb_report", },
     {"__main__", "__init__"},
 ]
 LIGHT = set().union(*LAYERS[:6])
