@@ -10,7 +10,6 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,8 @@ from raml_trl.planning import (
     draw_work,
     find_precision,
     given_split,
+    logged_lengths,
     lognormal_lengths,
-    lognormal_of_extremes,
     measured_split,
     predict_seconds,
     state_bytes,
@@ -189,7 +188,10 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
     try:
         if source.is_dir():
             complete_record(str(source), "train_grpo")
-            found = written_lengths(source) or logged_lengths(source, args.generation_batch_size, rng)
+            found = written_lengths(source)
+            if not found:
+                entries = json.loads((source / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+                found = logged_lengths(entries, args.generation_batch_size, rng).tolist()
         elif source.suffix == ".json":
             found = json.loads(source.read_text(encoding="utf-8"))
         else:
@@ -213,16 +215,6 @@ def written_lengths(run: Path) -> list[int]:
     texts = texts[:: -(-len(texts) // ROLLOUTS_DRAWN)]
     tokenizer = AutoTokenizer.from_pretrained(run)
     return [len(tokens) + 1 for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-
-def logged_lengths(run: Path, rollouts: int, rng: np.random.Generator) -> list[int]:
-    """Drawn from the log-normal of the mean, least and greatest length that a run logged of its `rollouts`."""
-    entries = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    mean, least, most = (
-        fmean(entry[f"completions/{part}_length"] for entry in entries if f"completions/{part}_length" in entry)
-        for part in ("mean", "min", "max")
-    )
-    return lognormal_lengths(*lognormal_of_extremes(mean, least, most, rollouts), int(most), rng).tolist()
 
 
 def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -> tuple[Shape, Precision]:

@@ -7,10 +7,10 @@ Shapes: W processes, R rollouts on each in a generation, K micro-batches of each
 micro-batch. A cell is a token or padding: what a forward pass computes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, gcd, log
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -152,6 +152,17 @@ def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -
     """
     sigma = log(most / least) / (2 * NormalDist().inv_cdf(1 - 1 / (number + 1)))
     return mean / exp(sigma**2 / 2), sigma
+
+
+def logged_lengths(entries: Sequence[Mapping[str, Any]], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`(N,)` completion tokens, drawn from the log-normal of what a run logged of its `rollouts`: the mean, least and
+    greatest length.
+    """
+    mean, least, most = (
+        fmean(entry[f"completions/{part}_length"] for entry in entries if f"completions/{part}_length" in entry)
+        for part in ("mean", "min", "max")
+    )
+    return lognormal_lengths(*lognormal_of_extremes(mean, least, most, rollouts), int(most), rng)
 
 
 def draw_work(

@@ -74,6 +74,22 @@ def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> o
         return _load(path)
 
 
+def read_outcomes(directory: Path, sweep: Sweep) -> list[Outcome]:
+    """Of every trial of `sweep` in `directory`, as they stand: nothing is drawn, run or tried again.
+
+    Raises:
+        InputError: if no trials were drawn there, or they are of another sweep.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = directory / "trials.log"
+    if not path.is_file():
+        raise InputError(f"sweep {directory} has no trials yet: there is no {path.name} in it")
+    study = _load(path)
+    if not as_data(sweep).items() <= study.user_attrs.items():
+        raise InputError(f"{sweep.path} is not what it was when {directory} was begun")
+    return Agents(directory, sweep, study).outcomes()
+
+
 def _load(path: Path) -> optuna.Study:
     # The sampler has done its part when the study was drawn: it is not asked again.
     return optuna.load_study(study_name=_NAME, storage=_storage(path), sampler=optuna.samplers.RandomSampler())

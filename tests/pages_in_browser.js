@@ -13,6 +13,30 @@ const numbers = (one, ...names) => names.map((name) => Number(one.getAttribute(n
 const events = () => new Promise((done) => setTimeout(done, 50)); // those that the browser sends by itself
 
 const CHECKS = {
+  async report(seen) {
+    const drawing = (title) =>
+      all("h4")
+        .filter((one) => one.textContent === title)
+        .map((one) => one.parentElement.querySelector(".drawing"))
+        .pop();
+    const correct = drawing("rollouts that are correct"),
+      bands = () => correct.querySelectorAll(".band").length;
+    seen.drawn = all(".drawing svg").filter((one) => one.querySelector("path, rect, circle")).length;
+    seen.bands = bands();
+    const { right, top } = box(correct.querySelector("svg"));
+    send(correct.querySelector("svg"), "pointermove", right - 20, top + 60);
+    seen.tip = text("#tip b, #tip dt, #tip dd");
+    const key = correct.closest("figure").querySelector(".keys button");
+    key.click();
+    seen.without = bands();
+    key.click();
+    seen.again = bands();
+    for (const one of all(".drawing .tipped")) hover(one);
+    const style = getComputedStyle(document.body);
+    seen.paper = getComputedStyle(document.documentElement).backgroundColor;
+    seen.ink = style.color;
+  },
+
   async curve(seen) {
     const svg = document.querySelector("#curve svg"),
       circle = document.querySelector("#cross circle");

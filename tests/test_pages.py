@@ -268,10 +268,15 @@ addEventListener("securitypolicyviolation", (event) => failures.push(`policy: ${
 
 
 def browse(tmp_path: Path, kind: str, data: dict[str, Any], check: str, *flags: str) -> dict[str, Any]:
+    """What a check sees in a browser that shows a page of `kind`."""
+    return browse_file(tmp_path, write(tmp_path, kind, data).source, check, *flags)
+
+
+def browse_file(tmp_path: Path, source: str, check: str, *flags: str) -> dict[str, Any]:
     """What a check sees in a browser that shows the page and meets no error; minus signs are those of Python."""
     actions = (REPOSITORY / "tests" / "pages_in_browser.js").read_text(encoding="utf-8")
     end = f'<pre id="seen"></pre><script>{actions}\ncheck("{check}");</script></body>'
-    shown = write(tmp_path, kind, data).source.replace("<head>", "<head>" + WATCH).replace("</body>", end)
+    shown = source.replace("<head>", "<head>" + WATCH).replace("</body>", end)
     (tmp_path / "shown.html").write_text(shown, encoding="utf-8")
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1200,900"]
