@@ -19,6 +19,7 @@ COMMANDS = (
     "plan",
     "sweep",
     "wandb_report",
+    "weigh_claims",
 )
 
 

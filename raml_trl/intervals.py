@@ -67,6 +67,23 @@ def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tu
     return float(array.mean()) - half, float(array.mean()) + half
 
 
+def student_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Difference:
+    """`second` minus `first`, the values of two settings for the same few seeds in the same order: the paired t-test.
+
+    Differences that are all the same leave nothing to doubt: the interval is one point, and p is 0, or 1 at zero.
+
+    Raises:
+        ValueError: if there are not as many of both, or fewer than two.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"settings are compared on the same seeds, got {len(first)} and {len(second)} values")
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    low, high = student_interval(differences.tolist(), confidence=confidence)
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(differences.size)
+    angle = math.atan2(abs(mean), error * math.sqrt(differences.size - 1))
+    return Difference(mean, low, high, 1 - _student_probability(angle, differences.size - 1))
+
+
 def _student_quantile(confidence: float, degrees: int) -> float:
     """The t that a variable of Student's law does not exceed in size with probability `confidence`, by bisection."""
     low, high = 0.0, math.pi / 2  # of the angle, whose tangent is t / sqrt(degrees)

@@ -67,9 +67,9 @@ LAYERS: list[set[str]] = [
     {"pruned_rows"},
     {"trainer", "sft_trainer", "lifecycle", "command_line"},
     {"sweeps"},
-    {"sweep_results"},
-    {"trials"},
-    {},
+    {"measures", "sweep_results"},
+    {"claims", "measured_settings", "trials"},
+    {"weighed_figures"},
     {"report_runs", "report_tables"},
     {"report_curves", "report_page", "report_time", "report_time_tables"},
     {"report_stages", "report_sweeps"},
@@ -77,7 +77,7 @@ LAYERS: list[set[str]] = [
     {"report_numbers"},
     {"report_sections"},
     {"build_model", "prepare_data", "sample_trajectories", "train_sft", "train_grpo", "evaluate", "report", "plan"}
-    | {"compare", "loss_landscape", "pseudo_gradient", "sweep", "trajectory_pruning", "wandb_report", },
+    | {"compare", "loss_landscape", "pseudo_gradient", "sweep", "trajectory_pruning", "wandb_report", "weigh_claims"},
     {"__main__", "__init__"},
 ]
 LIGHT = set().union(*LAYERS[:6])

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from raml_trl.intervals import bootstrap_interval, paired_difference
+from raml_trl.intervals import Difference, bootstrap_interval, paired_difference, student_difference
 
 
 def one_by_one(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> tuple[float, float]:
@@ -122,3 +122,26 @@ def test_runs_that_cannot_be_paired_are_refused(rng: np.random.Generator) -> Non
         paired_difference([1, 2], [1, float("nan")], rng)
     with pytest.raises(ValueError, match="at least one value"):
         paired_difference([], [], rng)
+
+
+@pytest.mark.parametrize(("degrees", "t"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (9, 2.26216)])
+def test_seeds_are_compared_by_students_law(degrees: int, t: float, rng: np.random.Generator) -> None:
+    """Differences whose t is that of p = 0.05 in the tables: the interval ends at zero."""
+    noise = rng.standard_normal(degrees + 1)
+    noise -= noise.mean()
+    mean = t * noise.std(ddof=1) / np.sqrt(degrees + 1)
+    first = rng.standard_normal(degrees + 1)
+    difference = student_difference(list(first), list(first + mean + noise))
+    assert difference.mean == pytest.approx(mean)
+    assert difference.low == pytest.approx(0, abs=1e-4 * mean)
+    assert difference.high == pytest.approx(2 * mean, rel=1e-4)
+    assert difference.p_value == pytest.approx(0.05, abs=1e-5)
+    turned = student_difference(list(first + mean + noise), list(first))
+    assert (turned.mean, turned.p_value) == pytest.approx((-mean, difference.p_value))
+
+
+def test_seeds_that_all_differ_alike() -> None:
+    assert student_difference([1, 2], [1, 2]) == Difference(0, 0, 0, 1)
+    assert student_difference([1, 2], [2, 3]) == Difference(1, 1, 1, 0)
+    with pytest.raises(ValueError, match="same seeds, got 2 and 3 values"):
+        student_difference([1, 2], [1, 2, 3])

@@ -20,8 +20,11 @@ from raml_trl.command_line import StrictParser
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.sampling_arguments import EvaluateConfig, SampleTrajectoriesConfig
+from raml_trl.weigh_claims import WeighClaimsConfig
 
-RECIPES = sorted(path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name != "sweeps")
+RECIPES = sorted(
+    path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name != "sweeps" and path.stem != "claims"
+)
 LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 
 # By the word that a recipe's file name ends or begins with.
@@ -37,6 +40,7 @@ READERS = {
     "pseudo": [PseudoGradientConfig],
     "trajectory": [TrajectoryPruningConfig],
     "plan": [PlanConfig],
+    "weigh": [WeighClaimsConfig],
 }
 
 
