@@ -4,7 +4,7 @@ The map, from the bottom, by what it is about:
 
 - the choice of rollouts: `selection`, `dealing`, `advantages`, `batching`, `accounting`, `planning`, `seam`, `trainer`
 - questions: `json_rows`, `shards`, `tables`, `columns`, `data`, `key_set`, `filtering`, `decontamination`, `screening`
-- trajectories: `choosing`, `examples`, `arrow_cache`, `sft_trainer`, `cards`, `hub`
+- trajectories: `choosing`, `examples`, `arrow_cache`, `sft_trainer`
 - what a model writes: `prompts`, `sampling`, `sharded_sampling`, and `engines`: `transformers_engine`, `vllm_engine`,
   `server_engine` with `json_client`
 - what it is worth: `exact_numbers`, `answers`, `equality`, `grading`, `grading_worker`, `grading_pool`, `rewards`,
@@ -13,12 +13,16 @@ The map, from the bottom, by what it is about:
   `token_effects`, `curve_figures`; `directions`, `answer_losses`, `landscape`, `landscape_figures`; `pruning_methods`,
   `pruning`, `thinking`, `sentences`, `boxes`, `forced_answers`, `pruned_rows`, `frontier`; `pages`
 - runs: `arguments`, `data_arguments`, `sampling_arguments`, `analysis_arguments`, `configs`, `validation`, `runs`,
-  `checkpoints`, `lifecycle`, `command_line`, `trackers`, `model_cards`
-- sweeps: `sweeps`, `sweep_results`, `trials`
+  `checkpoints`, `lifecycle`, `command_line`, `trackers`, `dashboards`, `wandb_panels`
+- the Hub: `hub`, `hub_trainer`, `publishing`, `provenance`, `cards`, `model_cards`, `completion_cards`
+- sweeps: `sweeps`, `sweep_results`, `trials`; and what they say of `claims`: `measures`, `measured_settings`,
+  `weighed_figures`
+- the report: `report_runs`, `report_curves`, `report_stages`, `report_samples`, `report_sweeps`, `report_combinations`,
+  `report_time`, `report_time_tables`, `report_tables`, `report_numbers`, `report_sections`, `report_page`
 - the embedded world: `arithmetic`
 - the commands, run as `python -m raml_trl.X --config recipes/...yaml`: `build_model`, `prepare_data`,
   `sample_trajectories`, `train_sft`, `train_grpo`, `evaluate`, `compare`, `pseudo_gradient`, `loss_landscape`,
-  `trajectory_pruning`, `report`, `plan`, `sweep`
+  `trajectory_pruning`, `report`, `plan`, `sweep`, `weigh_claims`, `wandb_report`
 
 `tests/test_architecture.py` says which may import which.
 """

@@ -22,6 +22,7 @@ from raml_trl.__main__ import COMMANDS
 from raml_trl.arguments import CompareConfig
 from raml_trl.command_line import StrictParser
 from raml_trl.errors import InputError
+from raml_trl.wandb_report import WandbReportConfig
 
 PAGES = [REPOSITORY / name for name in ("README.md", "recipes/README.md", "benchmarks/README.md", "CONTRIBUTING.md")]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
@@ -38,6 +39,7 @@ COMMAND_READERS = {
     "trajectory_pruning": READERS["trajectory"],
     "report": READERS["report"],
     "plan": READERS["plan"],
+    "wandb_report": [WandbReportConfig],
 }
 PLACEHOLDER = re.compile(r"[A-Z_]+(\.yaml)?|accelerate_configs/X\.yaml")
 _COMMAND = re.compile(r"(?:-m raml_trl\.|raml-trl )(\w+)(?= )([^`\n#|;]*)")
