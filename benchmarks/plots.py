@@ -126,3 +126,20 @@ def throughput_figure(results: Mapping[str, Any]) -> str:
     axes.invert_yaxis()
     axes.set_title("tokens per second over those of TRL's default", fontsize=9, loc="left")
     return svg(figure)
+
+
+def exponents_figure(results: Mapping[str, Any]) -> str:
+    """Seconds a token against the tokens of a trajectory, over those of the shortest, for every model."""
+    figure, axes = blank_figure(5.2, 3.2)
+    for (name, result), colour in zip(results.items(), COLOURS, strict=False):
+        tokens = [int(length) for length in result["seconds"]]
+        each = [one["median"] / length for length, one in zip(tokens, result["seconds"].values(), strict=True)]
+        label = f"width {result['width']:,} ({name}): exponent {result['exponent']:.2f}"
+        axes.plot(tokens, [one / each[0] for one in each], marker="o", markersize=4, color=colour, label=label)
+    axes.axhline(1, color="#9aa1ab", linestyle="--", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of the trajectory", fontsize=8)
+    axes.set_title("time a token, over that at the shortest", fontsize=9, loc="left")
+    axes.legend(fontsize=7, frameon=False)
+    return svg(figure)

@@ -81,6 +81,20 @@ def likelihood_table() -> str:
     return "\n".join(rows)
 
 
+def exponents_table() -> str:
+    """How the time for all prefixes grows, by the width of the model."""
+    rows = [
+        "| width | seconds for 256 tokens | 2,048 | 16,384 | for 64 times the tokens | exponent | of the arithmetic |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in load("likelihood_growth").values():
+        seconds = [f"{one['seconds'][length]['median']:.2f}" for length in ("256", "2048", "16384")]
+        grown = f"{one['times_as_long']:.0f} times"
+        exponents = [f"{one[name]:.2f}" for name in ("exponent", "exponent_of_arithmetic")]
+        rows.append(f"| {' | '.join([format(one['width'], ','), *seconds, grown, *exponents])} |")
+    return "\n".join(rows)
+
+
 _STEPS = {
     "padding": "TRL's default: micro-batches of 8",
     "padding, one micro-batch": "the same",
@@ -104,4 +118,5 @@ def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n\n".join([summary_table(), sft_table(), growth_table(), likelihood_table()]) + "\n")
+    shown = [summary_table(), sft_table(), growth_table(), likelihood_table(), exponents_table()]
+    sys.stdout.write("\n\n".join(shown) + "\n")

@@ -16,6 +16,7 @@ from benchmarks import (
     data_growth,
     harness,
     likelihood_along,
+    likelihood_growth,
     peak_memory,
     selection_cost,
     sft_throughput,
@@ -96,7 +97,9 @@ def test_the_growth_is_that_measured(page: str) -> None:
 
 @pytest.mark.parametrize("page", ["docs/laboratory.md", "benchmarks/README.md"])
 def test_the_likelihood_is_that_measured(page: str) -> None:
-    assert tables.likelihood_table() in (REPOSITORY / page).read_text()
+    text = (REPOSITORY / page).read_text()
+    assert tables.likelihood_table() in text
+    assert tables.exponents_table() in text
 
 
 def test_both_likelihoods_are_of_the_same_prefixes() -> None:
@@ -106,6 +109,18 @@ def test_both_likelihoods_are_of_the_same_prefixes() -> None:
     some = likelihood_along.measure(model, 12, rounds=1, whole=4, sampled=3)
     assert (whole["prefixes_of_the_loop"], some["prefixes_of_the_loop"]) == (13, 3)
     assert 0 < whole["greatest_difference"] < 1e-4
+
+
+def test_growth_is_that_of_the_lengths() -> None:
+    measured = likelihood_growth.measure("tiny", rounds=1, longest=512)
+    assert measured["tokens_times"] == 2
+    assert measured["seconds"].keys() == {"256", "512"}
+    lengths = [256, 512, 1024]
+    for power in (1.0, 1.5, 2.0):
+        assert likelihood_growth.exponent(lengths, [length**power for length in lengths]) == pytest.approx(power)
+    # The fewer of its operations are attention's, the closer to linear.
+    tiny, wide = ([likelihood_growth.arithmetic(name, length) for length in lengths] for name in ("tiny", "1.5b"))
+    assert 1 < likelihood_growth.exponent(lengths, wide) < likelihood_growth.exponent(lengths, tiny) < 2
 
 
 def test_every_way_to_cut_examples_runs() -> None:
