@@ -1,7 +1,7 @@
 """What a trial of a sweep is worth, from its evaluations in training: at its end, on the way, and for what it cost."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ class Trial:
 
     `curves` has for each metric one value for each of `steps`, optimizer steps. `step_seconds` is the median over
     steps where the trainer says them (GRPO), else the mean, without the evaluations; `step_rollouts` is how many
-    rollouts a step generates, 0 in SFT.
+    rollouts a step generates and `step_rows` how many of them it selects, 0 in SFT.
     """
 
     parameters: Settings
@@ -32,6 +32,7 @@ class Trial:
     curves: dict[str, tuple[float, ...]]
     step_seconds: float
     step_rollouts: int
+    step_rows: int
 
     @property
     def seed(self) -> int:
@@ -69,23 +70,22 @@ def read_trial(directory: Path, parameters: Settings) -> Trial:
     if not seconds:
         evaluating = sum(log[f"{_EVALUATED}runtime"] for log in evaluations)
         seconds = [(log["train_runtime"] - evaluating) / log["step"] for log in logs if "train_runtime" in log]
+    rows = round(next((log["rows/selected"] for log in logs if "rows/selected" in log), 0))
     return Trial(
         parameters=parameters,
         steps=tuple(log["step"] for log in evaluations),
         curves={name.removeprefix(_EVALUATED): tuple(log[name] for log in evaluations) for name in names},
         step_seconds=median(seconds),
-        step_rollouts=_step_rollouts(read_record(directory)["settings"], logs),
+        step_rollouts=_step_rollouts(read_record(directory)["settings"], rows),
+        step_rows=rows,
     )
 
 
-def _step_rollouts(settings: Mapping[str, Any], logs: list[dict[str, Any]]) -> int:
+def _step_rollouts(settings: Mapping[str, Any], rows: int) -> int:
     """Of the rows that GRPO selects in a step, m are of one group of G."""
-    selected = next((log["rows/selected"] for log in logs if "rows/selected" in log), 0)
-    if not selected:
-        return 0
     g = int(settings.get("num_generations", 8))
     m = settings.get("num_generations_update")
-    return round(selected * g / int(g if m is None else m))
+    return round(rows * g / int(g if m is None else m))
 
 
 def last(trial: Trial, metric: str) -> float:
@@ -115,3 +115,18 @@ def steps_to(trial: Trial, metric: str, level: float) -> int | None:
     """The step of the first evaluation at which the metric is at least `level`, or None."""
     curve = trial.curve(metric)
     return next((step for step, value in zip(trial.steps, curve, strict=True) if value >= level), None)
+
+
+def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float | None:
+    """After how many steps the mean curve of `trials` first has `level`, between two evaluations on a line.
+
+    None if it has it at the first evaluation, or never.
+    """
+    curve = np.mean([trial.curve(metric) for trial in trials], axis=0)
+    reached = np.flatnonzero(curve >= level)
+    if not reached.size or not reached[0]:
+        return None
+    after = reached[0]
+    before, steps = after - 1, trials[0].steps
+    part = (level - curve[before]) / (curve[after] - curve[before])
+    return float(steps[before] + part * (steps[after] - steps[before]))

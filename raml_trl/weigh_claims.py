@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raml_trl.break_even import BreakEven, break_even, break_even_table
 from raml_trl.claims import Claim, Weighed, as_data, read_claims, verdict, weigh
 from raml_trl.command_line import run
 from raml_trl.errors import InputError
@@ -57,6 +58,7 @@ def main(config: WeighClaimsConfig, record: Run) -> None:
     settings = {
         name: measure_settings(trials, metric=config.metric, levels=config.levels) for name, trials in sweeps.items()
     }
+    turns = [break_even(one.comparison, sweeps) for one in _in_time(weighed)]
     content = {
         "claims": [
             {
@@ -67,9 +69,10 @@ def main(config: WeighClaimsConfig, record: Run) -> None:
             }
             for claim in claims
         ],
+        "break_even": [asdict(one) for one in turns],
         "settings": settings,
     }
-    page = claims_page(claims, weighed, settings, config.metric)
+    page = claims_page(claims, weighed, turns, settings, config.metric)
     texts = {"claims.md": page, "claims.svg": comparisons_figure(weighed)}
     texts |= {f"{name}.svg": curves_figure(trials, config.metric) for name, trials in sweeps.items()}
     for name, text in texts.items():
@@ -111,14 +114,27 @@ def _trial(content: Mapping[str, Any]) -> Trial:
 
 
 def verdicts_table(claims: Sequence[Claim], weighed: Mapping[str, Sequence[Weighed]]) -> str:
-    """A line for each claim."""
-    rows = [[claim.name, claim.claim, verdict(weighed[claim.name])] for claim in claims]
-    return markdown_table([["", "claim", "verdict"], *rows])
+    """A line for each claim, with the difference and its interval of each comparison."""
+    rows = [
+        [claim.name, claim.claim, verdict(weighed[claim.name]), "; ".join(map(_told, weighed[claim.name]))]
+        for claim in claims
+    ]
+    return markdown_table([["", "claim", "verdict", "differences"], *rows])
+
+
+def _in_time(weighed: Mapping[str, Sequence[Weighed]]) -> list[Weighed]:
+    return [one for comparisons in weighed.values() for one in comparisons if one.comparison.measure == "equal_seconds"]
+
+
+def _told(weighed: Weighed) -> str:
+    difference = weighed.difference
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def claims_page(
     claims: Sequence[Claim],
     weighed: Mapping[str, Sequence[Weighed]],
+    turns: Sequence[BreakEven],
     settings: Mapping[str, list[dict[str, Any]]],
     metric: str,
 ) -> str:
@@ -132,20 +148,22 @@ def claims_page(
     for claim in claims:
         rows = [["measure", "said to be higher", "than", "means", "difference", "p", "seeds", "verdict"]]
         for one in weighed[claim.name]:
-            comparison, difference = one.comparison, one.difference
+            comparison = one.comparison
             rows.append(
                 [
                     f"{comparison.metric}, {comparison.measure.replace('_', ' ')}",
                     str(comparison.higher),
                     str(comparison.lower),
                     f"{one.higher:.3f}, {one.lower:.3f}",
-                    f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]",
-                    f"{difference.p_value:.3f}",
+                    _told(one),
+                    f"{one.difference.p_value:.3f}",
                     str(len(one.seeds)),
                     one.verdict,
                 ]
             )
         parts += [f"## {claim.name}: {claim.claim}", markdown_table(rows)]
+    if turns:
+        parts += ["## Where time turns", break_even_table(turns)]
     for name, rows_of in settings.items():
         parts += [f"## Sweep {name}", settings_table(rows_of, metric)]
     return "\n\n".join(parts) + "\n"

@@ -69,7 +69,7 @@ LAYERS: list[set[str]] = [
     {"sweeps"},
     {"measures", "sweep_results"},
     {"claims", "measured_settings", "trials"},
-    {"weighed_figures"},
+    {"break_even", "weighed_figures"},
     {"report_runs", "report_tables"},
     {"report_curves", "report_page", "report_time", "report_time_tables"},
     {"report_stages", "report_sweeps"},

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from raml_trl.break_even import break_even, break_even_table
 from raml_trl.claims import Arm, Comparison, arm_trials, read_claims, verdict, weigh
 from raml_trl.errors import InputError
 from raml_trl.measured_settings import by_setting, measure_settings
@@ -23,10 +24,17 @@ T_2_95, T_4_95 = 4.302653, 2.776445  # of Student's law: 97.5 % lie below, at 2 
 
 
 def trial(
-    seed: int, curve: tuple[float, ...], *, price: float = 1.0, rollouts: int = 64, steps: int = 10, **parameters: Any
+    seed: int,
+    curve: tuple[float, ...],
+    *,
+    price: float = 1.0,
+    rollouts: int = 64,
+    rows: int = 64,
+    steps: int = 10,
+    **parameters: Any,
 ) -> Trial:
     places = tuple(range(steps, steps * (len(curve) + 1), steps))
-    return Trial({**parameters, "seed": seed}, places, {"pass@1": curve}, price, rollouts)
+    return Trial({**parameters, "seed": seed}, places, {"pass@1": curve}, price, rollouts, rows)
 
 
 CURVE = trial(0, (0.1, 0.5, 0.3, 0.9, 0.6))
@@ -105,6 +113,45 @@ def test_an_equal_budget_ends_with_the_shorter_arm() -> None:
         weigh(compare("equal_rollouts"), none)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_the_arms_are_level_where_it_is_said(share: float) -> None:
+    """All rows learn a point a step, a quarter as much as makes their times equal at this share of generation."""
+    cost = share + (1 - share) / 4
+    steps = range(10, 110, 10)
+    every = [trial(seed, tuple(s / 100 for s in steps), m=8) for seed in range(3)]
+    fewer = [trial(seed, tuple(cost * s / 100 for s in steps), m=1, rows=16, price=0.4) for seed in range(3)]
+    for comparison in (compare("equal_seconds"), Comparison("equal_seconds", "pass@1", *reversed(arms_of()))):
+        found = break_even(comparison, {"s": every + fewer})
+        assert (found.fewer, found.more) == (Arm("s", {"m": 1}), Arm("s", {"m": 8}))
+        assert (found.level, found.allowed, found.measured) == pytest.approx((cost, cost, 0.4))
+        assert (found.share, found.low, found.high) == pytest.approx((share,) * 3)
+        assert f"| {share:.0%} of a step ({share:.0%} to {share:.0%}) " in break_even_table([found])
+
+
+def arms_of() -> tuple[Arm, Arm]:
+    return compare("last").higher, compare("last").lower
+
+
+def test_more_rollouts_for_the_same_rows_pay_where_generation_is_cheap() -> None:
+    """4 of 32 learns twice as fast as 4 of 4, for 8 times the rollouts: 1 + 7 f = 2."""
+    steps = range(10, 110, 10)
+    every = [trial(seed, tuple(s / 200 for s in steps), m=8, rollouts=64) for seed in range(3)]
+    fewer = [trial(seed, tuple(s / 100 for s in steps), m=1, rollouts=512) for seed in range(3)]
+    found = break_even(compare("equal_seconds"), {"s": every + fewer})
+    assert (found.level, found.allowed, found.share) == pytest.approx((0.5, 2, 1 / 7))
+    early = [trial(seed, (0.9,) * 10, m=1, rollouts=512) for seed in range(3)]
+    unknown = break_even(compare("equal_seconds"), {"s": every + early})
+    assert (unknown.allowed, unknown.share, unknown.low) == (None, None, None)
+    assert "before the first evaluation" in break_even_table([unknown])
+    for rates, told in (((1, 1), "nowhere"), ((1, 9), "everywhere")):
+        arms = [
+            trial(seed, tuple(rate * s / 1000 for s in steps), m=m, rollouts=rollouts)
+            for seed in range(3)
+            for rate, m, rollouts in zip(rates, (8, 1), (64, 512), strict=True)
+        ]
+        assert f"| {told} (" in break_even_table([break_even(compare("equal_seconds"), {"s": arms})])
+
+
 def test_what_is_tuned_is_chosen_by_the_other_seeds() -> None:
     values = {"a": (0.9, 0.1, 0.1), "b": (0.2, 0.4, 0.4)}
     trials = [trial(seed, (value,), m=8, lr=lr) for lr, row in values.items() for seed, value in enumerate(row)]
@@ -172,11 +219,11 @@ def grpo_logs(value: float) -> list[dict[str, Any]]:
 def test_a_trial_is_read(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", {"t": ({"m": 4, "seed": 0}, grpo_logs(0.5))})
     found = read_trial(tmp_path / "s/trials/t", {"m": 4, "seed": 0})
-    assert found == Trial({"m": 4, "seed": 0}, (3,), {"pass@1": (0.5,)}, 0.5, 128)  # 32 rows of 4 of 16
+    assert found == Trial({"m": 4, "seed": 0}, (3,), {"pass@1": (0.5,)}, 0.5, 128, 32)  # 32 rows of 4 of 16
     sft = [{"step": 4, "eval_runtime": 2.0, "eval_pass@1": 0.1}, {"step": 4, "train_runtime": 10.0}]
     (tmp_path / "s/trials/t/trainer_state.json").write_text(json.dumps({"log_history": sft}))
     found = read_trial(tmp_path / "s/trials/t", {"seed": 0})
-    assert (found.step_seconds, found.step_rollouts) == (2.0, 0)
+    assert (found.step_seconds, found.step_rollouts, found.step_rows) == (2.0, 0, 0)
     (tmp_path / "s/trials/t/trainer_state.json").write_text(json.dumps({"log_history": sft[1:]}))
     with pytest.raises(InputError, match="never evaluated in training: set eval_strategy"):
         read_trial(tmp_path / "s/trials/t", {"seed": 0})
