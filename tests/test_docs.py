@@ -39,6 +39,7 @@ COMMAND_READERS = {
     "trajectory_pruning": READERS["trajectory"],
     "report": READERS["report"],
     "plan": READERS["plan"],
+    "weigh_claims": READERS["weigh"],
     "wandb_report": [WandbReportConfig],
 }
 PLACEHOLDER = re.compile(r"[A-Z_]+(\.yaml)?|accelerate_configs/X\.yaml")
