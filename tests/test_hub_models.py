@@ -234,6 +234,8 @@ def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, s
     evaluation = [word for name, value in settings.items() if "eval" in name for word in (f"--{name}", str(value))]
     evaluation = [word.strip("[]") for word in evaluation]
     command = [*hub.sft(directory), *evaluation, "--push_to_hub", "true", "--hub_model_id", "late"]
+    card = directory / "README.md"
+    card.write_text(card.read_text().replace(f'"{USER}/sft"', '"USER/NAME"'))  # as where no push was asked for
     before = fingerprints(directory)
 
     hub.server.fail("upload", HALF)
@@ -241,7 +243,9 @@ def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, s
     told = message(hub.command(*command))
     assert f"the Hub model {USER}/late: the Hub answers 403 (Forbidden)" in told
     assert "the files here are untouched, the same command tries again" in told
-    assert fingerprints(directory) == before
+    assert {path for path, one in fingerprints(directory).items() if one != before[path]} == {card}
+    assert f'model="{USER}/late"' in card.read_text()
+    before = fingerprints(directory)
     sent = hub.server.requests.count("upload")
     assert sent == 3, "two files, and one of them twice"
 
