@@ -149,7 +149,7 @@ def insist(call: Callable[[], T], name: str) -> T:
             failure = f"the Hub {name}: {reason(cause)}"
             pause = next(pauses, None) if _passes(cause) else None
             if pause is None:
-                raise InputError(f"{failure}; the files here are untouched, the same command tries again") from error
+                raise InputError(f"{failure}; nothing here is lost, the same command tries again") from error
         pause = min(max(pause, _asked_for(cause)), LONGEST_PAUSE_SECONDS)
         logger.warning("%s; again in %d seconds", failure, pause)
         time.sleep(pause)

@@ -69,7 +69,8 @@ def push_run(
         The URLs of where it is.
 
     Raises:
-        InputError: if it cannot be pushed; the run stays as it was, and the same command tries again.
+        InputError: if it cannot be pushed; of the run at most the card has changed, which names the repository by then,
+            and the same command tries again.
     """
     _refuse_tokens(config)
     urls = []

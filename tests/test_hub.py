@@ -194,7 +194,7 @@ def test_what_does_not_pass_is_told(hub: HubServer, run_dir: Path) -> None:
     hub.fail("commit", 503, times=4)
     told = message(push(hub, run_dir))
     assert told == (
-        f"the Hub data set {REPO}: the Hub answers 503 (Service Unavailable); the files here are untouched, "
+        f"the Hub data set {REPO}: the Hub answers 503 (Service Unavailable); nothing here is lost, "
         "the same command tries again"
     )
     assert not hub.faults, "three times again"

@@ -242,7 +242,7 @@ def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, s
     hub.server.fail("commit", 403)
     told = message(hub.command(*command))
     assert f"the Hub model {USER}/late: the Hub answers 403 (Forbidden)" in told
-    assert "the files here are untouched, the same command tries again" in told
+    assert "nothing here is lost, the same command tries again" in told
     assert {path for path, one in fingerprints(directory).items() if one != before[path]} == {card}
     assert f'model="{USER}/late"' in card.read_text()
     before = fingerprints(directory)
