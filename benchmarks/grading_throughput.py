@@ -4,8 +4,9 @@ r"""Grades per second on real pairs: math-verify as TRL calls it, `grade`, and t
 
 Every round has pairs of its own, which all of them grade, in an order that changes; what counts is the ratio within a
 round. `algebra` are pairs of different references that take some, which real pairs seldom do. A call has as many pairs
-as a round: 1,500 are 375 questions of 4 samples. `cores` holds one core against two (`grading_cores`), on the same
-pairs; it is null where a process cannot be kept to a core.
+as a round: 1,500 are 375 questions of 4 samples. `cores` holds one core against two (`grading_cores`); every round of
+it has all real pairs, in an order of its own, since 1,500 are graded within half a second, which is too short for a
+ratio. It is null where a process cannot be kept to a core.
 """
 
 import random
@@ -61,21 +62,23 @@ def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
     return list(pairs)
 
 
-def over_one_core(rounds: Sequence[Pairs], cores: Sequence[int]) -> dict[str, dict[str, float]]:
-    """How many times as fast as one core a pool of two, and two processes, are on two `cores`: each round its ratio.
+def over_one_core(kinds: dict[str, Sequence[Pairs]], cores: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """How many times as fast as one core a pool of two, and two processes, are on two `cores`: for each kind of pairs.
 
-    The first round starts the children, and is not counted.
+    The first round starts the children, and is not counted. The kinds take turns, so that what the children have kept
+    of a round is gone when its pairs come again.
     """
-    ratios: dict[str, list[float]] = {"two_over_one": [], "two_processes_over_one": []}
+    ratios = {kind: {"two_over_one": list[float](), "two_processes_over_one": list[float]()} for kind in kinds}
     with Arrangements(cores) as arrangements:
-        for number, pairs in enumerate(rounds):
+        for number, parts in enumerate(zip(*kinds.values(), strict=True)):
             names = ["one", "two", "two_processes"]
             names = names[number % 3 :] + names[: number % 3]  # each of them goes first in turn
-            taken = {name: arrangements.seconds(name, pairs) for name in names}
-            if number:
-                ratios["two_over_one"].append(taken["one"] / taken["two"])
-                ratios["two_processes_over_one"].append(taken["one"] / taken["two_processes"])
-    return {name: harness.spread(values) for name, values in ratios.items()}
+            for kind, pairs in zip(kinds, parts, strict=True):
+                taken = {name: arrangements.seconds(name, pairs) for name in names}
+                if number:
+                    ratios[kind]["two_over_one"].append(taken["one"] / taken["two"])
+                    ratios[kind]["two_processes_over_one"].append(taken["one"] / taken["two_processes"])
+    return {kind: {name: harness.spread(values) for name, values in of.items()} for kind, of in ratios.items()}
 
 
 def main() -> None:
@@ -106,6 +109,8 @@ def main() -> None:
             for name in order:
                 taken.setdefault(name, []).append(len(chunk) / seconds(runs[name], chunk))
                 taken.setdefault(f"{name}_algebra", []).append(len(some) / seconds(runs[name], some))
+    orders = [drawn.sample(pairs, len(pairs)) for _ in range(given.rounds)]
+    chunks = [hard[i : i + given.algebra_pairs] for i in range(0, len(hard), given.algebra_pairs)]
     cores = two_cores()
     if not cores:
         print("one core against two is left out: it takes two cores, and a system that keeps a process to one")
@@ -123,12 +128,7 @@ def main() -> None:
             )
             for name in ("", "_algebra")
         },
-        "cores": {
-            name: over_one_core([warm, *(some[i : i + length] for i in range(0, length * given.rounds, length))], cores)
-            for name, some, length in (("all", pairs, size), ("algebra", hard, given.algebra_pairs))
-        }
-        if cores
-        else None,
+        "cores": over_one_core({"all": [warm, *orders], "algebra": [warm, *chunks]}, cores) if cores else None,
     }
     settings = {"rounds": given.rounds, "pairs_per_round": size, "algebra_pairs_per_round": given.algebra_pairs}
     harness.write(given.output_dir, "grading_throughput", settings, results)

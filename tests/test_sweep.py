@@ -741,7 +741,7 @@ def test_a_tiny_sweep_really_runs(tmp_path: Path) -> None:
     text = (REPOSITORY / "recipes/tiny/sweeps/grpo_matched_batch.yaml").read_text()
     for old, new in (
         ("max_steps 100", "max_steps 2"),
-        ("eval_steps 10", "eval_steps 2"),
+        ("eval_steps 20", "eval_steps 2"),
         ("eval_num_questions 100", "eval_num_questions 4"),
         ("[0, 1, 2, 3, 4]", "[0]"),
     ):
