@@ -32,7 +32,8 @@ class StrictParser(TrlParser):
         """The dataclasses, in order.
 
         Raises:
-            InputError: for an unreadable file, an unknown key, a value of the wrong type or one that cannot work.
+            InputError: for an unreadable file, an unknown key or option, a value of the wrong type or one that cannot
+                work.
         """
         arguments = list(arguments)
         if "--config" in arguments:
@@ -40,6 +41,7 @@ class StrictParser(TrlParser):
             if position == len(arguments):
                 raise InputError("--config needs the path of a YAML file")
             self._check_yaml(Path(arguments[position]))
+        self._check_options(arguments)
         try:
             return self.parse_args_and_config(arguments)
         except ValueError as error:  # what TRL's and our dataclasses refuse
@@ -68,14 +70,24 @@ class StrictParser(TrlParser):
             if name == "env":
                 continue
             if name not in hints:
-                near = difflib.get_close_matches(str(name), hints, n=1)
-                meant = f"; did you mean {near[0]}?" if near else ""
-                raise InputError(f"{path}: unknown key {name!r}{meant}")
+                raise InputError(f"{path}: unknown key {name!r}{_meant(str(name), hints)}")
             if not isinstance(value, str):  # the parser converts strings itself, or refuses them
                 try:
                     check_type(name, value, hints[name])
                 except InputError as error:
                     raise InputError(f"{path}: {error}") from error
+
+    def _check_options(self, arguments: Iterable[str]) -> None:
+        known = [*self._option_string_actions, "--config"]
+        for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+            if option not in known:
+                raise InputError(f"unknown option {option}{_meant(option, known)}")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a `name` that is not known."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

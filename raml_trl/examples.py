@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from raml_trl.arrow_cache import cached_rows
@@ -92,8 +93,7 @@ def build_examples(
     )
     question, taken = np.cumsum(first) - 1, length > 0
     if not taken.any():
-        reason = "no correct trajectory could be taken" if correct.any() else "no trajectory is correct"
-        raise InputError(f"{table.name}: {reason}, so there is nothing to train on")
+        raise InputError(f"{table.name}: {_why_empty(correct, overlong, choice)}, so there is nothing to train on")
     counts = np.zeros(len(rows), dtype=np.int64)
     counts[taken] = count_examples(
         question[taken], correct[taken], weight=choice.question_weight, repeat=choice.repeat_to_fill
@@ -108,6 +108,14 @@ def build_examples(
         examples=int(counts.sum()),
         tokens=int(counts @ length.astype(np.int64)),
     )
+
+
+def _why_empty(correct: NDArray[np.int32], overlong: NDArray[np.int32], choice: Choice) -> str:
+    if not correct.any():
+        return "no trajectory is correct"
+    if overlong.any():
+        return f"no correct trajectory fits max_length {choice.max_length} with its prompt"
+    return f"no question has enough correct trajectories for length_bin {choice.length_bin}"
 
 
 def describe(counts: ExampleCounts, choice: Choice) -> str:

@@ -22,12 +22,15 @@ from raml_trl.publishing import check_push, push_run
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
 from raml_trl.trainer import SubsetGRPOTrainer
+from raml_trl.vllm_engine import check_vllm
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
     check_dashboards(config)
     check_push(config, revisions=data.hub_revisions)
+    if config.use_vllm:
+        check_vllm()
     check_model(model.model_name_or_path)
     table = open_data(data)
     rows = grpo_rows(table, data.prompt_style)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Self
 
@@ -19,6 +20,16 @@ from raml_trl.sampling import Completion, Messages, SamplingSettings, keyed_seed
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
+
+
+def check_vllm() -> None:
+    """Find out before the work whether there is a vLLM to ask.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    if find_spec("vllm") is None:
+        raise InputError("vLLM is not installed: pip install raml_trl[vllm], or do without it")
 
 
 @dataclass(frozen=True)
@@ -142,12 +153,9 @@ def _apart(tensor_parallel_size: int) -> Iterator[None]:
 
 
 def _import_vllm() -> Any:
-    try:
-        import vllm
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise InputError("vLLM is not installed: pip install raml_trl[vllm], or choose another engine") from error
+    check_vllm()
+    import vllm
+
     return vllm
 
 

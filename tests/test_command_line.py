@@ -145,6 +145,9 @@ def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, mes
     [
         (["--config", "missing.yaml"], "config file missing.yaml cannot be read: No such file or directory"),
         (["--config"], "--config needs the path of a YAML file"),
+        (["--num_questoins", "5"], "unknown option --num_questoins; did you mean --num_questions?"),
+        (["--num_questoins=5"], "unknown option --num_questoins; did you mean --num_questions?"),
+        (["--zzz"], "unknown option --zzz\n"),
         (["--output_dir", "out"], "the following arguments are required: --dataset_name"),
         (["--dataset_name", "questions.jsonl", "--output_dir", "out"], "there is no such file"),
         (["--dataset_name", "arithmetic", "--dataset_split", "sft", "--output_dir", "out"], "num_questions is missing"),

@@ -184,6 +184,20 @@ def test_models_that_cannot_be_loaded(start: Start, model_dir: str, tmp_path: Pa
             assert not (tmp_path / "out").exists()
 
 
+def test_without_vllm_nothing_is_begun(
+    start: Start, model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=4)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    given = {"model_name_or_path": model_dir, "dataset_name": tmp_path / "data", "output_dir": tmp_path / "out"}
+    code, _, error = start("train_grpo", "grpo", use_vllm=True, **given)
+    assert (code, error) == (
+        2,
+        "raml-trl train_grpo: vLLM is not installed: pip install raml_trl[vllm], or do without it\n",
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_is_a_model_too(start: Start, model_dir: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     start("prepare_data", "data_grpo", output_dir=data, num_questions=4)

@@ -195,10 +195,12 @@ def test_questions_of_which_nothing_fits_are_counted(data: str, tokenizer: PreTr
     whole, _ = build(data, tokenizer)
     _, counts = build(data, tokenizer, max_length=min(whole["length"]), trajectory_order="longest", num_trajectories=1)
     assert counts.left_out == 0  # the shortest fits everywhere
-    with pytest.raises(InputError, match="no correct trajectory could be taken"):
+    with pytest.raises(InputError, match="no correct trajectory fits max_length 3 with its prompt, so there"):
         build(data, tokenizer, max_length=3)
-    with pytest.raises(InputError, match="no correct trajectory could be taken"):
+    with pytest.raises(InputError, match="no correct trajectory fits max_length 3 with its prompt, so there"):
         build(data, tokenizer, max_length=3, overlong="cut")  # nothing is left but the prompt
+    with pytest.raises(InputError, match="no question has enough correct trajectories for length_bin 8/8, so there"):
+        build(data, tokenizer, length_bin="8/8")
 
 
 def test_nothing_correct(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

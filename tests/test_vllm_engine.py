@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +69,8 @@ class ScriptedLLM:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=ScriptedLLM, SamplingParams=SimpleNamespace))
+    module = SimpleNamespace(LLM=ScriptedLLM, SamplingParams=SimpleNamespace, __spec__=ModuleSpec("vllm", None))
+    monkeypatch.setitem(sys.modules, "vllm", module)
 
 
 @pytest.mark.parametrize(
