@@ -12,8 +12,10 @@ The map, from the bottom, by what it is about:
 - what is inside: `likelihood` with `prefix_cache`, `trajectory_tokens`, `statements`, `analysis_tasks`; `curves`,
   `token_effects`, `curve_figures`; `directions`, `answer_losses`, `landscape`, `landscape_figures`; `pruning_methods`,
   `pruning`, `thinking`, `sentences`, `boxes`, `forced_answers`, `pruned_rows`, `frontier`; `pages`
-- runs: `arguments`, `data_arguments`, `sampling_arguments`, `analysis_arguments`, `configs`, `validation`, `runs`,
-  `checkpoints`, `lifecycle`, `command_line`, `trackers`, `dashboards`, `wandb_panels`
+- what a command is told: `table_arguments`, `data_arguments`, `model_arguments`, `training_arguments`,
+  `sampling_arguments`, `analysis_arguments`, `result_arguments`, `plan_arguments`, `configs`; `validation`,
+  `command_line`
+- runs: `runs`, `checkpoints`, `lifecycle`, `trackers`, `dashboards`, `wandb_panels`
 - the Hub: `hub`, `hub_trainer`, `publishing`, `provenance`, `cards`, `model_cards`, `completion_cards`
 - sweeps: `sweeps`, `sweep_results`, `trials`; and what they say of `claims`: `measures`, `measured_settings`,
   `break_even`, `weighed_figures`

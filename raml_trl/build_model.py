@@ -14,9 +14,9 @@ from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from raml_trl import arithmetic
-from raml_trl.arguments import BuildModelConfig
 from raml_trl.command_line import run
 from raml_trl.data import load_texts
+from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.models import keep_rope_theta
 from raml_trl.runs import Run
 

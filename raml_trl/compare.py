@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from raml_trl.arguments import CompareConfig
 from raml_trl.command_line import run
 from raml_trl.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.result_arguments import CompareConfig
 from raml_trl.runs import Run, complete_record
 from raml_trl.samples import read_samples
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from raml_trl.arguments import TableArguments
 from raml_trl.arrow_cache import cached_rows
 from raml_trl.columns import Columns, Reading, ask_for_choice, final_answer, find_columns, find_value
 from raml_trl.errors import InputError
@@ -20,6 +19,7 @@ from raml_trl.grading import readable
 from raml_trl.json_rows import Fault
 from raml_trl.key_set import KeySet
 from raml_trl.prompts import prompt_messages
+from raml_trl.table_arguments import TableArguments
 from raml_trl.tables import Table, open_table
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from raml_trl.arguments import TableArguments
 from raml_trl.arithmetic import SPLITS
 from raml_trl.errors import InputError
 from raml_trl.prompts import find_style
+from raml_trl.table_arguments import TableArguments
 from raml_trl.validation import check_at_least, check_types
 
 

@@ -24,7 +24,6 @@ from transformers import IntervalStrategy, PreTrainedTokenizerBase, Trainer, Tra
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
-from raml_trl.arguments import EvaluationArguments
 from raml_trl.data import Question, stream_questions
 from raml_trl.errors import InputError
 from raml_trl.examples import IGNORED
@@ -34,6 +33,7 @@ from raml_trl.prompts import prompt_messages
 from raml_trl.sampling import SamplingSettings
 from raml_trl.sharded_sampling import draw_samples, shard_seed
 from raml_trl.tables import open_table
+from raml_trl.training_arguments import EvaluationArguments
 from raml_trl.transformers_engine import TransformersEngine
 
 MAX_COMPLETION_LENGTH = 1024

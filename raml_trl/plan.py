@@ -19,7 +19,6 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_peft_config
 
-from raml_trl.arguments import GRPOArguments, PlanConfig
 from raml_trl.command_line import StrictParser, read_yaml, run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.errors import InputError
@@ -27,6 +26,7 @@ from raml_trl.figures import markdown_table, plan_figure
 from raml_trl.files import read_rows, whole_file, write_json
 from raml_trl.lifecycle import model_init_kwargs
 from raml_trl.models import check_model
+from raml_trl.plan_arguments import PlanConfig
 from raml_trl.planning import (
     ROLLOUTS_DRAWN,
     Geometry,
@@ -45,6 +45,7 @@ from raml_trl.planning import (
     state_bytes,
 )
 from raml_trl.runs import Run, complete_record
+from raml_trl.training_arguments import GRPOArguments
 from raml_trl.validation import check_type
 
 GIB = 2**30

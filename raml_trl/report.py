@@ -9,7 +9,6 @@ completions, and `report.json`, the numbers of both.
 import sys
 from dataclasses import asdict
 
-from raml_trl.arguments import ReportConfig
 from raml_trl.command_line import run
 from raml_trl.files import whole_file, write_json
 from raml_trl.report_combinations import combinations_table
@@ -29,6 +28,7 @@ from raml_trl.report_sections import (
 from raml_trl.report_stages import add_differences, common_metrics, read_stage, stage_table
 from raml_trl.report_sweeps import read_swept
 from raml_trl.report_tables import markdown
+from raml_trl.result_arguments import ReportConfig
 from raml_trl.runs import Run
 
 

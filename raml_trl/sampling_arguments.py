@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raml_trl.arguments import DatasetArguments
 from raml_trl.errors import InputError
 from raml_trl.runs import process_share
+from raml_trl.table_arguments import DatasetArguments
 from raml_trl.trackers import PROJECT, Tracker
 from raml_trl.validation import check_at_least, check_types
 

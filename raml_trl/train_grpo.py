@@ -10,7 +10,6 @@ carries on from its last checkpoint; complete, it is pushed if `push_to_hub` say
 
 from trl import ModelConfig
 
-from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.dashboards import check_dashboards
@@ -22,6 +21,7 @@ from raml_trl.publishing import check_push, push_run
 from raml_trl.rewards import make_reward
 from raml_trl.runs import Run
 from raml_trl.trainer import SubsetGRPOTrainer
+from raml_trl.training_arguments import GRPOArguments
 from raml_trl.vllm_engine import check_vllm
 
 

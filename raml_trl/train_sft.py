@@ -15,7 +15,6 @@ from pathlib import Path
 
 from trl import ModelConfig, SFTConfig
 
-from raml_trl.arguments import SFTArguments
 from raml_trl.command_line import run
 from raml_trl.dashboards import check_dashboards
 from raml_trl.data import open_data
@@ -26,6 +25,7 @@ from raml_trl.models import check_model, load_tokenizer
 from raml_trl.publishing import check_push, push_run
 from raml_trl.runs import Run
 from raml_trl.sft_trainer import TrajectorySFTTrainer, check_sft, take_prepared
+from raml_trl.training_arguments import SFTArguments
 
 logger = logging.getLogger(__name__)
 

@@ -41,11 +41,13 @@ LAYERS: list[set[str]] = [
     {"equality", "pruning_methods", "statements"},
     {"grading", "metrics", "runs", "planning", "samples", "shards"},
     {"boxes", "cards", "columns", "grading_pool", "grading_worker"},
-    {"arguments", "clusters", "completion_cards", "curves", "token_effects"},
+    {"model_arguments", "plan_arguments", "result_arguments", "table_arguments"}
+    | {"clusters", "completion_cards", "curves", "token_effects"},
     {
         "configs",
         "data_arguments",
         "rewards",
+        "training_arguments",
         "advantages",
         "batching",
         "checkpoints",

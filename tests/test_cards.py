@@ -12,9 +12,9 @@ from conftest import REPOSITORY
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from raml_trl.arguments import SFTArguments
 from raml_trl.cards import BIBTEX, COLUMNS, SHARDS, Counts, inert, pass_rate_histogram, trajectories_card
 from raml_trl.shards import SCHEMAS, TRAJECTORIES, shard_path
+from raml_trl.training_arguments import SFTArguments
 
 # 3 questions, 4 trajectories of each, of which 0, 1 and 4 are correct: 5 of 12.
 COUNTS = Counts(correct=[0, 1, 4], total=[4, 4, 4], finished=9, num_tokens=1_230, sources={"aime": 1, "math": 2})

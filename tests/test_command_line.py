@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from raml_trl import prepare_data
-from raml_trl.arguments import DatasetArguments
 from raml_trl.command_line import StrictParser, call, run
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.errors import InputError
 from raml_trl.runs import Run, open_run
 from raml_trl.sampling_arguments import EvaluateConfig
+from raml_trl.table_arguments import DatasetArguments
 
 Command = Callable[..., tuple[int, str]]
 

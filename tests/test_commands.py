@@ -12,17 +12,14 @@ from conftest import REPOSITORY
 from trl import ModelConfig, SFTConfig
 
 from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, train_sft
-from raml_trl.arguments import (
-    BuildModelConfig,
-    GRPOArguments,
-    ReportConfig,
-    SFTArguments,
-)
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.files import read_rows
+from raml_trl.model_arguments import BuildModelConfig
+from raml_trl.result_arguments import ReportConfig
 from raml_trl.sampling_arguments import EvaluateConfig
+from raml_trl.training_arguments import GRPOArguments, SFTArguments
 
 TINY = REPOSITORY / "recipes" / "tiny"
 COMMANDS = {

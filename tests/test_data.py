@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from raml_trl.arguments import TableArguments
 from raml_trl.data import (
     Question,
     Reject,
@@ -23,6 +22,7 @@ from raml_trl.data import (
 )
 from raml_trl.errors import InputError
 from raml_trl.shards import TRAJECTORIES, write_shards
+from raml_trl.table_arguments import TableArguments
 from raml_trl.tables import open_table
 
 ROLLOUTS = [

@@ -19,9 +19,9 @@ from test_recipes import READERS
 from trl import ModelConfig
 
 from raml_trl.__main__ import COMMANDS
-from raml_trl.arguments import CompareConfig
 from raml_trl.command_line import StrictParser
 from raml_trl.errors import InputError
+from raml_trl.result_arguments import CompareConfig
 from raml_trl.wandb_report import WandbReportConfig
 
 PAGES = [REPOSITORY / name for name in ("README.md", "recipes/README.md", "benchmarks/README.md", "CONTRIBUTING.md")]

@@ -14,17 +14,18 @@ from huggingface_hub import ModelCard
 from openai_server import Answer, OpenAIServer, Request
 
 from raml_trl import compare, report
-from raml_trl.arguments import CompareConfig, ReportConfig, TableArguments
 from raml_trl.data import Question, Task, open_data, stream_questions, task_row
 from raml_trl.errors import InputError
 from raml_trl.evaluate import main
 from raml_trl.files import read_rows, write_rows
 from raml_trl.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.model_cards import add_results
+from raml_trl.result_arguments import CompareConfig, ReportConfig
 from raml_trl.runs import open_run
 from raml_trl.samples import read_samples
 from raml_trl.sampling_arguments import EvaluateConfig
 from raml_trl.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
+from raml_trl.table_arguments import TableArguments
 from raml_trl.voting import Votes
 
 NUM_QUESTIONS, NUM_SAMPLES = 7, 4

@@ -16,7 +16,6 @@ from test_commands import COMMANDS, TINY
 from trainers import Recorder, make_trainer, untimed, weights
 
 from raml_trl import in_training
-from raml_trl.arguments import GRPOArguments
 from raml_trl.command_line import run
 from raml_trl.data import load_questions
 from raml_trl.errors import InputError
@@ -27,6 +26,7 @@ from raml_trl.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.models import load_model
 from raml_trl.prompts import prompt_messages, with_opening
 from raml_trl.sampling import SamplingSettings
+from raml_trl.training_arguments import GRPOArguments
 from raml_trl.transformers_engine import TransformersEngine
 
 NUM_QUESTIONS, NUM_SAMPLES, PER_CHUNK, SEED = 20, 4, 3, 5

@@ -8,9 +8,9 @@ from conftest import REPOSITORY
 from nbclient import NotebookClient
 from test_pseudo_gradient import tasks
 
-from raml_trl.arguments import BuildModelConfig
 from raml_trl.build_model import arithmetic_tokenizer, build_model
 from raml_trl.data import task_row
+from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.shards import TRAJECTORIES, write_shards
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))

@@ -12,11 +12,12 @@ from conftest import REPOSITORY
 from trl import ModelConfig
 
 from raml_trl import plan, prepare_data, train_grpo
-from raml_trl.arguments import GRPOArguments, PlanConfig
 from raml_trl.command_line import run
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data_arguments import PrepareDataConfig
 from raml_trl.files import write_json
+from raml_trl.plan_arguments import PlanConfig
+from raml_trl.training_arguments import GRPOArguments
 
 COMMANDS = {
     "plan": (plan.main, PlanConfig),

@@ -9,17 +9,14 @@ from conftest import REPOSITORY
 from trl import ModelConfig, SFTConfig
 
 from raml_trl.analysis_arguments import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
-from raml_trl.arguments import (
-    BuildModelConfig,
-    GRPOArguments,
-    PlanConfig,
-    ReportConfig,
-    SFTArguments,
-)
 from raml_trl.command_line import StrictParser
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.data_arguments import PrepareDataConfig
+from raml_trl.model_arguments import BuildModelConfig
+from raml_trl.plan_arguments import PlanConfig
+from raml_trl.result_arguments import ReportConfig
 from raml_trl.sampling_arguments import EvaluateConfig, SampleTrajectoriesConfig
+from raml_trl.training_arguments import GRPOArguments, SFTArguments
 from raml_trl.weigh_claims import WeighClaimsConfig
 
 RECIPES = sorted(

@@ -20,13 +20,13 @@ from conftest import REPOSITORY
 from test_pages import HOSTILE, browse_file, needs_browser
 
 from raml_trl import report
-from raml_trl.arguments import ReportConfig
 from raml_trl.errors import InputError
 from raml_trl.intervals import paired_difference
 from raml_trl.planning import draw_work, logged_lengths, measured_split, predict_seconds
 from raml_trl.report_curves import band
 from raml_trl.report_tables import escaped, fenced
 from raml_trl.report_time import read_geometry
+from raml_trl.result_arguments import ReportConfig
 from raml_trl.runs import identity, open_run
 
 T = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # of 95 %, by degrees of freedom, from a table

@@ -22,7 +22,6 @@ from conftest import REPOSITORY
 from matplotlib.figure import Figure
 from trl import ModelConfig, SFTConfig
 
-from raml_trl.arguments import GRPOArguments, SFTArguments
 from raml_trl.command_line import StrictParser
 from raml_trl.configs import SubsetGRPOConfig
 from raml_trl.errors import InputError
@@ -30,6 +29,7 @@ from raml_trl.intervals import student_interval
 from raml_trl.sweep import SweepConfig
 from raml_trl.sweep_results import Outcome, _draw_means, best, over_seeds, read_metric, sweep_figure, sweep_table
 from raml_trl.sweeps import Settings, Sweep, expand, read_sweep
+from raml_trl.training_arguments import GRPOArguments, SFTArguments
 
 FILES = sorted((REPOSITORY / "recipes").rglob("sweeps/*.yaml"))
 READERS: dict[str | None, list[Any]] = {

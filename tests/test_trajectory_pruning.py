@@ -13,7 +13,6 @@ from trl import ModelConfig, SFTConfig
 
 from raml_trl import pruned_rows, pruning, train_sft
 from raml_trl.analysis_arguments import TrajectoryPruningConfig
-from raml_trl.arguments import SFTArguments
 from raml_trl.arithmetic import generate_questions, generate_trajectories
 from raml_trl.data import Question, Task, Trajectory, stream_tasks, task_row
 from raml_trl.errors import InputError
@@ -23,6 +22,7 @@ from raml_trl.grading import extract_box
 from raml_trl.runs import open_run
 from raml_trl.shards import PRUNED, SCHEMAS, TRAJECTORIES, write_shards
 from raml_trl.tables import open_table
+from raml_trl.training_arguments import SFTArguments
 from raml_trl.trajectory_pruning import main
 
 METHODS = ["no_thinking", "budget:0.5", "curve:3", "drop_sentence:0.1"]

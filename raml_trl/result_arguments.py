@@ -1,0 +1,81 @@
+"""The dataclasses of `compare` and `report`. Unusable values are refused here, before any work."""
+
+from dataclasses import dataclass, field
+
+from raml_trl.errors import InputError
+from raml_trl.validation import check_at_least, check_types
+
+
+@dataclass
+class CompareConfig:
+    """`compare`: evaluations of the same questions side by side."""
+
+    output_dir: str
+    evaluations: list[str] = field(
+        metadata={"help": "name=DIR for each evaluation; the others are compared to the first."}
+    )
+    k: list[int] = field(
+        default_factory=lambda: [1, 8],
+        metadata={"help": "For Pass@k, maj@k if all have votes, and mG-Pass@k where even."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of the intervals and tests."})
+
+    def __post_init__(self) -> None:
+        check_types(self, CompareConfig)
+        names = [value.partition("=")[0] for value in self.evaluations]
+        if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
+            raise InputError(
+                f"evaluations must be two or more of the form name=DIR, all named differently, got {names}"
+            )
+        if not self.k or min(self.k) < 1:
+            raise InputError(f"k must be one or more numbers of 1 or more, got {self.k}")
+
+
+@dataclass
+class ReportConfig:
+    """`report`: runs, evaluations and sweeps to one page."""
+
+    output_dir: str
+    evaluations: list[str] = field(
+        default_factory=list, metadata={"help": "stage=DIR for each evaluation, in the order of the table."}
+    )
+    runs: list[str] = field(
+        default_factory=list,
+        metadata={"help": "stage=DIR for each training run to draw; several of one stage are its seeds."},
+    )
+    sweeps: list[str] = field(
+        default_factory=list, metadata={"help": "name=DIR for each directory of `sweep`, complete or not."}
+    )
+    baselines: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "sweep=PARAMETER=VALUE,... for each sweep whose combinations are to be compared with another one "
+            "than that of the largest m, or the first where m was not swept."
+        },
+    )
+    title: str = "RaML on TRL"
+    lead: str = field(default="", metadata={"help": "A sentence or two under the title."})
+    seed: int = field(default=0, metadata={"help": "Of the resampling behind intervals and p-values of differences."})
+
+    def __post_init__(self) -> None:
+        check_types(self, ReportConfig)
+        check_at_least(self, seed=0)
+        for value in (*self.evaluations, *self.runs, *self.sweeps):
+            name, _, directory = value.partition("=")
+            if not name or not directory:
+                raise InputError(f"{value!r} must have the form stage=DIR")
+        if not (self.evaluations or self.runs or self.sweeps):
+            raise InputError("there is nothing to report: name evaluations, runs or sweeps")
+        for kind, values in (("evaluations", self.evaluations), ("sweeps", self.sweeps), ("baselines", self.baselines)):
+            names = [value.partition("=")[0] for value in values]
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise InputError(f"{kind} names {twice[0]!r} twice: a name stands for one")
+        swept = [value.partition("=")[0] for value in self.sweeps]
+        for value in self.baselines:
+            name, _, combination = value.partition("=")
+            if name not in swept or "=" not in combination:
+                raise InputError(
+                    f"baseline {value!r} must have the form sweep=PARAMETER=VALUE,... with one of sweeps: "
+                    f"{', '.join(swept) or 'there is none'}"
+                )
