@@ -70,8 +70,12 @@ def curves_figure(trials: Sequence[Trial], metric: str) -> str:
                 _draw_band(axes, own, metric, price, COLOURS[number % len(COLOURS)], label)
     for axes in grid[:, 0]:
         axes.set_ylabel(metric, fontsize=8)
-    if panels:
-        grid[0][0].legend(frameon=False, fontsize=8)
+    if all(value >= 0 for one in trials for value in one.curve(metric)):  # an interval knows no bounds
+        grid[0][0].set_ylim(bottom=max(0.0, grid[0][0].get_ylim()[0]))
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, 2 * len(panels) or 1), frameon=False, fontsize=8
+    )
     return svg(figure)
 
 
