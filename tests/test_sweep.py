@@ -163,12 +163,12 @@ def started_with(words: list[str], tmp_path: Path, **variables: str) -> list[str
 def test_there_are_sweeps() -> None:
     names = {
         directory: {path.stem for path in FILES if path.parent == REPOSITORY / "recipes" / directory}
-        for directory in ("sweeps", "tiny/sweeps")
+        for directory in ("sweeps", "tiny/sweeps", "qwen2.5-7b/sweeps")
     }
     assert {"sft_num_trajectories", "grpo_num_generations_update", "grpo_selection", "grpo_matched_batch"} < names[
         "sweeps"
     ]
-    assert names["sweeps"] == names["tiny/sweeps"]
+    assert names["sweeps"] == names["tiny/sweeps"] == names["qwen2.5-7b/sweeps"]
 
 
 def test_sweep_files_are_what_wandb_takes() -> None:
@@ -219,7 +219,8 @@ def test_what_a_sweep_starts_understands_it(path: Path, tmp_path: Path) -> None:
             assert fields["max_steps"] % fields["eval_steps"] == 0
         if "num_generations_update" in fields:
             config = configs[1]
-            rows.add(config.rows_per_micro_batch * config.gradient_accumulation_steps)
+            processes = 8 if "qwen2.5-7b" in path.parts else 1
+            rows.add(config.rows_per_micro_batch * config.gradient_accumulation_steps * processes)
     if path.stem == "grpo_matched_batch":
         assert len(rows) == 1
         written = int(re.search(r"m x questions = (\d+)", path.read_text())[1])  # type: ignore[index]
