@@ -2,7 +2,8 @@
 
 The map, from the bottom, by what it is about:
 
-- the choice of rollouts: `selection`, `dealing`, `advantages`, `batching`, `accounting`, `planning`, `seam`, `trainer`
+- the choice of rollouts: `selection`, `dealing`, `advantages`, `batching`, `accounting`, `seam`, `trainer`; what it
+  will cost: `planning`, `memory`, `plan_inputs`, `plan_memory`
 - questions: `json_rows`, `shards`, `tables`, `columns`, `data`, `key_set`, `filtering`, `decontamination`, `screening`
 - trajectories: `choosing`, `examples`, `arrow_cache`, `sft_trainer`
 - what a model writes: `prompts`, `sampling`, `sharded_sampling`, and `engines`: `transformers_engine`, `vllm_engine`,

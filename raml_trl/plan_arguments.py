@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from raml_trl.errors import InputError
-from raml_trl.planning import Sharding
+from raml_trl.memory import Sharding
 from raml_trl.validation import check_at_least, check_types
 
 

@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
         "sentences",
     },
     {"equality", "pruning_methods", "statements"},
-    {"grading", "metrics", "runs", "planning", "samples", "shards"},
+    {"grading", "memory", "metrics", "runs", "planning", "samples", "shards"},
     {"boxes", "cards", "columns", "grading_pool", "grading_worker"},
     {"model_arguments", "plan_arguments", "result_arguments", "table_arguments"}
     | {"clusters", "completion_cards", "curves", "token_effects"},
@@ -68,7 +68,7 @@ LAYERS: list[set[str]] = [
     {"hub_trainer", "pruning"},
     {"pruned_rows"},
     {"trainer", "sft_trainer", "lifecycle", "command_line"},
-    {"sweeps"},
+    {"plan_inputs", "plan_memory", "sweeps"},
     {"measures", "sweep_results"},
     {"claims", "measured_settings", "trials"},
     {"break_even", "weighed_figures"},

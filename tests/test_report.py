@@ -416,14 +416,14 @@ def test_where_the_seconds_go(tmp_path: Path) -> None:
     ],
 )
 def test_the_geometry_is_that_of_the_trainers_config(settings: dict[str, Any], tmp_path: Path) -> None:
-    from raml_trl import plan
+    from raml_trl import plan_inputs
     from raml_trl.configs import SubsetGRPOConfig
     from raml_trl.report_runs import read_training
 
     given = {"per_device_train_batch_size": 8, **settings}
     config = SubsetGRPOConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False, report_to="none", **given)
     run = read_training(write_run(tmp_path / "run", "train_grpo", given, grpo_logs(0, 4)))
-    assert read_geometry(run) == plan.read_geometry(config, 1)
+    assert read_geometry(run) == plan_inputs.read_geometry(config, 1)
 
 
 def test_completions_right_and_wrong_with_their_questions(tmp_path: Path) -> None:
