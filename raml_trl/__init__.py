@@ -18,8 +18,8 @@ The map, from the bottom, by what it is about:
   `command_line`
 - runs: `runs`, `checkpoints`, `lifecycle`, `trackers`, `dashboards`, `wandb_panels`
 - the Hub: `hub`, `hub_trainer`, `publishing`, `provenance`, `cards`, `model_cards`, `completion_cards`
-- sweeps: `sweeps`, `sweep_results`, `trials`; and what they say of `claims`: `measures`, `measured_settings`,
-  `break_even`, `weighed_figures`
+- sweeps: `sweeps`, `sweep_results`, `studies`, `trials`; and what they say of `claims`: `measures`,
+  `measured_settings`, `break_even`, `weighed_figures`
 - the report: `report_runs`, `report_curves`, `report_stages`, `report_samples`, `report_sweeps`, `report_combinations`,
   `report_time`, `report_time_tables`, `report_tables`, `report_numbers`, `report_sections`, `report_page`
 - the embedded world: `arithmetic`

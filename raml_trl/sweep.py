@@ -71,7 +71,8 @@ def _default_directory(path: Path) -> str:
 
 def main(config: SweepConfig, record: Run) -> None:
     """Draw the trials, run them, write what they found."""
-    from raml_trl.trials import Agents, open_study  # Optuna is an extra: whether it is there is checked above
+    from raml_trl.studies import open_study  # Optuna is an extra: whether it is there is checked above
+    from raml_trl.trials import Agents
 
     started = time.monotonic()
     sweep = read_sweep(Path(config.sweep))

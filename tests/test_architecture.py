@@ -69,7 +69,7 @@ LAYERS: list[set[str]] = [
     {"pruned_rows"},
     {"trainer", "sft_trainer", "lifecycle", "command_line"},
     {"plan_inputs", "plan_memory", "sweeps"},
-    {"measures", "sweep_results"},
+    {"measures", "studies", "sweep_results"},
     {"claims", "measured_settings", "trials"},
     {"break_even", "weighed_figures"},
     {"report_runs", "report_tables"},

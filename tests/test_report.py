@@ -235,8 +235,8 @@ def test_what_a_sweep_lacks_is_said(tmp_path: Path) -> None:
 
 @needs_optuna
 def test_an_unfinished_sweep_is_read_as_far_as_it_came(tmp_path: Path) -> None:
+    from raml_trl.studies import open_study
     from raml_trl.sweeps import read_sweep
-    from raml_trl.trials import open_study
 
     file = tmp_path / "s.yaml"
     parameters = {"num_generations_update": {"values": [4, 8]}, "seed": {"values": [0, 1]}}

@@ -358,7 +358,7 @@ def test_agents_and_devices(tmp_path: Path) -> None:
 
 @needs_optuna
 def test_grid_is_the_product_each_once(tmp_path: Path) -> None:
-    from raml_trl.trials import latest, open_study
+    from raml_trl.studies import latest, open_study
 
     parameters = {
         "a": {"values": ["x", "y", None]},
@@ -379,7 +379,7 @@ def test_grid_is_the_product_each_once(tmp_path: Path) -> None:
 
 @needs_optuna
 def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
-    from raml_trl.trials import latest, open_study
+    from raml_trl.studies import latest, open_study
 
     parameters = {
         "rate": {"min": 1e-6, "max": 1e-2, "distribution": "log_uniform_values"},
@@ -408,7 +408,7 @@ def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
 
 @needs_optuna
 def test_random_draws_nothing_twice(tmp_path: Path) -> None:
-    from raml_trl.trials import latest, open_study
+    from raml_trl.studies import latest, open_study
 
     parameters = {"a": {"values": [1, 2, 3]}, "b": {"values": [1, 2, 3]}}
     sweep = sweep_of(tmp_path, method="random", parameters=parameters)
@@ -583,7 +583,8 @@ def test_a_missing_metric_is_named(tmp_path: Path) -> None:
 
 @needs_optuna
 def test_who_comes_late_to_a_trial_leaves_it(tmp_path: Path) -> None:
-    from raml_trl.trials import Agents, open_study
+    from raml_trl.studies import open_study
+    from raml_trl.trials import Agents
 
     sweep = sweep_of(tmp_path)
     study = open_study(tmp_path, sweep, None, 0)
