@@ -5,7 +5,7 @@ f x + (1 - f) y, where x is the ratio of their rollouts and y that of the rows t
 that is the ratio of the steps that they need for the same value of the metric; as x > y, a smaller f favours the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -37,6 +37,20 @@ class BreakEven:
     share: float | None
     low: float | None
     high: float | None
+
+
+def break_evens(comparisons: Iterable[Comparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
+    """Of the comparisons in time whose arms generate, and select different shares: others know no such point.
+
+    Raises:
+        InputError: as `claims.arm_trials`.
+    """
+    return [break_even(one, sweeps) for one in comparisons if one.measure == "equal_seconds" and _turns(one, sweeps)]
+
+
+def _turns(comparison: Comparison, sweeps: Mapping[str, Sequence[Trial]]) -> bool:
+    arms = [list(arm_trials(arm, sweeps, comparison.metric).values()) for arm in (comparison.higher, comparison.lower)]
+    return all(trials[0].step_rollouts for trials in arms) and len({*map(_selected_share, arms)}) > 1
 
 
 def break_even(comparison: Comparison, sweeps: Mapping[str, Sequence[Trial]]) -> BreakEven:

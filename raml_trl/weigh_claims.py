@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raml_trl.break_even import BreakEven, break_even, break_even_table
+from raml_trl.break_even import BreakEven, break_even_table, break_evens
 from raml_trl.claims import Claim, Weighed, as_data, read_claims, verdict, weigh
 from raml_trl.command_line import run
 from raml_trl.errors import InputError
@@ -58,7 +58,7 @@ def main(config: WeighClaimsConfig, record: Run) -> None:
     settings = {
         name: measure_settings(trials, metric=config.metric, levels=config.levels) for name, trials in sweeps.items()
     }
-    turns = [break_even(one.comparison, sweeps) for one in _in_time(weighed)]
+    turns = break_evens((one for claim in claims for one in claim.comparisons), sweeps)
     content = {
         "claims": [
             {
@@ -120,10 +120,6 @@ def verdicts_table(claims: Sequence[Claim], weighed: Mapping[str, Sequence[Weigh
         for claim in claims
     ]
     return markdown_table([["", "claim", "verdict", "differences"], *rows])
-
-
-def _in_time(weighed: Mapping[str, Sequence[Weighed]]) -> list[Weighed]:
-    return [one for comparisons in weighed.values() for one in comparisons if one.comparison.measure == "equal_seconds"]
 
 
 def _told(weighed: Weighed) -> str:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from raml_trl.break_even import break_even, break_even_table
+from raml_trl.break_even import break_even, break_even_table, break_evens
 from raml_trl.claims import Arm, Comparison, arm_trials, read_claims, verdict, weigh
 from raml_trl.errors import InputError
 from raml_trl.measured_settings import by_setting, measure_settings
@@ -150,6 +150,19 @@ def test_more_rollouts_for_the_same_rows_pay_where_generation_is_cheap() -> None
             for rate, m, rollouts in zip(rates, (8, 1), (64, 512), strict=True)
         ]
         assert f"| {told} (" in break_even_table([break_even(compare("equal_seconds"), {"s": arms})])
+
+
+def test_where_no_share_differs_nothing_turns() -> None:
+    steps = range(10, 110, 10)
+
+    def arms(rollouts: int, rows: tuple[int, int]) -> dict[str, list[Trial]]:
+        curve = tuple(s / 100 for s in steps)
+        pairs = zip((8, 1), rows, strict=True)
+        return {"s": [trial(seed, curve, m=m, rollouts=rollouts, rows=own) for m, own in pairs for seed in range(3)]}
+
+    both = [compare("last"), compare("equal_seconds")]
+    assert [len(break_evens(both, arms(64, rows))) for rows in ((64, 16), (16, 16))] == [1, 0]
+    assert break_evens(both, arms(0, (0, 0))) == []  # SFT
 
 
 def test_what_is_tuned_is_chosen_by_the_other_seeds() -> None:

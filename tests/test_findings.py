@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from raml_trl.break_even import break_even, break_even_table
+from raml_trl.break_even import break_even_table, break_evens
 from raml_trl.claims import read_claims, weigh
 from raml_trl.measured_settings import measure_settings, settings_table
 from raml_trl.runs import open_run
@@ -50,10 +50,8 @@ def test_the_page_has_the_tables() -> None:
     claims = read_claims(REPOSITORY / "recipes/tiny/claims.yaml")
     weighed = {claim.name: [weigh(one, sweeps) for one in claim.comparisons] for claim in claims}
     assert verdicts_table(claims, weighed) in page
-    in_time = [
-        one for comparisons in weighed.values() for one in comparisons if one.comparison.measure == "equal_seconds"
-    ]
-    assert break_even_table([break_even(one.comparison, sweeps) for one in in_time]) in page
+    comparisons = [one for claim in claims for one in claim.comparisons]
+    assert break_even_table(break_evens(comparisons, sweeps)) in page
     for name, trials in sweeps.items():
         rows = measure_settings(trials, metric="pass@1", levels=[0.6, 0.7, 0.8])
         assert settings_table(rows, "pass@1") in page, name
