@@ -65,8 +65,8 @@ def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
 def over_one_core(kinds: dict[str, Sequence[Pairs]], cores: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
     """How many times as fast as one core a pool of two, and two processes, are on two `cores`: for each kind of pairs.
 
-    The first round starts the children, and is not counted. The kinds take turns, so that what the children have kept
-    of a round is gone when its pairs come again.
+    The first round starts the children, and is not counted. The kinds take turns: a child reads more expressions of
+    `algebra` in a round than it keeps, so none is known when the same real pairs come again.
     """
     ratios = {kind: {"two_over_one": list[float](), "two_processes_over_one": list[float]()} for kind in kinds}
     with Arrangements(cores) as arrangements:
@@ -131,6 +131,7 @@ def main() -> None:
         "cores": over_one_core({"all": [warm, *orders], "algebra": [warm, *chunks]}, cores) if cores else None,
     }
     settings = {"rounds": given.rounds, "pairs_per_round": size, "algebra_pairs_per_round": given.algebra_pairs}
+    settings |= {"pairs_per_round_of_cores": len(pairs)}
     harness.write(given.output_dir, "grading_throughput", settings, results)
 
 

@@ -73,9 +73,7 @@ def curves_figure(trials: Sequence[Trial], metric: str) -> str:
     if all(value >= 0 for one in trials for value in one.curve(metric)):  # an interval knows no bounds
         grid[0][0].set_ylim(bottom=max(0.0, grid[0][0].get_ylim()[0]))
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, 2 * len(panels) or 1), frameon=False, fontsize=8
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, 2 * len(panels)), frameon=False, fontsize=8)
     return svg(figure)
 
 

@@ -19,6 +19,7 @@ from raml_trl.measures import Trial, last, read_trial, steadiness, steps_to, val
 from raml_trl.runs import open_run
 from raml_trl.sweeps import read_sweep
 from raml_trl.weigh_claims import WeighClaimsConfig, main, read_sweeps
+from raml_trl.weighed_figures import curves_figure
 
 T_2_95, T_4_95 = 4.302653, 2.776445  # of Student's law: 97.5 % lie below, at 2 and 4 degrees of freedom
 
@@ -278,6 +279,24 @@ def test_the_command_and_again_from_its_own_data(tmp_path: Path, caplog: pytest.
     assert "C1 &lt;b&gt;" in pages[0]["claims.svg"].decode()
     with pytest.raises(InputError, match=r"no directory with a sweep\.json"):
         read_sweeps(tmp_path / "out")
+
+
+def test_curves_have_one_legend_and_no_more_room_than_values() -> None:
+    def drawn(sign: int) -> str:
+        values = (0.0, 0.0, 0.9)  # of which the interval reaches below 0
+        return curves_figure(
+            [
+                trial(seed, (sign * value,) * 2, m=m, lr=lr)
+                for (seed, value), m, lr in product(enumerate(values), (1, 8), (0.1, 0.2))
+            ],
+            "pass@1",
+        )
+
+    assert [drawn(1).count(f">{label}<") for label in ("m 1", "m 8", "lr 0.1", "lr 0.2")] == [1] * 4
+    minus = "\N{MINUS SIGN}"
+    assert minus not in drawn(1)
+    assert minus in drawn(-1)
+    assert curves_figure([], "pass@1").startswith("<svg")
 
 
 @pytest.mark.parametrize(
