@@ -11,8 +11,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m raml_trl
 RECIPES := recipes/tiny
 TRL_RELEASES := 1.14.2 1.15.0 1.16.0
-TRL_TESTS := $(addprefix tests/test_,advantages.py batching.py command_line.py configs.py distributed.py \
-	equivalence.py examples.py in_training.py nothing_wasted.py recipes.py resume.py seam.py sft_trainer.py trainer.py)
+TRL_TESTS := tests/grpo/test_advantages.py tests/grpo/test_batching.py tests/runtime/test_cli.py tests/grpo/test_config.py \
+	tests/launches/test_distributed.py tests/grpo/test_equivalence.py tests/sft/test_examples.py tests/training/test_evaluation.py \
+	tests/grpo/test_nothing_wasted.py tests/contracts/test_recipes.py tests/launches/test_resume.py tests/grpo/test_trl_contract.py \
+	tests/sft/test_trainer.py tests/grpo/test_trainer.py
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
 # On small matrices a second thread gains little, and loses much when the machine is busy.
@@ -25,19 +27,19 @@ export TOKENIZERS_PARALLELISM ?= false
 
 # Every command knows whether its own run is complete, begun or still to do, so an interrupted demo carries on.
 demo: $(VENV)/.installed
-	$(RUN).build_model --config $(RECIPES)/model.yaml
-	$(RUN).prepare_data --config $(RECIPES)/data_sft.yaml
-	$(RUN).prepare_data --config $(RECIPES)/data_grpo.yaml
-	$(RUN).prepare_data --config $(RECIPES)/data_test.yaml
-	$(RUN).evaluate --config $(RECIPES)/eval.yaml --model_name_or_path runs/demo/model --output_dir runs/demo/eval_base
-	$(RUN).train_sft --config $(RECIPES)/sft.yaml
-	$(RUN).evaluate --config $(RECIPES)/eval.yaml --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
-	$(RUN).train_grpo --config $(RECIPES)/grpo.yaml
-	$(RUN).evaluate --config $(RECIPES)/eval.yaml
-	$(RUN).report --config $(RECIPES)/report.yaml
+	$(RUN).build_model --config $(RECIPES)/demo/model.yaml
+	$(RUN).prepare_data --config $(RECIPES)/demo/data_sft.yaml
+	$(RUN).prepare_data --config $(RECIPES)/demo/data_grpo.yaml
+	$(RUN).prepare_data --config $(RECIPES)/demo/data_test.yaml
+	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml --model_name_or_path runs/demo/model --output_dir runs/demo/eval_base
+	$(RUN).train_sft --config $(RECIPES)/demo/sft.yaml
+	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
+	$(RUN).train_grpo --config $(RECIPES)/demo/grpo.yaml
+	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml
+	$(RUN).report --config $(RECIPES)/demo/report.yaml
 
 reproduce: $(VENV)/.installed-sweep
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECIPES)/reproduce.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECIPES)/claims/reproduce.sh
 
 clean-demo:
 	rm -rf runs/demo

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from raml_trl.figures import COLOURS, blank_figure, dress, svg
+from raml_trl.render.figures import COLOURS, blank_figure, dress, svg
 
 
 def ratio_figure(results: Mapping[str, Any]) -> str:

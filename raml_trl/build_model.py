@@ -1,6 +1,6 @@
 """Build a small Qwen2 with random weights and its tokenizer, and save both like any model.
 
-    python -m raml_trl.build_model --config recipes/tiny/model.yaml
+    python -m raml_trl.build_model --config recipes/tiny/demo/model.yaml
 
 Every other command then treats the directory as it treats `Qwen/Qwen2.5-7B`.
 """
@@ -13,12 +13,12 @@ from tokenizers import AddedToken
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from raml_trl import arithmetic
-from raml_trl.command_line import run
-from raml_trl.data import load_texts
+from raml_trl.data import arithmetic
+from raml_trl.data.reading import load_texts
 from raml_trl.model_arguments import BuildModelConfig
-from raml_trl.models import keep_rope_theta
-from raml_trl.runs import Run
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.runs import Run
+from raml_trl.sampling.loading import keep_rope_theta
 
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CHATML_TEMPLATE = (

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from raml_trl.command_line import run
-from raml_trl.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.evaluation.samples import read_samples
 from raml_trl.result_arguments import CompareConfig
-from raml_trl.runs import Run, complete_record
-from raml_trl.samples import read_samples
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.runs import Run, complete_record
 
 
 def main(config: CompareConfig, record: Run) -> None:

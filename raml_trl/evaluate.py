@@ -1,6 +1,6 @@
 r"""Draw n samples per question, grade them, and count: Pass@k, mG-Pass@k and maj@k with intervals.
 
-    python -m raml_trl.evaluate --config recipes/tiny/eval.yaml \
+    python -m raml_trl.evaluate --config recipes/tiny/demo/eval.yaml \
         --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
 
 `output_dir` gets `samples.parquet`, every sample with its grade, and `metrics.json`, which follows from it: with
@@ -19,24 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from raml_trl.clusters import number_answers
-from raml_trl.command_line import run
-from raml_trl.comparison import compare_runs, comparison_table, write_comparison
-from raml_trl.completion_cards import SAMPLES_FILE, samples_card
-from raml_trl.data import open_data, stream_questions
-from raml_trl.errors import InputError
-from raml_trl.files import remove_partials, whole_file, write_json
-from raml_trl.grading_pool import GradingPool
-from raml_trl.hub import check_hub_access, push_dataset
-from raml_trl.metrics import summarise
-from raml_trl.model_cards import CARD, add_results
-from raml_trl.models import check_model, shown_name
-from raml_trl.runs import Run, is_complete, is_first_process, open_run
-from raml_trl.samples import read_samples
-from raml_trl.sampling_arguments import EvaluateConfig
-from raml_trl.sharded_sampling import Sample, sample_shards
-from raml_trl.shards import SAMPLES, merge_shards
-from raml_trl.trackers import check_tracker, report, run_group
+from raml_trl.data.reading import open_data, stream_questions
+from raml_trl.data.shards import SAMPLES, merge_shards
+from raml_trl.evaluation.clusters import number_answers
+from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.evaluation.metrics import summarise
+from raml_trl.evaluation.samples import read_samples
+from raml_trl.grading.pool import GradingPool
+from raml_trl.hub.client import check_hub_access, push_dataset
+from raml_trl.hub.completion_card import SAMPLES_FILE, samples_card
+from raml_trl.hub.model_card import CARD, add_results
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import remove_partials, whole_file, write_json
+from raml_trl.runtime.runs import Run, is_complete, is_first_process, open_run
+from raml_trl.runtime.trackers import check_tracker, report, run_group
+from raml_trl.sampling.config import EvaluateConfig
+from raml_trl.sampling.loading import check_model, shown_name
+from raml_trl.sampling.sharded import Sample, sample_shards
 
 logger = logging.getLogger(__name__)
 

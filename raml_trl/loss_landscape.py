@@ -1,6 +1,6 @@
 r"""The loss surface around a model: a map of how likely it finds the answers where its weights are moved.
 
-    python -m raml_trl.loss_landscape --config recipes/tiny/loss_landscape.yaml
+    python -m raml_trl.loss_landscape --config recipes/tiny/analysis/loss_landscape.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.loss_landscape --config recipes/qwen2.5-7b/loss_landscape.yaml
 
@@ -29,21 +29,21 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from raml_trl.analysis_arguments import LossLandscapeConfig
-from raml_trl.answer_losses import AnswerLosses
-from raml_trl.command_line import run
-from raml_trl.data import open_data, stream_questions, stream_tasks
-from raml_trl.directions import CheckpointDirections, RandomDirections, movable
-from raml_trl.errors import InputError
-from raml_trl.files import remove_partials, whole_file, write_json, write_rows
-from raml_trl.landscape import Floats, Surface, barrier, describe, surface_row
-from raml_trl.landscape_figures import Mark, surface_figure
-from raml_trl.models import LOADING_ERRORS, cannot_load, check_model, load_model, load_tokenizer, shown_name
-from raml_trl.pages import write_page
+from raml_trl.analysis.config import LossLandscapeConfig
+from raml_trl.analysis.landscape.directions import CheckpointDirections, RandomDirections, movable
+from raml_trl.analysis.landscape.experiment import Mark, surface_figure
+from raml_trl.analysis.landscape.losses import AnswerLosses
+from raml_trl.analysis.landscape.surface import Floats, Surface, barrier, describe, surface_row
+from raml_trl.analysis.trajectories import encode_answer, tokenise
+from raml_trl.data.reading import open_data, stream_questions, stream_tasks
+from raml_trl.data.shards import is_whole
 from raml_trl.prompts import prompt_messages
-from raml_trl.runs import Run, is_complete, is_first_process, process_share
-from raml_trl.shards import is_whole
-from raml_trl.trajectory_tokens import encode_answer, tokenise
+from raml_trl.render.html import write_page
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.runs import Run, is_complete, is_first_process, process_share
+from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, load_model, load_tokenizer, shown_name
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raml_trl.errors import InputError
-from raml_trl.validation import check_types
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.validation import check_types
 
 
 @dataclass

@@ -1,9 +1,10 @@
 """What a step of a GRPO recipe will take, in seconds and in memory, for several m: before a GPU hour is spent on it.
 
-    python -m raml_trl.plan --config recipes/tiny/plan.yaml
+    python -m raml_trl.plan --config recipes/tiny/demo/plan.yaml
 
 `output_dir` gets `plan.json` and `plan.svg`. Seconds rest on a run that was timed, or on seconds that are given; memory
-on a formula. The output says which number is which, `raml_trl.planning` and `raml_trl.memory` how it is had.
+on a formula. The output says which number is which, `raml_trl.grpo.planning` how
+each is computed.
 """
 
 import sys
@@ -13,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.command_line import run
-from raml_trl.configs import SubsetGRPOConfig
-from raml_trl.figures import markdown_table, plan_figure
-from raml_trl.files import whole_file, write_json
-from raml_trl.plan_arguments import PlanConfig
-from raml_trl.plan_inputs import read_geometry, read_lengths, read_recipes, read_split, read_summary
-from raml_trl.plan_memory import predict_bytes, read_model
-from raml_trl.planning import Split, Work, draw_work, predict_seconds
-from raml_trl.runs import Run
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.planning.config import PlanConfig
+from raml_trl.grpo.planning.inputs import read_geometry, read_lengths, read_recipes, read_split, read_summary
+from raml_trl.grpo.planning.plan_memory import predict_bytes, read_model
+from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
+from raml_trl.render.figures import markdown_table, plan_figure
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.runs import Run
 
 GIB = 2**30
 

@@ -1,6 +1,6 @@
 """Check questions and trajectories and write them in the form that every other command reads.
 
-    python -m raml_trl.prepare_data --config recipes/tiny/data_sft.yaml
+    python -m raml_trl.prepare_data --config recipes/tiny/demo/data_sft.yaml
 
 `output_dir` gets Parquet shards of questions, or of questions with their trajectories; `rejects.jsonl`, every row left
 out and why; and `report.md`, which counts and explains them. One pass, in memory that does not grow with the data.
@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from raml_trl import arithmetic
-from raml_trl.command_line import run
-from raml_trl.data import (
+from raml_trl.data import arithmetic
+from raml_trl.data.config import PrepareDataConfig
+from raml_trl.data.duplicates import Benchmarks
+from raml_trl.data.reading import (
     Question,
     Reject,
     Task,
@@ -31,17 +32,16 @@ from raml_trl.data import (
     table_columns,
     task_row,
 )
-from raml_trl.data_arguments import PrepareDataConfig
-from raml_trl.decontamination import Benchmarks
-from raml_trl.errors import InputError
-from raml_trl.figures import markdown_table
-from raml_trl.files import remove_partials, whole_file
-from raml_trl.models import load_tokenizer
+from raml_trl.data.screening import REASONS, Refusal, Screen
+from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
+from raml_trl.data.tables import open_table
 from raml_trl.prompts import lay_out
-from raml_trl.runs import Run
-from raml_trl.screening import REASONS, Refusal, Screen
-from raml_trl.shards import QUESTIONS, TRAJECTORIES, write_shards
-from raml_trl.tables import open_table
+from raml_trl.render.figures import markdown_table
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import remove_partials, whole_file
+from raml_trl.runtime.runs import Run
+from raml_trl.sampling.loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

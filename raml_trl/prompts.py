@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from raml_trl.errors import InputError
+from raml_trl.runtime.errors import InputError
 
 # A box with no line break in it; what the answer inside is worth is the grader's business.
 _BOX = r"\\boxed\{[^\n]+\}"

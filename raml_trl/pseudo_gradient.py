@@ -1,6 +1,6 @@
 r"""How likely a model finds the answer along trajectories, token by token: does thinking descend?
 
-    python -m raml_trl.pseudo_gradient --config recipes/tiny/pseudo_gradient.yaml
+    python -m raml_trl.pseudo_gradient --config recipes/tiny/analysis/pseudo_gradient.yaml
 
 RaML reads a trajectory as steps of a descent on -log p(answer). This measures it after every prefix of right and wrong
 trajectories, of a rollout data set or drawn here, with thinking and without; marks where thinking ends and where the
@@ -23,21 +23,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from raml_trl.analysis_arguments import PseudoGradientConfig
-from raml_trl.analysis_tasks import read_or_sample
-from raml_trl.command_line import run
-from raml_trl.curve_figures import bands_figure, effects_figure
-from raml_trl.curves import Curve, Mode, bands, summarise_descent, summarise_modes
-from raml_trl.data import Task
-from raml_trl.files import remove_partials, whole_file, write_json, write_rows
-from raml_trl.likelihood import Probe, answer_nll_each, make_probe
-from raml_trl.models import check_model, load_model, shown_name
-from raml_trl.pages import write_page
+from raml_trl.analysis.analysis_tasks import read_or_sample
+from raml_trl.analysis.config import PseudoGradientConfig
+from raml_trl.analysis.descent.curves import Curve, Mode, bands, summarise_descent, summarise_modes
+from raml_trl.analysis.descent.experiment import bands_figure, effects_figure
+from raml_trl.analysis.descent.token_effects import compare_groups, effects
+from raml_trl.analysis.likelihood import Probe, answer_nll_each, make_probe
+from raml_trl.analysis.sentences import split_sentences
+from raml_trl.analysis.trajectories import ANSWERING, TrajectoryTokens, encode_answer, tokenise
+from raml_trl.data.reading import Task
 from raml_trl.prompts import NO_THINKING
-from raml_trl.runs import Run, is_first_process, process_share
-from raml_trl.sentences import split_sentences
-from raml_trl.token_effects import compare_groups, effects
-from raml_trl.trajectory_tokens import ANSWERING, TrajectoryTokens, encode_answer, tokenise
+from raml_trl.render.html import write_page
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.runs import Run, is_first_process, process_share
+from raml_trl.sampling.loading import check_model, load_model, shown_name
 
 logger = logging.getLogger(__name__)
 

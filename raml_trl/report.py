@@ -1,6 +1,6 @@
 """From runs, evaluations and sweeps to one self-contained page, and to tables in the terminal.
 
-    python -m raml_trl.report --config recipes/tiny/report.yaml
+    python -m raml_trl.report --config recipes/tiny/demo/report.yaml
 
 `output_dir` gets `report.html` (no network, no files beside it), `report.md`, which has the same tables and
 completions, and `report.json`, the numbers of both.
@@ -9,15 +9,14 @@ completions, and `report.json`, the numbers of both.
 import sys
 from dataclasses import asdict
 
-from raml_trl.command_line import run
-from raml_trl.files import whole_file, write_json
-from raml_trl.report_combinations import combinations_table
-from raml_trl.report_curves import figures
-from raml_trl.report_numbers import tell_sweep, tell_times, tell_training
-from raml_trl.report_page import html_page, markdown_page
-from raml_trl.report_runs import TRAINING, read_seeds
-from raml_trl.report_samples import logged_groups, stage_samples
-from raml_trl.report_sections import (
+from raml_trl.render.tables import markdown
+from raml_trl.reports.combinations import combinations_table
+from raml_trl.reports.curves import figures
+from raml_trl.reports.evaluations import add_differences, common_metrics, read_stage, stage_table
+from raml_trl.reports.page import html_page, markdown_page
+from raml_trl.reports.runs import TRAINING, read_seeds
+from raml_trl.reports.samples import logged_groups, stage_samples
+from raml_trl.reports.sections import (
     completion_section,
     settings_section,
     stage_section,
@@ -25,11 +24,12 @@ from raml_trl.report_sections import (
     time_section,
     training_section,
 )
-from raml_trl.report_stages import add_differences, common_metrics, read_stage, stage_table
-from raml_trl.report_sweeps import read_swept
-from raml_trl.report_tables import markdown
+from raml_trl.reports.summary import tell_sweep, tell_times, tell_training
+from raml_trl.reports.sweeps import read_swept
 from raml_trl.result_arguments import ReportConfig
-from raml_trl.runs import Run
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.runs import Run
 
 
 def main(config: ReportConfig, record: Run) -> None:

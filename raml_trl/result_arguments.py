@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from raml_trl.errors import InputError
-from raml_trl.validation import check_at_least, check_types
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.validation import check_at_least, check_types
 
 
 @dataclass

@@ -1,6 +1,6 @@
 r"""Sample n trajectories of a teacher for every question, grade them, and write them as Parquet shards.
 
-    python -m raml_trl.sample_trajectories --config recipes/tiny/sample.yaml
+    python -m raml_trl.sample_trajectories --config recipes/tiny/demo/sample.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.sample_trajectories --config recipes/qwen2.5-7b/sample_distill_14b.yaml
 
@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from raml_trl.cards import SHARDS, Counts, trajectories_card
-from raml_trl.command_line import run
-from raml_trl.data import open_data, stream_questions
-from raml_trl.files import remove_partials, whole_file
-from raml_trl.hub import check_hub_access, push_dataset
-from raml_trl.models import check_model, shown_name
-from raml_trl.runs import Run, is_first_process
-from raml_trl.sampling_arguments import SampleTrajectoriesConfig
-from raml_trl.sharded_sampling import add_notes, sample_shards, trajectory_rows
-from raml_trl.shards import TRAJECTORIES, read_shards
+from raml_trl.data.reading import open_data, stream_questions
+from raml_trl.data.shards import TRAJECTORIES, read_shards
+from raml_trl.hub.client import check_hub_access, push_dataset
+from raml_trl.hub.trajectory_card import SHARDS, Counts, trajectories_card
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.files import remove_partials, whole_file
+from raml_trl.runtime.runs import Run, is_first_process
+from raml_trl.sampling.config import SampleTrajectoriesConfig
+from raml_trl.sampling.loading import check_model, shown_name
+from raml_trl.sampling.sharded import add_notes, sample_shards, trajectory_rows
 
 logger = logging.getLogger(__name__)
 

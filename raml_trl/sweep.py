@@ -19,13 +19,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from raml_trl.command_line import run
-from raml_trl.errors import InputError
-from raml_trl.runs import Run
-from raml_trl.sweep_results import sweep_table, write_results
-from raml_trl.sweeps import read_sweep
-from raml_trl.trackers import Tracker
-from raml_trl.validation import check_at_least, check_types
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import Run
+from raml_trl.runtime.trackers import Tracker
+from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.sweeps.results import sweep_table, write_results
+from raml_trl.sweeps.sweep_file import read_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def _default_directory(path: Path) -> str:
 
 def main(config: SweepConfig, record: Run) -> None:
     """Draw the trials, run them, write what they found."""
-    from raml_trl.studies import open_study  # Optuna is an extra: whether it is there is checked above
-    from raml_trl.trials import Agents
+    from raml_trl.sweeps.agents import Agents
+    from raml_trl.sweeps.study import open_study  # Optuna is an extra: whether it is there is checked above
 
     started = time.monotonic()
     sweep = read_sweep(Path(config.sweep))

@@ -1,6 +1,6 @@
 r"""GRPO on m of G rollouts, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
 
-    python -m raml_trl.train_grpo --config recipes/tiny/grpo.yaml
+    python -m raml_trl.train_grpo --config recipes/tiny/demo/grpo.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
 
@@ -10,19 +10,19 @@ carries on from its last checkpoint; complete, it is pushed if `push_to_hub` say
 
 from trl import ModelConfig
 
-from raml_trl.command_line import run
-from raml_trl.configs import SubsetGRPOConfig
-from raml_trl.dashboards import check_dashboards
-from raml_trl.data import grpo_rows, open_data
-from raml_trl.in_training import read_evaluation
-from raml_trl.lifecycle import train
-from raml_trl.models import check_model
-from raml_trl.publishing import check_push, push_run
-from raml_trl.rewards import make_reward
-from raml_trl.runs import Run
-from raml_trl.trainer import SubsetGRPOTrainer
-from raml_trl.training_arguments import GRPOArguments
-from raml_trl.vllm_engine import check_vllm
+from raml_trl.data.reading import grpo_rows, open_data
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.rewards import make_reward
+from raml_trl.grpo.trainer import SubsetGRPOTrainer
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.runs import Run
+from raml_trl.sampling.loading import check_model
+from raml_trl.sampling.vllm_engine import check_vllm
+from raml_trl.training.config import GRPOArguments
+from raml_trl.training.dashboards import check_dashboards
+from raml_trl.training.evaluation import read_evaluation
+from raml_trl.training.publishing import check_push, push_run
+from raml_trl.training.run import train
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:

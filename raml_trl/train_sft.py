@@ -1,6 +1,6 @@
 r"""Supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
 
-    python -m raml_trl.train_sft --config recipes/tiny/sft.yaml
+    python -m raml_trl.train_sft --config recipes/tiny/demo/sft.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_sft --config recipes/qwen2.5-7b/sft.yaml
 
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from trl import ModelConfig, SFTConfig
 
-from raml_trl.command_line import run
-from raml_trl.dashboards import check_dashboards
-from raml_trl.data import open_data
-from raml_trl.examples import Choice, build_examples, describe
-from raml_trl.in_training import read_evaluation
-from raml_trl.lifecycle import train
-from raml_trl.models import check_model, load_tokenizer
-from raml_trl.publishing import check_push, push_run
-from raml_trl.runs import Run
-from raml_trl.sft_trainer import TrajectorySFTTrainer, check_sft, take_prepared
-from raml_trl.training_arguments import SFTArguments
+from raml_trl.data.reading import open_data
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.runs import Run
+from raml_trl.sampling.loading import check_model, load_tokenizer
+from raml_trl.sft.examples import Choice, build_examples, describe
+from raml_trl.sft.trainer import TrajectorySFTTrainer, check_sft, take_prepared
+from raml_trl.training.config import SFTArguments
+from raml_trl.training.dashboards import check_dashboards
+from raml_trl.training.evaluation import read_evaluation
+from raml_trl.training.publishing import check_push, push_run
+from raml_trl.training.run import train
 
 logger = logging.getLogger(__name__)
 

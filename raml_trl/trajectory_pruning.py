@@ -1,6 +1,6 @@
 r"""How much of its trajectories a model needs: shorten them in several ways, force the answers, and count.
 
-    python -m raml_trl.trajectory_pruning --config recipes/tiny/trajectory_pruning.yaml
+    python -m raml_trl.trajectory_pruning --config recipes/tiny/analysis/trajectory_pruning.yaml
 
 `output_dir` gets `pruned.parquet`, every trajectory as every method left it; `trajectory_pruning.json`, accuracy and
 tokens of the methods with intervals over questions and paired differences to the whole trajectories; `frontier.svg` and
@@ -20,23 +20,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from raml_trl.analysis_arguments import TrajectoryPruningConfig
-from raml_trl.analysis_tasks import read_or_sample
-from raml_trl.command_line import run
-from raml_trl.data import Task, Trajectory
-from raml_trl.engines import open_engine
-from raml_trl.errors import InputError
-from raml_trl.files import remove_partials, whole_file, write_json
-from raml_trl.frontier import compare_methods, frontier_figure, methods_table
-from raml_trl.grading_pool import GradingPool
-from raml_trl.models import check_model, load_model, shown_name
-from raml_trl.pages import write_page
-from raml_trl.pruned_rows import pruned_rows, still_correct
-from raml_trl.pruning import Tools, check_summaries
-from raml_trl.runs import Run
-from raml_trl.sampling import Engine, SamplingSettings
-from raml_trl.sharded_sampling import shard_seed
-from raml_trl.shards import (
+from raml_trl.analysis.analysis_tasks import read_or_sample
+from raml_trl.analysis.config import TrajectoryPruningConfig
+from raml_trl.analysis.pruning.frontier import compare_methods, frontier_figure, methods_table
+from raml_trl.analysis.pruning.prune import Tools, check_summaries
+from raml_trl.analysis.pruning.pruned_rows import pruned_rows, still_correct
+from raml_trl.analysis.pruning.thinking import find_thinking
+from raml_trl.analysis.trajectories import THINKING, tokenise
+from raml_trl.data.reading import Task, Trajectory
+from raml_trl.data.shards import (
     PRUNED,
     TRAJECTORIES,
     is_whole,
@@ -46,9 +38,17 @@ from raml_trl.shards import (
     write_shard,
     write_shards,
 )
-from raml_trl.thinking import find_thinking
-from raml_trl.trajectory_tokens import THINKING, tokenise
-from raml_trl.transformers_engine import TransformersEngine
+from raml_trl.grading.pool import GradingPool
+from raml_trl.render.html import write_page
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import remove_partials, whole_file, write_json
+from raml_trl.runtime.runs import Run
+from raml_trl.sampling.engine import Engine, SamplingSettings
+from raml_trl.sampling.engines import open_engine
+from raml_trl.sampling.loading import check_model, load_model, shown_name
+from raml_trl.sampling.sharded import shard_seed
+from raml_trl.sampling.transformers_engine import TransformersEngine
 
 logger = logging.getLogger(__name__)
 

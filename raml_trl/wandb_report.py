@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from raml_trl.command_line import run
-from raml_trl.errors import InputError
-from raml_trl.files import write_json
-from raml_trl.runs import Run
-from raml_trl.trackers import PROJECT, check_tracker
-from raml_trl.validation import check_types
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import write_json
+from raml_trl.runtime.runs import Run
+from raml_trl.runtime.trackers import PROJECT, check_tracker
+from raml_trl.runtime.validation import check_types
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def make_report(config: WandbReportConfig) -> Any:
     import wandb  # an extra, as is what the panels are made of
     from wandb_workspaces.reports import v2 as wr
 
-    from raml_trl.wandb_panels import Page, blocks
+    from raml_trl.reports.wandb_panels import Page, blocks
 
     try:
         api: Any = wandb.Api()

@@ -1,6 +1,6 @@
 """Hold claims against the sweeps that were run for them: does each hold, does it not, or can it not be told?
 
-    python -m raml_trl.weigh_claims --config recipes/tiny/claims.yaml
+    python -m raml_trl.weigh_claims --config recipes/tiny/claims/claims.yaml
 
 `output_dir` gets `claims.md` and `claims.json`, every claim with its comparisons, and every setting with what it
 reached; `claims.svg`, the comparisons; a figure of curves for every sweep; and `trials.json`, the curves themselves,
@@ -15,17 +15,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raml_trl.break_even import BreakEven, break_even_table, break_evens
-from raml_trl.claims import Claim, Weighed, as_data, read_claims, verdict, weigh
-from raml_trl.command_line import run
-from raml_trl.errors import InputError
-from raml_trl.figures import markdown_table
-from raml_trl.files import whole_file, write_json
-from raml_trl.measured_settings import measure_settings, settings_table
-from raml_trl.measures import Trial, read_trial
-from raml_trl.runs import Run
-from raml_trl.validation import check_types
-from raml_trl.weighed_figures import comparisons_figure, curves_figure
+from raml_trl.render.figures import markdown_table
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.runs import Run
+from raml_trl.runtime.validation import check_types
+from raml_trl.sweeps.break_even import BreakEven, break_even_table, break_evens
+from raml_trl.sweeps.claims import Claim, Weighed, as_data, read_claims, verdict, weigh
+from raml_trl.sweeps.claims_page import comparisons_figure, curves_figure
+from raml_trl.sweeps.learning_curves import Trial, read_trial
+from raml_trl.sweeps.measured_settings import measure_settings, settings_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ TRIALS = "trials.json"
 class WeighClaimsConfig:
     """`weigh_claims`: claims, and the sweeps that they are held against."""
 
-    claims: str = field(metadata={"help": "YAML file of claims; see raml_trl.claims."})
+    claims: str = field(metadata={"help": "YAML file of claims; see raml_trl.sweeps.claims."})
     sweeps: str = field(metadata={"help": "Directory whose directories raml_trl.sweep made, or a trials.json."})
     output_dir: str
     metric: str = field(default="pass@1", metadata={"help": "What curves show, and what the levels are levels of."})

@@ -17,7 +17,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="raml_trl_tests_")
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
+from tests.helpers import REPOSITORY
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,7 +43,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def student(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learnt to end now and then, in `model`, and the questions it learnt from, in `data`."""
-    from test_in_training import SEED, start
+    from tests.training.test_evaluation import SEED, start
 
     home = tmp_path_factory.mktemp("student")
     assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0

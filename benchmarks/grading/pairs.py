@@ -1,0 +1,46 @@
+"""Pairs to grade, for the benchmarks: real ones from beside the checkout, else the cases of the tests."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def cases() -> list[tuple[str, str, bool]]:
+    """The table of the tests: text, reference, and whether it is right."""
+    from tests.helpers.grading_cases import CASES
+
+    return list(CASES)
+
+
+def rows(name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file of the real data; none where it is not there."""
+    path = DATA / name
+    if path.is_file():
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+            yield from map(json.loads, lines)
+
+
+def references() -> list[str]:
+    """Different references."""
+    names = ("math500.jsonl.gz", "orz_math_sample_2000.jsonl.gz", "aime24.jsonl", "aime25.jsonl")
+    found = dict.fromkeys(row["answer"] for name in names for row in rows(name))
+    return list(found) or list(dict.fromkeys(answer for _, answer, _ in cases()))
+
+
+def real_pairs() -> list[tuple[str, str]]:
+    """Completions and references: solutions as data sets hold them, right and wrong."""
+    pairs = []
+    for row in rows("gsm8k_rollouts_4x.jsonl.gz"):
+        for text in row["generations"]:
+            solution, _, answer = text.rpartition("A:")
+            pairs.append((f"{solution}\\boxed{{{answer.strip()}}}", row["answer"]))
+    competition = [*rows("math500.jsonl.gz"), *rows("orz_math_sample_2000.jsonl.gz")]
+    for row, other in zip(competition, competition[7:] + competition[:7], strict=True):
+        pairs.append((f"So the answer is \\boxed{{{row['answer'].strip()}}}.", row["answer"]))
+        pairs.append((f"So the answer is \\boxed{{{other['answer'].strip()}}}.", row["answer"]))
+    return pairs

@@ -1,0 +1,139 @@
+r"""Grades per second on real pairs: math-verify as TRL calls it, `grade`, and the pool with one and two workers.
+
+    python -m benchmarks.grading.throughput --rounds 5
+
+Every round has pairs of its own, which all of them grade, in an order that changes; what counts is the ratio within a
+round. `algebra` are pairs of different references that take some, which real pairs seldom do. A call has as many pairs
+as a round: 1,500 are 375 questions of 4 samples. `cores` holds one core against two (`grading_cores`); every round of
+it has all real pairs, in an order of its own, since 1,500 are graded within half a second, which is too short for a
+ratio. It is null where a process cannot be kept to a core.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from math_verify import LatexExtractionConfig, parse, verify
+
+from benchmarks import harness
+from benchmarks.grading.cores import Arrangements, two_cores
+from benchmarks.grading.pairs import cases, real_pairs, references
+from raml_trl.grading.grader import extract_answer, grade, tell
+from raml_trl.grading.notation import normalise
+from raml_trl.grading.pool import GradingPool
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def math_verify(pairs: Pairs) -> list[bool]:
+    """As `trl.rewards.accuracy_reward` has it, the reference in dollars, less what it writes into logs."""
+    from latex2sympy2_extended import NormalizationConfig
+
+    spelling = NormalizationConfig(units=True)
+    config = LatexExtractionConfig(
+        normalization_config=spelling, boxed_match_priority=0, try_extract_without_anchor=False
+    )
+    right = []
+    for text, answer in pairs:
+        gold = parse(f"${answer}$", parsing_timeout=10)
+        target = parse(text, extraction_config=[config], extraction_mode="first_match", parsing_timeout=10)
+        right.append(verify(gold, target, timeout_seconds=5))
+    return right
+
+
+def seconds(run: Callable[[Pairs], object], pairs: Pairs) -> float:
+    """What it takes to grade `pairs`, nothing of which is known yet."""
+    normalise.cache_clear()
+    started = time.perf_counter()
+    run(pairs)
+    return time.perf_counter() - started
+
+
+def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
+    """Pairs of references, or of one and itself times a root over that root, that `tell` has to leave to algebra."""
+    golds, pairs = references(), dict[tuple[str, str], None]()
+    while len(pairs) < number:
+        gold = drawn.choice(golds)
+        root = drawn.randint(2, 99)
+        right = rf"\frac{{\sqrt{{{root}}}({gold})}}{{\sqrt{{{root}}}}}"
+        answer = right if drawn.random() < 0.5 else drawn.choice(golds)
+        if tell(answer, gold) is None:
+            pairs[rf"\boxed{{{answer}}}", gold] = None
+    return list(pairs)
+
+
+def over_one_core(kinds: dict[str, Sequence[Pairs]], cores: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """How many times as fast as one core a pool of two, and two processes, are on two `cores`: for each kind of pairs.
+
+    The first round starts the children, and is not counted. The kinds take turns: a child reads more expressions of
+    `algebra` in a round than it keeps, so none is known when the same real pairs come again.
+    """
+    ratios = {kind: {"two_over_one": list[float](), "two_processes_over_one": list[float]()} for kind in kinds}
+    with Arrangements(cores) as arrangements:
+        for number, parts in enumerate(zip(*kinds.values(), strict=True)):
+            names = ["one", "two", "two_processes"]
+            names = names[number % 3 :] + names[: number % 3]  # each of them goes first in turn
+            for kind, pairs in zip(kinds, parts, strict=True):
+                taken = {name: arrangements.seconds(name, pairs) for name in names}
+                if number:
+                    ratios[kind]["two_over_one"].append(taken["one"] / taken["two"])
+                    ratios[kind]["two_processes_over_one"].append(taken["one"] / taken["two_processes"])
+    return {kind: {name: harness.spread(values) for name, values in of.items()} for kind, of in ratios.items()}
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    given = harness.parse(__doc__, rounds=5, pairs=1_500, algebra_pairs=400)
+    drawn = random.Random(0)
+    pairs = real_pairs() or [(text, answer) for text, answer, _ in cases()]
+    drawn.shuffle(pairs)
+    size = min(given.pairs, len(pairs) // given.rounds)
+    told = sum(tell(extract_answer(text), answer) is not None for text, answer in pairs[: size * given.rounds])
+    hard = algebra_pairs(drawn, given.algebra_pairs * given.rounds)
+    taken: dict[str, list[float]] = {}
+    with GradingPool(1) as one, GradingPool(2) as two:
+        runs: dict[str, Callable[[Pairs], object]] = {
+            "math_verify": math_verify,
+            "grade": lambda pairs: [grade(*pair) for pair in pairs],
+            "pool_1": lambda pairs: one.grade(pairs, style="boxed"),
+            "pool_2": lambda pairs: two.grade(pairs, style="boxed"),
+        }
+        warm = [(rf"\boxed{{\sqrt{{{4 * p}}}}}", rf"2\sqrt{{{p}}}") for p in range(2, 12)]
+        for run in runs.values():
+            run(warm)
+        for number in range(given.rounds):
+            chunk = pairs[number * size : (number + 1) * size]
+            some = hard[number * given.algebra_pairs : (number + 1) * given.algebra_pairs]
+            order = list(runs)
+            drawn.shuffle(order)
+            for name in order:
+                taken.setdefault(name, []).append(len(chunk) / seconds(runs[name], chunk))
+                taken.setdefault(f"{name}_algebra", []).append(len(some) / seconds(runs[name], some))
+    orders = [drawn.sample(pairs, len(pairs)) for _ in range(given.rounds)]
+    chunks = [hard[i : i + given.algebra_pairs] for i in range(0, len(hard), given.algebra_pairs)]
+    cores = two_cores()
+    if not cores:
+        print("one core against two is left out: it takes two cores, and a system that keeps a process to one")
+    results = {
+        "pairs": size * given.rounds,
+        "told_without_algebra": round(told / (size * given.rounds), 4),
+        "per_second": {name: harness.spread(values) for name, values in taken.items()},
+        "over_math_verify": {
+            name: harness.spread([x / y for x, y in zip(taken[name], taken["math_verify"], strict=True)])
+            for name in ("grade", "pool_1", "pool_2")
+        },
+        "pool_2_over_pool_1": {
+            name or "all": harness.spread(
+                [x / y for x, y in zip(taken[f"pool_2{name}"], taken[f"pool_1{name}"], strict=True)]
+            )
+            for name in ("", "_algebra")
+        },
+        "cores": over_one_core({"all": [warm, *orders], "algebra": [warm, *chunks]}, cores) if cores else None,
+    }
+    settings = {"rounds": given.rounds, "pairs_per_round": size, "algebra_pairs_per_round": given.algebra_pairs}
+    settings |= {"pairs_per_round_of_cores": len(pairs)}
+    harness.write(given.output_dir, "grading_throughput", settings, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+r"""The verdicts of four graders on the table of cases of the tests, side by side.
+
+    python -m benchmarks.grading.verdicts
+
+Ours; TRL's `accuracy_reward` with the reference as it is and in dollars; math-verify as it comes. Each but ours runs
+in a child that is killed when a case takes longer than `--seconds`, as some do for ever.
+"""
+
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.grading.pairs import REPOSITORY, cases
+from raml_trl.grading.pool import GradingPool
+
+
+def trl_grader(wrap: str) -> Callable[[str, str], bool | None]:
+    """TRL's reward; None where it skips the example."""
+    from trl.rewards import accuracy_reward
+
+    def judge(text: str, answer: str) -> bool | None:
+        [reward] = accuracy_reward([[{"role": "assistant", "content": text}]], [wrap.format(answer)])
+        return None if reward is None else bool(reward)
+
+    return judge
+
+
+def math_verify_grader() -> Callable[[str, str], bool | None]:
+    """Its defaults, the reference in dollars."""
+    from math_verify import parse, verify
+
+    return lambda text, answer: verify(parse(f"${answer}$"), parse(text))
+
+
+GRADERS = {
+    "trl": lambda: trl_grader("{}"),
+    "trl_in_dollars": lambda: trl_grader("${}$"),
+    "math_verify": math_verify_grader,
+}
+
+
+def child(name: str) -> None:
+    """Answer a line of stdin by a line of stdout."""
+    judge = GRADERS[name]()
+    sys.stdout.write("ready\n")
+    for line in sys.stdin:
+        try:
+            verdict: Any = judge(*json.loads(line))
+        except Exception as error:
+            verdict = f"error: {type(error).__name__}"
+        sys.stdout.write(json.dumps(verdict) + "\n")
+        sys.stdout.flush()
+
+
+def seconds(pool: GradingPool, pair: tuple[str, str]) -> float:
+    """What one verdict takes, alone."""
+    started = time.perf_counter()
+    pool.grade([pair], style="boxed")
+    return time.perf_counter() - started
+
+
+def judged(name: str, pairs: Sequence[tuple[str, str]], seconds: float) -> Iterator[Any]:
+    """What a grader says of each pair: a bool, None, "hang" or an error."""
+    command = [sys.executable, "-u", "-m", "benchmarks.grading.verdicts", "--child", name]
+    process: subprocess.Popen[str] | None = None
+    for pair in pairs:
+        if process is None:
+            process = subprocess.Popen(
+                command,
+                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
+                **{"text": True, "bufsize": 1, "cwd": REPOSITORY},
+            )
+            process.stdout.readline()
+        process.stdin.write(json.dumps(pair) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline() if select.select([process.stdout], [], [], seconds)[0] else ""
+        if line:
+            yield json.loads(line)
+            continue
+        yield "hang" if process.poll() is None else "error: died"
+        process.kill()
+        process.communicate()
+        process = None
+    if process is not None:
+        process.kill()
+        process.communicate()
+
+
+def main() -> None:
+    """Judge, count, write."""
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2])
+        return
+    given = harness.parse(__doc__, seconds=20.0)
+    table = cases()
+    pairs = [(text, answer) for text, answer, _ in table]
+    with GradingPool(2) as pool:
+        said: dict[str, list[Any]] = {"ours": [one.correct for one in pool.grade(pairs, style="boxed")]}
+        slowest = max((seconds(pool, pair), pair) for pair in pairs)
+    for name in GRADERS:
+        said[name] = list(judged(name, pairs, given.seconds))
+    kinds = {True: "false positive", False: "false negative", None: "skipped", "hang": "hang"}
+    results: dict[str, Any] = {"cases": len(table), "counts": {}, "differ": {}}
+    results["slowest_of_ours"] = {"seconds": round(slowest[0], 3), "answer": slowest[1][0][:200]}
+    for name, verdicts in said.items():
+        named = [
+            "right" if verdict is right else kinds.get(verdict, "error")
+            for verdict, (_, _, right) in zip(verdicts, table, strict=True)
+        ]
+        results["counts"][name] = {
+            kind: named.count(kind) for kind in ("right", *kinds.values(), "error") if kind in named
+        }
+        results["differ"][name] = [
+            [text[:200], answer, kind] for kind, (text, answer, _) in zip(named, table, strict=True) if kind != "right"
+        ]
+    harness.write(given.output_dir, "grading_verdicts", {"seconds": given.seconds}, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The whole step, with real generation, against the ceiling 1 / (f + (1 - f) m/G) that generation sets.
+
+    python -m benchmarks.grpo.whole_step
+
+f is the share of a step of TRL's trainer that does not shrink with m: drawing rollouts, and rewards. All rollouts have
+one length, so that neither bucketing nor skipped rows help: what is left is m/G.
+"""
+
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.harness import Device, Workload, describe, measure_pairs, parse, run, spread, write
+from benchmarks.plots import ceiling_figure
+from raml_trl.grpo.ledger import ceiling
+
+SELECTIONS = (1, 2, 4)
+
+
+def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> dict[str, Any]:
+    """For every m the measured speed-up, the ceiling, and the one over the other, within each pair."""
+    generation: dict[str, Any] = {"min_new_tokens": workload.max_length}
+    settings = {"real_generation": True, "generation_kwargs": generation}
+    run(workload, device, steps=0, selected=None, **settings)
+    measured = list(
+        tqdm(
+            measure_pairs(workload, device, SELECTIONS, pairs=pairs, steps=steps, **settings),
+            total=pairs,
+            desc="pairs",
+        )
+    )
+    results: dict[str, Any] = {"workload": describe(workload), "pairs": measured, "by_m": {}}
+    for selected in SELECTIONS:
+        speedups, ceilings = [], []
+        for one in measured:
+            stock, ours = one["stock"], one[str(selected)]
+            whole = stock["generating"] + stock["updating"]
+            # Generation is the same work for both; what the clock said of it differs by noise alone.
+            speedups.append(whole / (ours["generating"] + ours["updating"]))
+            ceilings.append(ceiling(stock["generating"] / whole, selected / workload.num_generations))
+        results["by_m"][str(selected)] = {
+            "speedup": spread(speedups),
+            "ceiling": spread(ceilings),
+            "of_ceiling": spread([a / b for a, b in zip(speedups, ceilings, strict=True)]),
+        }
+    return results
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    given = parse(str(__doc__), pairs=7, steps=2, completion_length=128)
+    workload = Workload(completion_length=given.completion_length, max_length=given.completion_length)
+    results = measure(workload, Device(given.device, given.model), pairs=given.pairs, steps=given.steps)
+    settings = {key: value for key, value in vars(given).items() if key != "output_dir"}
+    write(given.output_dir, "whole_step", settings, results, ceiling_figure(results["by_m"]))
+
+
+if __name__ == "__main__":
+    main()

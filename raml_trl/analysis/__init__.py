@@ -1,0 +1,1 @@
+"""The likelihood of the answer along a trajectory, and what it shows."""

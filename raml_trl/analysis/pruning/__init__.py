@@ -1,0 +1,1 @@
+"""Trajectory pruning: how much of a trajectory the answer needs."""

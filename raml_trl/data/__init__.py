@@ -1,0 +1,1 @@
+"""Questions and trajectories on disk: reading, checking, filtering and sharding."""

@@ -1,0 +1,179 @@
+"""A data set on disk: the Parquet shards of a directory, each of them whole or not there at all.
+
+A directory holds shards of one kind: `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ... Their columns
+are those of the paper's rollout data sets, one row a question, so that a question lies beside its trajectories and
+any number of them is read in memory that does not grow.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raml_trl.runtime.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+QUESTIONS = "questions"
+TRAJECTORIES = "trajectories"
+SAMPLES = "samples"
+PRUNED = "pruned"
+
+_QUESTION = {"id": pa.string(), "problem": pa.string(), "answer": pa.string(), "source": pa.string()}
+SCHEMAS: dict[str, pa.Schema] = {
+    QUESTIONS: pa.schema(_QUESTION),
+    TRAJECTORIES: pa.schema(
+        {
+            **_QUESTION,
+            "generations": pa.list_(pa.string()),
+            "labels": pa.list_(pa.int64()),  # 1 for a correct one
+            "models": pa.list_(pa.string()),
+            "num_tokens": pa.list_(pa.int64()),  # null where nobody counted them
+        }
+    ),
+    SAMPLES: pa.schema(
+        {
+            "question_id": pa.string(),
+            "sample": pa.int32(),
+            "text": pa.string(),
+            "correct": pa.bool_(),
+            "formatted": pa.bool_(),
+            "outcome": pa.string(),
+            "vote": pa.int32(),  # the number of its answer within the question; null for one that abstains
+            "num_tokens": pa.int32(),
+            "finished": pa.bool_(),
+        }
+    ),
+    PRUNED: pa.schema(
+        {
+            "question_id": pa.string(),
+            "number": pa.int32(),  # of the trajectory within its question
+            "method": pa.string(),
+            "setting": pa.string(),  # null for a method that has none
+            "text": pa.string(),  # laid out, with the answer that was forced
+            "predicted": pa.string(),  # null where the box was not closed
+            "tokens_before": pa.int32(),  # of the thinking
+            "tokens_after": pa.int32(),
+            "num_tokens": pa.int32(),  # of the text
+            "correct": pa.bool_(),
+            "leaked": pa.bool_(),
+            "nll": pa.float32(),  # of the reference answer, in nats per token
+        }
+    ),
+}
+
+_NAME = re.compile(rf"({QUESTIONS}|{TRAJECTORIES}|{SAMPLES})-([0-9]{{5,}})\.parquet")
+_NOTES = b"raml_trl"
+_BATCH_ROWS = 1_000
+_BATCH_CHARACTERS = 2**23
+_SHARD_BYTES = 2**28
+
+
+def shard_path(directory: Path, kind: str, number: int) -> Path:
+    """Where the shard of this number lies."""
+    return directory / f"{kind}-{number:05d}.parquet"
+
+
+def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
+    """The kind of the shards of `directory`, and their paths in order; None where there are none."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if match := _NAME.fullmatch(path.name):
+                found.setdefault(match[1], []).append((int(match[2]), path))
+    assert len(found) <= 1, f"{directory} holds shards of two kinds"
+    for kind, shards in found.items():
+        return kind, [path for _, path in sorted(shards)]
+    return None
+
+
+def write_shard(path: Path, rows: Iterable[Mapping[str, Any]], kind: str, notes: Mapping[str, Any]) -> None:
+    """Write one shard, with `notes` (JSON) on how it came about."""
+    schema = SCHEMAS[kind].with_metadata({_NOTES: json.dumps(notes)})
+    with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for batch in _batches(rows):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What `write_shard` noted."""
+    return json.loads(pq.read_schema(path).metadata[_NOTES])
+
+
+def write_shards(directory: Path, rows: Iterable[Mapping[str, Any]], kind: str) -> int:
+    """Write `rows` as shards of some hundred megabytes in place of those that are there; how many.
+
+    Memory holds one batch of rows, whatever their number.
+    """
+    _, stale = find_shards(directory) or (kind, [])
+    for path in stale:
+        path.unlink()
+    batches, number = _batches(rows), 0
+    batch = next(batches, None)
+    while batch is not None:
+        path = shard_path(directory, kind, number)
+        with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
+            written = 0
+            while batch is not None and written < _SHARD_BYTES:
+                table = pa.Table.from_pylist(batch, schema=SCHEMAS[kind])
+                writer.write_table(table)
+                written += table.nbytes
+                batch = next(batches, None)
+        number += 1
+    return number
+
+
+def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of the shards, one after the other, in memory that does not grow."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64, columns=columns):
+                yield from batch.to_pylist()
+
+
+def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
+    """Write the rows of all shards into one file, batch by batch; a column that one does not have is null there."""
+    empty = SCHEMAS[kind].empty_table()
+    with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
+        for shard in paths:
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches():
+                    table = pa.Table.from_batches([batch.replace_schema_metadata(None)])
+                    writer.write_table(pa.concat_tables([empty, table], promote_options="default"))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard is there and can be read to its end; what is wrong with a damaged one is said."""
+    if not path.exists():
+        return False
+    try:
+        pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        logger.warning("%s is damaged (%s): it will be made anew", path, " ".join(str(error).split()))
+        return False
+    return True
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return sum(map(_characters, value)) if isinstance(value, list) else 1
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Rows in batches that are bounded in number and in characters: a trajectory may be long."""
+    batch: list[Mapping[str, Any]] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(map(_characters, row.values()))
+        if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""Predicts the time and the memory of a training step."""

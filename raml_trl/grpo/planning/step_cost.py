@@ -1,0 +1,226 @@
+"""What an optimizer step will cost on m of G rollouts, before it is run: rows, cells and seconds.
+
+Rows and cells are drawn: completion lengths go through the trainer's own selection, dealing and packing. Seconds are a
+price per cell: an estimate, and it says so. What memory it takes is in `memory`.
+
+Shapes: W processes, R rollouts on each in a generation, K micro-batches of each, P groups of G rollouts, N rows of a
+micro-batch. A cell is a token or padding: what a forward pass computes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, exp, gcd, log
+from statistics import NormalDist, fmean
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raml_trl.grpo.ledger import ceiling
+from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
+from raml_trl.grpo.selection import Strategy, select_rollouts
+
+ROLLOUTS_DRAWN = 4096  # at least: the mean of the cells is then known to about a part in a hundred
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the trainer cuts a generation into micro-batches: fields of `SubsetGRPOConfig`, as settled."""
+
+    num_processes: int
+    per_device_train_batch_size: int
+    steps_per_generation: int
+    gradient_accumulation_steps: int
+    num_iterations: int
+    num_generations: int
+    num_generations_update: int
+    selection: Strategy
+    selection_scope: Literal["group", "batch"]
+    subset_mode: Literal["drop", "mask"]
+    length_bucketing: bool
+    skip_zero_advantage: bool
+
+    @property
+    def fraction(self) -> float:
+        """m/G."""
+        return self.num_generations_update / self.num_generations
+
+    @property
+    def rows_per_micro_batch(self) -> int:
+        """Of one process: those that run."""
+        rollouts = self.per_device_train_batch_size
+        return rollouts if self.subset_mode == "mask" else int(rollouts * self.fraction)
+
+    @property
+    def rollouts(self) -> int:
+        """Of a generation, on all processes."""
+        return self.num_processes * self.per_device_train_batch_size * self.steps_per_generation
+
+    @property
+    def rollouts_per_step(self) -> float:
+        """Generated for an optimizer step, on all processes; used `num_iterations` times."""
+        return self.rollouts * self.generations_per_step / self.num_iterations
+
+    @property
+    def generations_per_step(self) -> float:
+        """How much of a generation is trained on in an optimizer step, every pass over it counted."""
+        return self.gradient_accumulation_steps / self.steps_per_generation
+
+
+class Work(NamedTuple):
+    """Of an optimizer step: `rows` trained on by all processes, `cells` forwarded by the process that has most.
+
+    `cells_all` are those of TRL, which trains on all G and pads to the longest rollout of a process.
+    """
+
+    rows: float
+    cells: float
+    cells_all: float
+
+
+class Split(NamedTuple):
+    """Seconds of an optimizer step: what does not shrink with m, and what a cell of an update costs."""
+
+    generating: float
+    selecting: float
+    updating: float
+    updating_per_cell: float
+
+
+def lognormal_lengths(median: float, sigma: float, longest: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`(N,)` completion tokens: log-normal, from 1 to `longest`; `sigma` is of the natural logarithm."""
+    return np.clip(median * np.exp(sigma * rng.standard_normal(ROLLOUTS_DRAWN)), 1, longest).astype(np.int64)
+
+
+def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -> tuple[float, float]:
+    """The median and sigma of a log-normal of which `number` draws have about this mean and these extremes.
+
+    The extremes of n normal numbers lie about z(1 - 1/(n + 1)) deviations from the mean, on either side.
+    """
+    sigma = log(most / least) / (2 * NormalDist().inv_cdf(1 - 1 / (number + 1)))
+    return mean / exp(sigma**2 / 2), sigma
+
+
+def logged_lengths(entries: Sequence[Mapping[str, Any]], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`(N,)` completion tokens, drawn from the log-normal of what a run logged of its `rollouts`: the mean, least and
+    greatest length.
+    """
+    mean, least, most = (
+        fmean(entry[f"completions/{part}_length"] for entry in entries if f"completions/{part}_length" in entry)
+        for part in ("mean", "min", "max")
+    )
+    return lognormal_lengths(*lognormal_of_extremes(mean, least, most, rollouts), int(most), rng)
+
+
+def draw_work(
+    geometry: Geometry, lengths: NDArray[np.int64], *, prompt_length: int, dead_groups: float, seed: int
+) -> Work:
+    """The mean over some generations, of lengths drawn independently; the same for every m.
+
+    Args:
+        geometry: of the recipe.
+        lengths: `(N,)` completion tokens to draw from.
+        prompt_length: tokens of every prompt, padded.
+        dead_groups: the share of groups of one reward, whose advantages are 0.
+        seed: of the draws.
+    """
+    generations = range(ceil(ROLLOUTS_DRAWN / geometry.rollouts))
+    drawn = [_draw_generation(geometry, lengths, prompt_length, dead_groups, seed, step) for step in generations]
+    return Work(*(np.mean(drawn, axis=0) * geometry.generations_per_step).tolist())
+
+
+def _draw_generation(
+    geometry: Geometry, pool: NDArray[np.int64], prompt_length: int, dead_groups: float, seed: int, step: int
+) -> tuple[int, int, int]:
+    rng = np.random.default_rng([seed, step])
+    num_processes, group = geometry.num_processes, geometry.num_generations
+    lengths = rng.choice(pool, size=(num_processes, geometry.rollouts // num_processes))  # (W, R)
+    rewards = rng.random((lengths.size // group, group))  # (P, G)
+    rewards[rng.random(len(rewards)) < dead_groups] = 0.0
+    shuffled = rng.permuted(np.arange(lengths.size).reshape(lengths.shape), axis=1)
+    advantages = rewards - rewards.mean(axis=1, keepdims=True)
+    together = lengths.size if geometry.selection_scope == "batch" else group
+    selection = select_rollouts(
+        rewards.reshape(-1, together),
+        advantages.reshape(-1, together),
+        geometry.num_generations_update * together // group,
+        strategy=geometry.selection,
+        seed=seed,
+        step=step,
+    )
+    selected = selection.mask(together).ravel()[shuffled]  # (W, R), as TRL buffers them
+    live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
+    cells = np.zeros(num_processes, dtype=np.int64)
+    longest = lengths.max()  # untrimmed, rows are as wide as this on the process that has it, and no wider elsewhere
+    for rows in _micro_batches(geometry, selected, live, lengths):  # (W, N)
+        trimmed = np.max(np.where(rows == IDLE, 1, lengths.ravel()[rows]), axis=1)
+        cells += rows.shape[1] * (prompt_length + (trimmed if geometry.length_bucketing else longest))
+    cells_all = lengths.shape[1] * (prompt_length + longest)
+    return int((selected & live).sum()), int(cells.max()), int(cells_all)
+
+
+def _micro_batches(
+    geometry: Geometry, selected: NDArray[np.bool_], live: NDArray[np.bool_], lengths: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """K of `(W, N)` rows: what the trainer makes of a generation."""
+    return deal_micro_batches(
+        selected,
+        geometry.steps_per_generation,
+        window=gcd(geometry.steps_per_generation, geometry.gradient_accumulation_steps),
+        lengths=lengths if geometry.length_bucketing else None,
+        live=live if geometry.skip_zero_advantage else None,
+        others=geometry.subset_mode == "mask",
+    )
+
+
+def given_split(generating: float, updating: float, work: Work) -> Split:
+    """From the seconds of TRL's own step on all G; all of an update is laid to its cells, which flatters small m."""
+    return Split(generating, 0.0, 0.0, updating / work.cells_all)
+
+
+def measured_split(summary: Mapping[str, Any], geometry: Geometry) -> Split:
+    """From a run, of any m: `summary` is that of `accounting.summary`.
+
+    It holds what the updates took and, by its estimated speed-up, what they would have taken with all cells: the line
+    through these two is the constant and the price. Where they are the same cells, all is laid to the cells. Scoring is
+    a forward pass over about the same cells and has a price only.
+
+    Args:
+        summary: of a run that updated.
+        geometry: of the recipe, for the rollouts of a step.
+    """
+    seconds, counts = summary["seconds"], summary["counts"]
+    cells, cells_all = counts["cells_updating"], counts["cells_updating_all"]
+    generating = seconds["generating"] + seconds["rewarding"] + seconds["preparing"]
+    scoring_all = seconds["scoring"] * counts.get("cells_scoring_all", 0) / max(counts.get("cells_scoring", 0), 1)
+    whole = summary["speedup"]["estimated"] * sum(seconds.values())
+    price = most = seconds["updating"] / cells
+    if cells_all != cells:
+        price = (whole - generating - scoring_all - seconds["updating"]) / (cells_all - cells)
+    price = min(max(price, 0.0), most)  # the summary is rounded
+    scale = geometry.rollouts_per_step / counts["rollouts"]
+    return Split(
+        generating * scale,
+        seconds["selecting"] * scale,
+        (seconds["updating"] - price * cells) * scale,
+        price + seconds["scoring"] / cells,
+    )
+
+
+def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:
+    """Seconds of an optimizer step, and how many times faster it is than TRL's on all G.
+
+    Args:
+        split: measured or given.
+        work: of m.
+        fraction: m/G.
+    """
+    updating = split.selecting + split.updating + split.updating_per_cell * work.cells
+    whole = split.generating + split.updating + split.updating_per_cell * work.cells_all
+    return {
+        "generating": split.generating,
+        "updating": updating,
+        "step": split.generating + updating,
+        "speedup": whole / (split.generating + updating),
+        "ceiling": ceiling(split.generating / whole, fraction),
+    }

@@ -1,0 +1,1 @@
+"""Errors, files, the record of a run, and parsing of YAML and command lines."""

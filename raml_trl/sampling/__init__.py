@@ -1,0 +1,1 @@
+"""Completions outside of training: transformers, vLLM and OpenAI-compatible servers."""

@@ -1,0 +1,144 @@
+"""The dataclasses of the commands that sample and grade. Unusable values are refused here, before any work."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raml_trl.data.table_arguments import DatasetArguments
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import process_share
+from raml_trl.runtime.trackers import PROJECT, Tracker
+from raml_trl.runtime.validation import check_at_least, check_types
+
+
+@dataclass(kw_only=True)
+class SamplingArguments(DatasetArguments):
+    """What draws samples, of which questions, and how: what `sample_trajectories` and `evaluate` have in common."""
+
+    model_name_or_path: str = field(metadata={"help": "Directory or Hub name; with a server, its name there."})
+    output_dir: str = field(metadata={"help": "Of all processes and machines of the launch: shared."})
+    num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
+    max_completion_length: int = field(default=16384, metadata={"help": "Tokens of a sample."})
+    temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
+    top_p: float = 1.0
+    top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
+    seed: int = 0
+
+    engine: Literal["transformers", "vllm", "server"] = field(
+        default="transformers",
+        metadata={
+            "help": "The model in this process, vLLM in this process, or any server that speaks OpenAI's protocol."
+        },
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int = field(default=64, metadata={"help": "transformers: samples generated at once."})
+    all_devices: bool = field(
+        default=False, metadata={"help": "transformers: one process, whose model takes all devices of the machine."}
+    )
+    tensor_parallel_size: int = field(default=1, metadata={"help": "vllm: devices per process of the launch."})
+    gpu_memory_utilization: float = field(default=0.9, metadata={"help": "vllm: share of a device's memory to use."})
+    max_model_length: int | None = field(default=None, metadata={"help": "vllm: tokens of prompt and sample."})
+    server_url: str | None = field(default=None, metadata={"help": "server: such as http://host:8000/v1."})
+    api_key_variable: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "server: environment variable that holds the key, if it wants one."}
+    )
+    max_requests: int = field(default=64, metadata={"help": "server: requests in flight, per process."})
+
+    questions_per_shard: int = field(
+        default=64, metadata={"help": "A killed run loses at most one unfinished shard of each process."}
+    )
+    num_graders: int = field(default=2, metadata={"help": "Processes that grade, beside each that samples."})
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Push what is made, as a data set with a card."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Where to push, such as USER/NAME."})
+    hub_private: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, SamplingArguments)
+        if self.push_to_hub != (self.hub_dataset_id is not None):
+            raise InputError(
+                f"push_to_hub is {self.push_to_hub} and hub_dataset_id is {self.hub_dataset_id}: each needs the other"
+            )
+        check_at_least(
+            self,
+            **dict.fromkeys(("num_questions", "max_completion_length", "batch_size", "questions_per_shard"), 1),
+            **dict.fromkeys(("tensor_parallel_size", "max_model_length", "max_requests", "num_graders"), 1),
+            temperature=0,
+            top_k=0,
+        )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
+        if self.all_devices and (self.engine != "transformers" or process_share()[1] > 1):
+            raise InputError(
+                f"all_devices lays the model of one process out: engine is {self.engine}, and there are "
+                f"{process_share()[1]} processes; take transformers and one, or leave it out"
+            )
+        if (self.engine == "server") != (self.server_url is not None):
+            raise InputError(f"engine is {self.engine} and server_url is {self.server_url}: each needs the other")
+
+    def check_number(self, name: str, number: int) -> None:
+        """Refuse `number`, the value of the field `name`, if all of as many samples would be the same.
+
+        Raises:
+            InputError: if it is not 1 and decoding is greedy.
+        """
+        if self.temperature == 0 and number > 1:
+            raise InputError(f"temperature 0 gives {number} times the same sample: set {name} to 1, or raise it")
+
+
+@dataclass(kw_only=True)
+class SampleTrajectoriesConfig(SamplingArguments):
+    """`sample_trajectories`: n trajectories of a teacher for every question, graded."""
+
+    num_trajectories: int = field(default=64, metadata={"help": "n: trajectories per question."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, SampleTrajectoriesConfig)
+        check_at_least(self, num_trajectories=1)
+        self.check_number("num_trajectories", self.num_trajectories)
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(SamplingArguments):
+    """`evaluate`: n samples per question, graded and counted."""
+
+    num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
+    k: list[int] = field(
+        default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, maj@k, and mG-Pass@k where even."}
+    )
+    g_pass_thresholds: list[float] = field(
+        default_factory=list, metadata={"help": "Each, from 0 to 1, adds G-Pass@k for every k."}
+    )
+
+    models: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further models, evaluated alike: each in a directory of its own below output_dir, and all "
+            "compared to the first."
+        },
+    )
+    report_to: Tracker = field(default="none", metadata={"help": "Dashboard that gets the metrics."})
+    project: str = field(default=PROJECT, metadata={"help": "Of the dashboard."})
+    update_card: bool = field(
+        default=False, metadata={"help": "Write the metrics into the card of the model, if it is a directory."}
+    )
+    from_samples: str | None = field(
+        default=None, metadata={"help": "Count these samples, the samples.parquet of a run, and draw none."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, EvaluateConfig)
+        check_at_least(self, num_samples=1)
+        self.check_number("num_samples", self.num_samples)
+        if self.push_to_hub and (self.from_samples is not None or self.models):
+            raise InputError("push_to_hub is for an evaluation of one model that draws its samples: leave it out")
+        if self.from_samples is not None and self.models:
+            raise InputError("from_samples counts one file of samples: leave models out")
+        for threshold in self.g_pass_thresholds:
+            if not 0 <= threshold <= 1:
+                raise InputError(f"g_pass_thresholds must lie between 0 and 1, got {threshold}")
+        for k in self.k:
+            if not 1 <= k <= self.num_samples:
+                raise InputError(f"k = {k} needs at least {k} samples per question; num_samples is {self.num_samples}")

@@ -1,0 +1,170 @@
+"""Completions from vLLM in this process: the fast engine, on one or more GPUs.
+
+Under `accelerate launch` or `torchrun` every process runs a model of its own, on its own block of GPUs; which prompts
+are whose is the caller's to say.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from typing import Any, Self
+
+import torch
+
+from raml_trl.runtime.errors import InputError
+from raml_trl.sampling.engine import Completion, Messages, SamplingSettings, keyed_seed
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
+
+
+def check_vllm() -> None:
+    """Find out before the work whether there is a vLLM to ask.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    if find_spec("vllm") is None:
+        raise InputError("vLLM is not installed: pip install raml_trl[vllm], or do without it")
+
+
+@dataclass(frozen=True)
+class VLLMEngine:
+    """`llm` is a `vllm.LLM`, which batches by itself; `open` makes one."""
+
+    llm: Any
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        *,
+        tensor_parallel_size: int = 1,
+        max_model_length: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        dtype: str = "auto",
+        enforce_eager: bool = False,
+    ) -> Self:
+        """Load a model on this process's share of the GPUs.
+
+        Args:
+            model: a directory or a name on the Hub.
+            tensor_parallel_size: GPUs of each process.
+            max_model_length: tokens of a prompt and its completion; None takes what the model was made for.
+            gpu_memory_utilization: the part of each GPU's memory to take.
+            dtype: as vLLM names it; `auto` takes the checkpoint's, and bfloat16 in place of float32.
+            enforce_eager: start sooner, and run slower.
+
+        Raises:
+            InputError: if vLLM is not installed, or there are too few GPUs.
+        """
+        with _apart(tensor_parallel_size):
+            llm = _import_vllm().LLM(
+                model,
+                tensor_parallel_size=tensor_parallel_size,
+                max_model_len=max_model_length,
+                gpu_memory_utilization=gpu_memory_utilization,
+                dtype=dtype,
+                enforce_eager=enforce_eager,
+            )
+        return cls(llm)
+
+    def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
+        """The completions as they are done, each with a seed of its own (`keyed_seed`).
+
+        vLLM's arithmetic depends on what is batched together, so the same seed gives nearly always, not always, the
+        same text. Closing the iterator ends what is under way.
+
+        Raises:
+            InputError: if a prompt and its completion may be longer than the model reads.
+        """
+        vllm, engine, tokenizer = _import_vllm(), self.llm.llm_engine, self.llm.get_tokenizer()
+        prompt_ids = [tokenizer.apply_chat_template(one, add_generation_prompt=True)["input_ids"] for one in prompts]
+        _check_lengths(prompt_ids, settings, engine.model_config.max_model_len)
+
+        def submit(prompt: int, sample: int) -> tuple[str, tuple[int, int]]:
+            params = vllm.SamplingParams(
+                max_tokens=settings.max_completion_length,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                seed=keyed_seed(seed, prompt, sample),
+            )
+            [name] = self.llm.enqueue({"prompt_token_ids": prompt_ids[prompt]}, params, use_tqdm=False)
+            return name.partition("-")[0], (prompt, sample)  # what comes after is random, and not in the output's name
+
+        pairs = ((prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples))
+        submitted = (submit(*pair) for pair in pairs)
+        running: dict[str, tuple[int, int]] = {}
+        try:
+            # As many in line as in flight, never all there are.
+            running.update(islice(submitted, 2 * engine.vllm_config.scheduler_config.max_num_seqs))
+            while running:
+                for output in engine.step():
+                    [one] = output.outputs
+                    ended = one.finish_reason != "length"
+                    completion = Completion(*running.pop(output.request_id), one.text, len(one.token_ids), ended)
+                    running.update(islice(submitted, 1))
+                    yield completion
+        finally:
+            engine.abort_request(list(running))
+
+
+def devices_of(local_rank: int, tensor_parallel_size: int, visible: Sequence[str]) -> Sequence[str]:
+    """The block of `visible` devices that belongs to the process `local_rank` of this machine.
+
+    Raises:
+        InputError: if there are not enough.
+    """
+    start, end = local_rank * tensor_parallel_size, (local_rank + 1) * tensor_parallel_size
+    if len(visible) < end:
+        raise InputError(
+            f"process {local_rank} of this machine wants GPUs {start} to {end - 1}, tensor_parallel_size being "
+            f"{tensor_parallel_size}, but only {len(visible)} are visible ({', '.join(visible)}): lower it, or start "
+            "fewer processes"
+        )
+    return visible[start:end]
+
+
+@contextmanager
+def _apart(tensor_parallel_size: int) -> Iterator[None]:
+    """An environment that shows vLLM this process's devices and no launcher; afterwards it is as it was.
+
+    Under torchrun's TORCHELASTIC_USE_AGENT_STORE, workers that meet at an address of their own wait for each other in
+    vain. Those of vLLM 0.30 meet at a file, except on ROCm; those of earlier releases do not.
+    """
+    before = {name: value for name, value in os.environ.items() if name == _VISIBLE or _LAUNCHER.fullmatch(name)}
+    num_devices = torch.cuda.device_count()  # does not start CUDA, after which it would be too late
+    if num_devices > 0:  # there are none to share out for vLLM on CPUs
+        numbers = before[_VISIBLE].split(",") if _VISIBLE in before else [str(number) for number in range(num_devices)]
+        devices = devices_of(int(before.get("LOCAL_RANK", "0")), tensor_parallel_size, numbers)
+        os.environ[_VISIBLE] = ",".join(devices)
+    for name in before.keys() - {_VISIBLE}:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.pop(_VISIBLE, None)
+        os.environ.update(before)
+
+
+def _import_vllm() -> Any:
+    check_vllm()
+    import vllm
+
+    return vllm
+
+
+def _check_lengths(prompt_ids: Sequence[Sequence[int]], settings: SamplingSettings, max_model_length: int) -> None:
+    """vLLM would cut completions short of `max_completion_length` without a word."""
+    longest = max(map(len, prompt_ids), default=0)
+    needed = longest + settings.max_completion_length
+    if needed > max_model_length:
+        raise InputError(
+            f"max_model_length is {max_model_length}, but the longest prompt has {longest} tokens and "
+            f"max_completion_length is {settings.max_completion_length}: give the first {needed}, or lower the last"
+        )

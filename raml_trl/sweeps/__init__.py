@@ -1,0 +1,1 @@
+"""Sweep files, their trials, and what the trials say about claims."""

@@ -1,0 +1,118 @@
+"""The dataclasses of the commands that train. Unusable values are refused here, before any work."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raml_trl.data.table_arguments import DatasetArguments
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.sft.choosing import Order, QuestionWeight, parse_length_bin
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments(DatasetArguments):
+    """Questions to evaluate the model on while it is trained; `eval_strategy` and `eval_steps` say how often."""
+
+    eval_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Questions, as dataset_name or as NAME@SPLIT or NAME@SPLIT@CONFIG, in columns of the usual names."
+        },
+    )
+    eval_num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
+    eval_num_samples: int = field(default=8, metadata={"help": "n: samples per question."})
+    eval_k: list[int] = field(
+        default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."}
+    )
+    eval_temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
+    eval_top_p: float = 1.0
+    eval_top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
+    eval_max_completion_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a sample; None takes max_completion_length, in train_sft 1024."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, EvaluationArguments)
+        check_at_least(
+            self,
+            **dict.fromkeys(("eval_num_questions", "eval_num_samples", "eval_max_completion_length"), 1),
+            eval_temperature=0,
+            eval_top_k=0,
+        )
+        n = self.eval_num_samples
+        if not 0 < self.eval_top_p <= 1:
+            raise InputError(f"eval_top_p must be more than 0 and at most 1, got {self.eval_top_p}")
+        if self.eval_temperature == 0 and n > 1:
+            raise InputError(f"eval_temperature 0 gives {n} times the same sample: set eval_num_samples to 1")
+        if not self.eval_k or not all(1 <= k <= n for k in self.eval_k):
+            raise InputError(f"eval_k must be numbers from 1 to eval_num_samples = {n}, got {self.eval_k}")
+
+
+@dataclass(kw_only=True)
+class TrainArguments(EvaluationArguments):
+    """What `train_sft` and `train_grpo` have in common."""
+
+    hub_revisions: bool = field(
+        default=False,
+        metadata={"help": "With push_to_hub: every checkpoint is a revision of the model, such as step-200."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, TrainArguments)
+
+
+@dataclass(kw_only=True)
+class SFTArguments(TrainArguments):
+    """`train_sft`, beside TRL's `SFTConfig` and `ModelConfig`."""
+
+    num_trajectories: int | None = field(
+        default=None, metadata={"help": "K: distinct correct trajectories per question; None takes all."}
+    )
+    trajectory_order: Order = field(
+        default="random",
+        metadata={
+            "help": "Which K: see raml_trl.sft.choosing. Those for K = 4 contain those for K = 2, whatever the order."
+        },
+    )
+    length_bin: str | None = field(
+        default=None,
+        metadata={
+            "help": "Take the K from one part of a question's correct trajectories by length: 1/3 is the shortest "
+            "third, 3/3 the longest. All parts have the same questions and as many examples."
+        },
+    )
+    repeat_to_fill: bool = field(
+        default=True,
+        metadata={
+            "help": "Fill up by repetition, so that the number of training examples is the same for every K (the "
+            "paper's control). If not, every chosen trajectory is one example."
+        },
+    )
+    question_weight: QuestionWeight = field(
+        default="correct",
+        metadata={
+            "help": "With repeat_to_fill: as many examples of a question as it has correct trajectories (the paper's; "
+            "easy questions weigh more), or equally many of every question."
+        },
+    )
+    overlong: Literal["drop", "cut"] = field(
+        default="drop",
+        metadata={
+            "help": "What becomes of prompt and trajectory longer than max_length: another trajectory takes its place, "
+            "or the end is cut off. Both are counted."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_types(self, SFTArguments)
+        check_at_least(self, num_trajectories=1)
+        if self.length_bin is not None:
+            parse_length_bin(self.length_bin)
+
+
+@dataclass(kw_only=True)
+class GRPOArguments(TrainArguments):
+    """`train_grpo`, beside `SubsetGRPOConfig` and TRL's `ModelConfig`."""

@@ -1,0 +1,225 @@
+"""The commands one after the other, as the demo runs them, at a size for tests."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from trl import ModelConfig, SFTConfig
+
+from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, train_sft
+from raml_trl.data.config import PrepareDataConfig
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.model_arguments import BuildModelConfig
+from raml_trl.result_arguments import ReportConfig
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.files import read_rows
+from raml_trl.sampling.config import EvaluateConfig
+from raml_trl.training.config import GRPOArguments, SFTArguments
+from tests.helpers import REPOSITORY
+
+TINY = REPOSITORY / "recipes" / "tiny" / "demo"
+COMMANDS = {
+    "build_model": (build_model.main, BuildModelConfig),
+    "prepare_data": (prepare_data.main, PrepareDataConfig),
+    "train_sft": (train_sft.main, SFTArguments, SFTConfig, ModelConfig),
+    "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, ModelConfig),
+    "evaluate": (evaluate.main, EvaluateConfig),
+    "report": (report.main, ReportConfig),
+}
+Start = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def start(command: str, recipe: str, **settings: object) -> tuple[int, str, str]:
+        overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
+        monkeypatch.setattr(sys, "argv", [command, "--config", str(TINY / f"{recipe}.yaml"), *overrides])
+        with pytest.raises(SystemExit) as stop:
+            run(*COMMANDS[command], repeatable=command == "report")
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return start
+
+
+def run_pipeline(start: Start, home: Path) -> None:
+    """The demo's chain, each stage a few steps."""
+    short = {"per_device_train_batch_size": 16, "max_steps": 4, "save_steps": 2, "disable_tqdm": "true"}
+    stages = [
+        ("build_model", "model", {"output_dir": home / "model"}),
+        ("prepare_data", "data_sft", {"output_dir": home / "data_sft", "num_questions": 20}),
+        ("prepare_data", "data_grpo", {"output_dir": home / "data_grpo", "num_questions": 20}),
+        ("prepare_data", "data_test", {"output_dir": home / "data_test", "num_questions": 6}),
+        (
+            "train_sft",
+            "sft",
+            short
+            | {
+                "model_name_or_path": home / "model",
+                "dataset_name": home / "data_sft",
+                "output_dir": home / "sft",
+                "warmup_steps": 1,
+            },
+        ),
+        (
+            "train_grpo",
+            "grpo",
+            short
+            | {
+                "model_name_or_path": home / "sft",
+                "dataset_name": home / "data_grpo",
+                "output_dir": home / "grpo",
+                "log_completions": "true",
+            },
+        ),
+    ]
+    for stage in ("model", "sft", "grpo"):
+        settings = {
+            "model_name_or_path": home / stage,
+            "dataset_name": home / "data_test",
+            "output_dir": home / f"eval_{stage}",
+            "num_samples": 8,
+        }
+        stages.append(("evaluate", "eval", settings))
+    for command, recipe, settings in stages:
+        code, _, error = start(command, recipe, **settings)
+        assert code == 0, (command, error)
+
+
+def make_report(start: Start, home: Path) -> str:
+    names = {"base": "model", "SFT": "sft", "GRPO": "grpo"}
+    code, output, error = start(
+        "report",
+        "report",
+        output_dir=home / "report",
+        evaluations=" ".join(f"{name}={home}/eval_{stage}" for name, stage in names.items()),
+        runs=f"SFT={home}/sft GRPO={home}/grpo",
+    )
+    assert code == 0, error
+    return output
+
+
+def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
+    run_pipeline(start, tmp_path)
+    output = make_report(start, tmp_path)
+    lines = output.strip().splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
+        "stage",
+        "Pass@1",
+        "Pass@8",
+        "mG-Pass@8",
+        "maj@8",
+        "seconds",
+    ]
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["base", "SFT", "GRPO"]
+    assert lines[-1] == f"Report: {tmp_path}/report/report.html"
+
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count('class="drawing"') >= 3
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)  # nothing is fetched
+    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [stage["name"] for stage in data["stages"]] == ["base", "SFT", "GRPO"]
+
+    samples = read_rows(tmp_path / "eval_grpo" / "samples.parquet")
+    assert [(row["question_id"], row["sample"]) for row in samples] == [
+        (f"test-{question}", sample) for question in range(6) for sample in range(8)
+    ]
+    metrics = json.loads((tmp_path / "eval_grpo" / "metrics.json").read_text())
+    correct = sum(row["correct"] for row in samples) / 48
+    assert metrics["metrics"]["pass@1"]["mean"] == pytest.approx(correct)
+
+    # what was logged about the rollouts is over all G, and says which were selected
+    table = pd.read_parquet(sorted((tmp_path / "grpo" / "completions").iterdir())[-1])
+    assert len(table) == 16
+    assert table["selected"].tolist().count(True) == 8
+    assert {"correct", "formatted", "answer_reward", "advantage"} <= set(table.columns)
+
+    card = (tmp_path / "grpo" / "README.md").read_text()
+    assert "# Model Card for grpo" in card
+    assert "2505.19815" in card
+
+    for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # for transformers 4 as well
+        assert json.loads((tmp_path / saved / "config.json").read_text())["rope_theta"] == 10_000
+
+    # once more: nothing is done again, and the table is the same
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json") if path.parent.name != "report"}
+    run_pipeline(start, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert make_report(start, tmp_path) == output
+
+
+def test_same_seed_same_numbers(start: Start, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run_pipeline(start, tmp_path / name)
+    first, second = ((tmp_path / name / "eval_grpo" / "samples.parquet").read_bytes() for name in ("one", "two"))
+    assert first == second
+    weights = [(tmp_path / name / "grpo" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_models_that_cannot_be_loaded(start: Start, model_dir: str, tmp_path: Path) -> None:
+    start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=4)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in Path(model_dir).iterdir():
+        content = file.read_bytes()
+        (broken / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
+    for model, reason in ((broken, "cannot be loaded"), (tmp_path / "missing", "there is no such directory")):
+        for command, recipe in (("train_grpo", "grpo"), ("evaluate", "eval")):
+            code, _, error = start(
+                command, recipe, model_name_or_path=model, dataset_name=tmp_path / "data", output_dir=tmp_path / "out"
+            )
+            assert code == 2
+            assert reason in error
+            assert error.strip().splitlines()[-1].startswith(f"raml-trl {command}: model {model}")
+            assert not (tmp_path / "out").exists()
+
+
+def test_without_vllm_nothing_is_begun(
+    start: Start, model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=4)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    given = {"model_name_or_path": model_dir, "dataset_name": tmp_path / "data", "output_dir": tmp_path / "out"}
+    code, _, error = start("train_grpo", "grpo", use_vllm=True, **given)
+    assert (code, error) == (
+        2,
+        "raml-trl train_grpo: vLLM is not installed: pip install raml_trl[vllm], or do without it\n",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_is_a_model_too(start: Start, model_dir: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    start("prepare_data", "data_grpo", output_dir=data, num_questions=4)
+    lora = {"use_peft": "true", "lora_r": 2, "lora_target_modules": "q_proj v_proj", "disable_tqdm": "true"}
+    short = {"per_device_train_batch_size": 16, "max_steps": 2}
+    inputs = {"model_name_or_path": model_dir, "dataset_name": data, "output_dir": tmp_path / "lora"}
+    assert start("train_grpo", "grpo", **inputs, **lora, **short)[0] == 0
+    assert not (tmp_path / "lora" / "model.safetensors").exists()
+    inputs = {"model_name_or_path": tmp_path / "lora", "dataset_name": data, "output_dir": tmp_path / "eval"}
+    assert start("evaluate", "eval", **inputs, num_samples=8)[0] == 0
+
+
+def test_more_selected_than_there_are(start: Start, tmp_path: Path) -> None:
+    code, _, error = start("train_grpo", "grpo", num_generations_update=9, output_dir=tmp_path / "out")
+    assert code == 2
+    assert "num_generations_update (m = 9) must lie between 1 and num_generations (G = 8)" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_model_writes_is_escaped_in_the_report(start: Start, tmp_path: Path) -> None:
+    run_pipeline(start, tmp_path)
+    samples = pd.read_parquet(tmp_path / "eval_grpo" / "samples.parquet")
+    samples["text"] = "<script>alert(1)</script>"
+    samples.to_parquet(tmp_path / "eval_grpo" / "samples.parquet")
+    make_report(start, tmp_path)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

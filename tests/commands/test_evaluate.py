@@ -1,0 +1,383 @@
+"""Evaluation: samples that survive a kill, metrics that follow from them, real benchmarks where they lie."""
+
+import json
+import sys
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import ModelCard
+
+from raml_trl import compare, report
+from raml_trl.data.reading import Question, Task, open_data, stream_questions, task_row
+from raml_trl.data.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
+from raml_trl.data.table_arguments import TableArguments
+from raml_trl.evaluate import main
+from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
+from raml_trl.evaluation.samples import read_samples
+from raml_trl.evaluation.voting import Votes
+from raml_trl.hub.model_card import add_results
+from raml_trl.result_arguments import CompareConfig, ReportConfig
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import read_rows, write_rows
+from raml_trl.runtime.runs import open_run
+from raml_trl.sampling.config import EvaluateConfig
+from tests.helpers.openai_server import Answer, OpenAIServer, Request
+
+NUM_QUESTIONS, NUM_SAMPLES = 7, 4
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    questions = [Question(str(number), f"Double {number}", str(2 * number), "test") for number in range(NUM_QUESTIONS)]
+    write_shards(tmp_path / "data", [task_row(Task(question)) for question in questions], QUESTIONS)
+    return str(tmp_path / "data")
+
+
+def model(request: Request) -> Answer:
+    """Right the more often, the smaller the number."""
+    number = int(request["messages"][-1]["content"].split()[1])
+    return Answer(rf"\boxed{{{2 * number + (request['seed'] % NUM_QUESTIONS < number)}}}", 3)
+
+
+def evaluate(directory: Path, **settings: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"prompt_style": "boxed", "num_samples": NUM_SAMPLES, "k": [1, 2], "questions_per_shard": 2}
+    config = EvaluateConfig(output_dir=str(directory), **(given | settings))
+    main(config, open_run(directory, "evaluate", settings))
+    return json.loads((directory / "run.json").read_text())
+
+
+def from_server(server: OpenAIServer, data: str) -> dict[str, Any]:
+    return {
+        **{"model_name_or_path": server.model, "engine": "server", "server_url": server.url, "dataset_name": data},
+        **{"num_graders": 1, "max_completion_length": 40},
+    }
+
+
+def test_metrics_follow_from_the_samples(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        record = evaluate(tmp_path / "out", **from_server(server, data))
+    assert record["status"] == "complete"
+    rows = read_rows(tmp_path / "out" / "samples.parquet")
+    assert [(row["question_id"], row["sample"]) for row in rows] == [
+        (str(question), sample) for question in range(NUM_QUESTIONS) for sample in range(NUM_SAMPLES)
+    ]
+    correct = [sum(row["correct"] for row in rows if row["question_id"] == str(one)) for one in range(NUM_QUESTIONS)]
+    assert 0 < sum(correct) < len(rows)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for name, metric, k in (("pass@1", pass_at_k, 1), ("pass@2", pass_at_k, 2), ("mg_pass@2", mg_pass_at_k, 2)):
+        values = [metric(NUM_SAMPLES, number, k) for number in correct]
+        assert metrics["metrics"][name]["mean"] == pytest.approx(sum(values) / NUM_QUESTIONS)
+    assert sum(metrics["outcomes"].values()) == len(rows)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "metrics.json", "samples.parquet"}
+
+
+def test_samples_are_counted_again_for_other_k(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        first = evaluate(tmp_path / "out", **settings)
+        asked = len(server.requests)
+        samples = str(tmp_path / "out" / "samples.parquet")
+        again = evaluate(tmp_path / "again", **settings, from_samples=samples)
+        other = evaluate(tmp_path / "other", **settings, from_samples=samples, k=[4])
+        assert len(server.requests) == asked
+        with pytest.raises(InputError, match="k = 8, but a question has only 4 samples"):
+            evaluate(tmp_path / "more", **settings, from_samples=samples, k=[8], num_samples=8)
+        with pytest.raises(InputError, match="cannot be read"):
+            evaluate(tmp_path / "none", **settings, from_samples=str(tmp_path / "none.parquet"))
+    assert again["results"] == first["results"]
+    assert set(other["results"]["metrics"]) == {"pass@4", "mg_pass@4", "maj@4"}
+
+
+def test_a_run_that_was_cut_off_carries_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        whole = evaluate(tmp_path / "whole", **settings)
+        asked = len(server.requests)
+        # Two processes, of which one has done its part: what a kill leaves, and what the last process does.
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        assert evaluate_part(tmp_path / "out", **settings) == ["samples-00001.parquet", "samples-00003.parquet"]
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        monkeypatch.setenv("RANK", "0")
+        record = evaluate(tmp_path / "out", **settings)
+        assert len(server.requests) == 2 * asked
+    assert record["results"] == whole["results"]
+    samples = [(tmp_path / name / "samples.parquet").read_bytes() for name in ("whole", "out")]
+    assert samples[0] == samples[1]
+
+
+def evaluate_part(directory: Path, **settings: Any) -> list[str]:
+    """What shards there are after one process of several."""
+    assert evaluate(directory, **settings)["status"] == "running"
+    return sorted(path.name for path in directory.glob("*.parquet"))
+
+
+# What a model may say, and what it means; the reference of the question that is asked is added to them.
+SAID: list[tuple[str, Fraction | None]] = [
+    (r"\boxed{1/2}", Fraction(1, 2)),
+    (r"\boxed{0.5}", Fraction(1, 2)),
+    (r"\boxed{\frac{1}{2}}", Fraction(1, 2)),
+    (r"\boxed{\frac{7}{4}}", Fraction(7, 4)),
+    (r"\boxed{1.75}", Fraction(7, 4)),
+    ("I pass", None),
+    (r"\boxed{\foo(3}", None),
+]
+
+
+def of_many_minds(request: Request) -> Answer:
+    """Right in one half, in two spellings; in the other half any of `SAID`."""
+    number = int(request["messages"][-1]["content"].split()[1])
+    said = [*(text for text, _ in SAID), *[rf"\boxed{{{2 * number}}}", rf"\boxed{{{2 * number}.0}}"] * 3]
+    return Answer(said[(request["seed"] * 7919 + 31 * number) % len(said)], 3)
+
+
+def test_majority_vote_and_thresholds_are_those_of_every_draw(data: str, tmp_path: Path) -> None:
+    n, ks, taus = 6, [1, 3, 4, 6], [0.25, 0.5, 1]
+    with OpenAIServer(of_many_minds) as server:
+        settings = from_server(server, data) | {"num_samples": n, "k": ks, "g_pass_thresholds": taus}
+        metrics = evaluate(tmp_path / "out", **settings)["results"]["metrics"]
+    rows = read_rows(tmp_path / "out" / "samples.parquet")
+    meant = []
+    for number in range(NUM_QUESTIONS):
+        values = dict(SAID) | {rf"\boxed{{{2 * number}{zeros}}}": Fraction(2 * number) for zeros in ("", ".0")}
+        own = [row for row in rows if row["question_id"] == str(number)]
+        meant.append([values[row["text"]] for row in own])
+        seen = [value for value in dict.fromkeys(meant[-1]) if value is not None]
+        assert [row["vote"] for row in own] == [None if one is None else seen.index(one) for one in meant[-1]]
+    ties = 0
+    for k in ks:
+        won, reached = Fraction(0), dict.fromkeys(taus, Fraction(0))
+        for number, values in enumerate(meant):
+            draws = list(combinations(values, k))
+            for draw in draws:
+                votes = Counter(value for value in draw if value is not None)
+                winners = [value for value, cast in votes.items() if cast == max(votes.values())]
+                won += Fraction(2 * number in winners, max(1, len(winners)) * len(draws))
+                ties += len(winners) > 1 and 2 * number in winners
+                for tau in taus:
+                    reached[tau] += Fraction(draw.count(Fraction(2 * number)) >= tau * k, len(draws))
+        majority = metrics["pass@1" if k == 1 else f"maj@{k}"]["mean"]
+        assert majority == pytest.approx(float(won / NUM_QUESTIONS), abs=1e-12)
+        for tau in taus:
+            assert metrics[f"g_pass@{k}_{tau}"]["mean"] == pytest.approx(float(reached[tau] / NUM_QUESTIONS), abs=1e-12)
+    assert ties  # one there is, or its sharing would not be seen
+    assert metrics["maj@6"]["mean"] != metrics["pass@1"]["mean"]
+
+
+def test_samples_without_votes_are_counted_but_for_the_vote(
+    data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        whole = evaluate(tmp_path / "out", **settings)["results"]
+        table = pq.read_table(tmp_path / "out" / "samples.parquet")
+        pq.write_table(table.drop_columns("vote"), tmp_path / "older.parquet")
+        assert not caplog.records
+        older = evaluate(tmp_path / "older", **settings, from_samples=str(tmp_path / "older.parquet"))["results"]
+    assert "older.parquet were drawn before votes were kept, there is no column vote: no maj@k" in caplog.text
+    assert list(older["metrics"]) == ["pass@1", "pass@2", "mg_pass@2"]
+    assert older == whole | {"metrics": {name: whole["metrics"][name] for name in older["metrics"]}}
+    # ... and so are they beside others; a run that counts an earlier one's samples has none of its own
+    (tmp_path / "older.parquet").rename(tmp_path / "older" / "samples.parquet")
+    runs = [f"{name}={tmp_path}/{name}" for name in ("out", "older")]
+    compare.main(
+        CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[1, 2]),
+        open_run(tmp_path / "compare", "compare", {}),
+    )
+    assert set(json.loads((tmp_path / "compare" / "comparison.json").read_text())) == {"pass@1", "pass@2", "mg_pass@2"}
+    report.main(
+        ReportConfig(output_dir=str(tmp_path / "report"), evaluations=runs),
+        open_run(tmp_path / "report", "report", {}),
+    )
+    header = (tmp_path / "report" / "report.md").read_text().split("|")
+    assert [cell.strip() for cell in header[1:6]] == ["stage", "Pass@1", "Pass@2", "mG-Pass@2", "seconds"]
+
+
+@pytest.mark.parametrize(
+    ("votes", "correct", "expected"),
+    [
+        ([0, 1, 0, None], [0, 1, 0, 0], Votes((2, 1), 1, 1)),
+        ([2, 2, 5, None], [1, 1, 0, 0], Votes((2, 1), 0, 1)),  # some samples were taken out
+        ([0, None, 0, 1], [0, 0, 0, 0], Votes((2, 1), None, 1)),
+        ([None] * 4, [0, 0, 0, 0], Votes((), None, 4)),
+        ([0, 1, 0, None], [1, 1, 1, 0], None),  # two answers are correct
+        ([0, 1, 0, None], [1, 0, 0, 0], None),  # one is correct and wrong
+        ([0, 1, 0, None], [0, 0, 0, 1], None),  # who abstains is correct
+    ],
+)
+def test_votes_are_read_if_they_fit_the_grades(
+    votes: list[int | None],
+    correct: list[int],
+    expected: Votes | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rest = {"text": "", "formatted": True, "outcome": "wrong", "num_tokens": 1, "finished": True}
+    rows = [
+        {"question_id": question, "sample": sample, "correct": bool(right), "vote": vote, **rest}
+        for question in ("a", "b")
+        for sample, (vote, right) in enumerate(zip(votes, correct, strict=True))
+    ]
+    write_rows(tmp_path / "samples.parquet", rows, SCHEMAS[SAMPLES])
+    found = read_samples(tmp_path / "samples.parquet").votes
+    assert found == (None if expected is None else (expected, expected))
+    assert ("the votes of question a do not fit its grades: no maj@k" in caplog.text) == (expected is None)
+
+
+def test_a_run_begun_before_votes_were_kept_carries_on(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OpenAIServer(model) as server:
+        settings = from_server(server, data)
+        whole = evaluate(tmp_path / "whole", **settings)["results"]
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        evaluate_part(tmp_path / "out", **settings)
+        shard = tmp_path / "out" / "samples-00001.parquet"
+        table = pq.read_table(shard)
+        pq.write_table(table.drop_columns("vote"), shard)
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        monkeypatch.setenv("RANK", "0")
+        results = evaluate(tmp_path / "out", **settings)["results"]
+    assert any(table["correct"].to_pylist())  # it has votes to miss
+    kept = {name: value for name, value in whole["metrics"].items() if "maj" not in name}
+    assert results == whole | {"metrics": kept}
+    written = pq.read_schema(tmp_path / "out" / "samples.parquet")
+    assert written.names == SCHEMAS[SAMPLES].names
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_is_a_share(threshold: float) -> None:
+    with pytest.raises(InputError, match=f"g_pass_thresholds must lie between 0 and 1, got {threshold}"):
+        EvaluateConfig(
+            model_name_or_path="m", dataset_name="d", output_dir="o", num_samples=8, g_pass_thresholds=[0.5, threshold]
+        )
+
+
+def test_the_vote_is_compared_question_by_question(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(of_many_minds) as server:
+        settings = from_server(server, data) | {"num_samples": 6}
+        first = evaluate(tmp_path / "first", **settings)["results"]["metrics"]
+        other = evaluate(tmp_path / "other", **settings, seed=1)["results"]["metrics"]
+        rows = read_rows(tmp_path / "first" / "samples.parquet")
+        write_rows(tmp_path / "reversed.parquet", rows[::-1], SCHEMAS[SAMPLES])
+        evaluate(tmp_path / "reversed", **settings, from_samples=str(tmp_path / "reversed.parquet"))
+        (tmp_path / "reversed.parquet").rename(tmp_path / "reversed" / "samples.parquet")
+    runs = [f"{name}={tmp_path}/{name}" for name in ("first", "reversed", "other")]
+    compare.main(
+        CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[2]),
+        open_run(tmp_path / "compare", "compare", {}),
+    )
+    compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())["maj@2"]
+    assert compared["first"]["mean"] == first["maj@2"]["mean"] != other["maj@2"]["mean"] == compared["other"]["mean"]
+    assert compared["reversed"]["difference"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
+    change = other["maj@2"]["mean"] - first["maj@2"]["mean"]
+    assert compared["other"]["difference"]["mean"] == pytest.approx(change)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "number", "answer"),
+    [
+        ("aime24.jsonl", {}, 30, "73"),
+        ("aime25.jsonl", {}, 30, "70"),
+        ("math500.jsonl.gz", {}, 500, r"\left( 3, \frac{\pi}{2} \right)"),
+        ("math500.jsonl.gz", {"where": ["level=5"]}, 134, None),
+        ("gsm8k_test.jsonl.gz", {}, 1319, "18"),
+        ("gsm8k_test.jsonl.gz", {"answer_column": "solution", "answer_form": "hashes"}, 1319, "18"),
+    ],
+)
+def test_real_benchmarks(
+    shared_data: Path, name: str, settings: dict[str, Any], number: int, answer: str | None
+) -> None:
+    table = open_data(TableArguments(dataset_name=str(shared_data / name), **settings))
+    questions = list(stream_questions(table))
+    assert len(questions) == number
+    assert answer is None or questions[0].answer == answer
+
+
+def test_evaluations_side_by_side(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with OpenAIServer(model) as server:
+        evaluate(tmp_path / "model", **from_server(server, data))
+    with OpenAIServer(lambda request: Answer("I pass", 1)) as server:
+        evaluate(tmp_path / "nothing", **from_server(server, data))
+    runs = [f"model={tmp_path}/model", f"same={tmp_path}/model", f"nothing={tmp_path}/nothing"]
+    config = CompareConfig(output_dir=str(tmp_path / "compare"), evaluations=runs, k=[1, 2])
+    compare.main(config, open_run(tmp_path / "compare", "compare", {}))
+    compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())
+    assert set(compared) == {"pass@1", "pass@2", "mg_pass@2", "maj@2"}
+    mean = compared["pass@1"]["model"]["mean"]
+    assert compared["pass@1"]["same"]["difference"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
+    assert compared["pass@1"]["nothing"]["difference"]["mean"] == pytest.approx(-mean)
+    assert compared["pass@1"]["nothing"]["difference"]["p_value"] < 0.05
+    assert capsys.readouterr().out.strip() == (tmp_path / "compare" / "comparison.md").read_text().strip()
+
+
+def test_what_cannot_be_compared(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        evaluate(tmp_path / "all", **from_server(server, data))
+        evaluate(tmp_path / "some", **from_server(server, data), num_questions=3)
+    for evaluations, k, message in (
+        ([f"a={tmp_path}/all", f"b={tmp_path}/some"], [1], "b and a are evaluations of different questions"),
+        ([f"a={tmp_path}/all", f"b={tmp_path}/all"], [8], "k = 8, but a has a question with 4 samples"),
+        ([f"a={tmp_path}/all", f"b={tmp_path}/data"], [1], "holds no run"),
+    ):
+        config = CompareConfig(output_dir=str(tmp_path / "out"), evaluations=evaluations, k=k)
+        with pytest.raises(InputError, match=message):
+            compare.main(config, open_run(tmp_path / "out", "compare", {}))
+    for wrong in (["a=x"], ["a=x", "a=y"], ["a=x", "b"]):
+        with pytest.raises(InputError, match="evaluations must be two or more of the form name=DIR"):
+            CompareConfig(output_dir="o", evaluations=wrong)
+
+
+def test_questions_with_unequal_numbers_of_samples(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        evaluate(tmp_path / "out", **from_server(server, data))
+        rows = read_rows(tmp_path / "out" / "samples.parquet")
+        write_rows(tmp_path / "fewer.parquet", rows[1:], SCHEMAS[SAMPLES])
+        record = evaluate(tmp_path / "again", **from_server(server, data), from_samples=str(tmp_path / "fewer.parquet"))
+    counts = [[row["correct"] for row in rows[1:] if row["question_id"] == str(one)] for one in range(NUM_QUESTIONS)]
+    expected = sum(sum(one) / len(one) for one in counts) / NUM_QUESTIONS
+    assert record["results"]["metrics"]["pass@1"]["mean"] == pytest.approx(expected)
+    assert record["results"]["samples_per_question"] == [3, 4]
+
+
+def test_several_models_in_one_call(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(model) as server:
+        record = evaluate(tmp_path / "out", **from_server(server, data), models=["other"])
+    assert record["status"] == "complete"
+    compared = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert list(compared["pass@1"]) == ["tiny", "other"]
+    assert compared["pass@1"]["other"]["difference"]["p_value"] == 1  # this server has one model under two names
+    for name in ("tiny", "other"):
+        assert json.loads((tmp_path / "out" / name / "run.json").read_text())["status"] == "complete"
+        assert (tmp_path / "out" / name / "samples.parquet").is_file()
+
+
+def test_results_go_into_the_card(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlibrary_name: transformers\ntags: [a]\n---\n# Mine\n")
+    value = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    add_results(tmp_path, dataset="aime", split="test", metrics={"pass@1": value}, samples=[4])
+    add_results(tmp_path, dataset="x | <b>", split="test", metrics={"pass@1": value, "pass@8": value}, samples=[3, 4])
+    add_results(tmp_path, dataset="aime", split="test", metrics={"pass@1": value | {"mean": 0.5}}, samples=[4])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.text.strip() == "# Mine"
+    assert card.data.library_name == "transformers"
+    found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert found == {("aime", "pass@1"): 0.5, ("x | <b>", "pass@1"): 0.25, ("x | <b>", "pass@8"): 0.25}
+    assert "4 samples, 95 % interval 0.200 to 0.300" in {one.metric_name for one in card.data.eval_results}.pop()
+
+
+def test_a_model_without_a_card_gets_one(tmp_path: Path) -> None:
+    add_results(tmp_path, dataset="d", split="s", metrics={"pass@1": {"mean": 1, "low": 1, "high": 1}}, samples=[1])
+    assert ModelCard.load(tmp_path / "README.md").data.model_name == tmp_path.name
+
+
+def test_a_dashboard_that_is_not_there(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with OpenAIServer(model) as server, pytest.raises(InputError, match="report_to is trackio, which is not installed"):
+        evaluate(tmp_path / "out", **from_server(server, data), report_to="trackio")

@@ -1,0 +1,77 @@
+"""The page in W&B: made by its real client, handed to a server that stands in for W&B's."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contracts.test_logging import documented, matches
+from tests.helpers.wandb_server import PROJECT, USER, WandbServer
+
+pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is of an extra: pip install raml_trl[wandb]")
+
+
+def make(tmp_path: Path, server: WandbServer, *words: str, key: str = "0" * 40) -> subprocess.CompletedProcess[str]:
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    ours = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": key, "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "raml_trl.wandb_report", "--output_dir", str(tmp_path / "out"), *words]
+    return subprocess.run(
+        command, env=theirs | ours, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def named(value: Any) -> Iterator[str]:
+    """Every text in a page."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from named(one)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_page(tmp_path: Path, stage: str) -> None:
+    with WandbServer() as server:
+        done = make(tmp_path, server, "--project", PROJECT, "--group", "sweep_of_m", "--stage", stage)
+        assert done.returncode == 0, done.stderr
+    [saved] = server.saved
+    page = json.loads(saved["spec"])
+    assert (saved["entityName"], saved["projectName"], saved["type"]) == (USER, PROJECT, "runs")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["results"]["url"].startswith(f"{server.url}/{USER}/{PROJECT}/reports/")
+
+    grids = [block["metadata"] for block in page["blocks"] if block["type"] == "panel-grid"]
+    runs = [one for grid in grids for one in grid["runSets"]]
+    assert {one["filters"]["filters"][0]["value"] for one in runs} == {"sweep_of_m"}
+    compared = {"grpo": "num_generations_update", "sft": "num_trajectories"}[stage]
+    grouped = [one["grouping"] for one in runs if one["grouping"]]
+    assert grouped
+    assert all(one == [{"section": "config", "name": f"{compared}.value"}] for one in grouped)
+
+    panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
+    kinds = {panel["viewType"] for panel in panels}
+    assert kinds >= {"Run History Line Plot", "Parallel Coordinates Plot", "Parameter Importance"}
+    assert ("completions" in set(named(panels))) == (stage == "grpo")
+    lines = {name for panel in panels for name in panel["config"].get("metrics", [])}
+    shown = {name.replace("eval/", "eval_").removeprefix("train/") for name in lines}
+    tables = documented("Evaluation in training")
+    tables |= documented("SFT") if stage == "sft" else documented("GRPO")
+    assert [name for name in shown if not any(matches(known, name) for known in tables)] == []
+    assert {"eval/pass@1", "train/grad_norm"} <= lines
+    if stage == "grpo":
+        assert lines >= {"train/correct", "train/reward", "train/seconds/updating", "train/selected/mixed"}
+
+
+def test_a_project_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        done = make(tmp_path, server, "--project", "missing")
+    assert done.returncode == 2, done.stderr
+    assert f"{USER} has no project missing in W&B" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not server.saved
+    assert not (tmp_path / "out").exists()

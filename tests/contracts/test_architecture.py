@@ -1,0 +1,69 @@
+"""The structure that import-linter cannot check: light imports, no printing, and departures from TRL that call `super`.
+
+`make lint` checks the import contracts of `setup.cfg`.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import raml_trl.__main__
+from tests.helpers import REPOSITORY
+
+PACKAGE = REPOSITORY / "raml_trl"
+LIGHT_ROOMS = ("runtime", "render", "grading", "evaluation", "sweeps", "reports")
+HEAVY = ("torch", "trl", "transformers", "datasets")
+# These parse the command line, with TRL's parser.
+PARSERS = {"raml_trl.runtime.cli"}
+
+
+def modules(directory: Path) -> Iterator[str]:
+    """Dotted names of the modules below a directory of the package."""
+    for path in sorted(directory.rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_light_rooms_import_no_torch() -> None:
+    names = {"raml_trl.prompts", *(name for room in LIGHT_ROOMS for name in modules(PACKAGE / room))} - PARSERS
+    imports = "\n".join(f"import {name}\nreport({name!r})" for name in sorted(names))
+    code = f"""
+import sys
+def report(name):
+    heavy = [package for package in {HEAVY} if package in sys.modules]
+    if heavy:
+        print(name, heavy)
+        sys.exit(0)
+{imports}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_nothing_is_printed() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if _is_print(node)]
+        assert not calls, path
+
+
+def _is_print(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+
+
+def test_every_command_is_offered() -> None:
+    commands = {path.stem for path in PACKAGE.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
+    assert set(raml_trl.__main__.COMMANDS) == commands - {"__main__"}
+
+
+def test_departures_from_trl_are_marked_and_call_super() -> None:
+    source = (PACKAGE / "grpo" / "trainer.py").read_text()
+    assert source.count("# RaML:") >= 5
+    [trainer] = [node for node in ast.parse(source).body if getattr(node, "name", None) == "SubsetGRPOTrainer"]
+    from trl import GRPOTrainer
+
+    overrides = [node for node in trainer.body if isinstance(node, ast.FunctionDef) and hasattr(GRPOTrainer, node.name)]
+    assert {node.name for node in overrides} >= {"_prepare_inputs", "_compute_loss", "_generate_and_score_completions"}
+    for node in overrides:
+        assert f"super().{node.name}(" in ast.unparse(node), node.name

@@ -1,0 +1,132 @@
+"""The benchmarks measure what they say, and the numbers in the README are those they wrote."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks import harness, tables
+from benchmarks.data import growth as data_growth
+from benchmarks.data import sft_throughput
+from benchmarks.grpo import peak_memory, selection_cost, update_time, whole_step
+from benchmarks.likelihood import along as likelihood_along
+from benchmarks.likelihood import growth as likelihood_growth
+from tests.helpers import REPOSITORY
+
+TOY = harness.Workload(questions=2, completion_length=12, max_length=12, prompt_length=4)
+RESULTS = sorted(harness.RESULTS.glob("*.json"))
+
+
+def test_rollouts_are_as_long_as_they_should_be() -> None:
+    tailed = harness.Workload(completion_length=100, sigma=1.0, max_length=400, questions=100)
+    lengths = np.concatenate([tailed.lengths(step) for step in range(5)])
+    assert 90 < np.median(lengths) < 110
+    assert lengths.max() == 400
+    assert np.array_equal(tailed.lengths(3), tailed.lengths(3))
+    assert not np.array_equal(tailed.lengths(3), tailed.lengths(4))
+    assert set(TOY.lengths(0)) == {12}
+
+
+def test_dead_groups_have_one_reward_and_others_none_twice() -> None:
+    rewards = harness.Workload(questions=4, dead_groups=2).rewards(0).reshape(4, 8)
+    assert [len(set(group)) for group in rewards] == [1, 1, 8, 8]
+
+
+def test_both_trainers_are_timed_on_the_same_rows() -> None:
+    [taken] = harness.measure_pairs(TOY, harness.Device(), [2, 8], pairs=1, steps=1)
+    assert taken.keys() == {"stock", "2", "8"}
+    assert all(seconds["updating"] > 0 for seconds in taken.values())
+    ours = harness.run(TOY, harness.Device(), steps=1, selected=2)
+    assert ours.ledger.counts["trained"] == 2 * 4  # two steps with the warm-up, two questions, two rows
+    assert len(ours.updating) == 2
+
+
+def test_dealing_is_simulated() -> None:
+    simulated = selection_cost.simulate(1_024, 4, "importance", seed=0)
+    assert simulated["selecting"] > 0
+    assert 0 < simulated["padding"] < 0.5
+    assert 0 <= simulated["imbalance"] < 0.5
+
+
+def test_memory_is_measured() -> None:
+    assert peak_memory.measure_here(TOY, harness.Device(), {"selected": 2}) >= 0
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_are_whole(path: Path) -> None:
+    record = json.loads(path.read_text())
+    assert record.keys() == {"settings", "machine", "results"}
+    figure = path.with_suffix(".svg")  # where the numbers make one
+    assert not figure.exists() or figure.read_text().startswith("<svg")
+
+
+def test_results_are_those_of_the_present_workloads() -> None:
+    record = json.loads((harness.RESULTS / "update_time.json").read_text())
+    sizes = {name: record["settings"][name] for name in ("completion_length", "max_length")}
+    for name, (workload, _) in update_time.workloads(**sizes).items():
+        assert record["results"][name]["workload"] == harness.describe(workload)
+    assert tables.load("whole_step")["by_m"].keys() == set(map(str, whole_step.SELECTIONS))
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_the_numbers_of_the_readme_are_those_measured(page: str) -> None:
+    assert tables.summary_table() in (REPOSITORY / page).read_text()
+
+
+@pytest.mark.parametrize("page", ["docs/data.md", "benchmarks/README.md"])
+def test_the_numbers_of_sft_are_those_measured(page: str) -> None:
+    assert tables.sft_table() in (REPOSITORY / page).read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_the_growth_is_that_measured(page: str) -> None:
+    assert tables.growth_table() in (REPOSITORY / page).read_text()
+
+
+@pytest.mark.parametrize("page", ["docs/analysis.md", "benchmarks/README.md"])
+def test_the_likelihood_is_that_measured(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    assert tables.likelihood_table() in text
+    assert tables.exponents_table() in text
+
+
+def test_both_likelihoods_are_of_the_same_prefixes() -> None:
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**likelihood_along.MODEL)).eval()
+    whole = likelihood_along.measure(model, 12, rounds=1, whole=12, sampled=3)
+    some = likelihood_along.measure(model, 12, rounds=1, whole=4, sampled=3)
+    assert (whole["prefixes_of_the_loop"], some["prefixes_of_the_loop"]) == (13, 3)
+    assert 0 < whole["greatest_difference"] < 1e-4
+
+
+def test_growth_is_that_of_the_lengths() -> None:
+    measured = likelihood_growth.measure("tiny", rounds=1, longest=512)
+    assert measured["tokens_times"] == 2
+    assert measured["seconds"].keys() == {"256", "512"}
+    lengths = [256, 512, 1024]
+    for power in (1.0, 1.5, 2.0):
+        assert likelihood_growth.exponent(lengths, [length**power for length in lengths]) == pytest.approx(power)
+    # The fewer of its operations are attention's, the closer to linear.
+    tiny, wide = ([likelihood_growth.arithmetic(name, length) for length in lengths] for name in ("tiny", "1.5b"))
+    assert 1 < likelihood_growth.exponent(lengths, wide) < likelihood_growth.exponent(lengths, tiny) < 2
+
+
+def test_every_way_to_cut_examples_runs() -> None:
+    examples = sft_throughput.make_examples(128, median=12, sigma=0.5, longest=40)
+    for way in sft_throughput.WAYS:
+        rate = sft_throughput.tokens_per_second(
+            way, examples, harness.Device(), steps=1, pack_length=64, attention="sdpa"
+        )
+        assert rate > 0
+
+
+def test_growth_is_measured_stage_by_stage() -> None:
+    measured = data_growth.measure(50)
+    assert measured.keys() == set(data_growth.STAGES)
+    assert measured["choice of K"]["seconds"] > measured["imports"]["seconds"]
+    rows = list(data_growth.make_rows(50))
+    assert len({row["problem"] for row in rows}) == 50
+    assert all(len(set(row["generations"])) == 4 for row in rows)

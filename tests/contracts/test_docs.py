@@ -1,0 +1,198 @@
+"""The pages say what is: links lead somewhere, commands parse, code runs, errors read as shown, the site builds."""
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trl import ModelConfig
+
+from raml_trl.__main__ import COMMANDS
+from raml_trl.result_arguments import CompareConfig
+from raml_trl.runtime.cli import StrictParser
+from raml_trl.runtime.errors import InputError
+from raml_trl.wandb_report import WandbReportConfig
+from tests.contracts.test_recipes import READERS
+from tests.helpers import REPOSITORY
+
+PAGES = [REPOSITORY / name for name in ("README.md", "recipes/README.md", "benchmarks/README.md", "CONTRIBUTING.md")]
+PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
+COMMAND_READERS = {
+    "build_model": READERS["model"],
+    "prepare_data": READERS["data"],
+    "sample_trajectories": READERS["sample"],
+    "train_sft": READERS["sft"],
+    "train_grpo": READERS["grpo"],
+    "evaluate": READERS["eval"],
+    "compare": [CompareConfig],
+    "pseudo_gradient": READERS["pseudo"],
+    "loss_landscape": READERS["loss"],
+    "trajectory_pruning": READERS["trajectory"],
+    "report": READERS["report"],
+    "plan": READERS["plan"],
+    "weigh_claims": READERS["weigh"],
+    "wandb_report": [WandbReportConfig],
+}
+PLACEHOLDER = re.compile(r"[A-Z_]+(\.yaml)?|accelerate_configs/X\.yaml")
+_COMMAND = re.compile(r"(?:-m raml_trl\.|raml-trl )(\w+)(?= )([^`\n#|;]*)")
+_CONSOLE = re.compile(r"^\$ python -m raml_trl\.(\w+) (.*)\n((?:(?!\$ |```).*\n)+)", re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            dead.append(target)
+    assert dead == []
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every command line of ours that names a recipe, but for those whose error is shown."""
+    text = _CONSOLE.sub(lambda one: "" if one[3].startswith("raml-trl ") else one[0], page.read_text())
+    for command, rest in _COMMAND.findall(re.sub(r"\\\n\s*", "", text)):
+        if rest.lstrip().startswith("--"):
+            yield command, shlex.split(rest.split(" --config_file ")[0])
+
+
+def parse(command: str, arguments: list[str]) -> tuple[Any, ...]:
+    readers = COMMAND_READERS[command]
+    # This machine has neither bf16 on a GPU nor trackers.
+    portable = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in readers else []
+    return StrictParser(readers, allow_abbrev=False).parse([*portable, *arguments])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for command, arguments in commands(page):
+        assert command in COMMANDS
+        given = dict(pairwise(arguments))
+        if not PLACEHOLDER.fullmatch(given.get("--config", "")) and "--help" not in arguments:
+            parse(command, arguments)
+    for launcher in re.findall(r"--config_file (\S+)", page.read_text()):
+        assert PLACEHOLDER.fullmatch(launcher) or (REPOSITORY / launcher).is_file(), launcher
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(
+        r"(?<![\w./-])((?:recipes|accelerate_configs|tests|raml_trl|benchmarks)/[\w./-]+\.(?:ya?ml|json|py|sh|svg))\b",
+        page.read_text(),
+    )
+    assert [name for name in named if not PLACEHOLDER.fullmatch(name) and not (REPOSITORY / name).is_file()] == []
+
+
+def test_there_are_commands() -> None:
+    assert sum(len(list(commands(page))) for page in PAGES) > 50
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def test_python_runs(page: Path, model_dir: str, tmp_path: Path) -> None:
+    """On a tiny model for `MODEL`; where a harness is imported that has an environment of its own, it compiles."""
+    for code in blocks(page, "python"):
+        tree = ast.parse(code)
+        imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        missing = [name for name in imported if importlib.util.find_spec(name.partition(".")[0]) is None]
+        if "..." in code or missing:
+            continue
+        script = tmp_path / "block.py"
+        script.write_text(code.replace('"MODEL"', repr(model_dir)))
+        done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        shown = re.search(re.escape(code) + r"```\n\n```\n(.*?)```", page.read_text(), re.DOTALL)
+        if shown:
+            assert done.stdout == shown[1]
+
+
+def refusal(command: str, arguments: list[str]) -> str | None:
+    try:
+        StrictParser(COMMAND_READERS[command], allow_abbrev=False).parse(arguments)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+ERRORS = _CONSOLE.findall((REPOSITORY / "docs/faq.md").read_text())
+
+
+def test_errors_that_parsing_finds_read_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    found = 0
+    for command, arguments, shown in ERRORS:
+        if "bf16" in arguments:  # depends on the machine
+            continue
+        refused = refusal(command, shlex.split(arguments))
+        if refused is not None:
+            assert shown == f"raml-trl {command}: {refused}\n"
+            found += 1
+    assert found >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "arguments", "shown"), ERRORS)
+def test_errors_read_as_shown(command: str, arguments: str, shown: str, tmp_path: Path) -> None:
+    if not (REPOSITORY / "runs/demo/grpo/summary.json").is_file():
+        pytest.skip("after make demo")
+    if "vllm" in arguments and importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(REPOSITORY / "runs/demo", tmp_path / "runs/demo", ignore=shutil.ignore_patterns("checkpoint-*"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"raml_trl.{command}", *shlex.split(arguments)],
+        cwd=tmp_path,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == shown.rstrip("\n")
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=REPOSITORY,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    assert (tmp_path / "site/method/index.html").is_file()
+    assert (tmp_path / "site/benchmarks/results/likelihood_along.svg").is_file()

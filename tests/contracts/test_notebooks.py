@@ -1,0 +1,57 @@
+"""The notebooks run from top to bottom, on a model and trajectories of the tests, and keep what they showed."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from raml_trl.build_model import arithmetic_tokenizer, build_model
+from raml_trl.data.reading import task_row
+from raml_trl.data.shards import TRAJECTORIES, write_shards
+from raml_trl.model_arguments import BuildModelConfig
+from tests.commands.test_pseudo_gradient import tasks
+from tests.helpers import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_three() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["loss_landscape", "pseudo_gradient", "trajectory_pruning"]
+
+
+def other_model(directory: Path, seed: int) -> str:
+    """Another one of the sizes of `model_dir`."""
+    tokenizer = arithmetic_tokenizer()
+    config = BuildModelConfig(output_dir=str(directory), num_hidden_layers=2, intermediate_size=64, seed=seed)
+    build_model(config, tokenizer).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path: Path, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shards(tmp_path / "data", map(task_row, tasks(trajectories=True)), TRAJECTORIES)
+    settings = {"MODEL": model_dir, "TRAJECTORIES": str(tmp_path / "data"), "OUTPUT": str(tmp_path / "out")}
+    settings |= {"NUM_QUESTIONS": 3, "STEPS": 5}
+    if path.stem == "loss_landscape":
+        settings |= {"BASE": other_model(tmp_path / "base", 1), "SFT": other_model(tmp_path / "sft", 2)}
+    notebook = nbformat.read(path, as_version=4)
+    [given] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    given.source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    assert any("image/svg+xml" in output.data for output in shown)
+    assert any("text/markdown" in output.data for output in shown)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_kept_was_run(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(output.output_type == "execute_result" for cell in cells for output in cell.outputs)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    text = path.read_text(encoding="utf-8")
+    assert str(REPOSITORY) not in text
+    assert str(Path.home()) + "/" not in text

@@ -1,0 +1,168 @@
+"""Questions and trajectories from tables of every shape, and what of a row cannot be used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raml_trl.data.reading import (
+    Question,
+    Reject,
+    Task,
+    Trajectory,
+    grpo_rows,
+    load_questions,
+    load_texts,
+    open_data,
+    read_tasks,
+    stream_questions,
+    stream_tasks,
+    task_row,
+)
+from raml_trl.data.shards import TRAJECTORIES, write_shards
+from raml_trl.data.table_arguments import TableArguments
+from raml_trl.data.tables import open_table
+from raml_trl.runtime.errors import InputError
+
+ROLLOUTS = [
+    {"problem": "1+1", "answer": "2", "generations": ["two", "three", "2"], "labels": [1, 0, 1]},
+    {"problem": "1+2", "answer": "3", "generations": ["x", "y", "z"], "labels": [0, 0, 0]},
+]
+
+
+def write(directory: Path, *rows: Any) -> str:
+    path = directory / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read(directory: Path, *rows: Any) -> list[Task | Reject]:
+    return list(read_tasks(open_table(write(directory, *rows))))
+
+
+def test_rollout_data_sets(tmp_path: Path) -> None:
+    first, second = read(tmp_path, *ROLLOUTS)
+    assert isinstance(first, Task)
+    assert first.question == Question("0", "1+1", "2", "data.jsonl")  # no path of this machine
+    assert [(one.text, one.correct, one.model) for one in first.trajectories] == [
+        ("two", True, "unknown"),
+        ("three", False, "unknown"),
+        ("2", True, "unknown"),
+    ]
+    assert isinstance(second, Task)
+    assert second.question.id == "1"
+
+
+def test_questions_keep_their_id_and_numbers_become_text(tmp_path: Path) -> None:
+    row = {"id": "aime-1", "question": "how many?", "answer": 204, "source": "aime"}
+    assert load_questions(write(tmp_path, row)) == [Question("aime-1", "how many?", "204", "aime")]
+    assert load_questions(write(tmp_path, row | {"answer": 204.0}))[0].answer == "204"
+    assert load_questions(write(tmp_path, row | {"answer": 0.25}))[0].answer == "0.25"
+
+
+GOOD = {"id": "good", "problem": "1+1", "answer": "2", "generations": [], "labels": []}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"problem": None}, "no question"),
+        ({"answer": None}, "no answer"),
+        ({"problem": ["a"]}, "question is not text"),
+        ({"answer": True}, "answer is not text"),
+        ({"id": "good"}, "id has come before"),
+        ({"generations": ["a"], "labels": None}, "generations without labels"),
+        ({"generations": ["a", "b"], "labels": [1]}, "2 generations and 1 labels, models or counts of tokens"),
+        ({"generations": ["a"], "labels": ["0"]}, "label '0' is neither 0 nor 1"),
+        ({"generations": [None], "labels": [1]}, "a generation is not text"),
+    ],
+)
+def test_a_row_that_cannot_be_used(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    good, reject, other = read(tmp_path, GOOD, GOOD | {"id": "bad"} | row, GOOD | {"id": "other"})
+    assert isinstance(good, Task)
+    assert isinstance(other, Task)
+    assert isinstance(reject, Reject)
+    assert (reject.row, reject.reason) == (1, reason)
+    with pytest.raises(InputError, match="row 1: "):
+        list(stream_tasks(open_table(write(tmp_path, GOOD, GOOD | {"id": "bad"} | row))))
+
+
+def test_lines_that_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('oops\n{"problem": "1+1", "answer": "2"}\n7\n')
+    reasons = [one.reason for one in read_tasks(open_table(str(tmp_path / "data.jsonl"))) if isinstance(one, Reject)]
+    assert reasons == ["line is not JSON", "not a row of columns"]
+
+
+def test_no_row_at_all(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("\n\n")
+    with pytest.raises(InputError, match="is empty: there is no row in it"):
+        load_questions(str(tmp_path / "data.jsonl"))
+
+
+def test_columns_and_forms(tmp_path: Path) -> None:
+    orz = [{"from": "human", "value": "1+1"}, {"ground_truth": {"value": "2"}}]
+    columns = {"question_column": "0.value", "answer_column": "1.ground_truth.value"}
+    [task] = read_tasks(open_data(TableArguments(dataset_name=write(tmp_path, orz), **columns)))
+    assert isinstance(task, Task)
+    assert (task.question.question, task.question.answer) == ("1+1", "2")
+    name = write(tmp_path, {"question": "1+1", "answer": "add\n#### 2"})
+    [task] = read_tasks(open_data(TableArguments(dataset_name=name, answer_form="hashes")))
+    assert isinstance(task, Task)
+    assert task.question.answer == "2"
+
+
+def test_only_some_rows(tmp_path: Path) -> None:
+    rows = [{"problem": str(number), "answer": "1", "level": number % 3, "kind": "a b"} for number in range(9)]
+    name = write(tmp_path, *rows)
+    table = open_data(TableArguments(dataset_name=name, where=["level=2", "kind = a b"]))
+    assert [question.id for question in stream_questions(table)] == ["2", "5", "8"]
+    assert table.signature != open_data(TableArguments(dataset_name=name, where=["level=1"])).signature
+    with pytest.raises(InputError, match="has no column grade"):
+        list(stream_questions(open_data(TableArguments(dataset_name=name, where=["grade=1"]))))
+    with pytest.raises(InputError, match="where must have the form COLUMN=VALUE, got 'level'"):
+        TableArguments(dataset_name=name, where=["level"])
+
+
+def test_multiple_choice(tmp_path: Path) -> None:
+    rows = [
+        {"Question": f"Which? {number}", "Right": "yes", "Wrong 1": "no", "Wrong 2": "perhaps"} for number in range(40)
+    ]
+    choices = ["Right", "Wrong 1", "Wrong 2"]
+    table = open_data(TableArguments(dataset_name=write(tmp_path, *rows), choice_columns=choices))
+    questions = list(stream_questions(table))
+    for question in questions:
+        lines = question.question.splitlines()
+        assert f"({question.answer}) yes" in lines
+        assert sorted(line[4:] for line in lines[2:]) == ["no", "perhaps", "yes"]
+    assert {question.answer for question in questions} == {"A", "B", "C"}
+    assert list(stream_questions(table)) == questions
+    with pytest.raises(InputError, match="choice_columns needs 2 to 26 columns, got 1"):
+        TableArguments(dataset_name="d", choice_columns=["Right"])
+
+
+def test_an_answer_that_cannot_be_graded_against(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the grader cannot read the answer '' of question 0"):
+        load_questions(write(tmp_path, {"problem": "1+1", "answer": ""}))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    tasks = [
+        Task(Question("a", "1+1", "2", "s"), (Trajectory("x", True, "m", 3), Trajectory("é\n", False, "m", None))),
+        Task(Question("b", "1+2", "3", "s")),
+    ]
+    write_shards(tmp_path, map(task_row, tasks), TRAJECTORIES)
+    assert list(read_tasks(open_table(str(tmp_path)))) == tasks
+    assert [question.id for question in load_questions(str(tmp_path))] == ["a", "b"]
+    assert list(load_texts(str(tmp_path))) == ["1+1", "x", "é\n", "1+2"]
+
+
+def test_rows_for_grpo(tmp_path: Path) -> None:
+    name = write(tmp_path, {"problem": "1+1", "answer": "2"}, {"problem": "1+2", "answer": "3"})
+    rows = grpo_rows(open_table(name), "bare")
+    assert rows[0] == {"prompt": [{"role": "user", "content": "1+1"}], "answer": "2"}
+    assert len(rows) == 2
+    write(tmp_path, {"problem": "1+1", "answer": "4"})  # made anew when the data change
+    assert grpo_rows(open_table(name), "bare")["answer"] == ["4"]
+    with pytest.raises(InputError, match="the grader cannot read the answer"):
+        grpo_rows(open_table(write(tmp_path, {"problem": "1+1", "answer": ""})), "bare")

@@ -1,0 +1,306 @@
+"""Text and reference to a grade, and grade to reward."""
+
+import gc
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from raml_trl.grading import grader as grading
+from raml_trl.grading.grader import Grade, extract_box, grade, readable
+from raml_trl.grading.pool import GradingPool
+from raml_trl.grpo import rewards
+from raml_trl.grpo.rewards import REWARDS, make_reward
+from raml_trl.prompts import STYLES, lay_out, prompt_messages, with_opening
+from raml_trl.runtime.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (r"so \boxed{67}", "67"),
+        (r"\boxed{1} and then \boxed{ 2 }", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{3} then cut off \boxed{4", "3"),
+        (r"\boxed{\text{a \} b}}", r"\text{a \} b}"),
+        ("no box", None),
+        (r"\boxed{1}\boxed{" + "1" * 2000 + "}", "1" * 2000),
+        (r"\boxed{" * 50, None),
+        (r"\boxed{" * 50 + "7" + "}" * 3, "7"),
+        (r"} \boxed{7}", "7"),
+    ],
+)
+def test_last_complete_box(text: str, box: str | None) -> None:
+    assert extract_box(text) == box
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "correct"),
+    [
+        (r"\boxed{67}", "67", True),
+        (r"\boxed{067}", "67", True),
+        (r"\boxed{68}", "67", False),
+        (r"\boxed{0.5}", r"\frac{1}{2}", True),
+        (r"\boxed{\frac43}", r"\frac{4}{3}", True),
+        (r"\boxed{3}", r"3\sqrt{13}", False),  # a reference that is not wrapped would be read as 3
+        (r"\boxed{3\sqrt{13}}", r"3\sqrt{13}", True),
+        (r"\boxed{5}", "6 - 5i", False),
+        (r"\boxed{1,000}", "1000", True),
+        (r"<think>\boxed{67}</think>", "67", False),  # what is thought is not said
+        (r"<think>\boxed{1}</think>\boxed{67}", "67", True),
+        ("67", "67", False),
+        ("", "67", False),
+    ],
+)
+def test_correct(text: str, answer: str, correct: bool) -> None:
+    assert grade(text, answer).correct is correct
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "formatted"),
+    [
+        ("bare", r"<think>a1+2=3;</think>\boxed{34}", True),
+        ("bare", r"<think></think>\boxed{34}", True),
+        ("bare", r"<think>a1+2=3;\boxed{34}", False),
+        ("bare", r"<think>a</think><think>b</think>\boxed{34}", False),
+        ("bare", r"<think>a</think>\boxed{34}1", False),
+        ("bare", r"<think>a</think>\boxed{3", False),
+        ("boxed", r"anything \boxed{34} at all", True),
+        ("boxed", "34", False),
+        ("conclusion", "<think>\nx\n</think>\n<conclusion>\ny\nThe answer is \\boxed{3}\n</conclusion>", True),
+        ("conclusion", "<think>\nx\n</think>\n<conclusion>\ny\n</conclusion>", False),
+        ("conclusion", "<think>\nx\n<conclusion>\nThe answer is \\boxed{3}\n</conclusion>", False),
+        ("conclusion", "<think>\nx\n</think>\nThe answer is \\boxed{3}", False),
+        ("conclusion_only", "x\n<conclusion>so \\boxed{3}</conclusion>", True),
+        ("conclusion_only", "x \\boxed{3}", False),
+        ("answer", "<think>x</think><answer>\\boxed{3}</answer>", True),
+        ("answer", "<answer>\\boxed{3}</answer>", False),
+    ],
+)
+def test_formatted(style: str, text: str, formatted: bool) -> None:
+    assert grade(text, "3", style=style).formatted is formatted
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_what_is_laid_out_is_formatted_and_correct(style: str) -> None:
+    for answer in ("12", r"\frac{1}{2}", r"\{1,2\}", "ANSWER"):
+        text = lay_out("first this\nthen that", answer, style)
+        assert STYLES[style].layout.fullmatch(text), text
+        assert extract_box(text) == answer
+    assert grade(lay_out("TRAJECTORY", "12", style), "12", style=style) == Grade(True, True, "correct")
+
+
+def test_the_opening_that_the_template_wrote() -> None:
+    assert with_opening("so it is 3\n</think>\\boxed{3}") == "<think>\nso it is 3\n</think>\\boxed{3}"
+    for text in ("<think>3</think>3", "3", "<think>cut off", "<think>a</think>b</think>c"):
+        assert with_opening(text) == text
+
+
+def test_layout_patterns_take_linear_time() -> None:
+    for style in STYLES.values():
+        for bad in ("<think>" * 20_000, "</think>" * 20_000, "\\boxed{" * 20_000, "a" * 200_000, "\n" * 200_000):
+            style.layout.fullmatch(bad)  # quadratic patterns would take minutes here
+
+
+def test_readable() -> None:
+    for answer in (
+        "12",
+        r"\frac{1}{2}",
+        r"\text{east}",
+        "(C)",
+        "x = 3, y = \\sqrt{2}",
+        "3^{6567340}",
+        r"9\frac{1}{2}\%",
+    ):
+        assert readable(answer), answer
+    for answer in ("", " ", "$$", r"DQ \parallel AB", r"(1, \ldots, 1)", r"\frac{", "1" * 2000):
+        assert not readable(answer), answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "outcome"),
+    [
+        (r"\boxed{0.5}", r"\frac{1}{2}", "correct"),
+        (r"\boxed{\sqrt{4x^2}}", r"\sqrt{x}", "wrong"),
+        ("1", "1", "no answer"),
+        (r"\boxed{}", "1", "no answer"),
+        (r"\boxed{\frac{}", "x", "no answer"),
+        (r"\boxed{\frac{}{}}", "x", "unreadable answer"),
+        (r"\boxed{9^{9^{9^9}}}", "x", "unreadable answer"),
+        (r"\boxed{\sqrt{2}}", "9^{9^{9^9}}", "wrong"),
+        (r"\boxed{1}", "", "unreadable reference"),
+        (r"\boxed{1}", r"DQ \parallel AB", "unreadable reference"),
+        (r"\boxed{DQ \parallel AB}", r"DQ\parallel AB", "correct"),
+    ],
+)
+def test_outcome(text: str, answer: str, outcome: str) -> None:
+    assert grade(text, answer) == Grade(outcome == "correct", r"\boxed{" in text and r"\boxed{}" not in text, outcome)
+
+
+def test_a_single_grade_ends_and_leaves_the_callers_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading, "SECONDS", 0.5)
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        handler = signal.getsignal(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        started = time.monotonic()
+        assert (
+            grade(r"\boxed{\sum_{k=1}^{9999} \frac{x^k}{k^2}}", r"\sum_{k=2}^{9999} \frac{x^k}{k^2}").outcome
+            == "timeout"
+        )
+        assert time.monotonic() - started < 5
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert 500 < signal.getitimer(signal.ITIMER_REAL)[0] < 600
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize("caught", [1, 2])
+def test_a_library_that_catches_everything(caught: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a bare `except` may: once and then there is a verdict, or once and then there would be no end."""
+
+    def compare(_predicted: str, _answer: str) -> str:
+        for _ in range(caught):
+            try:
+                while True:
+                    pass
+            except BaseException:
+                continue
+        return "wrong"
+
+    monkeypatch.setattr(grading, "compare", compare)
+    monkeypatch.setattr(grading, "SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}").outcome == "timeout"
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_single_grade_on_another_thread() -> None:
+    grades: list[Grade] = []
+    thread = threading.Thread(target=lambda: grades.append(grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}")))
+    thread.start()
+    thread.join()
+    assert grades == [Grade(True, True, "correct")]
+
+
+def test_reward_is_equation_21() -> None:
+    assert REWARDS == {(True, True): 1, (False, True): 0, (True, False): -0.5, (False, False): -1}
+    metrics: dict[str, float] = {}
+    columns: dict[str, list[bool]] = {}
+    given = make_reward("bare")(
+        prompts=[],
+        completions=[
+            [{"role": "assistant", "content": text}]
+            for text in (r"<think></think>\boxed{34}", r"<think></think>\boxed{35}", r"\boxed{34}", "34")
+        ],
+        answer=["34"] * 4,
+        log_metric=metrics.__setitem__,
+        log_extra=columns.__setitem__,
+    )
+    assert given == [1, 0, -0.5, -1]
+    assert metrics == {"correct": 0.5, "formatted": 0.5}
+    assert columns["correct"] == [True, False, True, False]
+
+
+def call(reward: Callable[..., list[float]], *pairs: tuple[str, str]) -> tuple[list[float], dict[str, float]]:
+    metrics: dict[str, float] = {}
+    given = reward(
+        prompts=[],
+        completions=[text for text, _ in pairs],
+        answer=[answer for _, answer in pairs],
+        log_metric=metrics.__setitem__,
+        log_extra=lambda _name, _values: None,
+    )
+    return given, metrics
+
+
+ALGEBRA = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")
+HOPELESS = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
+
+
+def test_the_reward_survives_what_cannot_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "GradingPool", lambda number: GradingPool(number, seconds=1))
+    pairs = [ALGEBRA, HOPELESS, (r"\boxed{1}", r"DQ \parallel AB"), (r"\boxed{\frac{}{}}", "x"), ("no box", "1")] * 2
+    given, metrics = call(make_reward("boxed"), *pairs)
+    assert given == [1, 0, 0, 0, -1] * 2
+    assert metrics == {
+        **{"correct": 0.2, "formatted": 0.8},
+        **{"timeout": 0.2, "unreadable reference": 0.2, "unreadable answer": 0.2},
+    }
+
+
+def children() -> list[int]:
+    return [one.pid for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_children_of_a_reward_go_with_it() -> None:
+    before = children()
+    reward = make_reward("boxed", num_graders=1)
+    assert call(reward, (r"\boxed{2}", "2"))[0] == [1]
+    assert children() == before  # no algebra, no child
+    assert call(reward, ALGEBRA)[0] == [1]
+    assert len(children()) == len(before) + 1
+    del reward
+    gc.collect()
+    assert children() == before
+
+
+def _grade_and_leave(reward: Callable[..., list[float]], found: Any) -> None:
+    found.put((call(reward, ALGEBRA)[0], len(children())))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_reward_in_a_process_that_is_forked_off() -> None:
+    """As in a DataLoader worker: the child has graders of its own, and leaves those of its parent alone."""
+    reward = make_reward("boxed", num_graders=1)
+    assert call(reward, ALGEBRA)[0] == [1]
+    before = children()
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    worker = context.Process(target=_grade_and_leave, args=(reward, found))
+    worker.start()
+    assert found.get(timeout=60) == ([1], 1)
+    worker.join()
+    assert worker.exitcode == 0
+    assert call(reward, (r"\boxed{\sqrt{20}}", r"2\sqrt{5}"))[0] == [1]
+    assert children() == before
+
+
+@pytest.mark.parametrize(
+    "end", ["pass", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+)
+def test_a_reward_leaves_no_orphans(end: str) -> None:
+    script = f"""
+import psutil
+from raml_trl.grpo.rewards import make_reward
+reward = make_reward("boxed", num_graders=1)
+ignore = lambda *_: None
+assert reward(completions=[{ALGEBRA[0]!r}], answer=[{ALGEBRA[1]!r}], log_metric=ignore, log_extra=ignore) == [1]
+print(psutil.Process().children()[0].pid, flush=True)
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "Error" not in done.stderr, done.stderr
+    until = time.monotonic() + 20
+    while psutil.pid_exists(int(done.stdout)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(int(done.stdout))
+
+
+def test_prompts() -> None:
+    assert prompt_messages("1+1", "bare") == [{"role": "user", "content": "1+1"}]
+    system, user = prompt_messages("1+1", "conclusion")
+    assert (system["role"], user) == ("system", {"role": "user", "content": "1+1"})
+    assert prompt_messages("1+1", "boxed")[0]["content"].startswith("1+1\n\n")
+    with pytest.raises(InputError, match="'shouted' is unknown"):
+        prompt_messages("1+1", "shouted")

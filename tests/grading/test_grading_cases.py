@@ -1,0 +1,274 @@
+"""The grader against the table of cases, real references, random numbers, and texts that are meant to break it."""
+
+import gzip
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from raml_trl.grading.equality import leaves, same
+from raml_trl.grading.grader import compare, extract_answer, grade, readable, tell
+from raml_trl.grading.notation import normalise
+from raml_trl.grading.numbers import exact, same_number
+from raml_trl.grading.pool import GradingPool
+from tests.helpers.grading_cases import BOMBS, BOXES, CASES, TEXTS
+
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
+
+# References of the real data that no grader can hold an answer against but as text, and why.
+UNREADABLE = {
+    r"DQ \parallel AB": "a relation that is to be proved",
+    r"EH \parallel FG": "a relation that is to be proved",
+    r"\det(A) > 0": "a relation that is to be proved",
+    r"(1, 1, \ldots, 1)": "dots",
+}
+
+
+def box(answer: str) -> str:
+    return rf"\boxed{{{answer}}}"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[GradingPool]:
+    with GradingPool(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def golds(shared_data: Path) -> list[str]:
+    """Every reference of the real data, once."""
+    found: dict[str, None] = {}
+    for path in sorted([*shared_data.glob("*.jsonl"), *shared_data.glob("*.jsonl.gz")]):
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+            found.update(dict.fromkeys(json.loads(line)["answer"] for line in lines))
+    return list(found)
+
+
+def test_the_table(pool: GradingPool) -> None:
+    assert len({case[:2] for case in CASES}) == len(CASES) >= 300
+    grades = pool.grade([(text, answer) for text, answer, _ in CASES], style="boxed")
+    assert [case[:2] for case, one in zip(CASES, grades, strict=True) if one.correct is not case[2]] == []
+    assert {one.outcome for one in grades} <= {"correct", "wrong", "no answer", "unreadable answer"}
+
+
+def test_a_reference_in_its_own_box_is_right(pool: GradingPool, golds: list[str]) -> None:
+    assert len(golds) > 1_000
+    grades = pool.grade([(box(answer), answer) for answer in golds], style="boxed")
+    assert [answer for answer, one in zip(golds, grades, strict=True) if one.outcome != "correct"] == []
+    assert {answer.strip() for answer in golds if not readable(answer)} == UNREADABLE.keys()
+
+
+def test_a_reference_spelled_otherwise_is_right_without_algebra(golds: list[str]) -> None:
+    def respell(answer: str) -> str:
+        answer = answer.replace(r"\frac{", r"\dfrac {").replace("(", r"\left(").replace(")", r"\right)")
+        return rf"\displaystyle {answer.strip()} ."
+
+    assert [answer for answer in golds if tell(respell(answer), answer) != "correct"] == []
+
+
+def test_a_reference_is_wrong_for_another(pool: GradingPool, golds: list[str]) -> None:
+    """Neighbours in the order of length and letters, which are much alike: whatever is equal is equal to a reader."""
+    ordered = sorted(golds, key=lambda answer: (len(answer), answer))
+    pairs = list(pairwise(ordered))
+    grades = pool.grade([(box(one), other) for one, other in pairs], style="boxed")
+    equal = {pair for pair, one in zip(pairs, grades, strict=True) if one.correct}
+    assert all(_bare(one) == _bare(other) for one, other in equal), equal
+    assert sum(one.outcome == "timeout" for one in grades) == 0
+
+
+def _bare(answer: str) -> str:
+    answer = re.sub(r"[$\\{}() ]|frac|text|circ|\^", "", normalise(answer).partition("=")[2] or normalise(answer))
+    return answer.replace("degrees", "")
+
+
+def test_most_real_pairs_need_no_algebra(golds: list[str]) -> None:
+    told = Counter(tell(answer, answer) for answer in golds)
+    assert told.keys() == {"correct"}
+
+
+def test_solutions_with_labels(pool: GradingPool, shared_data: Path) -> None:
+    """What the data set says of 5,276 solutions, which have no box: their answer stands after "A:"."""
+    pairs, labels = [], []
+    with gzip.open(shared_data / "gsm8k_rollouts_4x.jsonl.gz", "rt") as lines:
+        for row in map(json.loads, lines):
+            for text, label in zip(row["generations"], row["labels"], strict=True):
+                _, found, answer = text.rpartition("A:")
+                pairs.append((text + box(answer.strip()) if found else text, row["answer"]))
+                labels.append(bool(label))
+    grades = pool.grade(pairs, style="boxed")
+    differ = Counter((label, one.correct) for label, one in zip(labels, grades, strict=True))
+    assert len(pairs) == 5_276
+    assert differ == {(True, True): 2_001, (False, False): 3_275}
+    assert {one.outcome for one in grades} <= {"correct", "wrong", "no answer"}
+
+
+RATIONALS = st.fractions(min_value=-1000, max_value=1000, max_denominator=10_000)
+
+
+def spellings(value: Fraction) -> list[str]:
+    sign, top, bottom = "-" * (value < 0), abs(value.numerator), value.denominator
+    spelled = [
+        f"{sign}{top}/{bottom}",
+        rf"{sign}\frac{{{top}}}{{{bottom}}}",
+        rf"\frac{{{sign}{2 * top}}}{{{2 * bottom}}}",
+    ]
+    whole, rest = divmod(top, bottom)
+    if whole and rest:
+        spelled.append(rf"{sign}{whole}\frac{{{rest}}}{{{bottom}}}")
+    if 10**4 % bottom == 0:
+        spelled.append(f"{float(value):.4f}")
+    if bottom == 1:
+        spelled.append(f"{value.numerator:,}")
+    return spelled
+
+
+@given(RATIONALS, st.data())
+def test_a_number_is_itself_in_every_spelling(value: Fraction, data: st.DataObject) -> None:
+    one, other = (data.draw(st.sampled_from(spellings(value))) for _ in range(2))
+    assert exact(normalise(one)) == value
+    assert tell(one, other) == "correct"
+
+
+@pytest.mark.parametrize(("opening", "closing"), ["()", "{}", (r"\frac{1}{", "}")], ids=["round", "curly", "below"])
+def test_what_is_deep_is_not_read(opening: str, closing: str) -> None:
+    def nested(depth: int) -> str:
+        return opening * depth + "1" + closing * depth
+
+    assert exact(nested(20)) == 1
+    assert exact(nested(40)) is None
+    assert exact("+".join(["(1)"] * 40)) == 40  # one after the other is not deep
+
+
+@given(RATIONALS, RATIONALS | st.none(), st.data())
+@settings(max_examples=60)
+@example(Fraction(1, 2), Fraction(1, 3), None)
+def test_numbers_are_told_as_math_verify_would(one: Fraction, other: Fraction | None, data: Any) -> None:
+    from math_verify import parse, verify
+
+    other = -one if other is None else other
+    texts = [
+        (spellings(value)[1] if data is None else data.draw(st.sampled_from(spellings(value))))
+        for value in (one, other)
+    ]
+    theirs = verify(*(parse(f"${text}$", parsing_timeout=None) for text in reversed(texts)), timeout_seconds=None)
+    assert tell(texts[0], texts[1]) == ("correct" if theirs else "wrong")
+
+
+FRAGMENTS = [
+    *"0123456789xyneAB+-*/^_=<>(){}[],.;:!%$ \\|&'",
+    *(
+        r"\frac",
+        r"\dfrac{1}{2}",
+        r"\sqrt",
+        r"\pi",
+        r"\{",
+        r"\}",
+        r"\left(",
+        r"\right]",
+        r"\cup",
+        r"\le ",
+        r"\in ",
+        r"\pm ",
+    ),
+    *(
+        r"\text{",
+        r"\text{ and }",
+        r"\begin{pmatrix}",
+        r"\end{pmatrix}",
+        r"\\",
+        r"^\circ",
+        r"\%",
+        r"\infty",
+        r"\binom{3}{2}",
+    ),
+    *("²", "√", "−", "π", "½", "٣", "\x00", "\ud800", "\n", "and", "or", "cm", "degrees", "1,000", "10^", "<think>"),  # noqa: RUF001
+]
+GARBLED = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join) | st.text(max_size=40)
+
+
+@given(GARBLED, GARBLED)
+@settings(max_examples=2_000)
+def test_no_text_breaks_what_comes_before_algebra(predicted: str, answer: str) -> None:
+    outcome = tell(predicted, answer)
+    assert outcome in ("correct", "wrong", "no answer", "unreadable answer", None)
+    leaves(answer)
+    extract_answer(predicted + box(answer))
+    if predicted and answer:
+        same_number(predicted, answer)
+        # What is equal is equal either way round, but for what only one side may leave out.
+        silent = same(predicted, answer, lambda _p, _a: None), same(answer, predicted, lambda _p, _a: None)
+        assert {True, False} - set(silent), (predicted, answer)
+
+
+@given(GARBLED)
+@settings(max_examples=2_000)
+def test_an_answer_is_itself(answer: str) -> None:
+    assert tell(answer, answer) in ("correct", "no answer", "unreadable answer", None)
+    if normalise(answer) and len(answer) < 100:
+        assert tell(answer, answer) == "correct"
+
+
+def test_garbled_answers_break_no_child(pool: GradingPool) -> None:
+    drawn = random.Random(0)
+    texts = ["".join(drawn.choices(FRAGMENTS, k=drawn.randint(1, 12))) for _ in range(600)]
+    grades = pool.grade([(box(one), other) for one, other in zip(texts, reversed(texts), strict=True)], style="boxed")
+    assert len(grades) == 600
+    assert not {"crash", "timeout"} & {one.outcome for one in grades}
+
+
+def test_algebra_is_the_same_either_way_round() -> None:
+    for predicted, answer, right in BOXES:
+        if right and tell(predicted, answer) is None:
+            assert compare(answer, predicted) == "correct", (predicted, answer)
+
+
+ENDLESS = [(r"\boxed{e^{e^{e^{e^{e^{79}}}}}}", r"2\pi"), (r"\boxed{\binom{10000000}{5000000}}", r"\pi")]
+HUGE = [
+    (r"\boxed{" + "9" * 10**6 + "}", "x"),
+    (r"\boxed{" + "(" * 10**6, "x"),
+    ("{" * 10**6 + r"\boxed{" * 10**5, "x"),
+    (r"\boxed{" + r"\frac{1}{" * 90 + "}" * 90 + "}", "x"),
+    (r"\boxed{" + "1+" * 450 + "1}", "x"),
+    (r"\boxed{" + r"\{" * 300 + r"\}" * 300 + "}", "x"),
+    (r"\boxed{" + "1," * 400 + "2}", "2," * 400 + "1"),
+    (r"\boxed{" + r"\text{" * 150 + "}" * 150 + "}", "x"),
+    (r"\boxed{" + "-" * 900 + "}", "1"),
+    (r"\boxed{" + "(1," * 240 + "1" + ")" * 239 + "}", "(1," * 240 + "2" + ")" * 239),
+    (r"\boxed{" + "=" * 900 + "}", "1"),
+    (r"\boxed{" + " " * 900 + "1}", "1" + " " * 10**6),
+    (r"\boxed{" + "a or " * 150 + "a}", "a or " * 150 + "b"),
+]
+
+
+def test_what_is_meant_to_break_it_ends_and_holds_nobody_up() -> None:
+    harmless = [(rf"\boxed{{\sqrt{{{4 * p}}}}}", rf"2\sqrt{{{p}}}") for p in range(101, 201)]
+    bombs = [*((box(text), answer) for text, answer, _ in BOMBS), *HUGE]
+    with GradingPool(2, seconds=4) as pool:
+        pool.grade(harmless[:2], style="boxed")  # the children are there
+        for pair in bombs:
+            started = time.monotonic()
+            pool.grade([pair], style="boxed")
+            assert time.monotonic() - started < 8, pair[0][:60]
+        started = time.monotonic()
+        grades = pool.grade([*harmless[:50], *bombs, *ENDLESS, *harmless[50:]], style="boxed")
+        assert time.monotonic() - started < 20
+    assert all(one.correct for one in grades[:50] + grades[-50:])
+    assert [one.outcome for one in grades[-52:-50]] == ["timeout"] * 2
+
+
+def test_whole_completions_of_a_megabyte_take_no_time() -> None:
+    started = time.monotonic()
+    for text, answer, right in TEXTS:
+        assert grade(text, answer).correct is right
+    assert time.monotonic() - started < 8

@@ -1,0 +1,293 @@
+"""The pool of grading children: the grades of `grading.grade`, in order, whatever a text does to a child.
+
+What must not be left behind is looked for among the processes of this machine, by psutil.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from raml_trl.grading import pool as grading_pool
+from raml_trl.grading.grader import Grade, grade
+from raml_trl.grading.pool import GradingPool
+from raml_trl.grading.worker import MEMORY_BYTES
+from raml_trl.prompts import STYLES
+from raml_trl.runtime.errors import InputError
+from tests.grading import test_grader as test_grading
+
+# Nothing that is refused unread, and no computer sees the end of it.
+TOWER = (r"\boxed{e^{e^{e^{e^{e^{79}}}}}}", r"2\pi")
+BINOMIAL = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
+ROOT = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")  # takes algebra to be right
+
+RIGHT = Grade(correct=True, formatted=True, outcome="correct")
+WRONG = Grade(correct=False, formatted=True, outcome="wrong")
+LATE = Grade(correct=False, formatted=True, outcome="timeout")
+CRASHED = Grade(correct=False, formatted=True, outcome="crash")
+
+[_CASES] = test_grading.test_correct.pytestmark
+TABLE: list[tuple[str, str]] = [(text, answer) for text, answer, _ in _CASES.args[1]]
+
+
+def roots(number: int) -> tuple[list[tuple[str, str]], list[Grade]]:
+    """Pairs that take algebra to tell, no two alike, and their grades: every third is right."""
+    right = [index % 3 == 0 for index in range(1, number + 1)]
+    # The root of 4p is twice that of p, and the root of 4p + 1 is not.
+    pairs = [(rf"\boxed{{\sqrt{{{4 * p + (not same)}}}}}", rf"2\sqrt{{{p}}}") for p, same in enumerate(right, 1001)]
+    return pairs, [RIGHT if same else WRONG for same in right]
+
+
+def still_running(processes: list[psutil.Process], *, seconds: float = 0) -> list[psutil.Process]:
+    """Those that in `seconds` neither go nor die and wait for someone to collect them."""
+    until = time.monotonic() + seconds
+    while True:
+        left = [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        if not left or time.monotonic() >= until:
+            return left
+        time.sleep(0.05)
+
+
+def children() -> list[psutil.Process]:
+    """The graders of this process. It may have other children, such as what multiprocessing leaves beside it."""
+    running = still_running(psutil.Process().children())
+    return [child for child in running if "raml_trl.grading.worker" in child.cmdline()]
+
+
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[GradingPool]:
+    """One pool for all tests that leave its children as they find them: a child takes a second to start."""
+    with GradingPool(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def no_shared_children(shared_pool: GradingPool) -> None:
+    """Ends the children of the shared pool, which starts others when it has to."""
+    shared_pool.close()
+    assert not children()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_same_as_the_grader(shared_pool: GradingPool, style: str) -> None:
+    grades = shared_pool.grade(TABLE, style=style)
+    assert grades == [grade(*pair, style=style) for pair in TABLE]
+
+
+def test_outcomes(shared_pool: GradingPool) -> None:
+    pairs = [(r"\boxed{x}", ""), ("12", "12"), (r"\boxed{12}", "13"), (r"\boxed{2x}", "y"), ROOT, (r"\boxed{12}", "12")]
+    outcomes = ["unreadable reference", "no answer", "wrong", "wrong", "correct", "correct"]
+    assert [one.outcome for one in shared_pool.grade(pairs, style="boxed")] == outcomes
+    assert shared_pool.grade([], style="boxed") == []
+    with pytest.raises(InputError, match="'shouted' is unknown"):
+        shared_pool.grade(pairs, style="shouted")
+
+
+def test_one_worker_says_what_two_say_and_in_order(shared_pool: GradingPool) -> None:
+    pairs, expected = roots(300)
+    grades = shared_pool.grade(pairs + TABLE, style="boxed")
+    assert grades[:300] == expected
+    with GradingPool(1) as pool:
+        assert pool.grade(pairs + TABLE, style="boxed") == grades
+
+
+@pytest.mark.usefixtures("no_shared_children")
+def test_what_takes_no_symbols_starts_no_child() -> None:
+    with GradingPool(2) as pool:
+        told = [(r"\boxed{012}", "12"), (r"\boxed{x + 1}", "x + 1"), (r"\boxed{0.5}", r"\frac12")]
+        assert pool.grade(told, style="boxed") == [RIGHT] * 3
+        assert not children()
+        assert pool.grade([ROOT], style="boxed") == [RIGHT]
+        assert len(children()) == 1  # and one pair does not start two
+
+
+def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    take = grading_pool._Child.take
+    monkeypatch.setattr(grading_pool._Child, "take", lambda child, pair: (taken.append(pair), take(child, pair)))
+    again = ("again " + ROOT[0], ROOT[1])
+    assert shared_pool.grade([ROOT, again, ROOT], style="boxed") == [RIGHT] * 3
+    assert taken == [(r"\sqrt{12}", ROOT[1])]
+
+
+def test_who_has_read_a_side_of_a_pair_gets_it() -> None:
+    one, two = object(), object()
+    pairs = [("a", "b"), ("b", "e"), ("c", "d"), ("d", "a"), ("f", "c"), ("g", "e")]
+    waiting, readers = [*pairs], {}
+    given = [grading_pool._next_for(child, waiting, readers) for child in (one, two, one, one, one, two)]
+    # `two` leaves b to `one`, which gets what shares a side with what it has had; in the end no pair is left over.
+    assert given == [("a", "b"), ("c", "d"), ("b", "e"), ("d", "a"), ("g", "e"), ("f", "c")]
+    assert not waiting
+
+
+def test_a_reference_is_read_by_one_child_and_none_is_idle(
+    shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: dict[grading_pool._Child, list[grading_pool.Pair]] = {}
+    take = grading_pool._Child.take
+    monkeypatch.setattr(
+        grading_pool._Child, "take", lambda child, pair: (taken.setdefault(child, []).append(pair), take(child, pair))
+    )
+    pairs, expected = roots(2)
+    spelt = [[(rf"\boxed{{{number} + {text[7:-1]}}}", answer) for number in range(1, 20)] for text, answer in pairs]
+    mixed = [pair for both in zip(*spelt, strict=True) for pair in both]
+    assert shared_pool.grade([*mixed, *pairs], style="boxed") == [WRONG] * len(mixed) + expected
+    assert len(taken) == 2
+    # Who gets ahead may take the first of the other's at the very end, and no more than that by far.
+    shares = [sum(pair[1] == answer for pair in some) / len(some) for some in taken.values() for _, answer in pairs]
+    assert sum(max(share, 1 - share) for share in shares) / len(shares) > 0.7
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_does_not_end_is_late_alone(num_workers: int) -> None:
+    pairs, expected = roots(60)
+    started = time.monotonic()
+    with GradingPool(num_workers, seconds=2) as pool:
+        grades = pool.grade([*pairs[:30], *[TOWER, BINOMIAL] * 40, *pairs[30:]], style="boxed")
+    assert grades[30:110] == [LATE] * 80
+    assert grades[:30] + grades[110:] == expected
+    # Two deadlines of two seconds and three starts of one or two: not a deadline for each of the 80, nor the eight
+    # seconds that `grade` takes.
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.usefixtures("no_shared_children")
+def test_a_child_that_died_idle_is_replaced(shared_pool: GradingPool) -> None:
+    pairs, expected = roots(20)
+    shared_pool.grade(pairs, style="boxed")
+    before = children()
+    assert len(before) == 2
+    for child in before:
+        os.kill(child.pid, signal.SIGKILL)
+    assert not still_running(before, seconds=10)
+    assert shared_pool.grade(pairs, style="boxed") == expected
+    assert len(children()) == 2
+
+
+@pytest.mark.parametrize(("num_kills", "one"), [(1, LATE), (2, CRASHED)])
+def test_a_pair_whose_child_is_killed_is_tried_once_more(
+    num_kills: int, one: Grade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, killed = grading_pool._Child._ask, []
+
+    def ask_and_kill(child: grading_pool._Child) -> None:
+        ask(child)
+        if child.pair[1] == TOWER[1] and len(killed) < num_kills:
+            killed.append(child._process.pid)
+            os.kill(child._process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(grading_pool._Child, "_ask", ask_and_kill)
+    pairs, expected = roots(20)
+    with GradingPool(1, seconds=2) as pool:
+        grades = pool.grade([*pairs[:10], TOWER, *pairs[10:]], style="boxed")
+    assert len(set(killed)) == num_kills
+    assert grades.pop(10) == one
+    assert grades == expected
+
+
+def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with GradingPool(2) as pool, pytest.raises(RuntimeError, match="does not start"):
+        pool.grade([ROOT], style="boxed")
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A shell starts what it puts into the background with SIGINT ignored; here it is heard."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("no_shared_children", "_interruptible")
+def test_an_interrupted_call_leaves_no_child() -> None:
+    with GradingPool(2, seconds=60) as pool:
+        pool.grade(roots(2)[0], style="boxed")
+        assert len(children()) == 2
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.grade([TOWER], style="boxed")
+        assert len(children()) == 1  # the idle one is as good as before
+        assert pool.grade([ROOT], style="boxed") == [RIGHT]
+    assert not children()
+
+
+def test_a_killed_parent_leaves_no_child() -> None:
+    script = f"""
+from raml_trl.grading.pool import GradingPool
+pool = GradingPool(2, seconds=1)
+pool.grade({roots(2)[0]}, style="boxed")
+print(flush=True)
+pool.grade([{TOWER}] , style="boxed")
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    left = psutil.Process(parent.pid).children(recursive=True)
+    time.sleep(0.5)  # one child is in the tower, the other idle
+    parent.kill()
+    parent.communicate()
+    assert len(left) == 2
+    still = still_running(left, seconds=30)
+    for child in still:
+        child.kill()
+    assert not still
+
+
+def test_any_thread_may_grade_and_signals_are_left_alone(shared_pool: GradingPool) -> None:
+    grades: list[Grade] = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        handler = signal.getsignal(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        thread = threading.Thread(target=lambda: grades.extend(shared_pool.grade(TABLE, style="boxed")))
+        thread.start()
+        thread.join()
+        assert grades == shared_pool.grade(TABLE, style="boxed")
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_child_is_bounded_and_hears_no_interrupt(shared_pool: GradingPool) -> None:
+    shared_pool.grade([ROOT], style="boxed")
+    for child in children():
+        assert child.rlimit(psutil.RLIMIT_AS)[0] == MEMORY_BYTES
+        assert os.getsid(child.pid) == child.pid != os.getsid(0)
+        os.kill(child.pid, signal.SIGINT)
+    before = children()
+    assert shared_pool.grade([ROOT], style="boxed") == [RIGHT]
+    assert children() == before
+
+
+def test_what_a_library_prints_is_no_reply() -> None:
+    script = """
+import os, sys
+from raml_trl.grading import worker as grading_worker
+
+compare = grading_worker.compare
+
+def noisy(**arguments):
+    print("noise")
+    os.write(1, b"more noise")
+    return compare(**arguments)
+
+assert "math_verify" not in sys.modules
+ready = grading_worker.json.loads
+grading_worker.json.loads = lambda line: ("math_verify" in sys.modules) and ready(line)  # it is there by the first line
+grading_worker.compare = lambda *pair, **named: noisy(**dict(zip(("predicted", "answer"), pair)), **named)
+grading_worker.main(8)
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    requests = '{"predicted": "0.5", "answer": "1/2"}\n{"predicted": "x", "answer": "y"}\n'
+    done = subprocess.run([sys.executable, "-c", script], input=requests, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['"ready"', '"correct"', '"wrong"']
+    assert done.stderr.count("more noise") == 3

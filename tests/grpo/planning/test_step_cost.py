@@ -1,0 +1,190 @@
+"""Rows, cells and seconds are what a calculation by hand says."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raml_trl.grpo.planning.step_cost import (
+    Geometry,
+    Split,
+    Work,
+    draw_work,
+    given_split,
+    lognormal_lengths,
+    lognormal_of_extremes,
+    measured_split,
+    predict_seconds,
+)
+
+GEOMETRY = Geometry(
+    num_processes=1,
+    per_device_train_batch_size=8,
+    steps_per_generation=4,
+    gradient_accumulation_steps=4,
+    num_iterations=1,
+    num_generations=8,
+    num_generations_update=8,
+    selection="random",
+    selection_scope="group",
+    subset_mode="drop",
+    length_bucketing=False,
+    skip_zero_advantage=False,
+)
+TRIMMED = replace(GEOMETRY, length_bucketing=True, skip_zero_advantage=True)
+EQUAL = np.full(100, 30)
+UNEQUAL = np.array([10, 20, 30, 100])
+
+
+def draw(geometry: Geometry, lengths: np.ndarray, dead_groups: float = 0.0) -> Work:
+    return draw_work(geometry, lengths, prompt_length=5, dead_groups=dead_groups, seed=0)
+
+
+def test_all_rollouts_without_bucketing_are_those_of_trl() -> None:
+    assert draw(GEOMETRY, EQUAL) == Work(rows=32, cells=32 * 35, cells_all=32 * 35)
+    drawn = draw(GEOMETRY, UNEQUAL)  # of 32 rollouts one is longest, as good as always
+    assert drawn.cells == drawn.cells_all == pytest.approx(32 * 105, rel=1e-2)
+
+
+@pytest.mark.parametrize("selected", [1, 2, 4])
+@pytest.mark.parametrize("geometry", [GEOMETRY, TRIMMED])
+def test_of_equal_rollouts_their_part_runs(geometry: Geometry, selected: int) -> None:
+    part = replace(geometry, num_generations_update=selected)
+    assert draw(part, EQUAL) == Work(rows=4 * selected, cells=4 * selected * 35, cells_all=32 * 35)
+
+
+def test_a_masked_row_runs_too() -> None:
+    masked = replace(TRIMMED, subset_mode="mask", skip_zero_advantage=False, num_generations_update=2)
+    assert draw(masked, EQUAL) == Work(rows=8, cells=32 * 35, cells_all=32 * 35)
+    assert masked.rows_per_micro_batch == 8
+
+
+def test_bucketing_trims_to_the_rows_themselves() -> None:
+    alone = replace(TRIMMED, per_device_train_batch_size=1, steps_per_generation=64, gradient_accumulation_steps=64)
+    drawn = draw(alone, UNEQUAL)  # one row in each micro-batch: nothing is padded
+    assert drawn.cells == pytest.approx(64 * (5 + 40), rel=0.03)  # the mean of the four is 40
+    assert drawn.cells_all == 64 * 105
+    assert draw(TRIMMED, UNEQUAL).cells < draw(GEOMETRY, UNEQUAL).cells
+    # of three micro-batches, two may fall into different steps, so rows stay where they were dealt
+    apart = draw(replace(TRIMMED, gradient_accumulation_steps=3), UNEQUAL)
+    assert apart.cells / apart.cells_all > 1.1 * draw(TRIMMED, UNEQUAL).cells / draw(TRIMMED, UNEQUAL).cells_all
+
+
+def test_rows_without_signal_are_left_out() -> None:
+    assert draw(TRIMMED, EQUAL, 0.25).rows == pytest.approx(24, rel=0.1)
+    assert draw(GEOMETRY, EQUAL, 0.25).rows == 32
+    assert draw(TRIMMED, EQUAL, 1.0) == Work(rows=0, cells=4 * 6, cells_all=32 * 35)  # four idle rows of prompt and 1
+    # where the batch is chosen from as one, groups without signal get fewer
+    batch = replace(TRIMMED, selection="abs_advantage", selection_scope="batch", num_generations_update=2)
+    assert draw(batch, EQUAL, 0.25).rows == 8
+    assert draw(replace(batch, selection_scope="group"), EQUAL, 0.25).rows == pytest.approx(6, rel=0.1)
+
+
+def test_a_step_is_what_its_micro_batches_are() -> None:
+    half = replace(TRIMMED, gradient_accumulation_steps=2)
+    assert draw(half, EQUAL) == Work(rows=16, cells=16 * 35, cells_all=16 * 35)
+    assert half.rollouts_per_step == 16
+    twice = replace(half, num_iterations=2)
+    assert draw(twice, EQUAL) == draw(half, EQUAL)
+    assert twice.rollouts_per_step == 8
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRY, TRIMMED])
+def test_processes_share_the_rows(geometry: Geometry) -> None:
+    both = replace(geometry, num_processes=2, num_generations_update=2)
+    assert draw(both, EQUAL) == Work(rows=16, cells=8 * 35, cells_all=32 * 35)
+
+
+def test_the_process_that_has_most_sets_the_pace() -> None:
+    one_each = replace(TRIMMED, num_processes=2, per_device_train_batch_size=1, steps_per_generation=1,
+                       gradient_accumulation_steps=1, num_generations=2, num_generations_update=2)  # fmt: skip
+    # the greater of two lengths, 10 or 100 each, is 100 in three of four
+    assert draw(one_each, np.array([10, 100])).cells == pytest.approx(5 + 0.75 * 100 + 0.25 * 10, rel=0.03)
+
+
+def test_the_draw_is_the_same_again_and_for_every_m() -> None:
+    anything = np.arange(1, 1000)
+    assert draw(TRIMMED, anything) == draw(TRIMMED, anything)
+    works = [draw(replace(TRIMMED, num_generations_update=selected), anything) for selected in (1, 2, 4, 8)]
+    assert len({work.cells_all for work in works}) == 1
+    assert sorted(work.cells for work in works) == [work.cells for work in works]
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    """64 rollouts of a run whose updates cost 1 s and 10 ms a cell."""
+    seconds = dict.fromkeys(("generating", "rewarding", "scoring", "preparing", "selecting", "updating"), 0.0)
+    seconds |= {"generating": 6.0, "rewarding": 0.5, "preparing": 0.5, "selecting": 0.2, "updating": 2.0}
+    whole = 7.0 + 5.0  # all 400 cells: 1 s + 4 s
+    record = {
+        "seconds": seconds,
+        "counts": {"rollouts": 64, "cells_updating": 100, "cells_updating_all": 400},
+        "speedup": {"estimated": whole / 9.2},
+    }
+    return {name: value | changes.get(name, {}) for name, value in record.items()}
+
+
+def test_the_line_of_a_run_is_found_again() -> None:
+    # a step has 32 rollouts: half of the 64
+    assert measured_split(summary(), GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01))
+    half = replace(GEOMETRY, gradient_accumulation_steps=2)
+    assert measured_split(summary(), half) == pytest.approx(Split(1.75, 0.05, 0.25, 0.01))
+
+
+def test_a_run_on_all_cells_has_a_price_only() -> None:
+    one = summary(counts={"cells_updating_all": 100})
+    assert measured_split(one, GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.0, 0.02))
+
+
+@pytest.mark.parametrize(("estimated", "constant", "price"), [(0.5, 1.0, 0.0), (9.0, 0.0, 0.02)])
+def test_neither_part_of_the_cost_is_negative(estimated: float, constant: float, price: float) -> None:
+    split = measured_split(summary(speedup={"estimated": estimated}), GEOMETRY)
+    assert split == pytest.approx(Split(3.5, 0.1, constant, price))
+
+
+def test_scoring_is_a_price() -> None:
+    # 1 s for 50 cells, of the 200 that TRL would score in 4 s
+    one = summary(
+        seconds={"scoring": 1.0},
+        counts={"cells_scoring": 50, "cells_scoring_all": 200},
+        speedup={"estimated": (7.0 + 4.0 + 5.0) / 10.2},
+    )
+    assert measured_split(one, GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01 + 0.01))
+
+
+def test_seconds() -> None:
+    predicted = predict_seconds(Split(3.0, 0.1, 0.5, 0.01), Work(rows=2, cells=40, cells_all=150), 0.25)
+    assert predicted == pytest.approx(
+        {
+            "generating": 3.0,
+            "updating": 1.0,  # 0.1 + 0.5 + 0.4
+            "step": 4.0,
+            "speedup": 1.25,  # TRL: 3 + 0.5 + 1.5 = 5
+            "ceiling": 1 / (0.6 + 0.4 * 0.25),
+        }
+    )
+
+
+def test_what_was_given_comes_back_for_all_rollouts() -> None:
+    work = draw(GEOMETRY, EQUAL)
+    predicted = predict_seconds(given_split(3.0, 2.0, work), work, 1.0)
+    assert predicted == pytest.approx({"generating": 3, "updating": 2, "step": 5, "speedup": 1, "ceiling": 1})
+    quarter = draw(replace(GEOMETRY, num_generations_update=2), EQUAL)
+    predicted = predict_seconds(given_split(3.0, 2.0, work), quarter, 0.25)
+    assert predicted["speedup"] == pytest.approx(predicted["ceiling"]) == pytest.approx(5 / 3.5)
+
+
+def test_lengths() -> None:
+    rng = np.random.default_rng(0)
+    lengths = lognormal_lengths(100, 0.5, 250, rng)
+    assert np.median(lengths) == pytest.approx(100, rel=0.05)
+    assert lengths.max() == 250
+    assert (lognormal_lengths(7, 0.0, 250, rng) == 7).all()
+    assert lognormal_lengths(0.1, 0.0, 250, rng).min() == 1
+
+
+def test_a_log_normal_is_known_by_its_extremes() -> None:
+    drawn = 100 * np.exp(0.5 * np.random.default_rng(0).standard_normal((200, 128)))  # 200 steps of 128 rollouts
+    median, sigma = lognormal_of_extremes(drawn.mean(), drawn.min(axis=1).mean(), drawn.max(axis=1).mean(), 128)
+    assert median == pytest.approx(100, rel=0.05)
+    assert sigma == pytest.approx(0.5, rel=0.1)

@@ -1,0 +1,153 @@
+"""Choices that cannot work are refused before anything is loaded, with their numbers and what would work."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raml_trl import SubsetGRPOConfig
+from raml_trl.grpo.config import check_geometry
+from raml_trl.runtime.errors import InputError
+
+NUMBERS = ("batch", "steps", "num_processes", "group", "selected")
+
+
+def make_config(tmp_path: Path, **settings: Any) -> SubsetGRPOConfig:
+    defaults = {"per_device_train_batch_size": 8, "num_generations": 8, "use_cpu": True, "bf16": False}
+    return SubsetGRPOConfig(output_dir=str(tmp_path), **(defaults | settings))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        # m out of range
+        ((8, 1, 1, 8, 9), r"m = 9\) must lie between 1 and num_generations \(G = 8\)"),
+        ((8, 1, 1, 8, 0), r"m = 0\) must lie between"),
+        # the rollouts of all processes are not whole groups
+        ((12, 1, 1, 8, 4), r"\(12 x 1 x 1\) gives 12 rollouts.*G = 8\): per_device_train_batch_size 8 or 16 would do"),
+        ((3, 1, 2, 8, 8), r"\(3 x 1 x 2\) gives 6 rollouts.*per_device_train_batch_size 4 would do"),
+        # a micro-batch is not a whole number of rows
+        ((2, 4, 1, 8, 2), r"2 x 2 / 8 rows is not whole: per_device_train_batch_size 4 or num_generations_update 4 "),
+        ((4, 4, 2, 16, 3), r"4 x 3 / 16 rows is not whole: .*size 16 or num_generations_update 4 would do"),
+    ],
+)
+def test_impossible_geometry(numbers: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_geometry(*numbers)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(8, 1, 1, 8, 3), (4, 2, 1, 8, 2), (4, 1, 2, 8, 8), (4, 3, 2, 8, 2), (1, 8, 1, 8, 8), (16, 128, 8, 16, 1)],
+)
+def test_possible_geometry(numbers: tuple[int, ...]) -> None:
+    check_geometry(*numbers)
+
+
+def refusal(*numbers: int) -> str | None:
+    """What `check_geometry` says against these numbers, if anything."""
+    try:
+        check_geometry(*numbers)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def test_what_is_proposed_works() -> None:
+    """Every batch size that a message proposes is accepted when it is taken."""
+    every = [(batch, steps, 2, 8, m) for batch in range(1, 13) for steps in (1, 2, 3) for m in range(1, 9)]
+    refused = {numbers: message for numbers in every if (message := refusal(*numbers))}
+    assert len(refused) > 100
+    for (_, *others), message in refused.items():
+        sizes = re.search(r"per_device_train_batch_size (\d+)(?: or (\d+))? (?:would|or num)", message)
+        assert sizes, message
+        for size in filter(None, sizes.groups()):
+            assert refusal(int(size), *others) is None, message
+
+
+def test_config_counts_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"\(6 x 1 x 2\) gives 12 rollouts"):
+        make_config(tmp_path, per_device_train_batch_size=6, num_generations_update=4)
+
+
+def test_generation_batch_size_is_understood(tmp_path: Path) -> None:
+    config = make_config(tmp_path, generation_batch_size=32, num_generations_update=2)
+    assert (config.steps_per_generation, config.rows_per_micro_batch) == (4, 2)
+    with pytest.raises(InputError, match="the nearest are 24 or 32"):
+        make_config(tmp_path, generation_batch_size=30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_generations_update": 4.5}, r"num_generations_update must be int \| None, got 4.5 \(float\)"),
+        ({"num_generations_update": True}, r"got True \(bool\)"),
+        ({"subset_mode": "delete"}, r"subset_mode must be Literal\['drop', 'mask'\], got 'delete'"),
+        ({"selection": "best"}, "selection must be"),
+        ({"length_bucketing": "yes"}, "length_bucketing must be"),
+        ({"advantage_scope": "subset", "num_generations_update": 1}, "nothing would be learned"),
+        (
+            {"advantage_scope": "subset", "multi_objective_aggregation": "normalize_then_sum"},
+            "needs one reward per rollout",
+        ),
+        ({"subset_mode": "mask", "entropy_coef": 0.01}, "use subset_mode: drop"),
+        ({"loss_type": "bnpo", "length_bucketing": True}, "loss_type: bnpo depends on which rows share"),
+        ({"top_entropy_quantile": 0.2, "length_bucketing": True}, "top_entropy_quantile depends"),
+        ({"loss_type": "bnpo", "skip_zero_advantage": True}, "skip_zero_advantage is on, but loss_type: bnpo"),
+        ({"loss_type": "newest"}, "'newest' is not one of which raml_trl knows what it is a mean over"),
+        ({"beta": 0.1, "skip_zero_advantage": True}, "a row has a gradient whatever its advantage"),
+        ({"subset_mode": "mask", "skip_zero_advantage": True}, "'mask' runs every row"),
+        ({"selection_scope": "batch"}, "needs a selection that looks at advantages, not 'random'"),
+        (
+            {"selection_scope": "batch", "selection": "abs_advantage", "advantage_scope": "subset"},
+            "over which there is no advantage",
+        ),
+        (
+            {"selection": "importance", "advantage_scope": "subset", "num_generations_update": 4},
+            "use advantage_scope: group",
+        ),
+        ({"selection": "importance", "loss_type": "bnpo", "num_generations_update": 4}, "is not a sum over rows"),
+    ],
+)
+def test_choices_that_cannot_work(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_config(tmp_path, **settings)
+
+
+def test_terms_that_depend_on_who_shares_a_micro_batch(tmp_path: Path) -> None:
+    assert make_config(tmp_path).per_micro_batch_terms == []
+    assert make_config(tmp_path, loss_type="bnpo").per_micro_batch_terms == ["loss_type: bnpo"]
+    assert make_config(tmp_path, entropy_coef=0.01).per_micro_batch_terms == ["entropy_coef"]
+    assert make_config(tmp_path, router_aux_loss_coef=0.1).per_micro_batch_terms == ["router_aux_loss_coef"]
+
+
+def test_none_is_all_of_g(tmp_path: Path) -> None:
+    assert make_config(tmp_path).num_generations_update == 8
+
+
+@pytest.mark.parametrize(
+    ("selection", "warned"), [("random", True), ("first", True), ("max_variance", False), ("abs_advantage", False)]
+)
+def test_a_choice_that_defeats_itself_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, selection: str, warned: bool
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        make_config(tmp_path, num_generations_update=4, advantage_scope="subset", selection=selection)
+    assert ("plain GRPO with num_generations = 4 at the price of 8" in caplog.text) == warned
+
+
+def test_weights_are_those_of_a_real_choice(tmp_path: Path) -> None:
+    assert make_config(tmp_path, selection="importance", num_generations_update=4).weighs
+    assert not make_config(tmp_path, selection="importance").weighs  # all of G
+    assert not make_config(tmp_path, num_generations_update=4).weighs
+
+
+@pytest.mark.parametrize(("steps", "accumulation", "window"), [(4, 4, 4), (4, 1, 1), (4, 2, 2), (2, 4, 2), (4, 6, 2)])
+def test_bucketing_window_lies_within_an_optimizer_step(
+    tmp_path: Path, steps: int, accumulation: int, window: int
+) -> None:
+    config = make_config(tmp_path, steps_per_generation=steps, gradient_accumulation_steps=accumulation)
+    assert config.bucketing_window == window

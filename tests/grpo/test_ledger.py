@@ -1,0 +1,101 @@
+"""Time is charged to the phase that runs, and speed-ups are what a calculation by hand gives."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from raml_trl.grpo.ledger import Ledger, ceiling, group_outcomes, same_value_fraction, speedup, summary, summary_lines
+
+
+def clock(*times: float) -> Iterator[float]:
+    return iter(times)
+
+
+def test_an_inner_phase_stops_the_outer_one() -> None:
+    times = clock(0, 10, 13, 20)
+    ledger = Ledger(lambda: next(times))
+    with ledger.phase("updating"), ledger.phase("generating"):
+        pass
+    assert ledger.seconds["generating"] == 3  # 10 to 13
+    assert ledger.seconds["updating"] == 17  # 0 to 10 and 13 to 20
+
+
+def test_what_happens_between_phases_is_charged_to_none() -> None:
+    times = clock(0, 1, 100, 101)
+    ledger = Ledger(lambda: next(times))
+    for _ in range(2):
+        with ledger.phase("updating"):
+            pass
+    assert sum(ledger.seconds.values()) == 2
+
+
+def test_a_ledger_carries_on() -> None:
+    first = Ledger(clock=lambda: 0.0)
+    first.count(rollouts=8)
+    first.seconds |= {"scoring": 2.5, "updating": 1.5}
+    first.observe_update(10, 1.5)
+    second = Ledger(clock=lambda: 0.0)
+    second.restore(first.state())
+    second.count(rollouts=8, selected=4)
+    assert second.update_seconds(20) == first.update_seconds(20) == 3.0
+    assert second.counts == {"rollouts": 16, "selected": 4}
+    assert second.seconds["scoring"] == 2.5
+
+
+def test_ceiling() -> None:
+    assert ceiling(0.5, 0.25) == pytest.approx(1.6)  # 1 / (0.5 + 0.125)
+    assert ceiling(0.0, 0.25) == 4
+    assert ceiling(1.0, 0.25) == 1
+
+
+def test_speedup_is_against_all_rows_as_trl_pads_them() -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    ledger.seconds |= {"generating": 6.0, "updating": 1.0, "selecting": 0.5}
+    ledger.count(cells_updating=100, cells_updating_all=400, tokens_updating=80)
+    for _ in range(2):
+        ledger.observe_update(50, 0.5)
+    # training on all: 6 + 1 * 400 / 100 = 10 seconds, of which 0.6 generating; ours took 7.5
+    assert speedup(ledger, 0.5) == {"ceiling": pytest.approx(1 / 0.8), "estimated": pytest.approx(10 / 7.5)}
+    record = summary(ledger, 0.5)
+    assert record["padding"] == pytest.approx(0.2)
+    assert "padding 20.0%" in summary_lines(record)
+
+
+def test_what_a_micro_batch_costs_whatever_its_size_is_not_laid_to_its_cells() -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    for cells in (10, 20, 60):
+        ledger.observe_update(cells, 1.0 + 0.1 * cells)  # a second, and a tenth of one per cell
+    ledger.seconds["updating"] = 13.0  # 3 + 9, and 1 of the optimizer
+    assert ledger.update_seconds(90) == pytest.approx(13)
+    assert ledger.update_seconds(290) == pytest.approx(33)  # 200 cells more
+
+
+@pytest.mark.parametrize("seconds", [[5.0, 1.0], [0.1, 9.0]])
+def test_a_cell_costs_no_less_than_nothing_and_no_more_than_all(seconds: list[float]) -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    for cells, spent in zip((10, 20), seconds, strict=True):
+        ledger.observe_update(cells, spent)
+    ledger.seconds["updating"] = sum(seconds)
+    assert sum(seconds) <= ledger.update_seconds(60) <= 2 * sum(seconds)
+
+
+def test_a_run_that_has_not_begun() -> None:
+    assert speedup(Ledger(clock=lambda: 0.0), 0.5) == {"ceiling": 1.0, "estimated": 1.0}
+
+
+def test_groups() -> None:
+    correct = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]], dtype=bool)
+    everything = np.ones_like(correct)
+    assert group_outcomes(correct, everything) == {"all_right": 0.25, "mixed": 0.5, "all_wrong": 0.25}
+    chosen = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1]], dtype=bool)
+    # right, wrong, nobody chosen, mixed: three groups count
+    assert group_outcomes(correct, chosen) == pytest.approx({"all_right": 1 / 3, "mixed": 1 / 3, "all_wrong": 1 / 3})
+    assert np.isnan(list(group_outcomes(correct, ~everything).values())).all()
+
+
+def test_groups_of_one_reward() -> None:
+    rewards = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    assert same_value_fraction(rewards, np.ones((2, 3), dtype=bool)) == 0.5
+    assert same_value_fraction(rewards, np.array([[True] * 3, [False, True, True]])) == 1.0
+    assert np.isnan(same_value_fraction(rewards, np.zeros((2, 3), dtype=bool)))

@@ -1,0 +1,199 @@
+"""What cannot count is not computed, and the optimizer step is the same as if it had been."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from raml_trl.grpo.selection import STRATEGIES
+from tests.helpers.trainers import (
+    fixed_rollouts,
+    half_dead_reward,
+    make_trainer,
+    no_reward,
+    rollouts_with_logprobs,
+    weights,
+)
+
+SEVERAL = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+
+
+def run(model_dir: str, tmp_path: Path, **settings: Any) -> tuple[Any, Any]:
+    trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
+    trainer.train()
+    return trainer, recorder
+
+
+def close(first: Any, second: Any) -> bool:
+    """Whether two trainers ended with the same weights, up to rounding."""
+    ours, theirs = weights(first), weights(second)
+    return all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=2e-5) for name in ours)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
+@pytest.mark.parametrize("selected", [8, 2])
+def test_rows_without_advantage_change_nothing(model_dir: str, tmp_path: Path, loss_type: str, selected: int) -> None:
+    settings = SEVERAL | {"loss_type": loss_type, "num_generations_update": selected, "reward": half_dead_reward}
+    kept, kept_logs = run(model_dir, tmp_path, skip_zero_advantage=False, **settings)
+    skipped, logs = run(model_dir, tmp_path, skip_zero_advantage=True, **settings)
+    assert min(kept_logs.of("grad_norm")) > 0
+    assert logs.of("grad_norm") == pytest.approx(kept_logs.of("grad_norm"), rel=1e-4)
+    assert logs.of("reward") == kept_logs.of("reward")
+    assert close(kept, skipped)
+    for row in logs.logs[:-1]:
+        assert row["rows/trained"] <= row["rows/selected"] / 2 + 1e-9
+    assert skipped.ledger.counts["cells_updating"] < 0.7 * kept.ledger.counts["cells_updating"]
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+def test_all_of_g_with_everything_on_is_trl_to_rounding(model_dir: str, tmp_path: Path, loss_type: str) -> None:
+    settings = SEVERAL | {"loss_type": loss_type, "reward": half_dead_reward}
+    stock, stock_logs = run(model_dir, tmp_path, stock=True, **settings)
+    ours, logs = run(model_dir, tmp_path, **settings)
+    assert ours._skip_zero_advantage
+    assert ours._length_bucketing
+    assert logs.of("grad_norm") == pytest.approx(stock_logs.of("grad_norm"), rel=1e-4)
+    assert logs.of("entropy")  # over live rows only, so another number
+    assert close(stock, ours)
+
+
+def test_a_step_of_which_no_row_counts(model_dir: str, tmp_path: Path) -> None:
+    """Every micro-batch still runs, on a row of which no token counts; nothing is learned and nothing is NaN."""
+    settings = SEVERAL | {"reward": no_reward, "num_generations_update": 4}
+    trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
+    before = weights(trainer)
+    trainer.train()
+    assert recorder.of("grad_norm") == [0.0, 0.0, 0.0]
+    assert recorder.of("rows/trained") == [0, 0, 0]
+    assert recorder.of("entropy") == [None] * 3  # of no token
+    assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
+
+
+def test_fewer_live_rows_than_micro_batches(model_dir: str, tmp_path: Path) -> None:
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "num_generations_update": 2}
+    settings |= {"reward": half_dead_reward, "rollout_func": fixed_rollouts, "loss_type": "grpo"}
+    kept, kept_logs = run(model_dir, tmp_path, skip_zero_advantage=False, **settings)
+    skipped, logs = run(model_dir, tmp_path, **settings)
+    assert max(logs.of("rows/trained")) < 4
+    assert logs.of("grad_norm") == pytest.approx(kept_logs.of("grad_norm"), rel=1e-4)
+    assert close(kept, skipped)
+
+
+def scored(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts what goes through TRL's log-probs without gradient: rows and cells."""
+    counts = {"rows": 0, "cells": 0}
+    stock = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def counting(self: Any, model: Any, input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            counts["rows"] += len(input_ids)
+            counts["cells"] += input_ids.numel()
+        return stock(self, model, input_ids, *rest, **named)
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counting)
+    return counts
+
+
+SCORING = {
+    "a reference model": {"beta": 0.1},
+    "old log-probs": {"steps_per_generation": 2},
+    "both": {"beta": 0.1, "num_iterations": 2},
+    "a correction of what vLLM sampled": {"rollout_func": rollouts_with_logprobs},
+}
+
+
+def sampled_by_vllm(trainer: Any) -> None:
+    """As if vLLM had drawn the rollouts: TRL then corrects for the difference between its log-probs and its own."""
+    trainer.use_vllm, trainer._last_loaded_step = True, -1
+    trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
+
+
+@pytest.mark.parametrize("settings", SCORING.values(), ids=SCORING)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_only_selected_rows_are_scored(
+    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, settings: dict[str, Any]
+) -> None:
+    """Against the same trainer that lets TRL score every row."""
+    settings = settings | {"num_generations_update": 2, "selection": strategy, "skip_zero_advantage": False}
+    logs, counts = {}, {}
+    for name in ("all", "selected"):
+        with monkeypatch.context() as patch:
+            trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
+            counts[name] = scored(trainer, patch)
+            if "rollout_func" in settings:
+                sampled_by_vllm(trainer)
+            if name == "all":
+                patch.setattr(type(trainer), "_scores_selected_rows", False)
+            trainer.train()
+        logs[name] = recorder
+    assert logs["selected"].of("grad_norm") == pytest.approx(logs["all"].of("grad_norm"), rel=1e-4)
+    assert logs["selected"].of("reward") == logs["all"].of("reward")
+    assert counts["all"]["rows"] > 0
+    assert counts["selected"]["rows"] == counts["all"]["rows"] / 4  # m of G
+    assert counts["selected"]["cells"] < counts["all"]["cells"] / 4 + 1
+
+
+def test_rows_without_advantage_are_not_scored(model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"steps_per_generation": 2, "reward": half_dead_reward, "gradient_accumulation_steps": 1}
+    norms = {}
+    for skip in (False, True):
+        with monkeypatch.context() as patch:
+            trainer, recorder = make_trainer(model_dir, tmp_path, skip_zero_advantage=skip, max_steps=4, **settings)
+            counts = scored(trainer, patch)
+            trainer.train()
+        norms[skip] = recorder.of("grad_norm")
+        assert counts["rows"] == 64 if not skip else counts["rows"] < 40  # of 64 rollouts, half of them dead
+    assert norms[True] == pytest.approx(norms[False], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss_type": "vespo"}, {"importance_sampling_level": "sequence", "loss_type": "grpo"}, {"beta": 0.1}],
+    ids=["vespo", "ratios of sequences", "a reference model"],
+)
+def test_a_row_may_be_trained_on_in_a_wider_micro_batch_than_it_was_scored_in(
+    model_dir: str, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Several optimizer steps of a generation, so that rows scored together are not trained on together."""
+    settings = settings | {"steps_per_generation": 4, "gradient_accumulation_steps": 1, "num_generations_update": 4}
+    settings |= {"per_device_train_batch_size": 8, "max_steps": 8, "logging_nan_inf_filter": False}
+    logs = {}
+    for bucketing in (False, True):
+        _, logs[bucketing] = run(model_dir, tmp_path, length_bucketing=bucketing, **settings)
+    assert min(logs[False].of("grad_norm")) > 0
+    assert logs[True].of("grad_norm") == pytest.approx(logs[False].of("grad_norm"), rel=1e-4)
+    assert logs[True].of("loss") == pytest.approx(logs[False].of("loss"), rel=1e-3, abs=1e-5)
+
+
+def test_rewards_are_asked_for_once(model_dir: str, tmp_path: Path) -> None:
+    calls = []
+
+    def counted(completions: list[Any], log_metric: Any, **columns: Any) -> list[float]:
+        calls.append(len(completions))
+        log_metric("asked", 1.0)
+        return half_dead_reward(completions, **columns)
+
+    _, recorder = run(model_dir, tmp_path, beta=0.1, num_generations_update=2, reward=counted)
+    assert calls == [16, 16, 16]
+    assert recorder.of("asked") == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("strategy", ["random", "abs_advantage"])
+def test_fields_of_the_rollouts_reach_the_reward(model_dir: str, tmp_path: Path, strategy: str) -> None:
+    """What `rollout_func` hands on beside tokens, also where rewards come before scoring."""
+    seen = []
+
+    def rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        return fixed_rollouts(prompts, trainer) | {"place": list(range(len(prompts))), "round": "first"}
+
+    def reward(completions: list[Any], place: list[int], round: list[str], **_: Any) -> list[float]:
+        seen.append((place, set(round)))
+        return [float(value % 3) for value in place]
+
+    for beta in (0.0, 0.1):
+        settings = {"num_generations_update": 2, "selection": strategy, "rollout_func": rollouts, "max_steps": 1}
+        run(model_dir, tmp_path, beta=beta, reward=reward, **settings)
+    assert seen == [(list(range(16)), {"first"})] * 2

@@ -1,0 +1,133 @@
+"""What tests of launchers and evaluation run under `accelerate launch`: training runs, one after the other.
+
+accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 --mixed_precision no \
+    -m tests.helpers.several_runs RUNS.json
+
+RUNS.json holds the command, the recipe, the settings and the circumstances of each, by name. Circumstances are
+`given_rollouts`, for GRPO on rollouts that are the same on any number of processes, and `interrupted_after`, a step
+after which the run is cut off and the same command started again. What the first evaluation of each finds is written
+beside it: into 0.json by the first process, and so on.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    # accelerate shards by FSDP on accelerators only; on a CPU it takes DDP instead and says nothing.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    PartialState._prepare_backend = lambda *_args, **_named: ("gloo", DistributedType.MULTI_GPU)
+if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    import deepspeed.ops
+
+    # Else it is compiled at the first run, which takes a compiler and a minute; gloo does the same.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    from accelerate.utils import DeepSpeedPlugin
+
+    set_up = DeepSpeedPlugin.__post_init__
+
+    def set_up_for_small_models(plugin: DeepSpeedPlugin) -> None:
+        """ZeRO-3 leaves tensors of less than 100,000 elements whole on every process: of these models, all."""
+        set_up(plugin)
+        plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    DeepSpeedPlugin.__post_init__ = set_up_for_small_models
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+
+from raml_trl import train_grpo
+from raml_trl.runtime.cli import INTERRUPTED, run
+from raml_trl.sampling.engine import Completion
+from raml_trl.sampling.transformers_engine import TransformersEngine
+from raml_trl.training import evaluation as in_training
+from raml_trl.training import run as lifecycle
+from raml_trl.training.evaluation import Evaluation
+from tests.commands.test_commands import COMMANDS, TINY
+from tests.helpers import without_triton
+from tests.helpers.trainers import TrainerOnGivenRollouts
+
+without_triton.patch()
+# The end of a run would cut the connection between the processes, which the next one needs.
+Accelerator.end_training = lambda _self: None
+
+notes: dict[str, Any] = {}
+measure = Evaluation.measure
+
+
+def num_held(parameters: Iterable[torch.Tensor]) -> int:
+    """Elements that are on this process at the moment."""
+    return sum((one.to_local() if isinstance(one, DTensor) else one).numel() for one in parameters)
+
+
+def noted_measure(evaluation: Evaluation, trainer: Any) -> dict[str, float]:
+    if not notes:
+        sharding, wrapped = trainer.accelerator.distributed_type.value, trainer.model_wrapped
+        notes.update(
+            processes=trainer.accelerator.num_processes,
+            distributed=sharding,
+            wrapper=type(wrapped).__name__,
+            stage=wrapped.zero_optimization_stage() if sharding == "DEEPSPEED" else None,
+            parameters=num_held(wrapped.parameters()),
+            optimized=num_held(one for group in trainer.optimizer.param_groups for one in group["params"]),
+            lengths=[],
+        )
+    return measure(evaluation, trainer)
+
+
+class NotingEngine(TransformersEngine):
+    def sample(self, *args: Any, **named: Any) -> Iterator[Completion]:
+        notes.setdefault("sampling", num_held(self.model.parameters()))
+        completions = list(super().sample(*args, **named))
+        notes["lengths"].append(max(one.num_tokens for one in completions))
+        return iter(completions)
+
+
+def interrupt_after(step: int) -> Callable[..., None]:
+    """As Ctrl-C on every process, once a step is done."""
+
+    def on_step_end(_callback: Any, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    return on_step_end
+
+
+def start(command: str, words: list[str], patches: list[tuple[Any, str, Any]]) -> int | None:
+    """The exit code of a command."""
+    notes.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for patched in [(sys, "argv", [command, *words]), *patches]:
+            patch.setattr(*patched)
+        with pytest.raises(SystemExit) as stop:
+            run(*COMMANDS[command], distributed=True)
+    return stop.value.code
+
+
+def main(path: Path) -> None:
+    Evaluation.measure = noted_measure
+    in_training.TransformersEngine = NotingEngine
+    found = {}
+    for name, asked in json.loads(path.read_text()).items():
+        words = [word for key, value in asked["settings"].items() for word in (f"--{key}", *str(value).split())]
+        words = ["--config", str(TINY / f"{asked['recipe']}.yaml"), *words]
+        given = [(train_grpo, "SubsetGRPOTrainer", TrainerOnGivenRollouts)] if asked.get("given_rollouts") else []
+        if "interrupted_after" in asked:
+            cut_off = (lifecycle.Clock, "on_step_end", interrupt_after(asked["interrupted_after"]))
+            assert start(asked["command"], words, [*given, cut_off]) == INTERRUPTED, name
+        code = start(asked["command"], words, given)
+        assert not code, f"{name} ended with {code}"
+        found[name] = dict(notes)
+    (path.parent / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

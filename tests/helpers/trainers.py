@@ -1,0 +1,199 @@
+"""Trainers for tests: short runs on the embedded world, and what they leave to compare."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
+from raml_trl.data.arithmetic import NUM_OPERANDS, Question, generate_trajectories
+from raml_trl.prompts import prompt_messages
+from tests.helpers import without_triton
+
+without_triton.patch()
+NUM_GENERATIONS = 8
+
+
+def digit_reward(completions: list[Any], **_columns: object) -> list[float]:
+    """A reward that random text gets in many different sizes, so that no group is without signal."""
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    return [sum(character in "0123456" for character in text) / 8 for text in texts]
+
+
+def length_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+    """Another, of another size."""
+    return [len(completion[-1]["content"]) / 3 for completion in completions]
+
+
+def half_dead_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+    """The same, but nothing for every other group of eight: no rollout of it has an advantage."""
+    rewards = digit_reward(completions)
+    return [reward if row // NUM_GENERATIONS % 2 == 0 else 0.0 for row, reward in enumerate(rewards)]
+
+
+def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float]:
+    """The same, but nothing for half of the questions, wherever their rollouts lie."""
+    rewards = digit_reward(completions)
+    live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 0 for prompt in prompts]
+    return [reward if alive else 0.0 for reward, alive in zip(rewards, live, strict=True)]
+
+
+def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float | None]:
+    """Of every other question the first and the sixth rollout have a reward: hardly a row has an advantage."""
+    live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 1 for prompt in prompts]
+    return [
+        float(row % NUM_GENERATIONS) if alive and row % NUM_GENERATIONS in (0, 5) else None
+        for row, alive in enumerate(live)
+    ]
+
+
+def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
+    """No group has a signal."""
+    return [0.0] * len(completions)
+
+
+def questions(number: int = 64) -> Dataset:
+    """Questions of different lengths, so that padding has something to do."""
+    texts = [f"a={'+'.join(str((i * j) % 10) for j in range(1, 3 + i % 4))},b={i % 10}+{i % 7}" for i in range(number)]
+    return Dataset.from_list([{"prompt": prompt_messages(text, "bare"), "answer": "0"} for text in texts])
+
+
+def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
+    """Rollouts that depend on the prompt and the place in the group alone, so any number of processes gets the same."""
+    tokenizer = trainer.processing_class
+    first = trainer.accelerator.process_index * len(prompts)
+    completions = []
+    for row, prompt in enumerate(prompts, start=first):
+        rng = np.random.default_rng([row % NUM_GENERATIONS, *prompt[-1]["content"].encode()])
+        completions.append([*rng.integers(8, 18, size=rng.integers(2, 10)).tolist(), tokenizer.eos_token_id])
+    return {
+        "prompt_ids": tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"],
+        "completion_ids": completions,
+        "logprobs": [[0.0] * len(ids) for ids in completions],
+    }
+
+
+def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
+    """The same with trajectories of the embedded world: right ones, wrong ones, and such as are not laid out."""
+    tokenizer = trainer.processing_class
+    first = trainer.accelerator.process_index * len(prompts)
+    completions = []
+    for row, prompt in enumerate(prompts, start=first):
+        digits = [int(digit) for digit in re.findall(r"\d", prompt[-1]["content"])]
+        question = Question(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
+        rng = np.random.default_rng([row % NUM_GENERATIONS, *digits])
+        [right] = generate_trajectories(question, 1, rng, exit_probability=0.3)
+        wrong = right.replace(f"{{{question.answer}}}", f"{{{9 - int(question.answer[0])}0}}")
+        text = (right, wrong, right.removesuffix("}"))[rng.integers(3)]
+        completions.append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
+    return {
+        "prompt_ids": tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"],
+        "completion_ids": completions,
+        "logprobs": [[0.0] * len(ids) for ids in completions],
+    }
+
+
+class TrainerOnGivenRollouts(SubsetGRPOTrainer):
+    """Trains on `solved_rollouts` instead of the model's own."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named, rollout_func=solved_rollouts)
+
+
+def rollouts_with_tools(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """The same, where every third token was not written by the model."""
+    rollouts = fixed_rollouts(prompts, trainer)
+    return rollouts | {"env_mask": [[int(i % 3 != 1) for i in range(len(ids))] for ids in rollouts["completion_ids"]]}
+
+
+def rollouts_with_logprobs(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """The same, with log-probs that differ from those of the model and from rollout to rollout."""
+    rollouts = fixed_rollouts(prompts, trainer)
+    return rollouts | {"logprobs": [[-3.0 - 0.1 * (i % 7) for i in ids] for ids in rollouts["completion_ids"]]}
+
+
+class Recorder(TrainerCallback):
+    """Keeps what was logged at every step."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        self.logs.append(dict(logs))
+
+    def of(self, name: str) -> list[float]:
+        return [logs[name] for logs in self.logs if name in logs]
+
+
+def untimed(recorder: Recorder) -> list[dict[str, Any]]:
+    """What was logged at the steps, without what a clock said."""
+    timed = ("seconds/", "speedup/", "step_time", "train_")
+    logs = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in recorder.logs]
+    return [row for row in logs if "loss" in row]
+
+
+def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """The tables of completions that a run left, by file name."""
+    paths = sorted((directory / "completions").glob("*.parquet"))
+    return {path.name: pd.read_parquet(path).to_dict("records") for path in paths}
+
+
+def make_trainer(
+    model_dir: str, output_dir: Path, *, stock: bool = False, max_steps: int = 3, **settings: Any
+) -> tuple[GRPOTrainer, Recorder]:
+    """A trainer for two groups of eight per step; `stock` for TRL's own."""
+    recorder = Recorder()
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 16,
+        "num_generations": NUM_GENERATIONS,
+        "max_completion_length": 12,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.05,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "seed": 3,
+    }
+    names = ("rollout_func", "eval_dataset", "peft_config", "sampled_evaluation")
+    parts = {name: settings.pop(name) for name in names if name in settings}
+    reward = settings.pop("reward", digit_reward)
+    dataset = settings.pop("train_dataset", None)
+    config_class, trainer_class = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
+    arguments = config_class(output_dir=str(output_dir), max_steps=max_steps, **(defaults | settings))
+    trainer = trainer_class(
+        model_dir,
+        reward,
+        arguments,
+        train_dataset=questions() if dataset is None else dataset,
+        callbacks=[recorder],
+        **parts,
+    )
+    return trainer, recorder
+
+
+def weights(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:
+    """A copy of every parameter."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+class Selections(TrainerCallback):
+    """Keeps which rollouts of the whole batch were selected at every step."""
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self.trainer = trainer
+        self.masks: list[list[bool]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.masks.append(list(self.trainer._logs["extra"].get("selected", [])))

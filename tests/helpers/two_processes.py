@@ -1,0 +1,119 @@
+"""What the two-process tests run under `accelerate launch`: several short trainings, their results saved by rank 0.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml -m tests.helpers.two_processes MODEL_DIR RESULTS.pt
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+
+from raml_trl.grpo.batching import exchange_rows
+from raml_trl.grpo.selection import STRATEGIES
+from tests.helpers.trainers import (
+    Selections,
+    fixed_rollouts,
+    make_trainer,
+    no_reward,
+    odd_prompts_reward,
+    rare_reward,
+    read_tables,
+    untimed,
+    weights,
+)
+
+ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
+TWO = {"num_generations_update": 2}
+# Two processes of 12 rollouts, so that the second of three groups lies on both of them.
+STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
+MASK = {"subset_mode": "mask"}
+FIRST = {"num_generations_update": 1, "selection": "first"}
+FIXED = {"rollout_func": fixed_rollouts}
+BATCH = {"selection": "abs_advantage", "selection_scope": "batch"}
+
+RUNS: dict[str, dict[str, Any]] = {
+    "stock": {"stock": True},
+    "all of G": ALL,
+    "stock, straddling": {"stock": True, **STRADDLING},
+    "all of G, straddling": ALL | STRADDLING,
+    "drop": TWO,
+    "mask": TWO | MASK,
+    "drop, row mean": TWO | ROW_MEAN,
+    "mask, row mean": TWO | ROW_MEAN | MASK,
+    "fixed": TWO | FIXED,
+    "fixed, straddling": TWO | FIXED | STRADDLING,
+    "fixed, straddling, row mean": TWO | FIXED | STRADDLING | {"loss_type": "grpo"},
+    "fixed, straddling, mask": TWO | FIXED | STRADDLING | MASK | {"loss_type": "grpo"},
+    "skipped": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "loss_type": "grpo"},
+    "scored": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "beta": 0.1},
+    "scored over the batch": TWO | FIXED | STRADDLING | BATCH | {"steps_per_generation": 6},
+    "hardly a live row": FIXED | FIRST | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 8},
+    "no signal": TWO | FIXED | {"reward": no_reward},
+    **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
+    "over the batch": TWO | FIXED | STRADDLING | BATCH,
+    "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
+}
+# Cut off between two steps of one generation, and between two lines of the log.
+RESUMED = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2, "max_steps": 7}
+RESUMED |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
+
+
+# Rows that each of the two processes wants of 2 x 4: in no order, from both, and not equally many.
+WANTED = [np.array([6, 1, 4, 3, 7]), np.array([0, 5])]
+
+
+def exchanged(accelerator: Any) -> dict[str, Any]:
+    """What `exchange_rows` brings to this process; widths, types and dimensions differ as they do in TRL's batches."""
+    own = torch.arange(4) + 4 * accelerator.process_index
+    width = 2 + accelerator.process_index
+    batch = {
+        "prompt_ids": torch.cat([torch.zeros(4, width - 1, dtype=torch.long), own[:, None]], dim=1),
+        "completion_mask": torch.cat([own[:, None], torch.zeros(4, width, dtype=torch.long)], dim=1),
+        "advantages": own.float() / 3,
+        "selected": own % 2 == 1,
+        "num_items_in_batch": torch.tensor(7.0),
+    }
+    brought = exchange_rows(batch, WANTED, accelerator)
+    return dict(zip(("here", "there"), accelerate.utils.gather_object([brought]), strict=True))
+
+
+def main(model_dir: str, results: str) -> None:
+    collected: dict[str, Any] = {}
+    for name, settings in RUNS.items():
+        settings = {"per_device_train_batch_size": 8} | settings
+        trainer, recorder = make_trainer(model_dir, Path(results).parent / "out", **settings)
+        selections = Selections(trainer)
+        trainer.add_callback(selections)
+        trainer.train()
+        collected[name] = {
+            "weights": weights(trainer),
+            "grad_norm": recorder.of("grad_norm"),
+            "selected": selections.masks,
+            "num_processes": trainer.accelerator.num_processes,
+            "distributed_type": trainer.accelerator.distributed_type.value,
+            "wrapper": type(trainer.model_wrapped).__name__,
+        }
+    collected_exchange = exchanged(trainer.accelerator)
+    for name, checkpoint in (("whole", None), ("resumed", f"{Path(results).parent / 'whole'}/checkpoint-3")):
+        directory = Path(results).parent / name
+        trainer, recorder = make_trainer(model_dir, directory, **RESUMED)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        collected[name] = {
+            "weights": weights(trainer),
+            "log": untimed(recorder),
+            "tables": read_tables(directory),
+            "num_processes": trainer.accelerator.num_processes,
+            "distributed_type": trainer.accelerator.distributed_type.value,
+            "wrapper": type(trainer.model_wrapped).__name__,
+        }
+    if trainer.accelerator.is_main_process:
+        torch.save({"runs": collected, "exchanged": collected_exchange}, results)
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

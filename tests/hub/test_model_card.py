@@ -1,0 +1,154 @@
+"""The card of a model: TRL's, and what we add; read by YAML and by a renderer, whatever its names are."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from trl import SFTConfig
+from trl.trainer.utils import generate_model_card
+
+from raml_trl.data.shards import SAMPLES, SCHEMAS
+from raml_trl.hub import card_parts as provenance
+from raml_trl.hub.card_parts import fenced, recipe, version
+from raml_trl.hub.completion_card import rollouts_card, samples_card
+from raml_trl.hub.model_card import Training, complete_card, last_metrics, name_repo
+from raml_trl.hub.trajectory_card import PAPER
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import write_rows
+from raml_trl.training.publishing import check_push
+from tests.hub.test_trajectory_card import HOSTILE, Seen
+
+RECORD = {"command": "train_sft", "settings": {"seed": 3, "dataset_name": "data", "length_bin": "1/3"}}
+METRICS = {"pass@1": {"mean": 0.5, "low": 0.25, "high": 0.75}}
+
+
+def write_trl_card(path: Path, **settings: Any) -> None:
+    given = {"base_model": None, "hub_model_id": None, "dataset_name": None, "wandb_url": None, "trackio_url": None}
+    paper = {"trainer_citation": PAPER["citation"], "paper_title": PAPER["title"], "paper_id": PAPER["id"]}
+    card = generate_model_card(model_name="run", trainer_name="SFT", tags=["raml"], **(given | paper | settings))
+    card.save(path)
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_a_name_stays_a_name(name: str, tmp_path: Path) -> None:
+    """None adds a tag, a cell or a line of YAML to the card."""
+    seen = {}
+    for given in ("x", name):
+        path = tmp_path / "README.md"
+        write_trl_card(path)
+        record = {"command": "train_sft", "settings": {"dataset_name": given}}
+        complete_card(path, Training(given, given, {"choice": given}, data=given, recipe=recipe(record)))
+        seen[given] = Seen(path.read_text())
+        assert ModelCard.load(path).data.model_name == "run"
+    assert seen[name].tags == seen["x"].tags
+    assert [len(row) for row in seen[name].rows] == [len(row) for row in seen["x"].rows]
+
+
+def test_what_is_added_stands_before_the_citations(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    write_trl_card(path)
+    before = path.read_text()
+    training = Training(
+        "base", "1.0", {"num_trajectories": 4}, step=1200, revisions="step-1200", metrics=METRICS, metrics_step=1000
+    )
+    complete_card(path, training)
+    card = path.read_text()
+    assert before.split("## Citations")[1] == card.split("## Citations")[1]
+    headings = [line for line in card.splitlines() if line.startswith("## ")]
+    assert headings[-4:] == ["## What it was trained on, and how", "## Measured in training", *headings[-2:]]
+    assert headings[-2:] == ["## Checkpoints", "## Citations"]
+    assert "None" not in card.split("---\n", 2)[2]
+    assert "| steps | 1,200 |" in card
+    assert "at step 1,000" in card
+    assert "| `pass@1` | 0.500 | 0.250 to 0.750 |" in card
+    assert card.count('"USER/NAME"') == 2
+
+    name_repo(path, "me/model")
+    assert path.read_text() == card.replace("USER/NAME", "me/model")
+
+
+def test_a_card_of_trl_without_citations_is_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("---\ntags: [x]\n---\n\n# Card\n")
+    complete_card(path, Training("base", "1.0"))
+    assert path.read_text().startswith("---\ntags: [x]\n---\n\n# Card\n\n## What it was trained on, and how\n")
+
+
+def test_the_last_metrics_that_have_an_interval() -> None:
+    value = {"eval_pass@1": 0.5, "eval_pass@1_low": 0.25, "eval_pass@1_high": 0.75, "eval_mean_tokens": 3.0}
+    history = [value | {"step": 1}, value | {"step": 2, "eval_pass@1": 0.6}, {"step": 3, "loss": 1.0, "eval_loss": 2.0}]
+    assert last_metrics(history) == (2, {"pass@1": METRICS["pass@1"] | {"mean": 0.6}})
+    assert last_metrics(history, step=1) == (1, METRICS)
+    assert last_metrics(history, step=3) == last_metrics(history[2:]) == last_metrics([]) == (0, {})
+
+
+def test_the_recipe_makes_the_run_again(tmp_path: Path) -> None:
+    settings = {"model_name_or_path": str(tmp_path / "model"), "seed": 0, "k": [1, 8], "note": "```\n````"}
+    text = recipe({"command": "train_grpo", "settings": settings})
+    assert str(tmp_path) not in text
+    assert "python -m raml_trl.train_grpo --config recipe.yaml --output_dir OUTPUT_DIR" in text
+    content = text.split("`````yaml\n")[1].split("`````")[0]
+    assert yaml.safe_load(content) == settings | {"model_name_or_path": "model"}
+    assert fenced("x", "yaml") == "```yaml\nx\n```"
+
+
+def test_the_version_has_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "raml_trl"
+    package.mkdir()
+    source = shutil.copy(provenance.__file__, package)
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    assert version() == "0.1.0"
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["add", "raml_trl"], ["commit", "-qm", "x"]):
+        provenance.subprocess.run([*git, *command], check=True)
+    head = provenance.subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert version() == f"0.1.0, commit {head}"
+    (tmp_path / "elsewhere").write_text("x")
+    assert version() == f"0.1.0, commit {head}"
+    Path(source).write_text("x")
+    assert version() == f"0.1.0, commit {head} with changes"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"hub_token": "hf_x"}, "hub_token stands in the settings"),
+        ({"model_init_kwargs": {"token": "hf_x"}}, "token in model_init_kwargs stands in the settings"),
+    ],
+)
+def test_a_token_in_the_settings_is_refused(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+    """transformers would write it into training_args.bin."""
+    config = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, **settings)
+    with pytest.raises(InputError, match=told) as error:
+        check_push(config, revisions=False)
+    assert "hf_x" not in str(error.value)
+
+
+def test_revisions_need_a_push(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hub_revisions is on and push_to_hub is not"):
+        check_push(SFTConfig(str(tmp_path), use_cpu=True, bf16=False), revisions=True)
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_a_card_of_completions_is_read_as_one(name: str, tmp_path: Path) -> None:
+    metrics = {"samples_per_question": [2, 4], "questions": 1200, "metrics": METRICS}
+    write_rows(tmp_path / "completions_00001.parquet", [], SCHEMAS[SAMPLES])
+    seen = {}
+    for given in ("x", name):
+        record = {"command": "evaluate", "settings": {"dataset_name": given}}
+        about: dict[str, Any] = {"model": given, "settings": {"seed": given}, "record": record}
+        cards = [samples_card("me/it", data=given, metrics=metrics, **about), rollouts_card("me/it", tmp_path, **about)]
+        for card, files in zip(cards, ("samples.parquet", "completions_*.parquet"), strict=True):
+            front = yaml.safe_load(card.split("---\n")[1])
+            assert front["configs"][0]["data_files"] == [{"split": "train", "path": files}]
+            assert 'load_dataset("me/it", split="train")' in card
+        seen[given] = [Seen(card) for card in cards]
+    assert "2 to 4 samples for each of 1,200 questions" in seen["x"][0].text
+    for one, other in zip(seen["x"], seen[name], strict=True):
+        assert one.tags == other.tags
+        assert [len(row) for row in one.rows] == [len(row) for row in other.rows]
+    documented = {row[0] for row in seen["x"][0].rows} & set(SCHEMAS[SAMPLES].names)
+    assert documented == set(SCHEMAS[SAMPLES].names)

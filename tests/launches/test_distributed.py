@@ -1,0 +1,105 @@
+"""Two processes on a CPU (gloo), launched as a user launches them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import REPOSITORY
+from tests.helpers.trainers import Selections, make_trainer
+from tests.helpers.two_processes import RUNS, WANTED
+
+
+@pytest.fixture(scope="module")
+def launched(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("two") / "results.pt"
+    config = REPOSITORY / "accelerate_configs" / "cpu.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    subprocess.run(
+        [*launch, "-m", "tests.helpers.two_processes", model_dir, str(results)], cwd=REPOSITORY, check=True, timeout=300
+    )
+    return torch.load(results, weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def two_processes(launched: dict[str, Any]) -> dict[str, Any]:
+    return launched["runs"]
+
+
+def test_there_really_are_two(two_processes: dict[str, Any]) -> None:
+    for name, run in two_processes.items():
+        assert run["num_processes"] == 2, name
+        assert run["distributed_type"] == "MULTI_CPU", name
+        assert run["wrapper"] == "DistributedDataParallel", name
+
+
+@pytest.mark.parametrize("suffix", ["", ", straddling"])
+def test_all_of_g_is_trl_bit_for_bit(two_processes: dict[str, Any], suffix: str) -> None:
+    stock, ours = two_processes["stock" + suffix], two_processes["all of G" + suffix]
+    assert stock["grad_norm"] == ours["grad_norm"]
+    assert len(stock["grad_norm"]) == 3
+    for name, weight in stock["weights"].items():
+        assert torch.equal(weight, ours["weights"][name]), name
+
+
+@pytest.mark.parametrize("suffix", ["", ", row mean"])
+def test_drop_equals_mask(two_processes: dict[str, Any], suffix: str) -> None:
+    drop, mask = two_processes["drop" + suffix], two_processes["mask" + suffix]
+    assert min(drop["grad_norm"]) > 0
+    assert drop["grad_norm"] == pytest.approx(mask["grad_norm"], rel=1e-4)
+
+
+def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_dir: str, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2)
+    selections = Selections(trainer)
+    trainer.add_callback(selections)
+    trainer.train()
+    assert two_processes["drop"]["selected"] == selections.masks
+    assert [sum(mask) for mask in selections.masks] == [4, 4, 4]  # two groups, two of each
+    assert selections.masks[0] != selections.masks[1]
+
+
+@pytest.mark.parametrize("name", [name for name, settings in RUNS.items() if "rollout_func" in settings])
+def test_gradients_are_those_of_one_process(
+    two_processes: dict[str, Any], model_dir: str, tmp_path: Path, name: str
+) -> None:
+    """Whichever process a rollout was drawn on; each of the two has half the batch of the one."""
+    settings = {"per_device_train_batch_size": 8} | RUNS[name]
+    settings["per_device_train_batch_size"] *= 2
+    trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
+    selections = Selections(trainer)
+    trainer.add_callback(selections)
+    trainer.train()
+    assert two_processes[name]["selected"] == selections.masks
+    if "steps_per_generation" not in settings:  # else which rows share a step depends on TRL's shuffle
+        assert two_processes[name]["grad_norm"] == pytest.approx(recorder.of("grad_norm"), rel=1e-5)
+
+
+def test_a_resumed_run_loses_nothing(two_processes: dict[str, Any]) -> None:
+    whole, resumed = two_processes["whole"], two_processes["resumed"]
+    assert len(whole["log"]) == 3  # steps 2, 4 and 6; the second began before the checkpoint
+    assert resumed["log"] == whole["log"][1:]
+    for name, weight in whole["weights"].items():
+        assert torch.equal(weight, resumed["weights"][name]), name
+    assert resumed["tables"]
+    for name, table in resumed["tables"].items():
+        assert table == whole["tables"][name]
+
+
+def test_some_rows_had_to_change_hands(two_processes: dict[str, Any]) -> None:
+    """Else the test above would say nothing about dealing: 24 rollouts, 12 on each process."""
+    masks = two_processes["fixed, straddling"]["selected"]
+    assert any(sum(mask[:12]) != sum(mask[12:]) for mask in masks)
+
+
+def test_rows_that_change_hands_arrive_in_the_order_wanted(launched: dict[str, Any]) -> None:
+    for brought, wanted in zip(launched["exchanged"].values(), WANTED, strict=True):
+        rows = torch.from_numpy(wanted)
+        assert brought["prompt_ids"].tolist() == [[0, 0, row] for row in wanted]  # padded on the left
+        assert brought["completion_mask"].tolist() == [[row, 0, 0, 0] for row in wanted]
+        assert torch.equal(brought["advantages"], rows.float() / 3)
+        assert torch.equal(brought["selected"], rows % 2 == 1)
+        assert brought["num_items_in_batch"] == 7

@@ -1,0 +1,51 @@
+"""GRPO on m of G rollouts that vLLM writes, in the trainer's own processes, which hold the weights of every step.
+
+vLLM needs an environment of its own: `make test-vllm` makes it, for a CPU. One process, and two whose groups straddle.
+"""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import REPOSITORY
+
+pytestmark = pytest.mark.vllm
+
+LAUNCHES: dict[int, list[str]] = {
+    1: [],
+    2: ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"],
+}
+
+
+@pytest.fixture(scope="module", params=LAUNCHES)
+def runs(request: pytest.FixtureRequest, model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
+    results = tmp_path_factory.mktemp("vllm") / "results.pt"
+    script = ["-m", "tests.helpers.vllm_runs", model_dir, str(results)]
+    subprocess.run([sys.executable, *LAUNCHES[request.param], *script], cwd=REPOSITORY, check=True, timeout=900)
+    runs = torch.load(results, weights_only=False)
+    assert {run["num_processes"] for run in runs.values()} == {request.param}
+    return runs
+
+
+def test_weights_reach_vllm(runs: dict[str, Any]) -> None:
+    """What vLLM says of its tokens is what the trainer's model says of them, at a learning rate that moves both."""
+    gaps = {name: run["logged"]["sampling/sampling_logp_difference/mean"] for name, run in runs.items()}
+    assert len(gaps["synchronised"]) == len(gaps["not synchronised"]) == 6
+    assert max(gaps["synchronised"]) < 0.02
+    assert gaps["not synchronised"][0] == gaps["synchronised"][0]  # of the weights that vLLM has read from the disk
+    assert min(gaps["not synchronised"][1:]) > 0.1
+
+
+def test_dropping_is_masking(runs: dict[str, Any]) -> None:
+    """At a learning rate of 0, where vLLM writes both the same rollouts."""
+    drop, mask = runs["drop"]["logged"], runs["mask"]["logged"]
+    assert runs["drop"]["selected"] == runs["mask"]["selected"]
+    assert drop["reward"] == mask["reward"]
+    assert len(set(drop["reward"])) > 1
+    assert drop["grad_norm"] == pytest.approx(mask["grad_norm"], rel=1e-4)
+    assert drop["rows/selected"] == mask["rows/selected"] == [6, 6, 6]  # two of eight, of three groups
+    assert all(0 < few < all_ / 2 for few, all_ in zip(drop["tokens/scored"], mask["tokens/scored"], strict=True))

@@ -1,0 +1,564 @@
+"""Reports: bands and differences are those worked out here, predictions are of other runs, no text leaves its place."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from raml_trl import report
+from raml_trl.evaluation.intervals import paired_difference
+from raml_trl.grpo.planning.step_cost import draw_work, logged_lengths, measured_split, predict_seconds
+from raml_trl.render.tables import escaped, fenced
+from raml_trl.reports.curves import band
+from raml_trl.reports.step_time import read_geometry
+from raml_trl.result_arguments import ReportConfig
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import identity, open_run
+from tests.helpers import REPOSITORY
+from tests.render.test_html import HOSTILE, browse_file, needs_browser
+
+T = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # of 95 %, by degrees of freedom, from a table
+needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is not installed")
+
+
+def write_run(directory: Path, command: str, settings: dict[str, Any], logs: Sequence[dict[str, Any]] = ()) -> Path:
+    run = open_run(directory, command, settings)
+    if logs:
+        (directory / "trainer_state.json").write_text(json.dumps({"log_history": list(logs)}))
+    run.finish(12.5, {"steps": len(logs), "processes": 1})
+    return directory
+
+
+def grpo_logs(seed: int, m: int, steps: int = 6) -> list[dict[str, Any]]:
+    rng = np.random.default_rng([seed, m])
+    seconds = {"generating": 0.2, "rewarding": 0.01, "scoring": 0.0, "preparing": 0.01, "selecting": 0.002}
+    return [
+        {
+            "step": step,
+            "correct": float(0.5 + 0.01 * step + 0.05 * rng.random()),
+            "loss": 0.0,
+            "completions/mean_length": 30.0,
+            "completions/min_length": 20.0,
+            "completions/max_length": 40.0,
+            **{f"seconds/{phase}": value for phase, value in seconds.items()},
+            "seconds/updating": float(0.02 + 0.03 * m + 0.01 * rng.random()),
+            "eval_pass@1": float(0.6 + 0.02 * m + 0.05 * rng.random()),
+            "eval_pass@1_low": 0.0,
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+def write_grpo(directory: Path, seed: int, m: int, **settings: Any) -> Path:
+    given = {"num_generations": 8, "num_generations_update": m, "per_device_train_batch_size": 32, "seed": seed}
+    logs = grpo_logs(seed, m)
+    write_run(directory, "train_grpo", given | settings, logs)
+    rollouts, cells_all = 32 * len(logs), 32 * len(logs) * 58
+    updating = sum(log["seconds/updating"] for log in logs)
+    seconds = {"generating": 1.2, "rewarding": 0.06, "scoring": 0.0, "preparing": 0.06, "selecting": 0.012}
+    seconds["updating"] = updating
+    whole = sum(seconds.values()) - updating + 6 * 0.29
+    counts = {"rollouts": rollouts, "selected": rollouts * m // 8, "trained": rollouts * m // 8}
+    counts |= {"cells_updating": cells_all * m // 8 if m < 8 else cells_all, "cells_updating_all": cells_all}
+    summary = {"steps": len(logs), "num_generations": 8, "num_generations_update": m, "seconds": seconds}
+    summary |= {"counts": counts, "speedup": {"estimated": whole / sum(seconds.values())}}
+    (directory / "summary.json").write_text(json.dumps(summary))
+    return directory
+
+
+def write_sweep(directory: Path, values: dict[tuple[int, int], float | None], *, train: bool = True) -> Path:
+    """Of m and seed, with the metric of each trial; None: it failed."""
+    trials, combinations = [], sorted({m for m, _ in values})
+    for (m, seed), value in values.items():
+        name = f"num_generations_update={m},seed={seed}"
+        status = "failed" if value is None else "complete"
+        if value is not None and train:
+            write_grpo(directory / "trials" / name, seed, m)
+        trials.append({"name": name, "parameters": {"num_generations_update": m, "seed": seed}, "status": status})
+        trials[-1] |= {"metric": value, "seconds": 1.0, "reason": value and "exit code 1", "log": "x.log"}
+        trials[-1]["reason"] = "exit code 1" if value is None else None
+    run = open_run(directory / "record", "sweep", {"sweep": "s.yaml"})
+    run.finish(1.0, {})
+    (directory / "record" / "run.json").rename(directory / "run.json")
+    means = [{"parameters": {"num_generations_update": m}} for m in combinations]
+    content = {"metric": "eval/pass@1", "goal": "maximize", "trials": trials, "means": means}
+    (directory / "sweep.json").write_text(json.dumps(content))
+    return directory
+
+
+def write_evaluation(directory: Path, correct: dict[str, list[bool]], texts: Sequence[str] = (), **given: Any) -> Path:
+    rows = [
+        {"question_id": question, "sample": sample, "text": f"{question} {sample}", "correct": right}
+        | {"formatted": True, "num_tokens": 3, "outcome": "graded"}
+        for question, of in correct.items()
+        for sample, right in enumerate(of)
+    ]
+    for row, text in zip(rows, texts, strict=False):
+        row["text"] = text
+    run = open_run(directory, "evaluate", given)
+    pq.write_table(pa.Table.from_pylist(rows), directory / "samples.parquet")
+    mean = fmean(fmean(of) for of in correct.values())
+    metrics = {"pass@1": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}}
+    samples = len(next(iter(correct.values())))
+    results = {"questions": len(correct), "samples_per_question": samples, "formatted": 1.0, "mean_tokens": 3.0}
+    run.finish(1.0, results | {"metrics": metrics})
+    return directory
+
+
+def make(home: Path, **given: Any) -> tuple[dict[str, Any], str, str]:
+    """A report: its numbers, its page, its Markdown."""
+    directory = home / "report"
+    report.main(ReportConfig(output_dir=str(directory), **given), open_run(directory, "report", {}))
+    page, text = ((directory / f"report.{kind}").read_text() for kind in ("html", "md"))
+    return json.loads((directory / "report.json").read_text()), page, text
+
+
+class Elements(HTMLParser):
+    """Names of the elements, and all text but the scripts'."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.links += [value or "" for name, value in attributes if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        if self.names and self.names[-1] not in ("script", "style"):
+            self.text += data
+
+
+def told(page: str) -> str:
+    return " ".join(Elements(page).text.split())
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_a_band_is_students_interval_at_every_step(seeds: int, rng: np.random.Generator) -> None:
+    values = rng.random((seeds, 9))
+    found = band([dict(enumerate(row, start=5)) for row in values.tolist()])
+    assert found is not None
+    half = T[seeds - 1] * values.std(axis=0, ddof=1) / math.sqrt(seeds)
+    assert found["x"] == list(range(5, 14))
+    assert found["mean"] == pytest.approx(values.mean(axis=0).tolist())
+    assert found["low"] == pytest.approx((values.mean(axis=0) - half).tolist(), rel=1e-5)
+    assert found["high"] == pytest.approx((values.mean(axis=0) + half).tolist(), rel=1e-5)
+    assert (found["n"], found["window"], found["raw"]) == (seeds, 1, None)
+
+
+def test_a_band_is_of_the_steps_that_all_seeds_have() -> None:
+    found = band([{1: 0.1, 2: 0.2, 4: 0.4}, {2: 0.4, 3: 0.9, 4: 0.4}])
+    assert found is not None
+    assert (found["x"], found["mean"]) == ([2, 4], pytest.approx([0.3, 0.4]))
+    assert band([{1: 0.1}, {2: 0.2}]) is None
+    assert band([]) is None
+
+
+def test_a_single_seed_has_no_band_and_long_curves_are_smoothed_and_thinned() -> None:
+    values = [float(step % 7) for step in range(1_000)]
+    found = band([dict(enumerate(values))])
+    assert found is not None
+    assert (found["low"], found["high"], found["window"]) == (None, None, 50)
+    assert len(found["x"]) <= 400
+    assert found["x"][-1] == 999
+    for x, mean, raw in zip(found["x"], found["mean"], found["raw"], strict=True):
+        assert raw == values[x]
+        assert mean == pytest.approx(fmean(values[max(0, x - 24) : x + 26]))
+
+
+VALUES = {(4, 0): 0.70, (8, 2): 0.81, (8, 0): 0.80, (4, 1): 0.74, (8, 1): 0.79, (4, 2): 0.75}
+
+
+def test_differences_of_a_sweep_are_paired_by_seed(tmp_path: Path) -> None:
+    data, page, text = make(tmp_path, sweeps=[f"s={write_sweep(tmp_path / 'sweep', VALUES)}"])
+    [sweep] = data["sweeps"]
+    assert sweep["baseline"] == {"num_generations_update": 8}
+    four, eight = (row for row in sweep["combinations"] if row["metric"] == "eval/pass@1")
+    differences = [VALUES[4, seed] - VALUES[8, seed] for seed in range(3)]
+    mean, error = fmean(differences), stdev(differences) / math.sqrt(3)
+    t = abs(mean) / error
+    assert four["difference"] == {
+        "mean": pytest.approx(mean),
+        "low": pytest.approx(mean - T[2] * error, rel=1e-5),
+        "high": pytest.approx(mean + T[2] * error, rel=1e-5),
+        "p_value": pytest.approx(1 - t / math.sqrt(2 + t * t)),  # Student's law of two degrees of freedom
+        "n": 3,
+    }
+    assert "difference" not in eight
+    assert eight["mean"] == pytest.approx(0.8)
+    assert eight["low"] == pytest.approx(0.8 - T[2] * 0.01 / math.sqrt(3), rel=1e-5)
+    for shown in (told(page), text):
+        assert f"{mean:+.3f}".replace("-", "\N{MINUS SIGN}") in shown
+        assert "All 6 trials are complete." in shown
+        assert "With 3 seeds they are wide" in shown
+
+
+def test_the_baseline_can_be_another(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", VALUES, train=False)
+    data, _, _ = make(tmp_path, sweeps=[f"s={sweep}"], baselines=["s=num_generations_update=4"])
+    [four, eight] = data["sweeps"][0]["combinations"]
+    assert "difference" not in four
+    assert eight["difference"]["mean"] == pytest.approx(0.8 - 0.73)
+    with pytest.raises(InputError, match="baseline 'num_generations_update=5' of sweep 's' is 0 of its combinations"):
+        make(tmp_path / "other", sweeps=[f"s={sweep}"], baselines=["s=num_generations_update=5"])
+
+
+def test_what_a_sweep_lacks_is_said(tmp_path: Path) -> None:
+    values = {**VALUES, (8, 1): None, (8, 2): None, (2, 0): None}
+    data, page, text = make(tmp_path, sweeps=[f"s={write_sweep(tmp_path / 'sweep', values)}"])
+    [sweep] = data["sweeps"]
+    assert (sweep["trials"]["complete"], sweep["trials"]["failed"]) == (4, 3)
+    rows = {row["parameters"]["num_generations_update"]: row for row in sweep["combinations"]}
+    assert rows[2]["mean"] is None
+    assert rows[2]["difference"] == {"reason": "0 seeds in common"}
+    assert rows[4]["difference"] == {"reason": "1 seed in common"}
+    for shown in (told(page), text.replace("\\", "")):
+        assert "4 of 7 trials are complete" in shown
+        assert "num_generations_update=8,seed=1 (exit code 1)" in shown
+        assert "1 seed in common" in shown
+
+
+@needs_optuna
+def test_an_unfinished_sweep_is_read_as_far_as_it_came(tmp_path: Path) -> None:
+    from raml_trl.sweeps.study import open_study
+    from raml_trl.sweeps.sweep_file import read_sweep
+
+    file = tmp_path / "s.yaml"
+    parameters = {"num_generations_update": {"values": [4, 8]}, "seed": {"values": [0, 1]}}
+    content = {"program": "p.py", "method": "grid", "metric": {"name": "eval/pass@1", "goal": "maximize"}}
+    file.write_text(yaml.safe_dump(content | {"parameters": parameters}))
+    directory = tmp_path / "sweep"
+    open_run(directory, "sweep", {"sweep": str(file)})
+    with pytest.raises(InputError, match=r"has no trials yet: there is no trials\.log"):
+        make(tmp_path / "none", sweeps=[f"s={directory}"])
+    study = open_study(directory, read_sweep(file), None, 0)
+    first, second = study.get_trials(deepcopy=False)[:2]
+    for trial, value in ((first, 0.5), (second, 0.625)):
+        study.tell(trial.number, value)
+        name = f"num_generations_update={trial.params['num_generations_update']},seed={trial.params['seed']}"
+        write_grpo(directory / "trials" / name, trial.params["seed"], trial.params["num_generations_update"])
+    before = (directory / "trials.log").read_bytes()
+    data, page, _ = make(tmp_path, sweeps=[f"s={directory}"])
+    assert (directory / "trials.log").read_bytes() == before
+    [sweep] = data["sweeps"]
+    assert (sweep["trials"]["complete"], sweep["trials"]["unfinished"]) == (2, 2)
+    means = [row["mean"] for row in sweep["combinations"] if row["metric"] == "eval/pass@1" and row["mean"]]
+    assert sum(means) in (0.5 + 0.625, (0.5 + 0.625) / 2)  # of two combinations, or of one
+    assert "2 of 4 trials are complete; not in the numbers are" in told(page)
+    file.write_text(yaml.safe_dump(content | {"parameters": parameters, "method": "random", "run_cap": 4}))
+    with pytest.raises(InputError, match="is not what it was when"):
+        make(tmp_path / "changed", sweeps=[f"s={directory}"])
+
+
+def test_runs_of_one_name_are_seeds(tmp_path: Path) -> None:
+    runs = [write_grpo(tmp_path / f"seed-{seed}", seed, 4) for seed in range(3)]
+    data, page, _ = make(tmp_path, runs=[f"GRPO={run}" for run in runs])
+    [training] = data["runs"]
+    assert training["seeds"] == [0, 1, 2]
+    logs = [[log["correct"] for log in grpo_logs(seed, 4)] for seed in range(3)]
+    last = [values[-1] for values in logs]
+    curve = training["curves"]["correct"]
+    assert curve["mean"][-1] == pytest.approx(fmean(last))
+    assert curve["high"][-1] - curve["mean"][-1] == pytest.approx(T[2] * stdev(last) / math.sqrt(3), rel=1e-5)
+    assert "loss" not in training["curves"]  # zero up to clipping
+    assert "Lines are means over 3 seeds" in told(page)
+
+
+def test_names_that_do_not_fit(tmp_path: Path) -> None:
+    grpo = write_grpo(tmp_path / "grpo", 0, 4)
+    sft = write_run(tmp_path / "sft", "train_sft", {}, [{"step": 1, "loss": 1.0}])
+    cases = [
+        ({"runs": [f"a={grpo}", f"a={sft}"]}, r"runs named 'a' are seeds of one training, but .*grpo is of train_grpo"),
+        ({"runs": [f"a={grpo}", f"a={grpo}"]}, "is given twice under the name 'a'"),
+        ({"runs": [f"a={tmp_path / 'nowhere'}"]}, "nowhere holds no run"),
+        ({"sweeps": [f"a={grpo}"]}, "grpo holds a run of train_grpo, not of sweep"),
+        ({"evaluations": [f"a={grpo}"]}, "grpo holds a run of train_grpo, not of evaluate"),
+        ({}, "there is nothing to report: name evaluations, runs or sweeps"),
+        ({"runs": ["a"]}, "'a' must have the form stage=DIR"),
+        ({"evaluations": ["a=x", "a=y"]}, "evaluations names 'a' twice"),
+        ({"sweeps": ["a=x"], "baselines": ["b=m=1"]}, "baseline 'b=m=1' must have the form .* with one of sweeps: a"),
+        ({"sweeps": ["a=x"], "baselines": ["a=m"]}, "baseline 'a=m' must have the form"),
+    ]
+    for place, (given, message) in enumerate(cases):
+        with pytest.raises(InputError, match=message):
+            make(tmp_path / f"{place}", **given)
+        assert not list((tmp_path / f"{place}").glob("report/report.*"))
+    (sft / "trainer_state.json").write_text('{"log_his')
+    with pytest.raises(InputError, match=r"trainer_state\.json cannot be read: JSONDecodeError"):
+        make(tmp_path / "damaged", runs=[f"a={sft}"])
+
+
+ANSWERS = {"before": [4, 0, 1, 2, 0], "after": [4, 3, 1, 1, 2]}
+
+
+def of_answers(counts: Sequence[int], first: str = "q") -> dict[str, list[bool]]:
+    return {f"{first}{place}": [sample < count for sample in range(4)] for place, count in enumerate(counts)}
+
+
+def test_stages_are_compared_question_by_question(tmp_path: Path) -> None:
+    runs = [f"{name}={write_evaluation(tmp_path / name, of_answers(counts))}" for name, counts in ANSWERS.items()]
+    data, page, text = make(tmp_path, evaluations=runs)
+    assert "differences" not in data["stages"][0]
+    found = data["stages"][1]["differences"]["pass@1"]
+    before, after = (np.array(counts) / 4 for counts in ANSWERS.values())
+    expected = paired_difference(before, after, np.random.default_rng(0))
+    assert found["mean"] == pytest.approx(0.2)
+    assert found["p_value"] == expected.p_value == 0.5  # of 3 signs, ±3 ∓1 ±2: those of +++-like sums are 4 of 8
+    assert found["low"] <= found["mean"] <= found["high"]
+    for shown in (told(page), text):
+        assert "after \N{MINUS SIGN} before" in shown
+        assert "+0.200" in shown
+        assert "p 0.500" in shown
+
+
+def test_stages_of_other_questions_have_a_dash_and_the_reason(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "first", of_answers([1, 2]))
+    second = write_evaluation(tmp_path / "second", of_answers([1, 2], "other"))
+    data, page, _ = make(tmp_path, evaluations=[f"a={first}", f"b={second}"])
+    assert data["stages"][1]["differences"] == {}
+    assert "b: b and a are evaluations of different questions: they cannot be paired" in told(page)
+
+
+def of_setting(tmp_path: Path, ms: Sequence[int], seeds: int = 2, **settings: Any) -> list[str]:
+    runs = [(m, seed) for m in ms for seed in range(seeds)]
+    return [f"m{m}s{seed}={write_grpo(tmp_path / f'm{m}s{seed}', seed, m, **settings)}" for m, seed in runs]
+
+
+def test_speed_ups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path: Path) -> None:
+    data, page, _ = make(tmp_path, runs=of_setting(tmp_path, [8, 2, 4]))
+    [compared] = data["times"]["speedups"].values()
+    assert (compared["source"], compared["others"], compared["g"]) == ("m2s0", 5, 8)
+    rows = {row["m"]: row for row in compared["rows"]}
+    assert {m: row["n"] for m, row in rows.items()} == {2: 1, 4: 2, 8: 2}  # the source is in no measurement
+
+    def step(m: int, seed: int) -> float:
+        return median(0.222 + log["seconds/updating"] for log in grpo_logs(seed, m))
+
+    assert rows[2]["measured"]["step"] == pytest.approx(step(2, 1))
+    assert rows[4]["measured"]["step"] == pytest.approx((step(4, 0) + step(4, 1)) / 2)
+    logs = [math.log(step(8, seed) / step(4, seed)) for seed in range(2)]
+    half = T[1] * stdev(logs) / math.sqrt(2)
+    found = rows[4]["measured_speedup"]["step"]
+    assert found["mean"] == pytest.approx(math.exp(fmean(logs)))
+    assert found["low"] == pytest.approx(math.exp(fmean(logs) - half), rel=1e-5)
+    assert rows[2]["measured_speedup"]["step"] == {"mean": pytest.approx(step(8, 1) / step(2, 1)), "low": None} | {
+        "high": None
+    }
+    assert rows[8]["predicted_speedup"] == {"update": 1.0, "step": 1.0}
+    assert "Predicted from m2s0 alone" in told(page)
+
+    # what is predicted is what the planner says of the source
+    summary = json.loads((tmp_path / "m2s0" / "summary.json").read_text())
+    from raml_trl.reports.runs import read_training
+
+    geometry = read_geometry(read_training(tmp_path / "m2s0"))
+    lengths = logged_lengths(grpo_logs(0, 2), 32, np.random.default_rng(0))
+    split = measured_split(summary, geometry)
+    of_four = replace(geometry, num_generations_update=4)
+    work = draw_work(of_four, lengths, prompt_length=18, dead_groups=0.0, seed=0)  # 58 cells a rollout, 40 the longest
+    assert rows[4]["predicted"]["step"] == pytest.approx(predict_seconds(split, work, 0.5)["step"])
+
+
+def test_a_run_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    runs = [*of_setting(tmp_path, [4], seeds=1), f"lr={write_grpo(tmp_path / 'lr', 0, 8, learning_rate=0.5)}"]
+    data, page, _ = make(tmp_path, runs=runs)
+    alone, other = data["times"]["speedups"].values()
+    assert (alone["source"], other["source"]) == ("m4s0", "lr")  # differing in the learning rate too
+    assert [row["m"] for row in alone["rows"]] == [1, 2, 4, 8]
+    assert all(row["measured"] is None and row["predicted"] for row in alone["rows"])
+    assert told(page).count("so nothing was measured to compare") == 2
+
+
+def test_a_run_without_a_summary_predicts_nothing(tmp_path: Path) -> None:
+    runs = of_setting(tmp_path, [4, 8], seeds=1)
+    (tmp_path / "m4s0" / "summary.json").unlink()
+    data, page, _ = make(tmp_path, runs=runs)
+    [compared] = data["times"]["speedups"].values()
+    assert compared["reason"] == "m4s0 keeps no summary.json of rows that it trained on"
+    assert "Nothing is predicted: m4s0 keeps no summary.json" in told(page)
+
+
+def test_where_the_seconds_go(tmp_path: Path) -> None:
+    data, _, text = make(tmp_path, runs=of_setting(tmp_path, [4], seeds=1))
+    [split] = data["times"]["splits"].values()
+    logs = grpo_logs(0, 4)
+    assert split["seconds"]["generating"] == pytest.approx(0.2)
+    assert split["seconds"]["updating"] == pytest.approx(fmean(log["seconds/updating"] for log in logs))
+    assert "scoring" not in re.findall(r"^\| +\| (.*)$", text, re.MULTILINE)[0]  # it took no time
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_generations_update": 2, "gradient_accumulation_steps": 4, "selection": "importance"},
+        {"steps_per_generation": 4, "gradient_accumulation_steps": 2, "num_iterations": 2, "beta": 0.1},
+        {"loss_type": "bnpo"},
+        {"subset_mode": "mask", "num_generations": 4, "num_generations_update": 2},
+        {"entropy_coef": 0.1, "selection_scope": "batch", "selection": "abs_advantage"},
+        {"skip_zero_advantage": False, "length_bucketing": False},
+        {"top_entropy_quantile": 0.5},
+    ],
+)
+def test_the_geometry_is_that_of_the_trainers_config(settings: dict[str, Any], tmp_path: Path) -> None:
+    from raml_trl.grpo.config import SubsetGRPOConfig
+    from raml_trl.grpo.planning import inputs as plan_inputs
+    from raml_trl.reports.runs import read_training
+
+    given = {"per_device_train_batch_size": 8, **settings}
+    config = SubsetGRPOConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False, report_to="none", **given)
+    run = read_training(write_run(tmp_path / "run", "train_grpo", given, grpo_logs(0, 4)))
+    assert read_geometry(run) == plan_inputs.read_geometry(config, 1)
+
+
+def test_completions_right_and_wrong_with_their_questions(tmp_path: Path) -> None:
+    data = open_run(tmp_path / "data", "prepare_data", {})
+    rows = [{"id": f"q{place}", "problem": f"what is {place}?"} for place in range(5)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "questions-00000.parquet")
+    data.finish(1.0, {})
+    answers = {f"q{place}": [place != 3, True] for place in range(5)}
+    stage = write_evaluation(tmp_path / "eval", answers, dataset_name=str(tmp_path / "data"))
+    _, _, text = make(tmp_path, evaluations=[f"a={stage}"])
+    shown = re.findall(r"^(right|wrong): (.*)\n\n```text\n(.*)\n```$", text, re.MULTILINE)
+    assert shown == [
+        ("right", "what is 0?", "q0 0"),
+        ("right", "what is 1?", "q1 0"),
+        ("wrong", "what is 3?", "q3 0"),
+    ]
+    # a data set that was made anew has other questions under these names
+    record = json.loads((tmp_path / "data" / "run.json").read_text())
+    (tmp_path / "data" / "run.json").write_text(json.dumps(record | {"settings": {"seed": 1}}))
+    assert identity(tmp_path / "data") != json.loads((stage / "run.json").read_text())["inputs"]["dataset_name"]
+    _, _, text = make(tmp_path / "anew", evaluations=[f"a={stage}"])
+    assert "what is" not in text
+    assert "right: q0" in text
+
+
+def write_completions(run: Path, step: int, groups: dict[str, list[tuple[str, bool, bool]]]) -> None:
+    rows = [
+        {"step": step, "prompt": [{"role": "user", "content": prompt}], "completion": text}
+        | {"correct": correct, "selected": selected, "advantage": 0.5 - selected}
+        for prompt, rollouts in groups.items()
+        for text, correct, selected in rollouts
+    ]
+    (run / "completions").mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), run / "completions" / f"completions_{step:05d}.parquet")
+
+
+def test_a_group_shows_its_choice(tmp_path: Path) -> None:
+    run = write_grpo(tmp_path / "grpo", 0, 4)
+    write_completions(run, 1, {"early": [("x", True, True), ("y", False, False)]})
+    late = {"alike": [("u", True, True), ("v", True, False)], "mixed": [("right one", True, False), ("z", False, True)]}
+    write_completions(run, 2, late)
+    _, page, text = make(tmp_path, runs=[f"GRPO={run}"])
+    for shown in (told(page), " ".join(text.split())):
+        assert "step 2: 1 of 2 were selected and carried gradient. The question: mixed" in shown
+        assert "not selected, advantage +0.50" in shown
+        assert "early" not in shown
+    assert "wrong, selected, advantage \N{MINUS SIGN}0.50:\n\n```text\nz\n```" in text
+
+
+def test_long_completions_are_folded(tmp_path: Path) -> None:
+    texts = ["short", "long " * 200]
+    stage = write_evaluation(tmp_path / "eval", {"q0": [True], "q1": [True]}, texts)
+    _, page, _ = make(tmp_path, evaluations=[f"a={stage}"])
+    assert page.count("<details>") == 1
+    assert "1,000 characters" in told(page)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_leaves_its_place(text: str, tmp_path: Path) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    pages = []
+    for place, one in enumerate(("harmless", text)):
+        home = tmp_path / str(place)
+        run = write_grpo(home / "grpo", 0, 4, note=one)
+        write_completions(run, 1, {one: [(one, True, True), ("other", False, False)]})
+        stage = write_evaluation(home / "eval", {"q": [True], one: [False]}, [one, one])
+        name = one.replace("=", "") or "x"
+        given: dict[str, Any] = {"title": one, "lead": one, "runs": [f"{name}={run}"]}
+        pages.append(make(home, evaluations=[f"{name}={stage}", f"b={stage}"], **given))
+    (_, harmless, _), (_, page, markdown) = pages
+    assert Elements(page).names == Elements(harmless).names
+    assert "<script>alert" not in page
+    fences = re.split(r"^```(?:text)?$", markdown, flags=re.MULTILINE)
+    assert not any(re.search(r"(?<!\\)<(script|img|!--)", outside) for outside in fences[::2])
+
+
+def test_nothing_comes_from_the_network(tmp_path: Path) -> None:
+    stage = write_evaluation(tmp_path / "eval", of_answers([1, 2]))
+    _, page, _ = make(tmp_path, evaluations=[f"a={stage}"], runs=of_setting(tmp_path, [4]))
+    assert all(link.startswith("#") for link in Elements(page).links)
+    assert not re.search(r"//[a-z0-9]|url\((?!#)|@import|@font-face", page, re.IGNORECASE)
+    anchors = set(re.findall(r'<h2 id="([^"]+)"', page))
+    assert (
+        {link[1:] for link in Elements(page).links}
+        == anchors
+        == {"results", "training", "time", "completions"} | {"settings"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a|b", r"a\|b"),
+        ("[0.1, 0.2]", "[0.1, 0.2]"),
+        ("[x](y)", r"[x]\(y)"),
+        ("a_b*c`d", r"a\_b\*c\`d"),
+        ("# head\nnext", r"\# head next"),
+        ("1. one", r"\1. one".replace("\\1", "\\1")),
+        ("<b>", r"\<b\>"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text: str, expected: str) -> None:
+    assert escaped(text) == expected
+
+
+def test_a_fence_is_longer_than_any_within() -> None:
+    assert fenced("a\n````\nb").splitlines()[0] == "`````text"
+
+
+def test_it_starts_without_torch() -> None:
+    import subprocess
+    import sys
+
+    check = "import sys, raml_trl.report; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]"
+
+
+@needs_browser
+@pytest.mark.parametrize("flags", [(), ("--blink-settings=preferredColorScheme=0",)], ids=["light", "dark"])
+def test_a_browser_draws_every_figure_and_reads_it(flags: tuple[str, ...], tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", VALUES)
+    stages = [f"{name}={write_evaluation(tmp_path / name, of_answers(counts))}" for name, counts in ANSWERS.items()]
+    data, page, _ = make(tmp_path, sweeps=[f"s={sweep}"], evaluations=stages, runs=of_setting(tmp_path, [4], seeds=1))
+    seen = browse_file(tmp_path, page, "report", *flags)
+    assert seen["drawn"] == page.count('class="drawing"')
+    assert seen["bands"] == 2  # of m = 4 and m = 8
+    figure = next(one for one in data["sweeps"][0]["figures"] if one["name"] == "correct")
+    at = [figure["lines"][name] for name in ("m = 4", "m = 8")]
+    assert seen["tip"][0] == "step 6"
+    assert seen["tip"][1::2] == ["m = 4", "m = 8"]
+    for said, line in zip(seen["tip"][2::2], at, strict=True):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", said)]
+        assert numbers == pytest.approx([line[part][-1] for part in ("mean", "low", "high")], abs=0.006)
+    assert seen["without"] == 1
+    assert seen["again"] == 2
+    paper, ink = (sum(map(int, re.findall(r"\d+", seen[name])[:3])) for name in ("paper", "ink"))
+    assert paper < 150 < 500 < ink if flags else ink < 250 < 700 < paper

@@ -1,0 +1,226 @@
+"""From YAML and command line to dataclasses, and from a mistake to one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raml_trl import prepare_data
+from raml_trl.data.config import PrepareDataConfig
+from raml_trl.data.table_arguments import DatasetArguments
+from raml_trl.runtime.cli import StrictParser, call, run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import Run, open_run
+from raml_trl.sampling.config import EvaluateConfig
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs prepare_data in this process: exit code, and what it wrote to standard error."""
+
+    def command(*arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["prepare_data", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            run(prepare_data.main, PrepareDataConfig)
+        return stop.value.code, capsys.readouterr().err
+
+    return command
+
+
+ARITHMETIC = ("--dataset_name", "arithmetic", "--dataset_split", "test", "--num_questions", "5")
+
+
+def test_a_run_is_recorded(prepare: Command, tmp_path: Path) -> None:
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["command"], record["status"]) == ("prepare_data", "complete")
+    assert record["settings"] == {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
+    assert record["results"]["questions"] == 5
+
+
+def test_a_command_is_called_from_python(prepare: Command, tmp_path: Path) -> None:
+    settings = {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
+    config = PrepareDataConfig(output_dir=str(tmp_path / "out"), **settings)
+    results = call(prepare_data.main, config)
+    assert results["questions"] == 5
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["command"], record["settings"]) == ("prepare_data", settings)
+    before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
+    assert call(prepare_data.main, config) == results
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0  # to the command line it is the same run
+    assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="num_questions is 5, not 6"):
+        call(prepare_data.main, replace(config, num_questions=6))
+
+
+def test_a_complete_run_is_left_alone(prepare: Command, tmp_path: Path) -> None:
+    prepare(*ARITHMETIC, "--output_dir", "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_another_run_is_not_overwritten(prepare: Command, tmp_path: Path) -> None:
+    prepare(*ARITHMETIC, "--output_dir", "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    code, error = prepare(*ARITHMETIC, "--seed", "7", "--output_dir", "out")
+    assert code == 2
+    assert "output_dir out holds another run: its seed is None, not 7; choose another directory" in error
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_foreign_files_are_not_touched(prepare: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    code, error = prepare(*ARITHMETIC, "--output_dir", "out")
+    assert code == 2
+    assert "holds files that are not a run of raml_trl" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_another_process_of_the_launch_may_begin_it_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Between the look for its record and the look for foreign files."""
+    listed = Path.iterdir
+
+    def begun_by_another(directory: Path) -> Iterator[Path]:
+        monkeypatch.undo()
+        open_run(directory, "prepare_data", {"seed": 1})
+        return listed(directory)
+
+    monkeypatch.setattr(Path, "iterdir", begun_by_another)
+    (tmp_path / "out").mkdir()
+    assert open_run(tmp_path / "out", "prepare_data", {"seed": 1}).record["settings"] == {"seed": 1}
+    assert listed is Path.iterdir
+
+
+def test_a_run_killed_in_its_first_moment_can_be_started_again(prepare: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".run.json.123.partial").write_text('{"comm')
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0
+
+
+def test_yaml_is_read_and_the_command_line_wins(prepare: Command, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("dataset_name: arithmetic\ndataset_split: test\nnum_questions: 5\n")
+    prepare("--config", "recipe.yaml", "--num_questions", "6", "--output_dir", "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["questions"] == 6
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("num_questoins: 5", "recipe.yaml: unknown key 'num_questoins'; did you mean num_questions?"),
+        ("num_questions: 4.5", "recipe.yaml: num_questions must be int | None, got 4.5 (float)"),
+        ("num_questions: [5]", "num_questions must be int | None, got [5] (list)"),
+        ("num_questions: many", "argument --num_questions/--num-questions: invalid int value: 'many'"),
+        ("num_questions: 0", "num_questions must be 1 or more, got 0"),
+        (
+            "dataset_split: train",
+            "dataset_split 'train' of the arithmetic world is unknown: choose one of test, sft, grpo",
+        ),
+        ("- 5", "must be a mapping of names to values"),
+        ("a: b: c", "is not YAML"),
+    ],
+)
+def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe + "\n")
+    arguments = ["--dataset_name", "arithmetic", "--output_dir", "out"]
+    if "num_questions" not in recipe:
+        arguments += ["--num_questions", "5"]
+    code, error = prepare("--config", "recipe.yaml", *arguments)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith("raml-trl prepare_data: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "missing.yaml"], "config file missing.yaml cannot be read: No such file or directory"),
+        (["--config"], "--config needs the path of a YAML file"),
+        (["--num_questoins", "5"], "unknown option --num_questoins; did you mean --num_questions?"),
+        (["--num_questoins=5"], "unknown option --num_questoins; did you mean --num_questions?"),
+        (["--zzz"], "unknown option --zzz\n"),
+        (["--output_dir", "out"], "the following arguments are required: --dataset_name"),
+        (["--dataset_name", "questions.jsonl", "--output_dir", "out"], "there is no such file"),
+        (["--dataset_name", "arithmetic", "--dataset_split", "sft", "--output_dir", "out"], "num_questions is missing"),
+        ([*ARITHMETIC, "--output_dir", "out", "--sede", "1"], "--sede"),
+    ],
+)
+def test_mistakes_on_the_command_line(prepare: Command, arguments: list[str], message: str) -> None:
+    code, error = prepare(*arguments)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_refused_run_leaves_nothing_behind(prepare: Command, tmp_path: Path) -> None:
+    arguments = ["--dataset_split", "test", "--output_dir", "out"]
+    assert prepare("--dataset_name", "questions.jsonl", *arguments)[0] == 2
+    assert not (tmp_path / "out").exists()
+    assert prepare("--dataset_name", "arithmetic", "--num_questions", "5", *arguments)[0] == 0
+
+
+def interrupted_main(config: PrepareDataConfig, record: Run) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_can_be_carried_on(
+    prepare: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prepare_data, "main", interrupted_main)
+    monkeypatch.setitem(interrupted_main.__globals__, "__spec__", prepare_data.__spec__)
+    code, error = prepare(*ARITHMETIC, "--output_dir", "out")
+    assert (code, error.count("\n")) == (130, 1)
+    monkeypatch.undo()
+    assert prepare(*ARITHMETIC, "--output_dir", str(tmp_path / "out"))[0] == 0
+
+
+def test_given_is_what_the_user_gave_and_no_token(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("env: {SOME_KEY: secret}\nmodel_name_or_path: m\nk: [1, 4]\n")
+    arguments = ["--config", str(recipe), "--dataset_name", "d", "--output_dir", "o", "--k", "1", "8"]
+    assert StrictParser([EvaluateConfig], allow_abbrev=False).given(arguments) == {
+        "model_name_or_path": "m",
+        "dataset_name": "d",
+        "output_dir": "o",
+        "k": [1, 8],
+    }
+
+
+def test_fields_of_a_base_class_are_checked_too() -> None:
+    with pytest.raises(InputError, match=r"dataset_split must be str, got 1 \(int\)"):
+        EvaluateConfig(dataset_name="d", dataset_split=1, model_name_or_path="m", output_dir="o")
+    with pytest.raises(InputError, match=r"num_samples must be int, got 8\.0 \(float\)"):
+        EvaluateConfig(dataset_name="d", num_samples=8.0, model_name_or_path="m", output_dir="o")
+
+
+def test_unknown_style_is_refused() -> None:
+    with pytest.raises(InputError, match="prompt_style 'loud' is unknown: choose one of bare, boxed, conclusion"):
+        DatasetArguments(dataset_name="d", prompt_style="loud")
+
+
+@pytest.mark.parametrize("entry", [["-m", "raml_trl.prepare_data"], ["-m", "raml_trl", "prepare_data"]])
+def test_as_a_user_starts_it(tmp_path: Path, entry: list[str]) -> None:
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *entry, *arguments], cwd=tmp_path, capture_output=True, text=True)
+
+    done = start(*ARITHMETIC, "--output_dir", "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "questions-00000.parquet").is_file()
+    refused = start(*ARITHMETIC, "--seed", "1", "--output_dir", "out")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+
+
+def test_unknown_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "raml_trl", "train"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "invalid choice: 'train'" in done.stderr

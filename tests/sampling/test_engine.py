@@ -1,0 +1,62 @@
+"""n completions per prompt: keyed, whole, and the model's own."""
+
+from collections import Counter
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from raml_trl.prompts import prompt_messages
+from raml_trl.sampling.engine import Completion, SamplingSettings
+from raml_trl.sampling.transformers_engine import TransformersEngine
+
+PROMPTS = [prompt_messages(text, "bare") for text in ("a=1+2,b=3", "a=1+2+3+4+5,b=6", "a=1,b=2")]
+
+
+@pytest.fixture(scope="module")
+def loaded(model_dir: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return AutoModelForCausalLM.from_pretrained(model_dir).eval(), AutoTokenizer.from_pretrained(model_dir)
+
+
+def draw(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], **settings: float) -> list[Completion]:
+    seed = settings.pop("seed", 0)
+    defaults = {"num_samples": 4, "max_completion_length": 10, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    drawn = TransformersEngine(*loaded, batch_size=5).sample(
+        PROMPTS, SamplingSettings(**(defaults | settings)), seed=seed
+    )
+    return list(drawn)
+
+
+def test_every_sample_once(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    completions = draw(loaded)
+    assert Counter((one.prompt, one.sample) for one in completions) == Counter(
+        (prompt, sample) for prompt in range(3) for sample in range(4)
+    )
+    assert {len(one.text) > 0 for one in completions} >= {True}
+    assert all(1 <= one.num_tokens <= 10 for one in completions)
+    assert len({one.num_tokens for one in completions}) > 1  # some end before the limit
+    assert {one.finished for one in completions if one.num_tokens < 10} == {True}
+    assert False in {one.finished for one in completions if one.num_tokens == 10}
+
+
+def test_same_seed_same_samples_and_no_global_generator_moves(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    torch.manual_seed(123)  # another state than any draw leaves
+    before = torch.get_rng_state()
+    assert draw(loaded) == draw(loaded)
+    assert torch.equal(before, torch.get_rng_state())
+    assert draw(loaded) != draw(loaded, seed=1)
+
+
+def test_greedy_is_the_most_likely_token_at_every_place(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    model, tokenizer = loaded
+    for completion in draw(loaded, num_samples=1, temperature=0.0):
+        ids = tokenizer.apply_chat_template(PROMPTS[completion.prompt], add_generation_prompt=True)["input_ids"]
+        prompt_length = len(ids)
+        for _ in range(completion.num_tokens):
+            with torch.inference_mode():
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert tokenizer.decode(ids[prompt_length:], skip_special_tokens=True) == completion.text

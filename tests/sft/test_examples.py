@@ -1,0 +1,241 @@
+"""Training examples: tokenised as TRL does it, K per question, repeated as they should be, nothing lost uncounted."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from raml_trl.data.reading import Question, Task, Trajectory, task_row
+from raml_trl.data.shards import TRAJECTORIES, write_shards
+from raml_trl.data.tables import open_table
+from raml_trl.prompts import prompt_messages
+from raml_trl.runtime.errors import InputError
+from raml_trl.sft.examples import IGNORED, Choice, ExampleCounts, build_examples, describe
+
+ALL = Choice(
+    num_trajectories=None,
+    trajectory_order="random",
+    length_bin=None,
+    question_weight="correct",
+    repeat_to_fill=True,
+    overlong="drop",
+    prompt_style="bare",
+    max_length=None,
+    completion_only=True,
+    seed=0,
+)
+# Question 0 has no correct trajectory, question n has n; the longer the later.
+TASKS = [
+    Task(
+        Question(str(number), f"a={number},b=1", "67", "test"),
+        (
+            *(Trajectory("<think>" + "a1+2=3;" * (place + 1), True, "m") for place in range(number)),
+            Trajectory("<think>wrong", False, "m"),
+        ),
+    )
+    for number in range(5)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(model_dir)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tasks in shards of two."""
+    monkeypatch.setattr("raml_trl.data.shards._BATCH_ROWS", 2)
+    monkeypatch.setattr("raml_trl.data.shards._SHARD_BYTES", 1)
+    write_shards(tmp_path / "data", map(task_row, TASKS), TRAJECTORIES)
+    return str(tmp_path / "data")
+
+
+def build(
+    data: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None, **settings: Any
+) -> tuple[Dataset, ExampleCounts]:
+    return build_examples(open_table(data), tokenizer, replace(ALL, **settings), num_proc=num_proc)
+
+
+def decoded(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [str(tokenizer.decode(ids)) for ids in examples["input_ids"]]
+
+
+def texts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> Counter[str]:
+    return Counter(decoded(examples, tokenizer))
+
+
+def prompts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """How often each question stands among the examples, in ascending order."""
+    return sorted(Counter(text.partition("<assistant>")[0] for text in decoded(examples, tokenizer)).values())
+
+
+def test_tokens_and_labels_are_those_of_trl(
+    data: str, model_dir: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    rows = [
+        {
+            "prompt": prompt_messages(task.question.question, "conclusion"),
+            "completion": [{"role": "assistant", "content": one.text}],
+        }
+        for task in TASKS
+        for one in task.trajectories
+        if one.correct
+    ]
+    for completion_only in (True, False):
+        config = SFTConfig(
+            output_dir=str(tmp_path / "trl"),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            completion_only_loss=completion_only,
+        )
+        trl = SFTTrainer(model_dir, args=config, train_dataset=Dataset.from_list(rows)).train_dataset
+        examples, _ = build(data, tokenizer, prompt_style="conclusion", completion_only=completion_only)
+        ours = sorted(zip(examples["input_ids"], examples["labels"], strict=True))
+        assert ours == sorted(zip(trl["input_ids"], trl["labels"], strict=True))
+        assert all(row["length"] == len(row["input_ids"]) for row in examples)
+
+
+def test_a_tokenizer_that_begins_every_text_begins_none_twice(data: str, model_dir: str) -> None:
+    """As those of Llama do: the chat template has written the first token already."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    user = tokenizer.convert_tokens_to_ids("<user>")
+    begin = TemplateProcessing(single="<user> $A", special_tokens=[("<user>", user)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    assert tokenizer("a=1")["input_ids"][0] == user
+    examples, _ = build(data, tokenizer)
+    assert all(row["input_ids"].count(user) == 1 for row in examples)
+
+
+def test_the_loss_is_on_the_completion_and_its_end(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    examples, _ = build(data, tokenizer)
+    for row in examples:
+        trained = [token for token in row["labels"] if token != IGNORED]
+        assert tokenizer.decode(trained).startswith("<think>a1+2=3;")
+        assert trained[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, None])
+def test_k_changes_diversity_and_nothing_else(data: str, tokenizer: PreTrainedTokenizerBase, k: int | None) -> None:
+    examples, counts = build(data, tokenizer, num_trajectories=k)
+    assert len(examples) == counts.examples == 1 + 2 + 3 + 4
+    assert counts.trajectories == sum(min(number, k or number) for number in range(5))
+    assert (counts.questions, counts.without_correct, counts.left_out, counts.overlong) == (5, 1, 0, 0)
+    assert counts.tokens == sum(examples["length"])
+    assert len(texts(examples, tokenizer)) == counts.trajectories
+
+
+def test_the_k_are_nested(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    chosen = [set(texts(build(data, tokenizer, num_trajectories=k)[0], tokenizer)) for k in (1, 2, 4)]
+    assert chosen[0] < chosen[1] < chosen[2]
+
+
+def test_longest_and_shortest(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    shortest, _ = build(data, tokenizer, num_trajectories=1, trajectory_order="shortest", repeat_to_fill=False)
+    longest, _ = build(data, tokenizer, num_trajectories=1, trajectory_order="longest", repeat_to_fill=False)
+    steps = [[ids.count("+") for ids in decoded(one, tokenizer)] for one in (shortest, longest)]
+    assert steps == [[1, 1, 1, 1], [1, 2, 3, 4]]
+
+
+def test_length_bins_have_the_same_questions_and_examples(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    short, long = (build(data, tokenizer, length_bin=part) for part in ("1/2", "2/2"))
+    for examples, counts in (short, long):
+        assert len(examples) == 2 + 3 + 4  # question 1 has one, which is too few for two bins
+        assert counts.left_out == 1
+        assert prompts(examples, tokenizer) == [2, 3, 4]
+    assert max(short[0]["length"]) < max(long[0]["length"])
+
+
+def test_every_question_alike(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    examples, _ = build(data, tokenizer, num_trajectories=2, question_weight="equal")
+    assert prompts(examples, tokenizer) == [2, 2, 3, 3]  # 10 examples over 4 questions
+
+
+def test_each_once(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    examples, counts = build(data, tokenizer, num_trajectories=3, repeat_to_fill=False)
+    assert set(texts(examples, tokenizer).values()) == {1}
+    assert len(examples) == counts.trajectories == 1 + 2 + 3 + 3
+
+
+def test_another_takes_the_place_of_one_that_is_too_long(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    whole, _ = build(data, tokenizer)
+    limit = sorted(set(whole["length"]))[1]  # trajectories of up to two steps
+    examples, counts = build(data, tokenizer, max_length=limit)
+    assert max(examples["length"]) == limit
+    assert counts.examples == 10
+    assert counts.trajectories == 1 + 2 + 2 + 2
+    assert counts.overlong == 0 + 0 + 1 + 2
+    assert describe(counts, replace(ALL, max_length=limit)) == (
+        f"10 examples ({counts.tokens} tokens) of 7 distinct trajectories, for 4 of 5 questions; questions without "
+        f"a correct trajectory: 1; trajectories passed over, being longer than max_length {limit}: 3"
+    )
+    only_one, counts = build(data, tokenizer, max_length=limit, num_trajectories=1, trajectory_order="longest")
+    assert list(only_one["length"]).count(limit) == 9
+    assert counts.overlong == 3
+
+
+def test_cut(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    whole, _ = build(data, tokenizer)
+    limit = sorted(set(whole["length"]))[1]
+    examples, counts = build(data, tokenizer, max_length=limit, overlong="cut")
+    assert max(examples["length"]) == limit
+    assert counts.trajectories == 10
+    assert counts.overlong == 3
+    assert all(row["labels"][-1] == row["input_ids"][-1] for row in examples)
+
+
+def test_questions_of_which_nothing_fits_are_counted(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    whole, _ = build(data, tokenizer)
+    _, counts = build(data, tokenizer, max_length=min(whole["length"]), trajectory_order="longest", num_trajectories=1)
+    assert counts.left_out == 0  # the shortest fits everywhere
+    with pytest.raises(InputError, match="no correct trajectory fits max_length 3 with its prompt, so there"):
+        build(data, tokenizer, max_length=3)
+    with pytest.raises(InputError, match="no correct trajectory fits max_length 3 with its prompt, so there"):
+        build(data, tokenizer, max_length=3, overlong="cut")  # nothing is left but the prompt
+    with pytest.raises(InputError, match="no question has enough correct trajectories for length_bin 8/8, so there"):
+        build(data, tokenizer, length_bin="8/8")
+
+
+def test_nothing_correct(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    write_shards(tmp_path, map(task_row, TASKS[:1]), TRAJECTORIES)
+    with pytest.raises(InputError, match="no trajectory is correct, so there is nothing to train on"):
+        build(str(tmp_path), tokenizer)
+
+
+def test_the_same_text_twice_is_one_trajectory(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    twice = tuple(Trajectory(text, True, "m") for text in ("<think>a", "<think>a", "<think>b"))
+    write_shards(tmp_path, [task_row(Task(TASKS[0].question, twice))], TRAJECTORIES)
+    examples, counts = build(str(tmp_path), tokenizer, num_trajectories=2)
+    assert (counts.examples, counts.trajectories) == (3, 2)
+    assert sorted(texts(examples, tokenizer).values()) == [1, 2]
+
+
+def test_several_processes_make_the_same(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    one, counts = build(data, tokenizer, num_trajectories=2, seed=1)
+    two, same = build(data, tokenizer, num_trajectories=2, seed=1, num_proc=2)
+    assert one.to_dict() == two.to_dict()
+    assert counts == same
+
+
+def test_a_template_that_drops_the_reasoning_is_refused(data: str, model_dir: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer.chat_template = tokenizer.chat_template.replace("message.content", "message.content.split('=')[-1]")
+    with pytest.raises(InputError, match="the chat template does not show the trajectory of question 1 as it is"):
+        build(data, tokenizer)
+
+
+@pytest.mark.parametrize(("k", "distinct"), [(1, 887), (2, 1483), (4, 1994)])
+def test_gsm8k_rollouts(shared_data: Path, tokenizer: PreTrainedTokenizerBase, k: int, distinct: int) -> None:
+    _, counts = build(str(shared_data / "gsm8k_rollouts_4x.jsonl.gz"), tokenizer, num_trajectories=k)
+    # questions with 0, 1, 2, 3, 4 correct trajectories: 432, 290, 236, 205, 156
+    assert (counts.questions, counts.without_correct) == (1319, 432)
+    assert counts.examples == 290 + 2 * 236 + 3 * 205 + 4 * 156 == 2001
+    # 887 + 597 less 1, and 2001 less 7: now and then two models wrote the same word for word
+    assert counts.trajectories == distinct

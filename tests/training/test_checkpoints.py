@@ -1,0 +1,67 @@
+"""A checkpoint that was cut short is recognised, whichever of its files it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from raml_trl.training.checkpoints import find_fault, newest_checkpoint, read_progress, write_progress
+
+
+def make_checkpoint(path: Path, num_processes: int = 2) -> Path:
+    path.mkdir(parents=True)
+    save_file({"a": torch.arange(100.0), "b": torch.zeros(3)}, path / "model.safetensors")
+    torch.save({"state": torch.ones(50)}, path / "optimizer.pt")
+    for process in range(num_processes):
+        torch.save({"cpu": torch.ones(10)}, path / f"rng_state_{process}.pth")
+        write_progress(path, {"num_processes": num_processes, "step": 3}, process)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": 1}))
+    return path
+
+
+def test_a_whole_one(tmp_path: Path) -> None:
+    assert find_fault(make_checkpoint(tmp_path / "checkpoint-1")) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state_1.pth", "progress_1.pt", "trainer_state.json"]
+)
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_file_cut_short(tmp_path: Path, name: str, kept: float) -> None:
+    path = make_checkpoint(tmp_path / "checkpoint-1")
+    content = (path / name).read_bytes()
+    (path / name).write_bytes(content[: int(len(content) * kept)])
+    assert find_fault(path) == f"{name} is not whole"
+
+
+@pytest.mark.parametrize("name", ["progress_1.pt", "trainer_state.json", "shard-2.safetensors"])
+def test_a_missing_file(tmp_path: Path, name: str) -> None:
+    path = make_checkpoint(tmp_path / "checkpoint-1")
+    index = {"weight_map": {"a": "model.safetensors", "c": "shard-2.safetensors"}}
+    save_file({"c": torch.zeros(2)}, path / "shard-2.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert find_fault(path) is None
+    (path / name).unlink()
+    assert find_fault(path) == f"{name} is missing"
+
+
+def test_the_one_before_is_used_and_the_fault_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (9, 10):
+        make_checkpoint(tmp_path / f"checkpoint-{step}")
+    weights = tmp_path / "checkpoint-10" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert "checkpoint-10 was cut short (model.safetensors is not whole)" in caplog.text
+
+
+def test_progress_of_another_launch_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = make_checkpoint(tmp_path / "checkpoint-1")
+    progress = read_progress(path, 1, 2)
+    assert progress is not None
+    assert progress["step"] == 3
+    assert read_progress(path, 0, 4) is None
+    assert "a launch of 2 processes, not 4" in caplog.text
+    assert read_progress(path, 3, 4) is None
+    assert "progress_3.pt is missing" in caplog.text

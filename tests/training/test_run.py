@@ -1,0 +1,94 @@
+"""Which checkpoint a run carries on from, and which models are refused at the door."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedConfig, Qwen2Config
+
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import open_run
+from raml_trl.sampling.loading import check_model, keep_rope_theta
+from raml_trl.training.checkpoints import newest_checkpoint
+
+
+def checkpoint(directory: Path, step: int, state: str | None = None) -> None:
+    path = directory / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}) if state is None else state)
+
+
+def test_the_newest_whole_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for step in (2, 10, 9):
+        checkpoint(tmp_path, step)
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    checkpoint(tmp_path, 11, state='{"global_st')
+    (tmp_path / "checkpoint-12").mkdir()
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert "checkpoint-12 was cut short" in caplog.text
+    assert "checkpoint-11 was cut short" in caplog.text
+
+
+def test_models_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="model_name_or_path is missing"):
+        check_model(None)
+    with pytest.raises(InputError, match="there is no such directory"):
+        check_model(str(tmp_path / "missing"))
+    with pytest.raises(InputError, match=r"there is no config\.json"):
+        check_model(str(tmp_path))
+    check_model("Qwen/Qwen2.5-7B")
+
+
+def test_a_model_in_training_is_not_a_model_yet(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", "train_sft", {})
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is not complete"):
+        check_model(str(tmp_path / "run"))
+    run.finish(1.0, {})
+    check_model(str(tmp_path / "run"))
+
+
+def test_a_run_is_known_by_what_it_was_made_from(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    open_run(model, "build_model", {"seed": "0"}).finish(1.0, {})
+    settings = {"model_name_or_path": str(model)}
+    open_run(tmp_path / "sft", "train_sft", settings)
+    assert not open_run(tmp_path / "sft", "train_sft", settings).complete  # carries on
+
+    (model / "run.json").unlink()
+    open_run(model, "build_model", {"seed": "1"}).finish(1.0, {})
+    with pytest.raises(InputError, match="its input was made anew"):
+        open_run(tmp_path / "sft", "train_sft", settings)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"command": "train_sft"')
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        open_run(tmp_path, "train_sft", {})
+
+
+ROTATIONS = {"default": {}, "yarn": {"factor": 4.0, "original_max_position_embeddings": 4096}}
+
+
+@pytest.mark.parametrize("rope_type", ROTATIONS)
+def test_the_base_of_positions_is_written_for_transformers_4_too(rope_type: str, tmp_path: Path) -> None:
+    parameters = {"rope_type": rope_type, "rope_theta": 1e6, **ROTATIONS[rope_type]}
+    for name in ("as it is", "kept"):
+        config = Qwen2Config(rope_parameters=dict(parameters))
+        if name == "kept":
+            keep_rope_theta(config)
+        config.save_pretrained(tmp_path / name)
+    as_it_is, kept = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("as it is", "kept"))
+    assert kept == as_it_is | {"rope_theta": 1e6}
+    # And transformers 5 reads the one as the other.
+    one, other = (AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("as it is", "kept"))
+    assert one | {"_name_or_path": ""} == other | {"_name_or_path": ""}
+    assert other["rope_parameters"] == parameters
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), Gemma3TextConfig()], ids=["no positions turned", "two bases"])
+def test_without_one_base_none_is_written(config: PreTrainedConfig) -> None:
+    before = config.to_dict()
+    keep_rope_theta(config)
+    assert config.to_dict() == before
