@@ -8,13 +8,40 @@ r"""Evaluations of the same questions side by side: every metric's difference to
 
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
 from raml_trl.evaluation.samples import read_samples
-from raml_trl.result_arguments import CompareConfig
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import Run, complete_record
+from raml_trl.runtime.validation import check_types
+
+
+@dataclass
+class CompareConfig:
+    """`compare`: evaluations of the same questions side by side."""
+
+    output_dir: str
+    evaluations: list[str] = field(
+        metadata={"help": "name=DIR for each evaluation; the others are compared to the first."}
+    )
+    k: list[int] = field(
+        default_factory=lambda: [1, 8],
+        metadata={"help": "For Pass@k, maj@k if all have votes, and mG-Pass@k where even."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of the intervals and tests."})
+
+    def __post_init__(self) -> None:
+        check_types(self, CompareConfig)
+        names = [value.partition("=")[0] for value in self.evaluations]
+        if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
+            raise InputError(
+                f"evaluations must be two or more of the form name=DIR, all named differently, got {names}"
+            )
+        if not self.k or min(self.k) < 1:
+            raise InputError(f"k must be one or more numbers of 1 or more, got {self.k}")
 
 
 def main(config: CompareConfig, record: Run) -> None:

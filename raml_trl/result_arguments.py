@@ -1,34 +1,9 @@
-"""The dataclasses of `compare` and `report`. Unusable values are refused here, before any work."""
+"""The dataclass of `report`. Unusable values are refused here, before any work."""
 
 from dataclasses import dataclass, field
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least, check_types
-
-
-@dataclass
-class CompareConfig:
-    """`compare`: evaluations of the same questions side by side."""
-
-    output_dir: str
-    evaluations: list[str] = field(
-        metadata={"help": "name=DIR for each evaluation; the others are compared to the first."}
-    )
-    k: list[int] = field(
-        default_factory=lambda: [1, 8],
-        metadata={"help": "For Pass@k, maj@k if all have votes, and mG-Pass@k where even."},
-    )
-    seed: int = field(default=0, metadata={"help": "Of the intervals and tests."})
-
-    def __post_init__(self) -> None:
-        check_types(self, CompareConfig)
-        names = [value.partition("=")[0] for value in self.evaluations]
-        if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
-            raise InputError(
-                f"evaluations must be two or more of the form name=DIR, all named differently, got {names}"
-            )
-        if not self.k or min(self.k) < 1:
-            raise InputError(f"k must be one or more numbers of 1 or more, got {self.k}")
 
 
 @dataclass

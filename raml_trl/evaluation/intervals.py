@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,16 @@ class Difference:
     low: float
     high: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """Mean of `n` values, one per seed, with its 95 % interval. Fields that `n` is too small for are None."""
+
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
 
 
 def bootstrap_interval(
@@ -65,6 +76,12 @@ def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tu
         raise ValueError(f"an interval of a mean needs two values or more, got {array.size}")
     half = _student_quantile(confidence, array.size - 1) * float(array.std(ddof=1)) / math.sqrt(array.size)
     return float(array.mean()) - half, float(array.mean()) + half
+
+
+def mean_over_seeds(values: Sequence[float]) -> SeedMean:
+    """Average `values`, one per seed; from two values on with Student's 95 % interval."""
+    low, high = student_interval(values) if len(values) > 1 else (None, None)
+    return SeedMean(len(values), fmean(values) if values else None, low, high)
 
 
 def student_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Difference:

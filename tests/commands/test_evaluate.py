@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from raml_trl import compare, report
+from raml_trl.compare import CompareConfig
 from raml_trl.data.reading import Question, Task, open_data, stream_questions, task_row
 from raml_trl.data.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
 from raml_trl.data.table_arguments import TableArguments
@@ -21,7 +22,7 @@ from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.evaluation.voting import Votes
 from raml_trl.hub.model_card import add_results
-from raml_trl.result_arguments import CompareConfig, ReportConfig
+from raml_trl.result_arguments import ReportConfig
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, write_rows
 from raml_trl.runtime.runs import open_run

@@ -17,7 +17,7 @@ import pytest
 from trl import ModelConfig
 
 from raml_trl.__main__ import COMMANDS
-from raml_trl.result_arguments import CompareConfig
+from raml_trl.compare import CompareConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
 from raml_trl.wandb_report import WandbReportConfig

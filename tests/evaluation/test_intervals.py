@@ -6,7 +6,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from raml_trl.evaluation.intervals import Difference, bootstrap_interval, paired_difference, student_difference
+from raml_trl.evaluation.intervals import (
+    Difference,
+    SeedMean,
+    bootstrap_interval,
+    mean_over_seeds,
+    paired_difference,
+    student_difference,
+    student_interval,
+)
 
 
 def one_by_one(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> tuple[float, float]:
@@ -145,3 +153,10 @@ def test_seeds_that_all_differ_alike() -> None:
     assert student_difference([1, 2], [2, 3]) == Difference(1, 1, 1, 0)
     with pytest.raises(ValueError, match="same seeds, got 2 and 3 values"):
         student_difference([1, 2], [1, 2, 3])
+
+
+def test_mean_over_seeds_has_an_interval_from_two_seeds_on() -> None:
+    assert mean_over_seeds([]) == SeedMean(n=0, mean=None, low=None, high=None)
+    assert mean_over_seeds([0.25]) == SeedMean(n=1, mean=0.25, low=None, high=None)
+    low, high = student_interval([0.25, 0.5, 0.75])
+    assert mean_over_seeds([0.25, 0.5, 0.75]) == SeedMean(n=3, mean=0.5, low=low, high=high)
