@@ -8,21 +8,27 @@ Every field of TRL's `GRPOConfig` and `ModelConfig` can stand in the recipe and 
 carries on from its last checkpoint; complete, it is pushed if `push_to_hub` says so and the Hub has not all of it.
 """
 
+import logging
+from typing import Any
+
 from trl import ModelConfig
 
-from raml_trl.data.reading import grpo_rows, open_data
+from raml_trl.data.reading import open_data
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments, evaluation_rows, grpo_rows
+from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.loading import check_model
 from raml_trl.sampling.vllm_engine import check_vllm
-from raml_trl.training.config import GRPOArguments
 from raml_trl.training.dashboards import check_dashboards
 from raml_trl.training.evaluation import read_evaluation
 from raml_trl.training.publishing import check_push, push_run
 from raml_trl.training.run import train
+
+logger = logging.getLogger(__name__)
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
@@ -41,13 +47,20 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         model,
         record,
         revisions=data.hub_revisions,
-        summarize=SubsetGRPOTrainer.summary,
+        summarize=summarize,
         reward_funcs=make_reward(data.prompt_style),
         train_dataset=rows,
-        # Nothing reads it: without one, transformers refuses to evaluate.
-        eval_dataset=None if evaluation is None else evaluation.grpo_rows(),
+        # Not read by `SampledEvaluation`, but transformers refuses to evaluate without an eval_dataset.
+        eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style),
         sampled_evaluation=evaluation,
     )
+
+
+def summarize(trainer: SubsetGRPOTrainer) -> dict[str, Any]:
+    """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`."""
+    spent = trainer.summary()
+    logger.info("%s", summary_lines(spent))
+    return spent
 
 
 def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> list[str]:

@@ -19,9 +19,9 @@ from raml_trl.data.reading import open_data
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.loading import check_model, load_tokenizer
-from raml_trl.sft.examples import Choice, build_examples, describe
+from raml_trl.sft.config import SFTArguments
+from raml_trl.sft.examples import Choice, build_examples, describe, evaluation_rows
 from raml_trl.sft.trainer import TrajectorySFTTrainer, check_sft, take_prepared
-from raml_trl.training.config import SFTArguments
 from raml_trl.training.dashboards import check_dashboards
 from raml_trl.training.evaluation import read_evaluation
 from raml_trl.training.publishing import check_push, push_run
@@ -64,8 +64,8 @@ def main(data: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run)
         results={"data": asdict(counts)},
         choice=choice,
         train_dataset=examples,
-        # Nothing reads it: without one, transformers refuses to evaluate.
-        eval_dataset=None if evaluation is None else evaluation.sft_rows(tokenizer),
+        # Not read by `SampledEvaluation`, but transformers refuses to evaluate without an eval_dataset.
+        eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style, tokenizer),
         sampled_evaluation=evaluation,
     )
 

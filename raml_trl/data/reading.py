@@ -1,4 +1,4 @@
-"""Questions and their trajectories: read from a table of any shape, checked, and turned into rows for GRPO.
+"""Questions and their trajectories: read from a table of any shape, and checked.
 
 A row holds a question (`problem` or `question`), its `answer`, and where there are any the `id`, the `source`, and in
 the paper's rollout data sets `generations` (texts) with `labels` (1 for a correct one). What `prepare_data` and
@@ -10,16 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
-
-from raml_trl.data.arrow_cache import cached_rows
 from raml_trl.data.columns import Columns, Reading, ask_for_choice, final_answer, find_columns, find_value
 from raml_trl.data.json_rows import Fault
 from raml_trl.data.key_set import KeySet
 from raml_trl.data.table_arguments import TableArguments
 from raml_trl.data.tables import Table, open_table
 from raml_trl.grading.grader import readable
-from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
 
 
@@ -177,23 +173,6 @@ def task_row(task: Task) -> dict[str, Any]:
         "models": [one.model for one in task.trajectories],
         "num_tokens": [one.num_tokens for one in task.trajectories],
     }
-
-
-def grpo_rows(table: Table, style: str) -> Dataset:
-    """Prompt messages, and the answer that TRL hands to the reward.
-
-    Raises:
-        InputError: as `load_questions`.
-    """
-    message = {"role": Value("string"), "content": Value("string")}
-    features = Features({"prompt": List(message), "answer": Value("string")})
-    return cached_rows(_prompts, table, features, key={"style": style}, style=style)
-
-
-def _prompts(tables: list[Table], style: str) -> Iterator[dict[str, Any]]:
-    for table in tables:
-        for question in stream_questions(table):
-            yield {"prompt": prompt_messages(question.question, style), "answer": question.answer}
 
 
 class _Unusable(Exception):

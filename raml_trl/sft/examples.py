@@ -5,7 +5,7 @@ questions nor a trajectory repeated sixty-four times takes memory.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from raml_trl.data.arrow_cache import cached_rows
-from raml_trl.data.reading import Task, stream_tasks
+from raml_trl.data.reading import Question, Task, stream_tasks
 from raml_trl.data.tables import Table
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
@@ -115,6 +115,14 @@ def build_examples(
         examples=int(counts.sum()),
         tokens=int(counts @ length.astype(np.int64)),
     )
+
+
+def evaluation_rows(questions: Iterable[Question], style: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Return the tokenised prompts of `questions`, all of whose labels are ignored."""
+    template: Any = tokenizer.apply_chat_template
+    messages = [prompt_messages(question.question, style) for question in questions]
+    prompts = [template(prompt, add_generation_prompt=True)["input_ids"] for prompt in messages]
+    return Dataset.from_dict({"input_ids": prompts, "labels": [[IGNORED] * len(ids) for ids in prompts]})
 
 
 def _why_empty(correct: NDArray[np.int32], overlong: NDArray[np.int32], choice: Choice) -> str:

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
-from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import IntervalStrategy, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import IntervalStrategy, Trainer, TrainingArguments
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
@@ -28,12 +27,10 @@ from raml_trl.data.reading import Question, stream_questions
 from raml_trl.data.tables import open_table
 from raml_trl.evaluation.metrics import summarise
 from raml_trl.grading.pool import GradingPool
-from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
 from raml_trl.sampling.engine import SamplingSettings
 from raml_trl.sampling.sharded import draw_samples, shard_seed
 from raml_trl.sampling.transformers_engine import TransformersEngine
-from raml_trl.sft.examples import IGNORED
 from raml_trl.training.config import EvaluationArguments
 
 MAX_COMPLETION_LENGTH = 1024
@@ -101,18 +98,6 @@ class Evaluation:
             metrics |= {f"eval_{name}_{end}": value[end] for end in ("low", "high")}
         means = counts[:, 1:].sum(axis=0) / (n * len(counts))
         return metrics | dict(zip(("eval_formatted", "eval_finished", "eval_mean_tokens"), means.tolist(), strict=True))
-
-    def grpo_rows(self) -> Dataset:
-        """The questions as `GRPOTrainer` takes them."""
-        messages = [prompt_messages(one.question, self.prompt_style) for one in self.questions]
-        return Dataset.from_dict({"prompt": messages, "answer": [one.answer for one in self.questions]})
-
-    def sft_rows(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """The questions as `SFTTrainer` takes examples that are tokenised; there is nothing to train on in them."""
-        template: Any = tokenizer.apply_chat_template
-        messages = [prompt_messages(one.question, self.prompt_style) for one in self.questions]
-        ids = [template(prompt, add_generation_prompt=True)["input_ids"] for prompt in messages]
-        return Dataset.from_dict({"input_ids": ids, "labels": [[IGNORED] * len(one) for one in ids]})
 
 
 def _unwrapping(trainer: Any) -> dict[str, Any]:

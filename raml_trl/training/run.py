@@ -10,7 +10,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from raml_trl.grpo.ledger import summary_lines
 from raml_trl.hub.client import reason
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
@@ -78,8 +77,7 @@ def train(
         model: which model, and its adapter and quantization if it is to have any.
         record: the run to finish.
         revisions: make each checkpoint a revision on the Hub as it is saved.
-        summarize: from the trainer to what it spent, in the form of `accounting.summary`; shown, and kept in
-            `summary.json`.
+        summarize: from the trainer to the contents of `summary.json`; called on every process.
         results: what is to stand in `run.json` beside those of the training.
         parts: whatever else the trainer takes.
 
@@ -113,7 +111,6 @@ def train(
     trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
     if summarize is not None:
         spent = summarize(trainer)
-        logger.info("%s", summary_lines(spent))
         if is_first_process():
             write_json(record.directory / "summary.json", spent)
     trainer.accelerator.wait_for_everyone()

@@ -13,12 +13,13 @@ from trl import ModelConfig, SFTConfig
 from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, train_sft
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.result_arguments import ReportConfig
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import read_rows
 from raml_trl.sampling.config import EvaluateConfig
-from raml_trl.training.config import GRPOArguments, SFTArguments
+from raml_trl.sft.config import SFTArguments
 from tests.helpers import REPOSITORY
 
 TINY = REPOSITORY / "recipes" / "tiny" / "demo"

@@ -13,10 +13,10 @@ from trl import ModelConfig
 from raml_trl import plan, prepare_data, train_grpo
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import write_json
-from raml_trl.training.config import GRPOArguments
 from tests.helpers import REPOSITORY
 
 COMMANDS = {

@@ -24,7 +24,7 @@ from raml_trl.grading.grader import extract_box
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.runs import open_run
-from raml_trl.training.config import SFTArguments
+from raml_trl.sft.config import SFTArguments
 from raml_trl.trajectory_pruning import main
 
 METHODS = ["no_thinking", "budget:0.5", "curve:3", "drop_sentence:0.1"]

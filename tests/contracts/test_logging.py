@@ -13,8 +13,10 @@ from trl.trainer import grpo_trainer
 
 from raml_trl.data.reading import Question
 from raml_trl.grading.grader import Outcome
+from raml_trl.grpo import dataset as grpo_dataset
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.sampling.engine import SamplingSettings
+from raml_trl.sft import examples as sft_examples
 from raml_trl.sft.trainer import TrajectorySFTTrainer, take_prepared
 from raml_trl.training.evaluation import Evaluation
 from tests.helpers import REPOSITORY
@@ -136,7 +138,7 @@ def test_sft_and_evaluation_in_training(model_dir: str, tmp_path: Path, evaluati
         model_dir,
         args=config,
         train_dataset=Dataset.from_list(rows),
-        eval_dataset=evaluation.sft_rows(tokenizer),
+        eval_dataset=sft_examples.evaluation_rows(evaluation.questions, evaluation.prompt_style, tokenizer),
         sampled_evaluation=evaluation,
         callbacks=[recorder],
     )
@@ -150,7 +152,8 @@ def test_sft_and_evaluation_in_training(model_dir: str, tmp_path: Path, evaluati
 
 
 def test_evaluation_in_grpo(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
-    parts = {"sampled_evaluation": evaluation, "eval_dataset": evaluation.grpo_rows()}
+    parts = {"sampled_evaluation": evaluation}
+    parts["eval_dataset"] = grpo_dataset.evaluation_rows(evaluation.questions, evaluation.prompt_style)
     recorder = train(model_dir, tmp_path, num_generations_update=2, eval_strategy="steps", eval_steps=1, **parts)
     evaluated = {name for logs in recorder.logs if "eval_pass@1" in logs for name in logs}
     assert compare(evaluated, set(documented("Evaluation in training"))) == ([], [])

@@ -10,12 +10,13 @@ from trl import ModelConfig, SFTConfig
 from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.result_arguments import ReportConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
-from raml_trl.training.config import GRPOArguments, SFTArguments
+from raml_trl.sft.config import SFTArguments
 from raml_trl.weigh_claims import WeighClaimsConfig
 from tests.helpers import REPOSITORY
 

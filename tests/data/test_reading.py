@@ -11,7 +11,6 @@ from raml_trl.data.reading import (
     Reject,
     Task,
     Trajectory,
-    grpo_rows,
     load_questions,
     load_texts,
     open_data,
@@ -155,14 +154,3 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert list(read_tasks(open_table(str(tmp_path)))) == tasks
     assert [question.id for question in load_questions(str(tmp_path))] == ["a", "b"]
     assert list(load_texts(str(tmp_path))) == ["1+1", "x", "é\n", "1+2"]
-
-
-def test_rows_for_grpo(tmp_path: Path) -> None:
-    name = write(tmp_path, {"problem": "1+1", "answer": "2"}, {"problem": "1+2", "answer": "3"})
-    rows = grpo_rows(open_table(name), "bare")
-    assert rows[0] == {"prompt": [{"role": "user", "content": "1+1"}], "answer": "2"}
-    assert len(rows) == 2
-    write(tmp_path, {"problem": "1+1", "answer": "4"})  # made anew when the data change
-    assert grpo_rows(open_table(name), "bare")["answer"] == ["4"]
-    with pytest.raises(InputError, match="the grader cannot read the answer"):
-        grpo_rows(open_table(write(tmp_path, {"problem": "1+1", "answer": ""})), "bare")

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from raml_trl.data.shards import SCHEMAS, TRAJECTORIES, shard_path
 from raml_trl.hub.trajectory_card import BIBTEX, COLUMNS, SHARDS, Counts, inert, pass_rate_histogram, trajectories_card
-from raml_trl.training.config import SFTArguments
+from raml_trl.sft.config import SFTArguments
 from tests.helpers import REPOSITORY
 
 # 3 questions, 4 trajectories of each, of which 0, 1 and 4 are correct: 5 of 12.

@@ -23,12 +23,13 @@ from trl import ModelConfig, SFTConfig
 
 from raml_trl.evaluation.intervals import student_interval
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
+from raml_trl.sft.config import SFTArguments
 from raml_trl.sweep import SweepConfig
 from raml_trl.sweeps.results import Outcome, _draw_means, best, over_seeds, read_metric, sweep_figure, sweep_table
 from raml_trl.sweeps.sweep_file import Settings, Sweep, expand, read_sweep
-from raml_trl.training.config import GRPOArguments, SFTArguments
 from tests.helpers import REPOSITORY
 
 FILES = sorted((REPOSITORY / "recipes").rglob("sweeps/*.yaml"))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from raml_trl.data.reading import load_questions
 from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.grading.grader import grade
+from raml_trl.grpo.dataset import GRPOArguments, evaluation_rows
 from raml_trl.prompts import prompt_messages, with_opening
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
@@ -24,7 +25,6 @@ from raml_trl.sampling.engine import SamplingSettings
 from raml_trl.sampling.loading import load_model
 from raml_trl.sampling.transformers_engine import TransformersEngine
 from raml_trl.training import evaluation as in_training
-from raml_trl.training.config import GRPOArguments
 from raml_trl.training.evaluation import Evaluation
 from tests.commands.test_commands import COMMANDS, TINY
 from tests.helpers.trainers import Recorder, make_trainer, untimed, weights
@@ -161,7 +161,7 @@ def evaluation(home: Path) -> Evaluation:
 
 
 def test_what_is_kept_is_the_best(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
-    rows, script = evaluation.grpo_rows(), Scripted()
+    rows, script = evaluation_rows(evaluation.questions, "bare"), Scripted()
     settings = SAVED | BEST | {"save_total_limit": 2}
     trainer, recorder = make_trainer(model_dir, tmp_path, sampled_evaluation=script, eval_dataset=rows, **settings)
     trainer.train()
@@ -181,7 +181,7 @@ def test_grpo_is_the_same_without_it(
     settings |= {"max_steps": 4, "log_completions": True}
     plain, plain_log = make_trainer(model_dir, tmp_path / "plain", **settings)
     plain.train()
-    parts = {"sampled_evaluation": evaluation, "eval_dataset": evaluation.grpo_rows()}
+    parts = {"sampled_evaluation": evaluation, "eval_dataset": evaluation_rows(evaluation.questions, "bare")}
     evaluated, log = make_trainer(model_dir, tmp_path / "evaluated", **settings, **parts, **SAVED)
     evaluated.train()
     assert len(log.of("eval_mean_tokens")) == 4
@@ -238,7 +238,7 @@ def test_zero3_is_gathered_where_trl_would(
 def test_a_data_set_that_is_given_is_evaluated_as_trl_does(
     model_dir: str, tmp_path: Path, evaluation: Evaluation
 ) -> None:
-    rows = evaluation.grpo_rows()
+    rows = evaluation_rows(evaluation.questions, "bare")
     trainer, _ = make_trainer(model_dir, tmp_path, sampled_evaluation=evaluation, per_device_eval_batch_size=8)
     trainer.model.eval()
     assert "eval_loss" in trainer.evaluate(rows)
@@ -246,7 +246,7 @@ def test_a_data_set_that_is_given_is_evaluated_as_trl_does(
 
 def test_a_resumed_run_goes_on_as_the_whole_one(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
     settings = SAVED | BEST | {"metric_for_best_model": "eval_mean_tokens", "max_steps": 4}
-    settings |= {"sampled_evaluation": evaluation, "eval_dataset": evaluation.grpo_rows()}
+    settings |= {"sampled_evaluation": evaluation, "eval_dataset": evaluation_rows(evaluation.questions, "bare")}
     logs: list[Recorder] = []
     for name, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
         trainer, log = make_trainer(model_dir, tmp_path / name, **settings)

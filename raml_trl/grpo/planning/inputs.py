@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from trl import ModelConfig
 
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.step_cost import (
     ROLLOUTS_DRAWN,
@@ -26,7 +27,6 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
-from raml_trl.training.config import GRPOArguments
 
 
 def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfig]:

@@ -1,0 +1,45 @@
+"""The rows that `GRPOTrainer` reads, and the options of `train_grpo` that are not TRL's."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from datasets import Dataset, Features, List, Value
+
+from raml_trl.data.arrow_cache import cached_rows
+from raml_trl.data.reading import Question, stream_questions
+from raml_trl.data.tables import Table
+from raml_trl.prompts import prompt_messages
+from raml_trl.training.config import TrainArguments
+
+_FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value("string")}), "answer": Value("string")})
+
+
+@dataclass(kw_only=True)
+class GRPOArguments(TrainArguments):
+    """Options of `train_grpo`, beside those of `SubsetGRPOConfig` and TRL's `ModelConfig`."""
+
+
+def grpo_rows(table: Table, style: str) -> Dataset:
+    """Return one row per question of `table`: the prompt as chat messages, and the answer for the reward function.
+
+    The rows are cached on disk.
+
+    Raises:
+        InputError: if the table cannot be read, or the grader cannot read an answer.
+    """
+    return cached_rows(_stream_rows, table, _FEATURES, key={"style": style}, style=style)
+
+
+def evaluation_rows(questions: Iterable[Question], style: str) -> Dataset:
+    """Return the same rows for a few questions, in memory."""
+    return Dataset.from_list([_row(question, style) for question in questions], features=_FEATURES)
+
+
+def _stream_rows(tables: list[Table], style: str) -> Iterator[dict[str, object]]:
+    for table in tables:
+        for question in stream_questions(table):
+            yield _row(question, style)
+
+
+def _row(question: Question, style: str) -> dict[str, object]:
+    return {"prompt": prompt_messages(question.question, style), "answer": question.answer}
