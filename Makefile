@@ -1,9 +1,10 @@
-# make demo    the main job on two CPU cores, from nothing to a report
-# make reproduce    the paper's claims in miniature: sweeps over five seeds on two CPU cores, and what they say
-# make test    the tests; make test-all adds the slow ones
-# make test-trl  what hangs on TRL, on the last three minor releases
-# make test-vllm  what needs vLLM, in an environment of its own, on a CPU
-# make lint    ruff and mypy
+# make demo        train the tiny model with SFT and GRPO on two CPU cores, evaluate it and write a report
+# make reproduce   test the paper's claims in miniature: sweeps over five seeds on two CPU cores
+# make test-fast   the tests that start no child process
+# make test        the tests; make test-all adds the slow ones
+# make test-trl    the tests that depend on TRL, with its last three minor releases; test-trl-newest and test-trl-main
+# make test-vllm   the tests that need vLLM, on a CPU, in an environment of their own
+# make lint        ruff, mypy and the import contracts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -15,6 +16,9 @@ TRL_TESTS := tests/grpo/test_advantages.py tests/grpo/test_batching.py tests/run
 	tests/launches/test_distributed.py tests/grpo/test_equivalence.py tests/sft/test_examples.py tests/training/test_evaluation.py \
 	tests/grpo/test_nothing_wasted.py tests/contracts/test_recipes.py tests/launches/test_resume.py tests/grpo/test_trl_contract.py \
 	tests/sft/test_trainer.py tests/grpo/test_trainer.py
+# Test processes that run side by side. Each needs about 1.5 GB; more than the cores have is slower.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
 # On small matrices a second thread gains little, and loses much when the machine is busy.
@@ -22,7 +26,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo reproduce test test-all test-trl test-vllm lint clean-demo
+.PHONY: demo reproduce test test-fast test-all test-trl test-vllm lint clean-demo
 .DELETE_ON_ERROR:
 
 # Every command knows whether its own run is complete, begun or still to do, so an interrupted demo carries on.
@@ -45,10 +49,14 @@ clean-demo:
 	rm -rf runs/demo
 
 test: $(VENV)/.installed-test $(VENV)/.sweep-schema
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-test-all: $(VENV)/.installed-test-all $(VENV)/.sweep-schema
-	$(BIN)/python -m pytest -m "not vllm"
+test-fast: $(VENV)/.installed-test
+	$(PYTEST) -m "not slow and not vllm and not children"
+
+# Some slow tests read the run of the demo. -rs prints the reason of each test that cannot run here.
+test-all: $(VENV)/.installed-test-all $(VENV)/.sweep-schema demo
+	$(PYTEST) -m "not vllm" -rs
 
 test-vllm: $(VENV)/vllm/.installed
 	$(VENV)/vllm/bin/python -m pytest -m vllm
@@ -56,11 +64,15 @@ test-vllm: $(VENV)/vllm/.installed
 test-trl: $(addprefix test-trl-,$(TRL_RELEASES))
 
 test-trl-%: $(VENV)/trl-% $(VENV)/.installed-test
-	PYTHONPATH=$(VENV)/trl-$* $(BIN)/python -c "import trl; assert trl.__version__ == '$*', trl.__version__"
+	PYTHONPATH=$(VENV)/trl-$* $(BIN)/python -c "import trl; assert '$*' in (trl.__version__, 'newest', 'main'), trl.__version__"
 	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$* $(BIN)/python -m pytest $(TRL_TESTS)
 
-# One release beside the environment, in front of the pinned one; its dependencies are the same.
+# One release in a directory of its own, which PYTHONPATH puts before the pinned one; the dependencies stay the pinned ones.
 .PRECIOUS: $(VENV)/trl-%
+$(VENV)/trl-newest: | $(VENV)/.installed-test
+	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl
+$(VENV)/trl-main: | $(VENV)/.installed-test
+	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ "trl @ git+https://github.com/huggingface/trl@main"
 $(VENV)/trl-%: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl==$*
 
@@ -82,6 +94,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
