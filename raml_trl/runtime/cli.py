@@ -9,10 +9,10 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from trl import TrlParser
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import read_yaml
 from raml_trl.runtime.runs import Run, is_first_process, open_run
 from raml_trl.runtime.validation import check_type
 
@@ -88,23 +88,6 @@ def _meant(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about a `name` that is not known."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        InputError: if the file is missing, is not YAML or is not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"config file {path} must be a mapping of names to values")
-    return content
 
 
 def run(

@@ -21,8 +21,8 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from raml_trl.evaluation.intervals import Difference, student_difference
-from raml_trl.runtime.cli import read_yaml
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import read_yaml
 from raml_trl.sweeps.learning_curves import Trial, last, steadiness, value_at
 from raml_trl.sweeps.sweep_file import SEED, Scalar
 

@@ -15,8 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from raml_trl.runtime.cli import read_yaml
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import read_yaml
 
 Scalar = str | int | float | bool | None
 Settings = dict[str, Scalar]

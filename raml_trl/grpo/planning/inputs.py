@@ -22,9 +22,9 @@ from raml_trl.grpo.planning.step_cost import (
     lognormal_lengths,
     measured_split,
 )
-from raml_trl.runtime.cli import StrictParser, read_yaml
+from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import read_rows
+from raml_trl.runtime.files import read_rows, read_yaml
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
 

@@ -11,8 +11,8 @@ from trl import ModelConfig, get_peft_config
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.memory import Precision, Shape, activation_bytes, find_precision, state_bytes
-from raml_trl.runtime.cli import read_yaml
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import read_yaml
 from raml_trl.sampling.loading import check_model
 from raml_trl.training.run import model_init_kwargs
 
