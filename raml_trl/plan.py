@@ -19,7 +19,8 @@ from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.inputs import read_geometry, read_lengths, read_recipes, read_split, read_summary
 from raml_trl.grpo.planning.plan_memory import predict_bytes, read_model
 from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
-from raml_trl.render.figures import markdown_table, plan_figure
+from raml_trl.render.figures import plan_figure
+from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.runs import Run

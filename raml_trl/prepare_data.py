@@ -36,7 +36,7 @@ from raml_trl.data.screening import REASONS, Refusal, Screen
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.prompts import lay_out
-from raml_trl.render.figures import markdown_table
+from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file

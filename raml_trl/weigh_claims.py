@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raml_trl.render.figures import markdown_table
+from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json

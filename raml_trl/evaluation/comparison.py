@@ -16,7 +16,7 @@ from raml_trl.evaluation.intervals import bootstrap_interval, paired_difference
 from raml_trl.evaluation.metrics import each_question, mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import SampleCounts
 from raml_trl.evaluation.voting import majority_each
-from raml_trl.render.figures import markdown_table
+from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 

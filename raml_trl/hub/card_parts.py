@@ -1,6 +1,5 @@
 """Where a run came from, for its card: the command and the recipe that it was made with, and the commit of raml_trl."""
 
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from raml_trl import __version__
+from raml_trl.render.tables import code_block
 
 
 def recipe(record: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def recipe(record: Mapping[str, Any]) -> str:
     settings = {name: _shown(value) for name, value in record["settings"].items()}
     command = f"python -m raml_trl.{record['command']} --config recipe.yaml --output_dir OUTPUT_DIR"
     content = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    return f"{fenced(command, 'bash')}\n\nwith this `recipe.yaml`:\n\n{fenced(content, 'yaml')}"
+    return f"{code_block(command, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content.rstrip(), 'yaml')}"
 
 
 def version() -> str:
@@ -36,12 +36,6 @@ def version() -> str:
     except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of somebody else, which git refuses
         return __version__
     return f"{__version__}, commit {commit}{' with changes' if changed else ''}"
-
-
-def fenced(text: str, language: str) -> str:
-    """`text` as a block of code, whatever stands in it."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def _shown(value: Any) -> Any:

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from raml_trl.hub.card_parts import recipe, version
-from raml_trl.hub.trajectory_card import BIBTEX, card_template, inert, table
+from raml_trl.hub.trajectory_card import BIBTEX
+from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_template
 
 ROLLOUTS = "completions_*.parquet"
 SAMPLES_FILE = "samples.parquet"
@@ -57,10 +58,10 @@ def samples_card(
     ]
     return _card(
         repo_id,
-        title=f"Samples of {inert(model)} on {inert(data)}",
+        title=f"Samples of {escape_for_hub(model)} on {escape_for_hub(data)}",
         lead=f"{per_question} samples for each of {metrics['questions']:,} questions, graded.",
         facts={"model": model, "questions": data, **settings},
-        metrics=table(("metric", "mean", "95 % interval"), values),
+        metrics=markdown_table([("metric", "mean", "95 % interval"), *values], aligned=False),
         columns=list(SAMPLE_COLUMNS.items()),
         files=SAMPLES_FILE,
         record=record,
@@ -84,7 +85,7 @@ def rollouts_card(
     names = pq.read_schema(paths[-1]).names
     return _card(
         repo_id,
-        title=f"Rollouts of {inert(model)} in training",
+        title=f"Rollouts of {escape_for_hub(model)} in training",
         lead=f"{number:,} rollouts, logged at {len(paths):,} steps: all G of each group.",
         facts={"model": model, **settings},
         metrics=None,
@@ -110,14 +111,18 @@ def _card(
         "tags": ["raml", "trl", "reasoning", "completions"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": files}]}],
     }
-    rows = [(inert(name), inert(str(value))) for name, value in {**facts, "raml_trl": version()}.items()]
-    return card_template("completions_card.md.j2").render(
+    rows = [
+        (escape_for_hub(name), escape_for_hub(str(value))) for name, value in {**facts, "raml_trl": version()}.items()
+    ]
+    return markdown_template("completions_card.md.j2").render(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False),
         title=title,
         lead=lead,
-        facts=table(("", "value"), rows),
+        facts=markdown_table([("", "value"), *rows], aligned=False),
         metrics=metrics,
-        columns=table(("column", "meaning"), [(inert(name), meaning) for name, meaning in columns]),
+        columns=markdown_table(
+            [("column", "meaning"), *((escape_for_hub(name), meaning) for name, meaning in columns)], aligned=False
+        ),
         repo_id=repo_id,
         recipe=recipe(record),
         bibtex=BIBTEX,

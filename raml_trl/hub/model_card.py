@@ -1,6 +1,6 @@
 """The card of a model: what we add to the one that TRL writes, and evaluation results in its metadata.
 
-The Hub shows the results beside the model. Names that come from outside go through `inert`: the Hub renders the rest.
+The Hub shows the results beside the model. It renders Markdown and HTML, so `escape_for_hub` escapes outside names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from raml_trl.hub.trajectory_card import card_template, inert, table
+from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_template
 from raml_trl.runtime.files import whole_file
 
 CARD = "README.md"
@@ -45,17 +45,17 @@ class Training:
 
 def complete_card(path: Path, training: Training) -> None:
     """Add to the card that TRL has written at `path` what it does not know."""
-    facts = [("began with", inert(training.base))]
-    facts += [] if training.data is None else [("data", inert(training.data))]
-    facts += [(f"`{name}`", inert(str(value))) for name, value in training.settings.items()]
-    facts += [("steps", f"{training.step:,}"), (inert("raml_trl"), inert(training.version))]
+    facts = [("began with", escape_for_hub(training.base))]
+    facts += [] if training.data is None else [("data", escape_for_hub(training.data))]
+    facts += [(f"`{name}`", escape_for_hub(str(value))) for name, value in training.settings.items()]
+    facts += [("steps", f"{training.step:,}"), (escape_for_hub("raml_trl"), escape_for_hub(training.version))]
     measured = [
         (f"`{name}`", f"{value['mean']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}")
         for name, value in training.metrics.items()
     ]
-    section = card_template("model_card_section.md.j2").render(
-        facts=table(("", "value"), facts),
-        measured=table(("metric", "mean", "95 % interval"), measured) if measured else None,
+    section = markdown_template("model_card_section.md.j2").render(
+        facts=markdown_table([("", "value"), *facts], aligned=False),
+        measured=markdown_table([("metric", "mean", "95 % interval"), *measured], aligned=False) if measured else None,
         measured_step=f"{training.metrics_step:,}",
         repo_id=training.repo_id or NO_REPO,
         revisions=training.revisions,
@@ -63,7 +63,7 @@ def complete_card(path: Path, training: Training) -> None:
     )
     text = path.read_text(encoding="utf-8")
     # RaML: of a model that is no name on the Hub, TRL's card links to None; of one that is not pushed, it loads None.
-    text = text.replace("[None](https://huggingface.co/None)", inert(training.base))
+    text = text.replace("[None](https://huggingface.co/None)", escape_for_hub(training.base))
     text = text.replace('model="None"', f'model="{training.repo_id or NO_REPO}"')
     head, heading, citations = text.partition(_CITATIONS)
     with whole_file(path) as partial:

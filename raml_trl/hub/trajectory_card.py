@@ -1,17 +1,17 @@
 """The card of a data set of trajectories: the README.md that the Hub shows, and where `load_dataset` finds the shards.
 
-The names of models and sources come from outside, and the Hub renders Markdown and HTML: they go through `inert`.
+Names of models and sources from outside are escaped by `escape_for_hub`, because the Hub renders Markdown and HTML.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from raml_trl.data.shards import TRAJECTORIES
+from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_template
 
 SHARDS = f"{TRAJECTORIES}-*.parquet"
 
@@ -91,22 +91,24 @@ def trajectories_card(
         for outcome, number in sorted(counts.outcomes.items())
         if outcome not in ("correct", "wrong")
     }
-    return card_template("trajectories_card.md.j2").render(
+    return markdown_template("trajectories_card.md.j2").render(
         front_matter=_front_matter(questions, license),
         repo_id=repo_id,
-        model=inert(model),
+        model=escape_for_hub(model),
         questions=questions,
         per_question=most if fewest == most else f"{fewest} to {most}",
         num_trajectories=min(4, most),
-        settings=table(
-            ("setting", "value"),
-            [("model", inert(model)), ("engine", inert(engine))]
-            + [(f"`{name}`", inert(str(value))) for name, value in settings.items()],
+        settings=markdown_table(
+            [("setting", "value"), ("model", escape_for_hub(model)), ("engine", escape_for_hub(engine))]
+            + [(f"`{name}`", escape_for_hub(str(value))) for name, value in settings.items()],
+            aligned=False,
         ),
-        amounts=table(("", "number"), amounts.items()),
+        amounts=markdown_table([("", "number"), *amounts.items()], aligned=False),
         pass_rates=_bars("pass rate", pass_rate_histogram(counts.correct, counts.total)),
         sources=_bars("source", _largest(counts.sources)),
-        columns=table(("column", "type", "meaning"), [(f"`{name}`", *about) for name, about in COLUMNS.items()]),
+        columns=markdown_table(
+            [("column", "type", "meaning"), *((f"`{name}`", *about) for name, about in COLUMNS.items())], aligned=False
+        ),
         bibtex=BIBTEX,
     )
 
@@ -136,20 +138,6 @@ def pass_rate_histogram(correct: Sequence[int], total: Sequence[int]) -> list[tu
     return [(row, found[row]) for row in rows]
 
 
-def inert(text: str) -> str:
-    """`text` in one line that is nothing but text to Markdown, to its tables and to HTML."""
-    line = " ".join(text.split())
-    return re.sub(r"[^\w ./,()-]|_", lambda found: f"&#{ord(found[0])};" if found[0].isprintable() else "\ufffd", line)
-
-
-def card_template(name: str) -> Template:
-    """A template of Markdown: nothing is escaped in it, so what comes from outside has been through `inert`."""
-    templates = Environment(
-        loader=PackageLoader("raml_trl.render"), autoescape=False, undefined=StrictUndefined, trim_blocks=True
-    )
-    return templates.get_template(name)
-
-
 def _front_matter(questions: int, license: str | None) -> str:
     content = {
         **({} if license is None else {"license": license}),
@@ -164,7 +152,7 @@ def _front_matter(questions: int, license: str | None) -> str:
 def _largest(sources: Mapping[str, int]) -> list[tuple[str, int]]:
     """The sources with the most questions, and the others together."""
     ordered = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
-    rows = [(inert(name), number) for name, number in ordered[: _MAX_ROWS - 1]]
+    rows = [(escape_for_hub(name), number) for name, number in ordered[: _MAX_ROWS - 1]]
     others = [number for _, number in ordered[_MAX_ROWS - 1 :]]
     return [*rows, (f"{len(others)} others", sum(others))] if others else rows
 
@@ -177,12 +165,5 @@ def _bars(name: str, rows: Sequence[tuple[str, int]]) -> str:
     """A table with bars; one question is enough for a bar to be seen."""
     longest = max(number for _, number in rows)
     bars = ["█" * -(-_BAR_LENGTH * number // longest) for _, number in rows]
-    return table(
-        (name, "questions", ""),
-        [(label, f"{number:,}", bar) for (label, number), bar in zip(rows, bars, strict=True)],
-    )
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; what comes from outside has been through `inert`."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    shown = [(label, f"{number:,}", bar) for (label, number), bar in zip(rows, bars, strict=True)]
+    return markdown_table([(name, "questions", ""), *shown], aligned=False)

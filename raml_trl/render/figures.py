@@ -1,4 +1,4 @@
-"""Figures in one style, as SVG text that stands inside a page without any file beside it; and tables, as Markdown."""
+"""Figures in one style, as SVG text that can be embedded in an HTML page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -74,21 +74,6 @@ def plan_figure(
         axes.set_ylim(0, max(bottoms) * 1.35)  # room for the legend
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     return svg(figure)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table, aligned for the eye; the first row is the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    head, *body = rows
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (head, ["-" * width for width in widths], *body)
-    )
-
-
-def shown_interval(value: Mapping[str, float]) -> str:
-    """`mean`, and in brackets `low` and `high`, to three digits."""
-    return "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**value)
 
 
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,21 +1,23 @@
-"""Tables of a report: made once, shown as HTML by the template and as Markdown here."""
+"""Tables, numbers and Markdown: the one place that writes Markdown and escapes untrusted text in it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raml_trl.render.figures import markdown_table
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 DASH = "\N{EN DASH}"
 
-# What Markdown, or the HTML within it, would read as more than text. Brackets alone are no link.
+# Characters that Markdown, or the HTML within it, would interpret. Brackets alone make no link.
 _ACTIVE = re.compile(r"([\\`*_<>|&~$]|(?<=\])[(\[:]|^(?:[#+-]|\d+[.)])(?= ))")
+# All characters but those that neither Markdown nor HTML interprets.
+_INERT = re.compile(r"[^\w ./,()-]|_")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and beside it what is small: its interval, or the reason why there is no value; and its p-value."""
+    """A value, with its interval (or the reason why there is no value) in `small`, and its p-value in `p`."""
 
     text: str
     small: str = ""
@@ -24,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`head` names the columns of `rows`; `note` says what the intervals mean, and what is left out."""
+    """`head` names the columns of `rows`; `note` explains the intervals and lists the rows left out."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -32,12 +34,17 @@ class Table:
 
 
 def number(value: float | None, digits: str = ".3f") -> str:
-    """A number, or a dash for None; with a true minus sign."""
+    """Format a number with a true minus sign; None becomes a dash."""
     return DASH if value is None else f"{value:{digits}}".replace("-", "\N{MINUS SIGN}")
 
 
+def p_value(p: float) -> str:
+    """Format a p-value to three decimals; smaller ones as "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def interval(value: Mapping[str, Any] | None, digits: str = ".3f") -> Cell:
-    """Of `mean`, `low` and `high`, the last two of which may be None; with `p_value`, that too."""
+    """Make a cell from `mean`, `low` and `high` (the last two may be None) and, if present, `p_value`."""
     if value is None or value["mean"] is None:
         return Cell(DASH)
     small = "" if value["low"] is None else f"[{number(value['low'], digits)}, {number(value['high'], digits)}]"
@@ -46,30 +53,65 @@ def interval(value: Mapping[str, Any] | None, digits: str = ".3f") -> Cell:
 
 
 def difference(value: Mapping[str, Any], digits: str = "+.3f") -> Cell:
-    """Of `mean`, `low`, `high` and `p_value`; or of `reason`, why there is none."""
+    """Make a cell from `mean`, `low`, `high` and `p_value`, or from the `reason` why there is no difference."""
     return Cell(DASH, value["reason"]) if "reason" in value else interval(value, digits)
 
 
-def p_value(p: float) -> str:
-    """To three places, and below that as a bound."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def format_interval(value: Mapping[str, float]) -> str:
+    """Format `mean`, `low` and `high` as "mean [low, high]", to three digits."""
+    return "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**value)
 
 
 def markdown(table: Table) -> str:
-    """The table."""
-    rows = [[escaped(name) for name in table.head]]
-    return markdown_table(
-        rows + [[escaped(f"{cell.text} {cell.small} {cell.p}") for cell in row] for row in table.rows]
+    """Write a table as Markdown, with all its text escaped."""
+    rows = [[escape_markdown(name) for name in table.head]]
+    rows += [[escape_markdown(f"{cell.text} {cell.small} {cell.p}") for cell in row] for row in table.rows]
+    return markdown_table(rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]], *, aligned: bool = True) -> str:
+    """Write `rows` as a Markdown table. Nothing is escaped.
+
+    Args:
+        rows: the first row is the head.
+        aligned: pad the cells of a column to the same width.
+    """
+    head, *body = rows
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if aligned else [0] * len(head)
+    rule = ["-" * (width or 3) for width in widths]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (head, rule, *body)
     )
 
 
-def escaped(text: str) -> str:
-    """`text` as Markdown that shows it, on one line."""
+def escape_markdown(text: str) -> str:
+    """Escape `text` with backslashes, so that Markdown shows it unchanged on one line."""
     return _ACTIVE.sub(r"\\\1", " ".join(text.split()))
 
 
-def fenced(text: str) -> str:
-    """`text` as a block of code, whatever backticks it has."""
+def escape_for_hub(text: str) -> str:
+    """Escape `text` with character references, so that it is plain text to Markdown and HTML alike, on one line.
+
+    Characters that cannot be printed become U+FFFD.
+    """
+
+    def reference(match: re.Match[str]) -> str:
+        return f"&#{ord(match[0])};" if match[0].isprintable() else "\ufffd"
+
+    return _INERT.sub(reference, " ".join(text.split()))
+
+
+def code_block(text: str, language: str = "text") -> str:
+    """Put `text` into a fenced code block whose fence is longer than any run of backticks in it."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def markdown_template(name: str) -> Template:
+    """Load a Markdown template. It escapes nothing: pass untrusted text through `escape_for_hub` first."""
+    templates = Environment(
+        loader=PackageLoader("raml_trl.render"), autoescape=False, undefined=StrictUndefined, trim_blocks=True
+    )
+    return templates.get_template(name)

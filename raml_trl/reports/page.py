@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from raml_trl.render.figures import COLOURS
 from raml_trl.render.html import embedded
-from raml_trl.render.tables import Table, escaped, fenced, markdown
+from raml_trl.render.tables import Table, code_block, escape_markdown, markdown
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def markdown_page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The same text, tables and completions."""
-    parts = [f"# {escaped(title)}", escaped(lead)]
+    parts = [f"# {escape_markdown(title)}", escape_markdown(lead)]
     for section in sections:
         blocks = [block for block in section.blocks if block.text or block.tables or block.completions]
-        parts.append(f"## {escaped(section.title)}" if blocks else "")
+        parts.append(f"## {escape_markdown(section.title)}" if blocks else "")
         for block in blocks:
-            parts += [f"### {escaped(block.title)}" if block.title else "", escaped(block.text)]
+            parts += [f"### {escape_markdown(block.title)}" if block.title else "", escape_markdown(block.text)]
             for table in block.tables:
-                parts += [markdown(table), escaped(table.note)]
+                parts += [markdown(table), escape_markdown(table.note)]
             for one in block.completions:
                 told = ", ".join(filter(None, (one.verdict, one.facts)))
-                parts += [escaped(f"{told}: {one.question}"), fenced(one.text)]
+                parts += [escape_markdown(f"{told}: {one.question}"), code_block(one.text)]
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from raml_trl.render.figures import markdown_table
+from raml_trl.render.tables import markdown_table
 from raml_trl.sweeps.claims import Arm, Comparison, arm_trials
 from raml_trl.sweeps.learning_curves import Trial, mean_steps_to
 

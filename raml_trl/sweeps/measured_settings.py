@@ -5,7 +5,7 @@ from statistics import fmean, median
 from typing import Any
 
 from raml_trl.evaluation.intervals import student_interval
-from raml_trl.render.figures import markdown_table
+from raml_trl.render.tables import markdown_table
 from raml_trl.sweeps.learning_curves import Trial, last, steadiness, steps_to
 from raml_trl.sweeps.sweep_file import SEED, Scalar
 

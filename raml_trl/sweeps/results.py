@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raml_trl.evaluation.intervals import student_interval
-from raml_trl.render.figures import COLOURS, INK, dress, markdown_table, svg
+from raml_trl.render.figures import COLOURS, INK, dress, svg
+from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.runs import is_run, read_record

@@ -12,10 +12,11 @@ from trl.trainer.utils import generate_model_card
 
 from raml_trl.data.shards import SAMPLES, SCHEMAS
 from raml_trl.hub import card_parts as provenance
-from raml_trl.hub.card_parts import fenced, recipe, version
+from raml_trl.hub.card_parts import recipe, version
 from raml_trl.hub.completion_card import rollouts_card, samples_card
 from raml_trl.hub.model_card import Training, complete_card, last_metrics, name_repo
 from raml_trl.hub.trajectory_card import PAPER
+from raml_trl.render.tables import code_block
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_rows
 from raml_trl.training.publishing import check_push
@@ -92,7 +93,7 @@ def test_the_recipe_makes_the_run_again(tmp_path: Path) -> None:
     assert "python -m raml_trl.train_grpo --config recipe.yaml --output_dir OUTPUT_DIR" in text
     content = text.split("`````yaml\n")[1].split("`````")[0]
     assert yaml.safe_load(content) == settings | {"model_name_or_path": "model"}
-    assert fenced("x", "yaml") == "```yaml\nx\n```"
+    assert code_block("x", "yaml") == "```yaml\nx\n```"
 
 
 def test_the_version_has_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

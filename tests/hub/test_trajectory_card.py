@@ -12,7 +12,8 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from raml_trl.data.shards import SCHEMAS, TRAJECTORIES, shard_path
-from raml_trl.hub.trajectory_card import BIBTEX, COLUMNS, SHARDS, Counts, inert, pass_rate_histogram, trajectories_card
+from raml_trl.hub.trajectory_card import BIBTEX, COLUMNS, SHARDS, Counts, pass_rate_histogram, trajectories_card
+from raml_trl.render.tables import escape_for_hub
 from raml_trl.sft.config import SFTArguments
 from tests.helpers import REPOSITORY
 
@@ -142,8 +143,8 @@ def test_a_name_is_text_wherever_it_stands(name: str) -> None:
 
 
 def test_what_cannot_be_seen_is_shown() -> None:
-    assert inert("a\u202eb\0c\udcff") == "a\ufffdb\ufffdc\ufffd"
-    assert inert("Qwen/Qwen2.5-Math (v1.0)") == "Qwen/Qwen2.5-Math (v1.0)"
+    assert escape_for_hub("a\u202eb\0c\udcff") == "a\ufffdb\ufffdc\ufffd"
+    assert escape_for_hub("Qwen/Qwen2.5-Math (v1.0)") == "Qwen/Qwen2.5-Math (v1.0)"
 
 
 def test_histogram_by_number() -> None:

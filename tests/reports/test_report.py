@@ -20,7 +20,7 @@ import yaml
 from raml_trl import report
 from raml_trl.evaluation.intervals import paired_difference
 from raml_trl.grpo.planning.step_cost import draw_work, logged_lengths, measured_split, predict_seconds
-from raml_trl.render.tables import escaped, fenced
+from raml_trl.render.tables import code_block, escape_markdown
 from raml_trl.reports.curves import band
 from raml_trl.reports.step_time import read_geometry
 from raml_trl.result_arguments import ReportConfig
@@ -526,11 +526,11 @@ def test_nothing_comes_from_the_network(tmp_path: Path) -> None:
     ],
 )
 def test_markdown_shows_text_as_it_is(text: str, expected: str) -> None:
-    assert escaped(text) == expected
+    assert escape_markdown(text) == expected
 
 
 def test_a_fence_is_longer_than_any_within() -> None:
-    assert fenced("a\n````\nb").splitlines()[0] == "`````text"
+    assert code_block("a\n````\nb").splitlines()[0] == "`````text"
 
 
 def test_it_starts_without_torch() -> None:

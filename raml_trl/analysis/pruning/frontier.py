@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from raml_trl.analysis.pruning.config import WHOLE, Method
 from raml_trl.evaluation.intervals import bootstrap_interval, paired_difference
 from raml_trl.evaluation.metrics import each_question, pass_at_k
-from raml_trl.render.figures import COLOURS, blank_figure, markdown_table, svg
+from raml_trl.render.figures import COLOURS, blank_figure, svg
+from raml_trl.render.tables import markdown_table
 
 Row = Mapping[str, Any]
 """A trajectory as a method left it: `question_id`, `method`, `setting`, `tokens_after`, `correct`, `leaked`, ..."""
