@@ -8,10 +8,12 @@ each is computed.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from raml_trl.grpo.config import SubsetGRPOConfig
@@ -19,7 +21,7 @@ from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.inputs import read_geometry, read_lengths, read_recipes, read_split, read_summary
 from raml_trl.grpo.planning.plan_memory import predict_bytes, read_model
 from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
-from raml_trl.render.figures import plan_figure
+from raml_trl.render.figures import COLOURS, INK, dress, svg
 from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import whole_file, write_json
@@ -131,6 +133,31 @@ def write_plan(record: Run, config: PlanConfig, predictions: list[dict[str, Any]
     record.finish(0.0, {})
     lines = [markdown_table([head, *body]), "", *notes, "", f"Figure: {record.directory / 'plan.svg'}"]
     sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+def plan_figure(
+    names: Sequence[str], seconds: Mapping[str, Sequence[float]], gibibytes: Mapping[str, Sequence[float]]
+) -> str:
+    """Draw two panels of stacked bars, as SVG: the seconds of a step and the memory of a device.
+
+    Args:
+        names: one label per bar, from left to right.
+        seconds: for each part of a step, the height of each bar.
+        gibibytes: for each part of the memory, the height of each bar.
+    """
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    for axes, title, parts in zip(
+        figure.subplots(1, 2), ("seconds of a step", "GiB of a device"), (seconds, gibibytes), strict=True
+    ):
+        dress(axes)
+        bottoms = [0.0] * len(names)
+        for (part, heights), colour in zip(parts.items(), COLOURS, strict=False):
+            axes.bar(names, heights, 0.7, bottom=bottoms, label=part, color=colour)
+            bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+        axes.set_title(title, fontsize=9, loc="left", color=INK)
+        axes.set_ylim(0, max(bottoms) * 1.35)  # room for the legend
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    return svg(figure)
 
 
 def _digits(value: float) -> str:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raml_trl.analysis.descent.curves import smooth
 from raml_trl.evaluation.intervals import student_interval
+from raml_trl.render.figures import smooth
 from raml_trl.reports.runs import TrainingRun
 
 Curve = Mapping[int, float]

@@ -155,16 +155,6 @@ def bands(curves: Sequence[Curve], axis: Axis) -> list[dict[str, Any]]:
     return rows
 
 
-def smooth(values: Sequence[float] | Floats, window: int) -> Floats:
-    """The mean over the `window` values around each, fewer at the ends, `(N,)`."""
-    array = np.asarray(values, dtype=np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(array)])
-    before = (window - 1) // 2
-    first = np.maximum(np.arange(len(array)) - before, 0)
-    last = np.minimum(np.arange(len(array)) - before + window, len(array))
-    return (sums[last] - sums[first]) / (last - first)
-
-
 def _mean_interval(values: Sequence[float], rng: np.random.Generator) -> dict[str, float]:
     low, high = bootstrap_interval(values, rng)
     return {"mean": float(np.mean(values)), "low": low, "high": high}

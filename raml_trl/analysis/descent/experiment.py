@@ -5,8 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from raml_trl.analysis.descent.curves import smooth
-from raml_trl.render.figures import COLOURS, INK, dress, svg
+from raml_trl.render.figures import COLOURS, INK, dress, smooth, svg
 
 _WINDOWS = 100
 _NAMES = {"thinking": "thinking", "no_thinking": "no thinking"}

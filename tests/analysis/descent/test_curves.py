@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raml_trl.analysis.descent.curves import Curve, bands, descent, smooth, summarise_descent, summarise_modes
+from raml_trl.analysis.descent.curves import Curve, bands, descent, summarise_descent, summarise_modes
 
 
 def curve(nll: list[float], question: str = "q", **named: Any) -> Curve:
@@ -96,10 +96,3 @@ def test_modes_side_by_side() -> None:
     assert thinking["first"]["mean"] == pytest.approx((4 + 7) / 2)
     assert thinking["final"]["mean"] == pytest.approx((1.5 + 1) / 2)
     assert summary["no_thinking"]["questions"] == 1
-
-
-@given(st.lists(st.floats(0, 9), min_size=1, max_size=20), st.integers(1, 9))
-def test_smoothing_is_a_mean_of_neighbours(values: list[float], window: int) -> None:
-    before = (window - 1) // 2
-    expected = [np.mean(values[max(0, t - before) : t - before + window]) for t in range(len(values))]
-    assert smooth(values, window) == pytest.approx(expected)
