@@ -34,7 +34,7 @@ from raml_trl.data.reading import (
 )
 from raml_trl.data.screening import REASONS, Refusal, Screen
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
-from raml_trl.data.tables import open_table
+from raml_trl.data.tables import DatasetReference
 from raml_trl.prompts import lay_out
 from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.cli import run
@@ -111,9 +111,9 @@ def open_screen(config: PrepareDataConfig) -> Screen:
 def benchmark_questions(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """Benchmark, id and text of every question of the benchmarks named."""
     for name in names:
-        path, split, config = (*name.split("@"), "", "")[:3]
-        for task in stream_tasks(open_table(path, config=config or None, split=split or "train")):
-            yield Path(path).name, task.question.id, task.question.question
+        benchmark = DatasetReference.parse(name)
+        for task in stream_tasks(benchmark.open()):
+            yield Path(benchmark.name).name, task.question.id, task.question.question
 
 
 def keep(
@@ -175,7 +175,7 @@ def write_report(config: PrepareDataConfig, results: dict[str, Any]) -> str:
         "",
     ]
     if config.benchmarks:
-        names = ", ".join(Path(name.partition("@")[0]).name for name in config.benchmarks)
+        names = ", ".join(Path(DatasetReference.parse(name).name).name for name in config.benchmarks)
         lines += [
             f"Compared with {names}: a question overlaps if it has {config.min_overlap:.0%} of its {config.ngram_size}-"
             "grams of words in common with one of theirs, of the one of the two that has fewer. `rejects.jsonl` shows "

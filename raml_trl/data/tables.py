@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 from datasets import Dataset, load_dataset
@@ -70,6 +70,24 @@ def open_table(name: str, *, config: str | None = None, split: str = "train") ->
         )
     dataset = _from_hub(name, config, split)
     return Table(name, partial(_read_dataset, dataset), str(dataset._fingerprint))
+
+
+class DatasetReference(NamedTuple):
+    """A dataset as options refer to it: `NAME`, `NAME@SPLIT` or `NAME@SPLIT@CONFIG`."""
+
+    name: str
+    split: str = "train"
+    config: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Split the text at its `@`; an empty part takes its default."""
+        name, split, config = (*text.split("@"), "", "")[:3]
+        return cls(name, split or "train", config or None)
+
+    def open(self) -> Table:
+        """Open the dataset as `open_table` does."""
+        return open_table(self.name, config=self.config, split=self.split)
 
 
 def _check_file(path: Path) -> None:

@@ -24,7 +24,7 @@ from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
 from raml_trl.data.reading import Question, stream_questions
-from raml_trl.data.tables import open_table
+from raml_trl.data.tables import DatasetReference
 from raml_trl.evaluation.metrics import summarise
 from raml_trl.grading.pool import GradingPool
 from raml_trl.runtime.errors import InputError
@@ -129,8 +129,7 @@ def read_evaluation(
         raise InputError(f"eval_strategy is {strategy} and eval_data is {data.eval_data}: each needs the other")
     if data.eval_data is None:
         return None
-    name, split, subset = (*data.eval_data.split("@"), "", "")[:3]
-    table = open_table(name, config=subset or None, split=split or "train")
+    table = DatasetReference.parse(data.eval_data).open()
     length = data.eval_max_completion_length or max_completion_length or MAX_COMPLETION_LENGTH
     evaluation = Evaluation(
         questions=tuple(islice(stream_questions(table), data.eval_num_questions)),

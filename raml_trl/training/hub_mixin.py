@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from raml_trl.data.tables import DatasetReference
 from raml_trl.hub.card_parts import recipe, version
 from raml_trl.hub.client import insist
 from raml_trl.hub.model_card import CARD, Training, add_results, complete_card, last_metrics
@@ -75,9 +76,10 @@ class HubTrainer(Trainer):
         complete_card(self._directory / CARD, training)
         evaluation = self.sampled_evaluation
         if evaluation is not None and training.metrics and training.metrics_step == training.step:
-            name, split = (*settings.get("eval_data", "questions").split("@"), "train")[:2]
+            reference = DatasetReference.parse(settings.get("eval_data", "questions"))
             number, metrics = evaluation.settings.num_samples, training.metrics
-            add_results(self._directory, dataset=shown_name(name), split=split, metrics=metrics, samples=[number])
+            dataset = shown_name(reference.name)
+            add_results(self._directory, dataset=dataset, split=reference.split, metrics=metrics, samples=[number])
 
     def _training(self) -> Training:
         """What the card is to say of the model as it is now."""

@@ -11,7 +11,7 @@ import pytest
 
 from raml_trl.data.json_rows import Fault
 from raml_trl.data.shards import QUESTIONS, write_shards
-from raml_trl.data.tables import open_table
+from raml_trl.data.tables import DatasetReference, open_table
 from raml_trl.runtime.errors import InputError
 
 ROWS = [{"problem": f"{number}+{number}", "answer": str(2 * number)} for number in range(200)]
@@ -100,3 +100,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         open_table(str(tmp_path))
     with pytest.raises(InputError, match="dataset_name someone/something cannot be read: Couldn't reach"):
         open_table("someone/something")
+
+
+def test_dataset_reference() -> None:
+    assert DatasetReference.parse("org/name") == ("org/name", "train", None)
+    assert DatasetReference.parse("org/name@test") == ("org/name", "test", None)
+    assert DatasetReference.parse("org/name@test@easy") == ("org/name", "test", "easy")
+    assert DatasetReference.parse("org/name@@easy") == ("org/name", "train", "easy")
