@@ -21,17 +21,8 @@ from tqdm import tqdm
 from raml_trl.data import arithmetic
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.data.duplicates import Benchmarks
-from raml_trl.data.reading import (
-    Question,
-    Reject,
-    Task,
-    Trajectory,
-    open_data,
-    read_tasks,
-    stream_tasks,
-    table_columns,
-    task_row,
-)
+from raml_trl.data.reading import open_data, read_tasks, stream_tasks, table_columns
+from raml_trl.data.records import Question, Reject, Task, Trajectory, task_row
 from raml_trl.data.screening import REASONS, Refusal, Screen
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import DatasetReference

@@ -31,7 +31,7 @@ from raml_trl.analysis.descent.token_effects import compare_groups, effects
 from raml_trl.analysis.likelihood import Probe, answer_nll_each, make_probe
 from raml_trl.analysis.sentences import split_sentences
 from raml_trl.analysis.trajectories import ANSWERING, TrajectoryTokens, encode_answer, tokenise
-from raml_trl.data.reading import Task
+from raml_trl.data.records import Task
 from raml_trl.prompts import NO_THINKING
 from raml_trl.render.html import write_page
 from raml_trl.runtime.cli import run

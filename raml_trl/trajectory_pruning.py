@@ -27,7 +27,7 @@ from raml_trl.analysis.pruning.prune import Tools, check_summaries
 from raml_trl.analysis.pruning.pruned_rows import pruned_rows, still_correct
 from raml_trl.analysis.pruning.thinking import find_thinking
 from raml_trl.analysis.trajectories import THINKING, tokenise
-from raml_trl.data.reading import Task, Trajectory
+from raml_trl.data.records import Task, Trajectory
 from raml_trl.data.shards import (
     PRUNED,
     TRAJECTORIES,
@@ -45,8 +45,7 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file, write_json
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.engine import Engine, SamplingSettings
-from raml_trl.sampling.engines import open_engine
-from raml_trl.sampling.loading import check_model, load_model, shown_name
+from raml_trl.sampling.loading import check_model, load_model, open_engine, shown_name
 from raml_trl.sampling.sharded import shard_seed
 from raml_trl.sampling.transformers_engine import TransformersEngine
 

@@ -6,9 +6,10 @@ from functools import partial
 from itertools import islice
 
 from raml_trl.analysis.config import AnalysisArguments
-from raml_trl.data.reading import Task, open_data, stream_questions, stream_tasks
+from raml_trl.data.reading import open_data, stream_questions, stream_tasks
+from raml_trl.data.records import Task
 from raml_trl.data.shards import TRAJECTORIES, read_shards
-from raml_trl.data.tables import Table
+from raml_trl.data.tables import DataTable
 from raml_trl.runtime.errors import InputError
 from raml_trl.sampling.loading import shown_name
 from raml_trl.sampling.sharded import sample_shards, trajectory_rows
@@ -47,7 +48,7 @@ def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task
         )
         if paths is None:
             return None
-        tasks = list(stream_tasks(Table(config.output_dir, partial(read_shards, paths), "", checked=True)))
+        tasks = list(stream_tasks(DataTable(config.output_dir, partial(read_shards, paths), "", checked=True)))
     elif not all(counts):
         lacking = [task.question.id for task in tasks if not task.trajectories]
         raise InputError(f"{table.name}: {len(lacking)} questions have no trajectory, first {lacking[0]}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raml_trl.analysis.text import first_statement
-from raml_trl.data.reading import Question, Trajectory
+from raml_trl.data.records import Question, Trajectory
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
 

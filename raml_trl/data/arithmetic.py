@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Question:
+class ArithmeticQuestion:
     """Two sums of digits, in the order in which the question writes them."""
 
     a: tuple[int, ...]
@@ -67,20 +67,20 @@ class Question:
         return next(split for split, hundredths in SPLITS.items() if hundredth in hundredths)
 
 
-def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[Question]:
+def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
     """`num_questions` distinct questions of `split`, no two alike up to the order of operands.
 
     Raises:
         InputError: if the split does not hold that many questions.
     """
     assert split in SPLITS, split
-    found: dict[tuple[tuple[int, ...], ...], Question] = {}
+    found: dict[tuple[tuple[int, ...], ...], ArithmeticQuestion] = {}
     attempts = 20 * num_questions + 10_000
     for _ in range(attempts):
         if len(found) == num_questions:
             break
         digits = [int(digit) for digit in rng.integers(10, size=2 * NUM_OPERANDS)]
-        question = Question(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
+        question = ArithmeticQuestion(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
         if question.split == split:
             found.setdefault(question.key, question)
     if len(found) < num_questions:
@@ -92,7 +92,7 @@ def generate_questions(split: str, num_questions: int, rng: np.random.Generator)
 
 
 def generate_trajectories(
-    question: Question, num_trajectories: int, rng: np.random.Generator, *, exit_probability: float = 0.05
+    question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator, *, exit_probability: float = 0.05
 ) -> list[str]:
     """`num_trajectories` different correct trajectories of `question`.
 
@@ -114,7 +114,7 @@ def generate_trajectories(
     return list(found)
 
 
-def _steps(question: Question, rng: np.random.Generator, exit_probability: float) -> Iterator[str]:
+def _steps(question: ArithmeticQuestion, rng: np.random.Generator, exit_probability: float) -> Iterator[str]:
     """The steps of one trajectory, cut short where it jumps to the answer."""
     operands = {"a": rng.permutation(question.a).tolist(), "b": rng.permutation(question.b).tolist()}
     running = {name: digits.pop() for name, digits in operands.items()}

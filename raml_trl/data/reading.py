@@ -6,57 +6,21 @@ the paper's rollout data sets `generations` (texts) with `labels` (1 for a corre
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raml_trl.data.columns import Columns, Reading, ask_for_choice, final_answer, find_columns, find_value
+from raml_trl.data.config import TableArguments
 from raml_trl.data.json_rows import Fault
 from raml_trl.data.key_set import KeySet
-from raml_trl.data.table_arguments import TableArguments
-from raml_trl.data.tables import Table, open_table
+from raml_trl.data.records import Question, Reject, Task, Trajectory
+from raml_trl.data.tables import DataTable, open_table
 from raml_trl.grading.grader import readable
 from raml_trl.runtime.errors import InputError
 
 
-@dataclass(frozen=True)
-class Question:
-    """A task: the text put to the model, and the reference its answer is graded against."""
-
-    id: str
-    question: str
-    answer: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A reasoning text for a question, and whether its answer is correct."""
-
-    text: str
-    correct: bool
-    model: str
-    num_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A question and the trajectories there are for it."""
-
-    question: Question
-    trajectories: tuple[Trajectory, ...] = ()
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that is left out: which, why, and what can be shown of it."""
-
-    row: int
-    reason: str
-    content: dict[str, Any]
-
-
-def open_data(arguments: TableArguments) -> Table:
+def open_data(arguments: TableArguments) -> DataTable:
     """The table that a recipe names, to be read as it says.
 
     Raises:
@@ -68,7 +32,7 @@ def open_data(arguments: TableArguments) -> Table:
     return replace(table, reading=reading, signature=f"{table.signature} {reading}", parts=parts)
 
 
-def read_tasks(table: Table) -> Iterator[Task | Reject]:
+def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
     """Every row of a table that `where` lets through, in order, as a task or as a reject.
 
     Questions without an `id` are numbered by their row.
@@ -96,7 +60,7 @@ def read_tasks(table: Table) -> Iterator[Task | Reject]:
         yield task
 
 
-def table_columns(table: Table) -> Columns:
+def table_columns(table: DataTable) -> Columns:
     """Where things stand in a table, by its first row.
 
     Raises:
@@ -114,7 +78,7 @@ def table_columns(table: Table) -> Columns:
     raise InputError(f"dataset_name {table.name} is empty: there is no row in it")
 
 
-def stream_tasks(table: Table) -> Iterator[Task]:
+def stream_tasks(table: DataTable) -> Iterator[Task]:
     """Every task of a table, none of whose rows may be unusable.
 
     Raises:
@@ -128,7 +92,7 @@ def stream_tasks(table: Table) -> Iterator[Task]:
         yield task
 
 
-def stream_questions(table: Table) -> Iterator[Question]:
+def stream_questions(table: DataTable) -> Iterator[Question]:
     """Every question of a table, its answer one that can be graded against.
 
     Raises:
@@ -158,21 +122,6 @@ def load_texts(name: str) -> Iterator[str]:
     for task in stream_tasks(open_table(name)):
         yield task.question.question
         yield from (trajectory.text for trajectory in task.trajectories)
-
-
-def task_row(task: Task) -> dict[str, Any]:
-    """A row of the columns in `shards.SCHEMAS`."""
-    question = task.question
-    return {
-        "id": question.id,
-        "problem": question.question,
-        "answer": question.answer,
-        "source": question.source,
-        "generations": [one.text for one in task.trajectories],
-        "labels": [int(one.correct) for one in task.trajectories],
-        "models": [one.model for one in task.trajectories],
-        "num_tokens": [one.num_tokens for one in task.trajectories],
-    }
 
 
 class _Unusable(Exception):

@@ -7,7 +7,7 @@ from math import inf
 from raml_trl.data.duplicates import Benchmarks, Overlap
 from raml_trl.data.filtering import holds_solution, is_garbled, needs_figure, normalise, strip_markup
 from raml_trl.data.key_set import KeySet
-from raml_trl.data.reading import Task
+from raml_trl.data.records import Task
 from raml_trl.grading.grader import readable
 
 REASONS: dict[str, str] = {

@@ -5,16 +5,18 @@ name of a data set on the Hub. What is no data at all (a Git LFS pointer, a file
 """
 
 import gzip
+import hashlib
 import io
+import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from raml_trl.data.columns import Reading
@@ -23,13 +25,14 @@ from raml_trl.data.shards import find_shards, read_shards
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import require_complete
 
+_PACKAGE = Path(__file__).parents[1]
 _LFS = b"version https://git-lfs"
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _DAMAGES = (CutShort, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, UnicodeDecodeError, OSError)
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """A data set that can be read from its beginning any number of times.
 
     `read` gives rows as they were written, a mapping or a list of values, or a `json_rows.Fault`. `signature` changes
@@ -40,12 +43,12 @@ class Table:
     name: str
     read: Callable[[], Iterator[Any]]
     signature: str
-    parts: tuple["Table", ...] = ()
+    parts: tuple["DataTable", ...] = ()
     checked: bool = False
     reading: Reading = field(default_factory=Reading)
 
 
-def open_table(name: str, *, config: str | None = None, split: str = "train") -> Table:
+def open_table(name: str, *, config: str | None = None, split: str = "train") -> DataTable:
     """Find a data set, without reading more of it than its beginning.
 
     Raises:
@@ -56,20 +59,55 @@ def open_table(name: str, *, config: str | None = None, split: str = "train") ->
     path = Path(name)
     if (found := find_shards(path)) is not None:
         _, shards = found
-        parts = tuple(Table(str(one), partial(read_shards, [one]), _signature(one), checked=True) for one in shards)
+        parts = tuple(DataTable(str(one), partial(read_shards, [one]), _signature(one), checked=True) for one in shards)
         signature = " ".join(part.signature for part in parts)
-        return Table(name, partial(read_shards, shards), signature, parts, checked=True)
+        return DataTable(name, partial(read_shards, shards), signature, parts, checked=True)
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
     if suffix is not None:
         _check_file(path)
-        return Table(name, partial(_read_file, path, suffix), _signature(path))
+        return DataTable(name, partial(_read_file, path, suffix), _signature(path))
     if path.exists():
         raise InputError(
             f"dataset_name {name} is neither a directory made by prepare_data or sample_trajectories nor one of "
             f"{', '.join(_SUFFIXES)}"
         )
     dataset = _from_hub(name, config, split)
-    return Table(name, partial(_read_dataset, dataset), str(dataset._fingerprint))
+    return DataTable(name, partial(_read_dataset, dataset), str(dataset._fingerprint))
+
+
+def cached_rows(
+    generate: Callable[..., Iterator[dict[str, Any]]],
+    table: DataTable,
+    features: Features,
+    *,
+    key: Mapping[str, Any],
+    num_proc: int | None = None,
+    **arguments: Any,
+) -> Dataset:
+    """What `generate(tables, **arguments)` yields for a list of tables, memory-mapped.
+
+    It is made anew when the table's data, `key` (JSON) or the code of this package change. Several processes divide the
+    table's parts among them, so `generate` must treat every table by itself. Of several that ask for the same rows at
+    once, one makes them and the others wait.
+
+    Raises:
+        InputError: which `generate` raised.
+    """
+    made_from = [_code(), generate.__qualname__, table.signature, dict(key)]
+    fingerprint = hashlib.blake2b(json.dumps(made_from, sort_keys=True).encode(), digest_size=16).hexdigest()
+    tables = list(table.parts or (table,))
+    try:
+        return Dataset.from_generator(
+            generate,
+            features=features,
+            gen_kwargs={"tables": tables, **arguments},
+            num_proc=min(num_proc, len(tables)) if num_proc and num_proc > 1 else None,
+            fingerprint=fingerprint,
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
 
 
 class DatasetReference(NamedTuple):
@@ -85,7 +123,7 @@ class DatasetReference(NamedTuple):
         name, split, config = (*text.split("@"), "", "")[:3]
         return cls(name, split or "train", config or None)
 
-    def open(self) -> Table:
+    def open(self) -> DataTable:
         """Open the dataset as `open_table` does."""
         return open_table(self.name, config=self.config, split=self.split)
 
@@ -141,3 +179,10 @@ def _read_dataset(dataset: Dataset) -> Iterator[dict[str, Any]]:
         assert isinstance(batch, dict)
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
+
+
+def _code() -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

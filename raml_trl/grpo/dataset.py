@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from datasets import Dataset, Features, List, Value
 
-from raml_trl.data.arrow_cache import cached_rows
-from raml_trl.data.reading import Question, stream_questions
-from raml_trl.data.tables import Table
+from raml_trl.data.reading import stream_questions
+from raml_trl.data.records import Question
+from raml_trl.data.tables import DataTable, cached_rows
 from raml_trl.prompts import prompt_messages
 from raml_trl.training.config import TrainArguments
 
@@ -19,7 +19,7 @@ class GRPOArguments(TrainArguments):
     """Options of `train_grpo`, beside those of `SubsetGRPOConfig` and TRL's `ModelConfig`."""
 
 
-def grpo_rows(table: Table, style: str) -> Dataset:
+def grpo_rows(table: DataTable, style: str) -> Dataset:
     """Return one row per question of `table`: the prompt as chat messages, and the answer for the reward function.
 
     The rows are cached on disk.
@@ -35,7 +35,7 @@ def evaluation_rows(questions: Iterable[Question], style: str) -> Dataset:
     return Dataset.from_list([_row(question, style) for question in questions], features=_FEATURES)
 
 
-def _stream_rows(tables: list[Table], style: str) -> Iterator[dict[str, object]]:
+def _stream_rows(tables: list[DataTable], style: str) -> Iterator[dict[str, object]]:
     for table in tables:
         for question in stream_questions(table):
             yield _row(question, style)

@@ -26,7 +26,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Completion:
+class ShownCompletion:
     """A text of a model; `verdict` is right or wrong, `facts` what else is known; `pale` where it did not count."""
 
     question: str
@@ -45,7 +45,7 @@ class Block:
     figures: Sequence[Figure] = ()
     caption: str = ""
     tables: Sequence[Table] = ()
-    completions: Sequence[Completion] = ()
+    completions: Sequence[ShownCompletion] = ()
     folded: bool = False
 
 

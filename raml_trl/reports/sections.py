@@ -8,7 +8,7 @@ from raml_trl.render.tables import Cell, Table
 from raml_trl.reports.combinations import combinations_table
 from raml_trl.reports.curves import metric_title
 from raml_trl.reports.evaluations import difference_table, stage_table
-from raml_trl.reports.page import Block, Completion, Figure, Section
+from raml_trl.reports.page import Block, Figure, Section, ShownCompletion
 from raml_trl.reports.runs import Seeds
 from raml_trl.reports.step_time_tables import speedup_table, split_table
 from raml_trl.reports.summary import Times
@@ -145,7 +145,8 @@ def completion_section(
         Block(
             name,
             completions=[
-                Completion(row["question"] or row["question_id"], row["text"], _verdict(row["correct"])) for row in rows
+                ShownCompletion(row["question"] or row["question_id"], row["text"], _verdict(row["correct"]))
+                for row in rows
             ],
         )
         for name, rows in samples.items()
@@ -153,7 +154,7 @@ def completion_section(
     for group in groups:
         chosen = sum(bool(one["selected"]) for one in group["rollouts"])
         rollouts = [
-            Completion("", one["text"], _verdict(one["correct"]), _choice(one), pale=not one["selected"])
+            ShownCompletion("", one["text"], _verdict(one["correct"]), _choice(one), pale=not one["selected"])
             for one in group["rollouts"]
         ]
         text = (

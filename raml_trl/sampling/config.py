@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raml_trl.data.table_arguments import DatasetArguments
+from raml_trl.data.config import DatasetArguments
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import process_share
 from raml_trl.runtime.trackers import PROJECT, Tracker

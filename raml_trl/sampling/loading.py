@@ -16,6 +16,11 @@ from transformers import (
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import require_complete
+from raml_trl.sampling.config import SamplingArguments
+from raml_trl.sampling.engine import Engine
+from raml_trl.sampling.server_engine import ServerEngine
+from raml_trl.sampling.transformers_engine import TransformersEngine
+from raml_trl.sampling.vllm_engine import VLLMEngine
 
 LOADING_ERRORS = (OSError, SafetensorError)
 """What transformers raises for files that are missing, out of reach or damaged."""
@@ -74,6 +79,30 @@ def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[Pre
     if torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of a launch with several processes, each has its own
     return model.to(device).eval(), tokenizer
+
+
+def open_engine(config: SamplingArguments) -> Engine:
+    """Load the model, or make sure that the server has it.
+
+    Raises:
+        InputError: if that cannot be done.
+    """
+    name = config.model_name_or_path
+    if config.engine == "server":
+        assert config.server_url is not None
+        api_key = os.environ.get(config.api_key_variable)
+        server = ServerEngine(config.server_url, name, api_key, max_requests=config.max_requests)
+        server.check()
+        return server
+    if config.engine == "vllm":
+        return VLLMEngine.open(
+            name,
+            tensor_parallel_size=config.tensor_parallel_size,
+            max_model_length=config.max_model_length,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            dtype=config.dtype,
+        )
+    return TransformersEngine(*load_model(name, dtype=config.dtype, all_devices=config.all_devices), config.batch_size)
 
 
 def keep_rope_theta(config: PreTrainedConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from raml_trl.data.reading import Question, Task, Trajectory, task_row
+from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import is_whole, read_notes, shard_path, write_shard
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
@@ -23,7 +23,7 @@ from raml_trl.prompts import prompt_messages, with_opening
 from raml_trl.runtime.runs import is_first_process, process_share
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.engine import Engine, SamplingSettings
-from raml_trl.sampling.engines import open_engine
+from raml_trl.sampling.loading import open_engine
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from raml_trl.data.arrow_cache import cached_rows
-from raml_trl.data.reading import Question, Task, stream_tasks
-from raml_trl.data.tables import Table
+from raml_trl.data.reading import stream_tasks
+from raml_trl.data.records import Question, Task
+from raml_trl.data.tables import DataTable, cached_rows
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
 from raml_trl.sampling.engine import Messages
@@ -77,7 +77,7 @@ class ExampleCounts:
 
 
 def build_examples(
-    table: Table, tokenizer: PreTrainedTokenizerBase, choice: Choice, *, num_proc: int | None = None
+    table: DataTable, tokenizer: PreTrainedTokenizerBase, choice: Choice, *, num_proc: int | None = None
 ) -> tuple[Dataset, ExampleCounts]:
     """Examples with `input_ids`, `labels` and `length`, and what was left out on the way to them.
 
@@ -150,7 +150,7 @@ def describe(counts: ExampleCounts, choice: Choice) -> str:
 
 
 def tokenised_trajectories(
-    tables: list[Table], tokenizer: PreTrainedTokenizerBase, choice: Choice
+    tables: list[DataTable], tokenizer: PreTrainedTokenizerBase, choice: Choice
 ) -> Iterator[dict[str, Any]]:
     """Rows of `_FEATURES`: the trajectories taken of every question, and empty rows for what else there is to count."""
     for table in tables:

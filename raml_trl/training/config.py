@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from raml_trl.data.table_arguments import DatasetArguments
+from raml_trl.data.config import DatasetArguments
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least, check_types
 

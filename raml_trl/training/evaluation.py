@@ -23,7 +23,8 @@ from transformers import IntervalStrategy, Trainer, TrainingArguments
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
-from raml_trl.data.reading import Question, stream_questions
+from raml_trl.data.reading import stream_questions
+from raml_trl.data.records import Question
 from raml_trl.data.tables import DatasetReference
 from raml_trl.evaluation.metrics import summarise
 from raml_trl.grading.pool import GradingPool

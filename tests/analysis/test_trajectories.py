@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raml_trl.analysis.trajectories import TrajectoryTokens, encode_answer, tokenise
 from raml_trl.build_model import arithmetic_tokenizer, train_bpe
-from raml_trl.data.reading import Question, Trajectory
+from raml_trl.data.records import Question, Trajectory
 from raml_trl.runtime.errors import InputError
 
 TEXT = "<think>b1+6=7;a9+7=6;</think>\\boxed{67}"

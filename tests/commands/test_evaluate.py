@@ -14,9 +14,10 @@ from huggingface_hub import ModelCard
 
 from raml_trl import compare, report
 from raml_trl.compare import CompareConfig
-from raml_trl.data.reading import Question, Task, open_data, stream_questions, task_row
+from raml_trl.data.config import TableArguments
+from raml_trl.data.reading import open_data, stream_questions
+from raml_trl.data.records import Question, Task, task_row
 from raml_trl.data.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
-from raml_trl.data.table_arguments import TableArguments
 from raml_trl.evaluate import main
 from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import read_samples

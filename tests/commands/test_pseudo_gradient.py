@@ -13,8 +13,8 @@ import torch
 from raml_trl import pseudo_gradient
 from raml_trl.analysis.config import PseudoGradientConfig
 from raml_trl.analysis.likelihood import answer_nll
-from raml_trl.data.arithmetic import Question as Sum
-from raml_trl.data.reading import Question, Task, Trajectory, task_row
+from raml_trl.data.arithmetic import ArithmeticQuestion
+from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.pseudo_gradient import choose_shown, main
 from raml_trl.runtime.errors import InputError
@@ -30,11 +30,11 @@ def tasks(trajectories: bool) -> list[Task]:
     made = []
     for number in range(NUM_QUESTIONS):
         a, b = (number, 1, 2), (3, number, 4)
-        answer = Sum(a, b).answer
+        answer = ArithmeticQuestion(a, b).answer
         right = f"<think>a{number}+1={(number + 1) % 10};</think>\\boxed{{{answer}}}"
         wrong = f"<think>b3+4=7;</think>\\boxed{{{99 - int(answer):02d}}}"
         texts = ((right, True), (wrong, False), ("<think>b3+4=7;b3", False)) if trajectories else ()
-        question = Question(f"q{number}", Sum(a, b).text, answer, "made")
+        question = Question(f"q{number}", ArithmeticQuestion(a, b).text, answer, "made")
         made.append(Task(question, tuple(Trajectory(text, good, "teacher") for text, good in texts)))
     return made
 

@@ -11,7 +11,8 @@ import pytest
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
-from raml_trl.data.reading import Question, Task, load_questions, task_row
+from raml_trl.data.reading import load_questions
+from raml_trl.data.records import Question, Task, task_row
 from raml_trl.data.shards import QUESTIONS, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.runtime.errors import InputError

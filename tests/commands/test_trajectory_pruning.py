@@ -17,7 +17,8 @@ from raml_trl.analysis.pruning import prune as pruning
 from raml_trl.analysis.pruning import pruned_rows
 from raml_trl.analysis.pruning.answers import OpenBox
 from raml_trl.data.arithmetic import generate_questions, generate_trajectories
-from raml_trl.data.reading import Question, Task, Trajectory, stream_tasks, task_row
+from raml_trl.data.reading import stream_tasks
+from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import PRUNED, SCHEMAS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.grading.grader import extract_box

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from trl import SFTConfig
 from trl.trainer import grpo_trainer
 
-from raml_trl.data.reading import Question
+from raml_trl.data.records import Question
 from raml_trl.grading.grader import Outcome
 from raml_trl.grpo import dataset as grpo_dataset
 from raml_trl.grpo.rewards import make_reward

@@ -10,7 +10,7 @@ from raml_trl.data.arithmetic import (
     NUM_OPERANDS,
     SPLITS,
     VOCABULARY,
-    Question,
+    ArithmeticQuestion,
     generate_questions,
     generate_trajectories,
 )
@@ -19,7 +19,7 @@ from raml_trl.runtime.errors import InputError
 
 
 def test_answer_is_the_last_digits_of_the_sums() -> None:
-    question = Question((7, 7, 2), (6, 5, 6))
+    question = ArithmeticQuestion((7, 7, 2), (6, 5, 6))
     assert question.text == "a=7+7+2,b=6+5+6"
     assert question.answer == "67"  # 7+7+2 = 16, 6+5+6 = 17
 
@@ -45,13 +45,13 @@ def test_exits_happen_as_often_as_asked(rng: np.random.Generator) -> None:
 
 def test_equal_operands_leave_few_trajectories(rng: np.random.Generator) -> None:
     with pytest.raises(InputError, match="has only 6 different"):  # 4! / (2! 2!) interleavings
-        generate_trajectories(Question((7, 7, 7), (5, 5, 5)), 7, rng, exit_probability=0.0)
+        generate_trajectories(ArithmeticQuestion((7, 7, 7), (5, 5, 5)), 7, rng, exit_probability=0.0)
 
 
 def test_no_test_question_is_met_in_training_in_any_order(rng: np.random.Generator) -> None:
-    def orders(question: Question) -> set[str]:
+    def orders(question: ArithmeticQuestion) -> set[str]:
         return {
-            Question(first, second).text
+            ArithmeticQuestion(first, second).text
             for one, other in ((question.a, question.b), (question.b, question.a))
             for first in permutations(one)
             for second in permutations(other)

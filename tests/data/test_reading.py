@@ -6,21 +6,10 @@ from typing import Any
 
 import pytest
 
-from raml_trl.data.reading import (
-    Question,
-    Reject,
-    Task,
-    Trajectory,
-    load_questions,
-    load_texts,
-    open_data,
-    read_tasks,
-    stream_questions,
-    stream_tasks,
-    task_row,
-)
+from raml_trl.data.config import TableArguments
+from raml_trl.data.reading import load_questions, load_texts, open_data, read_tasks, stream_questions, stream_tasks
+from raml_trl.data.records import Question, Reject, Task, Trajectory, task_row
 from raml_trl.data.shards import TRAJECTORIES, write_shards
-from raml_trl.data.table_arguments import TableArguments
 from raml_trl.data.tables import open_table
 from raml_trl.runtime.errors import InputError
 

@@ -3,7 +3,7 @@
 import pytest
 
 from raml_trl.data.duplicates import Benchmarks
-from raml_trl.data.reading import Question, Task, Trajectory
+from raml_trl.data.records import Question, Task, Trajectory
 from raml_trl.data.screening import REASONS, Refusal, Screen
 
 BENCHMARK = "How many positive integers below one thousand are divisible by seven but by no other prime?"

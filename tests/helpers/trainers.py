@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
-from raml_trl.data.arithmetic import NUM_OPERANDS, Question, generate_trajectories
+from raml_trl.data.arithmetic import NUM_OPERANDS, ArithmeticQuestion, generate_trajectories
 from raml_trl.prompts import prompt_messages
 from tests.helpers import without_triton
 
@@ -86,7 +86,7 @@ def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -
     completions = []
     for row, prompt in enumerate(prompts, start=first):
         digits = [int(digit) for digit in re.findall(r"\d", prompt[-1]["content"])]
-        question = Question(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
+        question = ArithmeticQuestion(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
         rng = np.random.default_rng([row % NUM_GENERATIONS, *digits])
         [right] = generate_trajectories(question, 1, rng, exit_probability=0.3)
         wrong = right.replace(f"{{{question.answer}}}", f"{{{9 - int(question.answer[0])}0}}")

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from raml_trl import prepare_data
-from raml_trl.data.config import PrepareDataConfig
-from raml_trl.data.table_arguments import DatasetArguments
+from raml_trl.data.config import DatasetArguments, PrepareDataConfig
 from raml_trl.runtime.cli import StrictParser, call, run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import Run, open_run

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from raml_trl.data.reading import Question, Task, Trajectory, task_row
+from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.prompts import prompt_messages

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raml_trl.data.reading import Question, Task, task_row
+from raml_trl.data.records import Question, Task, task_row
 from raml_trl.data.shards import QUESTIONS, write_shards
 from raml_trl.runtime.trackers import run_group
 from raml_trl.training.dashboards import messages_as_text

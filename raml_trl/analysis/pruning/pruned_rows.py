@@ -10,7 +10,7 @@ from raml_trl.analysis.pruning.answers import OpenBox, force_answers
 from raml_trl.analysis.pruning.config import Method
 from raml_trl.analysis.pruning.prune import Tools, leaks, losses, prune
 from raml_trl.analysis.pruning.thinking import Thinking
-from raml_trl.data.reading import Task, Trajectory, task_row
+from raml_trl.data.records import Task, Trajectory, task_row
 from raml_trl.data.shards import read_shards
 from raml_trl.grading.pool import GradingPool
 

@@ -22,7 +22,8 @@ from raml_trl.analysis.landscape.experiment import Mark, surface_figure
 from raml_trl.analysis.landscape.losses import AnswerLosses
 from raml_trl.analysis.landscape.surface import Surface, axis_to_one, barrier, centred_axis, describe, roughness, scan
 from raml_trl.analysis.likelihood import answer_nll
-from raml_trl.data.reading import Question, Task, Trajectory, load_questions, task_row
+from raml_trl.data.reading import load_questions
+from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.loss_landscape import main, summarise
 from raml_trl.runtime.errors import InputError

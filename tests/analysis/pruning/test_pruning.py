@@ -19,7 +19,7 @@ from raml_trl.analysis.pruning.thinking import Thinking, find_thinking
 from raml_trl.analysis.sentences import split_sentences
 from raml_trl.analysis.trajectories import tokenise
 from raml_trl.build_model import train_bpe
-from raml_trl.data.reading import Question, Trajectory
+from raml_trl.data.records import Question, Trajectory
 from raml_trl.grading.boxes import box_end, opens_box
 from raml_trl.prompts import STYLES, SUMMARY, find_style
 from raml_trl.runtime.errors import InputError
