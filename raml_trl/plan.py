@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig
-from raml_trl.grpo.planning.inputs import read_geometry, read_lengths, read_recipes, read_split, read_summary
+from raml_trl.grpo.planning.inputs import read_costs, read_geometry, read_lengths, read_recipes, read_split
 from raml_trl.grpo.planning.plan_memory import predict_bytes, read_model
 from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
 from raml_trl.render.figures import COLOURS, INK, dress, svg
 from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run
 
 GIB = 2**30
@@ -34,7 +35,7 @@ def main(config: PlanConfig, record: Run) -> None:
     """Read, draw, predict, write, print."""
     recipes, model = read_recipes(config)
     args = recipes[-1]
-    summary = None if config.run is None else read_summary(config.run, config.num_processes, args.num_generations)
+    summary = None if config.run is None else read_costs(config.run, config.num_processes, args.num_generations)
     dead = config.dead_groups
     if dead is None:
         dead = 0.0 if summary is None else 1 - summary["counts"]["trained"] / summary["counts"]["selected"]
@@ -70,7 +71,7 @@ def main(config: PlanConfig, record: Run) -> None:
 def explain(
     config: PlanConfig,
     args: SubsetGRPOConfig,
-    summary: dict[str, Any] | None,
+    summary: RunSummary | None,
     split: Split,
     everything: Work,
     lengths: NDArray[np.int64],

@@ -1,6 +1,5 @@
 """Training runs as a report reads them: what was set, what was logged, and where the seconds went."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.history import LogEntry, logged_curves, read_log_history
 from raml_trl.runtime.runs import complete_record
 
 TRAINING = ("train_sft", "train_grpo")
@@ -19,7 +19,7 @@ class TrainingRun:
 
     directory: Path
     record: dict[str, Any]
-    logs: list[dict[str, Any]]
+    logs: list[LogEntry]
 
     @property
     def command(self) -> str:
@@ -39,13 +39,8 @@ class TrainingRun:
 
     @cached_property
     def curves(self) -> dict[str, dict[int, float]]:
-        """By quantity and optimizer step, every number that was logged."""
-        curves: dict[str, dict[int, float]] = {}
-        for entry in self.logs:
-            for name, value in entry.items():
-                if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-                    curves.setdefault(name, {})[entry["step"]] = float(value)
-        return curves
+        """Every logged quantity, as its values by optimizer step."""
+        return logged_curves(self.logs)
 
 
 @dataclass(frozen=True)
@@ -72,18 +67,7 @@ def read_training(directory: str | Path) -> TrainingRun:
         InputError: if it holds no complete training run, or the log of it is missing or damaged.
     """
     record = complete_record(str(directory), *TRAINING)
-    path = Path(directory) / "trainer_state.json"
-    try:
-        logs = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    return TrainingRun(Path(directory), record, logs)
-
-
-def read_summary(run: TrainingRun) -> dict[str, Any] | None:
-    """What the run spent, as `accounting.summary` says it; None if it kept none."""
-    path = run.directory / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return TrainingRun(Path(directory), record, read_log_history(Path(directory)))
 
 
 def read_seeds(named: Sequence[tuple[str, str]]) -> list[Seeds]:

@@ -17,7 +17,8 @@ from raml_trl.grpo.planning.step_cost import (
     measured_split,
     predict_seconds,
 )
-from raml_trl.reports.runs import TrainingRun, read_summary
+from raml_trl.reports.runs import TrainingRun
+from raml_trl.runtime.history import read_summary
 
 UPDATING = ("scoring", "selecting", "updating")
 """Phases of what m changes; the others are the same for every m."""
@@ -118,7 +119,7 @@ def predict(source: TimedRun, ms: Iterable[int]) -> dict[int, dict[str, float]]:
     Raises:
         ValueError: if the run does not say enough, with what is missing.
     """
-    summary = read_summary(source.run)
+    summary = read_summary(source.run.directory)
     if summary is None or not summary["counts"].get("trained"):
         raise ValueError(f"{source.name} keeps no summary.json of rows that it trained on")
     geometry, counts = read_geometry(source.run), summary["counts"]

@@ -1,6 +1,5 @@
 """What a trial of a sweep is worth, from its evaluations in training: at its end, on the way, and for what it cost."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.history import read_log_history
 from raml_trl.runtime.runs import read_record
 from raml_trl.sweeps.sweep_file import SEED, Settings
 
@@ -56,11 +56,9 @@ def read_trial(directory: Path, parameters: Settings) -> Trial:
     """The trial whose run is in `directory`.
 
     Raises:
-        InputError: if it was never evaluated.
+        InputError: if it was never evaluated, or its log is missing or damaged.
     """
-    logs: list[dict[str, Any]] = json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))[
-        "log_history"
-    ]
+    logs = read_log_history(directory)
     evaluations = [log for log in logs if f"{_EVALUATED}runtime" in log]
     if not evaluations:
         raise InputError(f"{directory} was never evaluated in training: set eval_strategy, eval_steps and eval_data")
@@ -73,7 +71,7 @@ def read_trial(directory: Path, parameters: Settings) -> Trial:
     rows = round(next((log["rows/selected"] for log in logs if "rows/selected" in log), 0))
     return Trial(
         parameters=parameters,
-        steps=tuple(log["step"] for log in evaluations),
+        steps=tuple(int(log["step"]) for log in evaluations),
         curves={name.removeprefix(_EVALUATED): tuple(log[name] for log in evaluations) for name in names},
         step_seconds=median(seconds),
         step_rollouts=_step_rollouts(read_record(directory)["settings"], rows),

@@ -16,6 +16,7 @@ from raml_trl.render.figures import COLOURS, INK, dress, svg
 from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.history import STATE_FILE, read_log_history
 from raml_trl.runtime.runs import is_run, read_record
 from raml_trl.sweeps.sweep_file import SEED, Settings, Sweep
 
@@ -59,8 +60,8 @@ def read_metric(directory: Path, name: str) -> float:
 
 
 def _logged(directory: Path) -> dict[str, float]:
-    logs = _read(directory / "trainer_state.json").get("log_history", [])
-    return {name: value for log in logs for name, value in _numbers(log).items()}
+    logs = read_log_history(directory) if (directory / STATE_FILE).is_file() else []
+    return {name: float(value) for log in logs for name, value in log.items()}
 
 
 def _measured(directory: Path) -> dict[str, float]:

@@ -13,6 +13,7 @@ from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantiz
 from raml_trl.hub.client import reason
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
+from raml_trl.runtime.history import SUMMARY_FILE
 from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta
 from raml_trl.training.checkpoints import newest_checkpoint
@@ -112,7 +113,7 @@ def train(
     if summarize is not None:
         spent = summarize(trainer)
         if is_first_process():
-            write_json(record.directory / "summary.json", spent)
+            write_json(record.directory / SUMMARY_FILE, spent)
     trainer.accelerator.wait_for_everyone()
     state = trainer.state
     best = {} if state.best_metric is None else {"best_metric": state.best_metric, "best_step": state.best_global_step}

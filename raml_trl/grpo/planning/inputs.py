@@ -25,6 +25,7 @@ from raml_trl.grpo.planning.step_cost import (
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, read_yaml
+from raml_trl.runtime.history import SUMMARY_FILE, RunSummary, read_log_history, read_summary
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
 
@@ -88,17 +89,16 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
     )
 
 
-def read_summary(directory: str, num_processes: int, num_generations: int) -> dict[str, Any]:
+def read_costs(directory: str, num_processes: int, num_generations: int) -> RunSummary:
     """What a run of train_grpo spent.
 
     Raises:
         InputError: if there is no such run, or it says nothing of this plan.
     """
     results = complete_record(directory, "train_grpo")["results"]
-    try:
-        summary = json.loads((Path(directory) / "summary.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"run {directory} cannot be read: {error.strerror}: {error.filename}") from error
+    summary = read_summary(Path(directory))
+    if summary is None:
+        raise InputError(f"run {directory} cannot be read: it has no {SUMMARY_FILE}")
     for name, of_run, planned in (
         ("processes", results["processes"], num_processes),
         ("num_generations", summary["num_generations"], num_generations),
@@ -110,7 +110,7 @@ def read_summary(directory: str, num_processes: int, num_generations: int) -> di
     return summary
 
 
-def read_split(config: PlanConfig, summary: dict[str, Any] | None, geometry: Geometry, work: Work) -> Split:
+def read_split(config: PlanConfig, summary: RunSummary | None, geometry: Geometry, work: Work) -> Split:
     """Where the seconds of a step go: as measured, or as given."""
     if summary is not None:
         return measured_split(summary, geometry)
@@ -132,8 +132,7 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
             complete_record(str(source), "train_grpo")
             found = written_lengths(source)
             if not found:
-                entries = json.loads((source / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-                found = logged_lengths(entries, args.generation_batch_size, rng).tolist()
+                found = logged_lengths(read_log_history(source), args.generation_batch_size, rng).tolist()
         elif source.suffix == ".json":
             found = json.loads(source.read_text(encoding="utf-8"))
         else:

@@ -7,11 +7,11 @@ Shapes: W processes, R rollouts on each in a generation, K micro-batches of each
 micro-batch. A cell is a token or padding: what a forward pass computes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, exp, gcd, log
 from statistics import NormalDist, fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.selection import Strategy, select_rollouts
+from raml_trl.runtime.history import LogEntry, RunSummary
 
 ROLLOUTS_DRAWN = 4096  # at least: the mean of the cells is then known to about a part in a hundred
 
@@ -101,7 +102,7 @@ def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -
     return mean / exp(sigma**2 / 2), sigma
 
 
-def logged_lengths(entries: Sequence[Mapping[str, Any]], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """`(N,)` completion tokens, drawn from the log-normal of what a run logged of its `rollouts`: the mean, least and
     greatest length.
     """
@@ -178,7 +179,7 @@ def given_split(generating: float, updating: float, work: Work) -> Split:
     return Split(generating, 0.0, 0.0, updating / work.cells_all)
 
 
-def measured_split(summary: Mapping[str, Any], geometry: Geometry) -> Split:
+def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     """From a run, of any m: `summary` is that of `accounting.summary`.
 
     It holds what the updates took and, by its estimated speed-up, what they would have taken with all cells: the line
