@@ -42,7 +42,7 @@ demo: $(VENV)/.installed
 	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml
 	$(RUN).report --config $(RECIPES)/demo/report.yaml
 
-reproduce: $(VENV)/.installed-sweep
+reproduce: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECIPES)/claims/reproduce.sh
 
 clean-demo:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from raml_trl.reports.curves import is_held_out, metric_order
 from raml_trl.reports.runs import TRAINING, TrainingRun, read_training
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import is_run, read_record
-from raml_trl.sweeps.results import Outcome, over_seeds
-from raml_trl.sweeps.sweep_file import Settings, read_sweep
+from raml_trl.sweeps.results import TrialResult, means_over_seeds
+from raml_trl.sweeps.study import read_study
+from raml_trl.sweeps.sweep_file import Settings, logged_name, read_sweep
 
 SHORT = {
     "num_generations_update": "m",
@@ -31,11 +31,11 @@ class ReadSweep:
     name: str
     metric: str
     goal: str
-    outcomes: list[Outcome]
+    outcomes: list[TrialResult]
     combinations: list[Settings]
     runs: dict[str, TrainingRun]
 
-    def of(self, combination: Settings) -> list[Outcome]:
+    def of(self, combination: Settings) -> list[TrialResult]:
         """Its complete trials."""
         return [
             one for one in self.outcomes if one.metric is not None and combination.items() <= one.parameters.items()
@@ -46,7 +46,7 @@ class ReadSweep:
         runs = [self.runs[one.name] for one in self.of(combination) if one.name in self.runs]
         return sorted(runs, key=lambda run: run.seed)
 
-    def finals(self, outcome: Outcome) -> dict[str, float]:
+    def finals(self, outcome: TrialResult) -> dict[str, float]:
         """The sweep's metric, and every metric of the last evaluation in training."""
         assert outcome.metric is not None
         run = self.runs.get(outcome.name)
@@ -57,7 +57,7 @@ class ReadSweep:
     @property
     def logged(self) -> str:
         """The sweep's metric as it is logged: `eval/pass@1` is W&B's name of `eval_pass@1`."""
-        return self.metric.replace("eval/", "eval_", 1).removeprefix("train/")
+        return logged_name(self.metric)
 
 
 def label(combination: Settings) -> str:
@@ -69,7 +69,7 @@ def read_swept(name: str, directory: str) -> ReadSweep:
     """The sweep in `directory`, as far as it has come.
 
     Raises:
-        InputError: if there is none, or one that is not complete cannot be read without Optuna or its sweep file.
+        InputError: if there is none, or one that is not complete cannot be read without its sweep file.
     """
     path, record = Path(directory), read_record(Path(directory))
     if record["command"] != "sweep":
@@ -77,18 +77,13 @@ def read_swept(name: str, directory: str) -> ReadSweep:
     if record["status"] == "complete" and (path / "sweep.json").is_file():
         content = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
         metric, goal = content["metric"], content["goal"]
-        outcomes = [Outcome(**trial) for trial in content["trials"]]
+        outcomes = [TrialResult(**trial) for trial in content["trials"]]
         combinations = [row["parameters"] for row in content["means"]]
     else:
         sweep = read_sweep(Path(record["settings"]["sweep"]))
-        if find_spec("optuna") is None:
-            raise InputError(
-                f"sweep {directory} is not complete, and to read it takes Optuna: pip install raml_trl[sweep]"
-            )
-        from raml_trl.sweeps.agents import read_outcomes  # Optuna is an extra
-
-        metric, goal, outcomes = sweep.metric, sweep.goal, read_outcomes(path, sweep)
-        combinations = [row["parameters"] for row in over_seeds(sweep, outcomes)]
+        outcomes = read_study(path, sweep).results()
+        metric, goal = sweep.metric, sweep.goal
+        combinations = [row.parameters for row in means_over_seeds(sweep, outcomes)]
     runs = {
         one.name: read_training(path / "trials" / one.name)
         for one in outcomes

@@ -1,112 +1,113 @@
-"""The trials of a sweep, run as processes by any number of agents, each by one.
+"""Agents: threads that run the trials of a study, each trial as a process group of its own.
 
-Whoever runs a trial holds a lock on its log, which is the standard output of all that the trial starts: it lasts as
-long as one of them lives, also where the agent is killed, and no longer. So a trial without an end whose log is free
-was cut off, and whoever comes first starts it again.
+An agent claims a trial by locking its log with `flock`. The log is also the standard output of the trial's processes,
+so the lock lasts until the last of them has ended, even when the agent is killed. A trial without a result whose log
+is not locked was therefore interrupted, and the next agent resumes it. This also holds for agents on other machines if
+they share the file system.
 """
 
 import fcntl
 import logging
+import math
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
-from raml_trl.sweeps.results import Outcome, read_metric, read_seconds
-from raml_trl.sweeps.study import latest, read_study
-from raml_trl.sweeps.sweep_file import Settings, Sweep, expand
+from raml_trl.runtime.runs import is_complete
+from raml_trl.sweeps.results import TrialResult, read_metric
+from raml_trl.sweeps.study import Study
+from raml_trl.sweeps.sweep_file import Settings, expand
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-_PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None))
-"""How a trial is stopped, and how many seconds it has to end before it is told less kindly."""
+_STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None))
+"""The signals that stop a trial, and how many seconds each is given before the next."""
 
 
 class Stopped(Exception):
-    """The agents are to stop: the trial is left as it is."""
+    """The agents are stopping; the trial keeps no result, so that it can be resumed."""
 
 
-def read_outcomes(directory: Path, sweep: Sweep) -> list[Outcome]:
-    """Of every trial of `sweep` in `directory`, as they stand.
+def run_trials(study: Study, devices: Sequence[str | None], extra: Mapping[str, str]) -> list[TrialResult]:
+    """Run all trials of `study` that have no result, and return the results of all.
+
+    Args:
+        study: the trials.
+        devices: `CUDA_VISIBLE_DEVICES` of each agent; None keeps that of the environment.
+        extra: arguments that every trial gets in addition to its parameters and `output_dir`.
 
     Raises:
-        InputError: if no trials were drawn there, or they are of another sweep.
+        InputError: if the command cannot be started, or a complete trial does not have the sweep's metric.
     """
-    return Agents(directory, sweep, read_study(directory, sweep)).outcomes()
+    agents = Agents(study, extra)
+    results = study.results()
+    with ThreadPoolExecutor(len(devices)) as pool, tqdm(total=len(results), desc="sweep", unit="trial") as bar:
+        pending = {pool.submit(agents.work, device) for device in devices}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                results = study.results()
+                statuses = [result.status for result in results]
+                bar.set_postfix(failed=statuses.count("failed"), refresh=False)
+                bar.update(len(statuses) - statuses.count("unfinished") - bar.n)
+        finally:
+            agents.stop.set()  # after Ctrl-C or an error, the remaining agents must end
+    return results
 
 
 @dataclass
 class Agents:
-    """Runs the trials of `study` until all have an end; every agent is a thread that calls `work`.
+    """Runs the trials of `study` until all have a result; each agent is a thread that calls `work`.
 
-    `extra` is passed to every trial beside its parameters and its `output_dir`. `stop`, once set, ends all agents.
+    Every trial gets the arguments `extra` in addition to its parameters and `output_dir`. Setting `stop` ends all
+    agents.
     """
 
-    directory: Path
-    sweep: Sweep
-    study: optuna.Study
-    extra: dict[str, str] = field(default_factory=dict)
+    study: Study
+    extra: Mapping[str, str] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def work(self, device: str | None = None) -> None:
-        """Run one trial after the other, and wait for those that others run, lest one be cut off.
+        """Run one trial after another; wait for trials that other agents run, in case they are interrupted.
 
         Args:
-            device: what `CUDA_VISIBLE_DEVICES` is to be for the trials.
+            device: `CUDA_VISIBLE_DEVICES` of the trials; None keeps that of the environment.
 
         Raises:
-            InputError: if the command cannot be started, or a trial that ended well has no metric of that name.
+            InputError: if the command cannot be started, or a complete trial does not have the sweep's metric.
         """
-        while not self.stop.is_set() and (left := self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
-            for trial in left:
-                with self._claimed(trial) as log:
+        while not self.stop.is_set() and (unfinished := self.study.unfinished()):
+            for name in unfinished:
+                with self._claimed(name) as log:
                     if log is not None:
                         try:
-                            self._run(trial, log, device)
+                            self._run(name, log, device)
                         except Stopped:
                             return
                         break
             else:
                 self.stop.wait(5 * _POLL_SECONDS)
 
-    def outcomes(self) -> list[Outcome]:
-        """Of every trial, in the order in which they were drawn."""
-        found = []
-        for name, trial in latest(self.study, self.sweep).items():
-            statuses = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
-            found.append(
-                Outcome(
-                    name=name,
-                    parameters=self.sweep.settings(trial.params),
-                    status=statuses.get(trial.state, "unfinished"),
-                    metric=trial.value if trial.state == TrialState.COMPLETE else None,
-                    seconds=read_seconds(self.directory / "trials" / name),
-                    reason=trial.user_attrs.get("reason"),
-                    log=str(self._log(name)),
-                )
-            )
-        return found
-
-    def _log(self, name: str) -> Path:
-        return self.directory / "logs" / f"{name}.log"
-
     @contextmanager
-    def _claimed(self, trial: FrozenTrial) -> Iterator[IO[bytes] | None]:
-        """The log of a trial, locked; None if somebody runs it, or has brought it to its end."""
-        path = self._log(self.sweep.trial_name(self.sweep.settings(trial.params)))
+    def _claimed(self, name: str) -> Iterator[IO[bytes] | None]:
+        """Yield the trial's log, locked; None if another agent runs the trial or has just ended it."""
+        path = self.study.log_file(name)
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as log:
             try:
@@ -114,39 +115,44 @@ class Agents:
             except BlockingIOError:
                 yield None
                 return
-            unfinished = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            yield log if trial.number in {one.number for one in unfinished} else None
+            yield None if self.study.result_file(name).exists() else log
 
-    def _run(self, trial: FrozenTrial, log: IO[bytes], device: str | None) -> None:
-        settings = self.sweep.settings(trial.params)
-        name = self.sweep.trial_name(settings)
-        own = self.directory / "trials" / name
+    def _run(self, name: str, log: IO[bytes], device: str | None) -> None:
+        """Run the trial and save its result; a run that is already complete only has its metric read."""
+        run_directory = self.study.run_directory(name)
+        reason = None if is_complete(run_directory) else self._execute(name, log, device)
+        if reason is None:
+            metric = read_metric(run_directory, self.study.sweep.metric)
+            if math.isfinite(metric):
+                self.study.save_metric(name, metric)
+                return
+            reason = f"{self.study.sweep.metric} is {metric}"
+        self.study.save_failure(name, reason)
+        logger.warning("%s failed (%s): see %s", name, reason, log.name)
+
+    def _execute(self, name: str, log: IO[bytes], device: str | None) -> str | None:
+        """Run the trial's command; returns the reason if it fails."""
         environment = dict(os.environ)
-        # `python` and `accelerate` are to be those of this environment, whether or not it is activated.
+        # `python` and `accelerate` must be those of this environment, whether or not it is activated.
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        everything: Settings = {**settings, "output_dir": str(own), **self.extra}
-        json_file = self.directory / "logs" / f"{name}.json"
-        write_json(json_file, everything)
-        command = expand(self.sweep, everything, json_file, environment)
+        arguments: Settings = {
+            **self.study.trials[name],
+            "output_dir": str(self.study.run_directory(name)),
+            **self.extra,
+        }
+        write_json(self.study.settings_file(name), arguments)
+        command = expand(self.study.sweep, arguments, self.study.settings_file(name), environment)
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         code = self._wait(command, environment, log)
         if code == 0:
-            metric = read_metric(own, self.sweep.metric)
-            if metric == metric and abs(metric) != float("inf"):
-                self.study.tell(trial.number, metric)
-                return
-            reason = f"{self.sweep.metric} is {metric}"
-        else:
-            reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        logger.warning("%s failed (%s): see %s", name, reason, log.name)
+            return None
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def _wait(self, command: list[str], environment: dict[str, str], log: IO[bytes]) -> int:
-        """The exit code of `command`, all of whose processes are gone by then unless it is 0."""
+    def _wait(self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> int:
+        """Return the exit code of `command`; unless it is 0, no process of its group is left."""
         try:
             process = subprocess.Popen(
                 command,
@@ -154,10 +160,10 @@ class Agents:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                process_group=0,  # Ctrl-C is for the agents alone, which pass it on to whole groups
+                process_group=0,  # Ctrl-C reaches the agents alone, which then stop each group
             )
         except OSError as error:
-            raise InputError(f"{self.sweep.path}: {command[0]} cannot be started: {error.strerror}") from error
+            raise InputError(f"{self.study.sweep.path}: {command[0]} cannot be started: {error.strerror}") from error
         while (code := process.poll()) is None:
             if self.stop.wait(_POLL_SECONDS):
                 _end(process)
@@ -168,13 +174,13 @@ class Agents:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number, seconds in _PATIENCE:
+    for number, seconds in _STOP_SIGNALS:
         _signal_group(process, number)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             continue
-        _signal_group(process, signal.SIGKILL)  # what it leaves behind
+        _signal_group(process, signal.SIGKILL)  # its children may outlive it
         return
 
 
@@ -182,4 +188,4 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
-        logger.debug("the group %d is gone", process.pid)
+        logger.debug("process group %d has already ended", process.pid)

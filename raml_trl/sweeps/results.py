@@ -1,62 +1,79 @@
-"""What a sweep has found: the metric of every trial, means over seeds with intervals, a table and a figure."""
+"""Results of a sweep: the metric of each trial, means over seeds with intervals, a table and a figure."""
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raml_trl.evaluation.intervals import student_interval
+from raml_trl.evaluation.intervals import mean_over_seeds
 from raml_trl.render.figures import COLOURS, INK, dress, svg
 from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.history import STATE_FILE, read_log_history
 from raml_trl.runtime.runs import is_run, read_record
-from raml_trl.sweeps.sweep_file import SEED, Settings, Sweep
+from raml_trl.sweeps.sweep_file import SEED, Scalar, Settings, Sweep, logged_name
 
-_SLASHED = {"eval/": "eval_", "train/": ""}
-"""What transformers' callback makes of names on their way to W&B, undone."""
+Status = Literal["complete", "failed", "unfinished"]
+STATUSES: tuple[Status, ...] = ("complete", "failed", "unfinished")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A trial: `status` is complete, failed (`reason` says why) or unfinished; `seconds` are those of its run."""
+class TrialResult:
+    """The result of a trial.
+
+    `metric` is None unless the trial is complete, `reason` unless it failed. `seconds` is the duration of its run, over
+    all its sessions.
+    """
 
     name: str
     parameters: Settings
-    status: str
+    status: Status
     metric: float | None
     seconds: float | None
     reason: str | None
     log: str
 
 
-def read_metric(directory: Path, name: str) -> float:
-    """The metric `name` of the run in `directory`, the last one logged where it was logged several times.
+@dataclass(frozen=True)
+class SettingMean:
+    """The metric of one setting, averaged over its `n` complete trials, one per seed.
 
-    Found are what a training run logged (`log_history` of `trainer_state.json`, as it stands there or as W&B has it:
-    `eval/pass@1` is `eval_pass@1`, `train/reward` is `reward`), the means in `metrics.json` of an evaluation, and the
-    numbers among the results in `run.json`; the first of these that has it counts.
+    `parameters` are the swept parameters except the seed. `low` and `high` bound the 95 % interval, which needs two
+    trials.
+    """
+
+    parameters: Settings
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+def read_metric(directory: Path, name: str) -> float:
+    """Read the metric `name` of the run in `directory`.
+
+    It is looked up in this order: in the logs of a training run (`log_history` of `trainer_state.json`, last value, as
+    logged there or as W&B names it), in the means of an evaluation (`metrics.json`), and in the results in `run.json`.
 
     Raises:
-        InputError: if there is none, with what is there.
+        InputError: if the run has no such metric; lists the metrics that it has.
     """
-    slashed = [new + name.removeprefix(old) for old, new in _SLASHED.items() if name.startswith(old)]
-    sources = [_logged(directory), _measured(directory), _resulted(directory)]
+    sources = [_logged(directory), _evaluated(directory), _numbers(_read(directory / "run.json").get("results"))]
     for source in sources:
-        for one in (name, *slashed):
-            if one in source:
-                return source[one]
-    there = {one: None for source in sources for one in source}
-    near = difflib.get_close_matches(slashed[0] if slashed else name, there, n=3)
-    meant = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise InputError(f"metric {name!r} is none of what {directory} has: {', '.join(there) or 'nothing'}{meant}")
+        for candidate in (name, logged_name(name)):
+            if candidate in source:
+                return source[candidate]
+    metrics = list(dict.fromkeys(metric for source in sources for metric in source))
+    near = difflib.get_close_matches(logged_name(name), metrics, n=3)
+    known = f"only {', '.join(metrics)}" if metrics else "nor any other"
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(f"{directory} has no metric {name!r}, {known}{hint}")
 
 
 def _logged(directory: Path) -> dict[str, float]:
@@ -64,115 +81,111 @@ def _logged(directory: Path) -> dict[str, float]:
     return {name: float(value) for log in logs for name, value in log.items()}
 
 
-def _measured(directory: Path) -> dict[str, float]:
+def _evaluated(directory: Path) -> dict[str, float]:
     content = _read(directory / "metrics.json")
-    means = {name: value["mean"] for name, value in content.get("metrics", {}).items()}
-    return _numbers(means) | _numbers(content)
+    metrics = content.get("metrics", {})
+    assert isinstance(metrics, dict)
+    return _numbers({name: value["mean"] for name, value in metrics.items()}) | _numbers(content)
 
 
-def _resulted(directory: Path) -> dict[str, float]:
-    return _numbers(_read(directory / "run.json").get("results", {}))
+def _numbers(content: object) -> dict[str, float]:
+    numbers = content.items() if isinstance(content, dict) else ()
+    return {
+        name: float(value) for name, value in numbers if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
-def _numbers(content: dict[str, Any]) -> dict[str, float]:
-    numbers = {name: value for name, value in content.items() if isinstance(value, int | float)}
-    return {name: float(value) for name, value in numbers.items() if not isinstance(value, bool)}
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read_seconds(directory: Path) -> float | None:
-    """How long the run in `directory` took, over all its sessions; None if there is no run."""
+    """Return the duration of the run in `directory` over all its sessions; None if there is no run."""
     return read_record(directory)["seconds"] if is_run(str(directory)) else None
 
 
-def over_seeds(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """For every combination of the parameters but the seed: `n` trials that are complete, and the `mean` of their
-    metric, with `low` and `high` of its 95 % interval where there are two or more; in the order of the sweep file.
-    """
+def means_over_seeds(sweep: Sweep, results: Sequence[TrialResult]) -> list[SettingMean]:
+    """Average the metric of complete trials over the seeds of each setting, in the order of the sweep file."""
     names = [name for name in sweep.swept if name != SEED]
-    groups: dict[tuple[Any, ...], list[float]] = {}
-    for one in outcomes:
-        values = groups.setdefault(tuple(one.parameters[name] for name in names), [])
-        if one.metric is not None:
-            values.append(one.metric)
+    values: dict[tuple[Scalar, ...], list[float]] = {}
+    for result in results:
+        of_setting = values.setdefault(tuple(result.parameters[name] for name in names), [])
+        if result.metric is not None:
+            of_setting.append(result.metric)
+    listed = [sweep.parameters[name].values for name in names]
 
-    def place(key: tuple[Any, ...]) -> list[Any]:
-        listed = [sweep.parameters[name].values for name in names]
-        return [values.index(value) if values else value for value, values in zip(key, listed, strict=True)]
+    def position(setting: tuple[Scalar, ...]) -> list[float]:
+        """The place of listed values in the file; a value drawn from a range is a number and its own place."""
+        return [
+            places.index(value) if places else float(value or 0) for value, places in zip(setting, listed, strict=True)
+        ]
 
-    rows = []
-    for key in sorted(groups, key=place):
-        values = groups[key]
-        low, high = student_interval(values) if len(values) > 1 else (None, None)
-        mean = fmean(values) if values else None
-        parameters = dict(zip(names, key, strict=True))
-        rows.append({"parameters": parameters, "n": len(values), "mean": mean, "low": low, "high": high})
-    return rows
+    means = []
+    for setting in sorted(values, key=position):
+        mean = mean_over_seeds(values[setting])
+        parameters = dict(zip(names, setting, strict=True))
+        means.append(SettingMean(parameters, mean.n, mean.mean, mean.low, mean.high))
+    return means
 
 
-def best(sweep: Sweep, groups: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of `over_seeds` whose mean is the best by the sweep's goal."""
-    found = [row for row in groups if row["mean"] is not None]
+def best_setting(sweep: Sweep, means: Sequence[SettingMean]) -> SettingMean | None:
+    """Return the setting with the best mean by the sweep's goal; None if no trial is complete."""
+    known = [(row.mean, row) for row in means if row.mean is not None]
     choose = max if sweep.goal == "maximize" else min
-    return choose(found, key=lambda row: row["mean"]) if found else None
+    return choose(known, key=lambda pair: pair[0])[1] if known else None
 
 
-def sweep_table(sweep: Sweep, groups: Sequence[dict[str, Any]]) -> str:
-    """A line for each combination, as Markdown."""
+def means_table(sweep: Sweep, means: Sequence[SettingMean]) -> str:
+    """Format the means as a Markdown table, one line per setting."""
     names = [name for name in sweep.swept if name != SEED]
     rows = [[*names, "trials", f"{sweep.metric}: mean", "95 % interval"]]
-    for row in groups:
-        mean = "-" if row["mean"] is None else f"{row['mean']:.4g}"
-        interval = "-" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
-        rows.append([*(str(row["parameters"][name]) for name in names), str(row["n"]), mean, interval])
+    for row in means:
+        mean = "-" if row.mean is None else f"{row.mean:.4g}"
+        interval = "-" if row.low is None else f"[{row.low:.4g}, {row.high:.4g}]"
+        rows.append([*(str(row.parameters[name]) for name in names), str(row.n), mean, interval])
     return markdown_table([[cell.replace("|", "\\|") for cell in row] for row in rows])
 
 
-def write_results(directory: Path, sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Write `sweep.json`, `sweep.md` and `sweep.svg`; what the first of them holds."""
-    groups = over_seeds(sweep, outcomes)
-    statuses = [one.status for one in outcomes]
-    content = {
+def write_results(directory: Path, sweep: Sweep, results: Sequence[TrialResult], means: Sequence[SettingMean]) -> None:
+    """Write `sweep.json`, `sweep.md` and `sweep.svg`."""
+    best = best_setting(sweep, means)
+    content: dict[str, object] = {
         "sweep": str(sweep.path),
         "method": sweep.method,
         "metric": sweep.metric,
         "goal": sweep.goal,
-        **{status: statuses.count(status) for status in ("complete", "failed", "unfinished")},
-        "best": best(sweep, groups),
-        "means": groups,
-        "trials": [asdict(one) for one in outcomes],
+        **{status: sum(result.status == status for result in results) for status in STATUSES},
+        "best": best and asdict(best),
+        "means": [asdict(row) for row in means],
+        "trials": [asdict(result) for result in results],
     }
     write_json(directory / "sweep.json", content)
-    for name, text in (
-        ("sweep.md", sweep_table(sweep, groups) + "\n"),
-        ("sweep.svg", sweep_figure(sweep, outcomes)),
-    ):
+    texts = {"sweep.md": means_table(sweep, means) + "\n", "sweep.svg": sweep_figure(sweep, results)}
+    for name, text in texts.items():
         with whole_file(directory / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    return content
 
 
-def sweep_figure(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
-    """The metric against what was swept.
+def sweep_figure(sweep: Sweep, results: Sequence[TrialResult]) -> str:
+    """Plot the metric against the swept parameters, as SVG.
 
-    Listed values: means over seeds with intervals along the parameter with the most values, a line for each
-    combination of the others, every trial a pale dot. Continuous ones: a panel for each parameter, every trial a dot.
+    If all parameters list their values: means over seeds with intervals along the parameter with the most values, one
+    line for each combination of the others, and a pale dot for each trial. Otherwise: one panel for each continuous
+    parameter, and a dot for each trial.
     """
-    ranges = [name for name, one in sweep.swept.items() if not one.values]
+    ranges = [name for name, parameter in sweep.swept.items() if not parameter.values]
     if not ranges:
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         axes = figure.subplots()
-        _draw_means(axes, sweep, outcomes)
+        _draw_means(axes, sweep, results)
         dress(axes)
         axes.set_ylabel(sweep.metric, fontsize=8)
         return svg(figure)
+    complete = [result for result in results if result.metric is not None]
     figure = Figure(figsize=(max(3.6, 2.6 * len(ranges)), 2.9), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0], ranges, strict=True):
-        complete = [one for one in outcomes if one.metric is not None]
-        axes.plot([one.parameters[name] for one in complete], [one.metric for one in complete], "o", color=COLOURS[0])
+        places = [result.parameters[name] for result in complete]
+        axes.plot(places, [result.metric for result in complete], "o", color=COLOURS[0])
         axes.set_xscale("log" if sweep.parameters[name].log else "linear")
         axes.set_xlabel(name, fontsize=8)
         dress(axes)
@@ -180,27 +193,33 @@ def sweep_figure(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
     return svg(figure)
 
 
-def _draw_means(axes: Axes, sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
+def _draw_means(axes: Axes, sweep: Sweep, results: Sequence[TrialResult]) -> None:
     names = sorted((name for name in sweep.swept if name != SEED), key=lambda name: -len(sweep.parameters[name].values))
     along, others = names[:1], names[1:]
-    groups = over_seeds(sweep, outcomes)
-    labels = [[str(value) for value in sweep.parameters[name].values] for name in along] or [[""]]
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for row in groups:
-        lines.setdefault(", ".join(f"{name} {row['parameters'][name]}" for name in others), []).append(row)
+    ticks = [str(value) for name in along for value in sweep.parameters[name].values] or [""]
+    lines: dict[str, list[SettingMean]] = {}
+    for row in means_over_seeds(sweep, results):
+        lines.setdefault(", ".join(f"{name} {row.parameters[name]}" for name in others), []).append(row)
     for number, (label, rows) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         shift = 0.5 * ((number + 0.5) / len(lines) - 0.5)
         for row in rows:
-            place = sum(sweep.parameters[name].values.index(row["parameters"][name]) for name in along) + shift
-            own = [one for one in outcomes if row["parameters"].items() <= one.parameters.items()]
-            dots = [one.metric for one in own if one.metric is not None]
+            place = sum(sweep.parameters[name].values.index(row.parameters[name]) for name in along) + shift
+            dots = _metrics(results, row.parameters)
             axes.plot([place] * len(dots), dots, "o", color=colour, alpha=0.3, markersize=4, markeredgewidth=0)
-            if row["low"] is not None:
-                axes.plot([place, place], [row["low"], row["high"]], color=INK, linewidth=1)
-            if row["mean"] is not None:
-                axes.plot(place, row["mean"], "D", color=colour, markersize=6, label=label if row is rows[0] else None)
-    axes.set_xticks(range(len(labels[0])), labels[0])
+            if row.low is not None and row.high is not None:
+                axes.plot([place, place], [row.low, row.high], color=INK, linewidth=1)
+            if row.mean is not None:
+                axes.plot(place, row.mean, "D", color=colour, markersize=6, label=label if row is rows[0] else None)
+    axes.set_xticks(range(len(ticks)), ticks)
     axes.set_xlabel("".join(along), fontsize=8)
     if others:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _metrics(results: Sequence[TrialResult], parameters: Mapping[str, Scalar]) -> list[float]:
+    return [
+        result.metric
+        for result in results
+        if result.metric is not None and parameters.items() <= result.parameters.items()
+    ]

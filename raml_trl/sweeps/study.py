@@ -1,137 +1,192 @@
-"""The study of a sweep: which trials there are, drawn once by Optuna into a file, and what has become of each."""
+"""The trials of a sweep and their results on disk.
+
+The list of trials is a pure function of the sweep file, a count and a seed. The directory of a sweep holds
+
+    trials.json          the sweep, the count and the seed that the trials were drawn with
+    trials/TRIAL/        the run of each trial
+    logs/TRIAL.log       its output; logs/TRIAL.json, its settings
+    results/TRIAL.json   how it ended; missing while it is unfinished
+"""
 
 import fcntl
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
-from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
+import numpy as np
 
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import whole_file
-from raml_trl.sweeps.sweep_file import Sweep, as_data
+from raml_trl.runtime.files import write_json
+from raml_trl.sweeps.results import TrialResult, read_seconds
+from raml_trl.sweeps.sweep_file import Parameter, Scalar, Settings, Sweep, sweep_identity
 
-_NAME = "sweep"
+_TRIALS = "trials.json"
 
 
-def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> optuna.Study:
-    """The study in `directory`: as it is, or drawn whole. What had failed in it is to be tried once again.
+def draw_trials(sweep: Sweep, count: int | None, seed: int) -> list[Settings]:
+    """Return `count` different trials; the first n trials of a longer list are the list of n.
 
     Args:
-        directory: of the sweep.
-        sweep: what is swept.
-        count: how many trials; None: all there are, which a grid knows.
-        seed: of the order of a grid, and of what is drawn at random.
+        sweep: the sweep file.
+        count: number of trials; None takes all combinations, of which there must be finitely many.
+        seed: determines the order of a grid and the values of a random search.
 
     Raises:
-        InputError: if the study there has results of another sweep, or there are not as many different trials.
+        InputError: if the sweep has fewer different trials than `count`.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path = directory / "trials.log"
-    wanted = as_data(sweep) | {"count": count, "seed": seed}
-    with _locked(directory / ".trials.lock"):
-        if path.exists():
-            study = _load(path)
-            if study.user_attrs == wanted:
-                _try_failed_again(study)
-                return study
-            if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-                raise InputError(
-                    f"{sweep.path} is not what it was when {directory} was begun: choose another output_dir, or "
-                    "remove that one"
-                )
-        with whole_file(path) as partial:
-            partial.unlink(missing_ok=True)
-            _draw(partial, sweep, count, seed, wanted)
-        return _load(path)
-
-
-def read_study(directory: Path, sweep: Sweep) -> optuna.Study:
-    """The study in `directory`, as it stands: nothing is drawn or tried again.
-
-    Raises:
-        InputError: if no trials were drawn there, or they are of another sweep.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path = directory / "trials.log"
-    if not path.is_file():
-        raise InputError(f"sweep {directory} has no trials yet: there is no {path.name} in it")
-    study = _load(path)
-    if not as_data(sweep).items() <= study.user_attrs.items():
-        raise InputError(f"{sweep.path} is not what it was when {directory} was begun")
-    return study
-
-
-def latest(study: optuna.Study, sweep: Sweep) -> dict[str, FrozenTrial]:
-    """By name, the trial itself or its last repetition."""
-    trials = study.get_trials(deepcopy=False)
-    return {
-        sweep.trial_name(sweep.settings(trial.params)): trial for trial in trials if trial.state != TrialState.PRUNED
-    }
-
-
-def _load(path: Path) -> optuna.Study:
-    # The sampler has done its part when the study was drawn: it is not asked again.
-    return optuna.load_study(study_name=_NAME, storage=_storage(path), sampler=optuna.samplers.RandomSampler())
-
-
-def _storage(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-
-
-def _draw(path: Path, sweep: Sweep, count: int | None, seed: int, attributes: dict[str, Any]) -> None:
-    """Have Optuna's sampler draw all trials, none twice; they are then `RUNNING`, which is to say without an end."""
     limit = sweep.combinations
     if limit is not None and (count or 0) > limit:
         raise InputError(f"count is {count}, but {sweep.path} has only {limit} different trials")
     number = limit if count is None else count
-    assert number is not None, "a continuous parameter is drawn at random, where count is required"
-    sampler: optuna.samplers.BaseSampler
-    if sweep.method == "grid":
-        sampler = optuna.samplers.GridSampler({name: one.values for name, one in sweep.swept.items()}, seed=seed)
-    else:
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-    study = optuna.create_study(storage=_storage(path), study_name=_NAME, sampler=sampler, direction=sweep.goal)
-    for name, value in attributes.items():
-        study.set_user_attr(name, value)
-    space = {name: _distribution(sweep, name) for name in sweep.swept}
+    assert number is not None, "a continuous parameter is drawn at random, which requires a count"
+    # RandomState, unlike Generator, promises the same stream in every version of NumPy.
+    rng = np.random.RandomState(seed)
+    trials = _shuffled_grid(sweep, rng) if sweep.method == "grid" else _random_trials(sweep, rng)
+    return list(islice(trials, number))
+
+
+def _shuffled_grid(sweep: Sweep, rng: np.random.RandomState) -> Iterator[Settings]:
+    """Yield the combinations in a random order, which spreads the settings evenly over the time that a sweep takes."""
+    names = sorted(sweep.swept)
+    combinations = list(product(*(sweep.swept[name].values for name in names)))
+    order = np.arange(len(combinations))
+    rng.shuffle(order)
+    for position in order:
+        yield sweep.settings(dict(zip(names, combinations[position], strict=True)))
+
+
+def _random_trials(sweep: Sweep, rng: np.random.RandomState) -> Iterator[Settings]:
+    """Yield different trials; a trial that was already drawn is skipped."""
     drawn: set[str] = set()
-    while len(drawn) < number:
-        trial = study.ask(space)
-        name = sweep.trial_name(sweep.settings(trial.params))
-        if name in drawn:
-            study.tell(trial, state=TrialState.PRUNED)
-        drawn.add(name)
+    while True:
+        settings = sweep.settings({name: _draw(parameter, rng) for name, parameter in sweep.swept.items()})
+        name = sweep.trial_name(settings)
+        if name not in drawn:
+            drawn.add(name)
+            yield settings
 
 
-def _distribution(sweep: Sweep, name: str) -> BaseDistribution:
-    one = sweep.parameters[name]
-    if one.values:
-        return CategoricalDistribution(one.values)
-    if one.whole:
-        return IntDistribution(int(one.low), int(one.high))
-    return FloatDistribution(one.low, one.high, log=one.log)
+def _draw(parameter: Parameter, rng: np.random.RandomState) -> Scalar:
+    if parameter.values:
+        return parameter.values[rng.randint(len(parameter.values))]
+    low, high = parameter.low, parameter.high
+    if parameter.whole:
+        return int(rng.randint(int(low), int(high) + 1))
+    if parameter.log:
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+        return min(max(value, low), high)  # rounding in the exponential may leave the range
+    return float(rng.uniform(low, high))
 
 
-def _try_failed_again(study: optuna.Study) -> None:
-    """A repetition for every trial that failed and has none."""
-    trials = study.get_trials(deepcopy=False)
-    repeated = {trial.user_attrs.get("repeats") for trial in trials}
-    for trial in trials:
-        if trial.state == TrialState.FAIL and trial.number not in repeated:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.RUNNING,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    user_attrs={"repeats": trial.number},
+@dataclass(frozen=True)
+class Study:
+    """The trials of `sweep` in `directory`, by name, in the order in which they were drawn."""
+
+    directory: Path
+    sweep: Sweep
+    trials: dict[str, Settings]
+
+    def run_directory(self, name: str) -> Path:
+        """Return the directory of the trial's run."""
+        return self.directory / "trials" / name
+
+    def log_file(self, name: str) -> Path:
+        """Return the file of the trial's output."""
+        return self.directory / "logs" / f"{name}.log"
+
+    def settings_file(self, name: str) -> Path:
+        """Return the file that `${args_json_file}` of the command names."""
+        return self.directory / "logs" / f"{name}.json"
+
+    def result_file(self, name: str) -> Path:
+        """Return the file that says how the trial ended."""
+        return self.directory / "results" / f"{name}.json"
+
+    def unfinished(self) -> list[str]:
+        """Return the names of the trials that have no result."""
+        return [name for name in self.trials if not self.result_file(name).exists()]
+
+    def save_metric(self, name: str, metric: float) -> None:
+        """Record that the trial is complete."""
+        write_json(self.result_file(name), {"status": "complete", "metric": metric, "reason": None})
+
+    def save_failure(self, name: str, reason: str) -> None:
+        """Record that the trial failed."""
+        write_json(self.result_file(name), {"status": "failed", "metric": None, "reason": reason})
+
+    def results(self) -> list[TrialResult]:
+        """Read the results of all trials as they stand."""
+        return [self._result(name) for name in self.trials]
+
+    def _result(self, name: str) -> TrialResult:
+        try:
+            ending = json.loads(self.result_file(name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            ending = {"status": "unfinished", "metric": None, "reason": None}
+        return TrialResult(
+            name=name,
+            parameters=self.trials[name],
+            status=ending["status"],
+            metric=ending["metric"],
+            seconds=read_seconds(self.run_directory(name)),
+            reason=ending["reason"],
+            log=str(self.log_file(name)),
+        )
+
+
+def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> Study:
+    """Start the study in `directory`, or resume it with its failed trials to be run once more.
+
+    Args:
+        directory: the directory of the sweep.
+        sweep: the sweep file.
+        count: number of trials; None takes all combinations of a grid.
+        seed: determines the order of a grid and the values of a random search.
+
+    Raises:
+        InputError: if `directory` has results of another sweep, or the sweep has fewer different trials than `count`.
+    """
+    study = _study(directory, sweep, count, seed)
+    identity = sweep_identity(sweep) | {"seed": seed}
+    path = directory / _TRIALS
+    with _locked(directory / ".trials.lock"):
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = {name: before.get(name) for name in identity} != identity
+            if changed and any((directory / "results").glob("*.json")):
+                raise InputError(
+                    f"{sweep.path} has changed since {directory} was started: choose another output_dir, or remove "
+                    "that one"
                 )
-            )
+        write_json(path, identity | {"count": count})
+        for result in study.results():
+            if result.status == "failed":
+                study.result_file(result.name).unlink()
+    return study
+
+
+def read_study(directory: Path, sweep: Sweep) -> Study:
+    """Read the study in `directory` without changing anything.
+
+    Raises:
+        InputError: if no study was started there, or it is one of another sweep.
+    """
+    path = directory / _TRIALS
+    if not path.is_file():
+        raise InputError(f"sweep {directory} has no trials yet: it has no {_TRIALS}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not sweep_identity(sweep).items() <= content.items():
+        raise InputError(f"{sweep.path} has changed since {directory} was started: restore the file")
+    return _study(directory, sweep, content["count"], content["seed"])
+
+
+def _study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> Study:
+    trials = draw_trials(sweep, count, seed)
+    return Study(directory, sweep, {sweep.trial_name(settings): settings for settings in trials})
 
 
 @contextmanager

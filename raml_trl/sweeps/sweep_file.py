@@ -1,7 +1,7 @@
-"""Sweep files of Weights & Biases: what they sweep over, and the command that each of their trials starts.
+"""Sweep files of Weights & Biases: the parameters of a sweep, and the command that each trial runs.
 
-The format is W&B's; what of it needs their server (`bayes`, `early_terminate`, …) is refused. Macros are expanded as
-by their agent.
+The format is W&B's. Options that need their server (`bayes`, `early_terminate`, …) are rejected. Macros expand as in
+W&B's agent.
 
 Source: docs.wandb.ai/models/sweeps/sweep-config-keys, and `wandb/sdk/launch/sweeps/utils.py` of wandb 0.31.0.
 """
@@ -13,30 +13,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_yaml
 
 Scalar = str | int | float | bool | None
 Settings = dict[str, Scalar]
-"""What a trial is started with, by parameter."""
+"""The parameters of a trial, by name."""
 
 SEED = "seed"
 """The parameter over which trials are averaged."""
 
 _KEYS = frozenset({"program", "command", "method", "metric", "parameters", "run_cap"})
-_LABELS = frozenset({"name", "description", "project", "entity"})  # W&B shows them
+_LABELS = frozenset({"name", "description", "project", "entity"})  # shown by W&B, ignored here
 _DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
+_RANGES = ("uniform", "int_uniform", "log_uniform", "log_uniform_values")
 _MACRO = re.compile(r"\$\{(.*)\}")
 _VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=@+-]")
-_LONGEST_NAME = 120  # characters: file systems take 255 bytes, and a suffix must fit
+_LONGEST_NAME = 120  # characters; file systems allow 255 bytes, and suffixes must fit
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One of `values`, or a number from `low` to `high`; `log`: uniform in its logarithm, `whole`: an integer."""
+    """One of `values`, or a number from `low` to `high`; `log`: uniform in the logarithm, `whole`: an integer."""
 
     values: tuple[Scalar, ...] = ()
     low: float = 0.0
@@ -48,10 +49,15 @@ class Parameter:
     def constant(self) -> bool:
         return len(self.values) == 1
 
+    @property
+    def num_values(self) -> int | None:
+        """The number of different values; None if the parameter is continuous."""
+        return len(self.values) or (int(self.high) - int(self.low) + 1 if self.whole else None)
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says. `metric` is named as W&B sees it, such as `eval/pass@1`."""
+    """The content of a sweep file. `metric` has the name that W&B shows, such as `eval/pass@1`."""
 
     path: Path
     method: Literal["grid", "random"]
@@ -69,17 +75,18 @@ class Sweep:
 
     @property
     def combinations(self) -> int | None:
-        """How many different trials there are; None if a parameter is continuous."""
-        if not all(parameter.values for parameter in self.parameters.values()):
-            return None
-        return math.prod(len(parameter.values) for parameter in self.parameters.values())
+        """The number of different trials; None if a parameter is continuous."""
+        sizes = [parameter.num_values for parameter in self.parameters.values()]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def settings(self, drawn: Mapping[str, Scalar]) -> Settings:
-        """All parameters of a trial, in the order of the file, from those that are swept."""
-        return {name: drawn[name] if name in drawn else one.values[0] for name, one in self.parameters.items()}
+        """Complete the swept parameters of a trial to all parameters, in the order of the file."""
+        return {
+            name: drawn[name] if name in drawn else parameter.values[0] for name, parameter in self.parameters.items()
+        }
 
     def trial_name(self, settings: Settings) -> str:
-        """A name for a directory, which tells a trial from all others of the sweep."""
+        """Return a name that is unique within the sweep and safe for a directory."""
         exact = ",".join(f"{name}={settings[name]}" for name in self.swept) or "only"
         safe = _UNSAFE.sub("_", exact)
         if safe == exact and len(exact) <= _LONGEST_NAME and "." not in exact[:1]:
@@ -87,24 +94,31 @@ class Sweep:
         return f"{safe[:_LONGEST_NAME].lstrip('.')}-{blake2b(exact.encode(), digest_size=4).hexdigest()}"
 
 
+def logged_name(metric: str) -> str:
+    """Return the name under which the trainer logs a metric that W&B shows as `eval/NAME` or `train/NAME`."""
+    if metric.startswith("eval/"):
+        return "eval_" + metric.removeprefix("eval/")
+    return metric.removeprefix("train/")
+
+
 def read_sweep(path: Path) -> Sweep:
-    """What the sweep file says.
+    """Read and check a sweep file.
 
     Raises:
-        InputError: if it cannot be read, is no sweep file of W&B's, or needs their server.
+        InputError: if it cannot be read, is not in W&B's format, or needs W&B's server.
     """
     content = read_yaml(path)
-    theirs = sorted(content.keys() - _KEYS - _LABELS)
+    unknown = sorted(content.keys() - _KEYS - _LABELS)
     method = content.get("method")
-    if theirs or method not in ("grid", "random"):
-        what = theirs[0] if theirs else f"method {method!r}"
+    if unknown or method not in ("grid", "random"):
+        rejected = unknown[0] if unknown else f"method {method!r}"
         raise InputError(
-            f"{path}: {what} is none of what runs without W&B, which is method grid or random, with "
-            f"{', '.join(sorted(_KEYS))}: take it out, or start the sweep with `wandb sweep` and `wandb agent`"
+            f"{path}: {rejected} does not run without W&B, which supports method grid or random, and "
+            f"{', '.join(sorted(_KEYS))}: remove it, or start the sweep with `wandb sweep` and `wandb agent`"
         )
     metric = content.get("metric")
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str) or not metric.keys() <= {"name", "goal"}:
-        raise InputError(f"{path}: metric must have a name, and a goal if it is not minimize, got {metric!r}")
+        raise InputError(f"{path}: metric must have a name, and a goal unless it is minimize, got {metric!r}")
     goal = metric.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):
         raise InputError(f"{path}: metric.goal must be minimize or maximize, got {goal!r}")
@@ -132,16 +146,16 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mapping[str, str] | None) -> list[str]:
-    """The words of the command that a trial with `settings` starts.
+    """Return the command of a trial, as a list of words.
 
     Args:
-        sweep: whose command.
-        settings: all arguments, in order; those of W&B's agent are the parameters alone.
-        json_file: the path that `${args_json_file}` stands for.
-        environment: the variables that `${envvar:…}` stand for; None leaves them as they are.
+        sweep: the sweep whose command is expanded.
+        settings: all arguments of the trial, in order; W&B's agent passes the parameters alone.
+        json_file: the path that `${args_json_file}` expands to.
+        environment: the variables that `${envvar:…}` expands to; None skips words that need one.
 
     Raises:
-        InputError: for a macro or a variable there is none of.
+        InputError: for an unknown macro or an environment variable that is not set.
     """
     macros: dict[str, Sequence[str]] = {
         "env": ["/usr/bin/env"],
@@ -149,7 +163,7 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
         "args": [f"--{name}={value}" for name, value in settings.items()],
         "args_no_hyphens": [f"{name}={value}" for name, value in settings.items()],
         "args_no_equals": [word for name, value in settings.items() for word in (f"--{name}", str(value))],
-        # A flag without a value is there if it is true.
+        # A boolean becomes a flag without a value, which is present if it is true.
         "args_no_boolean_flags": [
             f"--{name}" if value is True else f"--{name}={value}"
             for name, value in settings.items()
@@ -165,88 +179,83 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
     words: list[str] = []
     for word in sweep.command:
         if environment is not None:
-            word = _VARIABLE.sub(lambda found: _value_of(found[1], environment, sweep.path), word)
+            word = _expand_variables(word, environment, sweep.path)
         elif _VARIABLE.search(word):
             continue
-        # Only a word that is nothing but a macro: ${x} within one is the shell's, or whose ever the word is.
+        # A macro is a word of its own; ${x} inside a longer word may belong to the shell.
         macro = _MACRO.fullmatch(word)
         if macro is None:
             words.append(word)
         elif macro[1] in macros:
             words += macros[macro[1]]
         else:
-            missing = "program is missing" if macro[1] == "program" else f"{word} is no macro of W&B's"
-            raise InputError(f"{sweep.path}: {missing}; there are ${{envvar:NAME}}, {', '.join(map(_shown, macros))}")
+            error = "program is missing" if macro[1] == "program" else f"{word} is not a macro of W&B"
+            supported = ", ".join(f"${{{name}}}" for name in ("envvar:NAME", *macros))
+            raise InputError(f"{sweep.path}: {error}; supported are {supported}")
     return words
 
 
-def _shown(macro: str) -> str:
-    return f"${{{macro}}}"
-
-
-def _value_of(variable: str, environment: Mapping[str, str], path: Path) -> str:
-    if variable not in environment:  # W&B's agent would put its name there instead
-        raise InputError(f"{path}: the command wants the environment variable {variable}, which is not set")
-    return environment[variable]
+def _expand_variables(word: str, environment: Mapping[str, str], path: Path) -> str:
+    for name in _VARIABLE.findall(word):
+        if name not in environment:  # W&B's agent would insert the name instead
+            raise InputError(f"{path}: the command needs the environment variable {name}, which is not set")
+    return _VARIABLE.sub(lambda match: environment[match[1]], word)
 
 
 def _parameter(path: Path, name: str, value: object, method: str) -> Parameter:
-    """A parameter from what the file says of it."""
-    told = f"{path}: parameter {name}"
+    """Parse one entry of `parameters`."""
+    prefix = f"{path}: parameter {name}"
     if not isinstance(value, dict):
-        raise InputError(f"{told} must be a mapping with value, values or min and max, got {value!r}")
-    given = dict(value)
-    distribution = given.pop("distribution", None)
-    if given.keys() == {"value"} and distribution in (None, "constant"):
-        return Parameter(_scalars(told, [given["value"]]))
-    if given.keys() == {"values"} and distribution in (None, "categorical"):
-        return Parameter(_scalars(told, given["values"]))
-    if given.keys() == {"min", "max"}:
-        return _range(told, given["min"], given["max"], distribution, method)
+        raise InputError(f"{prefix} must be a mapping with value, values or min and max, got {value!r}")
+    fields = dict(value)
+    distribution = fields.pop("distribution", None)
+    if fields.keys() == {"value"} and distribution in (None, "constant"):
+        return Parameter(_scalars(prefix, [fields["value"]]))
+    if fields.keys() == {"values"} and distribution in (None, "categorical"):
+        return Parameter(_scalars(prefix, fields["values"]))
+    if fields.keys() == {"min", "max"}:
+        return _range(prefix, fields["min"], fields["max"], distribution, method)
     raise InputError(
-        f"{told} has {', '.join(map(repr, value))}: without W&B it takes value, values, or min and max with a "
+        f"{prefix} has {', '.join(map(repr, value))}: without W&B it takes value, values, or min and max with a "
         f"distribution of {', '.join(_RANGES)}"
     )
 
 
-def _scalars(told: str, values: object) -> tuple[Scalar, ...]:
+def _scalars(prefix: str, values: object) -> tuple[Scalar, ...]:
     if not isinstance(values, list) or not values:
-        raise InputError(f"{told}: values must be a list of at least one, got {values!r}")
+        raise InputError(f"{prefix}: values must be a list of at least one, got {values!r}")
     for value in values:
         if not (value is None or isinstance(value, str | int | float)):
-            raise InputError(f"{told}: {value!r} is neither a number, a string, true, false nor null")
+            raise InputError(f"{prefix}: {value!r} must be a number, a string, true, false or null")
     if len(set(values)) < len(values):
-        raise InputError(f"{told} has a value twice: {values!r}")
+        raise InputError(f"{prefix} has a value twice: {values!r}")
     return tuple(values)
 
 
-_RANGES = ("uniform", "int_uniform", "log_uniform", "log_uniform_values")
-
-
-def _range(told: str, low: object, high: object, distribution: str | None, method: str) -> Parameter:
+def _range(prefix: str, low: object, high: object, distribution: str | None, method: str) -> Parameter:
     if not isinstance(low, int | float) or not isinstance(high, int | float) or not low < high:
-        raise InputError(f"{told}: min must be a number below max, got {low!r} and {high!r}")
+        raise InputError(f"{prefix}: min must be a number below max, got {low!r} and {high!r}")
     whole = isinstance(low, int) and isinstance(high, int)
     distribution = distribution or ("int_uniform" if whole else "uniform")
     if distribution not in _RANGES:
-        raise InputError(f"{told}: distribution {distribution!r} needs W&B; without it there are {', '.join(_RANGES)}")
+        raise InputError(f"{prefix}: distribution {distribution!r} needs W&B; supported are {', '.join(_RANGES)}")
     if distribution == "int_uniform":
         if not isinstance(low, int) or not isinstance(high, int):
-            raise InputError(f"{told}: int_uniform needs whole min and max, got {low!r} and {high!r}")
+            raise InputError(f"{prefix}: int_uniform needs whole min and max, got {low!r} and {high!r}")
         if method == "grid":
             return Parameter(tuple(range(low, high + 1)))
         return Parameter(low=low, high=high, whole=True)
     if method == "grid":
-        raise InputError(f"{told} has infinitely many values, which make no grid: give values, or use method random")
-    if distribution == "log_uniform":  # W&B's bounds are those of the logarithm
+        raise InputError(f"{prefix} is continuous and has no grid: list its values, or use method random")
+    if distribution == "log_uniform":  # W&B gives the bounds of the logarithm
         return Parameter(low=math.exp(low), high=math.exp(high), log=True)
     if distribution == "log_uniform_values" and low <= 0:
-        raise InputError(f"{told}: log_uniform_values needs a min above 0, got {low!r}")
+        raise InputError(f"{prefix}: log_uniform_values needs a min above 0, got {low!r}")
     return Parameter(low=low, high=high, log=distribution == "log_uniform_values")
 
 
-def as_data(sweep: Sweep) -> dict[str, Any]:
-    """What makes two sweeps one: all that decides what their trials are."""
+def sweep_identity(sweep: Sweep) -> dict[str, object]:
+    """Return everything that determines the trials of a sweep, as JSON; equal for two files of the same sweep."""
     spaces = {name: vars(parameter) for name, parameter in sweep.parameters.items()}
-    said = [sweep.method, sweep.metric, sweep.goal, sweep.command, sweep.program, spaces]
-    return {"sweep": json.loads(json.dumps(said))}
+    content = [sweep.method, sweep.metric, sweep.goal, sweep.command, sweep.program, spaces]
+    return {"sweep": json.loads(json.dumps(content))}

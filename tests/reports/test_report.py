@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -30,7 +29,6 @@ from tests.helpers import REPOSITORY
 from tests.render.test_html import HOSTILE, browse_file, needs_browser
 
 T = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # of 95 %, by degrees of freedom, from a table
-needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is not installed")
 
 
 def write_run(directory: Path, command: str, settings: dict[str, Any], logs: Sequence[dict[str, Any]] = ()) -> Path:
@@ -233,7 +231,10 @@ def test_what_a_sweep_lacks_is_said(tmp_path: Path) -> None:
         assert "1 seed in common" in shown
 
 
-@needs_optuna
+def snapshot(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 def test_an_unfinished_sweep_is_read_as_far_as_it_came(tmp_path: Path) -> None:
     from raml_trl.sweeps.study import open_study
     from raml_trl.sweeps.sweep_file import read_sweep
@@ -244,24 +245,22 @@ def test_an_unfinished_sweep_is_read_as_far_as_it_came(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(content | {"parameters": parameters}))
     directory = tmp_path / "sweep"
     open_run(directory, "sweep", {"sweep": str(file)})
-    with pytest.raises(InputError, match=r"has no trials yet: there is no trials\.log"):
+    with pytest.raises(InputError, match=r"has no trials yet: it has no trials\.json"):
         make(tmp_path / "none", sweeps=[f"s={directory}"])
     study = open_study(directory, read_sweep(file), None, 0)
-    first, second = study.get_trials(deepcopy=False)[:2]
-    for trial, value in ((first, 0.5), (second, 0.625)):
-        study.tell(trial.number, value)
-        name = f"num_generations_update={trial.params['num_generations_update']},seed={trial.params['seed']}"
-        write_grpo(directory / "trials" / name, trial.params["seed"], trial.params["num_generations_update"])
-    before = (directory / "trials.log").read_bytes()
+    for (name, settings), value in zip(list(study.trials.items())[:2], (0.5, 0.625), strict=True):
+        study.save_metric(name, value)
+        write_grpo(study.run_directory(name), settings["seed"], settings["num_generations_update"])
+    before = snapshot(directory)
     data, page, _ = make(tmp_path, sweeps=[f"s={directory}"])
-    assert (directory / "trials.log").read_bytes() == before
+    assert snapshot(directory) == before
     [sweep] = data["sweeps"]
     assert (sweep["trials"]["complete"], sweep["trials"]["unfinished"]) == (2, 2)
     means = [row["mean"] for row in sweep["combinations"] if row["metric"] == "eval/pass@1" and row["mean"]]
     assert sum(means) in (0.5 + 0.625, (0.5 + 0.625) / 2)  # of two combinations, or of one
     assert "2 of 4 trials are complete; not in the numbers are" in told(page)
     file.write_text(yaml.safe_dump(content | {"parameters": parameters, "method": "random", "run_cap": 4}))
-    with pytest.raises(InputError, match="is not what it was when"):
+    with pytest.raises(InputError, match="has changed since"):
         make(tmp_path / "changed", sweeps=[f"s={directory}"])
 
 
