@@ -1,12 +1,14 @@
-"""Build a small Qwen2 with random weights and its tokenizer, and save both like any model.
+"""Build a small Qwen2 model with random weights and its tokenizer, and save both.
 
     python -m raml_trl.build_model --config recipes/tiny/demo/model.yaml
 
-Every other command then treats the directory as it treats `Qwen/Qwen2.5-7B`.
+All other commands accept the directory wherever they accept a name such as `Qwen/Qwen2.5-7B`.
 """
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from tokenizers import AddedToken
@@ -15,9 +17,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from raml_trl.data import arithmetic
 from raml_trl.data.reading import load_texts
-from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import Run
+from raml_trl.runtime.validation import check_types
 from raml_trl.sampling.loading import keep_rope_theta
 
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -27,8 +30,44 @@ _CHATML_TEMPLATE = (
 )
 
 
+@dataclass
+class BuildModelConfig:
+    """Settings of `build_model`: the tokenizer and the sizes of the Qwen2 model."""
+
+    output_dir: str
+    tokenizer: Literal["arithmetic", "bpe"] = field(
+        default="arithmetic",
+        metadata={"help": "The vocabulary of the arithmetic world, or a byte-level BPE trained on `tokenizer_data`."},
+    )
+    tokenizer_data: str | None = field(default=None, metadata={"help": "The dataset on which the BPE is trained."})
+    vocab_size: int = field(default=2048, metadata={"help": "Number of tokens in the BPE."})
+    hidden_size: int = 64
+    num_hidden_layers: int = 3
+    num_attention_heads: int = field(default=2, metadata={"help": "vLLM needs hidden_size / heads of 32 or more."})
+    num_key_value_heads: int = 2
+    intermediate_size: int = 192
+    max_position_embeddings: int = 512
+    initializer_range: float = field(
+        default=0.05, metadata={"help": "Standard deviation of the weights; small models learn sooner from a wide one."}
+    )
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self, BuildModelConfig)
+        if (self.tokenizer == "bpe") != (self.tokenizer_data is not None):
+            raise InputError(
+                f"tokenizer is {self.tokenizer!r} and tokenizer_data is {self.tokenizer_data!r}: "
+                "a bpe tokenizer needs training data, and an arithmetic one takes none"
+            )
+        if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size}) and "
+                f"be a multiple of num_key_value_heads ({self.num_key_value_heads})"
+            )
+
+
 def main(config: BuildModelConfig, record: Run) -> None:
-    """Write the model and its tokenizer to `config.output_dir`."""
+    """Build the model and its tokenizer, and write both to `config.output_dir`."""
     started = time.monotonic()
     if config.tokenizer_data is None:
         tokenizer = arithmetic_tokenizer()
@@ -42,10 +81,10 @@ def main(config: BuildModelConfig, record: Run) -> None:
 
 
 def arithmetic_tokenizer() -> Qwen2Tokenizer:
-    """One token for every word of the embedded world; decoding gives back the text as it was.
+    """Return a tokenizer with one token per word of the arithmetic world. Decoding restores the exact text.
 
-    It has to be Qwen's own class: transformers loads any other as that class, for a model of type `qwen2`. Characters
-    are a BPE without merges, longer words are added tokens.
+    It must be Qwen's own class, because transformers loads the tokenizer of any `qwen2` model as that class. Single
+    characters form a BPE without merges; longer words are added tokens.
     """
     pad, eos, *_ = arithmetic.SPECIAL_TOKENS
     vocabulary = {token: index for index, token in enumerate(arithmetic.VOCABULARY)}
@@ -65,7 +104,7 @@ def arithmetic_tokenizer() -> Qwen2Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """A byte-level BPE of `vocab_size` words trained on `texts`, with Qwen's chat markup."""
+    """Train a byte-level BPE with `vocab_size` tokens on `texts`, with Qwen's chat template."""
     pad, start, eos = _CHATML_TOKENS
     untrained = Qwen2Tokenizer(unk_token=pad, pad_token=pad, eos_token=pad)
     trained = untrained.train_new_from_iterator(texts, vocab_size, new_special_tokens=[start, eos], show_progress=False)
@@ -75,20 +114,23 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
 
 
 def build_model(config: BuildModelConfig, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """A Qwen2 of the sizes in `config`, its weights drawn from `config.seed`."""
-    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    """Build a Qwen2 model with the sizes in `config` and weights drawn with `config.seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return Qwen2ForCausalLM(
             Qwen2Config(
                 vocab_size=len(tokenizer),
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_hidden_layers,
+                num_attention_heads=config.num_attention_heads,
+                num_key_value_heads=config.num_key_value_heads,
+                intermediate_size=config.intermediate_size,
                 max_position_embeddings=config.max_position_embeddings,
                 initializer_range=config.initializer_range,
                 tie_word_embeddings=True,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 bos_token_id=None,
-                **{size: getattr(config, size) for size in sizes},
             )
         )
 

@@ -29,8 +29,7 @@ def _clear_cache() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A two-layer model of the embedded world with random weights, and its tokenizer."""
-    from raml_trl.build_model import arithmetic_tokenizer, build_model
-    from raml_trl.model_arguments import BuildModelConfig
+    from raml_trl.build_model import BuildModelConfig, arithmetic_tokenizer, build_model
 
     directory = str(tmp_path_factory.mktemp("model"))
     tokenizer = arithmetic_tokenizer()

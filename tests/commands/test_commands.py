@@ -14,7 +14,6 @@ from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, tr
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
-from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.result_arguments import ReportConfig
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import read_rows
@@ -24,7 +23,7 @@ from tests.helpers import REPOSITORY
 
 TINY = REPOSITORY / "recipes" / "tiny" / "demo"
 COMMANDS = {
-    "build_model": (build_model.main, BuildModelConfig),
+    "build_model": (build_model.main, build_model.BuildModelConfig),
     "prepare_data": (prepare_data.main, PrepareDataConfig),
     "train_sft": (train_sft.main, SFTArguments, SFTConfig, ModelConfig),
     "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, ModelConfig),

@@ -6,10 +6,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from raml_trl.build_model import arithmetic_tokenizer, build_model
+from raml_trl.build_model import BuildModelConfig, arithmetic_tokenizer, build_model
 from raml_trl.data.records import task_row
 from raml_trl.data.shards import TRAJECTORIES, write_shards
-from raml_trl.model_arguments import BuildModelConfig
 from tests.commands.test_pseudo_gradient import tasks
 from tests.helpers import REPOSITORY
 

@@ -8,11 +8,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig
 
 from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
+from raml_trl.build_model import BuildModelConfig
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
-from raml_trl.model_arguments import BuildModelConfig
 from raml_trl.result_arguments import ReportConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
