@@ -1,85 +1,100 @@
-"""From runs, evaluations and sweeps to one self-contained page, and to tables in the terminal.
+"""Write one self-contained page about training runs, evaluations and sweeps, and show its tables in the terminal.
 
     python -m raml_trl.report --config recipes/tiny/demo/report.yaml
 
-`output_dir` gets `report.html` (no network, no files beside it), `report.md`, which has the same tables and
-completions, and `report.json`, the numbers of both.
+`output_dir` gets three files: `report.html`, which loads nothing from the network or from other files; `report.md`
+with the same tables and completions; and `report.json` with the numbers.
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import dataclass, field
 
 from raml_trl.render.tables import markdown
-from raml_trl.reports.combinations import combinations_table
-from raml_trl.reports.curves import figures
-from raml_trl.reports.evaluations import add_differences, common_metrics, read_stage, stage_table
 from raml_trl.reports.page import html_page, markdown_page
-from raml_trl.reports.runs import TRAINING, read_seeds
-from raml_trl.reports.samples import logged_groups, stage_samples
-from raml_trl.reports.sections import (
-    completion_section,
-    settings_section,
-    stage_section,
-    sweep_section,
-    time_section,
-    training_section,
-)
-from raml_trl.reports.summary import tell_sweep, tell_times, tell_training
-from raml_trl.reports.sweeps import read_swept
-from raml_trl.result_arguments import ReportConfig
+from raml_trl.reports.sections import report_sections, summary_tables
+from raml_trl.reports.summary import read_report
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.runs import Run
+from raml_trl.runtime.validation import check_at_least, check_types
+
+
+@dataclass
+class ReportConfig:
+    """Arguments of `report`."""
+
+    output_dir: str
+    evaluations: list[str] = field(
+        default_factory=list, metadata={"help": "stage=DIR for each evaluation, in the order of the table."}
+    )
+    runs: list[str] = field(
+        default_factory=list,
+        metadata={"help": "stage=DIR for each training run to plot. Several with one stage are its seeds."},
+    )
+    sweeps: list[str] = field(
+        default_factory=list, metadata={"help": "name=DIR for each directory of `sweep`, complete or not."}
+    )
+    baselines: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "sweep=PARAMETER=VALUE,... sets the combination that the others of a sweep are compared with. The "
+            "default is the one with the largest m, or the first one if m was not swept."
+        },
+    )
+    title: str = "RaML on TRL"
+    lead: str = field(default="", metadata={"help": "A sentence or two under the title."})
+    seed: int = field(default=0, metadata={"help": "Seed of the resampling behind intervals and p-values."})
+
+    def __post_init__(self) -> None:
+        check_types(self, ReportConfig)
+        check_at_least(self, seed=0)
+        for value in (*self.evaluations, *self.runs, *self.sweeps):
+            name, directory = _split(value)
+            if not name or not directory:
+                raise InputError(f"{value!r} must have the form stage=DIR")
+        if not (self.evaluations or self.runs or self.sweeps):
+            raise InputError("there is nothing to report: give evaluations, runs or sweeps")
+        for kind, values in (("evaluations", self.evaluations), ("sweeps", self.sweeps), ("baselines", self.baselines)):
+            names = [_split(value)[0] for value in values]
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise InputError(f"{kind} has the name {twice[0]!r} twice: give each a name of its own")
+        swept = [_split(value)[0] for value in self.sweeps]
+        for value in self.baselines:
+            name, combination = _split(value)
+            if name not in swept or "=" not in combination:
+                raise InputError(
+                    f"baseline {value!r} must have the form sweep=PARAMETER=VALUE,... where sweep is one of sweeps: "
+                    f"{', '.join(swept) or 'none given'}"
+                )
 
 
 def main(config: ReportConfig, record: Run) -> None:
-    """Read, compare, write, print."""
-    trainings = read_seeds([_split(value) for value in config.runs])
-    seconds = {one.name: one.seconds for one in trainings}
-    stages = [read_stage(name, path, seconds.get(name)) for name, path in map(_split, config.evaluations)]
-    read = [read_swept(name, path) for name, path in map(_split, config.sweeps)]
-    metrics = common_metrics(stages)
-    add_differences(stages, metrics, config.seed)
-    baselines = dict(map(_split, config.baselines))
-    sweeps = [tell_sweep(sweep, baselines.get(sweep.name)) for sweep in read]
-    times = tell_times(trainings, read)
-    samples = {stage["name"]: stage_samples(stage) for stage in stages}
-    groups = logged_groups(trainings)
-    curves = {
-        command: figures({one.name: one.runs for one in trainings if one.command == command}) for command in TRAINING
-    }
-
-    sections = [stage_section(stages, metrics)] if stages else []
-    sections += [training_section(trainings, curves)] if trainings else []
-    sections += [sweep_section(place, sweep) for place, sweep in enumerate(sweeps, start=1)]
-    sections += [time_section(times)] if times.splits else []
-    sections += [completion_section(samples, groups)] if groups or any(samples.values()) else []
-    sections += [settings_section(trainings)] if trainings else []
+    """Read the directories, write the three files, show the tables."""
+    report = read_report(
+        runs=[_split(value) for value in config.runs],
+        evaluations=[_split(value) for value in config.evaluations],
+        sweeps=[_split(value) for value in config.sweeps],
+        baselines=dict(map(_split, config.baselines)),
+        seed=config.seed,
+    )
+    sections = report_sections(report)
     for name, text in (
         ("report.html", html_page(config.title, config.lead, sections)),
         ("report.md", markdown_page(config.title, config.lead, sections)),
     ):
         with whole_file(record.directory / name) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
-    content = {
-        "title": config.title,
-        "lead": config.lead,
-        "stages": stages,
-        "runs": [tell_training(one) for one in trainings],
-        "sweeps": sweeps,
-        "times": asdict(times),
-    }
-    write_json(record.directory / "report.json", content)
+    write_json(record.directory / "report.json", {"title": config.title, "lead": config.lead, **report.to_json()})
     record.finish(0.0, {})
 
-    tables = [stage_table(stages, metrics)] if stages else []
-    tables += [combinations_table(sweep["combinations"], sweep["baseline"]) for sweep in sweeps]
-    shown = "".join(f"\n{markdown(table)}\n" for table in tables)
-    sys.stdout.write(f"{shown}\nReport: {record.directory / 'report.html'}\n")
+    tables = "".join(f"\n{markdown(table)}\n" for table in summary_tables(report))
+    sys.stdout.write(f"{tables}\nReport: {record.directory / 'report.html'}\n")
 
 
 def _split(value: str) -> tuple[str, str]:
-    """NAME=DIR, or what else stands behind the name."""
+    """Split NAME=VALUE."""
     name, _, rest = value.partition("=")
     return name, rest
 

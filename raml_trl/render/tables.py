@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -33,6 +33,19 @@ class Table:
     note: str
 
 
+class Estimate(Protocol):
+    """A mean and its interval; None where there are too few values for it."""
+
+    @property
+    def mean(self) -> float | None: ...
+
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
+
+
 def number(value: float | None, digits: str = ".3f") -> str:
     """Format a number with a true minus sign; None becomes a dash."""
     return DASH if value is None else f"{value:{digits}}".replace("-", "\N{MINUS SIGN}")
@@ -43,18 +56,13 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def interval(value: Mapping[str, Any] | None, digits: str = ".3f") -> Cell:
-    """Make a cell from `mean`, `low` and `high` (the last two may be None) and, if present, `p_value`."""
-    if value is None or value["mean"] is None:
+def interval(value: Estimate | None, digits: str = ".3f", p: float | None = None) -> Cell:
+    """Format a mean, its interval and its p-value; a dash if there is no mean."""
+    if value is None or value.mean is None:
         return Cell(DASH)
-    small = "" if value["low"] is None else f"[{number(value['low'], digits)}, {number(value['high'], digits)}]"
-    p = f"p {p_value(value['p_value'])}" if "p_value" in value else ""
-    return Cell(number(value["mean"], digits), small, p)
-
-
-def difference(value: Mapping[str, Any], digits: str = "+.3f") -> Cell:
-    """Make a cell from `mean`, `low`, `high` and `p_value`, or from the `reason` why there is no difference."""
-    return Cell(DASH, value["reason"]) if "reason" in value else interval(value, digits)
+    has_bounds = value.low is not None and value.high is not None
+    small = f"[{number(value.low, digits)}, {number(value.high, digits)}]" if has_bounds else ""
+    return Cell(number(value.mean, digits), small, "" if p is None else f"p {p_value(p)}")
 
 
 def format_interval(value: Mapping[str, float]) -> str:

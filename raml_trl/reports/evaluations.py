@@ -1,82 +1,142 @@
-"""Stages of a report: evaluations in their order, each beside the one before it, question by question."""
+"""Evaluations in a report: a stage for each, its paired difference to the stage before, and some of its samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from raml_trl.evaluation.comparison import compare_runs
+from raml_trl.evaluation.intervals import Difference
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.render.tables import DASH, Cell, Table, interval
-from raml_trl.reports.curves import metric_title
+from raml_trl.reports.runs import Seeds, metric_title
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.runs import complete_record
+from raml_trl.runtime.files import read_rows
+from raml_trl.runtime.runs import complete_record, identity, is_run, read_record
 
-SAMPLES = "samples.parquet"
+_SAMPLES = "samples.parquet"
+_SAMPLES_SHOWN = 2  # correct ones, and as many wrong ones, of each stage
+_ROLLOUTS_SHOWN = 16  # of a logged group
 
 
-def read_stage(name: str, directory: str, seconds: float | None) -> dict[str, Any]:
-    """One evaluation: its metrics, and how long the training before it took.
+@dataclass(frozen=True)
+class MetricMean:
+    """Mean of a metric over questions, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StageComparison:
+    """Differences of a stage to the stage `before`, by metric; or the `reason` why there are none."""
+
+    before: str
+    differences: Mapping[str, Difference]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One evaluation. `results` are those of its `run.json`; `seconds` is how long the training before it took."""
+
+    name: str
+    directory: str
+    seconds: float | None
+    results: Mapping[str, Any]
+    comparison: StageComparison | None = None
+
+    @property
+    def metrics(self) -> dict[str, MetricMean]:
+        return {
+            name: MetricMean(value["mean"], value["low"], value["high"])
+            for name, value in self.results["metrics"].items()
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """Return the stage as `report.json` has it."""
+        content = {"name": self.name, "directory": self.directory, "seconds": self.seconds, **self.results}
+        if self.comparison is not None:
+            differences = {name: asdict(value) for name, value in self.comparison.differences.items()}
+            content |= {"before": self.comparison.before, "differences": differences}
+            content |= {"reason": self.comparison.reason} if self.comparison.reason else {}
+        return content
+
+
+def read_stages(named: Sequence[tuple[str, str]], seconds: Mapping[str, float], seed: int) -> list[Stage]:
+    """Read evaluations and compare each with the one before it, paired by question.
+
+    Args:
+        named: name and directory of each evaluation, in order.
+        seconds: duration of the training runs by name.
+        seed: for the resampling behind intervals and p-values.
 
     Raises:
-        InputError: if the directory holds no complete evaluation.
+        InputError: if a directory holds no complete evaluation of a single model.
     """
+    stages = [_read_stage(name, directory, seconds.get(name)) for name, directory in named]
+    metrics = common_metrics(stages)
+    return stages[:1] + [_compared(before, stage, metrics, seed) for before, stage in pairwise(stages)]
+
+
+def _read_stage(name: str, directory: str, seconds: float | None) -> Stage:
     record = complete_record(directory, "evaluate")
     if "metrics" not in record["results"]:
-        raise InputError(f"{directory} evaluated several models: name the directory of one of them")
-    return {"name": name, "directory": directory, "seconds": seconds, **record["results"]}
+        raise InputError(f"{directory} holds evaluations of several models: give the directory of one of them")
+    return Stage(name, directory, seconds, record["results"])
 
 
-def common_metrics(stages: Sequence[dict[str, Any]]) -> list[str]:
-    """The metrics that all stages have, as the first one orders them."""
-    return [name for name in stages[0]["metrics"] if all(name in one["metrics"] for one in stages)] if stages else []
+def common_metrics(stages: Sequence[Stage]) -> list[str]:
+    """Return the metrics that all stages have, in the order of the first stage."""
+    return [name for name in stages[0].metrics if all(name in stage.metrics for stage in stages)] if stages else []
 
 
-def add_differences(stages: Sequence[dict[str, Any]], metrics: Sequence[str], seed: int) -> None:
-    """Give each stage but the first its `differences` to the one `before` it, or a `reason` why there are none.
-
-    By metric, a difference is `mean`, `low`, `high` and `p_value`, paired by question; metrics that `compare` does not
-    know have none.
-    """
-    for before, stage in pairwise(stages):
-        stage["before"] = before["name"]
-        try:
-            stage["differences"] = _differences(before, stage, metrics, seed)
-        except InputError as error:  # a report of what there is does not end for what there is not
-            stage["differences"], stage["reason"] = {}, str(error)
+def _compared(before: Stage, stage: Stage, metrics: Sequence[str], seed: int) -> Stage:
+    """Return `stage` with its differences to `before`; metrics that `compare` does not know have none."""
+    try:
+        differences, reason = _differences(before, stage, metrics, seed), None
+    except InputError as error:  # the report still shows each stage by itself
+        differences, reason = {}, str(error)
+    comparison = StageComparison(before.name, differences, reason)
+    return Stage(stage.name, stage.directory, stage.seconds, stage.results, comparison)
 
 
-def _differences(before: dict[str, Any], stage: dict[str, Any], metrics: Sequence[str], seed: int) -> dict[str, Any]:
-    runs = {one["name"]: read_samples(Path(one["directory"]) / SAMPLES) for one in (before, stage)}
+def _differences(before: Stage, stage: Stage, metrics: Sequence[str], seed: int) -> dict[str, Difference]:
+    runs = {each.name: read_samples(Path(each.directory) / _SAMPLES) for each in (before, stage)}
     ks = sorted({int(name.partition("@")[2].partition("_")[0]) for name in metrics})
     compared = compare_runs(runs, ks, seed)
-    return {name: compared[name][stage["name"]]["difference"] for name in metrics if name in compared}
+    return {name: Difference(**compared[name][stage.name]["difference"]) for name in metrics if name in compared}
 
 
-def stage_table(stages: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Table:
-    """A row for each stage."""
+def stage_table(stages: Sequence[Stage]) -> Table:
+    """Make the table of metrics, one row per stage."""
+    metrics = common_metrics(stages)
     rows = [
         (
-            Cell(stage["name"]),
-            *(interval(stage["metrics"][name]) for name in metrics),
-            Cell(DASH if stage["seconds"] is None else f"{stage['seconds']:.0f}"),
+            Cell(stage.name),
+            *(interval(stage.metrics[name]) for name in metrics),
+            Cell(DASH if stage.seconds is None else f"{stage.seconds:.0f}"),
         )
         for stage in stages
     ]
-    sizes = {(stage["questions"], stage["samples_per_question"]) for stage in stages}
+    sizes = {(stage.results["questions"], stage.results["samples_per_question"]) for stage in stages}
     over = " or ".join(f"{questions} questions, {samples} samples each" for questions, samples in sorted(sizes))
     note = f"Means over {over}, with 95 % bootstrap intervals over questions. Seconds are those of training."
     return Table(("stage", *map(metric_title, metrics), "seconds"), tuple(rows), note)
 
 
-def difference_table(stages: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Table | None:
-    """A row for each stage but the first: how much it is above the one before; None with fewer than two."""
+def difference_table(stages: Sequence[Stage]) -> Table | None:
+    """Make the table of each stage's difference to the one before it; None with fewer than two stages."""
+    metrics = common_metrics(stages)
+    compared = [(stage.name, stage.comparison) for stage in stages if stage.comparison is not None]
     rows = [
         (
-            Cell(f"{stage['name']} \N{MINUS SIGN} {stage['before']}"),
-            *(interval(stage["differences"].get(name), "+.3f") for name in metrics),
+            Cell(f"{name} \N{MINUS SIGN} {comparison.before}"),
+            *(_difference_cell(comparison.differences.get(metric)) for metric in metrics),
         )
-        for stage in stages[1:]
+        for name, comparison in compared
     ]
     if not rows:
         return None
@@ -84,5 +144,90 @@ def difference_table(stages: Sequence[dict[str, Any]], metrics: Sequence[str]) -
         "Each stage minus the one before it, paired by question: what both find hard is no noise. 95 % bootstrap "
         "intervals, p of the two-sided sign-flip test, each of one comparison."
     )
-    missing = [f" {stage['name']}: {stage['reason']}." for stage in stages[1:] if "reason" in stage]
+    missing = [f" {name}: {comparison.reason}." for name, comparison in compared if comparison.reason]
     return Table(("difference", *map(metric_title, metrics)), tuple(rows), note + "".join(missing))
+
+
+def _difference_cell(difference: Difference | None) -> Cell:
+    return Cell(DASH) if difference is None else interval(difference, "+.3f", p=difference.p_value)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample of an evaluation. `question` is None if its dataset is gone or was made again with other settings."""
+
+    question_id: str
+    question: str | None
+    text: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A rollout that a GRPO run logged; fields that the run did not log are None."""
+
+    text: str
+    correct: bool | None
+    selected: bool | None
+    advantage: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rollouts of one question from the training called `name`, logged at optimizer step `step`."""
+
+    name: str
+    step: int
+    question: str
+    rollouts: Sequence[Rollout]
+
+
+def choose_samples(stage: Stage) -> list[Sample]:
+    """Return the first correct and the first wrong samples of a stage, looking at one sample of each question."""
+    path = Path(stage.directory) / _SAMPLES
+    rows = [row for row in read_rows(path) if row["sample"] == 0] if path.is_file() else []
+    right, wrong = ([row for row in rows if row["correct"] == correct] for correct in (True, False))
+    chosen = right[:_SAMPLES_SHOWN] + wrong[:_SAMPLES_SHOWN]
+    questions = _questions(Path(stage.directory), {row["question_id"] for row in chosen})
+    return [
+        Sample(row["question_id"], questions.get(row["question_id"]), row["text"], row["correct"]) for row in chosen
+    ]
+
+
+def _questions(directory: Path, ids: set[str]) -> dict[str, str]:
+    """Return question texts by id, if the dataset is still the one that the evaluation in `directory` read."""
+    record = read_record(directory)
+    data = record["settings"].get("dataset_name")
+    if not is_run(data) or identity(Path(data)) != record["inputs"].get("dataset_name"):
+        return {}
+    rows = [row for path in sorted(Path(data).glob("questions-*.parquet")) for row in read_rows(path)]
+    return {row["id"]: row["problem"] for row in rows if row["id"] in ids}
+
+
+def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
+    """Return, for each GRPO training that logged completions, one group of the last logged step.
+
+    A group with both correct and wrong rollouts is preferred. Of several seeds the first is used.
+    """
+    groups = []
+    for training in trainings:
+        files = sorted((training.runs[0].directory / "completions").glob("*.parquet"))
+        rows = read_rows(files[-1]) if files else []
+        if not rows:
+            continue
+        by_prompt: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_prompt.setdefault(_text(row["prompt"]), []).append(row)
+        mixed = [prompt for prompt, group in by_prompt.items() if len({row.get("correct") for row in group}) > 1]
+        question = (mixed or list(by_prompt))[0]
+        rollouts = [
+            Rollout(_text(row["completion"]), row.get("correct"), row.get("selected"), row.get("advantage"))
+            for row in by_prompt[question][:_ROLLOUTS_SHOWN]
+        ]
+        groups.append(Group(training.name, rows[0]["step"], question, rollouts))
+    return groups
+
+
+def _text(value: str | list[dict[str, str]]) -> str:
+    """Return a prompt or completion, plain or conversational, as text."""
+    return value if isinstance(value, str) else "\n".join(message["content"] for message in value)

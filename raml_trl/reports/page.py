@@ -1,12 +1,11 @@
-"""The page of a report, and the same as Markdown: sections of figures, tables and completions.
+"""Renders the sections of a report as one HTML page and as Markdown.
 
-Names, questions and completions may be anything: they are escaped in the HTML and in the Markdown, and the script that
-draws the figures shows them as text.
+Names, questions and completions are untrusted text. They are escaped in both formats, and the script that draws the
+figures inserts them as text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,16 +17,16 @@ from raml_trl.render.tables import Table, code_block, escape_markdown, markdown
 
 @dataclass(frozen=True)
 class Figure:
-    """What the page's script draws: a `kind` it knows, the `data`, and the `title` above it."""
+    """A figure that the page's script draws. `kind` names its function there, which reads `data`."""
 
     kind: str
     title: str
-    data: dict[str, Any]
+    data: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class ShownCompletion:
-    """A text of a model; `verdict` is right or wrong, `facts` what else is known; `pale` where it did not count."""
+    """A text of a model; `verdict` is right, wrong or not graded, `facts` are shown after it, `pale` fades it."""
 
     question: str
     text: str
@@ -38,7 +37,7 @@ class ShownCompletion:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section: its title if it needs one, a sentence, figures and their caption, tables, completions."""
+    """A part of a section, in this order: title, text, figures with their caption, tables, completions."""
 
     title: str = ""
     text: str = ""
@@ -51,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under a heading. `name` is its anchor."""
+    """Blocks under one heading; `name` is the anchor of the heading."""
 
     name: str
     title: str
@@ -59,9 +58,10 @@ class Section:
 
 
 def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page, one file that asks the network for nothing. Its script draws the figures; all else stands in it."""
+    """Render a self-contained HTML page. It loads nothing from the network; its script draws the figures."""
     figures = [figure for section in sections for block in section.blocks for figure in block.figures]
     environment = Environment(loader=PackageLoader("raml_trl.render"), autoescape=True, undefined=StrictUndefined)
+    data = {"figures": [{"kind": figure.kind, "title": figure.title, **figure.data} for figure in figures]}
     return environment.get_template("report.html.j2").render(
         title=title,
         lead=lead,
@@ -69,12 +69,12 @@ def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
         places={id(figure): place for place, figure in enumerate(figures)},
         identity=id,
         colours=COLOURS,
-        data=Markup(embedded({"figures": [{"kind": one.kind, "title": one.title, **one.data} for one in figures]})),
+        data=Markup(embedded(data)),
     )
 
 
 def markdown_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The same text, tables and completions."""
+    """Render text, tables and completions as Markdown, without the figures."""
     parts = [f"# {escape_markdown(title)}", escape_markdown(lead)]
     for section in sections:
         blocks = [block for block in section.blocks if block.text or block.tables or block.completions]
@@ -83,7 +83,7 @@ def markdown_page(title: str, lead: str, sections: Sequence[Section]) -> str:
             parts += [f"### {escape_markdown(block.title)}" if block.title else "", escape_markdown(block.text)]
             for table in block.tables:
                 parts += [markdown(table), escape_markdown(table.note)]
-            for one in block.completions:
-                told = ", ".join(filter(None, (one.verdict, one.facts)))
-                parts += [escape_markdown(f"{told}: {one.question}"), code_block(one.text)]
+            for completion in block.completions:
+                facts = ", ".join(filter(None, (completion.verdict, completion.facts)))
+                parts += [escape_markdown(f"{facts}: {completion.question}"), code_block(completion.text)]
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -1,16 +1,38 @@
-"""Training runs as a report reads them: what was set, what was logged, and where the seconds went."""
+"""Training runs as a report reads them: their settings, what they logged, and its curves averaged over seeds."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raml_trl.evaluation.intervals import student_interval
+from raml_trl.render.figures import smooth
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.history import LogEntry, logged_curves, read_log_history
 from raml_trl.runtime.runs import complete_record
 
 TRAINING = ("train_sft", "train_grpo")
+
+Curve = Mapping[int, float]
+"""Values of a logged quantity by optimizer step."""
+
+# Quantities that get a figure, by the name under which they are logged, in the order of the figures.
+_QUANTITIES = {
+    "loss": "loss",
+    "eval_loss": "loss on held-out questions",
+    "correct": "rollouts that are correct",
+    "reward": "mean reward (eq. 21)",
+    "grad_norm": "gradient norm",
+    "completions/mean_length": "tokens per rollout",
+    "completions/clipped_ratio": "rollouts cut off",
+    "selection/group_same_reward": "groups of one reward (no signal)",
+}
+_METRIC = re.compile(r"(eval[_/])?(pass|mg_pass|g_pass|maj)@(\d+)(?:_([\d.]+))?")
+_METRIC_NAMES = {"pass": "Pass", "mg_pass": "mG-Pass", "g_pass": "G-Pass", "maj": "maj"}
+_WINDOWS = 20  # the moving mean of a long curve covers a twentieth of its steps
+_POINTS = 400  # per curve; a figure has fewer pixels across
 
 
 @dataclass(frozen=True)
@@ -18,20 +40,24 @@ class TrainingRun:
     """A complete run of `train_sft` or `train_grpo`. `logs` are the entries of its `log_history`."""
 
     directory: Path
-    record: dict[str, Any]
-    logs: list[LogEntry]
+    record: Mapping[str, Any]
+    logs: Sequence[LogEntry]
 
     @property
     def command(self) -> str:
         return self.record["command"]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, Any]:
         return self.record["settings"]
 
     @property
     def seconds(self) -> float:
         return self.record["seconds"]
+
+    @property
+    def processes(self) -> int:
+        return self.record["results"].get("processes", 1)
 
     @property
     def seed(self) -> int:
@@ -45,7 +71,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Seeds:
-    """One training under one name: a run for each seed."""
+    """One training under one name, with a run for each seed."""
 
     name: str
     runs: tuple[TrainingRun, ...]
@@ -56,25 +82,25 @@ class Seeds:
 
     @property
     def seconds(self) -> float:
-        """Of one run, their mean."""
+        """Mean duration of a run."""
         return sum(run.seconds for run in self.runs) / len(self.runs)
 
 
 def read_training(directory: str | Path) -> TrainingRun:
-    """The run in `directory`.
+    """Read the training run in `directory`.
 
     Raises:
-        InputError: if it holds no complete training run, or the log of it is missing or damaged.
+        InputError: if it holds no complete training run, or its log is missing or damaged.
     """
     record = complete_record(str(directory), *TRAINING)
     return TrainingRun(Path(directory), record, read_log_history(Path(directory)))
 
 
 def read_seeds(named: Sequence[tuple[str, str]]) -> list[Seeds]:
-    """Runs by name, in the order of the names; runs of one name are seeds of one training.
+    """Read runs given as (name, directory) and group them by name; runs with one name are seeds of one training.
 
     Raises:
-        InputError: if runs of one name are of two commands, or are the same run.
+        InputError: if runs with one name come from different commands, or a run is given twice under one name.
     """
     by_name: dict[str, list[TrainingRun]] = {}
     for name, directory in named:
@@ -82,10 +108,113 @@ def read_seeds(named: Sequence[tuple[str, str]]) -> list[Seeds]:
         others = by_name.setdefault(name, [])
         if others and others[0].command != run.command:
             raise InputError(
-                f"runs named {name!r} are seeds of one training, but {others[0].directory} is of {others[0].command} "
-                f"and {run.directory} of {run.command}: give them two names"
+                f"runs named {name!r} must be seeds of one training, but {others[0].directory} is a run of "
+                f"{others[0].command} and {run.directory} of {run.command}: give them different names"
             )
         if any(run.directory.resolve() == other.directory.resolve() for other in others):
-            raise InputError(f"run {directory} is given twice under the name {name!r}: it is one seed, not two")
+            raise InputError(f"run {directory} is given twice under the name {name!r}: list each seed once")
         others.append(run)
     return [Seeds(name, tuple(runs)) for name, runs in by_name.items()]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A quantity over optimizer steps, averaged over seeds.
+
+    `low` and `high` are the 95 % interval of the mean, or None with a single seed. `window` is the number of values
+    in the moving mean. `raw` are a single seed's values before smoothing, or None.
+    """
+
+    x: list[int]
+    mean: list[float]
+    low: list[float] | None
+    high: list[float] | None
+    n: int
+    window: int
+    raw: list[float] | None
+
+
+@dataclass(frozen=True)
+class CurveFigure:
+    """A figure of one logged quantity: the band of each line, by the name of the line."""
+
+    name: str
+    title: str
+    lines: dict[str, Band]
+
+
+def average_curves(seeds: Sequence[Curve]) -> Band | None:
+    """Average a quantity over `seeds`, with Student's 95 % interval, at the steps that all of them logged.
+
+    From 40 steps on, each seed's curve is first smoothed over a twentieth of the steps. Of more than 400 steps, evenly
+    spaced ones are kept.
+
+    Returns:
+        The band, or None if the seeds have no step in common.
+    """
+    steps = sorted(set.intersection(*(set(curve) for curve in seeds))) if seeds else []
+    if not steps:
+        return None
+    window = max(1, len(steps) // _WINDOWS)
+    values = [smooth([curve[step] for step in steps], window).tolist() for curve in seeds]
+    stride = -(-len(steps) // _POINTS)
+    kept = slice((len(steps) - 1) % stride, None, stride)  # keeps the last step
+    at_steps = list(zip(*values, strict=True))[kept]
+    bounds = [student_interval(at_step) for at_step in at_steps] if len(seeds) > 1 else None
+    return Band(
+        x=steps[kept],
+        mean=[sum(at_step) / len(at_step) for at_step in at_steps],
+        low=[low for low, _ in bounds] if bounds else None,
+        high=[high for _, high in bounds] if bounds else None,
+        n=len(seeds),
+        window=window,
+        raw=[seeds[0][step] for step in steps[kept]] if len(seeds) == 1 and window > 1 else None,
+    )
+
+
+def curve_figures(lines: Mapping[str, Sequence[TrainingRun]]) -> list[CurveFigure]:
+    """Make a figure for every quantity that the runs logged; `lines` maps the name of a line to its seeds."""
+    figures = []
+    for name in _quantities([run for runs in lines.values() for run in runs]):
+        bands = {}
+        for line, runs in lines.items():
+            band = average_curves([run.curves[name] for run in runs if name in run.curves])
+            if band is not None:
+                bands[line] = band
+        if bands:
+            figures.append(CurveFigure(name, _quantity_title(name), bands))
+    return figures
+
+
+def _quantities(runs: Sequence[TrainingRun]) -> list[str]:
+    """Names of the quantities that get a figure: those that a run logged at two steps or more.
+
+    The loss of GRPO is left out. Up to clipping it is zero, whatever the model learns.
+    """
+    logged = {name for run in runs for name, curve in run.curves.items() if len(curve) > 1}
+    logged -= {"loss"} if runs and runs[0].command == "train_grpo" else set()
+    held_out = sorted(filter(is_held_out, logged), key=metric_order)
+    return [*held_out, *(name for name in _QUANTITIES if name in logged)]
+
+
+def _quantity_title(name: str) -> str:
+    return f"{metric_title(name)} on held-out questions" if is_held_out(name) else _QUANTITIES.get(name, name)
+
+
+def metric_title(name: str) -> str:
+    """Format the name of an evaluation metric, such as `mg_pass@8`, as mG-Pass@8; leave other names as they are."""
+    match = _METRIC.fullmatch(name)
+    if match is None:
+        return name
+    tau = f" (τ = {match[4]})" if match[4] else ""
+    return f"{_METRIC_NAMES[match[2]]}@{match[3]}{tau}"
+
+
+def is_held_out(name: str) -> bool:
+    """Return whether `name` is a metric of the evaluations during training."""
+    return name.startswith("eval_") and _METRIC.fullmatch(name) is not None
+
+
+def metric_order(name: str) -> tuple[int, str]:
+    """Sort key for metrics of evaluations during training: Pass@k and maj@k before those with longer names."""
+    return name.count("_"), name.replace("pass", "")

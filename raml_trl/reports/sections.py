@@ -1,32 +1,49 @@
-"""What stands in a report: its sections, from what was read."""
+"""The sections of a report page, made from its content."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
-from raml_trl.grpo.ledger import PHASES
 from raml_trl.render.tables import Cell, Table
-from raml_trl.reports.combinations import combinations_table
-from raml_trl.reports.curves import metric_title
-from raml_trl.reports.evaluations import difference_table, stage_table
+from raml_trl.reports.evaluations import Group, Rollout, Sample, Stage, common_metrics, difference_table, stage_table
 from raml_trl.reports.page import Block, Figure, Section, ShownCompletion
-from raml_trl.reports.runs import Seeds
-from raml_trl.reports.step_time_tables import speedup_table, split_table
-from raml_trl.reports.summary import Times
-from raml_trl.reports.sweeps import label, told
+from raml_trl.reports.runs import CurveFigure, Seeds, metric_title
+from raml_trl.reports.step_time import PARTS, Part, StepTimeComparison
+from raml_trl.reports.step_time_tables import phases_of, speedup_table, split_table
+from raml_trl.reports.summary import Report, StepTimes, SweepSummary
+from raml_trl.reports.sweeps import combinations_table, label
 
 
-def stage_section(stages: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Section:
-    """The evaluations: a table, bars, and each stage beside the one before it."""
+def report_sections(report: Report) -> list[Section]:
+    """Return the sections of a report in order, leaving out those without content."""
+    sections = [_stage_section(report.stages)] if report.stages else []
+    sections += [_training_section(report.trainings, report.curves)] if report.trainings else []
+    sections += [_sweep_section(place, sweep) for place, sweep in enumerate(report.sweeps, start=1)]
+    sections += [_time_section(report.times)] if report.times.splits else []
+    if report.groups or any(report.samples.values()):
+        sections.append(_completion_section(report.samples, report.groups))
+    sections += [_settings_section(report.trainings)] if report.trainings else []
+    return sections
+
+
+def summary_tables(report: Report) -> list[Table]:
+    """Return the tables that are also shown in the terminal."""
+    tables = [stage_table(report.stages)] if report.stages else []
+    return tables + [combinations_table(sweep.combinations, sweep.baseline) for sweep in report.sweeps]
+
+
+def _stage_section(stages: Sequence[Stage]) -> Section:
+    """The evaluations: bars, a table, and the difference of each stage to the one before it."""
+    metrics = common_metrics(stages)
     bars = {
         "groups": [metric_title(name) for name in metrics],
-        "bars": {one["name"]: [one["metrics"][name] for name in metrics] for one in stages},
+        "bars": {stage.name: [asdict(stage.metrics[name]) for name in metrics] for stage in stages},
     }
-    differences = difference_table(stages, metrics)
+    differences = difference_table(stages)
     blocks = [
         Block(
             figures=[Figure("bars", "Metrics of each stage", bars)],
             caption="Means over questions; whiskers are 95 % bootstrap intervals over questions.",
-            tables=[stage_table(stages, metrics)],
+            tables=[stage_table(stages)],
         )
     ]
     if differences is not None:
@@ -34,72 +51,67 @@ def stage_section(stages: Sequence[dict[str, Any]], metrics: Sequence[str]) -> S
     return Section("results", "Results", blocks)
 
 
-def training_section(trainings: Sequence[Seeds], figures: Mapping[str, list[dict[str, Any]]]) -> Section:
-    """The curves of the runs, those of each command together.
-
-    Args:
-        trainings: the runs.
-        figures: by command, what `report_curves.figures` returns.
-    """
+def _training_section(trainings: Sequence[Seeds], curves: Mapping[str, Sequence[CurveFigure]]) -> Section:
+    """The curves of the runs, with a block for each command."""
     blocks = []
-    for command, drawn in figures.items():
-        of_command = [one for one in trainings if one.command == command]
+    for command, figures in curves.items():
+        of_command = [training for training in trainings if training.command == command]
         if not of_command:
             continue
-        told_seeds = [f"{one.name}: {len(one.runs)} seeds" for one in of_command if len(one.runs) > 1]
-        title = ", ".join(one.name for one in of_command)
-        blocks.append(Block(title, ", ".join(told_seeds), _curve_figures(drawn), caption(drawn)))
+        seeds = [f"{training.name}: {len(training.runs)} seeds" for training in of_command if len(training.runs) > 1]
+        title = ", ".join(training.name for training in of_command)
+        blocks.append(Block(title, ", ".join(seeds), _drawn(figures), _caption(figures)))
     return Section("training", "Training", blocks)
 
 
-def sweep_section(place: int, sweep: Mapping[str, Any]) -> Section:
-    """A sweep: what of it is there, its curves, and its combinations beside the baseline.
+def _sweep_section(place: int, sweep: SweepSummary) -> Section:
+    """A sweep: which trials are complete, its curves, and its combinations compared with the baseline.
 
-    Args:
-        place: of the sweep in the report, for its anchor.
-        sweep: what `report_numbers.tell_sweep` returns.
+    `place` is the sweep's position in the report, for its anchor.
     """
-    text = told(sweep["trials"])
-    there = {label(row["parameters"]) for row in sweep["combinations"] if row["mean"] is not None}
-    if len(sweep["drawn"]) < len(there):
-        text += f" Curves are those of the {len(sweep['drawn'])} best of {len(there)} combinations."
-    curves = Block("", text, _curve_figures(sweep["figures"]), caption(sweep["figures"]))
-    table = combinations_table(sweep["combinations"], sweep["baseline"])
-    return Section(f"sweep-{place}", f"Sweep: {sweep['name']}", [curves, Block("Final metrics", tables=[table])])
+    text = sweep.trials.sentence()
+    measured = {label(row.parameters) for row in sweep.combinations if row.value.mean is not None}
+    if len(sweep.drawn) < len(measured):
+        text += f" Curves are those of the {len(sweep.drawn)} best of {len(measured)} combinations."
+    curves = Block("", text, _drawn(sweep.figures), _caption(sweep.figures))
+    table = combinations_table(sweep.combinations, sweep.baseline)
+    return Section(f"sweep-{place}", f"Sweep: {sweep.name}", [curves, Block("Final metrics", tables=[table])])
 
 
-def _curve_figures(figures: Sequence[dict[str, Any]]) -> list[Figure]:
-    return [Figure("curves", one["title"], {"lines": one["lines"]}) for one in figures]
+def _drawn(figures: Sequence[CurveFigure]) -> list[Figure]:
+    return [
+        Figure("curves", figure.title, {"lines": {name: asdict(band) for name, band in figure.lines.items()}})
+        for figure in figures
+    ]
 
 
-def caption(figures: Sequence[dict[str, Any]]) -> str:
-    """What lines and bands are."""
-    bands = [band for one in figures for band in one["lines"].values()]
+def _caption(figures: Sequence[CurveFigure]) -> str:
+    """Explain the lines and bands of the figures."""
+    bands = [band for figure in figures for band in figure.lines.values()]
     if not bands:
         return "No training run here logged a curve."
-    words = []
-    seeds = sorted({band["n"] for band in bands if band["n"] > 1})
+    sentences = []
+    seeds = sorted({band.n for band in bands if band.n > 1})
     if seeds:
-        words.append(
+        sentences.append(
             f"Lines are means over {' or '.join(map(str, seeds))} seeds, bands 95 % intervals of these means "
             "(Student's, at each step by itself)."
         )
         if seeds[0] < 5:
-            words.append("So few seeds make wide bands; they are cut where the figure ends.")
-    if any(band["n"] == 1 for band in bands):
-        words.append("A single seed has no band: how another would go is not known.")
-    if any(band["window"] > 1 for band in bands):
-        words.append(
+            sentences.append("So few seeds make wide bands; they are cut where the figure ends.")
+    if any(band.n == 1 for band in bands):
+        sentences.append("A single seed has no band: how another would go is not known.")
+    if any(band.window > 1 for band in bands):
+        sentences.append(
             "Curves of 40 steps or more are moving means over a twentieth of them; a single seed's own are pale."
         )
-    return " ".join(words)
+    return " ".join(sentences)
 
 
-def time_section(times: Times) -> Section:
-    """Where the seconds go, and predicted against measured speed-up."""
+def _time_section(times: StepTimes) -> Section:
+    """Seconds of a step by phase, and predicted against measured speed-up."""
     splits = times.splits
-    phases = [phase for phase in PHASES if any(one["seconds"][phase] for one in splits.values())]
-    parts = {phase: [one["seconds"][phase] for one in splits.values()] for phase in phases}
+    parts = {phase: [split.seconds[phase] for split in splits.values()] for phase in phases_of(splits)}
     alone = [
         f"Trials of the sweep {name} differ in more than m and seed: their seconds say nothing of m alone."
         for name in times.alone
@@ -112,56 +124,56 @@ def time_section(times: Times) -> Section:
             tables=[split_table(splits)],
         )
     ]
-    for name, one in times.speedups.items():
-        figures = [
-            Figure("speedups", f"{part}: times as fast as all {one['g']}", _speedups(one, part))
-            for part in ("update", "step")
-            if not one["reason"]
-        ]
-        measured = (
-            " Dots are measured, with 95 % intervals over seeds where there are several." if one["others"] else ""
-        )
-        said = f"The line is predicted.{measured}" if figures else ""
-        title = f"Predicted against measured speed-up: {name}"
-        blocks.append(Block(title, figures=figures, caption=said, tables=[speedup_table(one)]))
-    return Section("time", "Time", blocks)
+    return Section("time", "Time", [*blocks, *(_speedup_block(*item) for item in times.speedups.items())])
 
 
-def _speedups(compared: Mapping[str, Any], part: str) -> dict[str, Any]:
-    rows = compared["rows"]
+def _speedup_block(name: str, compared: StepTimeComparison) -> Block:
+    figures = [
+        Figure("speedups", f"{part}: times as fast as all {compared.g}", _speedup_data(compared, part))
+        for part in PARTS
+        if not compared.reason
+    ]
+    measured = " Dots are measured, with 95 % intervals over seeds where there are several." if compared.others else ""
+    return Block(
+        f"Predicted against measured speed-up: {name}",
+        figures=figures,
+        caption=f"The line is predicted.{measured}" if figures else "",
+        tables=[speedup_table(compared)],
+    )
+
+
+def _speedup_data(compared: StepTimeComparison, part: Part) -> dict[str, object]:
     return {
-        "m": [row["m"] for row in rows],
-        "predicted": [row["predicted_speedup"][part] for row in rows],
-        "measured": [row["measured_speedup"] and row["measured_speedup"][part] for row in rows],
-        "g": compared["g"],
+        "m": [row.m for row in compared.rows],
+        "predicted": [row.predicted_speedup and row.predicted_speedup[part] for row in compared.rows],
+        "measured": [row.measured_speedup and asdict(row.measured_speedup[part]) for row in compared.rows],
+        "g": compared.g,
     }
 
 
-def completion_section(
-    samples: Mapping[str, Sequence[Mapping[str, Any]]], groups: Sequence[Mapping[str, Any]]
-) -> Section:
-    """What the models wrote: by stage, and of GRPO a group with its choice."""
+def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequence[Group]) -> Section:
+    """Samples of each stage, and of each GRPO training a group with its selection."""
     blocks = [
         Block(
             name,
             completions=[
-                ShownCompletion(row["question"] or row["question_id"], row["text"], _verdict(row["correct"]))
-                for row in rows
+                ShownCompletion(sample.question or sample.question_id, sample.text, _verdict(sample.correct))
+                for sample in of_stage
             ],
         )
-        for name, rows in samples.items()
+        for name, of_stage in samples.items()
     ]
     for group in groups:
-        chosen = sum(bool(one["selected"]) for one in group["rollouts"])
-        rollouts = [
-            ShownCompletion("", one["text"], _verdict(one["correct"]), _choice(one), pale=not one["selected"])
-            for one in group["rollouts"]
+        selected = sum(bool(rollout.selected) for rollout in group.rollouts)
+        completions = [
+            ShownCompletion("", rollout.text, _verdict(rollout.correct), _selection(rollout), pale=not rollout.selected)
+            for rollout in group.rollouts
         ]
         text = (
-            f"A group of the last step whose completions were logged, step {group['step']}: {chosen} of "
-            f"{len(group['rollouts'])} were selected and carried gradient. The question: {group['question']}"
+            f"A group of the last step whose completions were logged, step {group.step}: {selected} of "
+            f"{len(group.rollouts)} were selected and carried gradient. The question: {group.question}"
         )
-        blocks.append(Block(f"Rollouts of {group['name']}", text, completions=rollouts))
+        blocks.append(Block(f"Rollouts of {group.name}", text, completions=completions))
     return Section("completions", "What the models write", blocks)
 
 
@@ -169,20 +181,19 @@ def _verdict(correct: bool | None) -> str:
     return "not graded" if correct is None else "right" if correct else "wrong"
 
 
-def _choice(rollout: Mapping[str, Any]) -> str:
-    words = ["selected" if rollout["selected"] else "not selected"]
-    if rollout["advantage"] is not None:
-        words.append(f"advantage {rollout['advantage']:+.2f}".replace("-", "\N{MINUS SIGN}"))
+def _selection(rollout: Rollout) -> str:
+    words = ["selected" if rollout.selected else "not selected"]
+    if rollout.advantage is not None:
+        words.append(f"advantage {rollout.advantage:+.2f}".replace("-", "\N{MINUS SIGN}"))
     return ", ".join(words)
 
 
-def settings_section(trainings: Sequence[Seeds]) -> Section:
-    """How each training was run."""
+def _settings_section(trainings: Sequence[Seeds]) -> Section:
+    """The settings of each training."""
     blocks = []
-    for one in trainings:
-        run = one.runs[0]
-        rows = tuple((Cell(name), Cell(str(value))) for name, value in run.settings.items())
-        seeds = ", ".join(str(each.seed) for each in one.runs)
-        table = Table(("setting", "value"), rows, f"Seeds: {seeds}; {one.seconds:.0f} seconds a run.")
-        blocks.append(Block(f"{one.name}: {one.command}", tables=[table], folded=True))
+    for training in trainings:
+        rows = tuple((Cell(name), Cell(str(value))) for name, value in training.runs[0].settings.items())
+        seeds = ", ".join(str(run.seed) for run in training.runs)
+        table = Table(("setting", "value"), rows, f"Seeds: {seeds}; {training.seconds:.0f} seconds a run.")
+        blocks.append(Block(f"{training.name}: {training.command}", tables=[table], folded=True))
     return Section("settings", "How it was run", blocks)

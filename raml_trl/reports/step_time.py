@@ -1,14 +1,14 @@
-"""Where the seconds of a GRPO step go, by m: as measured, and as one run says that others will be."""
+"""Seconds of a GRPO step by m: measured in runs, and predicted for other m from a single run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 from statistics import fmean, median
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from raml_trl.evaluation.intervals import student_interval
+from raml_trl.evaluation.intervals import mean_over_seeds
 from raml_trl.grpo.ledger import PHASES
 from raml_trl.grpo.planning.step_cost import (
     Geometry,
@@ -20,15 +20,70 @@ from raml_trl.grpo.planning.step_cost import (
 from raml_trl.reports.runs import TrainingRun
 from raml_trl.runtime.history import read_summary
 
-UPDATING = ("scoring", "selecting", "updating")
-"""Phases of what m changes; the others are the same for every m."""
+Part = Literal["update", "step"]
+PARTS: tuple[Part, ...] = ("update", "step")
+_UPDATING = ("scoring", "selecting", "updating")
+"""Phases that make up an update. They depend on m; the other phases take the same time for every m."""
 
 _NOT_COMPARED = frozenset({"num_generations_update", "seed", "log_completions", "max_steps"})
 
 
 @dataclass(frozen=True)
+class Split:
+    """Mean seconds of an optimizer step by phase, over the steps of `n` runs."""
+
+    seconds: dict[str, float]
+    n: int
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Measured speed-up over m = G: the geometric mean over seeds, and its 95 % interval with two seeds or more."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class StepTimeRow:
+    """Seconds of an update and of a step for one m, and its speed-ups over m = G; None where unknown.
+
+    `n` is the number of measured runs.
+    """
+
+    m: int
+    n: int
+    predicted: Mapping[Part, float] | None
+    measured: Mapping[Part, float] | None
+    predicted_speedup: Mapping[Part, float] | None
+    measured_speedup: Mapping[Part, Speedup] | None
+
+
+@dataclass(frozen=True)
+class StepTimeComparison:
+    """Step time by m over runs that differ in m and seed alone.
+
+    Attributes:
+        source: name of the run that the predictions are made from. It is in no measurement.
+        g: G of all runs.
+        others: number of measured runs.
+        differ: whether the runs differ in m.
+        reason: why nothing is predicted, or None.
+        rows: one for each m.
+    """
+
+    source: str
+    g: int
+    others: int
+    differ: bool
+    reason: str | None
+    rows: list[StepTimeRow]
+
+
+@dataclass(frozen=True)
 class TimedRun:
-    """A GRPO run whose steps were timed. `name` says which it is; runs of one `setting` differ in m and seed alone."""
+    """A GRPO run that logged its seconds. Runs with the same `setting` differ in m and seed alone."""
 
     name: str
     run: TrainingRun
@@ -43,10 +98,10 @@ class TimedRun:
         m = self.run.settings.get("num_generations_update")
         return self.g if m is None else int(m)
 
-    def medians(self) -> dict[str, float]:
-        """Of the seconds of a step, and of what of it is an update."""
+    def medians(self) -> dict[Part, float]:
+        """Return the median seconds of an update and of a step."""
         steps = list(zip(*(_phase(self.run, phase) for phase in PHASES), strict=True))
-        update = [PHASES.index(phase) for phase in UPDATING]
+        update = [PHASES.index(phase) for phase in _UPDATING]
         return {
             "update": median(sum(step[place] for place in update) for step in steps),
             "step": median(sum(step) for step in steps),
@@ -59,30 +114,30 @@ def _phase(run: TrainingRun, phase: str) -> list[float]:
 
 
 def is_timed(run: TrainingRun) -> bool:
-    """Whether the run logged the seconds of all phases."""
+    """Return whether the run logged the seconds of all phases."""
     return all(f"seconds/{phase}" in run.curves for phase in PHASES)
 
 
 def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
-    """What a run has in common with those that differ from it in m and seed alone.
+    """Return a key that is the same for runs that differ in m and seed alone.
 
     Args:
-        run: of `train_grpo`.
-        same_inputs: whether model and data must be the same ones; seeds of a sweep may each have their own.
+        run: a run of `train_grpo`.
+        same_inputs: whether the key includes model and data. Seeds of a sweep may each have their own.
     """
     ignored = _NOT_COMPARED | (set() if same_inputs else set(run.record["inputs"]))
     settings = {name: value for name, value in run.settings.items() if name not in ignored}
     return repr(sorted(settings.items())) + repr(run.record["results"].get("processes"))
 
 
-def split_seconds(runs: Sequence[TrainingRun]) -> dict[str, float]:
-    """Mean seconds of a step by phase, over the steps and then over the runs."""
-    return {phase: fmean(fmean(_phase(run, phase)) for run in runs) for phase in PHASES}
+def split_seconds(runs: Sequence[TrainingRun]) -> Split:
+    """Average the seconds of a step by phase, over the steps of each run and then over the runs."""
+    return Split({phase: fmean(fmean(_phase(run, phase)) for run in runs) for phase in PHASES}, len(runs))
 
 
 def read_geometry(run: TrainingRun) -> Geometry:
     """How the run cut its generations into micro-batches, from what was set and TRL's defaults."""
-    settings, processes = run.settings, run.record["results"].get("processes", 1)
+    settings, processes = run.settings, run.processes
     rollouts, accumulation = (
         settings.get("per_device_train_batch_size", 8),
         settings.get("gradient_accumulation_steps", 1),
@@ -113,106 +168,115 @@ def read_geometry(run: TrainingRun) -> Geometry:
     )
 
 
-def predict(source: TimedRun, ms: Iterable[int]) -> dict[int, dict[str, float]]:
-    """For each m, `update` and `step` seconds predicted from the seconds and lengths of `source`.
+def predict(source: TimedRun, ms: Iterable[int]) -> dict[int, dict[Part, float]]:
+    """Predict the seconds of an update and of a step for each m, from the seconds and lengths that `source` logged.
 
     Raises:
-        ValueError: if the run does not say enough, with what is missing.
+        ValueError: if the run did not record enough, naming what is missing.
     """
     summary = read_summary(source.run.directory)
     if summary is None or not summary["counts"].get("trained"):
-        raise ValueError(f"{source.name} keeps no summary.json of rows that it trained on")
+        raise ValueError(f"{source.name} has no summary.json with counts of trained rows")
     geometry, counts = read_geometry(source.run), summary["counts"]
     lengths = logged_lengths(source.run.logs, geometry.rollouts, np.random.default_rng(0))
     dead = 1 - counts["trained"] / counts["selected"]
     prompt = _prompt_length(source.run, geometry, counts)
     split = measured_split(summary, geometry)
-    found = {}
+    predicted: dict[int, dict[Part, float]] = {}
     for m in ms:
         of_m = replace(geometry, num_generations_update=m)
         work = draw_work(of_m, lengths, prompt_length=prompt, dead_groups=dead, seed=0)
         seconds = predict_seconds(split, work, of_m.fraction)
-        found[m] = {"update": seconds["updating"], "step": seconds["step"]}
-    return found
+        predicted[m] = {"update": seconds["updating"], "step": seconds["step"]}
+    return predicted
 
 
-def _prompt_length(run: TrainingRun, geometry: Geometry, counts: dict[str, int]) -> int:
-    """Tokens of a padded prompt: what is left of the cells of a rollout, as TRL pads it, beside the longest one."""
+def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, int]) -> int:
+    """Return the tokens of a padded prompt.
+
+    TRL pads a rollout to the longest prompt plus the longest completion of its generation. Subtracting the mean of the
+    longest completions from the mean padded width leaves the prompt.
+    """
     width = counts["cells_updating_all"] * geometry.num_processes / geometry.num_iterations / counts["rollouts"]
     return max(1, round(width - fmean(run.curves["completions/max_length"].values())))
 
 
 def possible(source: TimedRun) -> list[int]:
-    """Each m that is a power of two, and G, with which the rows of a micro-batch come out whole."""
+    """Return G and each power of two below it that leaves a whole number of rows in a micro-batch."""
     geometry, g = read_geometry(source.run), source.g
     powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}
     return sorted(m for m in powers if geometry.per_device_train_batch_size * m % g == 0)
 
 
-def compare_seconds(timed: Sequence[TimedRun]) -> list[dict[str, Any]]:
-    """For all runs that differ in m and seed alone: seconds of a step by m, predicted from one run, measured in others.
+def compare_step_times(timed: Sequence[TimedRun]) -> list[StepTimeComparison]:
+    """Compare step times by m, among all runs that differ in m and seed alone.
 
-    The run that the prediction rests on, the first whose m is below G where there is one, is in no measurement.
-
-    Each has `source`, its name; `g`; `others`, how many runs were measured, and whether the runs `differ` in m;
-    `reason`, why nothing is predicted, else None; and `rows`. A row has `m`; `n` measured runs; `predicted` and
-    `measured`, seconds of an `update` and of a `step`, or None; and of both how many times as fast as m = G they are:
-    `predicted_speedup`, and `measured_speedup` with `mean`, and over seeds that both have `low` and `high`.
+    Predictions are made from the first run with m below G, or the first run if there is none. The other runs are
+    measured.
     """
     settings: dict[str, list[TimedRun]] = {}
-    for one in timed:
-        settings.setdefault(one.setting, []).append(one)
+    for run in timed:
+        settings.setdefault(run.setting, []).append(run)
     return [_compare(runs) for runs in settings.values()]
 
 
-def _compare(runs: Sequence[TimedRun]) -> dict[str, Any]:
-    source = next((one for one in runs if one.m < one.g), runs[0])
-    others = [one for one in runs if one is not source]
-    measured: dict[int, dict[tuple[int, int], dict[str, float]]] = {}
-    for one in others:
-        of_m = measured.setdefault(one.m, {})
-        of_m[one.run.seed, sum(seed == one.run.seed for seed, _ in of_m)] = one.medians()
+_Medians = Mapping[tuple[int, int], Mapping[Part, float]]
+"""Median seconds of runs of one m, by seed and how many runs before it had that seed."""
+
+
+def _compare(runs: Sequence[TimedRun]) -> StepTimeComparison:
+    source = next((run for run in runs if run.m < run.g), runs[0])
+    others = [run for run in runs if run is not source]
+    measured: dict[int, dict[tuple[int, int], Mapping[Part, float]]] = {}
+    for other in others:
+        of_m = measured.setdefault(other.m, {})
+        of_m[other.run.seed, sum(seed == other.run.seed for seed, _ in of_m)] = other.medians()
     ms = sorted({*measured, source.m, source.g}) if others else possible(source)
-    predicted: dict[int, dict[str, float]] = {}
+    predicted: dict[int, dict[Part, float]] = {}
     reason = None
     try:
         predicted = predict(source, ms)
     except ValueError as error:
         reason = str(error)
-    whole = measured.get(source.g, {})
-    rows = []
-    for m in ms:
-        found = list(measured.get(m, {}).values())
-        row: dict[str, Any] = {"m": m, "n": len(found), "predicted": predicted.get(m)}
-        row["measured"] = {part: fmean(one[part] for one in found) for part in ("update", "step")} if found else None
-        row["predicted_speedup"] = (
-            {part: predicted[source.g][part] / predicted[m][part] for part in ("update", "step")} if predicted else None
+    of_all = measured.get(source.g, {})
+    rows = [
+        StepTimeRow(
+            m=m,
+            n=len(measured.get(m, {})),
+            predicted=predicted.get(m),
+            measured=_means(measured.get(m, {})),
+            predicted_speedup=(
+                {part: predicted[source.g][part] / predicted[m][part] for part in PARTS} if predicted else None
+            ),
+            measured_speedup=_speedups(of_all, measured.get(m, {})) if m != source.g else None,
         )
-        row["measured_speedup"] = _speedups(whole, measured.get(m, {})) if m != source.g else None
-        rows.append(row)
-    return {
-        "source": source.name,
-        "g": source.g,
-        "others": len(others),
-        "differ": len({one.m for one in runs}) > 1,
-        "reason": reason,
-        "rows": rows,
-    }
+        for m in ms
+    ]
+    return StepTimeComparison(source.name, source.g, len(others), len({run.m for run in runs}) > 1, reason, rows)
 
 
-def _speedups(
-    whole: dict[tuple[int, int], dict[str, float]], of_m: dict[tuple[int, int], dict[str, float]]
-) -> dict[str, Any] | None:
-    """How many times faster than all G: geometric mean over the seeds that both have, else the ratio of their means."""
-    if not whole or not of_m:
+def _means(medians: _Medians) -> dict[Part, float] | None:
+    return {part: fmean(run[part] for run in medians.values()) for part in PARTS} if medians else None
+
+
+def _speedups(of_all: _Medians, of_m: _Medians) -> dict[Part, Speedup] | None:
+    """Return how many times faster m is than all G.
+
+    This is the geometric mean over the seeds that both have. Without a common seed it is the ratio of their means.
+    """
+    if not of_all or not of_m:
         return None
-    seeds = [seed for seed in of_m if seed in whole]
-    found = {}
-    for part in ("update", "step"):
-        ratios = [whole[seed][part] / of_m[seed][part] for seed in seeds]
+    seeds = [seed for seed in of_m if seed in of_all]
+    speedups: dict[Part, Speedup] = {}
+    for part in PARTS:
+        ratios = [of_all[seed][part] / of_m[seed][part] for seed in seeds]
         if not ratios:
-            ratios = [fmean(one[part] for one in whole.values()) / fmean(one[part] for one in of_m.values())]
-        logs = [log(ratio) for ratio in ratios]  # half as fast is as far from 1 as twice as fast
-        low, high = map(exp, student_interval(logs)) if len(logs) > 1 else (None, None)
-        found[part] = {"mean": exp(fmean(logs)), "low": low, "high": high}
-    return found
+            ratios = [fmean(run[part] for run in of_all.values()) / fmean(run[part] for run in of_m.values())]
+        logs = mean_over_seeds([log(ratio) for ratio in ratios])  # half as fast is as far from 1 as twice as fast
+        assert logs.mean is not None
+        speedups[part] = Speedup(
+            mean=exp(logs.mean),
+            low=None if logs.low is None else exp(logs.low),
+            high=None if logs.high is None else exp(logs.high),
+        )
+    return speedups

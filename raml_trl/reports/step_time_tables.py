@@ -1,70 +1,83 @@
-"""Tables of where the seconds of a step go, and of predicted against measured speed-up."""
+"""Tables of the seconds of a GRPO step: by phase, and predicted against measured speed-up by m."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from raml_trl.grpo.ledger import PHASES
 from raml_trl.render.tables import DASH, Cell, Table, interval, number
+from raml_trl.reports.step_time import PARTS, Part, Split, StepTimeComparison, StepTimeRow
 
 
-def split_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row for each run: `seconds` by phase, over `n` runs."""
-    phases = [phase for phase in PHASES if any(one["seconds"][phase] for one in splits.values())]
+def phases_of(splits: Mapping[str, Split]) -> list[str]:
+    """Return the phases that took any time, in the order of a step."""
+    return [phase for phase in PHASES if any(split.seconds[phase] for split in splits.values())]
+
+
+def split_table(splits: Mapping[str, Split]) -> Table:
+    """Make the table of seconds by phase, one row per training or combination."""
+    phases = phases_of(splits)
     rows = []
-    for name, one in splits.items():
-        seconds, whole = one["seconds"], sum(one["seconds"].values())
-        cells = [Cell(_seconds(seconds[phase]), f"{100 * seconds[phase] / whole:.0f} %") for phase in phases]
-        rows.append((Cell(name), *cells, Cell(_seconds(whole)), Cell(str(one["n"]))))
+    for name, split in splits.items():
+        total = sum(split.seconds.values())
+        cells = [
+            Cell(_three_digits(split.seconds[phase]), f"{100 * split.seconds[phase] / total:.0f} %") for phase in phases
+        ]
+        rows.append((Cell(name), *cells, Cell(_three_digits(total)), Cell(str(split.n))))
     note = "Seconds of an optimizer step as the trainer logged them, means over steps and runs, and their share of it."
     return Table(("", *phases, "step", "runs"), tuple(rows), note)
 
 
-def speedup_table(compared: Mapping[str, Any]) -> Table:
-    """A row for each m: seconds and speed-ups, predicted and, where there are other runs, measured."""
-    hows = ("predicted", "measured") if compared["others"] else ("predicted",)
-    whats = ("update s", "step s", "speed-up of an update", "speed-up of a step")
+def speedup_table(compared: StepTimeComparison) -> Table:
+    """Make the table of seconds and speed-ups by m, predicted and, where other runs exist, measured."""
+    kinds = ("predicted", "measured") if compared.others else ("predicted",)
+    quantities = ("update s", "step s", "speed-up of an update", "speed-up of a step")
     rows = []
-    for row in compared["rows"]:
-        columns = []
-        for part in ("update", "step"):
-            seconds = {how: Cell(_seconds((row[how] or {}).get(part))) for how in hows}
-            columns.append([seconds[how] for how in hows])
-        for part in ("update", "step"):
-            columns.append([_speedup(compared, row, how, part) for how in hows])
-        count = [Cell(str(row["n"] or DASH))] if compared["others"] else []
-        rows.append((Cell(str(row["m"])), *count, *(cell for cells in columns for cell in cells)))
-    head = [f"{what}, {how}" for what in whats for how in hows]
-    return Table(("m", *(["runs measured"] if compared["others"] else []), *head), tuple(rows), speedup_note(compared))
+    for row in compared.rows:
+        seconds = [_seconds_cells(row, part) for part in PARTS]
+        speedups = [_speedup_cells(row, part, is_all=row.m == compared.g) for part in PARTS]
+        count = [Cell(str(row.n or DASH))] if compared.others else []
+        cells = [cell for pair in (*seconds, *speedups) for cell in pair[: len(kinds)]]
+        rows.append((Cell(str(row.m)), *count, *cells))
+    head = [f"{quantity}, {kind}" for quantity in quantities for kind in kinds]
+    runs = ["runs measured"] if compared.others else []
+    return Table(("m", *runs, *head), tuple(rows), speedup_note(compared))
 
 
-def _speedup(compared: Mapping[str, Any], row: Mapping[str, Any], how: str, part: str) -> Cell:
-    if row["m"] == compared["g"]:
-        return Cell("1" if row[how] else DASH)
-    value = (row[f"{how}_speedup"] or {}).get(part)
-    return interval(value, ".2f") if isinstance(value, Mapping) else Cell(number(value, ".2f"))
+def _seconds_cells(row: StepTimeRow, part: Part) -> tuple[Cell, Cell]:
+    """Return predicted and measured seconds."""
+    predicted = row.predicted[part] if row.predicted else None
+    measured = row.measured[part] if row.measured else None
+    return Cell(_three_digits(predicted)), Cell(_three_digits(measured))
 
 
-def speedup_note(compared: Mapping[str, Any]) -> str:
-    """What the numbers rest on."""
-    if compared["reason"]:
-        basis = f"Nothing is predicted: {compared['reason']}."
+def _speedup_cells(row: StepTimeRow, part: Part, *, is_all: bool) -> tuple[Cell, Cell]:
+    """Return predicted and measured speed-up."""
+    if is_all:
+        return Cell("1" if row.predicted else DASH), Cell("1" if row.measured else DASH)
+    predicted = row.predicted_speedup[part] if row.predicted_speedup else None
+    measured = row.measured_speedup[part] if row.measured_speedup else None
+    return Cell(number(predicted, ".2f")), interval(measured, ".2f")
+
+
+def speedup_note(compared: StepTimeComparison) -> str:
+    """Explain the basis of the numbers."""
+    if compared.reason:
+        basis = f"Nothing is predicted: {compared.reason}."
     else:
         basis = (
-            f"Predicted from {compared['source']} alone, by raml_trl.grpo.planning: its seconds, and the lengths that "
+            f"Predicted from {compared.source} alone, by raml_trl.grpo.planning: its seconds, and the lengths that "
             "it logged."
         )
-    if not compared["others"]:
+    if not compared.others:
         return f"{basis} There is no other run that differs in m and seed alone, so nothing was measured to compare."
     measured = (
         " Measured in the others, which differ from it in m and seed alone: medians over steps, means over runs. "
-        f"Speed-ups are over m = {compared['g']}, of the same seed where there is one: geometric means with 95 % "
+        f"Speed-ups are over m = {compared.g}, of the same seed where there is one: geometric means with 95 % "
         "intervals over seeds (Student's, of the logarithm)."
     )
-    if not any(row["n"] for row in compared["rows"] if row["m"] == compared["g"]):
-        measured += f" No other run has m = {compared['g']}: there is nothing to be faster than."
+    if not any(row.n for row in compared.rows if row.m == compared.g):
+        measured += f" No other run has m = {compared.g}: there is nothing to be faster than."
     return f"{basis}{measured} An update is scoring, selecting and updating."
 
 
-def _seconds(value: float | None) -> str:
-    """Three digits that count."""
-    return DASH if value is None else f"{value:.3g}"
+def _three_digits(seconds: float | None) -> str:
+    return DASH if seconds is None else f"{seconds:.3g}"

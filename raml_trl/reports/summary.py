@@ -1,90 +1,195 @@
-"""The numbers of a report, as `report.json` has them: of trainings, of sweeps, and of where the time went."""
+"""The content of a report: evaluations, trainings, sweeps and step times, read from their directories."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from raml_trl.reports.combinations import best_combinations, compare_combinations, find_baseline, swept_without
-from raml_trl.reports.curves import figures
-from raml_trl.reports.runs import Seeds
-from raml_trl.reports.step_time import TimedRun, compare_seconds, is_timed, setting_of, split_seconds
-from raml_trl.reports.sweeps import M, ReadSweep, completeness, label
+from raml_trl.reports.evaluations import Group, Sample, Stage, choose_samples, read_groups, read_stages
+from raml_trl.reports.runs import TRAINING, CurveFigure, Seeds, curve_figures, read_seeds
+from raml_trl.reports.step_time import (
+    Split,
+    StepTimeComparison,
+    TimedRun,
+    compare_step_times,
+    is_timed,
+    setting_of,
+    split_seconds,
+)
+from raml_trl.reports.sweeps import (
+    CombinationMean,
+    M,
+    SweepResults,
+    TrialCounts,
+    best_combinations,
+    compare_combinations,
+    find_baseline,
+    label,
+    read_sweep_results,
+    settings_beside_m,
+)
+from raml_trl.sweeps.sweep_file import Settings
 
-MOST_LINES = 12  # of a figure: more cannot be told apart
+_MOST_LINES = 12  # in a figure; more could not be distinguished
+
+NamedPaths = Sequence[tuple[str, str]]
+"""Names given by the user, each with a directory."""
 
 
-def tell_training(training: Seeds) -> dict[str, Any]:
-    """How a training was run, and its curves."""
+@dataclass(frozen=True)
+class SweepSummary:
+    """A sweep with its combinations compared to `baseline`. `drawn` are the combinations that have curves."""
+
+    name: str
+    metric: str
+    goal: str
+    trials: TrialCounts
+    baseline: Settings
+    combinations: list[CombinationMean]
+    drawn: list[Settings]
+    figures: list[CurveFigure]
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Where the seconds of a GRPO step go.
+
+    Attributes:
+        splits: seconds by phase of each training and each combination of a sweep.
+        speedups: comparisons by m, under the name of the runs compared.
+        alone: sweeps over m whose trials also differ in other settings, so that they are not compared.
+    """
+
+    splits: dict[str, Split]
+    speedups: dict[str, StepTimeComparison]
+    alone: list[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report shows. `samples` are by stage, `curves` by command."""
+
+    stages: list[Stage]
+    trainings: list[Seeds]
+    sweeps: list[SweepSummary]
+    times: StepTimes
+    samples: dict[str, list[Sample]]
+    groups: list[Group]
+    curves: dict[str, list[CurveFigure]]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the content of `report.json`, except title and lead."""
+        return {
+            "stages": [stage.to_json() for stage in self.stages],
+            "runs": [_training_json(training) for training in self.trainings],
+            "sweeps": [_sweep_json(sweep) for sweep in self.sweeps],
+            "times": asdict(self.times),
+        }
+
+
+def _training_json(training: Seeds) -> dict[str, object]:
+    figures = curve_figures({training.name: training.runs})
     return {
         "name": training.name,
         "command": training.command,
         "seconds": training.seconds,
         "seeds": [run.seed for run in training.runs],
         "settings": training.runs[0].settings,
-        "curves": {one["name"]: one["lines"][training.name] for one in figures({training.name: training.runs})},
+        "curves": {figure.name: asdict(figure.lines[training.name]) for figure in figures},
     }
 
 
-def tell_sweep(sweep: ReadSweep, wanted: str | None) -> dict[str, Any]:
-    """A sweep: what of it is there, its combinations beside the baseline that is `wanted`, and its curves.
+def _sweep_json(sweep: SweepSummary) -> dict[str, object]:
+    return asdict(sweep) | {"combinations": [row.to_json() for row in sweep.combinations]}
 
-    `drawn` are the combinations that have lines, `figures` those of `report_curves.figures`.
+
+def read_report(
+    *,
+    runs: NamedPaths,
+    evaluations: NamedPaths,
+    sweeps: NamedPaths,
+    baselines: Mapping[str, str],
+    seed: int,
+) -> Report:
+    """Read all directories and compute everything the report shows.
+
+    Args:
+        runs: training runs; several with one name are seeds of one training.
+        evaluations: evaluations in the order of the table.
+        sweeps: directories of `sweep`.
+        baselines: by name of a sweep, its baseline as `parameter=value,…`.
+        seed: for the resampling behind intervals and p-values.
+
+    Raises:
+        InputError: if a directory does not hold what it should.
     """
-    baseline, drawn = find_baseline(sweep, wanted), best_combinations(sweep, MOST_LINES)
-    return {
-        "name": sweep.name,
-        "metric": sweep.metric,
-        "goal": sweep.goal,
-        "trials": completeness(sweep),
-        "baseline": baseline,
-        "combinations": compare_combinations(sweep, baseline),
-        "drawn": drawn,
-        "figures": figures({label(one): sweep.runs_of(one) for one in drawn}),
-    }
+    trainings = read_seeds(runs)
+    stages = read_stages(evaluations, {training.name: training.seconds for training in trainings}, seed)
+    results = [read_sweep_results(name, directory) for name, directory in sweeps]
+    return Report(
+        stages=stages,
+        trainings=trainings,
+        sweeps=[_summarise_sweep(sweep, baselines.get(sweep.name)) for sweep in results],
+        times=_step_times(trainings, results),
+        samples={stage.name: choose_samples(stage) for stage in stages},
+        groups=read_groups(trainings),
+        curves={
+            command: curve_figures(
+                {training.name: training.runs for training in trainings if training.command == command}
+            )
+            for command in TRAINING
+        },
+    )
 
 
-@dataclass
-class Times:
-    """Where the seconds of a step go, `seconds` by phase and `n` runs of each in `splits`; `speedups` by what they are
-    of, as `report_time.compare_seconds` has them; and `alone`, the sweeps whose trials differ in more than m.
-    """
+def _summarise_sweep(sweep: SweepResults, wanted: str | None) -> SweepSummary:
+    baseline, drawn = find_baseline(sweep, wanted), best_combinations(sweep, _MOST_LINES)
+    return SweepSummary(
+        name=sweep.name,
+        metric=sweep.metric,
+        goal=sweep.goal,
+        trials=sweep.counts(),
+        baseline=baseline,
+        combinations=compare_combinations(sweep, baseline),
+        drawn=drawn,
+        figures=curve_figures({label(combination): sweep.runs_of(combination) for combination in drawn}),
+    )
 
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    speedups: dict[str, dict[str, Any]] = field(default_factory=dict)
-    alone: list[str] = field(default_factory=list)
 
-
-def tell_times(trainings: Sequence[Seeds], sweeps: Sequence[ReadSweep]) -> Times:
-    """Of every GRPO training, and of every combination of a sweep of GRPO."""
-    times, timed = Times(), []
+def _step_times(trainings: Sequence[Seeds], sweeps: Sequence[SweepResults]) -> StepTimes:
+    """Split and compare the step times of every GRPO training, and of every combination of a GRPO sweep."""
+    splits, timed = {}, []
     for training in trainings:
         runs = [run for run in training.runs if is_timed(run)]
         if runs:
-            times.splits[training.name] = {"seconds": split_seconds(runs), "n": len(runs)}
+            splits[training.name] = split_seconds(runs)
         for run in runs:
             name = training.name if len(training.runs) == 1 else f"{training.name}, seed {run.seed}"
             timed.append(TimedRun(name, run, setting_of(run, same_inputs=True)))
-    _add_speedups(times, "the runs", compare_seconds(timed))
-    for sweep in sweeps:
-        _add_sweep(times, sweep)
-    return times
+    times = [StepTimes(splits, _named("the runs", compare_step_times(timed)), [])]
+    times += [_sweep_times(sweep) for sweep in sweeps]
+    return StepTimes(
+        splits={name: split for part in times for name, split in part.splits.items()},
+        speedups={name: comparison for part in times for name, comparison in part.speedups.items()},
+        alone=[name for part in times for name in part.alone],
+    )
 
 
-def _add_sweep(times: Times, sweep: ReadSweep) -> None:
-    timed = []
+def _sweep_times(sweep: SweepResults) -> StepTimes:
+    splits, timed = {}, []
     for combination in sweep.combinations:
         runs = [run for run in sweep.runs_of(combination) if is_timed(run)]
         if runs:
-            times.splits[f"{sweep.name}: {label(combination)}"] = {"seconds": split_seconds(runs), "n": len(runs)}
+            splits[f"{sweep.name}: {label(combination)}"] = split_seconds(runs)
         for run in runs:
-            setting = swept_without(combination) + setting_of(run, same_inputs=False)
+            setting = settings_beside_m(combination) + setting_of(run, same_inputs=False)
             timed.append(TimedRun(f"{label(combination)}, seed {run.seed}", run, setting))
-    if timed and M in sweep.combinations[0]:
-        found = [one for one in compare_seconds(timed) if one["differ"]]
-        _add_speedups(times, f"sweep {sweep.name}", found)
-        times.alone += [] if found else [sweep.name]
+    if not timed or M not in sweep.combinations[0]:
+        return StepTimes(splits, {}, [])
+    comparisons = [comparison for comparison in compare_step_times(timed) if comparison.differ]
+    return StepTimes(splits, _named(f"sweep {sweep.name}", comparisons), [] if comparisons else [sweep.name])
 
 
-def _add_speedups(times: Times, name: str, found: Sequence[dict[str, Any]]) -> None:
-    for one in found:
-        times.speedups[name if len(found) == 1 else f"{name} like {one['source']}"] = one
+def _named(name: str, comparisons: Sequence[StepTimeComparison]) -> dict[str, StepTimeComparison]:
+    """Return the comparisons under `name`; of several, each under a name with its source."""
+    if len(comparisons) == 1:
+        return {name: comparisons[0]}
+    return {f"{name} like {comparison.source}": comparison for comparison in comparisons}

@@ -1,72 +1,96 @@
-"""Sweeps as a report reads them, complete or not: their trials, and what of them is left out and why."""
+"""Sweeps in a report, complete or not: their trials, and each combination of parameters compared with a baseline."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from raml_trl.reports.curves import is_held_out, metric_order
-from raml_trl.reports.runs import TRAINING, TrainingRun, read_training
+from raml_trl.evaluation.intervals import Difference, SeedMean, mean_over_seeds, student_difference
+from raml_trl.render.tables import DASH, Cell, Table, interval, number
+from raml_trl.reports.runs import TRAINING, TrainingRun, is_held_out, metric_order, metric_title, read_training
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import is_run, read_record
 from raml_trl.sweeps.results import TrialResult, means_over_seeds
 from raml_trl.sweeps.study import read_study
-from raml_trl.sweeps.sweep_file import Settings, logged_name, read_sweep
+from raml_trl.sweeps.sweep_file import SEED, Settings, logged_name, read_sweep
 
-SHORT = {
-    "num_generations_update": "m",
-    "num_generations": "G",
-    "num_trajectories": "K",
-}  # as the documentation has them
 M = "num_generations_update"
+_SHORT = {M: "m", "num_generations": "G", "num_trajectories": "K"}  # symbols of the documentation
 
 
 @dataclass(frozen=True)
-class ReadSweep:
-    """A sweep: its trials with the training runs of those that are complete, and its combinations of parameters.
+class LeftOut:
+    """A trial that is not complete, and why."""
 
-    A combination is the parameters that are swept but the seed, in the order of the sweep file.
+    trial: str
+    status: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """Number of trials by status, and the trials that are not complete."""
+
+    complete: int
+    failed: int
+    unfinished: int
+    left_out: list[LeftOut]
+
+    def sentence(self) -> str:
+        """Format the counts as a sentence."""
+        total = self.complete + self.failed + self.unfinished
+        if not self.left_out:
+            return f"All {total} trials are complete."
+        names = ", ".join(f"{trial.trial} ({trial.reason or trial.status})" for trial in self.left_out)
+        return f"{self.complete} of {total} trials are complete; not in the numbers are {names}."
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """A sweep: its trials, the training runs of the complete ones, and its combinations of parameters.
+
+    A combination holds the swept parameters except the seed. Combinations are in the order of the sweep file.
     """
 
     name: str
     metric: str
     goal: str
-    outcomes: list[TrialResult]
+    trials: list[TrialResult]
     combinations: list[Settings]
     runs: dict[str, TrainingRun]
 
-    def of(self, combination: Settings) -> list[TrialResult]:
-        """Its complete trials."""
+    def trials_of(self, combination: Settings) -> list[TrialResult]:
+        """Return the complete trials of a combination."""
         return [
-            one for one in self.outcomes if one.metric is not None and combination.items() <= one.parameters.items()
+            trial
+            for trial in self.trials
+            if trial.metric is not None and combination.items() <= trial.parameters.items()
         ]
 
     def runs_of(self, combination: Settings) -> list[TrainingRun]:
-        """The training runs of its complete trials, by seed."""
-        runs = [self.runs[one.name] for one in self.of(combination) if one.name in self.runs]
+        """Return the training runs of a combination's complete trials, by seed."""
+        runs = [self.runs[trial.name] for trial in self.trials_of(combination) if trial.name in self.runs]
         return sorted(runs, key=lambda run: run.seed)
 
-    def finals(self, outcome: TrialResult) -> dict[str, float]:
-        """The sweep's metric, and every metric of the last evaluation in training."""
-        assert outcome.metric is not None
-        run = self.runs.get(outcome.name)
+    def final_metrics(self, trial: TrialResult) -> dict[str, float]:
+        """Return the sweep's metric of a complete trial, and every metric of its last evaluation in training."""
+        assert trial.metric is not None
+        run = self.runs.get(trial.name)
         held_out = {name: curve[max(curve)] for name, curve in (run.curves if run else {}).items() if is_held_out(name)}
-        others = sorted(held_out.keys() - {self.logged}, key=metric_order)
-        return {self.metric: outcome.metric} | {name: held_out[name] for name in others}
+        others = sorted(held_out.keys() - {logged_name(self.metric)}, key=metric_order)
+        return {self.metric: trial.metric} | {name: held_out[name] for name in others}
 
-    @property
-    def logged(self) -> str:
-        """The sweep's metric as it is logged: `eval/pass@1` is W&B's name of `eval_pass@1`."""
-        return logged_name(self.metric)
-
-
-def label(combination: Settings) -> str:
-    """A combination in a few words."""
-    return ", ".join(f"{SHORT.get(name, name)} = {value}" for name, value in combination.items()) or "all trials"
+    def counts(self) -> TrialCounts:
+        statuses = [trial.status for trial in self.trials]
+        left_out = [
+            LeftOut(trial.name, trial.status, trial.reason) for trial in self.trials if trial.status != "complete"
+        ]
+        return TrialCounts(statuses.count("complete"), statuses.count("failed"), statuses.count("unfinished"), left_out)
 
 
-def read_swept(name: str, directory: str) -> ReadSweep:
-    """The sweep in `directory`, as far as it has come.
+def read_sweep_results(name: str, directory: str) -> SweepResults:
+    """Read the sweep in `directory`, including one that is still running or was stopped.
 
     Raises:
         InputError: if there is none, or one that is not complete cannot be read without its sweep file.
@@ -77,42 +101,170 @@ def read_swept(name: str, directory: str) -> ReadSweep:
     if record["status"] == "complete" and (path / "sweep.json").is_file():
         content = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
         metric, goal = content["metric"], content["goal"]
-        outcomes = [TrialResult(**trial) for trial in content["trials"]]
+        trials = [TrialResult(**trial) for trial in content["trials"]]
         combinations = [row["parameters"] for row in content["means"]]
     else:
         sweep = read_sweep(Path(record["settings"]["sweep"]))
-        outcomes = read_study(path, sweep).results()
-        metric, goal = sweep.metric, sweep.goal
-        combinations = [row.parameters for row in means_over_seeds(sweep, outcomes)]
+        metric, goal, trials = sweep.metric, sweep.goal, read_study(path, sweep).results()
+        combinations = [row.parameters for row in means_over_seeds(sweep, trials)]
     runs = {
-        one.name: read_training(path / "trials" / one.name)
-        for one in outcomes
-        if one.status == "complete" and _trains(path / "trials" / one.name)
+        trial.name: read_training(path / "trials" / trial.name)
+        for trial in trials
+        if trial.status == "complete" and _is_training(path / "trials" / trial.name)
     }
-    return ReadSweep(name, metric, goal, outcomes, combinations, runs)
+    return SweepResults(name, metric, goal, trials, combinations, runs)
 
 
-def _trains(directory: Path) -> bool:
+def _is_training(directory: Path) -> bool:
     return is_run(str(directory)) and read_record(directory)["command"] in TRAINING
 
 
-def completeness(sweep: ReadSweep) -> dict[str, Any]:
-    """How many trials there are of each status, and which are not complete, and why."""
-    statuses = [one.status for one in sweep.outcomes]
-    return {
-        **{status: statuses.count(status) for status in ("complete", "failed", "unfinished")},
-        "left_out": [
-            {"trial": one.name, "status": one.status, "reason": one.reason}
-            for one in sweep.outcomes
-            if one.status != "complete"
-        ],
-    }
+def label(combination: Settings) -> str:
+    """Format a combination in short, such as `m = 4, learning_rate = 0.001`."""
+    return ", ".join(f"{_SHORT.get(name, name)} = {value}" for name, value in combination.items()) or "all trials"
 
 
-def told(found: dict[str, Any]) -> str:
-    """The same as a sentence."""
-    total = sum(found[status] for status in ("complete", "failed", "unfinished"))
-    if not found["left_out"]:
-        return f"All {total} trials are complete."
-    names = ", ".join(f"{one['trial']} ({one['reason'] or one['status']})" for one in found["left_out"])
-    return f"{found['complete']} of {total} trials are complete; not in the numbers are {names}."
+def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
+    """Return the combination that the others are compared with.
+
+    Args:
+        sweep: the sweep whose combination it is.
+        wanted: the combination as `parameter=value,…`. None means the first one with the largest m, or the first one
+            if m was not swept.
+
+    Raises:
+        InputError: if `wanted` matches no combination, or several.
+    """
+    if wanted is None:
+        sizes = [combination.get(M) for combination in sweep.combinations]
+        largest = max((size for size in sizes if isinstance(size, int)), default=None)
+        return sweep.combinations[sizes.index(largest)]
+    pairs = dict(pair.partition("=")[::2] for pair in wanted.split(","))
+    matches = [
+        combination
+        for combination in sweep.combinations
+        if all(name in combination and str(combination[name]) == text for name, text in pairs.items())
+    ]
+    if len(matches) != 1:
+        choices = "; ".join(
+            ",".join(f"{name}={value}" for name, value in combination.items()) for combination in sweep.combinations
+        )
+        raise InputError(
+            f"baseline {wanted!r} of sweep {sweep.name!r} must match one combination, but matches {len(matches)} of "
+            f"{choices}"
+        )
+    return matches[0]
+
+
+def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
+    """Return the `most` combinations with the best mean of the sweep's metric, in the order of the sweep file."""
+    means = {}
+    for place, combination in enumerate(sweep.combinations):
+        metrics = [trial.metric for trial in sweep.trials_of(combination) if trial.metric is not None]
+        if metrics:
+            means[place] = fmean(metrics)
+    ranked = sorted(means, key=lambda place: means[place], reverse=sweep.goal == "maximize")
+    return [sweep.combinations[place] for place in sorted(ranked[:most])]
+
+
+def settings_beside_m(combination: Settings) -> str:
+    """Return a key that is the same for combinations that differ in m alone."""
+    return repr([(name, value) for name, value in combination.items() if name != M])
+
+
+@dataclass(frozen=True)
+class SeedDifference(Difference):
+    """Difference of a combination to the baseline, paired over `n` seeds."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class CombinationMean:
+    """Final value of a metric for one combination, averaged over seeds.
+
+    `difference` is that to the baseline. The baseline itself has none; otherwise `reason` says why there is none.
+    """
+
+    metric: str
+    parameters: Settings
+    value: SeedMean
+    difference: SeedDifference | None = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the mean as `report.json` has it."""
+        content = {"metric": self.metric, "parameters": self.parameters, **asdict(self.value)}
+        if self.difference is not None:
+            content["difference"] = asdict(self.difference)
+        elif self.reason is not None:
+            content["difference"] = {"reason": self.reason}
+        return content
+
+
+def compare_combinations(sweep: SweepResults, baseline: Settings) -> list[CombinationMean]:
+    """Average every metric of every combination over seeds, and compare with `baseline`, paired by seed."""
+    finals = {trial.name: sweep.final_metrics(trial) for trial in sweep.trials if trial.metric is not None}
+    metrics = list(dict.fromkeys(name for values in finals.values() for name in values)) or [sweep.metric]
+    rows = []
+    for metric in metrics:
+        of_baseline = _by_seed(sweep, baseline, finals, metric)
+        for combination in sweep.combinations:
+            values = _by_seed(sweep, combination, finals, metric)
+            mean = mean_over_seeds([value for _, value in values])
+            if combination == baseline:
+                rows.append(CombinationMean(metric, combination, mean))
+            else:
+                difference, reason = _paired(dict(of_baseline), dict(values))
+                rows.append(CombinationMean(metric, combination, mean, difference, reason))
+    return rows
+
+
+def _by_seed(
+    sweep: SweepResults, combination: Settings, finals: Mapping[str, Mapping[str, float]], metric: str
+) -> list[tuple[object, float]]:
+    """Return seed and final value of each complete trial that has the metric."""
+    trials = [trial for trial in sweep.trials_of(combination) if metric in finals[trial.name]]
+    return [(trial.parameters.get(SEED), finals[trial.name][metric]) for trial in trials]
+
+
+def _paired(
+    baseline: Mapping[object, float], values: Mapping[object, float]
+) -> tuple[SeedDifference | None, str | None]:
+    """Return the difference over common seeds, or None and the reason."""
+    seeds = [seed for seed in values if seed in baseline and seed is not None]
+    if len(seeds) < 2:
+        return None, f"{len(seeds)} seed{'s' * (len(seeds) != 1)} in common"
+    difference = student_difference([baseline[seed] for seed in seeds], [values[seed] for seed in seeds])
+    return SeedDifference(**asdict(difference), n=len(seeds)), None
+
+
+def combinations_table(rows: Sequence[CombinationMean], baseline: Settings) -> Table:
+    """Make the table of final metrics, one row per metric and combination."""
+    shown = [
+        (
+            Cell(metric_title(row.metric)),
+            *(Cell(str(value)) for value in row.parameters.values()),
+            Cell(str(row.value.n)),
+            Cell(number(row.value.mean), "one seed") if row.value.n == 1 else interval(row.value),
+            *_difference_cells(row),
+        )
+        for row in rows
+    ]
+    few = min((row.value.n for row in rows if row.value.n > 1), default=0)
+    seeds = f" With {few} seeds they are wide: they rest on {few - 1} degree{'s' * (few > 2)} of freedom." * (
+        1 < few < 5
+    )
+    note = (
+        f"Last values, means over seeds with 95 % intervals (Student's).{seeds} Differences are to {label(baseline)}, "
+        "paired by seed, with p of the paired t-test, each of one comparison."
+    )
+    names = [_SHORT.get(name, name) for name in baseline]
+    return Table(("metric", *names, "seeds", "mean", f"minus {label(baseline)}", "pairs"), tuple(shown), note)
+
+
+def _difference_cells(row: CombinationMean) -> tuple[Cell, Cell]:
+    """Make the cells of a row's difference to the baseline and its number of pairs."""
+    if row.difference is None:
+        return Cell(DASH, row.reason or "the baseline"), Cell(DASH)
+    return interval(row.difference, "+.3f", p=row.difference.p_value), Cell(str(row.difference.n))

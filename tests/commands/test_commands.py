@@ -14,7 +14,7 @@ from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, tr
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
-from raml_trl.result_arguments import ReportConfig
+from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import read_rows
 from raml_trl.sampling.config import EvaluateConfig

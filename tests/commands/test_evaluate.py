@@ -23,7 +23,7 @@ from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.evaluation.voting import Votes
 from raml_trl.hub.model_card import add_results
-from raml_trl.result_arguments import ReportConfig
+from raml_trl.report import ReportConfig
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, write_rows
 from raml_trl.runtime.runs import open_run

@@ -13,7 +13,7 @@ from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
-from raml_trl.result_arguments import ReportConfig
+from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
 from raml_trl.sft.config import SFTArguments
