@@ -21,10 +21,10 @@ import numpy as np
 
 from raml_trl.data.reading import open_data, stream_questions
 from raml_trl.data.shards import SAMPLES, merge_shards
-from raml_trl.evaluation.clusters import number_answers
 from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
 from raml_trl.evaluation.metrics import summarise
 from raml_trl.evaluation.samples import read_samples
+from raml_trl.evaluation.voting import number_answers
 from raml_trl.grading.pool import GradingPool
 from raml_trl.hub.client import check_hub_access, push_dataset
 from raml_trl.hub.completion_card import SAMPLES_FILE, samples_card

@@ -18,7 +18,8 @@ from math_verify import LatexExtractionConfig, parse, verify
 from benchmarks import harness
 from benchmarks.grading.cores import Arrangements, two_cores
 from benchmarks.grading.pairs import cases, real_pairs, references
-from raml_trl.grading.grader import extract_answer, grade, tell
+from raml_trl.grading.boxes import extract_answer
+from raml_trl.grading.grader import decide_without_algebra, grade
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.pool import GradingPool
 
@@ -50,14 +51,14 @@ def seconds(run: Callable[[Pairs], object], pairs: Pairs) -> float:
 
 
 def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
-    """Pairs of references, or of one and itself times a root over that root, that `tell` has to leave to algebra."""
+    """Draws pairs that only algebra can decide: two references, or a reference and its product with root over root."""
     golds, pairs = references(), dict[tuple[str, str], None]()
     while len(pairs) < number:
         gold = drawn.choice(golds)
         root = drawn.randint(2, 99)
         right = rf"\frac{{\sqrt{{{root}}}({gold})}}{{\sqrt{{{root}}}}}"
         answer = right if drawn.random() < 0.5 else drawn.choice(golds)
-        if tell(answer, gold) is None:
+        if decide_without_algebra(answer, gold) is None:
             pairs[rf"\boxed{{{answer}}}", gold] = None
     return list(pairs)
 
@@ -88,7 +89,8 @@ def main() -> None:
     pairs = real_pairs() or [(text, answer) for text, answer, _ in cases()]
     drawn.shuffle(pairs)
     size = min(given.pairs, len(pairs) // given.rounds)
-    told = sum(tell(extract_answer(text), answer) is not None for text, answer in pairs[: size * given.rounds])
+    answers = [(extract_answer(text), answer) for text, answer in pairs[: size * given.rounds]]
+    decided = sum(decide_without_algebra(*pair) is not None for pair in answers)
     hard = algebra_pairs(drawn, given.algebra_pairs * given.rounds)
     taken: dict[str, list[float]] = {}
     with GradingPool(1) as one, GradingPool(2) as two:
@@ -116,7 +118,7 @@ def main() -> None:
         print("one core against two is left out: it takes two cores, and a system that keeps a process to one")
     results = {
         "pairs": size * given.rounds,
-        "told_without_algebra": round(told / (size * given.rounds), 4),
+        "told_without_algebra": round(decided / (size * given.rounds), 4),
         "per_second": {name: harness.spread(values) for name, values in taken.items()},
         "over_math_verify": {
             name: harness.spread([x / y for x, y in zip(taken[name], taken["math_verify"], strict=True)])

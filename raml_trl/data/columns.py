@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raml_trl.grading.grader import extract_box
+from raml_trl.grading.boxes import extract_box
 from raml_trl.runtime.errors import InputError
 
 AnswerForm = Literal["plain", "boxed", "hashes"]

@@ -1,19 +1,46 @@
-r"""Boxes that a text leaves open: where what is written into one ends.
+r"""Finds the contents of `\boxed{...}` in a text.
 
-A box is closed when its braces balance, not at the first `}`: `\frac{1}{2}` has three.
+A box ends where its braces balance, not at the first `}`: `\boxed{\frac{1}{2}}` contains three.
 """
 
-from raml_trl.grading.grader import extract_box
+import re
+
+_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\.` skips an escaped brace, which is text
+
+
+def extract_answer(text: str) -> str | None:
+    """Returns the content of the last complete box after the thinking block, or None without one.
+
+    If the thinking block never ends, there is no answer.
+    """
+    return extract_box(text.rpartition("</think>")[2].partition("<think>")[0])
+
+
+def extract_box(text: str) -> str | None:
+    r"""Returns the content of the last `\boxed{...}` whose braces balance, or None without one."""
+    if "\\boxed" not in text:
+        return None
+    open_braces: list[int] = []  # for each open brace, the start of its box content, or -1 for an ordinary brace
+    last = (-1, -1)
+    for match in _BRACE.finditer(text):
+        token = match.group()
+        if token == "}":
+            if open_braces:
+                last = max(last, (open_braces.pop(), match.start()))
+        elif token[-1] == "{" and token != r"\{":
+            open_braces.append(match.end() if len(token) > 1 else -1)
+    start, end = last
+    return None if start < 0 else text[start:end].strip()
 
 
 def opens_box(stub: str) -> bool:
-    """Whether what is written after `stub` is the answer in a box."""
+    """Whether `stub` ends inside an open box, so that the next characters are the answer."""
     return extract_box(stub) is None and extract_box(stub + "0}") == "0"
 
 
 def box_end(stub: str, text: str) -> int | None:
-    """How many characters of `text` it takes to close the box that `stub` opens; None if it stays open."""
-    for place, character in enumerate(text, start=1):
-        if character == "}" and extract_box(stub + text[:place]) is not None:
-            return place
+    """Returns how many characters of `text` close the box that `stub` opens, or None if it stays open."""
+    for end, character in enumerate(text, start=1):
+        if character == "}" and extract_box(stub + text[:end]) is not None:
+            return end
     return None

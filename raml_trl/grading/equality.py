@@ -1,20 +1,19 @@
-r"""Whether two answers mean the same, as a mathematician would say, as far as it takes no symbolic algebra.
+r"""Decides whether two answers mean the same to a mathematician, as far as possible without symbolic algebra.
 
-Numbers are compared exactly; lists, sets, tuples, intervals, matrices, equations, units and choices are taken apart,
-and what is left is put to `leaf`.
+Numbers are compared exactly. Lists, sets, tuples, intervals, matrices, equations, units and choices are compared part
+by part, and the function `leaf` compares the parts that have no such structure.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from raml_trl.grading.notation import Group, compact, group, is_known_unit, measure, normalise, plain, split
-from raml_trl.grading.numbers import MAX_CHARACTERS, MAX_DEPTH, MAX_FACTORIAL, exact, same_number
+from raml_trl.grading.notation import Group, compact, find_group, is_known_unit, normalise, plain, split, split_unit
+from raml_trl.grading.numbers import exact, same_number
 
 Leaf = Callable[[str, str], bool | None]
-"""Whether two answers without structure are the same, predicted and reference; None if it cannot tell."""
+"""Compares two answers without structure, the predicted one and the reference. None means undecided."""
 
-_MAX_EXPONENT = 10_000
-_MAX_UNORDERED = 32  # parts to try each with each; more are taken in the order they come in
+_MAX_UNORDERED = 32  # parts to compare in every order; longer groups are compared in their own order
 _WORD = re.compile(r"[A-Z]{2,3}|(?i:no|yes|[a-z][a-z' -]{3,})")
 _LETTER = re.compile(r"[A-Za-df-z]")  # e is a number
 _LETTERS = re.compile(r"[A-Za-z]+")
@@ -30,16 +29,16 @@ _RELATION = re.compile(r"<|>|\\le|\\ge")
 
 
 def same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
-    """Whether two answers mean the same; None if it takes what `leaf` does not know."""
+    """Whether two answers mean the same, or None where `leaf` leaves that undecided."""
     return _same(normalise(predicted), normalise(answer), leaf)
 
 
 def leaves(answer: str) -> list[str]:
-    """The parts of an answer that only symbols could tell from others."""
-    answer = measure(normalise(answer))[0]
-    several = group(answer)
-    if several is not None:
-        return [one for part in several.parts for one in leaves(part)]
+    """Returns the parts of an answer that only algebra can compare with others."""
+    answer = split_unit(normalise(answer))[0]
+    group = find_group(answer)
+    if group is not None:
+        return [leaf for part in group.parts for leaf in leaves(part)]
     if not answer or exact(answer) is not None or _is_text(plain(answer)):
         return []
     members = split(answer, _EQUALS)
@@ -48,52 +47,8 @@ def leaves(answer: str) -> list[str]:
     return [plain(answer)]
 
 
-def oversized(answer: str) -> bool:
-    """Whether an answer is too long or too deep to be looked at."""
-    depth = 0
-    for character in answer[: MAX_CHARACTERS + 1]:
-        depth += (character in "([{") - (character in ")]}")
-        if depth > MAX_DEPTH:
-            return True
-    return len(answer) > MAX_CHARACTERS
-
-
-def endless(answer: str) -> bool:
-    """Whether an answer holds a number that nobody can write out, a tower of powers or a factorial."""
-    answer = normalise(answer)
-    if re.search(r"[0-9]{300}|!\s*!", answer):
-        return True
-    for match in re.finditer(r"([0-9]*|[)}])\s*!", answer):
-        inside = match[1] if match[1].isdigit() else answer[_across(answer, match.start(), -1) : match.start()]
-        if re.search(r"\^|!", inside) or any(int(digits) > MAX_FACTORIAL for digits in re.findall("[0-9]+", inside)):
-            return True
-    repeated = 1
-    for match in re.finditer(r"([)}]?)\s*\^\s*(?=[{(])", answer):
-        exponent = answer[match.end() + 1 : _across(answer, match.end(), 1)]
-        value = exact(exponent)
-        if value is None:
-            if re.search(r"\^|!", exponent) and not re.search("[a-z]", exponent):
-                return True
-            continue
-        if match[1]:
-            repeated *= max(1, abs(int(value)))
-        if abs(value) > _MAX_EXPONENT or repeated > _MAX_EXPONENT:
-            return True
-    return False
-
-
-def _across(text: str, start: int, step: int) -> int:
-    """Where the bracket at `start` has its other half, going by `step`; the last place if it has none."""
-    depth, place = 0, start
-    for place in range(start, len(text) if step > 0 else -1, step):
-        depth += (text[place] in "([{") - (text[place] in ")]}")
-        if depth == 0:
-            break
-    return place
-
-
 def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
-    predicted, answer = _outside(predicted), _outside(answer)
+    predicted, answer = _unwrap(predicted), _unwrap(answer)
     if not predicted or not answer:
         return None
     if compact(predicted) == compact(answer):
@@ -101,11 +56,11 @@ def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
     number = same_number(predicted, answer)
     if number is not None:
         return number
-    (p_value, p_unit), (a_value, a_unit) = measure(predicted), measure(answer)
+    (p_value, p_unit), (a_value, a_unit) = split_unit(predicted), split_unit(answer)
     if p_unit or a_unit:
-        return _same_measures((p_value, p_unit), (a_value, a_unit), leaf)
+        return _same_quantities((p_value, p_unit), (a_value, a_unit), leaf)
     p_range, a_range = _interval(predicted), _interval(answer)
-    p_group, a_group = group(predicted), group(answer)
+    p_group, a_group = find_group(predicted), find_group(answer)
     if p_range and a_group and a_group.is_interval:
         return _same_groups(p_range, a_group, leaf)
     if a_range and p_group and p_group.is_interval:
@@ -115,26 +70,29 @@ def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
             return _matched(p_group.parts, a_group.parts, leaf) or leaf(plain(predicted), plain(answer))
         return _same_groups(p_group, a_group, leaf)
     if p_group or a_group:
-        return _same_as_one(predicted, answer, p_group, a_group, leaf)
+        return _same_as_group(predicted, answer, p_group, a_group, leaf)
     p_members, a_members = split(predicted, _EQUALS), split(answer, _EQUALS)
     if len(p_members) > 1 or len(a_members) > 1:
-        told = _same_equations(p_members, a_members, leaf)
-        return leaf(plain(predicted), plain(answer)) if told is None else told
+        verdict = _same_equations(p_members, a_members, leaf)
+        return leaf(plain(predicted), plain(answer)) if verdict is None else verdict
     if _is_text(plain(predicted)) or _is_text(plain(answer)):
         return _same_texts(plain(predicted), plain(answer), leaf)
     return leaf(plain(predicted), plain(answer))
 
 
-def _outside(answer: str) -> str:
-    r"""What `x` is said to lie in, and the element of a set that has one."""
+def _unwrap(answer: str) -> str:
+    r"""Removes `x \in` from the front of an answer, and the braces of a set with a single element."""
     match = _MEMBERSHIP.fullmatch(answer)
     answer = normalise(match[1]) if match else answer
-    several = group(answer)
-    return normalise(several.parts[0]) if several and several.kind == "set" and len(several.parts) == 1 else answer
+    group = find_group(answer)
+    return normalise(group.parts[0]) if group and group.kind == "set" and len(group.parts) == 1 else answer
 
 
-def _same_measures(predicted: tuple[str, str], answer: tuple[str, str], leaf: Leaf) -> bool | None:
-    """A unit may be left out, but not be another. 50% is 0.5, and 50 where a percentage is asked for; 180° are pi."""
+def _same_quantities(predicted: tuple[str, str], answer: tuple[str, str], leaf: Leaf) -> bool | None:
+    """Compares values with units. Units may be missing on one side, but must not differ.
+
+    50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
+    """
     (p_value, p_unit), (a_value, a_unit) = predicted, answer
     for (angle, unit), (arc, radians) in ((predicted, answer), (answer, predicted)):
         if unit == "degree" and radians in ("", "radian") and r"\pi" in arc and r"\pi" not in angle:
@@ -154,47 +112,50 @@ def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
     if p.kind != a.kind and "list" not in (p.kind, a.kind):
         return False
     if p.kind == "ratio" and a.kind == "ratio":
-        ps, xs = [exact(part) for part in p.parts], [exact(part) for part in a.parts]
-        if None not in ps and None not in xs:
-            return all(one * xs[0] == other * ps[0] for one, other in zip(ps, xs, strict=True))  # type: ignore[operator]
+        p_values, a_values = ([value for part in group.parts if (value := exact(part)) is not None] for group in (p, a))
+        if len(p_values) == len(a_values) == len(p.parts):
+            return all(x * a_values[0] == y * p_values[0] for x, y in zip(p_values, a_values, strict=True))
     if p.ordered or a.ordered:
         return _all(_same(normalise(x), normalise(y), leaf) for x, y in zip(p.parts, a.parts, strict=True))
     return _matched(p.parts, a.parts, leaf)
 
 
-def _same_as_one(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Leaf) -> bool | None:
-    """Where only one of the two has structure."""
-    several = p or a
-    assert several is not None
-    if several.kind == "ratio" and len(several.parts) == 2:
-        over = "({})/({})".format(*several.parts)
-        return _same(over, answer, leaf) if p else _same(predicted, over, leaf)
-    one = plain(answer if p else predicted)
-    # `x = (1, 2)`, a set or a matrix under another name; a number is never several.
-    members = split(one, _EQUALS)
+def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Leaf) -> bool | None:
+    """Compares a group with an answer that is none; exactly one of `p` and `a` is given."""
+    group = p or a
+    assert group is not None
+    if group.kind == "ratio" and len(group.parts) == 2:
+        quotient = "({})/({})".format(*group.parts)
+        return _same(quotient, answer, leaf) if p else _same(predicted, quotient, leaf)
+    single = plain(answer if p else predicted)
+    # The single answer may name a group, as in `x = (1, 2)`. A number never equals a group.
+    members = split(single, _EQUALS)
     if len(members) == 2 and _NAME.fullmatch(members[0]):
         return _same(predicted, normalise(members[1]), leaf) if p else _same(normalise(members[1]), answer, leaf)
-    if exact(one) is not None or several.kind in ("list", "ratio"):
+    if exact(single) is not None or group.kind in ("list", "ratio"):
         return False
     return leaf(plain(predicted), plain(answer))
 
 
 def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Chains of `=`: what has a name is what it is said to be; None if it takes symbols to tell."""
+    """Compares answers that are chains of `=`, given by their members. None means that only algebra can decide.
+
+    A name stands for the value that it is set equal to.
+    """
     p_named, a_named = (_NAME.fullmatch(plain(members[0])) is not None for members in (predicted, answer))
     if len(predicted) > 1 and len(answer) > 1:
         if p_named and a_named and compact(predicted[0]) == compact(answer[0]):
             return _same(normalise(predicted[-1]), normalise(answer[-1]), leaf)
         return None
-    several, one, named = (predicted, answer[0], p_named) if len(predicted) > 1 else (answer, predicted[0], a_named)
-    values = _values(several) if named else several
+    chain, single, named = (predicted, answer[0], p_named) if len(predicted) > 1 else (answer, predicted[0], a_named)
+    values = _values(chain) if named else chain
     if len(predicted) > 1:
-        return _all(_same(normalise(value), normalise(one), leaf) for value in values)
-    return _all(_same(normalise(one), normalise(value), leaf) for value in values)
+        return _all(_same(normalise(value), normalise(single), leaf) for value in values)
+    return _all(_same(normalise(single), normalise(value), leaf) for value in values)
 
 
 def _values(members: Sequence[str]) -> Sequence[str]:
-    """What the names in a chain of `=` stand for: in `x = y = 1` it is 1, and in `a = b` it is b."""
+    """Returns the values that the names in a chain of `=` stand for: 1 in `x = y = 1`, and b in `a = b`."""
     return [member for member in members if not _NAME.fullmatch(plain(member))] or members[-1:]
 
 
@@ -203,7 +164,7 @@ def _same_texts(predicted: str, answer: str, leaf: Leaf) -> bool | None:
         if pattern.fullmatch(predicted) and like.fullmatch(answer):
             return compact(predicted).casefold() == compact(answer).casefold()
     if _BASED.fullmatch(predicted) or _BASED.fullmatch(answer):
-        return False  # a base that is not said is ten
+        return False  # without a base, it is ten
     p_choice, a_choice = _CHOICE.fullmatch(predicted), _CHOICE.fullmatch(answer)
     if p_choice and a_choice:
         letters = (p_choice[1] or p_choice[3]) == (a_choice[1] or a_choice[3])
@@ -214,7 +175,7 @@ def _same_texts(predicted: str, answer: str, leaf: Leaf) -> bool | None:
         return _same(normalise(p_choice[2]), answer, leaf)
     if a_choice and a_choice[2]:
         return _same(predicted, normalise(a_choice[2]), leaf)
-    if all(_is_text(one) or exact(one) is not None for one in (predicted, answer)):
+    if all(_is_text(text) or exact(text) is not None for text in (predicted, answer)):
         return False
     return leaf(predicted, answer)
 
@@ -224,20 +185,20 @@ def _is_text(answer: str) -> bool:
 
 
 def _interval(answer: str) -> Group | None:
-    r"""The interval that an inequality in one name describes: `3 < x \le 4` is `(3, 4]`."""
+    r"""Returns the interval that an inequality in one name describes: `(3, 4]` for `3 < x \le 4`."""
     pieces = split(answer, _RELATION)
     if len(pieces) not in (2, 3) or not all(pieces):
         return None
     relations = re.findall(r"<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])", answer)
-    if len(relations) != len(pieces) - 1 or len({one in (">", r"\ge") for one in relations}) != 1:
+    if len(relations) != len(pieces) - 1 or len({sign in (">", r"\ge") for sign in relations}) != 1:
         return None
     if relations[0] in (">", r"\ge"):
         pieces.reverse()
         relations.reverse()
-    relations = [{">": "<", r"\ge": r"\le"}.get(one, one) for one in relations]
+    relations = [{">": "<", r"\ge": r"\le"}.get(sign, sign) for sign in relations]
     if len(pieces) == 3:
         low, name, high = pieces
-        closed = [one == r"\le" for one in relations]
+        closed = [sign == r"\le" for sign in relations]
     elif _NAME.fullmatch(pieces[0]):
         low, name, high = r"-\infty", *pieces
         closed = [False, relations[0] == r"\le"]
@@ -249,35 +210,38 @@ def _interval(answer: str) -> Group | None:
     return Group(("[" if closed[0] else "(") + ("]" if closed[1] else ")"), (low, high))
 
 
-def _all(told: Iterable[bool | None]) -> bool | None:
-    """Three-valued and."""
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    """Three-valued "and": False if any verdict is False, otherwise None if any is None."""
     known = True
-    for one in told:
-        if one is False:
+    for verdict in verdicts:
+        if verdict is False:
             return False
-        known &= one is not None
+        known &= verdict is not None
     return True if known else None
 
 
 def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Whether each of one can be paired with one of the other, in any order."""
+    """Whether the parts of two groups can be paired so that each pair is equal, in any order."""
     if len(predicted) != len(answer):
         return False
     if len(answer) > _MAX_UNORDERED:
         return _all(_same(normalise(x), normalise(y), leaf) for x, y in zip(predicted, answer, strict=True))
-    left, unknown = [normalise(part) for part in predicted], False
-    for wanted in map(normalise, answer):
-        told = [_same(part, wanted, _silent) for part in left]
-        if True not in told:
-            told = [_same(part, wanted, leaf) if one is None else one for part, one in zip(left, told, strict=True)]
-        if True in told:
-            left.pop(told.index(True))
-        elif None in told:
+    unpaired, unknown = [normalise(part) for part in predicted], False
+    for target in map(normalise, answer):
+        verdicts = [_same(part, target, _undecided) for part in unpaired]
+        if True not in verdicts:
+            verdicts = [
+                _same(part, target, leaf) if verdict is None else verdict
+                for part, verdict in zip(unpaired, verdicts, strict=True)
+            ]
+        if True in verdicts:
+            unpaired.pop(verdicts.index(True))
+        elif None in verdicts:
             unknown = True
         else:
             return False
     return None if unknown else True
 
 
-def _silent(_predicted: str, _answer: str) -> None:
+def _undecided(_predicted: str, _answer: str) -> None:
     return None

@@ -1,41 +1,36 @@
-r"""Text and reference answer to a `Grade`: is the answer right, and is the text laid out as it was asked to be.
+r"""Grades a completion against a reference answer: is the answer correct, and does the text have the required layout?
 
-What stands in the last complete `\boxed{...}` after the thinking block counts. Most pairs are told by `equality`; the
-rest takes algebra and goes to math-verify, which may not come back: `grading_pool` is where it can do no harm.
+The answer is the content of the last complete `\boxed{...}` after the thinking block. `equality` decides most pairs.
+The others need computer algebra, which may run without end: `pool` therefore runs it in child processes.
 """
 
-import logging
-import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
-from raml_trl.grading.equality import endless, leaves, oversized, same
+from raml_trl.grading.boxes import extract_answer
+from raml_trl.grading.equality import leaves, same
 from raml_trl.grading.notation import normalise
+from raml_trl.grading.numbers import has_huge_number, is_too_long
 from raml_trl.prompts import find_style
 
 Outcome = Literal["correct", "wrong", "no answer", "unreadable answer", "unreadable reference", "timeout", "crash"]
-"""How grading ended. Whatever is not "correct" is graded wrong."""
+"""How grading ended. Every outcome except "correct" counts as wrong."""
 
 SECONDS = 8.0
-"""For reading and comparing one pair of answers."""
+"""Time limit for parsing and comparing one pair of answers."""
 
 _AGAIN_SECONDS = 0.5
-_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # an escaped brace is text
-_DIGITS = 15
-_RELATIVE = 1e-5  # decimals are often rounded to six digits
-_STEP = 0.37  # between the values of one symbol and the next
 
 
 @dataclass(frozen=True)
 class Grade:
-    """The two bits that eq. 21 of the paper rewards, and how the first came about: it is `outcome == "correct"`."""
+    """The two bits that eq. 21 of the paper rewards. `correct` is `outcome == "correct"`."""
 
     correct: bool
     formatted: bool
@@ -43,35 +38,32 @@ class Grade:
 
 
 def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
-    """Judge what a model wrote against the reference answer.
+    """Grades one completion against its reference answer.
 
-    A pair that takes algebra has `SECONDS` for it on an interpreter's main thread, by SIGALRM, which leaves a timer of
-    the caller's as it was. On other threads, and inside one long instruction of the interpreter, nothing ends it, and
-    nothing bounds its memory: a `grading_pool.GradingPool` does both.
+    A pair that needs algebra has `SECONDS` for it. The limit uses SIGALRM, so it holds on the main thread only, and a
+    single long instruction of the interpreter is not interrupted. A timer that the caller has set keeps running. Memory
+    is not limited. Use `GradingPool` where both limits must hold.
 
     Args:
         text: the completion, without the prompt.
-        answer: the reference, as it would stand inside the box.
-        style: a key of `prompts.STYLES`, whose layout decides `formatted`.
+        answer: the reference, as it would be written inside the box.
+        style: a key of `prompts.STYLES`; its layout decides `formatted`.
 
     Raises:
         InputError: if `style` is unknown.
     """
     layout = formatted(text, style)
     predicted = extract_answer(text)
-    outcome = tell(predicted, answer)
+    outcome = decide_without_algebra(predicted, answer)
     if outcome is None:
         assert predicted is not None
-        try:
-            with _time_limit(SECONDS):
-                outcome = compare(predicted, answer)
-        except _Late:
-            outcome = "timeout"
+        load_algebra()
+        outcome = _limit_time(lambda: decide_with_algebra(predicted, answer), SECONDS)
     return Grade(outcome == "correct", layout, outcome)
 
 
 def formatted(text: str, style: str) -> bool:
-    """Whether `text` as a whole has the layout of `style`.
+    """Whether the complete `text` has the layout of `style`.
 
     Raises:
         InputError: if `style` is unknown.
@@ -79,150 +71,101 @@ def formatted(text: str, style: str) -> bool:
     return find_style(style).layout.fullmatch(text.strip()) is not None
 
 
-def extract_answer(text: str) -> str | None:
-    """What stands in the last complete box after the thinking block, or None. Thinking that has no end says nothing."""
-    return extract_box(text.rpartition("</think>")[2].partition("<think>")[0])
-
-
-def extract_box(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}` of `text` whose braces balance, or None."""
-    if "\\boxed" not in text:
-        return None
-    opened: list[int] = []  # for every brace that is open, where its box begins, or -1 if it is none
-    last = (-1, -1)
-    for match in _BRACE.finditer(text):
-        token = match.group()
-        if token == "}":
-            if opened:
-                last = max(last, (opened.pop(), match.start()))
-        elif token[-1] == "{" and token != r"\{":
-            opened.append(match.end() if len(token) > 1 else -1)
-    start, end = last
-    return None if start < 0 else text[start:end].strip()
-
-
 def readable(answer: str) -> bool:
-    """Whether a reference answer can be graded against at all."""
-    if oversized(answer) or not normalise(answer):
+    """Whether completions can be graded against this reference answer."""
+    if is_too_long(answer) or not normalise(answer):
         return False
-    return endless(answer) or all(map(_parse, leaves(answer)))
+    return has_huge_number(answer) or all(map(_parses, leaves(answer)))
 
 
-def tell(predicted: str | None, answer: str) -> Outcome | None:
-    """The outcome, where it takes no algebra to tell, or none is to be tried."""
+def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None:
+    """Returns the outcome of a pair, or None if only algebra can decide it."""
     if not predicted:
         return "no answer"
-    if oversized(predicted):
+    if is_too_long(predicted):
         return "unreadable answer"
-    if oversized(answer):
+    if is_too_long(answer):
         return "unreadable reference"
-    told = same(predicted, answer, lambda _predicted, _answer: None)
-    if told is None and endless(predicted):
+    verdict = same(predicted, answer, lambda _predicted, _answer: None)
+    if verdict is None and has_huge_number(predicted):
         return "unreadable answer"
-    if told is None and endless(answer):
-        return "wrong"  # written out as nothing else
-    return None if told is None else "correct" if told else "wrong"
+    if verdict is None and has_huge_number(answer):
+        return "wrong"  # no other spelling of such a number is possible
+    return None if verdict is None else "correct" if verdict else "wrong"
 
 
-def compare(predicted: str, answer: str) -> Outcome:
-    """The outcome of a pair that `tell` could not tell. It may take for ever, or all memory."""
-    told = same(predicted, answer, _equal_as_symbols)
-    if told is None:
+def decide_with_algebra(predicted: str, answer: str) -> Outcome:
+    """Returns the outcome of a pair that `decide_without_algebra` left open. Time and memory are unlimited."""
+    from raml_trl.grading.symbolic import equal_expressions
+
+    verdict = same(predicted, answer, equal_expressions)
+    if verdict is None:
         return "unreadable answer" if readable(answer) else "unreadable reference"
-    return "correct" if told else "wrong"
+    return "correct" if verdict else "wrong"
 
 
-def _equal_as_symbols(predicted: str, answer: str) -> bool | None:
-    """Whether math-verify holds two expressions for the same; None if it cannot read one of them."""
-    from math_verify import verify
+@cache
+def load_algebra() -> None:
+    """Imports math-verify, and the modules that it imports at its first comparison.
 
-    gold, target = _parse(answer), _parse(predicted)
-    if not gold or not target:
-        return None
-    if _differ(gold[0], target[0]):
-        return False
-    # Intervals and inequalities are held against each other either way round.
-    return verify(list(gold), list(target), allow_set_relation_comp=True, timeout_seconds=None)
-
-
-@lru_cache(maxsize=256)
-def _parse(expression: str) -> tuple[Any, ...]:
-    """math-verify's reading of one expression; empty where it has none."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse  # takes a second to import, and most pairs never need it
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it keeps no time: others do
-    # Without dollars `3\sqrt{13}` would be read as 3; not only as LaTeX, any number in a text would do.
-    text = "$" + expression.replace("%", r"\%") + "$"
-    # Units are off: they are told already, and it would take the h of 2h for one.
-    spelling = NormalizationConfig(nits=True, malformed_operators=True, boxed="none")
-    config = LatexExtractionConfig(normalization_config=spelling)
-    return tuple(parse(text, [config], parsing_timeout=None, fallback_mode="no_fallback"))
-
-
-def _differ(gold: Any, target: Any) -> bool:
-    r"""Whether two expressions are plainly not the same, as they have other values at some point.
-
-    It saves most of the algebra, and tells what is too small for math-verify, which holds 2^{-99}\pi for 0.
+    This takes about a second, once per process, and belongs to no comparison's time limit.
     """
-    import sympy
-    from sympy.core.relational import Relational
-    from sympy.functions.elementary.trigonometric import TrigonometricFunction
+    from raml_trl.grading.symbolic import equal_expressions
 
-    if isinstance(gold, Relational) and isinstance(target, Relational):  # those without a solution are all alike to it
-        return {one.name for one in gold.free_symbols} != {one.name for one in target.free_symbols}
-    # Nothing else has a value that is quick to find and sure to be one: no matrix, sum or infinity.
-    numbers = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
-    functions = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
-    scalars = (sympy.Add, sympy.Mul, sympy.Pow, *numbers, *functions)
-    for one in (gold, target):
-        if isinstance(one, sympy.Symbol) or not all(
-            isinstance(node, scalars) for node in sympy.preorder_traversal(one)
-        ):
-            return False
-    names = sorted({one.name for one in gold.free_symbols | target.free_symbols})
-    try:
-        a, b = (
-            one.evalf(_DIGITS, subs={symbol: 1 + _STEP * (1 + names.index(symbol.name)) for symbol in one.free_symbols})
-            for one in (gold, target)
-        )
-        return bool(a.is_finite and b.is_finite and abs(a - b) > _RELATIVE * abs(a))
-    except (ArithmeticError, TypeError, ValueError, RecursionError):  # no value, or not at this point
-        return False
+    equal_expressions("x + 1", "2x")
 
 
-class _Late(BaseException):
-    """Not an Exception: math-verify would take it for a failure of its own."""
+def _parses(expression: str) -> bool:
+    from raml_trl.grading.symbolic import parse_expression
+
+    return bool(parse_expression(expression))
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `_Late` inside after `seconds`, if this is the main thread."""
+class _LateError(BaseException):
+    """Not an Exception: math-verify would catch it and report a failed comparison."""
+
+
+def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
+    """Returns `decide()`, or "timeout" if that takes more than `seconds`. Only the main thread has a limit."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return decide()
 
-    fired = ended = False
+    expired = finished = False
 
-    def late(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal fired
-        fired = True
-        if not ended:
-            raise _Late
+    def expire(_signal: int, frame: FrameType | None) -> None:
+        nonlocal expired
+        expired = True
+        if not finished and _may_raise(frame):
+            raise _LateError
 
-    previous = signal.signal(signal.SIGALRM, late)
-    # And again, for a bare `except` of some library may catch it and go on.
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
+    outcome: Outcome = "timeout"
+    previous = signal.signal(signal.SIGALRM, expire)
     started = time.monotonic()
+    # The alarm repeats, because a library may swallow the exception or `_may_raise` may postpone it.
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
     try:
         try:
-            yield
+            outcome = decide()
         finally:
-            ended = True
+            finished = True
+    except _LateError:
+        pass
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)
-    if fired:  # it was caught, and what was found after that is nothing to go by
-        raise _Late
+    return "timeout" if expired else outcome  # an outcome reached after a swallowed exception is not reliable
+
+
+def _may_raise(frame: FrameType | None) -> bool:
+    """Whether an exception raised in `frame` reaches `_limit_time` and does no damage on the way.
+
+    Python ignores exceptions in finalizers (with a warning), and an interrupted import leaves broken modules behind.
+    Both end soon, and the alarm repeats.
+    """
+    while frame is not None and frame.f_code is not _limit_time.__code__:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
+            return False
+        frame = frame.f_back
+    return True

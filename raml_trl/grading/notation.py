@@ -1,6 +1,6 @@
-r"""Answers as text: one spelling for what is written in many, and the parts that lists and tuples are made of.
+r"""Normalises the spelling of answers, and splits them into units, lists, tuples and other groups.
 
-Nothing here knows mathematics beyond its notation; what is equal is for `equality` to say.
+This module knows notation only; `equality` decides which answers are equal.
 """
 
 import re
@@ -54,7 +54,7 @@ _UNIT_NAMES = {
     **{"degree": ("deg",), "radian": ("rad",), "%": ("percent",)},
 }
 _UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in (unit, *names)}
-# As plain letters only what is no product of variables; in \text{...} any word.
+# Outside \text{...}, only names that cannot be a product of variables count as units.
 _PLAIN_UNITS = "|".join(name for name in _UNITS if len(name) > 2 or name in ("cm", "mm", "km", "kg"))
 _UNIT = re.compile(
     rf"(?:{_TEXT}|(?<![A-Za-z\\])((?:sq(?:uare|\.)?\s*)?(?:{_PLAIN_UNITS})s?)|(%))\s*(\^\{{[23]\}})?\Z", re.IGNORECASE
@@ -74,7 +74,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.A
 
 @lru_cache(maxsize=4096)
 def normalise(answer: str) -> str:
-    """One spelling for what LaTeX and Unicode spell in many ways. Text and units stay."""
+    """Replaces the spellings that LaTeX and Unicode offer for one symbol by a single one. Keeps text and units."""
     answer = answer.translate(_SIGNS)
     for pattern, replacement in _SPELLINGS:
         answer = pattern.sub(replacement, answer)
@@ -85,17 +85,17 @@ def normalise(answer: str) -> str:
 
 
 def plain(answer: str) -> str:
-    r"""Without the `\text{...}` around words."""
+    r"""Removes `\text{...}` and similar commands around words."""
     return _TEXTS.sub(r"\1", answer).strip()
 
 
 def compact(answer: str) -> str:
-    """Without what is not seen: for comparing only."""
+    """Removes text commands and spaces. The result is only good for comparison."""
     return plain(answer).replace(" ", "")
 
 
-def measure(answer: str) -> tuple[str, str]:
-    """An answer without its unit, and the unit by one name for all its forms; empty if it has none."""
+def split_unit(answer: str) -> tuple[str, str]:
+    """Returns the answer without its unit, and the unit's canonical name, which is empty without a unit."""
     match = _UNIT.search(answer)
     if match is None or _AMOUNT.search(answer, 0, match.start()) is None:
         return answer, ""
@@ -111,12 +111,12 @@ def measure(answer: str) -> tuple[str, str]:
 
 
 def is_known_unit(unit: str) -> bool:
-    """Whether it is one of which we know that it differs from the others."""
+    """Whether `unit` is in our table, so that it certainly differs from every other unit there."""
     return unit.partition("^")[0] in _UNIT_NAMES
 
 
 def split(answer: str, separator: re.Pattern[str]) -> list[str]:
-    """The parts of `answer` between the tokens that match `separator` and lie in no bracket."""
+    """Splits `answer` at the tokens that match `separator`, except inside brackets."""
     pieces, depth = [""], 0
     for match in _TOKEN.finditer(answer):
         token = match.group()
@@ -130,9 +130,9 @@ def split(answer: str, separator: re.Pattern[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Answers that make up one: a list, a set, a tuple or interval, a union, a matrix or a ratio."""
+    """An answer made of several: a list, a set, a tuple or interval, a union, a matrix or a ratio."""
 
-    kind: str  # "list", "set", "union", "ratio", "matrix", or the two brackets of a tuple or an interval
+    kind: str  # "list", "set", "union", "ratio", "matrix [row lengths]", or the brackets of a tuple or interval
     parts: tuple[str, ...]
 
     @property
@@ -141,7 +141,7 @@ class Group:
 
     @property
     def is_interval(self) -> bool:
-        """Whether it may be one."""
+        """Whether this may be an interval; it may also be a pair."""
         return self.kind in ("()", "(]", "[)", "[]") and len(self.parts) == 2
 
 
@@ -149,20 +149,20 @@ _CUP, _ROW, _CELL, _COLON = (re.compile(pattern) for pattern in (r"\\cup", r"\\\
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
-def group(answer: str) -> Group | None:
-    """The answers that `answer` is made of, or None if it is a single one."""
+def find_group(answer: str) -> Group | None:
+    """Returns the group that `answer` is, or None if it is a single answer."""
     if _THOUSANDS.fullmatch(answer):
         return None
     pieces = split(answer, _SEPARATORS)
     pieces = [piece for piece in pieces if piece]
     if len(pieces) > 1:
-        return Group("list", tuple(one for piece in pieces for one in _both_signs(piece)))
+        return Group("list", tuple(part for piece in pieces for part in _both_signs(piece)))
     for separator, kind in ((_CUP, "union"), (_COLON, "ratio")):
         pieces = split(answer, separator)
         if len(pieces) > 1 and all(pieces):
             return Group(kind, tuple(pieces))
     if answer.startswith(r"\{") and _closes_at(answer) == len(answer) - 2:
-        inside = group(answer[2:-2].strip())
+        inside = find_group(answer[2:-2].strip())
         parts = inside.parts if inside and inside.kind == "list" else tuple(_both_signs(answer[2:-2].strip()))
         return Group("set", parts) if r"\mid" not in answer and "|" not in answer else None
     if answer[:1] in ("(", "[") and answer[-1:] in (")", "]") and _closes_at(answer) == len(answer) - 1:
@@ -174,14 +174,14 @@ def group(answer: str) -> Group | None:
         rows = [split(row, _CELL) for row in split(match[2], _ROW)]
         rows = [row for row in rows if row != [""]]
         if len(rows) > 1 and all(len(row) == 1 for row in rows):
-            return Group("()", tuple(row[0] for row in rows))  # a column is a point
+            return Group("()", tuple(row[0] for row in rows))  # a column vector is a point
         return Group(f"matrix {[len(row) for row in rows]}", tuple(cell for row in rows for cell in row))
     signs = list(_both_signs(answer))
     return Group("list", tuple(signs)) if len(signs) > 1 else None
 
 
 def _both_signs(answer: str) -> Iterator[str]:
-    r"""`1 \pm 2` as 1 + 2 and 1 - 2."""
+    r"""Yields `1 + 2` and `1 - 2` for `1 \pm 2`, and any other answer as it is."""
     if len(_PLUS_MINUS.findall(answer)) != 1:
         yield answer
     else:
@@ -190,7 +190,7 @@ def _both_signs(answer: str) -> Iterator[str]:
 
 
 def _closes_at(answer: str) -> int:
-    """Where the bracket closes with which `answer` begins; -1 if it does not."""
+    """Returns the index at which the first bracket of `answer` closes, or -1 if it stays open."""
     depth = 0
     for match in _TOKEN.finditer(answer):
         depth += (match.group() in _OPENING) - (match.group() in _CLOSING)
@@ -200,7 +200,7 @@ def _closes_at(answer: str) -> int:
 
 
 def _without_brackets(answer: str) -> str:
-    """Without round brackets or braces around all of a single answer."""
+    """Removes round brackets or braces that enclose a complete single answer."""
     while answer[:1] in ("(", "{") and len(answer) > 2 and _closes_at(answer) == len(answer) - 1:
         inside = answer[1:-1].strip()
         if answer[0] == "(" and (len(split(inside, _SEPARATORS)) > 1 or re.fullmatch("[A-J]", plain(inside))):

@@ -1,6 +1,7 @@
-r"""Rational numbers in LaTeX, read exactly and without sympy: `1\frac{4}{5}`, `2^{27} - 2^{11}`, `\binom{15}{7}`.
+r"""Reads rational numbers in LaTeX exactly, without sympy: `1\frac{4}{5}`, `2^{27} - 2^{11}`, `\binom{15}{7}`.
 
-What it reads is what `answers.normalise` returns. The work is bounded: what is longer, deeper or larger is not read.
+The input is spelled as `notation.normalise` returns it. The work is bounded: a text that is too long or nested too
+deeply, or a number that is too large, is not read.
 """
 
 import re
@@ -8,10 +9,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import comb, factorial, isqrt
 
+from raml_trl.grading.notation import normalise
+
 MAX_CHARACTERS = 1_000
-MAX_DEPTH = 30  # of brackets: far beyond any answer, far below Python's own limit
-MAX_BITS = 100_000  # of a numerator or a denominator: 2019^2020 has 22,000
+MAX_DEPTH = 30  # nested brackets: far more than in any answer, far below Python's recursion limit
+MAX_BITS = 100_000  # in a numerator or denominator: 2019^2020 has 22,000
 MAX_FACTORIAL = 2_000
+_MAX_EXPONENT = 10_000
 
 _NUMBER = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _TOKEN = re.compile(rf"\s*({_NUMBER}|\\[a-z]+|[-+*/^!(){{}}])", re.ASCII)
@@ -26,11 +30,11 @@ _ROUNDED_DIGITS = 6
 
 
 class _Unread(Exception):
-    """It is no rational number, or one too large to work with."""
+    """The text is not a rational number, or one that is too large."""
 
 
 def exact(text: str) -> Fraction | None:
-    """The rational number that `text` is, or None if it is none or too large."""
+    """Returns the rational number in `text`, or None if it is not a rational number or too large."""
     if len(text) > MAX_CHARACTERS:
         return None
     if _PLAIN.fullmatch(text):
@@ -44,15 +48,15 @@ def exact(text: str) -> Fraction | None:
         return None
 
 
-def same_number(one: str, other: str) -> bool | None:
-    """Whether both are the same rational number; None unless both are rational.
+def same_number(first: str, second: str) -> bool | None:
+    """Whether both texts are the same rational number; None unless both are rational.
 
-    A decimal of six significant digits or more also stands for the fraction of which it is the rounding.
+    A decimal with six or more significant digits also equals a fraction that rounds to it.
     """
-    a, b = exact(one), exact(other)
+    a, b = exact(first), exact(second)
     if a is None or b is None:
         return None
-    return a == b or _rounds(one, a, other, b) or _rounds(other, b, one, a)
+    return a == b or _rounds(first, a, second, b) or _rounds(second, b, first, a)
 
 
 def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> bool:
@@ -63,8 +67,56 @@ def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> 
     return len(digits) >= _ROUNDED_DIGITS and 2 * abs(rounded - value) * 10 ** len(match[1]) <= 1
 
 
+def is_too_long(answer: str) -> bool:
+    """Whether an answer is too long, or nests brackets too deeply, to be parsed."""
+    depth = 0
+    for character in answer[: MAX_CHARACTERS + 1]:
+        depth += (character in "([{") - (character in ")]}")
+        if depth > MAX_DEPTH:
+            return True
+    return len(answer) > MAX_CHARACTERS
+
+
+def has_huge_number(answer: str) -> bool:
+    """Whether an answer contains a number too large to compute: many digits, a tower of powers or a factorial."""
+    answer = normalise(answer)
+    if re.search(r"[0-9]{300}|!\s*!", answer):
+        return True
+    for match in re.finditer(r"([0-9]*|[)}])\s*!", answer):
+        end = match.start()
+        inside = match[1] if match[1].isdigit() else answer[_matching_bracket(answer, end, -1) : end]
+        if re.search(r"\^|!", inside) or any(int(digits) > MAX_FACTORIAL for digits in re.findall("[0-9]+", inside)):
+            return True
+    repeated = 1
+    for match in re.finditer(r"([)}]?)\s*\^\s*(?=[{(])", answer):
+        exponent = answer[match.end() + 1 : _matching_bracket(answer, match.end(), 1)]
+        value = exact(exponent)
+        if value is None:
+            if re.search(r"\^|!", exponent) and not re.search("[a-z]", exponent):
+                return True
+            continue
+        if match[1]:
+            repeated *= max(1, abs(int(value)))
+        if abs(value) > _MAX_EXPONENT or repeated > _MAX_EXPONENT:
+            return True
+    return False
+
+
+def _matching_bracket(text: str, start: int, step: int) -> int:
+    """Returns the index of the bracket that matches the one at `start`, or the last index without one.
+
+    `step` is the direction of the search, 1 or -1.
+    """
+    depth, index = 0, start
+    for index in range(start, len(text) if step > 0 else -1, step):
+        depth += (text[index] in "([{") - (text[index] in ")]}")
+        if depth == 0:
+            break
+    return index
+
+
 class _Reader:
-    """One reading of a text, token by token: sum, product, power, atom."""
+    """Recursive-descent parser of one text. Each method parses one level of the grammar: sum, product, power, atom."""
 
     def __init__(self, text: str) -> None:
         self.tokens: list[str] = []
@@ -113,7 +165,7 @@ class _Reader:
             elif self.next in _OVER:
                 self.take()
                 value, divided = _divide(value, self.signed(self.power)), True
-            elif self.next in ("(", r"\frac", r"\binom") and not divided:  # of 1/2(3) nobody knows what it is
+            elif self.next in ("(", r"\frac", r"\binom") and not divided:  # 1/2(3) is ambiguous
                 value *= self.power()
             else:
                 return value

@@ -1,9 +1,9 @@
-"""Grades of many texts at once: algebra is done in child processes, which may hang or die without harm.
+"""Grades many texts at once. Algebra runs in child processes, which may hang or crash without harm.
 
-A time limit inside a process needs SIGALRM and the main thread, and does not end one long instruction. So math-verify
-never runs in the calling process: what takes no algebra is told at once, and the rest goes to children
-(`grading_worker`) that live as long as the pool. Each comparison has a deadline, and a child that overruns or dies is
-replaced.
+A time limit inside a process needs SIGALRM and the main thread, and cannot interrupt a single long instruction.
+math-verify therefore never runs in the calling process. Pairs that need no algebra are decided there; the others go to
+child processes (`worker`) that live as long as the pool. Each comparison has a deadline, and a child that misses it or
+dies is replaced.
 """
 
 import json
@@ -19,23 +19,24 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import Self
 
-from raml_trl.grading.grader import SECONDS, Grade, Outcome, extract_answer, formatted, tell
+from raml_trl.grading.boxes import extract_answer
+from raml_trl.grading.grader import SECONDS, Grade, Outcome, decide_without_algebra, formatted
 
 STARTING_SECONDS = 120
-"""A child takes a second or two; the rest is for a busy machine."""
+"""Limit for the start of a child. It takes a second or two; the rest is for a busy machine."""
 
 LOOKAHEAD = 16
-"""Pairs that wait, per child: among so many there is likely one that is akin to what the child has read."""
+"""Number of waiting pairs per child. Among so many, one likely shares an expression that the child has parsed."""
 
 Pair = tuple[str | None, str]
-"""What was predicted, None if there is no box, and the reference."""
+"""The predicted answer, None without a box, and the reference."""
 
 
 class GradingPool:
-    """A context manager of at most `num_workers` children, started when there is something for them to compare.
+    """Context manager with at most `num_workers` child processes, started when the first pair needs algebra.
 
-    `seconds` is the deadline of one comparison. Any thread may grade, one at a time; a process that is forked off,
-    or is sent the pool, starts children of its own.
+    `seconds` is the deadline of one comparison. Any thread may grade; calls run one after the other. A forked process,
+    or one that receives the pool by pickling, starts its own children.
     """
 
     def __init__(self, num_workers: int, *, seconds: float = SECONDS) -> None:
@@ -43,9 +44,9 @@ class GradingPool:
         assert seconds > 0, seconds
         self._num_workers = num_workers
         self._seconds = seconds
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
@@ -60,19 +61,19 @@ class GradingPool:
         self.close()
 
     def close(self) -> None:
-        """End the children. The next call of `grade` or `compare` starts others."""
-        if self._process != os.getpid():  # they are not this process's
+        """Ends the children. The next call of `grade` or `compare` starts new ones."""
+        if self._process != os.getpid():  # the children belong to the parent of this fork
             return
         with self._lock:
             while self._idle:
                 self._idle.pop().kill()
 
     def grade(self, pairs: Sequence[tuple[str, str]], *, style: str) -> list[Grade]:
-        """Judge completions against their reference answers: one grade for each, in order, whatever they are.
+        """Grades completions against their reference answers. Returns one grade per pair, in order.
 
         Args:
-            pairs: the completion, without the prompt, and the reference, as it would stand inside the box.
-            style: a key of `prompts.STYLES`, whose layout decides `formatted`.
+            pairs: the completion, without the prompt, and the reference, as it would be written inside the box.
+            style: a key of `prompts.STYLES`; its layout decides `formatted`.
 
         Raises:
             InputError: if `style` is unknown.
@@ -82,23 +83,23 @@ class GradingPool:
         return [Grade(outcome == "correct", layout, outcome) for outcome, layout in zip(outcomes, layouts, strict=True)]
 
     def compare(self, pairs: Sequence[Pair]) -> list[Outcome]:
-        """Hold answers, as they stand inside the box, against their references: one outcome for each, in order."""
-        if self._process != os.getpid():  # forked off: the children and the lock are the other process's
-            self._begin()
-        told: dict[Pair, Outcome | None] = {}
+        """Compares answers, as written inside the box, with references. Returns one outcome per pair, in order."""
+        if self._process != os.getpid():  # after a fork, children and lock belong to the parent
+            self._reset()
+        decided: dict[Pair, Outcome | None] = {}
 
-        def untold() -> Iterator[Pair]:
-            for pair in dict.fromkeys(pairs):  # samples often agree: each pair once
-                told[pair] = tell(*pair)
-                if told[pair] is None:
+        def undecided() -> Iterator[Pair]:
+            for pair in dict.fromkeys(pairs):  # samples often agree: compare each pair once
+                decided[pair] = decide_without_algebra(*pair)
+                if decided[pair] is None:
                     yield pair
 
         with self._lock:
-            by_algebra = self._ask_children(untold())
-        return [told[pair] or by_algebra[pair] for pair in pairs]
+            by_algebra = self._ask_children(undecided())
+        return [decided[pair] or by_algebra[pair] for pair in pairs]
 
     def _ask_children(self, pairs: Iterator[Pair]) -> dict[Pair, Outcome]:
-        """What the children make of `pairs`, which differ from each other, and are looked for while they work."""
+        """Returns the children's outcomes of distinct `pairs`. The iterator advances while the children work."""
         outcomes: dict[Pair, Outcome] = {}
         readers: dict[str, _Child] = {}
         waiting, retried = list(islice(pairs, self._num_workers)), set[Pair]()
@@ -108,37 +109,37 @@ class GradingPool:
                 while waiting and len(busy) < self._num_workers:
                     busy.append(self._idle.pop() if self._idle else _Child(self._seconds))
                     busy[-1].take(_next_for(busy[-1], waiting, readers))
-                found = list(islice(pairs, 1 if len(waiting) < LOOKAHEAD * self._num_workers else 0))
-                waiting.extend(found)
-                for child, outcome in _settled(busy, patient=not found):
+                arrived = list(islice(pairs, 1 if len(waiting) < LOOKAHEAD * self._num_workers else 0))
+                waiting.extend(arrived)
+                for child, outcome in _settled(busy, patient=not arrived):
                     busy.remove(child)
                     if outcome in ("timeout", "crash"):
                         child.kill()
                     else:
                         self._idle.append(child)
-                    # A child may die before it has begun, or through no fault of the pair: one more try.
+                    # A child may die before it starts, or for a reason unrelated to the pair: retry once.
                     if outcome == "crash" and child.pair not in retried:
                         retried.add(child.pair)
                         waiting.append(child.pair)
                     elif child.ready:
                         outcomes[child.pair] = outcome
                     else:
-                        raise RuntimeError("raml_trl.grading.worker does not start: what it says is on stderr")
-        finally:  # an interrupted call leaves children whose answers nobody waits for
+                        raise RuntimeError("raml_trl.grading.worker does not start: see its message on stderr")
+        finally:  # after an interrupt, nobody waits for the replies of the busy children
             for child in busy:
                 child.kill()
         return outcomes
 
 
 class _Child:
-    """A process and the pair it was given last. What it says next is due at `deadline`."""
+    """A child process and the pair that it was given last. Its next line is due at `deadline`."""
 
     pair: Pair
     deadline: float
 
     def __init__(self, seconds: float) -> None:
         command = [sys.executable, "-m", "raml_trl.grading.worker", str(seconds)]
-        # In a session of its own, Ctrl-C does not reach it; unbuffered, one reply is one line to wait for.
+        # A session of its own keeps Ctrl-C away from it. Without buffering, `wait` sees every reply.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -152,13 +153,13 @@ class _Child:
         return self._replies.fileno()
 
     def take(self, pair: Pair) -> None:
-        """Put `pair` to the child, once it is ready: starting does not count towards the deadline."""
+        """Sends `pair` to the child once it is ready. Its start does not count towards the deadline."""
         self.pair, self.deadline = pair, time.monotonic() + STARTING_SECONDS
         if self.ready:
             self._ask()
 
     def hear(self) -> Outcome | None:
-        """Read what it says: what became of its pair, or None if it is only now ready for it."""
+        """Reads one line. Returns the outcome of the pair, or None if the child has only become ready."""
         reply = self._replies.readline()
         if not reply:
             return "crash"
@@ -175,29 +176,37 @@ class _Child:
     def _ask(self) -> None:
         self.deadline = time.monotonic() + self._seconds
         predicted, answer = self.pair
-        with suppress(BrokenPipeError):  # it has died, and its stdout will tell
+        with suppress(BrokenPipeError):  # the child has died: `hear` finds its stdout closed
             self._requests.write(json.dumps({"predicted": predicted, "answer": answer}).encode() + b"\n")
 
 
 def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) -> Pair:
-    """Take out of `waiting` the pair that costs least reading; `readers` has who read an expression last.
+    """Removes from `waiting` the pair that needs the least parsing by `child`, and returns it.
 
-    To read is most of the work, and who has read an expression is quick with those like it. So a child takes what it
-    has read one side of, else what nobody has, and last what another child has, rather than be idle.
+    Parsing is most of the work, and a child caches what it has parsed. So a child prefers a pair with an expression
+    that it has parsed itself, then one that no child has parsed; rather than idle, it takes one that another child has.
+
+    Args:
+        child: the child that is free.
+        waiting: the pairs to choose from.
+        readers: for each expression, the child that parsed it last; updated here.
     """
 
-    def strange(pair: Pair) -> int:
+    def parsing_cost(pair: Pair) -> int:
         known = {readers.get(expression or "") for expression in pair} - {None}
         return 0 if child in known else 1 + bool(known)
 
-    pair = min(waiting, key=strange)  # of equals the first
+    pair = min(waiting, key=parsing_cost)  # the first of equals
     waiting.remove(pair)
     readers.update(dict.fromkeys(filter(None, pair), child))
     return pair
 
 
 def _settled(children: Sequence[_Child], *, patient: bool) -> list[tuple[_Child, Outcome]]:
-    """Those whose pair is done with, and what became of it. If `patient`, wait until a child speaks or is overdue."""
+    """Returns the children whose pair is finished, with its outcome.
+
+    If `patient`, wait until a child replies or misses its deadline.
+    """
     first = min(child.deadline for child in children)
     heard = wait([child.fileno() for child in children], max(0.0, first - time.monotonic()) if patient else 0)
     settled: list[tuple[_Child, Outcome]] = []

@@ -1,9 +1,10 @@
-"""The child process of `grading_pool`: compares answers by algebra, where it may hang, swell or die alone.
+"""The child process of `GradingPool`. It compares answers with algebra, where a hang or a crash harms nobody else.
 
     python -m raml_trl.grading.worker 8
 
-Its argument is how many seconds of work its parent grants to one comparison. It says once on stdout that it is ready;
-then every line of stdin, `{"predicted": ..., "answer": ...}`, is answered by one line, an outcome.
+The argument is the number of seconds that the parent allows for one comparison. The worker first writes one line to
+stdout to report that it is ready. It then answers every line of stdin, `{"predicted": ..., "answer": ...}`, with one
+line that holds the outcome.
 """
 
 import json
@@ -13,28 +14,29 @@ import resource
 import signal
 import sys
 
-from raml_trl.grading.grader import compare
+from raml_trl.grading.grader import decide_with_algebra, load_algebra
 
 MEMORY_BYTES = 4 * 2**30
-"""Of address space, for all of the process: what grows beyond it fails, and the machine goes on."""
+"""Limit of the address space of the process. A larger allocation fails, and the machine keeps running."""
 
 
 def main(seconds: float) -> None:
-    """Answer the lines of stdin until it closes, which it does when the parent dies as well."""
-    # Whatever a library prints goes to stderr: the real stdout carries replies and nothing else.
+    """Answers the lines of stdin until it closes, which also happens when the parent dies."""
+    # Output of libraries goes to stderr: the real stdout carries only replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    logging.disable()  # nobody reads it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody is left to answer
+    logging.disable()  # nobody reads the log of a worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(MEMORY_BYTES, hard), hard))
-    compare("x + 1", "2x")  # importing math-verify takes a second, which is no comparison's
+    load_algebra()
     replies.write('"ready"\n')
     for line in sys.stdin:
-        # SIGPROF ends a process by default, inside one long instruction too. The parent is there first, if it lives.
+        # If the parent cannot enforce the deadline, SIGPROF does: by default it ends the process, even inside one long
+        # instruction.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
-        replies.write(json.dumps(compare(**json.loads(line))) + "\n")
+        replies.write(json.dumps(decide_with_algebra(**json.loads(line))) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from raml_trl.data.reading import stream_tasks
 from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import PRUNED, SCHEMAS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
-from raml_trl.grading.grader import extract_box
+from raml_trl.grading.boxes import extract_box
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.runs import open_run

@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from raml_trl.grading import grader as grading
-from raml_trl.grading.grader import Grade, extract_box, grade, readable
+from raml_trl.grading.boxes import extract_box
+from raml_trl.grading.grader import Grade, grade, readable
 from raml_trl.grading.pool import GradingPool
 from raml_trl.grpo import rewards
 from raml_trl.grpo.rewards import REWARDS, make_reward
@@ -177,12 +180,74 @@ def test_a_library_that_catches_everything(caught: int, monkeypatch: pytest.Monk
                 continue
         return "wrong"
 
-    monkeypatch.setattr(grading, "compare", compare)
+    monkeypatch.setattr(grading, "decide_with_algebra", compare)
     monkeypatch.setattr(grading, "SECONDS", 0.2)
     before = signal.getsignal(signal.SIGALRM)
     assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}").outcome == "timeout"
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def _spin(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def _import_slowly(tmp_path: Path) -> str:
+    (tmp_path / "slow_module.py").write_text(f"from {__name__} import _spin\n_spin(0.4)\nstate = 'complete'")
+    return import_module("slow_module").state
+
+
+def _finalize_slowly(_tmp_path: Path) -> str:
+    states = ["incomplete"]
+
+    class Finalized:
+        def __del__(self) -> None:
+            _spin(0.4)
+            states.append("complete")
+
+    Finalized()
+    return states[-1]
+
+
+@pytest.mark.parametrize("step", [_import_slowly, _finalize_slowly])
+def test_the_deadline_waits_for_imports_and_finalizers(
+    step: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in an import leaves broken modules behind, and one in a finalizer is ignored with a warning."""
+    unraisable: list[object] = []
+    states: list[str] = []
+
+    def decide(_predicted: str, _answer: str) -> str:
+        states.append(step(tmp_path))
+        while True:
+            pass
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    monkeypatch.setattr(grading, "decide_with_algebra", decide)
+    monkeypatch.setattr(grading, "SECONDS", 0.1)
+    monkeypatch.setattr(grading, "_AGAIN_SECONDS", 0.1)
+    assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}").outcome == "timeout"
+    assert (states, unraisable) == (["complete"], [])
+    monkeypatch.delitem(sys.modules, "slow_module", raising=False)
+
+
+def test_a_deadline_before_math_verify_is_imported_breaks_no_later_grade() -> None:
+    """In a new process, since an import that is interrupted halfway leaves broken modules behind."""
+    script = r"""
+import sys
+from raml_trl.grading import grader
+
+sys.unraisablehook = lambda unraisable: print("unraisable", unraisable.object)
+for grader.SECONDS in (0.001, 0.05, 0.2):
+    grader.grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}")
+grader.SECONDS = 60
+print(grader.grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}").outcome)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "correct\n"
 
 
 def test_a_single_grade_on_another_thread() -> None:

@@ -273,7 +273,7 @@ def test_what_a_library_prints_is_no_reply() -> None:
 import os, sys
 from raml_trl.grading import worker as grading_worker
 
-compare = grading_worker.compare
+compare = grading_worker.decide_with_algebra
 
 def noisy(**arguments):
     print("noise")
@@ -283,11 +283,11 @@ def noisy(**arguments):
 assert "math_verify" not in sys.modules
 ready = grading_worker.json.loads
 grading_worker.json.loads = lambda line: ("math_verify" in sys.modules) and ready(line)  # it is there by the first line
-grading_worker.compare = lambda *pair, **named: noisy(**dict(zip(("predicted", "answer"), pair)), **named)
+grading_worker.decide_with_algebra = lambda *pair, **named: noisy(**dict(zip(("predicted", "answer"), pair)), **named)
 grading_worker.main(8)
 assert not {"torch", "transformers"} & set(sys.modules)
 """
     requests = '{"predicted": "0.5", "answer": "1/2"}\n{"predicted": "x", "answer": "y"}\n'
     done = subprocess.run([sys.executable, "-c", script], input=requests, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ['"ready"', '"correct"', '"wrong"']
-    assert done.stderr.count("more noise") == 3
+    assert done.stderr.count("more noise") == 2

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from raml_trl.grading.boxes import box_end
-from raml_trl.grading.grader import extract_box
+from raml_trl.grading.boxes import box_end, extract_box
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raml_trl.evaluation.clusters import number_answers
+from raml_trl.evaluation.voting import number_answers
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool, Pair
 

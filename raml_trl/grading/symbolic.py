@@ -1,0 +1,75 @@
+r"""Compares two expressions with computer algebra. This is the only module that imports math-verify and sympy.
+
+Importing it takes about a second and most pairs need no algebra, so `grader` imports it on first use. A comparison may
+take unlimited time and memory; the callers bound both.
+"""
+
+import logging
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy.core.relational import Relational
+from sympy.functions.elementary.trigonometric import TrigonometricFunction
+
+_DIGITS = 15
+_RELATIVE = 1e-5  # decimals are often rounded to six digits
+_STEP = 0.37  # between the values of two symbols
+
+# Expressions whose value is quick to find and reliable: no matrix, sum or infinity among them.
+_NUMBERS = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
+_FUNCTIONS = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
+_SCALARS = (sympy.Add, sympy.Mul, sympy.Pow, *_NUMBERS, *_FUNCTIONS)
+
+
+def equal_expressions(predicted: str, answer: str) -> bool | None:
+    """Whether math-verify considers two expressions equal; None if it cannot parse one of them."""
+    gold, target = parse_expression(answer), parse_expression(predicted)
+    if not gold or not target:
+        return None
+    if _differ(gold[0], target[0]):
+        return False
+    # The last flag also compares an interval with an inequality.
+    return verify(list(gold), list(target), allow_set_relation_comp=True, timeout_seconds=None)
+
+
+@lru_cache(maxsize=256)
+def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
+    """Parses one expression with math-verify. Returns its readings, the first the best, or () if there is none."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no timeout; the callers have one
+    # Without dollars `3\sqrt{13}` would be parsed as 3, and any number in a text would be accepted.
+    text = "$" + expression.replace("%", r"\%") + "$"
+    # `units` stays off: units are already compared, and math-verify would remove the h of 2h as one.
+    spelling = NormalizationConfig(nits=True, malformed_operators=True, boxed="none")
+    config = LatexExtractionConfig(normalization_config=spelling)
+    return tuple(parse(text, [config], parsing_timeout=None, fallback_mode="no_fallback"))
+
+
+def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
+    r"""Whether two expressions certainly differ, because their values differ at some point.
+
+    This avoids most of the algebra. It also separates values too small for math-verify, which takes 2^{-99}\pi for 0.
+    """
+    if isinstance(gold, Relational) and isinstance(target, Relational):
+        # math-verify considers all relations without a solution equal.
+        return {symbol.name for symbol in gold.free_symbols} != {symbol.name for symbol in target.free_symbols}
+    if not (_is_scalar(gold) and _is_scalar(target)):
+        return False
+    names = sorted({symbol.name for symbol in gold.free_symbols | target.free_symbols})
+    try:
+        a, b = (
+            scalar.evalf(
+                _DIGITS, subs={symbol: 1 + _STEP * (1 + names.index(symbol.name)) for symbol in scalar.free_symbols}
+            )
+            for scalar in (gold, target)
+        )
+        return bool(a.is_finite and b.is_finite and abs(a - b) > _RELATIVE * abs(a))
+    except (ArithmeticError, TypeError, ValueError, RecursionError):  # it has no value, or none at this point
+        return False
+
+
+def _is_scalar(expression: sympy.Basic) -> bool:
+    if isinstance(expression, sympy.Symbol):
+        return False
+    return all(isinstance(node, _SCALARS) for node in sympy.preorder_traversal(expression))
