@@ -1,16 +1,16 @@
-r"""Make a page of W&B's from the runs of a group: curves by m, selection, cost, the sweep, the rollouts.
+r"""Make a report page in W&B about a group of runs: curves by m, selection, cost, the sweep, rollouts.
 
     python -m raml_trl.wandb_report --project raml_trl --group grpo_num_generations_update \
         --output_dir runs/wandb_report
 
-The runs must be in W&B by now: see `docs/logging.md`. `output_dir` gets `report.json`, the page as W&B has it.
+The runs must already be in W&B, see `docs/logging.md`. `output_dir` gets `report.json`, the page in W&B's own format.
 """
 
 import logging
 import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
@@ -19,6 +19,9 @@ from raml_trl.runtime.runs import Run
 from raml_trl.runtime.trackers import PROJECT, check_tracker
 from raml_trl.runtime.validation import check_types
 
+if TYPE_CHECKING:
+    from wandb_workspaces.reports import v2 as wr
+
 logger = logging.getLogger(__name__)
 
 _COMPARED = {"grpo": "num_generations_update", "sft": "num_trajectories"}
@@ -26,20 +29,22 @@ _COMPARED = {"grpo": "num_generations_update", "sft": "num_trajectories"}
 
 @dataclass
 class WandbReportConfig:
-    """`wandb_report`: which runs to show, and what of them."""
+    """Arguments of `wandb_report`."""
 
     output_dir: str
-    project: str = field(default=PROJECT, metadata={"help": "Of the runs, and of the page."})
-    entity: str | None = field(default=None, metadata={"help": "User or team; None: your own."})
-    group: str | None = field(default=None, metadata={"help": "Of the runs, such as a sweep; None: the whole project."})
-    stage: Literal["grpo", "sft"] = field(default="grpo", metadata={"help": "Which training the runs are of."})
-    compare: str | None = field(
-        default=None, metadata={"help": "The setting whose values are the curves; None: m for grpo, K for sft."}
+    project: str = field(default=PROJECT, metadata={"help": "W&B project of the runs and of the page."})
+    entity: str | None = field(default=None, metadata={"help": "W&B user or team. The default is your own."})
+    group: str | None = field(
+        default=None, metadata={"help": "W&B group of the runs, such as a sweep. The default is the whole project."}
     )
-    metric: str = field(default="eval/pass@1", metadata={"help": "Of a run, as W&B names it."})
+    stage: Literal["grpo", "sft"] = field(default="grpo", metadata={"help": "Training that the runs did."})
+    compare: str | None = field(
+        default=None,
+        metadata={"help": "Setting whose values get one curve each. The default is m for grpo and K for sft."},
+    )
+    metric: str = field(default="eval/pass@1", metadata={"help": "Final metric of a run, as W&B names it."})
     settings: list[str] = field(
-        default_factory=lambda: ["learning_rate", "seed"],
-        metadata={"help": "Those that a sweep turned, beside `compare`."},
+        default_factory=lambda: ["learning_rate", "seed"], metadata={"help": "Swept settings other than `compare`."}
     )
     title: str = "RaML on TRL"
 
@@ -51,7 +56,7 @@ class WandbReportConfig:
 
 
 def main(config: WandbReportConfig, record: Run) -> None:
-    """Build the page, hand it to W&B, keep it."""
+    """Build the page, save it in W&B, and keep a copy in `output_dir`."""
     if find_spec("wandb_workspaces") is None:
         raise InputError("wandb_report needs wandb-workspaces, which is not installed: pip install raml_trl[wandb]")
     check_tracker("wandb")
@@ -60,30 +65,30 @@ def main(config: WandbReportConfig, record: Run) -> None:
     report.save()
     write_json(record.directory / "report.json", specification(report))
     record.finish(time.monotonic() - started, {"url": report.url})
-    logger.info("the page is %s", report.url)
+    logger.info("the page is at %s", report.url)
 
 
-def make_report(config: WandbReportConfig) -> Any:
-    """The page, not saved yet.
+def make_report(config: WandbReportConfig) -> "wr.Report":
+    """Build the page without saving it.
 
     Raises:
-        InputError: if W&B lets nobody in, or has no such project.
+        InputError: if W&B refuses the connection or has no such project.
     """
-    import wandb  # an extra, as is what the panels are made of
+    import wandb  # wandb and wandb-workspaces are an extra
     from wandb_workspaces.reports import v2 as wr
 
     from raml_trl.reports.wandb_panels import Page, blocks
 
     try:
-        api: Any = wandb.Api()
+        api = wandb.Api()
         entity = config.entity or api.default_entity
         projects = [project.name for project in api.projects(entity)]
     except wandb.Error as error:
-        raise InputError(f"W&B cannot be asked: {' '.join(str(error).split())} (run wandb login)") from error
+        raise InputError(f"cannot connect to W&B: {' '.join(str(error).split())} (run wandb login)") from error
     if config.project not in projects:
         raise InputError(
-            f"{entity} has no project {config.project} in W&B: train with --report_to wandb first, and upload what was "
-            "logged offline with wandb sync"
+            f"{entity} has no project {config.project} in W&B: train with --report_to wandb first, and upload offline "
+            "runs with wandb sync"
         )
     assert config.compare is not None
     page = Page(
@@ -98,8 +103,8 @@ def make_report(config: WandbReportConfig) -> Any:
     return wr.Report(entity=entity, project=config.project, title=config.title, blocks=blocks(page))
 
 
-def specification(report: Any) -> dict[str, Any]:
-    """A page as W&B takes it."""
+def specification(report: "wr.Report") -> dict[str, object]:
+    """Return the page in the JSON format that W&B stores."""
     return report._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

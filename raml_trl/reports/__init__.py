@@ -1,1 +1,1 @@
-"""The report page: evaluations, training runs and sweeps."""
+"""Makes report pages from training runs, evaluations and sweeps; and a page of panels in W&B."""

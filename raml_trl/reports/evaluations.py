@@ -122,8 +122,8 @@ def stage_table(stages: Sequence[Stage]) -> Table:
         for stage in stages
     ]
     sizes = {(stage.results["questions"], stage.results["samples_per_question"]) for stage in stages}
-    over = " or ".join(f"{questions} questions, {samples} samples each" for questions, samples in sorted(sizes))
-    note = f"Means over {over}, with 95 % bootstrap intervals over questions. Seconds are those of training."
+    over = " or ".join(f"{questions} questions with {samples} samples each" for questions, samples in sorted(sizes))
+    note = f"Means over {over}; 95 % bootstrap intervals over questions. Seconds are the training time of the stage."
     return Table(("stage", *map(metric_title, metrics), "seconds"), tuple(rows), note)
 
 
@@ -141,8 +141,8 @@ def difference_table(stages: Sequence[Stage]) -> Table | None:
     if not rows:
         return None
     note = (
-        "Each stage minus the one before it, paired by question: what both find hard is no noise. 95 % bootstrap "
-        "intervals, p of the two-sided sign-flip test, each of one comparison."
+        "Each stage minus the one before it. Pairing by question removes question difficulty from the noise. 95 % "
+        "bootstrap intervals; p-values of the two-sided sign-flip test, not corrected for multiple comparisons."
     )
     missing = [f" {name}: {comparison.reason}." for name, comparison in compared if comparison.reason]
     return Table(("difference", *map(metric_title, metrics)), tuple(rows), note + "".join(missing))

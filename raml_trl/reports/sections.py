@@ -47,7 +47,7 @@ def _stage_section(stages: Sequence[Stage]) -> Section:
         )
     ]
     if differences is not None:
-        blocks.append(Block(title="Each stage beside the one before it", tables=[differences]))
+        blocks.append(Block(title="Difference of each stage to the one before", tables=[differences]))
     return Section("results", "Results", blocks)
 
 
@@ -72,7 +72,7 @@ def _sweep_section(place: int, sweep: SweepSummary) -> Section:
     text = sweep.trials.sentence()
     measured = {label(row.parameters) for row in sweep.combinations if row.value.mean is not None}
     if len(sweep.drawn) < len(measured):
-        text += f" Curves are those of the {len(sweep.drawn)} best of {len(measured)} combinations."
+        text += f" Curves are shown for the {len(sweep.drawn)} best of {len(measured)} combinations."
     curves = Block("", text, _drawn(sweep.figures), _caption(sweep.figures))
     table = combinations_table(sweep.combinations, sweep.baseline)
     return Section(f"sweep-{place}", f"Sweep: {sweep.name}", [curves, Block("Final metrics", tables=[table])])
@@ -89,21 +89,22 @@ def _caption(figures: Sequence[CurveFigure]) -> str:
     """Explain the lines and bands of the figures."""
     bands = [band for figure in figures for band in figure.lines.values()]
     if not bands:
-        return "No training run here logged a curve."
+        return "None of these training runs logged a curve."
     sentences = []
     seeds = sorted({band.n for band in bands if band.n > 1})
     if seeds:
         sentences.append(
-            f"Lines are means over {' or '.join(map(str, seeds))} seeds, bands 95 % intervals of these means "
-            "(Student's, at each step by itself)."
+            f"Lines are means over {' or '.join(map(str, seeds))} seeds; bands are Student's 95 % intervals of the "
+            "mean at each step."
         )
         if seeds[0] < 5:
-            sentences.append("So few seeds make wide bands; they are cut where the figure ends.")
+            sentences.append("With so few seeds the bands are wide; they are clipped at the edge of the figure.")
     if any(band.n == 1 for band in bands):
-        sentences.append("A single seed has no band: how another would go is not known.")
+        sentences.append("A single seed has no band.")
     if any(band.window > 1 for band in bands):
         sentences.append(
-            "Curves of 40 steps or more are moving means over a twentieth of them; a single seed's own are pale."
+            "Curves of 40 steps or more are moving means over a twentieth of the steps; a single seed's unsmoothed "
+            "values are pale."
         )
     return " ".join(sentences)
 
@@ -113,29 +114,29 @@ def _time_section(times: StepTimes) -> Section:
     splits = times.splits
     parts = {phase: [split.seconds[phase] for split in splits.values()] for phase in phases_of(splits)}
     alone = [
-        f"Trials of the sweep {name} differ in more than m and seed: their seconds say nothing of m alone."
+        f"Trials of sweep {name} differ in more than m and seed, so their step times are not compared by m."
         for name in times.alone
     ]
     blocks = [
         Block(
-            "Where the seconds of a step go",
+            "Seconds of a step by phase",
             figures=[Figure("stack", "seconds of an optimizer step", {"rows": list(splits), "parts": parts})],
-            caption=" ".join(["Means over steps, and over runs where there are several.", *alone]),
+            caption=" ".join(["Means over steps and runs.", *alone]),
             tables=[split_table(splits)],
         )
     ]
-    return Section("time", "Time", [*blocks, *(_speedup_block(*item) for item in times.speedups.items())])
+    return Section("time", "Step time", [*blocks, *(_speedup_block(*item) for item in times.speedups.items())])
 
 
 def _speedup_block(name: str, compared: StepTimeComparison) -> Block:
     figures = [
-        Figure("speedups", f"{part}: times as fast as all {compared.g}", _speedup_data(compared, part))
+        Figure("speedups", f"speed-up of the {part} over m = {compared.g}", _speedup_data(compared, part))
         for part in PARTS
         if not compared.reason
     ]
-    measured = " Dots are measured, with 95 % intervals over seeds where there are several." if compared.others else ""
+    measured = " Dots are measured, with 95 % intervals over seeds if there are two or more." if compared.others else ""
     return Block(
-        f"Predicted against measured speed-up: {name}",
+        f"Predicted and measured speed-up: {name}",
         figures=figures,
         caption=f"The line is predicted.{measured}" if figures else "",
         tables=[speedup_table(compared)],
@@ -170,11 +171,11 @@ def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequenc
             for rollout in group.rollouts
         ]
         text = (
-            f"A group of the last step whose completions were logged, step {group.step}: {selected} of "
-            f"{len(group.rollouts)} were selected and carried gradient. The question: {group.question}"
+            f"One group of step {group.step}, the last step with logged completions. {selected} of its "
+            f"{len(group.rollouts)} rollouts were selected and carried gradient. Question: {group.question}"
         )
         blocks.append(Block(f"Rollouts of {group.name}", text, completions=completions))
-    return Section("completions", "What the models write", blocks)
+    return Section("completions", "Completions", blocks)
 
 
 def _verdict(correct: bool | None) -> str:
@@ -194,6 +195,6 @@ def _settings_section(trainings: Sequence[Seeds]) -> Section:
     for training in trainings:
         rows = tuple((Cell(name), Cell(str(value))) for name, value in training.runs[0].settings.items())
         seeds = ", ".join(str(run.seed) for run in training.runs)
-        table = Table(("setting", "value"), rows, f"Seeds: {seeds}; {training.seconds:.0f} seconds a run.")
+        table = Table(("setting", "value"), rows, f"Seeds: {seeds}. {training.seconds:.0f} seconds per run.")
         blocks.append(Block(f"{training.name}: {training.command}", tables=[table], folded=True))
-    return Section("settings", "How it was run", blocks)
+    return Section("settings", "Settings", blocks)

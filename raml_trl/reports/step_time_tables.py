@@ -22,7 +22,7 @@ def split_table(splits: Mapping[str, Split]) -> Table:
             Cell(_three_digits(split.seconds[phase]), f"{100 * split.seconds[phase] / total:.0f} %") for phase in phases
         ]
         rows.append((Cell(name), *cells, Cell(_three_digits(total)), Cell(str(split.n))))
-    note = "Seconds of an optimizer step as the trainer logged them, means over steps and runs, and their share of it."
+    note = "Logged seconds of an optimizer step, averaged over steps and runs, and the share of each phase."
     return Table(("", *phases, "step", "runs"), tuple(rows), note)
 
 
@@ -59,24 +59,24 @@ def _speedup_cells(row: StepTimeRow, part: Part, *, is_all: bool) -> tuple[Cell,
 
 
 def speedup_note(compared: StepTimeComparison) -> str:
-    """Explain the basis of the numbers."""
+    """Explain where the numbers come from."""
     if compared.reason:
-        basis = f"Nothing is predicted: {compared.reason}."
+        basis = f"No prediction: {compared.reason}."
     else:
         basis = (
-            f"Predicted from {compared.source} alone, by raml_trl.grpo.planning: its seconds, and the lengths that "
-            "it logged."
+            "Predictions (raml_trl.grpo.planning) use only the seconds and lengths logged by one run: "
+            f"{compared.source}."
         )
     if not compared.others:
-        return f"{basis} There is no other run that differs in m and seed alone, so nothing was measured to compare."
+        return f"{basis} Nothing was measured to compare with: no other run differs from it in m and seed alone."
     measured = (
-        " Measured in the others, which differ from it in m and seed alone: medians over steps, means over runs. "
-        f"Speed-ups are over m = {compared.g}, of the same seed where there is one: geometric means with 95 % "
-        "intervals over seeds (Student's, of the logarithm)."
+        " Measurements are those of the other runs, which differ from it in m and seed alone: medians over steps, "
+        f"means over runs. Speed-ups are relative to m = {compared.g}, with the same seed where there is one: "
+        "geometric means with 95 % intervals over seeds (Student's, of the logarithm)."
     )
     if not any(row.n for row in compared.rows if row.m == compared.g):
-        measured += f" No other run has m = {compared.g}: there is nothing to be faster than."
-    return f"{basis}{measured} An update is scoring, selecting and updating."
+        measured += f" No other run has m = {compared.g}, so there is no measured speed-up."
+    return f"{basis}{measured} An update consists of scoring, selecting and updating."
 
 
 def _three_digits(seconds: float | None) -> str:

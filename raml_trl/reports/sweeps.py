@@ -43,7 +43,7 @@ class TrialCounts:
         if not self.left_out:
             return f"All {total} trials are complete."
         names = ", ".join(f"{trial.trial} ({trial.reason or trial.status})" for trial in self.left_out)
-        return f"{self.complete} of {total} trials are complete; not in the numbers are {names}."
+        return f"{self.complete} of {total} trials are complete. Left out: {names}."
 
 
 @dataclass(frozen=True)
@@ -252,12 +252,11 @@ def combinations_table(rows: Sequence[CombinationMean], baseline: Settings) -> T
         for row in rows
     ]
     few = min((row.value.n for row in rows if row.value.n > 1), default=0)
-    seeds = f" With {few} seeds they are wide: they rest on {few - 1} degree{'s' * (few > 2)} of freedom." * (
-        1 < few < 5
-    )
+    wide = f" With {few} seeds ({few - 1} degree{'s' * (few > 2)} of freedom) they are wide." if 1 < few < 5 else ""
     note = (
-        f"Last values, means over seeds with 95 % intervals (Student's).{seeds} Differences are to {label(baseline)}, "
-        "paired by seed, with p of the paired t-test, each of one comparison."
+        f"Final values, averaged over seeds, with Student's 95 % intervals.{wide} Differences are to "
+        f"{label(baseline)}, paired by seed. P-values are those of the paired t-test, not corrected for multiple "
+        "comparisons."
     )
     names = [_SHORT.get(name, name) for name in baseline]
     return Table(("metric", *names, "seeds", "mean", f"minus {label(baseline)}", "pairs"), tuple(shown), note)

@@ -1,46 +1,57 @@
-"""The page of a group of runs in W&B, as blocks of its report API: curves, selection, cost, sweep, completions.
+"""A report page in W&B about a group of runs, as blocks of its report API: learning, selection, cost, sweep, rollouts.
 
-Every figure that is drawn is one that a trainer logs; `docs/logging.md` says what it is.
+All plotted metrics are logged by our trainers; `docs/logging.md` explains them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from wandb_workspaces import expr
 from wandb_workspaces.reports import v2 as wr
 
 from raml_trl.grpo.ledger import PHASES
 
-_LEARNING = {
+_Plots = Sequence[tuple[str, Sequence[str]]]
+"""Titles of line plots, each with the logged metrics it shows."""
+
+_LEARNING: dict[str, _Plots] = {
     "grpo": [
-        ("Share of rollouts that are correct", ["correct"]),
+        ("Share of correct rollouts", ["correct"]),
         ("Reward", ["reward"]),
-        ("Share of rollouts laid out as asked", ["formatted"]),
+        ("Share of formatted rollouts", ["formatted"]),
         ("Entropy", ["entropy"]),
-        ("Length of a rollout, tokens", ["completions/mean_length"]),
-        ("Norm of the gradient", ["grad_norm"]),
+        ("Tokens per rollout", ["completions/mean_length"]),
+        ("Gradient norm", ["grad_norm"]),
     ],
     "sft": [
         ("Loss", ["loss"]),
-        ("Accuracy of the next token", ["mean_token_accuracy"]),
-        ("Norm of the gradient", ["grad_norm"]),
+        ("Next-token accuracy", ["mean_token_accuracy"]),
+        ("Gradient norm", ["grad_norm"]),
     ],
 }
-_SELECTION = [
-    ("Groups, over all G", ["groups/all_right", "groups/mixed", "groups/all_wrong"]),
-    ("Groups, over the m", ["selected/all_right", "selected/mixed", "selected/all_wrong"]),
-    ("Groups whose rewards are all equal", ["selection/group_same_reward", "selection/selected_same_reward"]),
-    ("Rows of a generation", ["rows/selected", "rows/trained"]),
-    ("Completion tokens of a generation", ["tokens/generated", "tokens/scored", "tokens/trained"]),
+_SELECTION: _Plots = [
+    ("Groups, all G rollouts", ["groups/all_right", "groups/mixed", "groups/all_wrong"]),
+    ("Groups, m selected rollouts", ["selected/all_right", "selected/mixed", "selected/all_wrong"]),
+    ("Groups with equal rewards", ["selection/group_same_reward", "selection/selected_same_reward"]),
+    ("Rows per generation", ["rows/selected", "rows/trained"]),
+    ("Completion tokens per generation", ["tokens/generated", "tokens/scored", "tokens/trained"]),
 ]
-_SPEED = ("Speed-up over training on all G", ["speedup/estimated", "speedup/ceiling"])
+_SPEED: _Plots = [("Speed-up over training on all G", ["speedup/estimated", "speedup/ceiling"])]
 
 
 @dataclass(frozen=True)
 class Page:
-    """Which runs, and what of them. Metrics are named as W&B has them, such as `eval/pass@1`; settings by field.
+    """What the page shows.
 
-    `compare` is the setting whose values are the curves, over all runs that have it in common.
+    Attributes:
+        entity: user or team in W&B.
+        project: project of the runs.
+        group: group of the runs; None means all runs of the project.
+        stage: the training that the runs did.
+        compare: setting whose values get one curve each, over all runs that share the value.
+        metric: final metric of a run, as W&B names it, such as `eval/pass@1`.
+        settings: swept settings, by field name.
     """
 
     entity: str
@@ -52,53 +63,57 @@ class Page:
     settings: tuple[str, ...]
 
 
-def blocks(page: Page) -> list[Any]:
-    """The page from top to bottom."""
-    told = f"the runs of group {page.group}" if page.group else f"all runs of project {page.project}"
-    lead = f"Curves are means over {told} with the same {page.compare}; their bands reach from the least to the most."
-    found = [
-        wr.P(lead),
-        wr.H2("Learning"),
-        _grid(page, [*_lines(_LEARNING[page.stage]), wr.LinePlot(title=page.metric, x=_STEP, y=[page.metric])]),
-    ]
+def blocks(page: Page) -> list[object]:
+    """Return the blocks of the page from top to bottom."""
+    runs = f"the runs of group {page.group}" if page.group else f"all runs of project {page.project}"
+    lead = f"Each curve is a mean over {runs} with the same {page.compare}. Its band spans their minimum and maximum."
+    learning = [*_line_plots(_LEARNING[page.stage]), wr.LinePlot(title=page.metric, x=_STEP, y=[page.metric])]
+    parts = [wr.P(lead), wr.H2("Learning"), _grid(page, learning)]
     if page.stage == "grpo":
-        seconds = [shown(f"seconds/{phase}") for phase in PHASES]
-        cost = [
-            wr.LinePlot(title="Seconds of a step, by phase", x=_STEP, y=seconds, plot_type="stacked-area"),
-            *_lines([_SPEED]),
-        ]
-        found += [wr.H2("Selection"), _grid(page, _lines(_SELECTION)), wr.H2("Cost"), _grid(page, cost)]
+        parts += [wr.H2("Selection"), _grid(page, _line_plots(_SELECTION)), wr.H2("Cost"), _grid(page, _cost_plots())]
+    parts += [wr.H2("Sweep"), _grid(page, _sweep_plots(page), grouped=False)]
+    if page.stage == "grpo":
+        table = wr.WeavePanelSummaryTable(table_name="completions", layout=_full_width())
+        note = "All G rollouts of the last generation. The column `selected` marks the m that were trained on."
+        parts += [wr.H2("Rollouts"), wr.P(note), _grid(page, [table], grouped=False)]
+    return parts
+
+
+def wandb_name(name: str) -> str:
+    """Return the name that transformers' W&B callback gives to a logged metric."""
+    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+
+
+_STEP = wandb_name("global_step")
+
+
+def _cost_plots() -> list[object]:
+    seconds = [wandb_name(f"seconds/{phase}") for phase in PHASES]
+    stacked = wr.LinePlot(title="Seconds per step, by phase", x=_STEP, y=seconds, plot_type="stacked-area")
+    return [stacked, *_line_plots(_SPEED)]
+
+
+def _sweep_plots(page: Page) -> list[object]:
     axes = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in page.settings]
     axes.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(page.metric)))
-    whole = wr.Layout(w=24, h=10)
-    sweep = [
-        wr.ParallelCoordinatesPlot(title=f"{page.metric} of every run", columns=axes, layout=whole),
+    return [
+        wr.ParallelCoordinatesPlot(title=f"{page.metric} of every run", columns=axes, layout=_full_width()),
         wr.ParameterImportancePlot(with_respect_to=page.metric, layout=wr.Layout(w=12, h=8)),
         wr.ScatterPlot(
             x=wr.Config(page.compare), y=wr.SummaryMetric(page.metric), layout=wr.Layout(x=12, y=10, w=12, h=8)
         ),
     ]
-    found += [wr.H2("Sweep"), _grid(page, sweep, grouped=False)]
-    if page.stage == "grpo":
-        table = wr.WeavePanelSummaryTable(table_name="completions", layout=whole)
-        lead = "All G rollouts of the last generation; selected says which m of each group were trained on."
-        found += [wr.H2("Rollouts"), wr.P(lead), _grid(page, [table], grouped=False)]
-    return found
 
 
-def shown(name: str) -> str:
-    """What transformers makes of the name of a figure on its way to a dashboard."""
-    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+def _line_plots(plots: _Plots) -> list[object]:
+    return [wr.LinePlot(title=title, x=_STEP, y=[wandb_name(name) for name in names]) for title, names in plots]
 
 
-_STEP = shown("global_step")
+def _full_width() -> wr.Layout:
+    return wr.Layout(w=24, h=10)
 
 
-def _lines(plots: list[tuple[str, list[str]]]) -> list[Any]:
-    return [wr.LinePlot(title=title, x=_STEP, y=[shown(name) for name in names]) for title, names in plots]
-
-
-def _grid(page: Page, panels: list[Any], *, grouped: bool = True) -> Any:
+def _grid(page: Page, panels: Sequence[object], *, grouped: bool = True) -> wr.PanelGrid:
     runs = wr.Runset(
         entity=page.entity,
         project=page.project,
@@ -106,4 +121,4 @@ def _grid(page: Page, panels: list[Any], *, grouped: bool = True) -> Any:
         filters=[expr.Metric("Group") == page.group] if page.group else [],
         groupby=[f"config.{page.compare}"] if grouped else [],
     )
-    return wr.PanelGrid(runsets=[runs], panels=panels)
+    return wr.PanelGrid(runsets=[runs], panels=list(panels))

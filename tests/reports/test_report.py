@@ -1,4 +1,4 @@
-"""Reports: bands and differences are those worked out here, predictions are of other runs, no text leaves its place."""
+"""Reports: bands and differences match hand calculations, and untrusted text stays escaped."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from raml_trl.runtime.runs import identity, open_run
 from tests.helpers import REPOSITORY
 from tests.render.test_html import HOSTILE, browse_file, needs_browser
 
-T = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # of 95 %, by degrees of freedom, from a table
+T = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # Student quantiles for 95 %, by degrees of freedom, from a table
 
 
 def write_run(directory: Path, command: str, settings: dict[str, Any], logs: Sequence[dict[str, Any]] = ()) -> Path:
@@ -77,7 +77,7 @@ def write_grpo(directory: Path, seed: int, m: int, **settings: Any) -> Path:
 
 
 def write_sweep(directory: Path, values: dict[tuple[int, int], float | None], *, train: bool = True) -> Path:
-    """Of m and seed, with the metric of each trial; None: it failed."""
+    """Write a sweep over m and seed; `values` has the metric of each trial, None if it failed."""
     trials, combinations = [], sorted({m for m, _ in values})
     for (m, seed), value in values.items():
         name = f"num_generations_update={m},seed={seed}"
@@ -100,14 +100,14 @@ def write_evaluation(directory: Path, correct: dict[str, list[bool]], texts: Seq
     rows = [
         {"question_id": question, "sample": sample, "text": f"{question} {sample}", "correct": right}
         | {"formatted": True, "num_tokens": 3, "outcome": "graded"}
-        for question, of in correct.items()
-        for sample, right in enumerate(of)
+        for question, verdicts in correct.items()
+        for sample, right in enumerate(verdicts)
     ]
     for row, text in zip(rows, texts, strict=False):
         row["text"] = text
     run = open_run(directory, "evaluate", given)
     pq.write_table(pa.Table.from_pylist(rows), directory / "samples.parquet")
-    mean = fmean(fmean(of) for of in correct.values())
+    mean = fmean(fmean(verdicts) for verdicts in correct.values())
     metrics = {"pass@1": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}}
     samples = len(next(iter(correct.values())))
     results = {"questions": len(correct), "samples_per_question": samples, "formatted": 1.0, "mean_tokens": 3.0}
@@ -116,7 +116,7 @@ def write_evaluation(directory: Path, correct: dict[str, list[bool]], texts: Seq
 
 
 def make(home: Path, **given: Any) -> tuple[dict[str, Any], str, str]:
-    """A report: its numbers, its page, its Markdown."""
+    """Make a report; return its JSON, its HTML and its Markdown."""
     directory = home / "report"
     report.main(ReportConfig(output_dir=str(directory), **given), open_run(directory, "report", {}))
     page, text = ((directory / f"report.{kind}").read_text() for kind in ("html", "md"))
@@ -124,7 +124,7 @@ def make(home: Path, **given: Any) -> tuple[dict[str, Any], str, str]:
 
 
 class Elements(HTMLParser):
-    """Names of the elements, and all text but the scripts'."""
+    """Parses a page into the names of its elements, its links, and its text outside scripts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Elements(HTMLParser):
             self.text += data
 
 
-def told(page: str) -> str:
+def visible_text(page: str) -> str:
     return " ".join(Elements(page).text.split())
 
 
@@ -201,13 +201,13 @@ def test_differences_of_a_sweep_are_paired_by_seed(tmp_path: Path) -> None:
     assert "difference" not in eight
     assert eight["mean"] == pytest.approx(0.8)
     assert eight["low"] == pytest.approx(0.8 - T[2] * 0.01 / math.sqrt(3), rel=1e-5)
-    for shown in (told(page), text):
+    for shown in (visible_text(page), text):
         assert f"{mean:+.3f}".replace("-", "\N{MINUS SIGN}") in shown
         assert "All 6 trials are complete." in shown
-        assert "With 3 seeds they are wide" in shown
+        assert "With 3 seeds (2 degrees of freedom) they are wide" in shown
 
 
-def test_the_baseline_can_be_another(tmp_path: Path) -> None:
+def test_baseline_can_be_chosen(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", VALUES, train=False)
     data, _, _ = make(tmp_path, sweeps=[f"s={sweep}"], baselines=["s=num_generations_update=4"])
     [four, eight] = data["sweeps"][0]["combinations"]
@@ -220,7 +220,7 @@ def test_the_baseline_can_be_another(tmp_path: Path) -> None:
         make(tmp_path / "other", sweeps=[f"s={sweep}"], baselines=["s=num_generations_update=5"])
 
 
-def test_what_a_sweep_lacks_is_said(tmp_path: Path) -> None:
+def test_report_lists_trials_that_are_not_complete(tmp_path: Path) -> None:
     values = {**VALUES, (8, 1): None, (8, 2): None, (2, 0): None}
     data, page, text = make(tmp_path, sweeps=[f"s={write_sweep(tmp_path / 'sweep', values)}"])
     [sweep] = data["sweeps"]
@@ -229,7 +229,7 @@ def test_what_a_sweep_lacks_is_said(tmp_path: Path) -> None:
     assert rows[2]["mean"] is None
     assert rows[2]["difference"] == {"reason": "0 seeds in common"}
     assert rows[4]["difference"] == {"reason": "1 seed in common"}
-    for shown in (told(page), text.replace("\\", "")):
+    for shown in (visible_text(page), text.replace("\\", "")):
         assert "4 of 7 trials are complete" in shown
         assert "num_generations_update=8,seed=1 (exit code 1)" in shown
         assert "1 seed in common" in shown
@@ -239,7 +239,7 @@ def snapshot(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_an_unfinished_sweep_is_read_as_far_as_it_came(tmp_path: Path) -> None:
+def test_unfinished_sweep_is_reported_so_far(tmp_path: Path) -> None:
     from raml_trl.sweeps.study import open_study
     from raml_trl.sweeps.sweep_file import read_sweep
 
@@ -262,13 +262,13 @@ def test_an_unfinished_sweep_is_read_as_far_as_it_came(tmp_path: Path) -> None:
     assert (sweep["trials"]["complete"], sweep["trials"]["unfinished"]) == (2, 2)
     means = [row["mean"] for row in sweep["combinations"] if row["metric"] == "eval/pass@1" and row["mean"]]
     assert sum(means) in (0.5 + 0.625, (0.5 + 0.625) / 2)  # of two combinations, or of one
-    assert "2 of 4 trials are complete; not in the numbers are" in told(page)
+    assert "2 of 4 trials are complete. Left out:" in visible_text(page)
     file.write_text(yaml.safe_dump(content | {"parameters": parameters, "method": "random", "run_cap": 4}))
     with pytest.raises(InputError, match="has changed since"):
         make(tmp_path / "changed", sweeps=[f"s={directory}"])
 
 
-def test_runs_of_one_name_are_seeds(tmp_path: Path) -> None:
+def test_runs_with_one_name_are_seeds(tmp_path: Path) -> None:
     runs = [write_grpo(tmp_path / f"seed-{seed}", seed, 4) for seed in range(3)]
     data, page, _ = make(tmp_path, runs=[f"GRPO={run}" for run in runs])
     [training] = data["runs"]
@@ -279,10 +279,10 @@ def test_runs_of_one_name_are_seeds(tmp_path: Path) -> None:
     assert curve["mean"][-1] == pytest.approx(fmean(last))
     assert curve["high"][-1] - curve["mean"][-1] == pytest.approx(T[2] * stdev(last) / math.sqrt(3), rel=1e-5)
     assert "loss" not in training["curves"]  # zero up to clipping
-    assert "Lines are means over 3 seeds" in told(page)
+    assert "Lines are means over 3 seeds" in visible_text(page)
 
 
-def test_names_that_do_not_fit(tmp_path: Path) -> None:
+def test_unusable_arguments_are_refused(tmp_path: Path) -> None:
     grpo = write_grpo(tmp_path / "grpo", 0, 4)
     sft = write_run(tmp_path / "sft", "train_sft", {}, [{"step": 1, "loss": 1.0}])
     cases = [
@@ -315,41 +315,42 @@ def test_names_that_do_not_fit(tmp_path: Path) -> None:
 ANSWERS = {"before": [4, 0, 1, 2, 0], "after": [4, 3, 1, 1, 2]}
 
 
-def of_answers(counts: Sequence[int], first: str = "q") -> dict[str, list[bool]]:
+def verdicts_of(counts: Sequence[int], first: str = "q") -> dict[str, list[bool]]:
     return {f"{first}{place}": [sample < count for sample in range(4)] for place, count in enumerate(counts)}
 
 
 def test_stages_are_compared_question_by_question(tmp_path: Path) -> None:
-    runs = [f"{name}={write_evaluation(tmp_path / name, of_answers(counts))}" for name, counts in ANSWERS.items()]
+    runs = [f"{name}={write_evaluation(tmp_path / name, verdicts_of(counts))}" for name, counts in ANSWERS.items()]
     data, page, text = make(tmp_path, evaluations=runs)
     assert "differences" not in data["stages"][0]
-    found = data["stages"][1]["differences"]["pass@1"]
+    difference = data["stages"][1]["differences"]["pass@1"]
     before, after = (np.array(counts) / 4 for counts in ANSWERS.values())
     expected = paired_difference(before, after, np.random.default_rng(0))
-    assert found["mean"] == pytest.approx(0.2)
-    assert found["p_value"] == expected.p_value == 0.5  # of 3 signs, ±3 ∓1 ±2: those of +++-like sums are 4 of 8
-    assert found["low"] <= found["mean"] <= found["high"]
-    for shown in (told(page), text):
+    assert difference["mean"] == pytest.approx(0.2)
+    # Of the 8 signed sums of 3, 1 and 2, the 4 sums ±6 and ±4 are at least as far from zero as 3 - 1 + 2 = 4.
+    assert difference["p_value"] == expected.p_value == 0.5
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    for shown in (visible_text(page), text):
         assert "after \N{MINUS SIGN} before" in shown
         assert "+0.200" in shown
         assert "p 0.500" in shown
 
 
-def test_stages_of_other_questions_have_a_dash_and_the_reason(tmp_path: Path) -> None:
-    first = write_evaluation(tmp_path / "first", of_answers([1, 2]))
-    second = write_evaluation(tmp_path / "second", of_answers([1, 2], "other"))
+def test_stages_with_different_questions_show_the_reason(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "first", verdicts_of([1, 2]))
+    second = write_evaluation(tmp_path / "second", verdicts_of([1, 2], "other"))
     data, page, _ = make(tmp_path, evaluations=[f"a={first}", f"b={second}"])
     assert data["stages"][1]["differences"] == {}
-    assert "b: b and a are evaluations of different questions: they cannot be paired" in told(page)
+    assert "b: b and a are evaluations of different questions: they cannot be paired" in visible_text(page)
 
 
-def of_setting(tmp_path: Path, ms: Sequence[int], seeds: int = 2, **settings: Any) -> list[str]:
+def write_runs(tmp_path: Path, ms: Sequence[int], seeds: int = 2, **settings: Any) -> list[str]:
     runs = [(m, seed) for m in ms for seed in range(seeds)]
     return [f"m{m}s{seed}={write_grpo(tmp_path / f'm{m}s{seed}', seed, m, **settings)}" for m, seed in runs]
 
 
-def test_speed_ups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path: Path) -> None:
-    data, page, _ = make(tmp_path, runs=of_setting(tmp_path, [8, 2, 4]))
+def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path: Path) -> None:
+    data, page, _ = make(tmp_path, runs=write_runs(tmp_path, [8, 2, 4]))
     [compared] = data["times"]["speedups"].values()
     assert (compared["source"], compared["others"], compared["g"]) == ("m2s0", 5, 8)
     rows = {row["m"]: row for row in compared["rows"]}
@@ -362,16 +363,16 @@ def test_speed_ups_are_predicted_from_one_run_and_measured_in_the_others(tmp_pat
     assert rows[4]["measured"]["step"] == pytest.approx((step(4, 0) + step(4, 1)) / 2)
     logs = [math.log(step(8, seed) / step(4, seed)) for seed in range(2)]
     half = T[1] * stdev(logs) / math.sqrt(2)
-    found = rows[4]["measured_speedup"]["step"]
-    assert found["mean"] == pytest.approx(math.exp(fmean(logs)))
-    assert found["low"] == pytest.approx(math.exp(fmean(logs) - half), rel=1e-5)
+    speedup = rows[4]["measured_speedup"]["step"]
+    assert speedup["mean"] == pytest.approx(math.exp(fmean(logs)))
+    assert speedup["low"] == pytest.approx(math.exp(fmean(logs) - half), rel=1e-5)
     assert rows[2]["measured_speedup"]["step"] == {"mean": pytest.approx(step(8, 1) / step(2, 1)), "low": None} | {
         "high": None
     }
     assert rows[8]["predicted_speedup"] == {"update": 1.0, "step": 1.0}
-    assert "Predicted from m2s0 alone" in told(page)
+    assert "logged by one run: m2s0." in visible_text(page)
 
-    # what is predicted is what the planner says of the source
+    # Predictions equal those of the planner for the source run.
     summary = json.loads((tmp_path / "m2s0" / "summary.json").read_text())
     from raml_trl.reports.runs import read_training
 
@@ -379,36 +380,37 @@ def test_speed_ups_are_predicted_from_one_run_and_measured_in_the_others(tmp_pat
     lengths = logged_lengths(grpo_logs(0, 2), 32, np.random.default_rng(0))
     split = measured_split(summary, geometry)
     of_four = replace(geometry, num_generations_update=4)
-    work = draw_work(of_four, lengths, prompt_length=18, dead_groups=0.0, seed=0)  # 58 cells a rollout, 40 the longest
+    # The prompt has 58 cells per rollout minus the 40 of the longest completion.
+    work = draw_work(of_four, lengths, prompt_length=18, dead_groups=0.0, seed=0)
     assert rows[4]["predicted"]["step"] == pytest.approx(predict_seconds(split, work, 0.5)["step"])
 
 
-def test_a_run_alone_is_compared_with_nothing(tmp_path: Path) -> None:
-    runs = [*of_setting(tmp_path, [4], seeds=1), f"lr={write_grpo(tmp_path / 'lr', 0, 8, learning_rate=0.5)}"]
+def test_run_with_other_settings_is_not_compared(tmp_path: Path) -> None:
+    runs = [*write_runs(tmp_path, [4], seeds=1), f"lr={write_grpo(tmp_path / 'lr', 0, 8, learning_rate=0.5)}"]
     data, page, _ = make(tmp_path, runs=runs)
     alone, other = data["times"]["speedups"].values()
-    assert (alone["source"], other["source"]) == ("m4s0", "lr")  # differing in the learning rate too
+    assert (alone["source"], other["source"]) == ("m4s0", "lr")  # they also differ in the learning rate
     assert [row["m"] for row in alone["rows"]] == [1, 2, 4, 8]
     assert all(row["measured"] is None and row["predicted"] for row in alone["rows"])
-    assert told(page).count("so nothing was measured to compare") == 2
+    assert visible_text(page).count("Nothing was measured to compare with") == 2
 
 
-def test_a_run_without_a_summary_predicts_nothing(tmp_path: Path) -> None:
-    runs = of_setting(tmp_path, [4, 8], seeds=1)
+def test_run_without_summary_predicts_nothing(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path, [4, 8], seeds=1)
     (tmp_path / "m4s0" / "summary.json").unlink()
     data, page, _ = make(tmp_path, runs=runs)
     [compared] = data["times"]["speedups"].values()
     assert compared["reason"] == "m4s0 has no summary.json with counts of trained rows"
-    assert "Nothing is predicted: m4s0 has no summary.json" in told(page)
+    assert "No prediction: m4s0 has no summary.json" in visible_text(page)
 
 
-def test_where_the_seconds_go(tmp_path: Path) -> None:
-    data, _, text = make(tmp_path, runs=of_setting(tmp_path, [4], seeds=1))
+def test_seconds_by_phase(tmp_path: Path) -> None:
+    data, _, text = make(tmp_path, runs=write_runs(tmp_path, [4], seeds=1))
     [split] = data["times"]["splits"].values()
     logs = grpo_logs(0, 4)
     assert split["seconds"]["generating"] == pytest.approx(0.2)
     assert split["seconds"]["updating"] == pytest.approx(fmean(log["seconds/updating"] for log in logs))
-    assert "scoring" not in re.findall(r"^\| +\| (.*)$", text, re.MULTILINE)[0]  # it took no time
+    assert "scoring" not in re.findall(r"^\| +\| (.*)$", text, re.MULTILINE)[0]  # took no time
 
 
 @pytest.mark.parametrize(
@@ -424,7 +426,7 @@ def test_where_the_seconds_go(tmp_path: Path) -> None:
         {"top_entropy_quantile": 0.5},
     ],
 )
-def test_the_geometry_is_that_of_the_trainers_config(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_geometry_equals_that_of_the_trainer_config(settings: dict[str, Any], tmp_path: Path) -> None:
     from raml_trl.grpo.config import SubsetGRPOConfig
     from raml_trl.grpo.planning import inputs as plan_inputs
     from raml_trl.reports.runs import read_training
@@ -435,7 +437,7 @@ def test_the_geometry_is_that_of_the_trainers_config(settings: dict[str, Any], t
     assert read_geometry(run) == plan_inputs.read_geometry(config, 1)
 
 
-def test_completions_right_and_wrong_with_their_questions(tmp_path: Path) -> None:
+def test_correct_and_wrong_completions_appear_with_their_questions(tmp_path: Path) -> None:
     data = open_run(tmp_path / "data", "prepare_data", {})
     rows = [{"id": f"q{place}", "problem": f"what is {place}?"} for place in range(5)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "questions-00000.parquet")
@@ -449,7 +451,7 @@ def test_completions_right_and_wrong_with_their_questions(tmp_path: Path) -> Non
         ("right", "what is 1?", "q1 0"),
         ("wrong", "what is 3?", "q3 0"),
     ]
-    # a data set that was made anew has other questions under these names
+    # A dataset made again may have other questions under the same ids.
     record = json.loads((tmp_path / "data" / "run.json").read_text())
     (tmp_path / "data" / "run.json").write_text(json.dumps(record | {"settings": {"seed": 1}}))
     assert identity(tmp_path / "data") != json.loads((stage / "run.json").read_text())["inputs"]["dataset_name"]
@@ -469,14 +471,14 @@ def write_completions(run: Path, step: int, groups: dict[str, list[tuple[str, bo
     pq.write_table(pa.Table.from_pylist(rows), run / "completions" / f"completions_{step:05d}.parquet")
 
 
-def test_a_group_shows_its_choice(tmp_path: Path) -> None:
+def test_group_shows_which_rollouts_were_selected(tmp_path: Path) -> None:
     run = write_grpo(tmp_path / "grpo", 0, 4)
     write_completions(run, 1, {"early": [("x", True, True), ("y", False, False)]})
     late = {"alike": [("u", True, True), ("v", True, False)], "mixed": [("right one", True, False), ("z", False, True)]}
     write_completions(run, 2, late)
     _, page, text = make(tmp_path, runs=[f"GRPO={run}"])
-    for shown in (told(page), " ".join(text.split())):
-        assert "step 2: 1 of 2 were selected and carried gradient. The question: mixed" in shown
+    for shown in (visible_text(page), " ".join(text.split())):
+        assert "One group of step 2, the last step with logged completions. 1 of its 2 rollouts were selected" in shown
         assert "not selected, advantage +0.50" in shown
         assert "early" not in shown
     assert "wrong, selected, advantage \N{MINUS SIGN}0.50:\n\n```text\nz\n```" in text
@@ -487,20 +489,20 @@ def test_long_completions_are_folded(tmp_path: Path) -> None:
     stage = write_evaluation(tmp_path / "eval", {"q0": [True], "q1": [True]}, texts)
     _, page, _ = make(tmp_path, evaluations=[f"a={stage}"])
     assert page.count("<details>") == 1
-    assert "1,000 characters" in told(page)
+    assert "1,000 characters" in visible_text(page)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_text_leaves_its_place(text: str, tmp_path: Path) -> None:
+def test_untrusted_text_is_escaped(text: str, tmp_path: Path) -> None:
     text = text.encode("utf-8", "replace").decode()
     pages = []
-    for place, one in enumerate(("harmless", text)):
+    for place, content in enumerate(("harmless", text)):
         home = tmp_path / str(place)
-        run = write_grpo(home / "grpo", 0, 4, note=one)
-        write_completions(run, 1, {one: [(one, True, True), ("other", False, False)]})
-        stage = write_evaluation(home / "eval", {"q": [True], one: [False]}, [one, one])
-        name = one.replace("=", "") or "x"
-        given: dict[str, Any] = {"title": one, "lead": one, "runs": [f"{name}={run}"]}
+        run = write_grpo(home / "grpo", 0, 4, note=content)
+        write_completions(run, 1, {content: [(content, True, True), ("other", False, False)]})
+        stage = write_evaluation(home / "eval", {"q": [True], content: [False]}, [content, content])
+        name = content.replace("=", "") or "x"
+        given: dict[str, Any] = {"title": content, "lead": content, "runs": [f"{name}={run}"]}
         pages.append(make(home, evaluations=[f"{name}={stage}", f"b={stage}"], **given))
     (_, harmless, _), (_, page, markdown) = pages
     assert Elements(page).names == Elements(harmless).names
@@ -509,9 +511,9 @@ def test_no_text_leaves_its_place(text: str, tmp_path: Path) -> None:
     assert not any(re.search(r"(?<!\\)<(script|img|!--)", outside) for outside in fences[::2])
 
 
-def test_nothing_comes_from_the_network(tmp_path: Path) -> None:
-    stage = write_evaluation(tmp_path / "eval", of_answers([1, 2]))
-    _, page, _ = make(tmp_path, evaluations=[f"a={stage}"], runs=of_setting(tmp_path, [4]))
+def test_page_loads_nothing_from_the_network(tmp_path: Path) -> None:
+    stage = write_evaluation(tmp_path / "eval", verdicts_of([1, 2]))
+    _, page, _ = make(tmp_path, evaluations=[f"a={stage}"], runs=write_runs(tmp_path, [4]))
     assert all(link.startswith("#") for link in Elements(page).links)
     assert not re.search(r"//[a-z0-9]|url\((?!#)|@import|@font-face", page, re.IGNORECASE)
     anchors = set(re.findall(r'<h2 id="([^"]+)"', page))
@@ -538,11 +540,11 @@ def test_markdown_shows_text_as_it_is(text: str, expected: str) -> None:
     assert escape_markdown(text) == expected
 
 
-def test_a_fence_is_longer_than_any_within() -> None:
+def test_fence_is_longer_than_any_in_the_text() -> None:
     assert code_block("a\n````\nb").splitlines()[0] == "`````text"
 
 
-def test_it_starts_without_torch() -> None:
+def test_report_starts_without_torch() -> None:
     import subprocess
     import sys
 
@@ -553,19 +555,19 @@ def test_it_starts_without_torch() -> None:
 
 @needs_browser
 @pytest.mark.parametrize("flags", [(), ("--blink-settings=preferredColorScheme=0",)], ids=["light", "dark"])
-def test_a_browser_draws_every_figure_and_reads_it(flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_browser_draws_every_figure(flags: tuple[str, ...], tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", VALUES)
-    stages = [f"{name}={write_evaluation(tmp_path / name, of_answers(counts))}" for name, counts in ANSWERS.items()]
-    data, page, _ = make(tmp_path, sweeps=[f"s={sweep}"], evaluations=stages, runs=of_setting(tmp_path, [4], seeds=1))
+    stages = [f"{name}={write_evaluation(tmp_path / name, verdicts_of(counts))}" for name, counts in ANSWERS.items()]
+    data, page, _ = make(tmp_path, sweeps=[f"s={sweep}"], evaluations=stages, runs=write_runs(tmp_path, [4], seeds=1))
     seen = browse_file(tmp_path, page, "report", *flags)
     assert seen["drawn"] == page.count('class="drawing"')
-    assert seen["bands"] == 2  # of m = 4 and m = 8
-    figure = next(one for one in data["sweeps"][0]["figures"] if one["name"] == "correct")
+    assert seen["bands"] == 2  # m = 4 and m = 8
+    figure = next(figure for figure in data["sweeps"][0]["figures"] if figure["name"] == "correct")
     at = [figure["lines"][name] for name in ("m = 4", "m = 8")]
     assert seen["tip"][0] == "step 6"
     assert seen["tip"][1::2] == ["m = 4", "m = 8"]
-    for said, line in zip(seen["tip"][2::2], at, strict=True):
-        numbers = [float(number) for number in re.findall(r"[\d.]+", said)]
+    for text, line in zip(seen["tip"][2::2], at, strict=True):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", text)]
         assert numbers == pytest.approx([line[part][-1] for part in ("mean", "low", "high")], abs=0.006)
     assert seen["without"] == 1
     assert seen["again"] == 2

@@ -8,7 +8,7 @@ import pytest
 from tests.reports.test_report import (
     VALUES,
     make,
-    of_answers,
+    verdicts_of,
     write_completions,
     write_evaluation,
     write_grpo,
@@ -25,8 +25,8 @@ def write_inputs(home: Path) -> dict[str, list[str]]:
     for m, seed in ((2, 0), (2, 1), (8, 0), (8, 1)):
         write_grpo(home / f"m{m}s{seed}", seed, m)
     write_completions(home / "m2s0", 6, {"1 + 1": [("2", True, True), ("3", False, False)]})
-    write_evaluation(home / "eval_base", of_answers([0, 1, 2]))
-    write_evaluation(home / "eval_sft", of_answers([1, 3, 2]))
+    write_evaluation(home / "eval_base", verdicts_of([0, 1, 2]))
+    write_evaluation(home / "eval_sft", verdicts_of([1, 3, 2]))
     write_sweep(home / "sweep", {**VALUES, (8, 2): None, (2, 0): None})
     return {
         "runs": ["SFT=sft", "m2=m2s0", "m2=m2s1", "m8=m8s0", "m8=m8s1"],
