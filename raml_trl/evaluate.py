@@ -102,7 +102,7 @@ def evaluate_one(config: EvaluateConfig, record: Run) -> None:
         group=run_group(record.directory),
         name=f"{shown_name(config.model_name_or_path)} on {shown_name(config.dataset_name)}",
         settings={name: value for name, value in asdict(config).items() if name not in ("api_key_variable",)},
-        figures={name: value["mean"] for name, value in metrics["metrics"].items()},
+        metrics={name: value["mean"] for name, value in metrics["metrics"].items()},
     )
     record.writes = True  # whichever process of the launch this is, it is the last
     record.finish(time.monotonic() - started, metrics)

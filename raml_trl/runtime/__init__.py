@@ -1,1 +1,1 @@
-"""Errors, files, the record of a run, and parsing of YAML and command lines."""
+"""Errors, files, the record of a run, and the parsing of YAML and command lines."""

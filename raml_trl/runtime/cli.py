@@ -1,4 +1,4 @@
-"""From a YAML file and a command line to dataclasses, and from a user's mistake to one line and exit code 2."""
+"""Parses YAML and flags into dataclasses, and reports user errors in one line with exit code 2."""
 
 import argparse
 import difflib
@@ -7,33 +7,37 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import read_yaml
+from raml_trl.runtime.files import Settings, read_yaml
 from raml_trl.runtime.runs import Run, is_first_process, open_run
 from raml_trl.runtime.validation import check_type
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 logger = logging.getLogger(__name__)
 
 USER_ERROR = 2
 INTERRUPTED = 130
 
+_CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec")
+
 
 class StrictParser(TrlParser):
-    """TRL's parser, which raises where it would print its usage, and which also checks the types that YAML gave."""
+    """TRL's parser, except that it raises errors instead of printing its usage, and checks the types in YAML."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
     def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
-        """The dataclasses, in order.
+        """Parse a command line, and the YAML file after `--config`, into the dataclasses, in their order.
 
         Raises:
-            InputError: for an unreadable file, an unknown key or option, a value of the wrong type or one that cannot
-                work.
+            InputError: for an unreadable file, an unknown key or option, or an invalid value.
         """
         arguments = list(arguments)
         if "--config" in arguments:
@@ -44,13 +48,13 @@ class StrictParser(TrlParser):
         self._check_options(arguments)
         try:
             return self.parse_args_and_config(arguments)
-        except ValueError as error:  # what TRL's and our dataclasses refuse
+        except ValueError as error:  # raised by TRL's dataclasses and by ours
             raise InputError(" ".join(str(error).split())) from error
 
-    def given(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """What `parse` was told by file and command line, by field name: the command line's word is last."""
+    def explicit_settings(self, arguments: Sequence[str]) -> Settings:
+        """Return the settings that the user gave, by field name. The command line takes precedence over the file."""
         arguments = list(arguments)
-        settings: dict[str, Any] = {}
+        settings: Settings = {}
         if "--config" in arguments:
             position = arguments.index("--config")
             settings |= read_yaml(Path(arguments[position + 1]))
@@ -62,7 +66,7 @@ class StrictParser(TrlParser):
         return settings | vars(explicit.parse_known_args(arguments)[0])
 
     def _check_yaml(self, path: Path) -> None:
-        hints: dict[str, Any] = {}
+        hints: dict[str, object] = {}
         for dataclass_type in self.dataclass_types:
             known = get_type_hints(dataclass_type)
             hints |= {field.name: known[field.name] for field in fields(dataclass_type) if field.init}
@@ -70,8 +74,8 @@ class StrictParser(TrlParser):
             if name == "env":
                 continue
             if name not in hints:
-                raise InputError(f"{path}: unknown key {name!r}{_meant(str(name), hints)}")
-            if not isinstance(value, str):  # the parser converts strings itself, or refuses them
+                raise InputError(f"{path}: unknown key {name!r}{_suggestion(str(name), hints)}")
+            if not isinstance(value, str):  # the parser converts strings itself
                 try:
                     check_type(name, value, hints[name])
                 except InputError as error:
@@ -81,11 +85,11 @@ class StrictParser(TrlParser):
         known = [*self._option_string_actions, "--config"]
         for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
             if option not in known:
-                raise InputError(f"unknown option {option}{_meant(option, known)}")
+                raise InputError(f"unknown option {option}{_suggestion(option, known)}")
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a `name` that is not known."""
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with the known name closest to `name`, or nothing if none is close."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -97,57 +101,66 @@ def run(
     repeatable: bool = False,
     publish: Callable[..., list[str]] | None = None,
 ) -> NoReturn:
-    """Parse, open the run in `output_dir`, call `main(*configs, run)`, and exit.
+    """Parse the command line, open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
-    A complete run is left as it is, unless it is `repeatable`: cheap, and a function of what it reads. Of a launch with
-    several processes, the first does all of what is not `distributed`, and the others have nothing to do. A run that
-    is complete, now or before, is handed to `publish(*configs, run)`, which returns the URLs that it was pushed to.
-    Exit code 0: done, or done before. 2: the user's mistake, in one line on standard error. 130: interrupted. Anything
-    else is a defect and keeps its traceback.
+    A complete run is not run again. The exit code is 0 if the run is complete, 2 after a user error, which is one line
+    on standard error, and 130 after an interruption. Any other exception is a defect and keeps its traceback.
+
+    Args:
+        main: the command.
+        dataclass_types: the dataclasses that configure it.
+        distributed: call `main` in every process of a launch. By default only the first process calls it, and the
+            others exit at once.
+        repeatable: run again even if the run is complete. This suits commands that are cheap and depend only on the
+            files they read.
+        publish: called as `publish(*configs, run)` if the run is complete, now or already before. It pushes the
+            results to the Hub and returns their URLs.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in _CHATTY_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
     if not distributed and not is_first_process():
         sys.exit(0)
     parser = StrictParser(dataclass_types, prog=f"raml-trl {command}", allow_abbrev=False)
     try:
         configs = parser.parse(sys.argv[1:])
-        record = open_run(Path(_output_dir(configs)), command, parser.given(sys.argv[1:]))
-        done_before = record.complete and not repeatable
-        if not done_before:
+        record = open_run(_output_dir(configs), command, parser.explicit_settings(sys.argv[1:]))
+        was_complete = record.complete and not repeatable
+        if not was_complete:
             _run_or_discard(main, configs, record)
         urls = publish(*configs, record) if publish is not None and record.complete and record.writes else []
         for url in urls:
-            logger.info("%s: %s is pushed to %s", command, record.directory, url)
-        if done_before and not urls:
+            logger.info("%s: pushed %s to %s", command, record.directory, url)
+        if was_complete and not urls:
             logger.info("%s: %s is complete, nothing to do", command, record.directory)
     except InputError as error:
         parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; the same command carries on from what is saved\n")
+        parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; run the same command again to resume\n")
     parser.exit()
 
 
-def call(main: Callable[..., None], config: Any) -> dict[str, Any]:
-    """Run a command from Python, as `python -m` would with the same settings, and return its results.
+def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
+    """Run a command from Python and return its results.
+
+    The run is the same as that of `python -m` with these settings:
 
         call(pseudo_gradient.main, PseudoGradientConfig(model_name_or_path="runs/sft", ...))
 
     Raises:
-        InputError: as the command, for a mistake of the user's.
+        InputError: for a user error.
     """
     command = main.__module__.rpartition(".")[2]
     values = {field.name: (getattr(config, field.name), _default(field)) for field in fields(config)}
     settings = {name: value for name, (value, default) in values.items() if value != default}
-    record = open_run(Path(_output_dir([config])), command, settings)
+    record = open_run(_output_dir([config]), command, settings)
     if not record.complete:
         _run_or_discard(main, [config], record)
     return record.record.get("results", {})
 
 
-def _run_or_discard(main: Callable[..., None], configs: Iterable[Any], record: Run) -> None:
+def _run_or_discard(main: Callable[..., None], configs: "Iterable[DataclassInstance]", record: Run) -> None:
     try:
         main(*configs, record)
     except InputError:
@@ -155,12 +168,12 @@ def _run_or_discard(main: Callable[..., None], configs: Iterable[Any], record: R
         raise
 
 
-def _default(field: Field[Any]) -> Any:
+def _default(field: Field[Any]) -> object:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _output_dir(configs: Iterable[Any]) -> str:
-    found = [config.output_dir for config in configs if "output_dir" in {field.name for field in fields(config)}]
-    if not found or not found[0]:
-        raise InputError("output_dir is missing: name the directory this run is to be written to")
-    return found[0]
+def _output_dir(configs: "Iterable[DataclassInstance]") -> Path:
+    directories = [vars(config)["output_dir"] for config in configs if "output_dir" in vars(config)]
+    if not directories or not directories[0]:
+        raise InputError("output_dir is missing: set it to the directory that the run is to be written to")
+    return Path(directories[0])

@@ -1,9 +1,9 @@
-"""The one exception a command turns into a clear line and exit code 2."""
+"""The exception for user errors, which a command reports in one line with exit code 2."""
 
 
 class InputError(ValueError):
-    """Something the user gave (a config, a data file, a checkpoint, a directory) cannot be used.
+    """An input cannot be used: a setting, a data file, a checkpoint or a directory.
 
-    The message is one line: it names the value and says what to do about it. Anything else that goes wrong is a
-    defect of the program and keeps its traceback.
+    The message is one line that names the value and then the remedy. Any other exception is a defect of the program
+    and keeps its traceback.
     """

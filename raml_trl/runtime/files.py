@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Reads and writes files. A file is replaced in one step, so that it is either complete or absent."""
 
 import json
 import os
@@ -13,10 +13,19 @@ import yaml
 
 from raml_trl.runtime.errors import InputError
 
+Row = dict[str, Any]
+"""A row of a table, by column name."""
+
+Settings = dict[str, Any]
+"""Settings by name, with values that YAML and JSON can hold."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when the block ends well, and leaves `path` as it was when it does not."""
+    """Yield a temporary path to write to, and move it to `path` when the block ends without an error.
+
+    After an error `path` is as it was before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -27,35 +36,39 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether `path` is what a killed `whole_file` left."""
+    """Return whether `path` is a temporary file of `whole_file`, left by a killed process."""
     return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def remove_partials(directory: Path) -> None:
-    """Take away what killed runs left in `directory`; nobody may be writing there."""
+    """Delete the temporary files that killed processes left in `directory`. No other process may be writing there."""
     for path in directory.iterdir():
         if is_partial(path):
             path.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON; NaN and infinity are refused, since JSON has neither."""
+    """Write `value` as indented JSON.
+
+    Raises:
+        ValueError: for NaN and infinity, which JSON cannot represent.
+    """
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write `rows` as Parquet."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
+    """Write `rows` to a Parquet file."""
     with whole_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file."""
+def read_rows(path: Path) -> list[Row]:
+    """Read all rows of a Parquet file."""
     return pq.read_table(path).to_pylist()
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Settings:
     """Read the mapping in a YAML file.
 
     Raises:

@@ -6,7 +6,7 @@ transformers writes the first into every run directory, `train_grpo` the second.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict, cast
 
 from raml_trl.runtime.errors import InputError
 
@@ -78,13 +78,13 @@ def read_summary(directory: Path) -> RunSummary | None:
     path = directory / SUMMARY_FILE
     if not path.exists():
         return None
-    summary: Any = _read_mapping(path)
+    summary = _read_mapping(path)
     if not all(isinstance(summary.get(name), Mapping) for name in ("seconds", "counts", "speedup")):
         raise InputError(f"{path} cannot be read: it lacks seconds, counts or speedup")
-    return summary
+    return cast(RunSummary, summary)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # missing, no JSON, no UTF-8

@@ -1,7 +1,7 @@
-"""What a directory holds: `run.json`, written by every command into its `output_dir`.
+"""The record of a run: `run.json`, which every command writes into its `output_dir`.
 
-A directory holds one run. The same command with the same config finds it complete and has nothing to do, or finds it
-begun and carries on; anything else is refused, so that no run overwrites another.
+A directory holds one run. Starting the same command with the same settings again resumes an unfinished run, and leaves
+a complete one as it is. Anything else is refused, so that no run overwrites another.
 """
 
 import hashlib
@@ -10,46 +10,50 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, NotRequired, TypedDict, TypeGuard
 
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import is_partial, write_json
+from raml_trl.runtime.files import Settings, is_partial, write_json
 
 RECORD = "run.json"
 
-# Keys that say how a run is watched and where it finds what it needs, not what it is: they may change between two
-# sessions of one run.
-_WATCHING = frozenset(
+# Settings that do not change the result of a run: how it is logged, saved and pushed, and where its servers and devices
+# are. They are not recorded, so they may change when a run is resumed.
+_NOT_RECORDED = frozenset(
     {
-        *("output_dir", "disable_tqdm", "report_to", "run_name", "project"),
-        *("log_level", "logging_steps", "logging_strategy", "save_steps", "save_strategy", "save_total_limit"),
-        *(
-            "push_to_hub",
-            "hub_model_id",
-            "hub_private_repo",
-            "hub_strategy",
-            "hub_always_push",
-            "hub_revision",
-            "hub_revisions",
-            "log_completions_hub_repo",
-            "hub_token",
-            "hub_dataset_id",
-            "hub_private",
-        ),
+        *("output_dir", "disable_tqdm", "report_to", "run_name", "project", "log_level"),
+        *("logging_steps", "logging_strategy", "save_steps", "save_strategy", "save_total_limit"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision"),
+        *("hub_revisions", "hub_token", "hub_dataset_id", "hub_private", "log_completions_hub_repo"),
         *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
         *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
-        *("tensor_parallel_size", "gpu_memory_utilization"),
-        *("agents", "devices"),
+        *("tensor_parallel_size", "gpu_memory_utilization", "agents", "devices"),
     }
 )
 
 
+class RunRecord(TypedDict):
+    """The content of `run.json`."""
+
+    command: str
+    settings: Settings
+    """The settings that the user gave, by field name."""
+    inputs: dict[str, str]
+    """For each setting that names the directory of another run, the `identity` of that run."""
+    status: Literal["running", "complete"]
+    seconds: float
+    """Seconds spent on the run so far, summed over all its sessions."""
+    results: NotRequired[Settings]
+    """Present once the run is complete."""
+    dashboard_key: NotRequired[str]
+
+
 @dataclass
 class Run:
-    """The run that a directory holds. `record` is what `run.json` says. `writes`: this process may write it."""
+    """The run in a directory, with the content of its `run.json`. Only a process with `writes` set updates the file."""
 
     directory: Path
-    record: dict[str, Any]
+    record: RunRecord
     writes: bool = True
 
     @property
@@ -58,96 +62,96 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run so far, over all its sessions."""
+        """Seconds spent on the run so far, summed over all its sessions."""
         return self.record["seconds"]
 
     def save(self, seconds: float) -> None:
-        """Record how long the run has taken; by default, only the first process of a launch writes."""
+        """Record how many seconds the run has taken so far."""
         self.record["seconds"] = round(seconds, 3)
         if self.writes:
             write_json(self.directory / RECORD, self.record)
 
     def discard(self) -> None:
-        """Take back a run that was refused before it left anything, so that it can be started again corrected."""
+        """Delete the directory of a run that failed before it wrote anything else, so that it can be started again."""
         if self.writes and [path.name for path in self.directory.iterdir()] == [RECORD]:
             (self.directory / RECORD).unlink()
             self.directory.rmdir()
 
-    def finish(self, seconds: float, results: Mapping[str, Any]) -> None:
-        """Mark the run complete. Everything it leaves must be on disk by now."""
-        self.record |= {"status": "complete", "results": dict(results)}
+    def finish(self, seconds: float, results: Mapping[str, object]) -> None:
+        """Mark the run as complete. All its other files must be on disk already."""
+        self.record["status"] = "complete"
+        self.record["results"] = dict(results)
         self.save(seconds)
 
 
-def open_run(directory: Path, command: str, settings: Mapping[str, Any]) -> Run:
-    """The run of `command` with `settings` in `directory`, begun anew or as it stands.
+def open_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run:
+    """Return the run of `command` with `settings` in `directory`: the existing one, or a new one.
 
     Args:
-        settings: what the user gave, by field name; a value that is the directory of another run stands for that run.
+        settings: the settings that the user gave, by field name.
 
     Raises:
         InputError: if the directory holds another run or other files, or cannot be written.
     """
-    settings = {name: value for name, value in settings.items() if name not in _WATCHING}
-    inputs = {name: identity(Path(value)) for name, value in settings.items() if is_run(value)}
-    wanted = {"command": command, "settings": settings, "inputs": inputs}
+    kept = {name: value for name, value in settings.items() if name not in _NOT_RECORDED}
+    inputs = {name: identity(Path(str(value))) for name, value in kept.items() if is_run(value)}
+    new: RunRecord = {"command": command, "settings": kept, "inputs": inputs, "status": "running", "seconds": 0.0}
     path = directory / RECORD
     if path.exists():
         record = read_record(directory)
-        _check_same(directory, record, wanted)
+        _check_same_run(directory, record, new)
         return Run(directory, record, writes=is_first_process())
     occupied = directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir())))
-    if occupied and not path.exists():  # by now, it may be there: another process of the launch was quicker
+    if occupied and not path.exists():  # look again: another process of the launch may have written it meanwhile
         raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
-    run = Run(directory, {**wanted, "status": "running", "seconds": 0.0}, writes=is_first_process())
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(path, run.record)  # whichever process of a launch comes first: they all have the same to say
+        write_json(path, new)  # every process writes the same content, so the order does not matter
     except OSError as error:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
-    return run
+    return Run(directory, new, writes=is_first_process())
 
 
-def is_run(value: object) -> bool:
-    """Whether `value` names a directory that holds a run."""
+def is_run(value: object) -> TypeGuard[str]:
+    """Return whether `value` is the path of a directory that holds a run."""
     return isinstance(value, str) and (Path(value) / RECORD).is_file()
 
 
-def read_record(directory: Path) -> dict[str, Any]:
-    """What `run.json` of `directory` says.
+def read_record(directory: Path) -> RunRecord:
+    """Read `run.json` in `directory`.
 
     Raises:
-        InputError: if it is missing or damaged.
+        InputError: if the file is missing or damaged.
     """
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         return {name: record[name] for name in ("command", "settings", "inputs", "status", "seconds")} | record
     except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no run: there is no {RECORD} in it") from error
+        raise InputError(f"{directory} holds no run: it has no {RECORD}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{directory / RECORD} is damaged: remove the directory and run again") from error
 
 
 def require_complete(directory: str) -> None:
-    """Refuse to build on a run that has not ended; a directory that holds no run of ours passes.
+    """Refuse an unfinished run as an input. A directory without a `run.json` is accepted.
 
     Raises:
-        InputError: if it has not.
+        InputError: if the run is unfinished.
     """
     if is_run(directory) and read_record(Path(directory))["status"] != "complete":
-        raise InputError(f"the run in {directory} is not complete: finish it first, with the same command")
+        raise InputError(f"the run in {directory} is not complete: start the same command again to finish it")
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether `directory` holds a run that has come to its end."""
+    """Return whether `directory` holds a complete run."""
     return is_run(str(directory)) and read_record(directory)["status"] == "complete"
 
 
-def complete_record(directory: str, *commands: str) -> dict[str, Any]:
-    """What `run.json` of `directory` says, which must hold a complete run of one of `commands`.
+def complete_record(directory: str, *commands: str) -> RunRecord:
+    """Read `run.json` of a complete run of one of `commands`.
 
     Raises:
-        InputError: if it does not.
+        InputError: if there is no such run in `directory`, or it is unfinished.
     """
     record = read_record(Path(directory))
     if record["command"] not in commands:
@@ -157,33 +161,33 @@ def complete_record(directory: str, *commands: str) -> dict[str, Any]:
 
 
 def identity(directory: Path) -> str:
-    """A name for the run in `directory` that changes with its command, its settings and the runs it was made from."""
+    """Return a hash that identifies the run in `directory` by its command, its settings and its input runs."""
     record = read_record(directory)
     content = json.dumps([record["command"], record["settings"], record["inputs"]], sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a launch that writes; alone, it is."""
+    """Return whether this process has rank 0."""
     return process_share()[0] == 0
 
 
 def process_share() -> tuple[int, int]:
-    """Which process of a launch this is, and of how many; alone, 0 of 1."""
+    """Return the rank of this process and the number of processes in the launch: (0, 1) without a launcher."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _check_same(directory: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    if record["command"] != wanted["command"]:
+def _check_same_run(directory: Path, record: RunRecord, new: RunRecord) -> None:
+    if record["command"] != new["command"]:
         raise InputError(f"output_dir {directory} holds a run of {record['command']}: choose another directory")
-    for part, remedy in (
-        ("settings", "choose another directory"),
-        ("inputs", "its input was made anew, so start anew"),
+    for old_values, new_values, reason in (
+        (record["settings"], new["settings"], ""),
+        (record["inputs"], new["inputs"], " (that input run was made again)"),
     ):
-        before, now = record[part], json.loads(json.dumps(wanted[part]))
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
+        given = json.loads(json.dumps(new_values))  # as JSON would store it, so tuples become lists
+        for name in sorted(old_values.keys() | given.keys()):
+            if old_values.get(name) != given.get(name):
                 raise InputError(
-                    f"output_dir {directory} holds another run: its {name} is {before.get(name)!r}, not "
-                    f"{now.get(name)!r}; {remedy}, or remove that one"
+                    f"output_dir {directory} holds another run: its {name} is {old_values.get(name)!r}, not "
+                    f"{given.get(name)!r}{reason}; choose another directory, or remove that one"
                 )

@@ -1,29 +1,32 @@
-"""The figures of a run in a dashboard: Weights & Biases, or trackio, which needs no account. They are used alike."""
+"""Reports the metrics of a run to a dashboard: Weights & Biases, or trackio, which needs no account.
+
+Both packages have the same interface.
+"""
 
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raml_trl.runtime.errors import InputError
 
 Tracker = Literal["none", "wandb", "trackio"]
 
 PROJECT = "raml_trl"
-"""Where runs are shown that name no project."""
+"""The project of runs that name none."""
 
 
 def run_group(directory: Path) -> str:
-    """What the run in `directory` is grouped by: the name of the directory above it; of a trial, that of its sweep."""
-    above = directory.resolve().parent
-    return above.parent.name if above.name == "trials" else above.name
+    """Return the dashboard group of the run in `directory`: the name of its sweep, or else of its parent directory."""
+    parent = directory.resolve().parent
+    return parent.parent.name if parent.name == "trials" else parent.name
 
 
 def check_tracker(tracker: Tracker) -> None:
-    """Find out before the work whether the figures can be reported after it.
+    """Check before the work starts that the tracker can be used afterwards.
 
     Raises:
-        InputError: if the tracker is not installed, or will not let this user in.
+        InputError: if the tracker is not installed, or the user is not logged in.
     """
     if tracker == "none":
         return
@@ -34,11 +37,11 @@ def check_tracker(tracker: Tracker) -> None:
         if error.name != tracker:
             raise
         raise missing from error
-    if module.__file__ is None:  # a directory of that name, such as wandb writes its runs into, passes for a package
+    if module.__file__ is None:  # a directory such as ./wandb, which wandb writes its runs into, imports as a package
         raise missing
     if tracker == "wandb":
         try:
-            module.login()  # at a terminal it asks for the key: now, rather than in the night
+            module.login()  # at a terminal it asks for the API key now, instead of hours later
         except module.Error as error:
             remedy = "run wandb login, or set WANDB_MODE=offline"
             raise InputError(f"report_to is wandb: {' '.join(str(error).split())} ({remedy})") from error
@@ -50,13 +53,13 @@ def report(
     project: str,
     group: str,
     name: str,
-    settings: Mapping[str, Any],
-    figures: Mapping[str, float],
+    settings: Mapping[str, object],
+    metrics: Mapping[str, float],
 ) -> None:
-    """Log `figures` as one run of `project`."""
+    """Log `metrics` as one run of `project`."""
     if tracker == "none":
         return
-    module: Any = import_module(tracker)
+    module = import_module(tracker)
     module.init(project=project, group=group, name=name, config=dict(settings))
-    module.log(dict(figures))
+    module.log(dict(metrics))
     module.finish()

@@ -1,4 +1,4 @@
-"""Checks of what a user wrote in a config: types, minimums, and the nearest values that would have worked."""
+"""Checks the values in a config: types, minimums, and the nearest values that would work."""
 
 import types
 from collections.abc import Callable
@@ -7,52 +7,54 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from raml_trl.runtime.errors import InputError
 
 
-def check_types(config: Any, declared_by: type) -> None:
-    """Refuse values of the fields that the class `declared_by` adds whose type is not the one it declares.
+def check_types(config: object, declared_by: type) -> None:
+    """Check the fields that the class `declared_by` declares against their type hints.
 
-    Neither YAML nor Python checks it. Every class checks its own fields, so a subclass has all of them checked.
+    Neither YAML nor Python checks them. Every class checks its own fields, so those of a subclass are all checked.
 
     Raises:
-        InputError: naming the field, its value and its type.
+        InputError: if a value has another type. The message names the field, the value and the type.
     """
     hints = get_type_hints(declared_by)
     for name in declared_by.__annotations__:
         check_type(name, getattr(config, name), hints[name])
 
 
-def check_type(name: str, value: object, hint: Any) -> None:
-    """Refuse `value` for the field `name` unless it is of type `hint`.
+def check_type(name: str, value: object, hint: object) -> None:
+    """Check the `value` of the field `name` against a type hint.
 
     Raises:
-        InputError: naming the field, its value and its type.
+        InputError: if it has another type. The message names the field, the value and the type.
     """
-    if not _is_a(value, hint):
+    if not _has_type(value, hint):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise InputError(f"{name} must be {wanted}, got {value!r} ({type(value).__name__})")
 
 
-def _is_a(value: object, hint: Any) -> bool:
+def _has_type(value: object, hint: object) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_is_a(value, argument) for argument in arguments)
+        return any(_has_type(value, argument) for argument in arguments)
     if origin is Literal:
         return value in arguments
     if origin is list:
-        return isinstance(value, list) and all(_is_a(item, arguments[0]) for item in value)
+        return isinstance(value, list) and all(_has_type(item, arguments[0]) for item in value)
     if hint is Any:
         return True
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or hint)
+    plain = origin or hint
+    assert isinstance(plain, type), hint
+    return isinstance(value, plain)
 
 
-def check_at_least(config: Any, **minimums: int) -> None:
-    """Refuse fields of `config` below their minimum; None passes.
+def check_at_least(config: object, **minimums: int) -> None:
+    """Check fields of `config` against their minimums. None is accepted.
 
     Raises:
-        InputError: naming the field, its value and the minimum.
+        InputError: if a value is too small. The message names the field, the value and the minimum.
     """
     for name, minimum in minimums.items():
         value = getattr(config, name)
@@ -61,7 +63,7 @@ def check_at_least(config: Any, **minimums: int) -> None:
 
 
 def nearest(value: int, works: Callable[[int], bool]) -> str:
-    """The nearest positive values below and above `value` that work, as words."""
+    """Return, as text, the nearest positive integers below and above `value` for which `works` is true."""
     limit = 100_000
     below = next((candidate for candidate in range(value - 1, 0, -1) if works(candidate)), None)
     above = next((candidate for candidate in range(value + 1, value + limit) if works(candidate)), None)

@@ -105,7 +105,7 @@ class HubTrainer(Trainer):
         )
 
     @property
-    def _record(self) -> dict[str, Any]:
+    def _record(self) -> Mapping[str, Any]:
         """What `run.json` says; empty where the trainer is not that of a command."""
         return read_record(self._directory) if is_run(str(self._directory)) else {}
 

@@ -153,7 +153,7 @@ def message(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_push_in_training_that_fails_does_not_end_it(lasting_hub: Hub, sft_run: tuple[Path, str]) -> None:
     directory, said = sft_run
     assert "a push in training failed (403" in said
-    assert f"{directory} is pushed to {lasting_hub.server.url}/{USER}/sft\n" in said
+    assert f"pushed {directory} to {lasting_hub.server.url}/{USER}/sft\n" in said
     assert json.loads((directory / "run.json").read_text())["status"] == "complete"
     assert without_attributes(lasting_hub.server.files("model", f"{USER}/sft")) == contents(directory)
     assert not lasting_hub.server.repos["model", f"{USER}/sft"].private
@@ -218,7 +218,7 @@ def test_a_revision_that_fails_is_made_with_the_next(lasting_hub: Hub, grpo_run:
 
 def test_rollouts_are_a_data_set(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
     directory, said = grpo_run
-    assert f"is pushed to {lasting_hub.server.url}/datasets/{USER}/rollouts\n" in said
+    assert f" to {lasting_hub.server.url}/datasets/{USER}/rollouts\n" in said
     files = lasting_hub.server.files("dataset", f"{USER}/rollouts")
     assert without_attributes(files) == contents(directory / "completions")
     card = files["README.md"].decode()
@@ -258,7 +258,7 @@ def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, s
 
     again = hub.command(*command)
     assert again.returncode == 0, again.stderr
-    assert "is pushed to" in again.stderr
+    assert ": pushed " in again.stderr
     assert "it/s" not in again.stderr, "nothing is trained"
     assert fingerprints(directory) == before
     assert hub.server.requests.count("upload") == sent

@@ -1,4 +1,4 @@
-"""From YAML and command line to dataclasses, and from a mistake to one line and exit code 2."""
+"""Parsing of YAML and flags, user errors in one line with exit code 2, and the record of a run."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs prepare_data in this process: exit code, and what it wrote to standard error."""
+    """Runs prepare_data in this process and returns its exit code and its standard error."""
 
     def command(*arguments: str) -> tuple[int, str]:
         monkeypatch.chdir(tmp_path)
@@ -44,7 +44,7 @@ def test_a_run_is_recorded(prepare: Command, tmp_path: Path) -> None:
     assert record["results"]["questions"] == 5
 
 
-def test_a_command_is_called_from_python(prepare: Command, tmp_path: Path) -> None:
+def test_a_command_can_be_called_from_python(prepare: Command, tmp_path: Path) -> None:
     settings = {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
     config = PrepareDataConfig(output_dir=str(tmp_path / "out"), **settings)
     results = call(prepare_data.main, config)
@@ -53,13 +53,13 @@ def test_a_command_is_called_from_python(prepare: Command, tmp_path: Path) -> No
     assert (record["command"], record["settings"]) == ("prepare_data", settings)
     before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
     assert call(prepare_data.main, config) == results
-    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0  # to the command line it is the same run
+    assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0  # the command line sees the same run
     assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="num_questions is 5, not 6"):
         call(prepare_data.main, replace(config, num_questions=6))
 
 
-def test_a_complete_run_is_left_alone(prepare: Command, tmp_path: Path) -> None:
+def test_a_complete_run_is_not_run_again(prepare: Command, tmp_path: Path) -> None:
     prepare(*ARITHMETIC, "--output_dir", "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0
@@ -84,28 +84,28 @@ def test_foreign_files_are_not_touched(prepare: Command, tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-def test_another_process_of_the_launch_may_begin_it_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Between the look for its record and the look for foreign files."""
-    listed = Path.iterdir
+def test_another_process_may_create_the_run_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It does so after this process looked for the record and before it lists the directory."""
+    original = Path.iterdir
 
-    def begun_by_another(directory: Path) -> Iterator[Path]:
+    def created_by_another(directory: Path) -> Iterator[Path]:
         monkeypatch.undo()
         open_run(directory, "prepare_data", {"seed": 1})
-        return listed(directory)
+        return original(directory)
 
-    monkeypatch.setattr(Path, "iterdir", begun_by_another)
+    monkeypatch.setattr(Path, "iterdir", created_by_another)
     (tmp_path / "out").mkdir()
     assert open_run(tmp_path / "out", "prepare_data", {"seed": 1}).record["settings"] == {"seed": 1}
-    assert listed is Path.iterdir
+    assert original is Path.iterdir
 
 
-def test_a_run_killed_in_its_first_moment_can_be_started_again(prepare: Command, tmp_path: Path) -> None:
+def test_a_run_killed_while_writing_its_record_can_be_started_again(prepare: Command, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".run.json.123.partial").write_text('{"comm')
     assert prepare(*ARITHMETIC, "--output_dir", "out")[0] == 0
 
 
-def test_yaml_is_read_and_the_command_line_wins(prepare: Command, tmp_path: Path) -> None:
+def test_the_command_line_takes_precedence_over_yaml(prepare: Command, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("dataset_name: arithmetic\ndataset_split: test\nnum_questions: 5\n")
     prepare("--config", "recipe.yaml", "--num_questions", "6", "--output_dir", "out")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["questions"] == 6
@@ -171,9 +171,7 @@ def interrupted_main(config: PrepareDataConfig, record: Run) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_run_can_be_carried_on(
-    prepare: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_can_be_resumed(prepare: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(prepare_data, "main", interrupted_main)
     monkeypatch.setitem(interrupted_main.__globals__, "__spec__", prepare_data.__spec__)
     code, error = prepare(*ARITHMETIC, "--output_dir", "out")
@@ -182,11 +180,11 @@ def test_an_interrupted_run_can_be_carried_on(
     assert prepare(*ARITHMETIC, "--output_dir", str(tmp_path / "out"))[0] == 0
 
 
-def test_given_is_what_the_user_gave_and_no_token(tmp_path: Path) -> None:
+def test_explicit_settings_leave_out_defaults_and_the_environment(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("env: {SOME_KEY: secret}\nmodel_name_or_path: m\nk: [1, 4]\n")
     arguments = ["--config", str(recipe), "--dataset_name", "d", "--output_dir", "o", "--k", "1", "8"]
-    assert StrictParser([EvaluateConfig], allow_abbrev=False).given(arguments) == {
+    assert StrictParser([EvaluateConfig], allow_abbrev=False).explicit_settings(arguments) == {
         "model_name_or_path": "m",
         "dataset_name": "d",
         "output_dir": "o",
@@ -201,13 +199,13 @@ def test_fields_of_a_base_class_are_checked_too() -> None:
         EvaluateConfig(dataset_name="d", num_samples=8.0, model_name_or_path="m", output_dir="o")
 
 
-def test_unknown_style_is_refused() -> None:
+def test_an_unknown_prompt_style_is_refused() -> None:
     with pytest.raises(InputError, match="prompt_style 'loud' is unknown: choose one of bare, boxed, conclusion"):
         DatasetArguments(dataset_name="d", prompt_style="loud")
 
 
 @pytest.mark.parametrize("entry", [["-m", "raml_trl.prepare_data"], ["-m", "raml_trl", "prepare_data"]])
-def test_as_a_user_starts_it(tmp_path: Path, entry: list[str]) -> None:
+def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *entry, *arguments], cwd=tmp_path, capture_output=True, text=True)
 

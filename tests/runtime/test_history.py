@@ -1,4 +1,4 @@
-"""The log history and the summary of a training run, read from files that may be missing or damaged."""
+"""Reading the log history and the summary of a training run, from intact, missing and damaged files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a dashboard is told of an evaluation: W&B for real, offline, where it is installed."""
+"""The metrics of an evaluation in a dashboard. Uses W&B itself, offline, where it is installed."""
 
 import json
 import os
@@ -22,13 +22,13 @@ _BLOCK = 32 * 1024
 
 
 def answer(request: Request) -> Answer:
-    """Right in three questions of four."""
+    """Answers three of four questions correctly."""
     number = int(request["messages"][-1]["content"].split()[1])
     return Answer(rf"\boxed{{{2 * number + (number == 3)}}}", 3)
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of an offline run: protobuf in the framing of LevelDB's log, after a header of seven bytes.
+    """Yield the records of an offline run: protobuf in LevelDB's log format, after a header of seven bytes.
 
     Source: https://github.com/google/leveldb/blob/main/doc/log_format.md
     """
@@ -37,13 +37,13 @@ def records(path: Path) -> Iterator[Any]:
     content, place, record = path.read_bytes(), 7, b""
     assert content.startswith(b":W&B")
     while place < len(content):
-        if _BLOCK - place % _BLOCK < 7:  # no room for the header of a fragment
+        if _BLOCK - place % _BLOCK < 7:  # too little space left for the header of a fragment
             place += _BLOCK - place % _BLOCK
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
         record += content[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or the last fragment
+        if kind in (1, 4):  # a complete record, or its last fragment
             yield wandb_internal_pb2.Record.FromString(record)
             record = b""
 
@@ -70,7 +70,7 @@ def evaluate(home: Path, server: OpenAIServer, **environment: str) -> subprocess
     }
     given = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split(" "))]
     theirs = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    # A home of its own: whoever runs this may be logged in.
+    # With its own home directory, since the user who runs the tests may be logged in.
     ours = {"WANDB_DIR": str(home), "HOME": str(home), "KEY_OF_THE_SERVER": SECRET, **environment}
     command = [sys.executable, "-m", "raml_trl.evaluate", *given]
     return subprocess.run(
@@ -78,26 +78,26 @@ def evaluate(home: Path, server: OpenAIServer, **environment: str) -> subprocess
     )
 
 
-def test_evaluations_in_wandb(server: OpenAIServer, tmp_path: Path) -> None:
+def test_evaluations_are_logged_to_wandb(server: OpenAIServer, tmp_path: Path) -> None:
     done = evaluate(tmp_path, server, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
 
     names = set()
     for file in (tmp_path / "wandb").glob("offline-run-*/run-*.wandb"):
-        told = list(records(file))
-        [run] = [one.run for one in told if one.WhichOneof("record_type") == "run"]
+        logged = list(records(file))
+        [run] = [record.run for record in logged if record.WhichOneof("record_type") == "run"]
         config = values(run.config.update)
         model = config["model_name_or_path"]
         assert (run.project, run.display_name) == ("doubles", f"{model} on data")
         assert (config["num_samples"], config["temperature"], config["k"]) == (2, 0.5, [1, 2])
         assert config["dataset_name"] == str(tmp_path / "data")
 
-        [history] = [values(one.history.item) for one in told if one.WhichOneof("record_type") == "history"]
+        [history] = [values(record.history.item) for record in logged if record.WhichOneof("record_type") == "history"]
         figures = {name: value for name, value in history.items() if not name.startswith("_")}
         metrics = json.loads((tmp_path / "out" / model / "metrics.json").read_text())["metrics"]
         assert figures == {name: metric["mean"] for name, metric in metrics.items()}
         assert figures["pass@1"] == 0.75
-        assert [one.exit.exit_code for one in told if one.WhichOneof("record_type") == "exit"] == [0]
+        assert [record.exit.exit_code for record in logged if record.WhichOneof("record_type") == "exit"] == [0]
         names.add(model)
     assert names == {server.model, "other"}
 
@@ -106,7 +106,7 @@ def test_evaluations_in_wandb(server: OpenAIServer, tmp_path: Path) -> None:
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
-def test_who_is_not_logged_in_is_told_before_the_work(server: OpenAIServer, tmp_path: Path) -> None:
+def test_a_missing_login_is_an_error_before_the_work_starts(server: OpenAIServer, tmp_path: Path) -> None:
     done = evaluate(tmp_path, server)
     assert done.returncode == 2, done.stderr
     assert "report_to is wandb: No API key configured" in done.stderr
@@ -114,8 +114,8 @@ def test_who_is_not_logged_in_is_told_before_the_work(server: OpenAIServer, tmp_
     assert not server.requests
 
 
-def test_a_directory_of_runs_is_no_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where wandb has left its runs, Python finds a package of that name although none is installed."""
+def test_a_directory_named_wandb_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb writes its runs to ./wandb, which Python can import as a namespace package if wandb is not installed."""
     (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

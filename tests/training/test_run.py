@@ -58,7 +58,7 @@ def test_a_run_is_known_by_what_it_was_made_from(tmp_path: Path) -> None:
 
     (model / "run.json").unlink()
     open_run(model, "build_model", {"seed": "1"}).finish(1.0, {})
-    with pytest.raises(InputError, match="its input was made anew"):
+    with pytest.raises(InputError, match="that input run was made again"):
         open_run(tmp_path / "sft", "train_sft", settings)
 
 
