@@ -1,24 +1,25 @@
-"""Claims, as comparisons of settings over seeds: which of two arms is said to be higher, by which measure.
+"""Tests claims on sweeps: each claim is a list of comparisons of two arms, paired by seed.
 
-A file of claims is YAML, by the name of the claim:
+A file of claims is YAML, with one entry for each claim:
 
     C10:
-      claim: GRPO gets better with m.
+      claim: GRPO improves with m.
       comparisons:
         - measure: last              # or steadiness, equal_seconds, equal_rollouts
           metric: pass@1             # as evaluated in training
           higher: {sweep: grpo_num_generations_update, num_generations_update: 4, learning_rate: 3.0e-4}
           lower: {sweep: grpo_num_generations_update, num_generations_update: 2, learning_rate: 3.0e-4}
 
-An arm is the trials of a sweep that have these parameters, one for each seed. `NAME: tuned` takes for every seed the
-value that did best on the other seeds, by the last value of the metric: no arm is chosen by what it is judged by.
+The claim is that the arm `higher` exceeds the arm `lower`. An arm is the trials of a sweep with these parameters, one
+for each seed. `NAME: tuned` takes, for each seed, the value of NAME that did best on the other seeds by the last value
+of the metric, so that an arm is not selected on the data that it is judged by.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from raml_trl.evaluation.intervals import Difference, student_difference
 from raml_trl.runtime.errors import InputError
@@ -27,10 +28,9 @@ from raml_trl.sweeps.learning_curves import Trial, last, steadiness, value_at
 from raml_trl.sweeps.sweep_file import SEED, Scalar
 
 Measure = Literal["last", "steadiness", "equal_seconds", "equal_rollouts"]
-Verdict = Literal["holds", "does not hold", "cannot be told"]
+Verdict = Literal["holds", "does not hold", "inconclusive"]
 
 TUNED = "tuned"
-_MEASURES = ("last", "steadiness", "equal_seconds", "equal_rollouts")
 _KEYS = frozenset({"measure", "metric", "higher", "lower"})
 _FEWEST_SEEDS = 3
 
@@ -47,8 +47,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`higher` is said to be above `lower`."""
+class ArmComparison:
+    """The claim that `higher` exceeds `lower` in `metric`, compared by `measure`."""
 
     measure: Measure
     metric: str
@@ -58,16 +58,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
+    """A sentence, and the comparisons that must all hold for it."""
+
     name: str
     claim: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ArmComparison, ...]
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """A comparison, with the means of both arms over the `seeds` that both have, and their difference."""
+class ArmDifference:
+    """The result of a comparison: the means of both arms over their common `seeds`, and their difference."""
 
-    comparison: Comparison
+    comparison: ArmComparison
     seeds: tuple[int, ...]
     higher: float
     lower: float
@@ -75,61 +77,106 @@ class Weighed:
 
     @property
     def verdict(self) -> Verdict:
-        """By whether the 95 % interval of the difference leaves out zero."""
+        """`inconclusive` if the 95 % interval of the difference contains zero."""
         if self.difference.low > 0:
             return "holds"
-        return "does not hold" if self.difference.high < 0 else "cannot be told"
+        return "does not hold" if self.difference.high < 0 else "inconclusive"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the comparison as it stands in `claims.json`."""
+        higher, lower, difference = self.comparison.higher, self.comparison.lower, self.difference
+        return {
+            "measure": self.comparison.measure,
+            "metric": self.comparison.metric,
+            "higher": {"sweep": higher.sweep, **higher.parameters, "mean": self.higher},
+            "lower": {"sweep": lower.sweep, **lower.parameters, "mean": self.lower},
+            "difference": {
+                "mean": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+                "p": difference.p_value,
+            },
+            "seeds": list(self.seeds),
+            "verdict": self.verdict,
+        }
 
 
-def verdict(weighed: Sequence[Weighed]) -> Verdict:
-    """A claim holds if all of its comparisons hold, and does not if one of them is the other way round.
+@dataclass(frozen=True)
+class WeighedClaim:
+    """A claim with the results of its comparisons."""
 
-    To ask for all at once needs no correction for their number: Berger, Technometrics 24, 1982, the
-    intersection-union test. To find one the other way round would; with a handful it is taken as a warning.
-    """
-    verdicts = {one.verdict for one in weighed}
-    if "does not hold" in verdicts:
-        return "does not hold"
-    return "holds" if verdicts == {"holds"} else "cannot be told"
+    claim: Claim
+    differences: tuple[ArmDifference, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """`holds` if all comparisons hold, `does not hold` if one of them is reversed.
+
+        Requiring all comparisons at once needs no correction for their number (intersection-union test: Berger,
+        Technometrics 24, 1982). A single reversed comparison would need one; with a handful it is taken as a warning.
+        """
+        verdicts = {difference.verdict for difference in self.differences}
+        if "does not hold" in verdicts:
+            return "does not hold"
+        return "holds" if verdicts == {"holds"} else "inconclusive"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the claim as it stands in `claims.json`."""
+        return {
+            "name": self.claim.name,
+            "claim": self.claim.claim,
+            "verdict": self.verdict,
+            "comparisons": [difference.as_json() for difference in self.differences],
+        }
 
 
 def read_claims(path: Path) -> list[Claim]:
-    """The claims of a file.
+    """Read a file of claims.
 
     Raises:
-        InputError: if it is no such file.
+        InputError: if it is not in the format of claims.
     """
     claims = []
     for name, content in read_yaml(path).items():
-        told = f"{path}: {name}"
+        prefix = f"{path}: {name}"
         if not isinstance(content, dict) or content.keys() != {"claim", "comparisons"}:
-            raise InputError(f"{told} must have claim and comparisons, and nothing else, got {content!r}")
+            raise InputError(f"{prefix} must have claim and comparisons, and nothing else, got {content!r}")
         listed = content["comparisons"]
         if not isinstance(listed, list) or not listed:
-            raise InputError(f"{told}: comparisons must be a list of one or more, got {listed!r}")
-        claims.append(Claim(str(name), str(content["claim"]), tuple(_comparison(told, one) for one in listed)))
+            raise InputError(f"{prefix}: comparisons must be a list of one or more, got {listed!r}")
+        comparisons = tuple(_comparison(prefix, comparison) for comparison in listed)
+        claims.append(Claim(str(name), str(content["claim"]), comparisons))
     return claims
 
 
-def _comparison(told: str, content: object) -> Comparison:
+def _comparison(prefix: str, content: object) -> ArmComparison:
     if not isinstance(content, dict) or content.keys() != _KEYS:
-        raise InputError(f"{told}: a comparison has {', '.join(sorted(_KEYS))}, got {content!r}")
-    if content["measure"] not in _MEASURES:
-        raise InputError(f"{told}: measure must be one of {', '.join(_MEASURES)}, got {content['measure']!r}")
+        raise InputError(f"{prefix}: a comparison has {', '.join(sorted(_KEYS))}, got {content!r}")
+    if content["measure"] not in get_args(Measure):
+        raise InputError(f"{prefix}: measure must be one of {', '.join(get_args(Measure))}, got {content['measure']!r}")
     arms = []
     for side in ("higher", "lower"):
-        given = content[side]
-        if not isinstance(given, dict) or not isinstance(given.get("sweep"), str):
-            raise InputError(f"{told}: {side} must name a sweep and its parameters, got {given!r}")
-        arms.append(Arm(given["sweep"], {name: value for name, value in given.items() if name != "sweep"}))
-    return Comparison(content["measure"], str(content["metric"]), *arms)
+        arm = content[side]
+        if not isinstance(arm, dict) or not isinstance(arm.get("sweep"), str):
+            raise InputError(f"{prefix}: {side} must name a sweep and its parameters, got {arm!r}")
+        arms.append(Arm(arm["sweep"], {name: value for name, value in arm.items() if name != "sweep"}))
+    return ArmComparison(content["measure"], str(content["metric"]), *arms)
 
 
-def weigh(comparison: Comparison, sweeps: Mapping[str, Sequence[Trial]]) -> Weighed:
-    """Hold the two arms of `comparison` against each other, seed by seed.
+def weigh(claim: Claim, sweeps: Mapping[str, Sequence[Trial]]) -> WeighedClaim:
+    """Carry out all comparisons of `claim`.
 
-    With an equal budget of seconds or rollouts, every trial is taken where the shorter of the two arms ends. The
-    seconds of a step are the median over the trials of an arm: what else the machine did falls on all of them alike.
+    Raises:
+        InputError: as `compare_arms`.
+    """
+    return WeighedClaim(claim, tuple(compare_arms(comparison, sweeps) for comparison in claim.comparisons))
+
+
+def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> ArmDifference:
+    """Compare two arms, paired by seed.
+
+    With an equal budget of seconds or rollouts, each trial is evaluated where the shorter of the two arms ends. The
+    seconds of a step are the median over the trials of an arm, since other load on the machine affects all of them.
 
     Raises:
         InputError: if an arm has no trial, several for one seed, or the arms have fewer than three seeds in common.
@@ -138,53 +185,49 @@ def weigh(comparison: Comparison, sweeps: Mapping[str, Sequence[Trial]]) -> Weig
     seeds = sorted(higher.keys() & lower.keys())
     if len(seeds) < _FEWEST_SEEDS:
         raise InputError(
-            f"{comparison.higher} and {comparison.lower} have {len(seeds)} complete seeds in common, and need "
-            f"{_FEWEST_SEEDS} or more: let the sweeps run to their end"
+            f"{comparison.higher} and {comparison.lower} have {len(seeds)} complete seeds in common, but need "
+            f"{_FEWEST_SEEDS} or more: complete the sweeps"
         )
-    measures = _measures(comparison, higher.values(), lower.values())
-    values = [
-        [measure(trials[seed]) for seed in seeds] for measure, trials in zip(measures, (higher, lower), strict=True)
-    ]
-    difference = student_difference(values[1], values[0])
-    return Weighed(comparison, tuple(seeds), fmean(values[0]), fmean(values[1]), difference)
+    score_higher, score_lower = _scores(comparison, higher.values(), lower.values())
+    higher_values = [score_higher(higher[seed]) for seed in seeds]
+    lower_values = [score_lower(lower[seed]) for seed in seeds]
+    difference = student_difference(lower_values, higher_values)
+    return ArmDifference(comparison, tuple(seeds), fmean(higher_values), fmean(lower_values), difference)
 
 
-def _measures(
-    comparison: Comparison, higher: Iterable[Trial], lower: Iterable[Trial]
+def _scores(
+    comparison: ArmComparison, higher: Iterable[Trial], lower: Iterable[Trial]
 ) -> tuple[Callable[[Trial], float], Callable[[Trial], float]]:
-    """How the trials of the one arm are measured, and those of the other."""
+    """Return the functions that score the trials of the two arms."""
     metric = comparison.metric
     if comparison.measure == "last":
         return (lambda trial: last(trial, metric),) * 2
     if comparison.measure == "steadiness":
         return (lambda trial: steadiness(trial, metric),) * 2
-    prices = [_price(trials, comparison.measure) for trials in (higher, lower)]
-    if 0 in prices:
-        raise InputError(
-            f"{comparison.higher} or {comparison.lower} has no rollouts to be equal in: SFT generates none"
-        )
-    ends = [
-        price * min(trial.steps[-1] for trial in trials) for price, trials in zip(prices, (higher, lower), strict=True)
-    ]
-    budget = min(ends)
+    costs = [_step_cost(trials, comparison.measure) for trials in (higher, lower)]
+    if 0 in costs:
+        raise InputError(f"{comparison.higher} or {comparison.lower} generates no rollouts: SFT has no equal_rollouts")
+    budget = min(
+        cost * min(trial.steps[-1] for trial in trials) for cost, trials in zip(costs, (higher, lower), strict=True)
+    )
 
-    def measure(price: float) -> Callable[[Trial], float]:
-        # Rounding must not carry the budget beyond the last step.
-        return lambda trial: value_at(trial, metric, min(budget / price, trial.steps[-1]))
+    def score(cost: float) -> Callable[[Trial], float]:
+        # Rounding must not move the budget beyond the last step.
+        return lambda trial: value_at(trial, metric, min(budget / cost, trial.steps[-1]))
 
-    return measure(prices[0]), measure(prices[1])
+    return score(costs[0]), score(costs[1])
 
 
-def _price(trials: Iterable[Trial], measure: str) -> float:
-    """What a step of an arm costs."""
+def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
+    """Return the median seconds or rollouts of a step."""
     return median(trial.step_seconds if measure == "equal_seconds" else trial.step_rollouts for trial in trials)
 
 
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
-    """The trials of an arm by seed, those of a tuned parameter chosen by the other seeds.
+    """Return the trials of an arm by seed; tuned parameters are chosen on the other seeds.
 
     Raises:
-        InputError: if there is none, or several for one seed.
+        InputError: if the arm has no trial, or several for one seed.
     """
     if arm.sweep not in sweeps:
         raise InputError(f"there is no sweep {arm.sweep!r}, only {', '.join(sweeps) or 'none'}")
@@ -197,36 +240,18 @@ def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> 
         by_seed = options.setdefault(tuple(trial.parameters[name] for name in tuned), {})
         if trial.seed in by_seed:
             free = [name for name in trial.parameters if name not in {*arm.parameters, SEED}]
-            raise InputError(f"{arm} has several trials for seed {trial.seed}: say which {' and '.join(free)}")
+            raise InputError(f"{arm} has several trials for seed {trial.seed}: specify {' and '.join(free)}")
         by_seed[trial.seed] = trial
     if not options:
-        raise InputError(f"{arm} is no complete trial of the sweep")
+        raise InputError(f"{arm} matches no complete trial of the sweep")
     if not tuned:
         return options[()]
     seeds = set.intersection(*(set(by_seed) for by_seed in options.values()))
     return {
-        seed: max(options.values(), key=lambda one: _mean_of_others(one, seed, seeds, metric))[seed] for seed in seeds
+        seed: max(options.values(), key=lambda by_seed: _mean_of_others(by_seed, seed, seeds, metric))[seed]
+        for seed in seeds
     }
 
 
 def _mean_of_others(by_seed: Mapping[int, Trial], seed: int, seeds: Iterable[int], metric: str) -> float:
     return fmean(last(by_seed[other], metric) for other in seeds if other != seed)
-
-
-def as_data(weighed: Weighed) -> dict[str, Any]:
-    """A weighed comparison for JSON."""
-    comparison, difference = weighed.comparison, weighed.difference
-    return {
-        "measure": comparison.measure,
-        "metric": comparison.metric,
-        "higher": {"sweep": comparison.higher.sweep, **comparison.higher.parameters, "mean": weighed.higher},
-        "lower": {"sweep": comparison.lower.sweep, **comparison.lower.parameters, "mean": weighed.lower},
-        "difference": {
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "p": difference.p_value,
-        },
-        "seeds": list(weighed.seeds),
-        "verdict": weighed.verdict,
-    }

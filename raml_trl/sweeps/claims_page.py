@@ -1,4 +1,4 @@
-"""Figures of claims and of the sweeps they rest on: differences with their intervals, and curves with bands."""
+"""The page of `weigh_claims`: tables of claims and settings, and figures of differences and learning curves."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -9,53 +9,137 @@ from matplotlib.figure import Figure
 
 from raml_trl.evaluation.intervals import student_interval
 from raml_trl.render.figures import COLOURS, INK, dress, svg
-from raml_trl.sweeps.claims import Weighed
-from raml_trl.sweeps.learning_curves import Trial
-from raml_trl.sweeps.measured_settings import by_setting
-from raml_trl.sweeps.sweep_file import Scalar
+from raml_trl.render.tables import markdown_table
+from raml_trl.sweeps.break_even import BreakEven, break_even_table
+from raml_trl.sweeps.claims import ArmComparison, ArmDifference, WeighedClaim
+from raml_trl.sweeps.learning_curves import Setting, SettingSummary, Trial, by_setting
 
-_VERDICT_COLOURS = {"holds": COLOURS[2], "does not hold": COLOURS[4], "cannot be told": COLOURS[5]}
+_VERDICT_COLOURS = {"holds": COLOURS[2], "does not hold": COLOURS[4], "inconclusive": COLOURS[5]}
 
 
-def comparisons_figure(weighed: Mapping[str, Sequence[Weighed]]) -> str:
-    """A line for each comparison: the difference that was claimed to be above zero, and its interval over seeds."""
-    rows = [(name, one) for name, comparisons in weighed.items() for one in comparisons]
+def claims_page(
+    claims: Sequence[WeighedClaim],
+    break_evens: Sequence[BreakEven],
+    settings: Mapping[str, Sequence[SettingSummary]],
+    metric: str,
+) -> str:
+    """Format all results as a Markdown page; `settings` are by sweep."""
+    parts = [
+        "# Claims",
+        verdicts_table(claims),
+        "A claim holds if the 95 % interval of the difference (Student's, over seeds, paired) is above zero in all of "
+        "its comparisons. It does not hold if the interval is below zero in one of them. Otherwise it is inconclusive.",
+    ]
+    for weighed in claims:
+        parts += [f"## {weighed.claim.name}: {weighed.claim.claim}", _comparisons_table(weighed.differences)]
+    if break_evens:
+        parts += ["## When a smaller share is faster", break_even_table(break_evens)]
+    for name, summaries in settings.items():
+        parts += [f"## Sweep {name}", settings_table(summaries, metric)]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdicts_table(claims: Sequence[WeighedClaim]) -> str:
+    """Format a Markdown table with the verdict of each claim and the differences of its comparisons."""
+    rows = [["", "claim", "verdict", "differences"]]
+    for weighed in claims:
+        differences = "; ".join(map(_format_difference, weighed.differences))
+        rows.append([weighed.claim.name, weighed.claim.claim, weighed.verdict, differences])
+    return markdown_table(rows)
+
+
+def _comparisons_table(differences: Sequence[ArmDifference]) -> str:
+    rows = [["measure", "claimed to be higher", "than", "means", "difference", "p", "seeds", "verdict"]]
+    for result in differences:
+        comparison = result.comparison
+        rows.append(
+            [
+                f"{comparison.metric}, {comparison.measure.replace('_', ' ')}",
+                str(comparison.higher),
+                str(comparison.lower),
+                f"{result.higher:.3f}, {result.lower:.3f}",
+                _format_difference(result),
+                f"{result.difference.p_value:.3f}",
+                str(len(result.seeds)),
+                result.verdict,
+            ]
+        )
+    return markdown_table(rows)
+
+
+def _format_difference(result: ArmDifference) -> str:
+    difference = result.difference
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
+def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
+    """Format settings as a Markdown table, with `metric` first."""
+    if not summaries:
+        return "No trial is complete."
+    first = summaries[0]
+    names = list(first.parameters)
+    metrics = sorted(first.metrics, key=lambda name: name != metric)[:1]
+    metrics += [name for name in first.metrics if name.startswith("mg_pass")][:1]
+    head = [*names, "seeds", *metrics, "steadiness", "steps", "s per step", "rollouts per step"]
+    rows = [head + [f"s to {reached.level:g} (reached)" for reached in first.levels]]
+    for summary in summaries:
+        cells = [str(summary.parameters[name]) for name in names] + [str(summary.n)]
+        for name in metrics:
+            value = summary.metrics[name]
+            interval = "" if value.low is None else f" [{value.low:.3f}, {value.high:.3f}]"
+            cells.append(f"{value.mean:.3f}{interval}")
+        cells += [
+            f"{summary.steadiness:.3f}",
+            str(summary.steps),
+            f"{summary.step_seconds:.3f}",
+            str(summary.step_rollouts),
+        ]
+        for level in summary.levels:
+            seconds = "-" if level.seconds is None else f"{level.seconds:.0f}"
+            cells.append(f"{seconds} ({level.reached} of {summary.n})")
+        rows.append(cells)
+    return markdown_table(rows)
+
+
+def comparisons_figure(claims: Sequence[WeighedClaim]) -> str:
+    """Plot each claimed difference with its interval over seeds, one line per comparison, as SVG."""
+    rows = [(weighed.claim.name, result) for weighed in claims for result in weighed.differences]
     figure = Figure(figsize=(9.2, 0.7 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
     dress(axes)
     axes.axvline(0, color=INK, linewidth=0.8)
-    for place, (_, one) in enumerate(rows):
-        colour = _VERDICT_COLOURS[one.verdict]
-        axes.plot([one.difference.low, one.difference.high], [place, place], color=colour, linewidth=2)
-        axes.plot(one.difference.mean, place, "D", color=colour, markersize=5)
-    axes.set_yticks(range(len(rows)), [f"{name}: {_told(one)}" for name, one in rows])
+    for place, (_, result) in enumerate(rows):
+        colour = _VERDICT_COLOURS[result.verdict]
+        axes.plot([result.difference.low, result.difference.high], [place, place], color=colour, linewidth=2)
+        axes.plot(result.difference.mean, place, "D", color=colour, markersize=5)
+    axes.set_yticks(range(len(rows)), [f"{name}: {_format_comparison(result.comparison)}" for name, result in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("higher minus lower, 95 % interval over seeds", fontsize=8)
     return svg(figure)
 
 
-def _told(weighed: Weighed) -> str:
-    """The two arms, by what they differ in."""
-    comparison = weighed.comparison
-    pair = (comparison.higher, comparison.lower)
-    same = set(pair[0].parameters.items()) & set(pair[1].parameters.items())
-    own = []
-    for arm in pair:
+def _format_comparison(comparison: ArmComparison) -> str:
+    """Name the two arms by the parameters in which they differ."""
+    higher, lower = comparison.higher, comparison.lower
+    same = set(higher.parameters.items()) & set(lower.parameters.items())
+    names = []
+    for arm in (higher, lower):
         words = [f"{name} {value}" for name, value in arm.parameters.items() if (name, value) not in same]
-        own.append(", ".join([*([] if pair[0].sweep == pair[1].sweep else [arm.sweep]), *words]))
-    return f"{' > '.join(own)} ({comparison.metric}, {comparison.measure.replace('_', ' ')})"
+        names.append(", ".join([*([] if higher.sweep == lower.sweep else [arm.sweep]), *words]))
+    return f"{' > '.join(names)} ({comparison.metric}, {comparison.measure.replace('_', ' ')})"
 
 
 def curves_figure(trials: Sequence[Trial], metric: str) -> str:
-    """The mean of `metric` over seeds with its interval, over steps above and over seconds below.
+    """Plot the mean of `metric` over seeds with its interval, against steps (top) and seconds (bottom), as SVG.
 
-    A line for each value of the parameter that is swept first, a panel for each combination of the others.
+    There is one line for each value of the parameter that is swept first, and one panel for each combination of the
+    others.
     """
-    panels: dict[tuple[tuple[str, Scalar], ...], dict[str, list[Trial]]] = {}
-    for setting, own in by_setting(trials).items():
+    panels: dict[Setting, dict[str, list[Trial]]] = {}
+    for setting, group in by_setting(trials).items():
         label = " ".join(map(str, setting[0])) if setting else ""
-        panels.setdefault(setting[1:], {})[label] = own
+        panels.setdefault(setting[1:], {})[label] = group
     figure = Figure(figsize=(max(4.4, 3.1 * len(panels)), 5.0), layout="constrained")
     grid = figure.subplots(2, max(1, len(panels)), sharey=True, squeeze=False)
     for column, (others, lines) in enumerate(panels.items()):
@@ -65,23 +149,24 @@ def curves_figure(trials: Sequence[Trial], metric: str) -> str:
             axes = grid[row][column]
             dress(axes)
             axes.set_xlabel(unit, fontsize=8)
-            for number, (label, own) in enumerate(lines.items()):
-                price = median(one.step_seconds for one in own) if unit == "seconds" else 1.0
-                _draw_band(axes, own, metric, price, COLOURS[number % len(COLOURS)], label)
+            for number, (label, group) in enumerate(lines.items()):
+                step_cost = median(trial.step_seconds for trial in group) if unit == "seconds" else 1.0
+                _draw_band(axes, group, metric, step_cost, COLOURS[number % len(COLOURS)], label)
     for axes in grid[:, 0]:
         axes.set_ylabel(metric, fontsize=8)
-    if all(value >= 0 for one in trials for value in one.curve(metric)):  # an interval knows no bounds
+    if all(value >= 0 for trial in trials for value in trial.curve(metric)):  # intervals may reach below zero
         grid[0][0].set_ylim(bottom=max(0.0, grid[0][0].get_ylim()[0]))
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, 2 * len(panels)), frameon=False, fontsize=8)
     return svg(figure)
 
 
-def _draw_band(axes: Axes, trials: Sequence[Trial], metric: str, price: float, colour: str, label: str) -> None:
-    steps = [step for step in trials[0].steps if all(step in one.steps for one in trials)]
-    values = [[dict(zip(one.steps, one.curve(metric), strict=True))[step] for one in trials] for step in steps]
-    places = np.asarray(steps) * price
+def _draw_band(axes: Axes, trials: Sequence[Trial], metric: str, step_cost: float, colour: str, label: str) -> None:
+    steps = [step for step in trials[0].steps if all(step in trial.steps for trial in trials)]
+    curves = [dict(zip(trial.steps, trial.curve(metric), strict=True)) for trial in trials]
+    values = [[curve[step] for curve in curves] for step in steps]
+    places = np.asarray(steps) * step_cost
     axes.plot(places, np.mean(values, axis=1), color=colour, label=label, linewidth=1.6)
     if len(trials) > 1:
-        low, high = zip(*(student_interval(one) for one in values), strict=True)
+        low, high = zip(*map(student_interval, values), strict=True)
         axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)

@@ -1,30 +1,34 @@
-"""What a trial of a sweep is worth, from its evaluations in training: at its end, on the way, and for what it cost."""
+"""Learning curves of the trials of a sweep: final values, steadiness, and the steps and seconds to reach a level."""
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal
+from statistics import fmean, median
 
 import numpy as np
 
+from raml_trl.evaluation.intervals import SeedMean, mean_over_seeds
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.history import read_log_history
-from raml_trl.runtime.runs import read_record
-from raml_trl.sweeps.sweep_file import SEED, Settings
+from raml_trl.runtime.history import LogEntry, read_log_history, read_summary
+from raml_trl.sweeps.sweep_file import SEED, Scalar, Settings
 
-Budget = Literal["steps", "seconds", "rollouts"]
+logger = logging.getLogger(__name__)
+
+Setting = tuple[tuple[str, Scalar], ...]
+"""The parameters of a setting, as pairs of name and value."""
 
 _EVALUATED = "eval_"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A training run that was evaluated on its way.
+    """A training run that was evaluated several times in training.
 
-    `curves` has for each metric one value for each of `steps`, optimizer steps. `step_seconds` is the median over
-    steps where the trainer says them (GRPO), else the mean, without the evaluations; `step_rollouts` is how many
-    rollouts a step generates and `step_rows` how many of them it selects, 0 in SFT.
+    `curves` holds, for each metric, one value for each of `steps` (optimizer steps). `step_seconds` is the median over
+    steps if the trainer logs them (GRPO), otherwise the mean; evaluations are excluded. A step generates
+    `step_rollouts` rollouts and selects `step_rows` of them; both are 0 in SFT.
     """
 
     parameters: Settings
@@ -41,22 +45,55 @@ class Trial:
         return seed
 
     def curve(self, metric: str) -> tuple[float, ...]:
-        """The values of `metric` at `steps`.
+        """Return the values of `metric` at `steps`.
 
         Raises:
             InputError: if it was not evaluated.
         """
         if metric not in self.curves:
-            there = ", ".join(self.curves)
-            raise InputError(f"metric {metric!r} was not evaluated in {self.parameters}: there is {there}")
+            raise InputError(f"{self.parameters} has no evaluation of {metric!r}, only of {', '.join(self.curves)}")
         return self.curves[metric]
 
 
-def read_trial(directory: Path, parameters: Settings) -> Trial:
-    """The trial whose run is in `directory`.
+def read_trials(path: Path) -> dict[str, list[Trial]]:
+    """Read the complete trials of all sweeps in `path`, by the name of the sweep.
+
+    Args:
+        path: a directory with one directory for each sweep, or a `trials.json` of `weigh_claims`.
 
     Raises:
-        InputError: if it was never evaluated, or its log is missing or damaged.
+        InputError: if it has no sweep, or a trial was not evaluated in training.
+    """
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [_parse_trial(trial) for trial in trials] for name, trials in content.items()}
+    sweeps: dict[str, list[Trial]] = {}
+    for results in sorted(path.glob("*/sweep.json")):
+        directory, trials = results.parent, json.loads(results.read_text(encoding="utf-8"))["trials"]
+        complete = [trial for trial in trials if trial["status"] == "complete"]
+        if len(complete) < len(trials):
+            logger.warning("%s: %d of %d trials are not complete", directory, len(trials) - len(complete), len(trials))
+        sweeps[directory.name] = [
+            read_trial(directory / "trials" / trial["name"], trial["parameters"]) for trial in complete
+        ]
+    if not sweeps:
+        raise InputError(f"sweeps {path} has no directory with a sweep.json: run `python -m raml_trl.sweep` first")
+    return sweeps
+
+
+def _parse_trial(content: Mapping[str, object]) -> Trial:
+    steps, curves = content["steps"], content["curves"]
+    assert isinstance(steps, list)
+    assert isinstance(curves, dict)
+    fields = {"steps": tuple(steps), "curves": {name: tuple(values) for name, values in curves.items()}}
+    return Trial(**{**content, **fields})  # type: ignore[arg-type]  # the fields that asdict wrote
+
+
+def read_trial(directory: Path, parameters: Settings) -> Trial:
+    """Read the trial whose run is in `directory`.
+
+    Raises:
+        InputError: if it was not evaluated in training, or its log or summary is missing or damaged.
     """
     logs = read_log_history(directory)
     evaluations = [log for log in logs if f"{_EVALUATED}runtime" in log]
@@ -64,44 +101,49 @@ def read_trial(directory: Path, parameters: Settings) -> Trial:
         raise InputError(f"{directory} was never evaluated in training: set eval_strategy, eval_steps and eval_data")
     bounds = ("_low", "_high", "runtime")
     names = [name for name in evaluations[0] if name.startswith(_EVALUATED) and not name.endswith(bounds)]
-    seconds = [log["step_time"] for log in logs if "step_time" in log]
-    if not seconds:
-        evaluating = sum(log[f"{_EVALUATED}runtime"] for log in evaluations)
-        seconds = [(log["train_runtime"] - evaluating) / log["step"] for log in logs if "train_runtime" in log]
     rows = round(next((log["rows/selected"] for log in logs if "rows/selected" in log), 0))
     return Trial(
         parameters=parameters,
         steps=tuple(int(log["step"]) for log in evaluations),
         curves={name.removeprefix(_EVALUATED): tuple(log[name] for log in evaluations) for name in names},
-        step_seconds=median(seconds),
-        step_rollouts=_step_rollouts(read_record(directory)["settings"], rows),
+        step_seconds=_step_seconds(logs, evaluations),
+        step_rollouts=_step_rollouts(directory, rows) if rows else 0,
         step_rows=rows,
     )
 
 
-def _step_rollouts(settings: Mapping[str, Any], rows: int) -> int:
-    """Of the rows that GRPO selects in a step, m are of one group of G."""
-    g = int(settings.get("num_generations", 8))
-    m = settings.get("num_generations_update")
-    return round(rows * g / int(g if m is None else m))
+def _step_seconds(logs: Sequence[LogEntry], evaluations: Sequence[LogEntry]) -> float:
+    seconds = [log["step_time"] for log in logs if "step_time" in log]
+    if not seconds:
+        evaluating = sum(log[f"{_EVALUATED}runtime"] for log in evaluations)
+        seconds = [(log["train_runtime"] - evaluating) / log["step"] for log in logs if "train_runtime" in log]
+    return median(seconds)
+
+
+def _step_rollouts(directory: Path, rows: int) -> int:
+    """Return the number of rollouts generated per step: selected rows × G / m."""
+    summary = read_summary(directory)
+    if summary is None:
+        raise InputError(f"{directory} has no summary.json: run the trial again")
+    return round(rows * summary["num_generations"] / summary["num_generations_update"])
 
 
 def last(trial: Trial, metric: str) -> float:
-    """The metric of the last evaluation."""
+    """Return the metric of the last evaluation."""
     return trial.curve(metric)[-1]
 
 
 def steadiness(trial: Trial, metric: str) -> float:
-    """Minus the deepest fall of the curve below what it had reached before; 0 if it never falls."""
+    """Return minus the largest drop of the curve below its previous maximum; 0 if it never drops."""
     curve = np.asarray(trial.curve(metric))
     return float(-(np.maximum.accumulate(curve) - curve).max())
 
 
 def value_at(trial: Trial, metric: str, steps: float) -> float:
-    """The metric after a number of steps, between two evaluations on the line that joins them.
+    """Return the metric after `steps` steps, interpolated linearly between evaluations.
 
     Raises:
-        InputError: if the first evaluation came later, or the last one earlier.
+        InputError: if `steps` is before the first evaluation or after the last.
     """
     if not trial.steps[0] <= steps <= trial.steps[-1]:
         evaluated = f"evaluated from step {trial.steps[0]} to {trial.steps[-1]}"
@@ -110,15 +152,15 @@ def value_at(trial: Trial, metric: str, steps: float) -> float:
 
 
 def steps_to(trial: Trial, metric: str, level: float) -> int | None:
-    """The step of the first evaluation at which the metric is at least `level`, or None."""
+    """Return the step of the first evaluation at which the metric is at least `level`, or None."""
     curve = trial.curve(metric)
     return next((step for step, value in zip(trial.steps, curve, strict=True) if value >= level), None)
 
 
 def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float | None:
-    """After how many steps the mean curve of `trials` first has `level`, between two evaluations on a line.
+    """Return the step at which the mean curve of `trials` first reaches `level`, interpolated between evaluations.
 
-    None if it has it at the first evaluation, or never.
+    None if it reaches `level` at the first evaluation or never.
     """
     curve = np.mean([trial.curve(metric) for trial in trials], axis=0)
     reached = np.flatnonzero(curve >= level)
@@ -128,3 +170,79 @@ def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float |
     before, steps = after - 1, trials[0].steps
     part = (level - curve[before]) / (curve[after] - curve[before])
     return float(steps[before] + part * (steps[after] - steps[before]))
+
+
+def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
+    """Group the trials that differ in the seed alone, by the parameters that differ between groups."""
+    names = [name for name in trials[0].parameters if name != SEED] if trials else []
+    values = {name: {trial.parameters[name] for trial in trials} for name in names}
+    swept = [name for name in names if len(values[name]) > 1] or names
+    settings: dict[Setting, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: [_order(trial.parameters[name]) for name in swept]):
+        settings.setdefault(tuple((name, trial.parameters[name]) for name in swept), []).append(trial)
+    return settings
+
+
+def _order(value: Scalar) -> tuple[bool, float, str]:
+    """Sort numbers by size, before strings."""
+    number = float(value) if isinstance(value, int | float) else None
+    return number is None, number or 0.0, str(value)
+
+
+@dataclass(frozen=True)
+class LevelReached:
+    """`reached` seeds reach `level`; `steps` and `seconds` are medians over all seeds, None unless all reach it."""
+
+    level: float
+    reached: int
+    steps: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class SettingSummary:
+    """A setting over its `n` seeds.
+
+    `metrics` are the last values. `steadiness` is a mean, `steps` the smallest number of steps, `step_seconds` and
+    `step_rollouts` are medians.
+    """
+
+    parameters: Settings
+    n: int
+    metrics: dict[str, SeedMean]
+    steadiness: float
+    steps: int
+    step_seconds: float
+    step_rollouts: int
+    levels: list[LevelReached]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the summary as it stands in `claims.json`."""
+        metrics = {name: {"mean": mean.mean, "low": mean.low, "high": mean.high} for name, mean in self.metrics.items()}
+        return {**asdict(self), "metrics": metrics}
+
+
+def summarise_settings(trials: Sequence[Trial], *, metric: str, levels: Sequence[float]) -> list[SettingSummary]:
+    """Summarise each setting over its seeds; `steadiness` and `levels` are those of `metric`."""
+    summaries = []
+    for parameters, group in by_setting(trials).items():
+        step_seconds = median(trial.step_seconds for trial in group)
+        summaries.append(
+            SettingSummary(
+                parameters=dict(parameters),
+                n=len(group),
+                metrics={name: mean_over_seeds([last(trial, name) for trial in group]) for name in group[0].curves},
+                steadiness=fmean(steadiness(trial, metric) for trial in group),
+                steps=min(trial.steps[-1] for trial in group),
+                step_seconds=step_seconds,
+                step_rollouts=round(median(trial.step_rollouts for trial in group)),
+                levels=[_level_reached(group, metric, level, step_seconds) for level in levels],
+            )
+        )
+    return summaries
+
+
+def _level_reached(trials: Sequence[Trial], metric: str, level: float, step_seconds: float) -> LevelReached:
+    reached = [step for trial in trials if (step := steps_to(trial, metric, level)) is not None]
+    steps: float | None = median(reached) if len(reached) == len(trials) else None
+    return LevelReached(level, len(reached), steps, steps and steps * step_seconds)
