@@ -1,37 +1,43 @@
-"""Rows of JSON, one after the other: JSON Lines, or the elements of one array that need not fit into memory.
+"""Rows of JSON Lines files and of JSON arrays, read in a stream.
 
-A single line that is no row is handed on as a `Fault`, for the reader to count or to refuse. What ends in the middle
-of a row raises `CutShort`: more than that row is missing.
+A line or element that is not a row becomes a `Fault`, which the reader counts or refuses. A file that ends in the
+middle of a row raises `CutShort`, since more than that row is missing.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO
+from decimal import Decimal
+from io import BufferedIOBase
+from typing import TypeAlias
 
-_CHUNK_CHARACTERS = 2**20
+import ijson
+
+Row: TypeAlias = dict[str, object] | list[object]
+"""The columns of a row, by name or by position."""
+
+_CHUNK_BYTES = 2**16
 _EXCERPT_CHARACTERS = 200
-_NO_ROW = "not a row of columns"
-_SPACE = " \t\r\n"
+_NOT_A_ROW = "not a row of columns"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What stands where a row should, and why it is none."""
+    """A line or element that is not a row: the reason, and the beginning of its text."""
 
     reason: str
     excerpt: str
 
 
 class CutShort(Exception):
-    """The data end in the middle of a row; the message shows where."""
+    """The data end in the middle of a row, or are damaged; the message gives the place."""
 
 
-def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
-    """A mapping or a list for every line that holds one, and a `Fault` for every other that is not empty.
+def read_lines(lines: Iterable[bytes]) -> Iterator[Row | Fault]:
+    """Yield the mapping or list of each line, and a `Fault` for every other line that is not blank.
 
     Raises:
-        CutShort: if the last line has no end and is not JSON.
+        CutShort: if the last line has no line end and is not JSON.
     """
     for line in lines:
         if line.isspace():
@@ -46,34 +52,44 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
                 raise CutShort(f"its last line is {excerpt!r}") from error
             yield Fault("line is not JSON", excerpt)
         else:
-            yield row if isinstance(row, (dict, list)) else Fault(_NO_ROW, _excerpt(line.decode()))
+            yield row if isinstance(row, (dict, list)) else Fault(_NOT_A_ROW, _excerpt(line.decode()))
 
 
-def read_array(file: TextIO) -> Iterator[Any]:
-    """A mapping or a list for every element of the array in `file` that is one, and a `Fault` for every other.
+def read_array(file: BufferedIOBase) -> Iterator[Row | Fault]:
+    """Yield the elements of a JSON array that are mappings or lists, and a `Fault` for every other element.
 
-    Memory holds a chunk of the file, or its longest element.
+    Memory holds a chunk of the file and one element.
 
     Raises:
-        CutShort: if it is damaged, or ends before the array does.
+        CutShort: if the array is damaged or incomplete.
     """
-    decoder = json.JSONDecoder()
-    text, position = file.read(_CHUNK_CHARACTERS).lstrip(_SPACE)[1:], 0
-    while True:
-        while position < len(text) and text[position] in _SPACE + ",":
-            position += 1
-        if text.startswith("]", position):
-            return
-        try:
-            row, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            chunk = file.read(max(_CHUNK_CHARACTERS, len(text) - position))
-            if not chunk:
-                raise CutShort(f"the array breaks off at {_excerpt(text[position:])!r}") from error
-            text, position = text[position:] + chunk, 0
-        else:
-            yield row if isinstance(row, (dict, list)) else Fault(_NO_ROW, _excerpt(text[position:end]))
-            position = end
+    number = 0
+    try:
+        for element in ijson.items(file, "item", buf_size=_CHUNK_BYTES):
+            row = _plain(element)
+            if isinstance(row, (dict, list)):
+                yield row
+            else:
+                yield Fault(_NOT_A_ROW, _excerpt(json.dumps(row, ensure_ascii=False)))
+            number += 1
+    except ijson.JSONError as error:
+        raise CutShort(f"the array breaks off at row {number}: {_reason(error)}") from error
+
+
+def _plain(value: object) -> object:
+    """Replace each Decimal by a float, as `json` reads it; ijson's own `use_float` rejects integers over 64 bits."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _reason(error: ijson.JSONError) -> str:
+    """The parser's message and the text around the place, without the arrow that it draws below."""
+    [message] = error.args
+    text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+    return " ".join(text.partition("(right here)")[0].split())
 
 
 def _excerpt(text: str) -> str:

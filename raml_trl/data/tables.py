@@ -6,7 +6,6 @@ name of a data set on the Hub. What is no data at all (a Git LFS pointer, a file
 
 import gzip
 import hashlib
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -153,8 +152,7 @@ def _read_file(path: Path, suffix: str) -> Iterator[Any]:
             return
         with gzip.open(path, "rb") if suffix.endswith(".gz") else path.open("rb") as file:
             if suffix == ".json" and file.peek(1).lstrip()[:1] == b"[":
-                with io.TextIOWrapper(file, encoding="utf-8") as text:
-                    yield from read_array(text)
+                yield from read_array(file)
             else:
                 yield from read_lines(file)
     except _DAMAGES as error:

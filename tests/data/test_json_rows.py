@@ -1,24 +1,25 @@
-"""JSON Lines and arrays, row by row: whole, damaged and cut short."""
+"""JSON Lines and arrays, row by row: complete, damaged and cut short."""
 
 import io
 import json
-from typing import Any
+import tracemalloc
 
 import pytest
 
 from raml_trl.data import json_rows
 from raml_trl.data.json_rows import CutShort, Fault, read_array, read_lines
 
-ROWS: list[Any] = [{"a": 1, "b": "x, ] } \\ é"}, [{"from": "human"}, {"nested": [1, [2]]}], {}, {"long": "y" * 300}]
+ROWS: list[object] = [{"a": 1, "b": "x, ] } \\ é"}, [{"from": "human"}, {"nested": [1, [2]]}], {}, {"long": "y" * 300}]
+NUMBERS = {"integer": 3, "negative": -2.5e-3, "large": 10**30, "whole": 2.0, "infinite": float("1e400"), "none": None}
 
 
-def test_lines() -> None:
+def test_lines_without_a_fault() -> None:
     lines = [json.dumps(row).encode() + b"\n" for row in ROWS]
     assert list(read_lines([*lines, b"\n", b"  \n"])) == ROWS
-    assert list(read_lines([json.dumps(ROWS[0]).encode()])) == ROWS[:1]  # the last line needs no end
+    assert list(read_lines([json.dumps(ROWS[0]).encode()])) == ROWS[:1]  # the last line needs no line end
 
 
-def test_a_bad_line_is_a_fault_and_the_others_stay() -> None:
+def test_a_bad_line_is_a_fault_and_the_other_lines_are_read() -> None:
     lines = [b'{"a": 1}\n', b'{"a": \n', b"\xff\xfe\n", b"7\n", b'{"a": 2}\n']
     first, *faults, last = read_lines(lines)
     assert (first, last) == ({"a": 1}, {"a": 2})
@@ -26,7 +27,7 @@ def test_a_bad_line_is_a_fault_and_the_others_stay() -> None:
     assert faults[0] == Fault("line is not JSON", '{"a":')
 
 
-def test_a_last_line_without_end_is_cut_short() -> None:
+def test_an_incomplete_last_line_is_cut_short() -> None:
     with pytest.raises(CutShort, match=r"""its last line is '\{"a": 2, "b'"""):
         list(read_lines([b'{"a": 1}\n', b'{"a": 2, "b']))
 
@@ -34,17 +35,43 @@ def test_a_last_line_without_end_is_cut_short() -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 2**20])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_arrays_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None) -> None:
-    monkeypatch.setattr(json_rows, "_CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr(json_rows, "_CHUNK_BYTES", chunk)
     text = " \n" * (chunk > 8) + json.dumps(ROWS, indent=indent, ensure_ascii=False)
-    assert list(read_array(io.StringIO(text))) == ROWS
-    assert list(read_array(io.StringIO("[]"))) == []
-    assert list(read_array(io.StringIO('[{"a": 1}, 3, "x"]')))[1:] == [
+    assert list(read_array(io.BytesIO(text.encode()))) == ROWS
+    assert list(read_array(io.BytesIO(b"[]"))) == []
+    assert list(read_array(io.BytesIO('[{"a": 1}, 3, "\N{LATIN SMALL LETTER E WITH ACUTE}", 0.5]'.encode())))[1:] == [
         Fault("not a row of columns", "3"),
-        Fault("not a row of columns", '"x"'),
+        Fault("not a row of columns", '"\N{LATIN SMALL LETTER E WITH ACUTE}"'),
+        Fault("not a row of columns", "0.5"),
     ]
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1}, {"a": ', '[{"a": 1}', "[", '[{"a": 1}, oops]'])
-def test_arrays_that_break_off(text: str) -> None:
-    with pytest.raises(CutShort, match="the array breaks off at"):
-        list(read_array(io.StringIO(text)))
+def test_numbers_are_those_of_json() -> None:
+    text = json.dumps([NUMBERS, [NUMBERS]]).replace("Infinity", "1e400")
+    rows = list(read_array(io.BytesIO(text.encode())))
+    assert rows == json.loads(text)
+    assert [type(value) for value in rows[0].values()] == [type(value) for value in NUMBERS.values()]
+
+
+def test_an_array_is_not_held_in_memory() -> None:
+    file = io.BytesIO(b"[" + b", ".join([json.dumps({"a": "x" * 10_000}).encode()] * 1_000) + b"]")  # 10 MB
+    tracemalloc.start()
+    assert sum(1 for _ in read_array(file)) == 1_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('[{"a": 1}, {"a": ', "row 1: parse error: premature EOF"),
+        ('[{"a": 1}', "row 1: parse error: premature EOF"),
+        ("[", "row 0: parse error: premature EOF"),
+        ('[{"a": 1}, {}, oops]', "row 2: lexical error: .* oops"),
+        ('[{"a": NaN}]', "row 0: lexical error: .* NaN"),
+    ],
+)
+def test_arrays_that_break_off(text: str, place: str) -> None:
+    with pytest.raises(CutShort, match=f"the array breaks off at {place}"):
+        list(read_array(io.BytesIO(text.encode())))

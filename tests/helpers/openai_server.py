@@ -1,4 +1,4 @@
-"""A server on this machine that speaks as much of OpenAI's protocol as a client of chat completions meets.
+"""A local server that implements the part of OpenAI's protocol that a client of chat completions uses.
 
     with OpenAIServer() as server:
         server.faults += [Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}), CUT]
@@ -6,8 +6,8 @@
         ...
         assert len(server.requests) == 12
 
-What it answers is a function of the request: by default of the messages and the seed, or whatever `answer` says, such
-as an engine's own completions (`answer_with`). Faults are what the next requests for completions get instead.
+The answer is a function of the request: by default of the messages and the seed, otherwise the result of `answer`,
+such as the completions of an engine (`answer_with`). `faults` are sent in reply to the next requests for completions.
 """
 
 import hashlib
@@ -26,19 +26,20 @@ Request = dict[str, Any]
 
 
 class Reply(NamedTuple):
-    """A reply; a `body` that is not bytes is sent as JSON. Status 0 ends the connection instead."""
+    """A reply. A `body` that is not bytes is sent as JSON. Status 0 closes the connection without a reply."""
 
     status: int
-    body: Any = b""
+    body: object = b""
     headers: Mapping[str, str] = {}
     seconds: float = 0.0  # before it is sent
+    seconds_per_byte: float = 0.0  # sends the body byte by byte
 
 
 CUT = Reply(0)
 
 
 class Answer(NamedTuple):
-    """A completion. `message` holds what else the server says in the message."""
+    """A completion. `message` holds further fields of the server's message."""
 
     content: str | None
     num_tokens: int
@@ -47,13 +48,13 @@ class Answer(NamedTuple):
 
 
 def answer_by_seed(request: Request) -> Answer:
-    """A text that tells the messages and the seed from any others."""
+    """Return a text that differs for different messages and seeds."""
     key = json.dumps([request["messages"], request["seed"]], sort_keys=True)
     return Answer(hashlib.sha256(key.encode()).hexdigest(), 1 + request["seed"] % 7)
 
 
 def answer_with(engine: Engine) -> Callable[[Request], Answer]:
-    """What `engine` writes, one request after the other."""
+    """Answer with the completions of `engine`, one request at a time."""
     lock = threading.Lock()
 
     def answer(request: Request) -> Answer:
@@ -66,7 +67,7 @@ def answer_with(engine: Engine) -> Callable[[Request], Answer]:
 
 
 class OpenAIServer:
-    """The server, for as long as its `with` lasts. An answer takes `seconds`, and `api_key` if it is given."""
+    """The server runs inside its `with` block. An answer takes `seconds`; requests need `api_key` if it is given."""
 
     model = "tiny"
 
@@ -76,7 +77,7 @@ class OpenAIServer:
         self.answer, self.seconds, self.api_key = answer, seconds, api_key
         self.models = Reply(200, {"object": "list", "data": [{"id": self.model, "object": "model"}, {"id": "other"}]})
         self.faults: deque[Reply] = deque()
-        self.requests: list[Request] = []  # for completions, in the order in which they came
+        self.requests: list[Request] = []  # for completions, in order of arrival
         self.headers: list[dict[str, str]] = []  # of all requests
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
@@ -92,7 +93,7 @@ class OpenAIServer:
         self._server.server_close()
 
     def complete(self, request: Request) -> Reply:
-        """The reply to a request for a completion."""
+        """Return the reply to a request for a completion."""
         with self.lock:
             self.requests.append(request)
             if self.faults:
@@ -106,7 +107,7 @@ class OpenAIServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # clients may come all at once
+    request_queue_size = 128  # all clients may connect at once
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -127,13 +128,13 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self._refusal() or (
             self.openai.complete(request) if self.path == "/v1/chat/completions" else Reply(404)
         )
-        select.select([self.connection], [], [], reply.seconds)  # readable before that if the client goes away
+        self._wait(reply.seconds)
         with self.openai.lock:
-            self.openai.in_flight -= 1  # before the client can know of the reply
+            self.openai.in_flight -= 1  # before the client can receive the reply
         self._reply(reply)
 
     def _refusal(self) -> Reply | None:
-        """Like some real servers, it repeats a key that it does not like."""
+        """Refuse a wrong key. The reply repeats it, as some real servers do."""
         with self.openai.lock:
             self.openai.headers.append(dict(self.headers))
         given = self.headers["Authorization"]
@@ -151,9 +152,16 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            size = 1 if reply.seconds_per_byte else max(len(body), 1)
+            for start in range(0, len(body), size):
+                self.wfile.write(body[start : start + size])
+                self._wait(reply.seconds_per_byte)
         except ConnectionError:
-            pass  # the client has gone away
+            pass  # the client has closed the connection
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, but no longer than the client keeps the connection open: a closed connection is readable."""
+        select.select([self.connection], [], [], seconds)
 
     def log_message(self, *_: object) -> None:
-        """Tests say what matters."""
+        """Log nothing."""

@@ -1,15 +1,16 @@
-"""A server behind a URL as an engine: against a real one on this machine, which fails in all the ways that they do."""
+"""`ServerEngine` against a local HTTP server that fails in the ways real servers do."""
 
+import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from threading import Event
 from typing import Any
 
 import pytest
@@ -35,72 +36,76 @@ def server() -> Iterator[OpenAIServer]:
 
 
 class Waits(list[float]):
-    """In place of waiting: notes how long it would have been."""
+    """Records the seconds in place of waiting."""
 
-    def __call__(self, stopped: Event, seconds: float) -> bool:
+    async def __call__(self, seconds: float) -> None:
         self.append(seconds)
-        return stopped.is_set()
 
 
 def draw(engine: ServerEngine, settings: SamplingSettings = SETTINGS, seed: int = 0) -> list[Completion]:
-    return sorted(engine.sample(PROMPTS, settings, seed=seed), key=lambda one: (one.prompt, one.sample))
+    return sorted(engine.sample(PROMPTS, settings, seed=seed), key=place)
+
+
+def place(completion: Completion) -> tuple[int, int]:
+    return completion.prompt, completion.sample
 
 
 def refused(server: OpenAIServer, **settings: Any) -> str:
-    """The error, which is one line."""
+    """Return the message of the error, which must be a single line."""
     with pytest.raises(InputError) as caught:
         list(ServerEngine(server.url, server.model, **settings).sample(PROMPTS[:1], ONE, seed=0))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_every_sample_once_as_it_was_asked_for(server: OpenAIServer) -> None:
+def test_each_sample_is_requested_once_with_its_settings(server: OpenAIServer) -> None:
     completions = draw(ServerEngine(server.url + "/", server.model, max_requests=5))
-    assert [(one.prompt, one.sample) for one in completions] == [(prompt, n) for prompt in range(3) for n in range(4)]
+    assert [(completion.prompt, completion.sample) for completion in completions] == [
+        (prompt, n) for prompt in range(3) for n in range(4)
+    ]
     assert Counter(len(request["messages"]) for request in server.requests) == {1: 12}
     for request in server.requests:
         expected = {"model": "tiny", "max_tokens": 10, "temperature": 0.7, "top_p": 0.9}
         assert {name: value for name, value in request.items() if name not in ("messages", "seed")} == expected
-    [same] = [request for request in server.requests if server.answer(request).content == completions[5].text]
-    assert same["messages"] == PROMPTS[1]
-    assert completions[5].num_tokens == server.answer(same).num_tokens
+    [request] = [sent for sent in server.requests if server.answer(sent).content == completions[5].text]
+    assert request["messages"] == PROMPTS[1]
+    assert completions[5].num_tokens == server.answer(request).num_tokens
     assert completions[5].finished
 
 
-def test_top_k_is_sent_where_it_says_something(server: OpenAIServer) -> None:
+def test_top_k_is_sent_unless_it_is_zero(server: OpenAIServer) -> None:
     draw(ServerEngine(server.url, server.model), SamplingSettings(1, 10, 1.0, 1.0, top_k=20))
     assert {request["top_k"] for request in server.requests} == {20}
 
 
-def test_seeds_are_keyed(server: OpenAIServer) -> None:
-    one_by_one = draw(ServerEngine(server.url, server.model, max_requests=1))
+def test_seeds_depend_on_the_sample_alone(server: OpenAIServer) -> None:
+    sequential = draw(ServerEngine(server.url, server.model, max_requests=1))
     seeds = [request["seed"] for request in server.requests]
     assert len(set(seeds)) == 12
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert draw(ServerEngine(server.url, server.model, max_requests=7)) == one_by_one
+    assert draw(ServerEngine(server.url, server.model, max_requests=7)) == sequential
     other = draw(ServerEngine(server.url, server.model), seed=1)
-    assert not {one.text for one in other} & {one.text for one in one_by_one}
+    assert not {completion.text for completion in other} & {completion.text for completion in sequential}
 
 
-def test_no_more_in_flight_than_allowed() -> None:
+def test_max_requests_limits_the_requests_in_flight() -> None:
     with OpenAIServer(seconds=0.02) as server:
         draw(ServerEngine(server.url, server.model, max_requests=3), SamplingSettings(7, 10, 1.0, 1.0, 0))
         assert server.most_in_flight == 3
 
 
-def test_not_all_requests_are_in_line_at_once(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    submitted = []
+def test_requests_are_submitted_as_samples_are_drawn(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted, submit = [], asyncio.run_coroutine_threadsafe
 
-    class Counted(ThreadPoolExecutor):
-        def submit(self, *arguments: Any, **settings: Any) -> Any:
-            submitted.append(arguments)
-            return super().submit(*arguments, **settings)
+    def counted(coroutine: Any, loop: asyncio.AbstractEventLoop) -> Any:
+        submitted.append(coroutine)
+        return submit(coroutine, loop)
 
-    monkeypatch.setattr("raml_trl.sampling.server_engine.ThreadPoolExecutor", Counted)
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", counted)
     completions = ServerEngine(server.url, server.model, max_requests=2).sample(PROMPTS * 100, SETTINGS, seed=0)
     for drawn in range(1, 51):
         next(completions)
-        assert len(submitted) <= drawn + 2 * 4  # of 1,200: those in flight or in line, and as many done together
+        assert len(submitted) <= drawn + 2 * 4  # of 1,200: twice max_requests, and as many that ended together
     completions.close()
 
 
@@ -112,7 +117,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.status} {fault.body}")
-def test_what_fails_for_now_is_sent_again(server: OpenAIServer, fault: Reply) -> None:
+def test_temporary_failures_are_retried(server: OpenAIServer, fault: Reply) -> None:
     expected = draw(ServerEngine(server.url, server.model))
     server.requests.clear()
     server.faults += [fault, fault]
@@ -123,12 +128,12 @@ def test_what_fails_for_now_is_sent_again(server: OpenAIServer, fault: Reply) ->
     assert len({request["seed"] for request in server.requests}) == 12
 
 
-def test_a_reply_that_ends_early_is_no_reply(server: OpenAIServer) -> None:
+def test_a_truncated_reply_is_retried(server: OpenAIServer) -> None:
     server.faults += [Reply(200, b'{"choices"', {"Content-Length": "1000"})]
     assert len(draw(ServerEngine(server.url, server.model, pause=Waits()))) == 12
 
 
-def test_one_that_takes_too_long_is_sent_again(server: OpenAIServer) -> None:
+def test_an_attempt_that_times_out_is_retried(server: OpenAIServer) -> None:
     server.faults += [Reply(500, seconds=30)]
     started = time.monotonic()
     assert len(draw(ServerEngine(server.url, server.model, timeout_seconds=1, pause=Waits()))) == 12
@@ -136,18 +141,18 @@ def test_one_that_takes_too_long_is_sent_again(server: OpenAIServer) -> None:
     assert len(server.requests) == 13
 
 
-def test_waits_grow_and_are_keyed(server: OpenAIServer) -> None:
-    def waited() -> Waits:
+def test_waits_grow_and_are_reproducible(server: OpenAIServer) -> None:
+    def record_waits() -> Waits:
         server.faults += [CUT] * 9
         waits = Waits()
         list(ServerEngine(server.url, server.model, pause=waits).sample(PROMPTS[:1], ONE, seed=0))
         return waits
 
-    first = waited()
+    first = record_waits()
     assert all(2**n / 2 <= wait <= 2**n for n, wait in enumerate(first[:5], start=1))
     assert all(30 <= wait <= 60 for wait in first[5:])
     assert len(set(first[5:])) == 4
-    assert waited() == first
+    assert record_waits() == first
 
 
 @pytest.mark.parametrize(
@@ -155,14 +160,14 @@ def test_waits_grow_and_are_keyed(server: OpenAIServer) -> None:
     [
         ("77", 77, 77),
         ("77.5", 77.5, 77.5),
-        ("in two hours", 7100, 7200),
+        ("in nine minutes", 500, 540),
         ("0", 1, 2),
         ("soon", 1, 2),
     ],
 )
-def test_the_server_may_ask_for_a_longer_wait(server: OpenAIServer, header: str, low: float, high: float) -> None:
-    if header == "in two hours":  # as a date
-        header = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+def test_retry_after_lengthens_the_wait(server: OpenAIServer, header: str, low: float, high: float) -> None:
+    if header == "in nine minutes":
+        header = format_datetime(datetime.now(UTC) + timedelta(minutes=9), usegmt=True)
     server.faults += [Reply(429, headers={"Retry-After": header})]
     waits = Waits()
     list(ServerEngine(server.url, server.model, pause=waits).sample(PROMPTS[:1], ONE, seed=0))
@@ -170,17 +175,60 @@ def test_the_server_may_ask_for_a_longer_wait(server: OpenAIServer, header: str,
     assert low <= wait <= high
 
 
-def test_giving_up_says_that_it_can_be_taken_up_again(server: OpenAIServer) -> None:
+def test_a_long_retry_after_is_capped(server: OpenAIServer) -> None:
+    server.faults += [Reply(429, headers={"Retry-After": "86400"})]
+    waits = Waits()
+    draw(ServerEngine(server.url, server.model, max_requests=1, pause=waits))
+    assert waits == [600]
+
+
+def test_no_wait_passes_the_deadline(server: OpenAIServer) -> None:
+    server.faults += [Reply(429, headers={"Retry-After": "86400"})]
+    waits = Waits()
+    assert "failed 1 times" in refused(server, deadline_seconds=500, pause=waits)
+    assert waits == []
+
+
+def test_the_deadline_covers_all_attempts(server: OpenAIServer) -> None:
+    times = iter([0.0, 0.0, 30.0, 31.0, 60.0])  # start; then before and after each attempt
+    server.faults += [CUT] * 9
+    message = refused(server, deadline_seconds=60, clock=lambda: next(times), pause=Waits())
+    assert "failed 2 times" in message
+
+
+def test_a_body_that_drips_is_stopped_by_the_deadline(server: OpenAIServer) -> None:
+    server.faults += [Reply(200, b" " * 1_000, seconds_per_byte=0.1)]  # each read is far below any timeout
+    started = time.monotonic()
+    message = refused(server, deadline_seconds=1)
+    assert time.monotonic() - started < 5
+    assert "no reply (TimeoutError: it was not complete after 1 s)" in message
+    until(lambda: server.in_flight == 0)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 429, 500])
+def test_an_oversized_body_is_refused(server: OpenAIServer, status: int) -> None:
+    server.faults += [Reply(status, b" " * 100_001)]
+    assert "more than max_response_bytes = 100000 bytes" in refused(server, max_response_bytes=100_000, pause=Waits())
+    assert len(server.requests) == 1
+
+
+def test_control_characters_stay_out_of_errors(server: OpenAIServer) -> None:
+    server.faults += [Reply(400, b"bad \x1b[31mred\r\n\x00 \xe2\x80\xae\xff end")]
+    assert "400 (bad [31mred \N{REPLACEMENT CHARACTER} end)" in refused(server)
+
+
+def test_the_last_failure_is_reported_with_the_remedy(server: OpenAIServer) -> None:
     server.faults += [Reply(503, b"no\nroom")] * 3
     waits = Waits()
     message = refused(server, max_attempts=3, pause=waits)
     assert f"POST {server.url}/chat/completions failed 3 times, the last with 503 (no room); " in message
-    assert "the same command carries on" in message
+    assert "run the same command again" in message
     assert len(server.requests) == 3
     assert len(waits) == 2
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
+def test_an_unreachable_server_is_named() -> None:
     with OpenAIServer() as server:
         pass
     message = refused(server, max_attempts=2, pause=Waits())
@@ -192,7 +240,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
     ("status", "remedy"),
     [(400, "change the setting"), (401, "API key"), (403, "API key"), (404, "up to its /v1"), (422, "the settings")],
 )
-def test_what_will_never_do_is_refused_at_once(server: OpenAIServer, status: int, remedy: str) -> None:
+def test_permanent_failures_are_not_retried(server: OpenAIServer, status: int, remedy: str) -> None:
     server.faults += [Reply(status, b"At most 512 tokens,\n" + b"please " * 200)]
     message = refused(server, pause=Waits())
     assert f"POST {server.url}/chat/completions is refused with {status} (At most 512 tokens, please" in message
@@ -201,14 +249,14 @@ def test_what_will_never_do_is_refused_at_once(server: OpenAIServer, status: int
     assert len(server.requests) == 1
 
 
-def test_a_redirect_is_refused(server: OpenAIServer) -> None:
+def test_redirects_are_not_followed(server: OpenAIServer) -> None:
     with OpenAIServer() as elsewhere:
         server.faults += [Reply(307, headers={"Location": f"{elsewhere.url}/chat/completions"})]
         assert "307" in refused(server, api_key=KEY)
         assert elsewhere.headers == []
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_key_appears_in_no_log_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with OpenAIServer(api_key=KEY) as server:
         engine = ServerEngine(server.url, server.model, api_key=KEY, pause=Waits())
@@ -224,20 +272,35 @@ def test_the_key_goes_to_the_server_and_nowhere_else(caplog: pytest.LogCaptureFi
             errors += traceback.format_exception(caught.value)
         server.api_key = KEY
         errors.append(refused(server, api_key=KEY, pause=Waits()))
-    told = [repr(engine), caplog.text, *errors]
-    assert not any(KEY in text for text in told)
+    assert not any(KEY in text for text in [repr(engine), caplog.text, *errors])
     assert "*** has had enough" in caplog.text
     assert "Incorrect API key provided: Bearer ***" in "".join(errors)
     assert "who is ***" in errors[-1]
 
 
-def test_without_a_key_none_is_sent(server: OpenAIServer) -> None:
+def test_no_key_is_sent_without_one(server: OpenAIServer) -> None:
     draw(ServerEngine(server.url, server.model))
     assert not any("Authorization" in headers for headers in server.headers)
 
 
+def test_settings_of_the_openai_client_are_not_taken_from_the_environment(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway-Token: secret")
+    draw(ServerEngine(server.url, server.model))
+    names = {"Host", "Content-Type", "Content-Length", "Accept", "Accept-Encoding", "Connection", "User-Agent"}
+    assert {name.title() for headers in server.headers for name in headers} == names
+
+
+def test_openai_is_imported_only_for_servers() -> None:
+    code = "import sys, raml_trl.sampling.loading; sys.exit('openai' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("api_key", ["", "two words", f"{KEY}\n", "schlüssel"])
-def test_what_cannot_be_a_key_is_refused_unseen(api_key: str) -> None:
+def test_malformed_keys_are_refused_without_showing_them(api_key: str) -> None:
     with pytest.raises(InputError, match="api_key") as caught:
         ServerEngine("http://localhost/v1", "tiny", api_key=api_key)
     assert not api_key or api_key not in str(caught.value)
@@ -251,14 +314,16 @@ def test_what_cannot_be_a_key_is_refused_unseen(api_key: str) -> None:
         *("http://localhost:port/v1", "http://localhost/v1\nHost: evil", "http://lócalhost/v1"),
     ],
 )
-def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
+def test_malformed_urls_are_refused(url: str) -> None:
     with pytest.raises(InputError, match="url is not") as caught:
         ServerEngine(url, "tiny")
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", ["max_requests", "max_attempts", "timeout_seconds"])
-def test_numbers_start_at_one(setting: str) -> None:
+@pytest.mark.parametrize(
+    "setting", ["max_requests", "max_attempts", "max_response_bytes", "timeout_seconds", "deadline_seconds"]
+)
+def test_limits_start_at_one(setting: str) -> None:
     with pytest.raises(InputError, match=f"{setting} must be 1 or more, got 0"):
         ServerEngine("https://[::1]:8000/v1", "tiny", **{setting: 0})
 
@@ -276,26 +341,28 @@ def test_numbers_start_at_one(setting: str) -> None:
         (Answer("4", 1, message={"reasoning": ""}), "4", True),
     ],
 )
-def test_thoughts_apart_from_the_text_are_put_back(answer: Answer, text: str, finished: bool) -> None:
+def test_reasoning_in_a_field_of_its_own_is_restored(answer: Answer, text: str, finished: bool) -> None:
     with OpenAIServer(lambda _: answer) as server:
         completions = draw(ServerEngine(server.url, server.model), ONE)
-    assert {(one.text, one.num_tokens, one.finished) for one in completions} == {(text, 1, finished)}
+    assert {(completion.text, completion.num_tokens, completion.finished) for completion in completions} == {
+        (text, 1, finished)
+    }
 
 
-def test_check_knows_the_models(server: OpenAIServer) -> None:
+def test_check_finds_the_model(server: OpenAIServer) -> None:
     ServerEngine(server.url, server.model).check()
     with pytest.raises(InputError, match=r"'large' is not served at .*/v1, which has tiny, other: name one"):
         ServerEngine(server.url, "large").check()
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_check_passes_a_server_that_lists_none(server: OpenAIServer, status: int) -> None:
+def test_check_passes_a_server_that_lists_no_models(server: OpenAIServer, status: int) -> None:
     server.models = Reply(status)
     ServerEngine(server.url, "large").check()
 
 
 @pytest.mark.parametrize("reply", [Reply(403), Reply(200, b"<html>"), Reply(200, {"data": ["tiny"]}), Reply(200, 1)])
-def test_check_stops_at_what_is_no_such_server(server: OpenAIServer, reply: Reply) -> None:
+def test_check_refuses_other_servers(server: OpenAIServer, reply: Reply) -> None:
     server.models = reply
     with pytest.raises(InputError, match=f"GET {server.url}/models"):
         ServerEngine(server.url, server.model, pause=Waits()).check()
@@ -305,8 +372,8 @@ SLOW = Reply(200, seconds=60)
 LATER = Reply(503, headers={"Retry-After": "60"})
 
 
-@pytest.mark.parametrize("fault", [SLOW, LATER], ids=["in flight", "waiting for another attempt"])
-def test_closing_ends_what_is_under_way(server: OpenAIServer, fault: Reply) -> None:
+@pytest.mark.parametrize("fault", [SLOW, LATER], ids=["in flight", "waiting to retry"])
+def test_closing_the_iterator_cancels_open_requests(server: OpenAIServer, fault: Reply) -> None:
     threads = threading.active_count()
     server.faults += [fault] * 3
     completions = ServerEngine(server.url, server.model, max_requests=4).sample(PROMPTS, SETTINGS, seed=0)
@@ -321,7 +388,7 @@ def test_closing_ends_what_is_under_way(server: OpenAIServer, fault: Reply) -> N
     assert len(server.requests) <= sent + 4
 
 
-def test_an_error_ends_what_is_under_way(server: OpenAIServer) -> None:
+def test_an_error_cancels_open_requests(server: OpenAIServer) -> None:
     server.faults += [SLOW, SLOW, Reply(400)]
     started = time.monotonic()
     with pytest.raises(InputError, match="400"):
@@ -330,18 +397,17 @@ def test_an_error_ends_what_is_under_way(server: OpenAIServer) -> None:
     until(lambda: server.in_flight == 0)
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
-    while not true():
+    while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_model_behind_a_server_writes_what_it_writes_here(model_dir: str) -> None:
+def test_a_served_model_gives_the_completions_of_a_local_one(model_dir: str) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir).eval(), AutoTokenizer.from_pretrained(model_dir)
-    here = TransformersEngine(model, tokenizer, batch_size=1)
+    local = TransformersEngine(model, tokenizer, batch_size=1)
     greedy = SamplingSettings(num_samples=1, max_completion_length=10, temperature=0.0, top_p=1.0, top_k=0)
-    with OpenAIServer(answer_with(here)) as server:
-        there = draw(ServerEngine(server.url, server.model), greedy)
-    assert there == sorted(here.sample(PROMPTS, greedy, seed=0), key=lambda one: one.prompt)
-    assert {one.finished for one in there} <= {True, False}
+    with OpenAIServer(answer_with(local)) as server:
+        served = draw(ServerEngine(server.url, server.model), greedy)
+    assert served == sorted(local.sample(PROMPTS, greedy, seed=0), key=place)
