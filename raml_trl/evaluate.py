@@ -26,12 +26,13 @@ from raml_trl.evaluation.metrics import summarise
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.evaluation.voting import number_answers
 from raml_trl.grading.pool import GradingPool
+from raml_trl.hub.card_parts import CARD, recipe, write_card
 from raml_trl.hub.client import check_hub_access, push_dataset
 from raml_trl.hub.completion_card import SAMPLES_FILE, samples_card
-from raml_trl.hub.model_card import CARD, add_results
+from raml_trl.hub.model_card import add_results
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import remove_partials, whole_file, write_json
+from raml_trl.runtime.files import remove_partials, write_json
 from raml_trl.runtime.runs import Run, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
 from raml_trl.sampling.config import EvaluateConfig
@@ -119,16 +120,18 @@ def publish(config: EvaluateConfig, record: Run) -> list[str]:
         return []
     repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
     names = ("num_samples", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style", "engine")
+    results = record.record["results"]
     card = samples_card(
         repo_id,
         model=shown_name(config.model_name_or_path),
         data=f"{shown_name(config.dataset_name)}, {config.dataset_split}",
         settings={name: getattr(config, name) for name in names},
-        metrics=record.record["results"],
-        record=record.record,
+        questions=results["questions"],
+        samples_per_question=results["samples_per_question"],
+        metrics=results["metrics"],
+        recipe=recipe(record.record["command"], record.record["settings"]),
     )
-    with whole_file(record.directory / CARD) as partial:
-        partial.write_text(card, encoding="utf-8")
+    write_card(record.directory / CARD, card)
     patterns, message = [CARD, SAMPLES_FILE, "metrics.json"], f"Samples of {shown_name(config.model_name_or_path)}"
     return [push_dataset(record.directory, repo_id, private=config.hub_private, patterns=patterns, message=message)]
 

@@ -19,18 +19,17 @@ from pathlib import Path
 
 from raml_trl.data.reading import open_data, stream_questions
 from raml_trl.data.shards import TRAJECTORIES, read_shards
+from raml_trl.hub.card_parts import CARD, NO_REPO, write_card
 from raml_trl.hub.client import check_hub_access, push_dataset
 from raml_trl.hub.trajectory_card import SHARDS, Counts, trajectories_card
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.files import remove_partials, whole_file
+from raml_trl.runtime.files import remove_partials
 from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.sampling.config import SampleTrajectoriesConfig
 from raml_trl.sampling.loading import check_model, shown_name
 from raml_trl.sampling.sharded import add_notes, sample_shards, trajectory_rows
 
 logger = logging.getLogger(__name__)
-
-_CARD = "README.md"
 
 
 def main(config: SampleTrajectoriesConfig, record: Run) -> None:
@@ -67,11 +66,10 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
     repo_id = config.hub_dataset_id
     if repo_id is not None:
         repo_id = check_hub_access(repo_id, private=config.hub_private).repo_id
-    with whole_file(record.directory / _CARD) as partial:
-        partial.write_text(write_card(config, repo_id or "USER/NAME", counts), encoding="utf-8")
+    write_card(record.directory / CARD, make_card(config, repo_id or NO_REPO, counts))
     if repo_id is not None:
         message = f"{config.num_trajectories} trajectories of {shown_name(config.model_name_or_path)} per question"
-        patterns = [_CARD, SHARDS]
+        patterns = [CARD, SHARDS]
         url = push_dataset(record.directory, repo_id, private=config.hub_private, patterns=patterns, message=message)
         logger.info("pushed to %s", url)
     results = {
@@ -88,7 +86,7 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
     logger.info("%s: %s", record.directory, results)
 
 
-def write_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
+def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
     """The README.md of the data set."""
     names = ("num_trajectories", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style")
     return trajectories_card(

@@ -47,7 +47,7 @@ from raml_trl.grpo.ledger import PHASES, Ledger, group_outcomes, same_value_frac
 from raml_trl.grpo.micro_batches import IDLE, cut_by_width, deal_micro_batches
 from raml_trl.grpo.selection import select_rollouts
 from raml_trl.grpo.trl_contract import check_seam
-from raml_trl.hub.trajectory_card import PAPER
+from raml_trl.hub.card_parts import PAPER
 from raml_trl.runtime.errors import InputError
 from raml_trl.training.checkpoints import log_state, read_progress, restore_log, write_progress
 from raml_trl.training.dashboards import messages_as_text

@@ -1,29 +1,59 @@
-"""Where a run came from, for its card: the command and the recipe that it was made with, and the commit of raml_trl."""
+"""Parts that the cards of models and datasets share: recipe, version, tables of facts and metrics, citation."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from raml_trl import __version__
-from raml_trl.render.tables import code_block
+from raml_trl.render.tables import code_block, escape_for_hub, markdown_table
+from raml_trl.runtime.files import whole_file
+
+CARD = "README.md"
+NO_REPO = "USER/NAME"
+"""Stands in a card for the repository of a model or dataset that is not on the Hub."""
+
+BIBTEX = """\
+@article{liu2025deciphering,
+  title   = {Deciphering Trajectory-Aided {LLM} Reasoning: An Optimization Perspective},
+  author  = {Junnan Liu and Hongwei Liu and Linchen Xiao and Shudong Liu and Taolin Zhang and Zihan Ma and
+             Songyang Zhang and Kai Chen},
+  journal = {arXiv preprint arXiv:2505.19815},
+  year    = {2025}
+}"""
+PAPER = {
+    "title": "Deciphering Trajectory-Aided LLM Reasoning: An Optimization Perspective",
+    "id": "2505.19815",
+    "citation": BIBTEX,
+}
+"""The paper, in the form of the `_paper` attribute of TRL's trainers."""
+
+Metrics = Mapping[str, Mapping[str, float]]
+"""By name of the metric: `mean`, and the interval from `low` to `high`."""
 
 
-def recipe(record: Mapping[str, Any]) -> str:
-    """Markdown that says how to make the run of a `run.json` again.
+def write_card(path: Path, text: str) -> None:
+    """Write the text of a card, so that no reader sees half of it."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
-    What `run.json` keeps of the settings has no tokens and no keys. Of an absolute path only the name is shown.
+
+def recipe(command: str, settings: Mapping[str, object]) -> str:
+    """Return Markdown that explains how to repeat a run.
+
+    Args:
+        command: the name of the command, such as `train_sft`.
+        settings: those in `run.json`, which contain no tokens. Absolute paths are cut to their last part.
     """
-    settings = {name: _shown(value) for name, value in record["settings"].items()}
-    command = f"python -m raml_trl.{record['command']} --config recipe.yaml --output_dir OUTPUT_DIR"
-    content = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    return f"{code_block(command, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content.rstrip(), 'yaml')}"
+    shown = {name: _without_path(value) for name, value in settings.items()}
+    call = f"python -m raml_trl.{command} --config recipe.yaml --output_dir OUTPUT_DIR"
+    content = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip()
+    return f"{code_block(call, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content, 'yaml')}"
 
 
 def version() -> str:
-    """Of raml_trl, with its commit where it runs from a checkout, and whether that was changed."""
+    """Return the version of raml_trl and, in a git checkout, its commit and whether files were changed since."""
     package = Path(__file__).parents[1]
     root = package.parent
     if not (root / ".git").exists():
@@ -33,12 +63,28 @@ def version() -> str:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         status = [*git, "status", "--porcelain", "--", package.name]
         changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of somebody else, which git refuses
+    except (OSError, subprocess.CalledProcessError):  # git is missing, or refuses a checkout that another user owns
         return __version__
     return f"{__version__}, commit {commit}{' with changes' if changed else ''}"
 
 
-def _shown(value: Any) -> Any:
+def facts_table(facts: Iterable[tuple[str, object]], settings: Mapping[str, object]) -> str:
+    """Return a Markdown table of facts, and then of settings with their names as code."""
+    rows = [(escape_for_hub(name), escape_for_hub(str(value))) for name, value in facts]
+    rows += [(f"`{name}`", escape_for_hub(str(value))) for name, value in settings.items()]
+    return markdown_table([("", "value"), *rows], aligned=False)
+
+
+def metrics_table(metrics: Metrics) -> str:
+    """Return a Markdown table of metrics with their 95 % intervals."""
+    rows = [
+        (f"`{name}`", f"{value['mean']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}")
+        for name, value in metrics.items()
+    ]
+    return markdown_table([("metric", "mean", "95 % interval"), *rows], aligned=False)
+
+
+def _without_path(value: object) -> object:
     if isinstance(value, list):
-        return [_shown(one) for one in value]
+        return [_without_path(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

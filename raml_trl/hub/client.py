@@ -1,7 +1,7 @@
-"""Push what a run has made to the Hub, as a model or a data set; and find out before the run whether that is possible.
+"""Pushes models and datasets to the Hugging Face Hub, and checks beforehand that this is possible.
 
-huggingface_hub does every step here once, however often it is asked: a repository that exists stays, a file that is
-there is not sent again. So what fails for a time is done again from the start, here or by the same command later.
+Calls are idempotent: an existing repository stays, and a file that is already there is not sent again. So transient
+failures are retried from the start, here or by running the same command again.
 """
 
 import logging
@@ -19,70 +19,75 @@ from raml_trl.runtime.errors import InputError
 logger = logging.getLogger(__name__)
 
 PAUSES_SECONDS = (1, 4, 16)  # before each further attempt
-LONGEST_PAUSE_SECONDS = 300  # the Hub counts requests over five minutes, and may ask to wait for their end
+LONGEST_PAUSE_SECONDS = 300  # the Hub limits requests per five minutes, and may ask to wait for the next window
 
-# What huggingface_hub raises: an answer that is an error, or none; no token, or offline; a value that is refused; and
-# around what went wrong with one file of several, a RuntimeError.
+# What huggingface_hub raises: an error response, or no response; no token, or offline mode; an invalid argument; and
+# RuntimeError around the failure of one file among several.
 _FAILURES = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write there"
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that has write access"
 
 T = TypeVar("T")
 RepoType = Literal["model", "dataset"]
-_NOUNS: dict[RepoType, str] = {"model": "model", "dataset": "data set"}
 
 
 def check_hub_access(repo_id: str, *, private: bool | None, repo_type: RepoType = "dataset") -> RepoUrl:
-    """The repository of a model or a data set, made if there is none, once it is certain that it can be pushed to.
+    """Check that a repository can be pushed to, create it if it does not exist, and return its URL.
 
-    Called before hours of work, it finds a missing token while that costs nothing. The `repo_id` of what it returns
-    has the namespace that the argument may leave out.
+    Called before hours of work, so that a missing token costs no time. The `repo_id` of the returned URL includes the
+    namespace, which the argument may leave out.
 
     Args:
-        private: None leaves it to the Hub: public, where an organisation has nothing else set.
+        repo_id: NAME or NAMESPACE/NAME.
+        private: whether it must be private. None leaves this to the Hub: public, unless an organisation decides
+            otherwise.
+        repo_type: model or dataset.
 
     Raises:
-        InputError: if the id is malformed, there is no token or a wrong one, it may not write there, what is to be
-            private is public, or the Hub cannot be reached.
+        InputError: if the id is malformed, the token is missing, wrong or without write access, the repository is
+            public but must be private, or the Hub cannot be reached.
     """
 
     def open_repo() -> RepoUrl:
         api = HfApi()
-        api.whoami()  # says most about what is wrong with a token
+        api.whoami()  # gives the most precise error about a token
         url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        # One that exists has passed so far, whoever may write to it.
+        # `create_repo` also succeeds for an existing repository without write access.
         api.auth_check(url.repo_id, repo_type=repo_type, write=True)
         return url
 
-    name = f"{_NOUNS[repo_type]} {repo_id}"
+    name = f"{repo_type} {repo_id}"
     url = insist(open_repo, name)
-    # Of one that exists, the Hub ignores `private`.
+    # For an existing repository the Hub ignores `private`.
     if private and not insist(lambda: HfApi().repo_info(url.repo_id, repo_type=repo_type).private, name):
-        raise InputError(f"the Hub {name} is to be private, but exists and is public: choose another name")
+        raise InputError(f"the Hub {name} must be private, but exists and is public: choose another name")
     return url
 
 
 def open_branch(repo_id: str, branch: str) -> None:
-    """Make a branch of the repository of a model, from what `main` holds, if there is none of that name.
+    """Create a branch of a model repository from `main`, unless it exists.
 
     Raises:
-        InputError: if it cannot be made.
+        InputError: if it cannot be created.
     """
     insist(lambda: HfApi().create_branch(repo_id, branch=branch, exist_ok=True), f"model {repo_id}")
 
 
 def push_dataset(directory: Path, repo_id: str, *, private: bool | None, patterns: Sequence[str], message: str) -> str:
-    """Make a data set on the Hub hold what `directory` holds, and return its URL.
+    """Push files of a directory to a dataset repository, and return its URL.
 
     Args:
-        patterns: of the files, such as `README.md` and `trajectories-*.parquet`. What matches them on the Hub and is
-            not in `directory` is deleted there: shards of an earlier run must not mix with these.
+        directory: is not changed.
+        repo_id: NAME or NAMESPACE/NAME.
+        private: as in `check_hub_access`.
+        patterns: of the files, such as `README.md` and `trajectories-*.parquet`. Files on the Hub that match but are
+            not in `directory` are deleted, since shards of an earlier run must not mix with these.
         message: of the commit.
 
     Raises:
-        InputError: if it cannot be pushed; `directory` is as it was.
+        InputError: if the push fails.
     """
-    assert all(any(directory.glob(pattern)) for pattern in patterns), "what is not here would be deleted there"
+    assert all(any(directory.glob(pattern)) for pattern in patterns), "a pattern without files would delete on the Hub"
     url = check_hub_access(repo_id, private=private)
     push_folder(directory, url.repo_id, repo_type="dataset", patterns=patterns, replaced=patterns, message=message)
     return str(url)
@@ -99,21 +104,23 @@ def push_folder(
     branch: str | None = None,
     message: str,
 ) -> None:
-    """Send the files of `directory` that are not in the repository yet; sent before and cut off, it is carried on.
+    """Push the files of a directory that the repository does not have yet. An interrupted push continues.
 
     Args:
+        directory: is not changed.
         repo_id: with its namespace, as `check_hub_access` returns it.
-        patterns: of the paths to send, below `directory`; None for all of them.
-        ignored: patterns of paths that are not sent all the same.
-        replaced: patterns of paths that are deleted on the Hub if `directory` has none such to send.
-        branch: which must exist; None for `main`.
+        repo_type: model or dataset.
+        patterns: of the paths to send, relative to `directory`; None sends all.
+        ignored: patterns of paths to leave out of these.
+        replaced: patterns of paths to delete on the Hub unless `directory` has them to send.
+        branch: an existing branch; None is `main`.
         message: of the commit.
 
     Raises:
-        InputError: if they cannot be pushed; `directory` is as it was.
+        InputError: if the push fails.
     """
-    # Not upload_large_folder, which huggingface_hub 2 no longer has: its upload_folder commits many files in batches
-    # and carries on where it was cut off.
+    # huggingface_hub 2 has no upload_large_folder: its upload_folder commits many files in batches and continues an
+    # interrupted upload.
     insist(
         lambda: HfApi().upload_folder(
             repo_id=repo_id,
@@ -125,20 +132,21 @@ def push_folder(
             revision=branch,
             commit_message=message,
         ),
-        f"{_NOUNS[repo_type]} {repo_id}",
+        f"{repo_type} {repo_id}",
     )
 
 
 def insist(call: Callable[[], T], name: str) -> T:
-    """What `call` returns, called again while the Hub is busy or out of reach.
+    """Return the result of `call`, repeating it while the Hub is busy or cannot be reached.
 
-    huggingface_hub itself asks again only where it sends files, not where it makes a repository or a commit.
+    huggingface_hub itself retries uploads of files, but not the creation of a repository or a commit.
 
     Args:
-        name: of what it is about, such as `model USER/NAME`.
+        call: one or more requests, which can be repeated.
+        name: for messages, such as `model USER/NAME`.
 
     Raises:
-        InputError: if it fails for good.
+        InputError: if the failure is permanent, or remains after the last attempt.
     """
     pauses = iter(PAUSES_SECONDS)
     while True:
@@ -147,24 +155,24 @@ def insist(call: Callable[[], T], name: str) -> T:
         except _FAILURES as error:
             cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
             failure = f"the Hub {name}: {reason(cause)}"
-            pause = next(pauses, None) if _passes(cause) else None
+            pause = next(pauses, None) if _is_transient(cause) else None
             if pause is None:
-                raise InputError(f"{failure}; nothing here is lost, the same command tries again") from error
-        pause = min(max(pause, _asked_for(cause)), LONGEST_PAUSE_SECONDS)
-        logger.warning("%s; again in %d seconds", failure, pause)
+                raise InputError(f"{failure}; no local file is lost, run the same command to try again") from error
+        pause = min(max(pause, _retry_after(cause)), LONGEST_PAUSE_SECONDS)
+        logger.warning("%s; trying again in %d seconds", failure, pause)
         time.sleep(pause)
 
 
 def reason(error: BaseException) -> str:
-    """Why the Hub could not be used, in one line, and what to do about it."""
+    """Explain in one line why a request failed, with a remedy if there is one."""
     match error:
         case LocalTokenNotFoundError():
             text = f"there is no token: {_LOG_IN}"
         case OfflineModeIsEnabled():
-            text = "HF_HUB_OFFLINE is set, so nothing can be pushed"
-        case HfHubHTTPError(response=response, server_message=said):
+            text = "HF_HUB_OFFLINE is set, so nothing can be pushed: unset it"
+        case HfHubHTTPError(response=response, server_message=message):
             remedy = f": {_LOG_IN}" if response.status_code in (401, 403) else ""
-            text = f"the Hub answers {response.status_code} ({said or response.reason_phrase}){remedy}"
+            text = f"the Hub answers {response.status_code} ({message or response.reason_phrase}){remedy}"
         case httpx2.TransportError():
             text = f"the Hub cannot be reached ({error})"
         case _:
@@ -172,14 +180,13 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether a failure may be over in a while."""
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
+        return error.response.status_code in _TRANSIENT
     return isinstance(error, httpx2.TransportError)
 
 
-def _asked_for(error: BaseException) -> int:
-    """Seconds that the Hub asks to wait for, 0 where it does not."""
+def _retry_after(error: BaseException) -> int:
+    """Return the number of seconds that the Hub asks to wait, or 0."""
     seconds = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
     return int(seconds) if seconds.isdecimal() else 0

@@ -1,84 +1,86 @@
-"""The cards of data sets of completions: the samples of an evaluation, and the rollouts that a GRPO run logged."""
+"""The dataset cards of completions: the samples of an evaluation, and the rollouts that a GRPO run logged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
 
-from raml_trl.hub.card_parts import recipe, version
-from raml_trl.hub.trajectory_card import BIBTEX
+from raml_trl.hub.card_parts import BIBTEX, Metrics, facts_table, metrics_table, version
 from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_template
 
 ROLLOUTS = "completions_*.parquet"
 SAMPLES_FILE = "samples.parquet"
 
-# What the columns hold: of samples those of `shards.SCHEMAS`, of rollouts those that TRL and our trainer log.
+# The columns of samples are those of `shards.SCHEMAS`; those of rollouts are what TRL and our trainer log.
 SAMPLE_COLUMNS = {
-    "question_id": "of the question",
-    "sample": "number of the sample, from 0, of its question",
-    "text": "what the model wrote",
+    "question_id": "id of the question",
+    "sample": "number of the sample for its question, from 0",
+    "text": "text of the completion",
     "correct": "whether its answer equals the reference",
-    "formatted": "whether the answer stands where it was asked for",
-    "outcome": "how the grading ended",
-    "vote": "number of its answer among those to the question; samples with equal answers share one",
-    "num_tokens": "its length with the end token",
-    "finished": "whether it came to an end before the limit",
+    "formatted": "whether the answer is in the requested place",
+    "outcome": "result of the grading",
+    "vote": "number of its answer among the answers to the question; samples with equal answers have the same number",
+    "num_tokens": "length in tokens, with the end token",
+    "finished": "whether the completion ended before the limit",
 }
 ROLLOUT_COLUMNS = {
     "step": "optimizer step at which it was logged",
-    "prompt": "what the model was asked",
-    "completion": "what it wrote",
+    "prompt": "prompt",
+    "completion": "text of the completion",
     "correct": "whether its answer equals the reference",
-    "formatted": "whether the answer stands where it was asked for",
+    "formatted": "whether the answer is in the requested place",
     "selected": "whether it is one of the m of G that carry gradient",
-    "advantage": "over its group",
+    "advantage": "advantage within its group",
 }
 
 
 def samples_card(
-    repo_id: str, *, model: str, data: str, settings: Mapping[str, object], metrics: Mapping[str, Any], record: Any
+    repo_id: str,
+    *,
+    model: str,
+    data: str,
+    settings: Mapping[str, object],
+    questions: int,
+    samples_per_question: int | Sequence[int],
+    metrics: Metrics,
+    recipe: str,
 ) -> str:
-    """The README.md of the samples of an evaluation.
+    """Return the README.md of the samples of an evaluation.
 
     Args:
-        repo_id: of the data set, with its namespace.
-        model: that wrote them.
-        data: the questions.
-        settings: of sampling, by name.
-        metrics: what `metrics.json` holds.
-        record: what `run.json` says.
+        repo_id: the dataset on the Hub, with its namespace.
+        model: the model that wrote the samples.
+        data: the dataset of the questions.
+        settings: of sampling.
+        questions: how many there are.
+        samples_per_question: n, or the smallest and the largest n.
+        metrics: the result of the evaluation.
+        recipe: Markdown from `card_parts.recipe`.
     """
-    number = metrics["samples_per_question"]
-    per_question = number if isinstance(number, int) else f"{number[0]} to {number[1]}"
-    values = [
-        (f"`{name}`", f"{value['mean']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}")
-        for name, value in metrics["metrics"].items()
-    ]
+    n = samples_per_question
+    number = n if isinstance(n, int) else f"{n[0]} to {n[1]}"
     return _card(
         repo_id,
         title=f"Samples of {escape_for_hub(model)} on {escape_for_hub(data)}",
-        lead=f"{per_question} samples for each of {metrics['questions']:,} questions, graded.",
-        facts={"model": model, "questions": data, **settings},
-        metrics=markdown_table([("metric", "mean", "95 % interval"), *values], aligned=False),
-        columns=list(SAMPLE_COLUMNS.items()),
+        lead=f"{number} graded samples for each of {questions:,} questions.",
+        facts=facts_table([("model", model), ("questions", data), ("raml_trl", version())], settings),
+        metrics=metrics_table(metrics),
+        columns=SAMPLE_COLUMNS.items(),
         files=SAMPLES_FILE,
-        record=record,
+        recipe=recipe,
     )
 
 
-def rollouts_card(
-    repo_id: str, directory: Path, *, model: str, settings: Mapping[str, object], record: Mapping[str, Any]
-) -> str:
-    """The README.md of the rollouts that a GRPO run has logged.
+def rollouts_card(repo_id: str, directory: Path, *, model: str, settings: Mapping[str, object], recipe: str) -> str:
+    """Return the README.md of the rollouts that a GRPO run logged.
 
     Args:
-        repo_id: of the data set, with its namespace.
-        directory: where they lie, in one file or more.
-        model: that was trained.
-        settings: of the choice of rollouts, by name.
-        record: what `run.json` says.
+        repo_id: the dataset on the Hub, with its namespace.
+        directory: of the Parquet files; there is at least one.
+        model: the model that was trained.
+        settings: of the rollout selection.
+        recipe: Markdown from `card_parts.recipe`.
     """
     paths = sorted(directory.glob(ROLLOUTS))
     number = sum(pq.read_metadata(path).num_rows for path in paths)
@@ -87,11 +89,13 @@ def rollouts_card(
         repo_id,
         title=f"Rollouts of {escape_for_hub(model)} in training",
         lead=f"{number:,} rollouts, logged at {len(paths):,} steps: all G of each group.",
-        facts={"model": model, **settings},
+        facts=facts_table([("model", model), ("raml_trl", version())], settings),
         metrics=None,
-        columns=[(name, ROLLOUT_COLUMNS.get(name, "a reward, or logged by it")) for name in names],
+        columns=[
+            (name, ROLLOUT_COLUMNS.get(name, "a reward, or a value logged with it")) for name in names
+        ],
         files=ROLLOUTS,
-        record=record,
+        recipe=recipe,
     )
 
 
@@ -100,30 +104,26 @@ def _card(
     *,
     title: str,
     lead: str,
-    facts: Mapping[str, object],
+    facts: str,
     metrics: str | None,
-    columns: Sequence[tuple[str, str]],
+    columns: Iterable[tuple[str, str]],
     files: str,
-    record: Mapping[str, Any],
+    recipe: str,
 ) -> str:
     front_matter = {
         "task_categories": ["text-generation"],
         "tags": ["raml", "trl", "reasoning", "completions"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": files}]}],
     }
-    rows = [
-        (escape_for_hub(name), escape_for_hub(str(value))) for name, value in {**facts, "raml_trl": version()}.items()
-    ]
+    rows = [(escape_for_hub(name), meaning) for name, meaning in columns]
     return markdown_template("completions_card.md.j2").render(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False),
         title=title,
         lead=lead,
-        facts=markdown_table([("", "value"), *rows], aligned=False),
+        facts=facts,
         metrics=metrics,
-        columns=markdown_table(
-            [("column", "meaning"), *((escape_for_hub(name), meaning) for name, meaning in columns)], aligned=False
-        ),
+        columns=markdown_table([("column", "meaning"), *rows], aligned=False),
         repo_id=repo_id,
-        recipe=recipe(record),
+        recipe=recipe,
         bibtex=BIBTEX,
     )

@@ -1,120 +1,108 @@
-"""The card of a model: what we add to the one that TRL writes, and evaluation results in its metadata.
+"""Completes the model card that TRL writes, and adds evaluation results to its metadata, which the Hub displays.
 
-The Hub shows the results beside the model. It renders Markdown and HTML, so `escape_for_hub` escapes outside names.
+The Hub renders Markdown and HTML, so names from outside are escaped by `escape_for_hub`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_template
-from raml_trl.runtime.files import whole_file
+from raml_trl.hub.card_parts import CARD, NO_REPO, Metrics, facts_table, metrics_table, write_card
+from raml_trl.render.tables import escape_for_hub, markdown_template
 
-CARD = "README.md"
-NO_REPO = "USER/NAME"
-"""Where the model is to be loaded from, in a card of one that is on no Hub yet."""
-
-_CITATIONS = "\n## Citations\n"  # where TRL's card has its last heading
+_CITATIONS = "\n## Citations\n"  # the last heading of TRL's card
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a card says of the training that made the model."""
+class TrainingFacts:
+    """The facts about a training run that its model card states."""
 
     base: str
-    """The model that it began with."""
+    """The model that training started from."""
     version: str
-    """Of raml_trl, with its commit."""
+    """The version and commit of raml_trl."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """How trajectories or rollouts were chosen, by name."""
+    """How trajectories or rollouts were chosen."""
     data: str | None = None
     recipe: str | None = None
-    """Markdown, as `provenance.recipe` makes it."""
+    """Markdown from `card_parts.recipe`."""
     step: int = 0
-    """How many optimizer steps it has taken."""
+    """Optimizer steps taken."""
     repo_id: str | None = None
-    revisions: str | None = None
-    """One of the revisions that hold checkpoints, if there are any."""
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """The last that were measured in training, by name: `mean`, `low` and `high`, from 0 to 1."""
+    revision: str | None = None
+    """An example of a revision that holds a checkpoint, if there are any."""
+    metrics: Metrics = field(default_factory=dict)
+    """The last evaluation during training, with values from 0 to 1."""
     metrics_step: int = 0
 
 
-def complete_card(path: Path, training: Training) -> None:
-    """Add to the card that TRL has written at `path` what it does not know."""
-    facts = [("began with", escape_for_hub(training.base))]
-    facts += [] if training.data is None else [("data", escape_for_hub(training.data))]
-    facts += [(f"`{name}`", escape_for_hub(str(value))) for name, value in training.settings.items()]
-    facts += [("steps", f"{training.step:,}"), (escape_for_hub("raml_trl"), escape_for_hub(training.version))]
-    measured = [
-        (f"`{name}`", f"{value['mean']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}")
-        for name, value in training.metrics.items()
-    ]
+def complete_card(path: Path, facts: TrainingFacts) -> None:
+    """Add the facts that TRL does not know to the card that it has written at `path`."""
+    described = [("base model", facts.base), *([] if facts.data is None else [("data", facts.data)])]
+    described += [("steps", f"{facts.step:,}"), ("raml_trl", facts.version)]
     section = markdown_template("model_card_section.md.j2").render(
-        facts=markdown_table([("", "value"), *facts], aligned=False),
-        measured=markdown_table([("metric", "mean", "95 % interval"), *measured], aligned=False) if measured else None,
-        measured_step=f"{training.metrics_step:,}",
-        repo_id=training.repo_id or NO_REPO,
-        revisions=training.revisions,
-        recipe=training.recipe,
+        facts=facts_table(described, facts.settings),
+        measured=metrics_table(facts.metrics) if facts.metrics else None,
+        measured_step=f"{facts.metrics_step:,}",
+        repo_id=facts.repo_id or NO_REPO,
+        revision=facts.revision,
+        recipe=facts.recipe,
     )
     text = path.read_text(encoding="utf-8")
-    # RaML: of a model that is no name on the Hub, TRL's card links to None; of one that is not pushed, it loads None.
-    text = text.replace("[None](https://huggingface.co/None)", escape_for_hub(training.base))
-    text = text.replace('model="None"', f'model="{training.repo_id or NO_REPO}"')
+    # RaML: TRL's card writes None for a base model that is not on the Hub, and for a model that is not pushed.
+    text = text.replace("[None](https://huggingface.co/None)", escape_for_hub(facts.base))
+    text = text.replace('model="None"', f'model="{facts.repo_id or NO_REPO}"')
     head, heading, citations = text.partition(_CITATIONS)
-    with whole_file(path) as partial:
-        partial.write_text(f"{head.rstrip()}\n\n{section.rstrip()}\n{heading}{citations}", encoding="utf-8")
+    write_card(path, f"{head.rstrip()}\n\n{section.rstrip()}\n{heading}{citations}")
 
 
 def name_repo(path: Path, repo_id: str) -> None:
-    """Have the card of a model that was on no Hub say where it can be loaded from."""
+    """Replace the placeholder for the repository in a card by the repository that the model is pushed to."""
     text = path.read_text(encoding="utf-8")
     if f'"{NO_REPO}"' in text:
-        with whole_file(path) as partial:
-            partial.write_text(text.replace(f'"{NO_REPO}"', f'"{repo_id}"'), encoding="utf-8")
+        write_card(path, text.replace(f'"{NO_REPO}"', f'"{repo_id}"'))
 
 
 def last_metrics(
-    history: Sequence[Mapping[str, Any]], *, step: int | None = None
+    history: Sequence[Mapping[str, float]], *, step: int | None = None
 ) -> tuple[int, dict[str, dict[str, float]]]:
-    """The step and the metrics, by name, of the last evaluation in the log of a trainer that has intervals.
+    """Return the step and the metrics of the last evaluation in a log that has intervals; (0, {}) without one.
 
     Args:
-        history: transformers' `log_history`.
-        step: take the evaluation at this step instead.
+        history: the `log_history` of transformers.
+        step: return the evaluation at this step instead of the last.
     """
     for entry in reversed(history):
-        found = {
+        metrics = {
             name.removeprefix("eval_"): {"mean": value, "low": entry[f"{name}_low"], "high": entry[f"{name}_high"]}
             for name, value in entry.items()
             if {f"{name}_low", f"{name}_high"} <= entry.keys()
         }
-        if found and step in (None, entry["step"]):
-            return entry["step"], found
+        if metrics and step in (None, entry["step"]):
+            return int(entry["step"]), metrics
     return 0, {}
 
 
-def add_results(
-    model: Path, *, dataset: str, split: str, metrics: Mapping[str, Mapping[str, float]], samples: Sequence[int]
-) -> None:
-    """Write `metrics` into the card of the model in a directory, in place of earlier ones of the same data set.
+def add_results(model: Path, *, dataset: str, split: str, metrics: Metrics, samples: Sequence[int]) -> None:
+    """Write evaluation results into the card of a model, replacing earlier ones on the same dataset and split.
 
     Args:
-        dataset: its name, a Hub name where it has one.
-        metrics: by name, `mean`, `low` and `high`, from 0 to 1.
-        samples: per question, least and most.
+        model: the directory of the model.
+        dataset: its name on the Hub, or its file or directory name.
+        split: of the dataset.
+        metrics: with values from 0 to 1.
+        samples: the numbers of samples per question that occur.
     """
     path = model / CARD
     card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else "---\n---\n")
-    data: Any = card.data
+    data = card.data
+    assert isinstance(data, ModelCardData)
     others = [
-        one
-        for one in data.eval_results or []
-        if (one.dataset_name, one.dataset_split) != (dataset, split) or one.metric_type not in metrics
+        result
+        for result in data.eval_results or []
+        if (result.dataset_name, result.dataset_split) != (dataset, split) or result.metric_type not in metrics
     ]
     number = str(samples[0]) if len(set(samples)) == 1 else f"{min(samples)} to {max(samples)}"
     data.model_name = data.model_name or model.resolve().name
@@ -130,5 +118,4 @@ def add_results(
         )
         for name, value in metrics.items()
     ]
-    with whole_file(path) as partial:
-        partial.write_text(str(card), encoding="utf-8")
+    write_card(path, str(card))

@@ -1,6 +1,6 @@
-"""Which K trajectories of a question are trained on, and how often each: pure functions of texts, lengths and a seed.
+"""Chooses K trajectories of each question and how often to train on each: pure functions of texts, lengths and a seed.
 
-Whatever the order, the K are its first K, so those for K = 4 contain those for K = 2.
+Every order is a ranking whose first K are taken, so the trajectories for K = 4 contain those for K = 2.
 
 Shapes: N distinct correct trajectories of one question; T chosen trajectories of all questions; Q questions.
 """
@@ -8,6 +8,7 @@ Shapes: N distinct correct trajectories of one question; T chosen trajectories o
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,15 +23,64 @@ _SHINGLE_WORDS = 3
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which trajectories to train on, how often, and in which prompt; see `SFTArguments`."""
+
+    num_trajectories: int | None
+    trajectory_order: Order
+    length_bin: str | None
+    question_weight: QuestionWeight
+    repeat_to_fill: bool
+    overlong: Literal["drop", "cut"]
+    prompt_style: str
+    max_length: int | None
+    completion_only: bool
+    seed: int
+
+
+def choose(
+    texts: Sequence[str],
+    lengths: Sequence[int],
+    order: Order = "random",
+    *,
+    length_bin: str | None = None,
+    seed: int,
+    question_id: str,
+) -> list[int]:
+    """Return the positions of the trajectories to train on; the first K of them are the choice for K.
+
+    Args:
+        texts: the N distinct correct trajectories of a question.
+        lengths: of each, in tokens or characters.
+        order: as in `order_trajectories`.
+        length_bin: choose from one bin only, such as `1/3` for the shortest third.
+        seed: of the random orders.
+        question_id: of the question.
+
+    Raises:
+        InputError: if `length_bin` is malformed.
+    """
+    if length_bin is None:
+        return order_trajectories(texts, lengths, order, seed=seed, question_id=question_id)
+    kept = in_length_bin(lengths, *parse_length_bin(length_bin))
+    texts, lengths = [texts[position] for position in kept], [lengths[position] for position in kept]
+    ranking = order_trajectories(texts, lengths, order, seed=seed, question_id=question_id)
+    return [kept[position] for position in ranking]
+
+
 def order_trajectories(
     texts: Sequence[str], lengths: Sequence[int], order: Order, *, seed: int, question_id: str
 ) -> list[int]:
-    """Positions of the N trajectories in the order in which they are taken.
+    """Return the positions of the N trajectories in the order in which they are taken.
 
-    `random` is drawn by a key of (seed, question), so it depends on no other question. `shortest` and `longest` go by
-    `lengths`. `most_different` begins with the first of `random` and always takes the one whose least distance to
-    those already taken is greatest (farthest-first traversal: Gonzalez 1985); the distance is Jaccard's, between the
-    sets of three words in a row. Ties fall to the one that `random` would take first.
+    - `random`: drawn from a generator keyed by (seed, question), so other questions have no influence.
+    - `shortest`, `longest`: by `lengths`.
+    - `most_different`: farthest-first traversal (Gonzalez 1985). It starts with the first of `random`; each next
+      trajectory is the one whose smallest distance to those already taken is largest. The distance is the Jaccard
+      distance between the sets of three consecutive words.
+
+    Ties are resolved by the order of `random`.
     """
     digest = hashlib.blake2b(question_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
@@ -44,10 +94,10 @@ def order_trajectories(
 
 
 def in_length_bin(lengths: Sequence[int], part: int, num_parts: int) -> list[int]:
-    """Positions of those of the N trajectories that lie in the `part`-th of `num_parts` equal parts, shortest first.
+    """Return the positions of the trajectories in length bin `part` of `num_parts` equal ones, shortest first.
 
-    Those of one length are parted as they stand. Empty where N < `num_parts`: then no part gets one, so that all parts
-    hold the same questions.
+    Trajectories of equal length keep their order. With N < `num_parts`, every bin is empty, so that all bins cover the
+    same questions.
     """
     if len(lengths) < num_parts:
         return []
@@ -56,7 +106,7 @@ def in_length_bin(lengths: Sequence[int], part: int, num_parts: int) -> list[int
 
 
 def parse_length_bin(text: str) -> tuple[int, int]:
-    """`2/3` as (2, 3): the second of three parts.
+    """Parse `2/3`, the second of three bins, as (2, 3).
 
     Raises:
         InputError: unless it has the form i/n with 1 <= i <= n.
@@ -70,29 +120,29 @@ def parse_length_bin(text: str) -> tuple[int, int]:
 def count_examples(
     question: NDArray[np.int64], correct: NDArray[np.int64], *, weight: QuestionWeight, repeat: bool
 ) -> NDArray[np.int64]:
-    """How often each chosen trajectory is trained on.
+    """Return how often each chosen trajectory is trained on.
 
     Args:
-        question: `(T,)` number of the question of each, ascending.
-        correct: `(T,)` correct trajectories of that question, among all there are.
+        question: `(T,)` number of the question of each trajectory, ascending.
+        correct: `(T,)` number of correct trajectories of that question, chosen or not.
         weight: `correct`: a question gets as many examples as it has correct trajectories (the paper's: easy questions
-            weigh more). `equal`: the same number for every question; the sum over questions is the same.
-        repeat: fill a question's examples by repetition, its trajectories taking turns, so that the number of
-            examples does not depend on K. If not, every chosen trajectory is trained on once.
+            weigh more). `equal`: every question gets the same number; the total stays the same.
+        repeat: fill a question's examples by cycling through its chosen trajectories, so that the number of examples
+            does not depend on K. Otherwise each chosen trajectory is trained on once.
 
     Returns:
-        `(T,)` counts; 0 where a question has fewer examples than trajectories were chosen.
+        `(T,)` counts. They are 0 for the last trajectories of a question with fewer examples than chosen trajectories.
 
     Source: RaML, arXiv 2505.19815, section 4.3, for `correct` with `repeat`.
     """
     if not repeat or not len(question):
         return np.ones_like(question)
-    first = np.flatnonzero(np.diff(question, prepend=-1))  # of each question
-    chosen = np.diff(first, append=len(question))
-    examples = correct[first]
+    first = np.flatnonzero(np.diff(question, prepend=-1))  # (Q,) the first trajectory of each question
+    chosen = np.diff(first, append=len(question))  # (Q,)
+    examples = correct[first]  # (Q,)
     if weight == "equal":
-        each, left = divmod(int(examples.sum()), len(examples))
-        examples = np.full_like(examples, each) + (np.arange(len(examples)) < left)
+        per_question, remainder = divmod(int(examples.sum()), len(examples))
+        examples = np.full_like(examples, per_question) + (np.arange(len(examples)) < remainder)
     turn = np.arange(len(question)) - np.repeat(first, chosen)
     return np.repeat(examples // chosen, chosen) + (turn < np.repeat(examples % chosen, chosen))
 
@@ -100,16 +150,16 @@ def count_examples(
 def _farthest_first(texts: Sequence[str], drawn: Sequence[int]) -> list[int]:
     shingles = [_shingles(texts[position]) for position in drawn]
     distance = [1.0] * len(drawn)
-    left = list(range(len(drawn)))
+    remaining = list(range(len(drawn)))
     taken: list[int] = []
-    while left:
-        last = max(left, key=lambda place: distance[place])  # the first of those that tie
-        left.remove(last)
-        taken.append(drawn[last])
-        for place in left:
-            both = len(shingles[place] & shingles[last])
-            union = len(shingles[place]) + len(shingles[last]) - both
-            distance[place] = min(distance[place], 1 - both / union if union else 0.0)
+    while remaining:
+        farthest = max(remaining, key=lambda place: distance[place])  # the first of several that tie
+        remaining.remove(farthest)
+        taken.append(drawn[farthest])
+        for place in remaining:
+            shared = len(shingles[place] & shingles[farthest])
+            union = len(shingles[place]) + len(shingles[farthest]) - shared
+            distance[place] = min(distance[place], 1 - shared / union if union else 0.0)
     return taken
 
 

@@ -1,52 +1,52 @@
-"""The options of `train_sft` beside those of TRL."""
+"""The options of `train_sft` that are not TRL's, checked before any work starts."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trl import SFTConfig
+
 from raml_trl.runtime.validation import check_at_least, check_types
-from raml_trl.sft.choosing import Order, QuestionWeight, parse_length_bin
+from raml_trl.sft.choosing import Choice, Order, QuestionWeight, parse_length_bin
 from raml_trl.training.config import TrainArguments
 
 
 @dataclass(kw_only=True)
 class SFTArguments(TrainArguments):
-    """`train_sft`, beside TRL's `SFTConfig` and `ModelConfig`."""
+    """Options of `train_sft`, beside those of TRL's `SFTConfig` and `ModelConfig`."""
 
     num_trajectories: int | None = field(
         default=None, metadata={"help": "K: distinct correct trajectories per question; None takes all."}
     )
     trajectory_order: Order = field(
         default="random",
-        metadata={
-            "help": "Which K: see raml_trl.sft.choosing. Those for K = 4 contain those for K = 2, whatever the order."
-        },
+        metadata={"help": "Which K to take: see raml_trl.sft.choosing. In every order, the K = 4 contain the K = 2."},
     )
     length_bin: str | None = field(
         default=None,
         metadata={
-            "help": "Take the K from one part of a question's correct trajectories by length: 1/3 is the shortest "
-            "third, 3/3 the longest. All parts have the same questions and as many examples."
+            "help": "Take the K from one length bin of a question's correct trajectories: 1/3 is the shortest third, "
+            "3/3 the longest. All bins have the same questions and the same number of examples."
         },
     )
     repeat_to_fill: bool = field(
         default=True,
         metadata={
-            "help": "Fill up by repetition, so that the number of training examples is the same for every K (the "
-            "paper's control). If not, every chosen trajectory is one example."
+            "help": "Repeat trajectories so that the number of training examples is the same for every K (the paper's "
+            "control). Otherwise each chosen trajectory is one example."
         },
     )
     question_weight: QuestionWeight = field(
         default="correct",
         metadata={
-            "help": "With repeat_to_fill: as many examples of a question as it has correct trajectories (the paper's; "
-            "easy questions weigh more), or equally many of every question."
+            "help": "With repeat_to_fill, the number of examples of a question: `correct`: one for each of its correct "
+            "trajectories (the paper's; easy questions weigh more); `equal`: the same for every question."
         },
     )
     overlong: Literal["drop", "cut"] = field(
         default="drop",
         metadata={
-            "help": "What becomes of prompt and trajectory longer than max_length: another trajectory takes its place, "
-            "or the end is cut off. Both are counted."
+            "help": "If prompt and trajectory are longer than max_length: `drop` takes another trajectory instead, "
+            "`cut` removes the end. Both are counted."
         },
     )
 
@@ -56,3 +56,18 @@ class SFTArguments(TrainArguments):
         check_at_least(self, num_trajectories=1)
         if self.length_bin is not None:
             parse_length_bin(self.length_bin)
+
+    def choice(self, config: SFTConfig) -> Choice:
+        """Return the choice of trajectories that these options and those of the trainer describe."""
+        return Choice(
+            num_trajectories=self.num_trajectories,
+            trajectory_order=self.trajectory_order,
+            length_bin=self.length_bin,
+            question_weight=self.question_weight,
+            repeat_to_fill=self.repeat_to_fill,
+            overlong=self.overlong,
+            prompt_style=self.prompt_style,
+            max_length=config.max_length,
+            completion_only=config.completion_only_loss is not False,
+            seed=config.seed,
+        )

@@ -1,47 +1,61 @@
-"""What lies in a checkpoint: whether it is whole, and the progress of a trainer that transformers does not keep."""
+"""Finds the newest complete checkpoint, and adds to a checkpoint the training state that transformers does not save."""
 
 import json
 import logging
 import re
 import zipfile
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 
+Progress = dict[str, Any]
+"""The state of one process in a checkpoint: tensors and plain Python values, by name."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_STATE = "trainer_state.json"  # the last file to be written
+_STATE = "trainer_state.json"  # transformers writes this file last
+
+
+class _LogsMetrics(Protocol):
+    """The attributes of a TRL trainer that hold metrics between two log entries."""
+
+    _metrics: dict[str, defaultdict[str, list[float]]]  # by mode, "train" or "eval", and name
+    _tr_loss: torch.Tensor
+    _globalstep_last_logged: int
 
 
 def newest_checkpoint(directory: Path) -> str | None:
-    """The last checkpoint in `directory` that is whole, to resume from; what is wrong with later ones is said."""
+    """Return the newest complete checkpoint in `directory`, or None. Incomplete ones are skipped with a warning."""
     for _, path in sorted(find_checkpoints(directory).items(), reverse=True):
         fault = find_fault(path)
         if fault is None:
             return str(path)
-        logger.warning("%s was cut short (%s): looking for the one before it", path, fault)
+        logger.warning("%s is incomplete (%s): trying the checkpoint before it", path, fault)
     return None
 
 
 def find_checkpoints(directory: Path) -> dict[int, Path]:
-    """The checkpoints in `directory`, whole or not, by their step."""
+    """Return the checkpoints in `directory` by their step, complete or not."""
     return {int(match[1]): path for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
 
 
 def find_fault(checkpoint: Path) -> str | None:
-    """What shows that a checkpoint was cut short, or None if it is whole.
+    """Return why a checkpoint is incomplete, or None if it is complete.
 
-    Every file of a format that says how long it is, is held to that: a safetensors file by its header, a file of
-    `torch.save` by the directory at its end, JSON by its last brace, an index by the shards that it names. Every
-    process of the launch must have left its random state.
+    Files are checked as far as their format allows: a safetensors file against the sizes in its header, a `torch.save`
+    file by the zip directory at its end, JSON by parsing it. A weight index must have all its shards, and every process
+    of the launch must have saved its progress.
     """
     if not (checkpoint / _STATE).is_file():
         return f"{_STATE} is missing"
     for path in sorted(checkpoint.rglob("*")):
         if path.suffix in _CHECKS and path.is_file() and not _CHECKS[path.suffix](path):
-            return f"{path.relative_to(checkpoint)} is not whole"
+            return f"{path.relative_to(checkpoint)} is truncated"
     for index in checkpoint.glob("*.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         for shard in sorted(shards):
@@ -56,26 +70,32 @@ def find_fault(checkpoint: Path) -> str | None:
     return None
 
 
-def write_progress(checkpoint: Path, progress: dict[str, Any], process_index: int) -> None:
-    """Keep the progress of one process in its checkpoint."""
+def write_progress(checkpoint: Path, progress: Progress, process_index: int) -> None:
+    """Save the progress of one process in a checkpoint."""
     torch.save(progress, progress_path(checkpoint, process_index))
 
 
 def progress_path(checkpoint: Path, process_index: int) -> Path:
-    """The file of one process."""
+    """Return the path of the progress file of one process."""
     return checkpoint / f"progress_{process_index}.pt"
 
 
-def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> dict[str, Any] | None:
-    """The progress of one process, or None where this launch cannot carry it on."""
+def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> Progress | None:
+    """Load the progress of one process, or return None with a warning if this launch cannot use it.
+
+    Args:
+        checkpoint: the directory that training resumes from.
+        process_index: of this process.
+        num_processes: of this launch. Progress of a launch with another number of processes cannot be used.
+    """
     path = progress_path(checkpoint, process_index)
     if not path.is_file():
-        logger.warning("%s is missing: rollouts that were buffered are generated anew", path)
+        logger.warning("%s is missing: buffered rollouts are generated again", path)
         return None
-    progress = torch.load(path, map_location="cpu", weights_only=True)
+    progress: Progress = torch.load(path, map_location="cpu", weights_only=True)
     if progress["num_processes"] != num_processes:
         logger.warning(
-            "%s was written by a launch of %d processes, not %d: rollouts that were buffered are generated anew",
+            "%s was written by a launch of %d processes, not %d: buffered rollouts are generated again",
             checkpoint,
             progress["num_processes"],
             num_processes,
@@ -84,19 +104,48 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> d
     return progress
 
 
-def log_state(trainer: Any) -> dict[str, Any]:
-    """What one of TRL's trainers has not logged yet."""
+def log_state(trainer: _LogsMetrics) -> Progress:
+    """Return the metrics and the loss that a TRL trainer has gathered since its last log entry."""
     return {
         "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
         "loss": (float(trainer._tr_loss), trainer._globalstep_last_logged),
     }
 
 
-def restore_log(trainer: Any, state: dict[str, Any]) -> None:
-    """Give a trainer back what `log_state` took down."""
+def restore_log(trainer: _LogsMetrics, state: Progress) -> None:
+    """Put the result of `log_state` back into a trainer."""
     trainer._metrics["train"].update(state["metrics"])
     loss, trainer._globalstep_last_logged = state["loss"]
     trainer._tr_loss = torch.full_like(trainer._tr_loss, loss)
+
+
+class ResumableTrainer(Trainer):
+    """Mixin for TRL trainers: a resumed run logs the same metrics as a run that was not interrupted.
+
+    Subclasses extend `_progress` and `_restore_progress` by the state of their own.
+    """
+
+    _metrics: dict[str, defaultdict[str, list[float]]]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # RaML: this method runs on every process, and before `trainer_state.json` marks the checkpoint as complete.
+        write_progress(Path(output_dir), self._progress(), self.accelerator.process_index)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            progress = read_progress(Path(checkpoint), self.accelerator.process_index, self.accelerator.num_processes)
+            if progress is not None:
+                self._restore_progress(progress)
+
+    def _progress(self) -> Progress:
+        """Return the state of this process that goes into a checkpoint."""
+        return {"num_processes": self.accelerator.num_processes, **log_state(self)}
+
+    def _restore_progress(self, progress: Progress) -> None:
+        """Restore what `_progress` returned."""
+        restore_log(self, progress)
 
 
 def _is_json(path: Path) -> bool:
@@ -121,7 +170,7 @@ def _is_safetensors(path: Path) -> bool:
     return size == 8 + header_size + max(ends, default=0)
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Path], bool]] = {
     ".json": _is_json,
     ".safetensors": _is_safetensors,
     ".pt": zipfile.is_zipfile,

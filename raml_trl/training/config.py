@@ -1,4 +1,4 @@
-"""The dataclasses of the commands that train. Unusable values are refused here, before any work."""
+"""The options that `train_sft` and `train_grpo` share beside those of TRL, checked before any work starts."""
 
 from dataclasses import dataclass, field
 
@@ -9,24 +9,30 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass(kw_only=True)
 class EvaluationArguments(DatasetArguments):
-    """Questions to evaluate the model on while it is trained; `eval_strategy` and `eval_steps` say how often."""
+    """The questions and samples of an evaluation during training. TRL's `eval_strategy` and `eval_steps` say when."""
 
     eval_data: str | None = field(
         default=None,
         metadata={
-            "help": "Questions, as dataset_name or as NAME@SPLIT or NAME@SPLIT@CONFIG, in columns of the usual names."
+            "help": "Questions to evaluate on during training: like dataset_name, or NAME@SPLIT, or "
+            "NAME@SPLIT@CONFIG, with columns of the usual names."
         },
     )
-    eval_num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
+    eval_num_questions: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first N questions; None takes all."}
+    )
     eval_num_samples: int = field(default=8, metadata={"help": "n: samples per question."})
     eval_k: list[int] = field(
-        default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, and mG-Pass@k where even."}
+        default_factory=lambda: [1, 8], metadata={"help": "The k of Pass@k and, if k is even, of mG-Pass@k."}
     )
-    eval_temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
+    eval_temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 decodes greedily."})
     eval_top_p: float = 1.0
     eval_top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
     eval_max_completion_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a sample; None takes max_completion_length, in train_sft 1024."}
+        default=None,
+        metadata={
+            "help": "Tokens of a sample at most; None takes max_completion_length in train_grpo, and 1024 in train_sft."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -42,18 +48,18 @@ class EvaluationArguments(DatasetArguments):
         if not 0 < self.eval_top_p <= 1:
             raise InputError(f"eval_top_p must be more than 0 and at most 1, got {self.eval_top_p}")
         if self.eval_temperature == 0 and n > 1:
-            raise InputError(f"eval_temperature 0 gives {n} times the same sample: set eval_num_samples to 1")
+            raise InputError(f"eval_temperature 0 draws {n} identical samples: set eval_num_samples to 1")
         if not self.eval_k or not all(1 <= k <= n for k in self.eval_k):
             raise InputError(f"eval_k must be numbers from 1 to eval_num_samples = {n}, got {self.eval_k}")
 
 
 @dataclass(kw_only=True)
 class TrainArguments(EvaluationArguments):
-    """What `train_sft` and `train_grpo` have in common."""
+    """All options that both training commands share."""
 
     hub_revisions: bool = field(
         default=False,
-        metadata={"help": "With push_to_hub: every checkpoint is a revision of the model, such as step-200."},
+        metadata={"help": "With push_to_hub: push every checkpoint as a revision of the model, such as step-200."},
     )
 
     def __post_init__(self) -> None:

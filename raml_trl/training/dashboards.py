@@ -1,56 +1,58 @@
-"""Where a training run stands in W&B and in trackio: in which project and group, under which name.
+"""Opens the run of a trainer in W&B or trackio, under the right project, group and name.
 
-transformers writes into both, but knows of no group, begins a resumed run anew in W&B, and in trackio carries on with
-any run of the same name. So the run is opened here; what is logged stays transformers' and TRL's to write.
+transformers logs to both, but it sets no group, starts a new W&B run when training resumes, and in trackio continues
+any run of the same name. So this module opens the run; transformers and TRL log to it.
 """
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TrackioCallback
 
 from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.runtime.trackers import PROJECT, Tracker, check_tracker, run_group
 
-_THEIR_PROJECT = "huggingface"  # what transformers puts where none is named
+_TRANSFORMERS_PROJECT = "huggingface"  # the default of `project`
 _TRACKERS: tuple[Tracker, ...] = ("wandb", "trackio")
 
 
 @dataclass(frozen=True)
-class Place:
-    """`key` tells a run from all others of that name; `settings` are what the user gave."""
+class DashboardRun:
+    """How a run appears in a dashboard."""
 
     project: str
     group: str
     name: str
     key: str
-    settings: dict[str, Any]
+    """Distinguishes the run from others of the same name."""
+    settings: Mapping[str, object]
+    """The settings that the user gave."""
 
 
 def check_dashboards(config: TrainingArguments) -> None:
-    """Find out before the work whether what `report_to` names can be reported to.
+    """Check before training that the run can report to the dashboards in `report_to`.
 
     Raises:
-        InputError: if a dashboard is not installed, or will not let this user in.
+        InputError: if a dashboard is not installed, or the user is not logged in.
     """
     if is_first_process():
-        for tracker in _asked(config):
+        for tracker in _requested(config):
             check_tracker(tracker)
 
 
-def place_of(config: TrainingArguments, record: Run) -> Place:
-    """The place of the run of `record`: made up when it is first asked for, and the same in every later session."""
+def dashboard_run(config: TrainingArguments, record: Run) -> DashboardRun:
+    """Return how the run appears in a dashboard. Its key is drawn once and kept in `run.json` for later sessions."""
     if "dashboard_key" not in record.record:
         record.record["dashboard_key"] = secrets.token_hex(4)
         record.save(record.seconds)
-    return Place(
-        project=PROJECT if config.project == _THEIR_PROJECT else config.project,
+    return DashboardRun(
+        project=PROJECT if config.project == _TRANSFORMERS_PROJECT else config.project,
         group=run_group(record.directory),
         name=config.run_name or record.directory.name,
         key=record.record["dashboard_key"],
@@ -59,70 +61,70 @@ def place_of(config: TrainingArguments, record: Run) -> Place:
 
 
 def open_dashboards(trainer: Trainer, record: Run) -> None:
-    """Open the run of `trainer` in the dashboards that its `report_to` names, on the first process of a launch."""
-    asked = _asked(trainer.args)
-    if not asked or not is_first_process():
+    """Open the run in the dashboards that `report_to` names. Only the first process of a launch does so."""
+    requested = _requested(trainer.args)
+    if not requested or not is_first_process():
         return
-    place = place_of(trainer.args, record)
-    if "wandb" in asked:
-        _open_wandb(place)
+    run = dashboard_run(trainer.args, record)
+    if "wandb" in requested:
+        _open_wandb(run)
     if trainer.pop_callback(TrackioCallback) is not None:
-        trainer.add_callback(GroupedTrackio(place))
+        trainer.add_callback(GroupedTrackio(run))
 
 
 def close_dashboards(config: TrainingArguments) -> None:
-    """Bring the run to its end in W&B, which transformers leaves open; in trackio it has ended with the training."""
-    if is_first_process() and "wandb" in _asked(config):
+    """End the W&B run, which transformers leaves open. It ends the trackio run itself."""
+    if is_first_process() and "wandb" in _requested(config):
         import_module("wandb").finish()
 
 
-def _asked(config: TrainingArguments) -> list[Tracker]:
+def _requested(config: TrainingArguments) -> list[Tracker]:
     return [tracker for tracker in _TRACKERS if tracker in (config.report_to or [])]
 
 
-def _open_wandb(place: Place) -> None:
+def _open_wandb(run: DashboardRun) -> None:
     wandb: Any = import_module("wandb")
     if wandb.run is not None:
         return
-    # An agent of W&B's has given the run its id, and W&B a name.
+    # For the trial of a W&B agent, W&B has already set id and name.
     agent = "WANDB_SWEEP_ID" in os.environ
     wandb.init(
-        project=os.environ.get("WANDB_PROJECT", place.project),
-        group=os.environ.get("WANDB_RUN_GROUP", place.group),
-        config=place.settings,
-        **({} if agent else {"name": os.environ.get("WANDB_NAME", place.name), "id": place.key, "resume": "allow"}),
+        project=os.environ.get("WANDB_PROJECT", run.project),
+        group=os.environ.get("WANDB_RUN_GROUP", run.group),
+        config=run.settings,
+        **({} if agent else {"name": os.environ.get("WANDB_NAME", run.name), "id": run.key, "resume": "allow"}),
     )
 
 
 class GroupedTrackio(TrackioCallback):
-    """transformers' own, which puts the run into its group and tells it from others of its name."""
+    """transformers' trackio callback, with a group and a run name that no other run has."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, run: DashboardRun) -> None:
         super().__init__()
-        self.place = place
+        self.run = run
 
-    def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
-        # RaML: trackio resumes by name, so the name must be that of no other run.
-        args.project, args.run_name = self.place.project, args.run_name or f"{self.place.name} {self.place.key}"
+    def setup(self, args: TrainingArguments, state: TrainerState, model: object, **kwargs: object) -> None:
+        # RaML: trackio resumes a run by its name, so the name must be unique.
+        args.project, args.run_name = self.run.project, args.run_name or f"{self.run.name} {self.run.key}"
         super().setup(args, state, model, **kwargs)
         if state.is_world_process_zero:
-            # RaML: where `trackio.init` keeps what its `group` says.
-            self._trackio.config.update({**self.place.settings, "_Group": self.place.group})
+            # RaML: `_Group` is the setting in which `trackio.init` keeps its `group`.
+            self._trackio.config.update({**self.run.settings, "_Group": self.run.group})
 
 
 @contextmanager
 def messages_as_text(tables: dict[str, Any]) -> Iterator[None]:
-    """For as long as it lasts, the prompts and completions that TRL has gathered for its table are text."""
-    whole = {name: tables[name] for name in ("prompt", "completion")}
-    for name, cells in whole.items():
+    """Within the `with` block, the prompts and completions of TRL's completion table are text instead of messages."""
+    messages = {name: tables[name] for name in ("prompt", "completion")}
+    for name, cells in messages.items():
         tables[name] = [cell if isinstance(cell, str) else _text(cell) for cell in cells]
     try:
         yield
     finally:
-        tables.update(whole)
+        tables.update(messages)
 
 
-def _text(messages: list[dict[str, Any]]) -> str:
+def _text(messages: Sequence[Mapping[str, object]]) -> str:
     if len(messages) == 1:
         return str(messages[0]["content"])
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -1,4 +1,4 @@
-"""Evaluation of the model while it is trained: Pass@k of samples drawn as `evaluate` draws them, on every process.
+"""Evaluates the model while it is trained: Pass@k of samples drawn as `evaluate` draws them, on every process.
 
     eval_strategy: steps
     eval_steps: 100
@@ -6,8 +6,8 @@
     metric_for_best_model: eval_pass@1
     load_best_model_at_end: true
 
-A checkpoint evaluated afterwards has the same samples: `evaluate` with the same seed and batch size, and with
-`Evaluation.questions_per_chunk` for its `questions_per_shard`.
+`evaluate` draws the same samples from a saved checkpoint if it has the same seed and batch size, and
+`Evaluation.questions_per_chunk` as its `questions_per_shard`.
 """
 
 import inspect
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
+from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import IntervalStrategy, Trainer, TrainingArguments
 from trl import GRPOConfig
@@ -35,63 +36,66 @@ from raml_trl.sampling.transformers_engine import TransformersEngine
 from raml_trl.training.config import EvaluationArguments
 
 MAX_COMPLETION_LENGTH = 1024
-"""Tokens of a sample, where nothing is said of it."""
+"""Tokens of a sample at most, if no setting gives a limit."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to draw samples of during training, and how; `batch_size` samples at once on each process."""
+    """The questions of an evaluation during training, and how to sample and grade answers to them."""
 
     questions: tuple[Question, ...]
     prompt_style: str
     settings: SamplingSettings
     k: tuple[int, ...]
     batch_size: int
+    """Samples that a process draws at once."""
     seed: int
     num_graders: int = 2
 
     @property
     def questions_per_chunk(self) -> int:
-        """Questions whose samples are drawn from one seed: one batch, or one question where that takes several."""
+        """Questions sampled from one seed: as many as fill a batch, or one if its samples need several batches."""
         return max(1, self.batch_size // self.settings.num_samples)
 
     @property
     def names(self) -> list[str]:
-        """What is measured."""
+        """Names of the metrics."""
         return list(self._metrics(np.zeros((len(self.questions), 4), dtype=np.int64)))
 
     def measure(self, trainer: Any) -> dict[str, float]:
-        """Sample from the model that `trainer`, one of TRL's, is training; the same numbers on every process.
+        """Sample from the model that a TRL trainer is training, and return the metrics.
 
-        Which process draws the samples of a chunk of questions does not matter for what they are. The global
-        generators, and whether the model is in training mode, are left as they were.
+        They are the same on every process, and do not depend on which process samples which questions. The global
+        random generators and the training mode of the model are left as they were.
         """
-        process, size = trainer.accelerator, self.questions_per_chunk
+        accelerator, size = trainer.accelerator, self.questions_per_chunk
         chunks = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
-        rounds = -(-len(chunks) // process.num_processes)
+        rounds = -(-len(chunks) // accelerator.num_processes)
         counts = {}
         with (
-            unwrap_model_for_generation(trainer.model_wrapped, process, **_unwrapping(trainer)) as model,
+            unwrap_model_for_generation(trainer.model_wrapped, accelerator, **_unwrapping(trainer)) as model,
             GradingPool(self.num_graders) as pool,
         ):
             training = model.training
             model.eval()
             engine = TransformersEngine(model, trainer.processing_class, self.batch_size)
-            # Where a model is sharded, generating is collective. So every process does so equally often: one that has
-            # no chunk left draws samples that do not count.
-            for number in range(process.process_index, rounds * process.num_processes, process.num_processes):
+            # Generating with a sharded model is collective, so every process must generate equally often. A process
+            # without a chunk in the last round samples an earlier one again and discards the result.
+            for number in range(
+                accelerator.process_index, rounds * accelerator.num_processes, accelerator.num_processes
+            ):
                 chunk, seed = chunks[number % len(chunks)], shard_seed(self.seed, number % len(chunks))
                 samples = draw_samples(engine, pool, chunk, self.settings, self.prompt_style, seed=seed)
-                bits = [[one.correct, one.formatted, one.finished, one.num_tokens] for one in samples]
+                rows = [[sample.correct, sample.formatted, sample.finished, sample.num_tokens] for sample in samples]
                 if number < len(chunks):
-                    counts[number] = np.array(bits).reshape(len(chunk), -1, 4).sum(axis=1).tolist()
+                    counts[number] = np.array(rows).reshape(len(chunk), -1, 4).sum(axis=1).tolist()
             model.train(training)
-        everywhere = dict(sorted(gather_object(list(counts.items()))))
-        assert list(everywhere) == list(range(len(chunks))), "a chunk was left out"
-        return self._metrics(np.concatenate(list(everywhere.values())))
+        all_counts = dict(sorted(gather_object(list(counts.items()))))
+        assert list(all_counts) == list(range(len(chunks))), "a chunk is missing"
+        return self._metrics(np.concatenate(list(all_counts.values())))
 
     def _metrics(self, counts: NDArray[np.int64]) -> dict[str, float]:
-        """From the correct, formatted and finished samples of each question, and their tokens: `(Q, 4)`."""
+        """Compute the metrics from counts per question, `(Q, 4)`: correct, formatted and finished samples; tokens."""
         n, rng = self.settings.num_samples, np.random.default_rng(self.seed)
         metrics = {}
         for name, value in summarise(counts[:, 0], n, self.k, rng).items():
@@ -102,71 +106,73 @@ class Evaluation:
 
 
 def _unwrapping(trainer: Any) -> dict[str, Any]:
-    """As TRL does for rollouts: whether ZeRO-3 gathers the parameters, and gradient checkpointing on again after."""
-    # SFT, which samples nothing else, has no such field: there they are gathered, as by default.
+    """Return the options that TRL unwraps the model with for rollouts: ZeRO-3 gathering and gradient checkpointing."""
+    # SFTConfig has no `ds3_gather_for_generation`. TRL's default for GRPO is to gather.
     gathered = trainer.args.ds3_gather_for_generation if isinstance(trainer.args, GRPOConfig) else True
     name = "gradient_checkpointing_kwargs"
-    asked = name in inspect.signature(unwrap_model_for_generation).parameters  # since TRL 1.16
-    checkpointing = {name: trainer.args.gradient_checkpointing_kwargs} if asked else {}
+    supported = name in inspect.signature(unwrap_model_for_generation).parameters  # since TRL 1.16
+    checkpointing = {name: trainer.args.gradient_checkpointing_kwargs} if supported else {}
     return {"gather_deepspeed3_params": gathered, **checkpointing}
 
 
 def read_evaluation(
-    data: EvaluationArguments, config: TrainingArguments, max_completion_length: int | None = None
+    options: EvaluationArguments, config: TrainingArguments, max_completion_length: int | None = None
 ) -> Evaluation | None:
-    """What the recipe says of evaluation, with the questions read; None if there is to be none.
+    """Read the questions of the evaluation that a recipe asks for; None if it asks for none.
 
     Args:
-        data: which questions and samples.
-        config: how often, the seed, and `per_device_eval_batch_size`: samples that a process draws at once.
-        max_completion_length: where `data` says nothing of it.
+        options: the questions and samples.
+        config: when to evaluate, the seed, and in `per_device_eval_batch_size` the samples a process draws at once.
+        max_completion_length: the limit of a sample if `options` has none.
 
     Raises:
-        InputError: if there are no questions to evaluate on or nothing asks for it, they cannot be read, or
-            `metric_for_best_model` is not what is measured.
+        InputError: if only one of `eval_data` and `eval_strategy` is set, the questions cannot be read, or
+            `metric_for_best_model` is not one of the metrics.
     """
     strategy = IntervalStrategy(config.eval_strategy).value
-    if (data.eval_data is None) != (strategy == "no"):
-        raise InputError(f"eval_strategy is {strategy} and eval_data is {data.eval_data}: each needs the other")
-    if data.eval_data is None:
+    if (options.eval_data is None) != (strategy == "no"):
+        raise InputError(
+            f"eval_strategy is {strategy} and eval_data is {options.eval_data}: set both, or neither to not evaluate"
+        )
+    if options.eval_data is None:
         return None
-    table = DatasetReference.parse(data.eval_data).open()
-    length = data.eval_max_completion_length or max_completion_length or MAX_COMPLETION_LENGTH
+    table = DatasetReference.parse(options.eval_data).open()
+    length = options.eval_max_completion_length or max_completion_length or MAX_COMPLETION_LENGTH
     evaluation = Evaluation(
-        questions=tuple(islice(stream_questions(table), data.eval_num_questions)),
-        prompt_style=data.prompt_style,
+        questions=tuple(islice(stream_questions(table), options.eval_num_questions)),
+        prompt_style=options.prompt_style,
         settings=SamplingSettings(
-            data.eval_num_samples, length, data.eval_temperature, data.eval_top_p, data.eval_top_k
+            options.eval_num_samples, length, options.eval_temperature, options.eval_top_p, options.eval_top_k
         ),
-        k=tuple(data.eval_k),
+        k=tuple(options.eval_k),
         batch_size=config.per_device_eval_batch_size,
         seed=config.seed,
     )
     best = config.metric_for_best_model
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in evaluation.names:
-        raise InputError(f"metric_for_best_model {best} is none of what is measured: {', '.join(evaluation.names)}")
+        raise InputError(f"metric_for_best_model {best} is not measured: choose one of {', '.join(evaluation.names)}")
     return evaluation
 
 
 class SampledEvaluation(Trainer):
-    """For a trainer of TRL's: evaluates by `sampled_evaluation`, if it has one, instead of by the loss on a data set.
+    """Mixin for TRL trainers: evaluates by graded samples instead of the loss on a dataset.
 
-    transformers' own `eval_strategy`, `eval_steps`, `metric_for_best_model` and `load_best_model_at_end` say when, and
-    what becomes of it.
+    transformers' own settings still decide when to evaluate (`eval_strategy`, `eval_steps`) and how the result is used
+    (`metric_for_best_model`, `load_best_model_at_end`).
     """
 
-    def __init__(self, *args: Any, sampled_evaluation: Evaluation | None = None, **named: Any) -> None:
+    def __init__(self, *args: Any, sampled_evaluation: Evaluation | None = None, **kwargs: Any) -> None:
         self.sampled_evaluation = sampled_evaluation
-        super().__init__(*args, **named)
+        super().__init__(*args, **kwargs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **named: Any) -> dict[str, float]:
+    def evaluate(self, eval_dataset: Dataset | None = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.sampled_evaluation is None or eval_dataset is not None:
-            return super().evaluate(eval_dataset, *args, **named)
-        # RaML: samples, graded, instead of a loss.
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        # RaML: graded samples instead of a loss.
         started = time.monotonic()
         metrics = self.sampled_evaluation.measure(self)
         metrics["eval_runtime"] = time.monotonic() - started
-        # RaML: not TRL's `log`, which would add what it has gathered of training since it was last called.
+        # RaML: not TRL's `log`, which would add the training metrics gathered since the last log entry.
         Trainer.log(self, metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -1,7 +1,7 @@
-"""What a training run sends to the Hub: its model, its checkpoints as revisions, its rollouts.
+"""Pushes the results of a training run to the Hub: the model, its checkpoints as revisions, its rollouts.
 
-Nothing is kept of what was sent. huggingface_hub compares what is here with what is there, and sends what differs; so
-a push that failed is carried on by doing it again, and one that is whole sends nothing.
+No record is kept of past pushes. huggingface_hub compares local files with the repository and sends only the
+differences, so a failed push continues when it is repeated, and a complete one sends nothing.
 """
 
 import logging
@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import RepoUrl
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
+from raml_trl.hub.card_parts import CARD, recipe, write_card
 from raml_trl.hub.client import check_hub_access, open_branch, push_dataset, push_folder
 from raml_trl.hub.completion_card import ROLLOUTS, rollouts_card
-from raml_trl.hub.model_card import CARD, name_repo
+from raml_trl.hub.model_card import name_repo
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file
 from raml_trl.runtime.runs import Run, is_first_process
@@ -22,32 +24,36 @@ from raml_trl.training.checkpoints import find_checkpoints, find_fault
 
 logger = logging.getLogger(__name__)
 
-# As transformers pushes in training; and files that are not whole.
+# Files of a run that do not belong to the model: those that transformers does not push in training, and partial files.
 _NOT_MODEL = ("_*", "checkpoint-*", ".*", "*.partial")
-# Weights of an earlier model, in other shards, must not stay beside these.
+# Weights of an earlier model, with another number of shards, must not stay beside the new ones.
 _WEIGHTS = ("model*.safetensors*", "adapter_model*", "pytorch_model*")
-# Of a checkpoint: weights, configuration, tokenizer, card, log; not what only serves to train on.
+# Files of a checkpoint to push: weights, configuration, tokenizer, card and log; not the optimizer state.
 _LOADABLE = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", CARD)
 _NOT_LOADABLE = ("global_step*", "zero_to_fp32.py", ".*")
 
 
 def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
-    """Find out before training whether its results can be pushed.
+    """Check before training that its results can be pushed.
 
-    Of the processes of a launch the first asks; if it is refused, the launcher ends the others.
+    Only the first process of a launch asks the Hub. If it fails, the launcher ends the others.
 
     Args:
-        revisions: whether checkpoints are to be revisions.
+        config: the settings of the trainer.
+        revisions: whether to push checkpoints as revisions.
 
     Raises:
-        InputError: if they cannot be, or a token stands in the settings, from where it would be saved and pushed.
+        InputError: if the results cannot be pushed, or the settings contain a token, which would be saved and pushed.
     """
     _refuse_tokens(config)
     if revisions and not config.push_to_hub:
-        raise InputError("hub_revisions is on and push_to_hub is not: revisions are of the repository of the model")
+        raise InputError(
+            "hub_revisions is true but push_to_hub is false: set push_to_hub to true, since revisions belong to the "
+            "repository of the model"
+        )
     rollouts = _rollouts_id(config)
     if rollouts is not None and "/" not in rollouts:
-        raise InputError(f"log_completions_hub_repo is {rollouts}: TRL needs it with its namespace, as USER/{rollouts}")
+        raise InputError(f"log_completions_hub_repo is {rollouts}: TRL needs the namespace too, as in USER/{rollouts}")
     if not is_first_process():
         return
     if rollouts is not None:
@@ -59,18 +65,20 @@ def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
 def push_run(
     config: SFTConfig | GRPOConfig, record: Run, *, revisions: bool, choice: Mapping[str, object] | None = None
 ) -> list[str]:
-    """Push what a complete run has made, as far as `config` asks for it.
+    """Push the results of a complete run, as far as `config` asks for it.
 
     Args:
-        revisions: whether every checkpoint that is here is to be one.
-        choice: how rollouts were chosen, by name, for their card.
+        config: the settings of the trainer.
+        record: the run.
+        revisions: whether to push each checkpoint in its directory as a revision.
+        choice: the settings of the rollout selection, for the card of the rollouts.
 
     Returns:
-        The URLs of where it is.
+        The URLs of the repositories.
 
     Raises:
-        InputError: if it cannot be pushed; of the run at most the card has changed, which names the repository by then,
-            and the same command tries again.
+        InputError: if a push fails. The same command tries again. Of the local files, only the card may have changed:
+            it then names the repository.
     """
     _refuse_tokens(config)
     urls = []
@@ -85,7 +93,7 @@ def push_run(
             if fault is None:
                 push_checkpoint(checkpoint, url.repo_id, step)
             else:
-                logger.warning("%s is not pushed: it was cut short (%s)", checkpoint, fault)
+                logger.warning("%s is incomplete (%s) and is not pushed", checkpoint, fault)
         name_repo(record.directory / CARD, url.repo_id)
         push_folder(
             record.directory,
@@ -101,18 +109,19 @@ def push_run(
 
 
 def push_checkpoint(checkpoint: Path, repo_id: str, step: int) -> None:
-    """Make a checkpoint a revision of the repository of its model: what `from_pretrained` takes, and its card.
+    """Push a checkpoint as a revision of its model: the files that `from_pretrained` reads, and the card.
 
     Args:
-        repo_id: with its namespace.
-        step: that the checkpoint is of.
+        checkpoint: its directory.
+        repo_id: the repository of the model, with its namespace.
+        step: the optimizer step of the checkpoint.
 
     Raises:
-        InputError: if it cannot be pushed, or holds no weights that `from_pretrained` could take.
+        InputError: if the push fails, or the checkpoint has no weights that `from_pretrained` could load.
     """
     if not any(checkpoint.glob("*.safetensors")):
         raise InputError(
-            f"{checkpoint} has no weights that can be loaded, only the parts of each process: have the launcher save "
+            f"{checkpoint} has no weights that can be loaded, only the shards of each process: have the launcher save "
             "the full state, as in accelerate_configs/, or set hub_revisions to false"
         )
     branch = revision(step)
@@ -130,12 +139,41 @@ def push_checkpoint(checkpoint: Path, repo_id: str, step: int) -> None:
 
 
 def revision(step: int) -> str:
-    """The name of the revision that holds the checkpoint of a step."""
+    """Return the name of the revision that holds the checkpoint of a step."""
     return f"step-{step}"
 
 
+class RevisionPusher(TrainerCallback):
+    """Pushes every checkpoint as a revision when it is saved, before `save_total_limit` removes it.
+
+    If a push fails, it logs a warning and tries again at the next checkpoint, and `push_run` does at the end of the
+    run, as long as the checkpoint still exists.
+    """
+
+    def __init__(self, repo_id: str | None) -> None:
+        self.repo_id = repo_id  # None on the processes that do not push
+        self.pushed: set[int] = set()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if self.repo_id is None:
+            return
+        directory, current = Path(str(args.output_dir)), state.global_step
+        checkpoints = find_checkpoints(directory)
+        with whole_file(checkpoints[current] / CARD) as partial:
+            partial.write_bytes((directory / CARD).read_bytes())
+        # The current checkpoint may lack files that other processes are still writing. Those are not pushed anyway.
+        complete = {step for step, path in checkpoints.items() if step == current or find_fault(path) is None}
+        for step in sorted(complete - self.pushed):
+            try:
+                push_checkpoint(checkpoints[step], self.repo_id, step)
+            except InputError as error:
+                logger.warning("%s is not pushed yet: %s", checkpoints[step], error)
+                return  # the next push would fail too
+            self.pushed.add(step)
+
+
 def _open_model(config: SFTConfig | GRPOConfig) -> RepoUrl:
-    # The name that transformers takes where none is given.
+    # transformers, too, falls back to the name of the output directory.
     url = check_hub_access(
         config.hub_model_id or Path(str(config.output_dir)).absolute().name,
         private=config.hub_private_repo,
@@ -147,28 +185,28 @@ def _open_model(config: SFTConfig | GRPOConfig) -> RepoUrl:
 
 
 def _push_rollouts(name: str, record: Run, *, private: bool | None, choice: Mapping[str, object]) -> str:
-    directory, model = record.directory / "completions", str(record.record["settings"].get("model_name_or_path"))
+    directory, settings = record.directory / "completions", record.record["settings"]
     repo_id = check_hub_access(name, private=private).repo_id
-    card = rollouts_card(repo_id, directory, model=shown_name(model), settings=choice, record=record.record)
-    with whole_file(directory / CARD) as partial:
-        partial.write_text(card, encoding="utf-8")
+    model = shown_name(str(settings.get("model_name_or_path")))
+    made_by = recipe(record.record["command"], settings)
+    write_card(directory / CARD, rollouts_card(repo_id, directory, model=model, settings=choice, recipe=made_by))
     return push_dataset(directory, repo_id, private=private, patterns=[CARD, ROLLOUTS], message="End of training")
 
 
 def _rollouts_id(config: SFTConfig | GRPOConfig) -> str | None:
-    """Where TRL, too, pushes the completions that it logs."""
+    """Return the dataset repository to which TRL also pushes the completions that it logs."""
     return config.log_completions_hub_repo if isinstance(config, GRPOConfig) else None
 
 
 def _refuse_tokens(config: SFTConfig | GRPOConfig) -> None:
-    # transformers keeps all settings in training_args.bin, and pushes that with the model.
-    given = config.model_init_kwargs
+    # transformers saves all settings in training_args.bin, which it pushes with the model.
+    model_init_kwargs = config.model_init_kwargs
     for name, value in (
         ("hub_token", config.hub_token),
-        ("token in model_init_kwargs", given.get("token") if isinstance(given, dict) else None),
+        ("token in model_init_kwargs", model_init_kwargs.get("token") if isinstance(model_init_kwargs, dict) else None),
     ):
         if isinstance(value, str):
             raise InputError(
-                f"{name} stands in the settings, which are saved and pushed with the model: leave it out, and log in "
-                "with `hf auth login` or set HF_TOKEN"
+                f"{name} is set, and all settings are saved and pushed with the model: remove it, and log in with "
+                "`hf auth login` or set HF_TOKEN"
             )

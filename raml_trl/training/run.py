@@ -1,4 +1,4 @@
-"""A training run from its last checkpoint to its end: load, resume, train, save, model card."""
+"""Runs a trainer from start to finish: loads the model, resumes, trains, and saves the model with its card."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta
 from raml_trl.training.checkpoints import newest_checkpoint
 from raml_trl.training.dashboards import close_dashboards, open_dashboards
-from raml_trl.training.hub_mixin import RevisionPusher
+from raml_trl.training.publishing import RevisionPusher
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _SHOWN = ("loss", "reward", "correct", "grad_norm")
 
 
 class ProgressBar(ProgressCallback):
-    """The bar of transformers, with the last figures beside it instead of a dictionary under it at every step."""
+    """transformers' progress bar, with the latest metrics beside it instead of a line of metrics at every step."""
 
     def on_log(
         self,
@@ -34,14 +34,14 @@ class ProgressBar(ProgressCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         if self.training_bar is not None and logs is not None:
             self.training_bar.set_postfix({name: f"{float(logs[name]):.3g}" for name in _SHOWN if name in logs})
 
 
 class Clock(TrainerCallback):
-    """Records with every checkpoint how long the run took to get there, over all its sessions."""
+    """Measures the duration of a run over all its sessions, and records it with every checkpoint."""
 
     def __init__(self, record: Run) -> None:
         self.record = record
@@ -53,7 +53,7 @@ class Clock(TrainerCallback):
         return self.before + time.monotonic() - self.started
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
         self.record.save(self.seconds)
         return control
@@ -66,36 +66,36 @@ def train(
     record: Run,
     *,
     revisions: bool = False,
-    summarize: Callable[[Any], dict[str, Any]] | None = None,
-    results: Mapping[str, Any] | None = None,
-    **parts: Any,
+    summarize: Callable[[Any], Mapping[str, object]] | None = None,
+    results: Mapping[str, object] | None = None,
+    **trainer_arguments: Any,
 ) -> None:
-    """Make the trainer, carry on from the newest whole checkpoint in its `output_dir`, and save.
+    """Train, resuming from the newest complete checkpoint in the output directory, and save the model.
 
     Args:
-        trainer_class: one of TRL's, or ours.
-        config: its `args`; what `model` says of loading goes into its `model_init_kwargs`.
-        model: which model, and its adapter and quantization if it is to have any.
+        trainer_class: a trainer of TRL, or one of ours.
+        config: the `args` of the trainer. The loading options of `model` are added to its `model_init_kwargs`.
+        model: the model, and optionally its adapter and quantization.
         record: the run to finish.
-        revisions: make each checkpoint a revision on the Hub as it is saved.
-        summarize: from the trainer to the contents of `summary.json`; called on every process.
-        results: what is to stand in `run.json` beside those of the training.
-        parts: whatever else the trainer takes.
+        revisions: push each checkpoint to the Hub as a revision when it is saved.
+        summarize: maps the trainer to the contents of `summary.json`. It is called on every process.
+        results: results of the command, to stand in `run.json` beside those of the training.
+        trainer_arguments: further arguments of the trainer.
 
     Raises:
-        InputError: if the model cannot be loaded, or the Hub refuses what TRL asks of it at the start.
+        InputError: if the model cannot be loaded, or the Hub refuses a request that TRL makes at the start.
     """
     name = check_model(model.model_name_or_path)
     config.model_init_kwargs = model_init_kwargs(config, model)
     adapter = {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
     try:
-        trainer = trainer_class(name, args=config, **adapter, **parts)
-    except HfHubHTTPError as error:  # TRL makes and fills the repository of the completions in between
-        raise InputError(f"{reason(error)}; the same command tries again") from error
+        trainer = trainer_class(name, args=config, **adapter, **trainer_arguments)
+    except HfHubHTTPError as error:  # TRL's constructor creates the repository of the completions
+        raise InputError(f"{reason(error)}; run the same command to try again") from error
     except LOADING_ERRORS as error:
         raise cannot_load(name, error) from error
-    trained: Any = trainer.model  # transformers' or PEFT's
-    keep_rope_theta(trained.config)
+    loaded: Any = trainer.model  # a class of transformers or of PEFT
+    keep_rope_theta(loaded.config)
     clock = Clock(record)
     trainer.add_callback(clock)
     if revisions:
@@ -107,13 +107,13 @@ def train(
         logger.info("resuming from %s", checkpoint)
     open_dashboards(trainer, record)
     output = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(_internal_call=True)  # RaML: of itself it would push, and end the run where that fails
+    trainer.save_model(_internal_call=True)  # RaML: a call by the user would push, and end the run if that fails
     trainer.save_state()
     trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
     if summarize is not None:
-        spent = summarize(trainer)
+        summary = summarize(trainer)
         if is_first_process():
-            write_json(record.directory / SUMMARY_FILE, spent)
+            write_json(record.directory / SUMMARY_FILE, summary)
     trainer.accelerator.wait_for_everyone()
     state = trainer.state
     best = {} if state.best_metric is None else {"best_metric": state.best_metric, "best_step": state.best_global_step}
@@ -133,12 +133,12 @@ def train(
 
 
 def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:
-    """What TRL's own scripts hand to `from_pretrained`: `ModelConfig`'s fields, and the config's on top."""
-    given = config.model_init_kwargs
-    assert given is None or isinstance(given, dict)
+    """Return the arguments of `from_pretrained`, as TRL's scripts do: those of `config` override those of `model`."""
+    overrides = config.model_init_kwargs
+    assert overrides is None or isinstance(overrides, dict)
     return {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
-        **(given or {}),
+        **(overrides or {}),
     }
