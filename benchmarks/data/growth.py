@@ -80,7 +80,8 @@ def run_stage(stage: str, directory: Path) -> dict[str, float]:
     from raml_trl.data.config import PrepareDataConfig
     from raml_trl.data.tables import open_table
     from raml_trl.runtime.runs import open_run
-    from raml_trl.sft.examples import Choice, build_examples
+    from raml_trl.sft.choosing import Choice
+    from raml_trl.sft.examples import build_examples
 
     tokenizer = train_bpe((row["problem"] for row in make_rows(500)), 400)
     logging.disable()

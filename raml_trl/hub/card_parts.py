@@ -10,6 +10,8 @@ from raml_trl import __version__
 from raml_trl.render.tables import code_block, escape_for_hub, markdown_table
 from raml_trl.runtime.files import whole_file
 
+_PACKAGE = Path(__file__).parents[1]
+
 CARD = "README.md"
 NO_REPO = "USER/NAME"
 """Stands in a card for the repository of a model or dataset that is not on the Hub."""
@@ -52,9 +54,8 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
     return f"{code_block(call, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content, 'yaml')}"
 
 
-def version() -> str:
+def version(package: Path = _PACKAGE) -> str:
     """Return the version of raml_trl and, in a git checkout, its commit and whether files were changed since."""
-    package = Path(__file__).parents[1]
     root = package.parent
     if not (root / ".git").exists():
         return __version__

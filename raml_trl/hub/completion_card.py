@@ -91,9 +91,7 @@ def rollouts_card(repo_id: str, directory: Path, *, model: str, settings: Mappin
         lead=f"{number:,} rollouts, logged at {len(paths):,} steps: all G of each group.",
         facts=facts_table([("model", model), ("raml_trl", version())], settings),
         metrics=None,
-        columns=[
-            (name, ROLLOUT_COLUMNS.get(name, "a reward, or a value logged with it")) for name in names
-        ],
+        columns=[(name, ROLLOUT_COLUMNS.get(name, "a reward, or a value logged with it")) for name in names],
         files=ROLLOUTS,
         recipe=recipe,
     )

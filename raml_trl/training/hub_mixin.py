@@ -113,6 +113,4 @@ class HubTrainer(Trainer):
 
 def _log_failure(job: Future[Any]) -> None:
     if job.exception() is not None:
-        logger.warning(
-            "a push during training failed (%s); the push at the end sends its files", job.exception()
-        )
+        logger.warning("a push during training failed (%s); the push at the end sends its files", job.exception())

@@ -187,15 +187,15 @@ def test_the_hub_says_when_to_come_back(hub: HubServer, run_dir: Path) -> None:
     hub.fail("commit", 429, retry_after=1)
     done = push(hub, run_dir)
     assert done.returncode == 0
-    assert "429 (Too Many Requests); again in 1 seconds" in done.stderr
+    assert "429 (Too Many Requests); trying again in 1 seconds" in done.stderr
 
 
 def test_what_does_not_pass_is_told(hub: HubServer, run_dir: Path) -> None:
     hub.fail("commit", 503, times=4)
     told = message(push(hub, run_dir))
     assert told == (
-        f"the Hub data set {REPO}: the Hub answers 503 (Service Unavailable); nothing here is lost, "
-        "the same command tries again"
+        f"the Hub dataset {REPO}: the Hub answers 503 (Service Unavailable); no local file is lost, "
+        "run the same command to try again"
     )
     assert not hub.faults, "three times again"
     # And it does: with the shards there already, only the commit is missing.
@@ -222,7 +222,7 @@ def test_a_card_that_the_hub_refuses_is_told(hub: HubServer, run_dir: Path) -> N
 
 def test_a_wrong_token_is_told(hub: HubServer, run_dir: Path) -> None:
     told = message(push(hub, run_dir, token="hf_wrong"))
-    assert told.startswith("the Hub data set rows: the Hub answers 401 (")
+    assert told.startswith("the Hub dataset rows: the Hub answers 401 (")
     assert "log in with `hf auth login`, or set HF_TOKEN" in told
     assert hub.requests == ["whoami"], "it is found at once"
 
@@ -243,7 +243,7 @@ def test_access_is_checked(
 ) -> None:
     call = f"hub.check_hub_access({repo_id!r}, private=False)"
     done = python(hub, tmp_path, CLIENT.format(call=call), token, **environment)
-    assert message(done).startswith(f"the Hub data set {repo_id}: {told}")
+    assert message(done).startswith(f"the Hub dataset {repo_id}: {told}")
     assert not hub.repos
 
 
@@ -252,7 +252,7 @@ def test_access_to_what_exists_is_checked(hub: HubServer, tmp_path: Path) -> Non
     call = "hub.check_hub_access('rows', private={private}).repo_id"
     assert python(hub, tmp_path, CLIENT.format(call=call.format(private=False))).stdout == REPO
     told = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=True))))
-    assert told == "the Hub data set rows is to be private, but exists and is public: choose another name"
+    assert told == "the Hub dataset rows must be private, but exists and is public: choose another name"
     hub.fail("auth", 403)
     told = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=False))))
     assert "the Hub answers 403 (Forbidden): log in" in told

@@ -1,6 +1,6 @@
 """The card of a model: TRL's, and what we add; read by YAML and by a renderer, whatever its names are."""
 
-import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ from trl import SFTConfig
 from trl.trainer.utils import generate_model_card
 
 from raml_trl.data.shards import SAMPLES, SCHEMAS
-from raml_trl.hub import card_parts as provenance
-from raml_trl.hub.card_parts import recipe, version
+from raml_trl.hub.card_parts import PAPER, recipe, version
 from raml_trl.hub.completion_card import rollouts_card, samples_card
-from raml_trl.hub.model_card import Training, complete_card, last_metrics, name_repo
-from raml_trl.hub.trajectory_card import PAPER
+from raml_trl.hub.model_card import TrainingFacts, complete_card, last_metrics, name_repo
 from raml_trl.render.tables import code_block
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_rows
@@ -40,8 +38,8 @@ def test_a_name_stays_a_name(name: str, tmp_path: Path) -> None:
     for given in ("x", name):
         path = tmp_path / "README.md"
         write_trl_card(path)
-        record = {"command": "train_sft", "settings": {"dataset_name": given}}
-        complete_card(path, Training(given, given, {"choice": given}, data=given, recipe=recipe(record)))
+        made_by = recipe("train_sft", {"dataset_name": given})
+        complete_card(path, TrainingFacts(given, given, {"choice": given}, data=given, recipe=made_by))
         seen[given] = Seen(path.read_text())
         assert ModelCard.load(path).data.model_name == "run"
     assert seen[name].tags == seen["x"].tags
@@ -52,14 +50,14 @@ def test_what_is_added_stands_before_the_citations(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     write_trl_card(path)
     before = path.read_text()
-    training = Training(
-        "base", "1.0", {"num_trajectories": 4}, step=1200, revisions="step-1200", metrics=METRICS, metrics_step=1000
+    training = TrainingFacts(
+        "base", "1.0", {"num_trajectories": 4}, step=1200, revision="step-1200", metrics=METRICS, metrics_step=1000
     )
     complete_card(path, training)
     card = path.read_text()
     assert before.split("## Citations")[1] == card.split("## Citations")[1]
     headings = [line for line in card.splitlines() if line.startswith("## ")]
-    assert headings[-4:] == ["## What it was trained on, and how", "## Measured in training", *headings[-2:]]
+    assert headings[-4:] == ["## Training data and settings", "## Evaluation during training", *headings[-2:]]
     assert headings[-2:] == ["## Checkpoints", "## Citations"]
     assert "None" not in card.split("---\n", 2)[2]
     assert "| steps | 1,200 |" in card
@@ -74,8 +72,8 @@ def test_what_is_added_stands_before_the_citations(tmp_path: Path) -> None:
 def test_a_card_of_trl_without_citations_is_added_to(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text("---\ntags: [x]\n---\n\n# Card\n")
-    complete_card(path, Training("base", "1.0"))
-    assert path.read_text().startswith("---\ntags: [x]\n---\n\n# Card\n\n## What it was trained on, and how\n")
+    complete_card(path, TrainingFacts("base", "1.0"))
+    assert path.read_text().startswith("---\ntags: [x]\n---\n\n# Card\n\n## Training data and settings\n")
 
 
 def test_the_last_metrics_that_have_an_interval() -> None:
@@ -88,7 +86,7 @@ def test_the_last_metrics_that_have_an_interval() -> None:
 
 def test_the_recipe_makes_the_run_again(tmp_path: Path) -> None:
     settings = {"model_name_or_path": str(tmp_path / "model"), "seed": 0, "k": [1, 8], "note": "```\n````"}
-    text = recipe({"command": "train_grpo", "settings": settings})
+    text = recipe("train_grpo", settings)
     assert str(tmp_path) not in text
     assert "python -m raml_trl.train_grpo --config recipe.yaml --output_dir OUTPUT_DIR" in text
     content = text.split("`````yaml\n")[1].split("`````")[0]
@@ -96,28 +94,27 @@ def test_the_recipe_makes_the_run_again(tmp_path: Path) -> None:
     assert code_block("x", "yaml") == "```yaml\nx\n```"
 
 
-def test_the_version_has_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_includes_the_commit_of_a_checkout(tmp_path: Path) -> None:
     package = tmp_path / "raml_trl"
     package.mkdir()
-    source = shutil.copy(provenance.__file__, package)
-    monkeypatch.setattr(provenance, "__file__", str(source))
-    assert version() == "0.1.0"
+    (package / "module.py").write_text("")
+    assert version(package) == "0.1.0"
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", "-C", str(tmp_path)]
     for command in (["init", "-q"], ["add", "raml_trl"], ["commit", "-qm", "x"]):
-        provenance.subprocess.run([*git, *command], check=True)
-    head = provenance.subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    assert version() == f"0.1.0, commit {head}"
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert version(package) == f"0.1.0, commit {head}"
     (tmp_path / "elsewhere").write_text("x")
-    assert version() == f"0.1.0, commit {head}"
-    Path(source).write_text("x")
-    assert version() == f"0.1.0, commit {head} with changes"
+    assert version(package) == f"0.1.0, commit {head}"
+    (package / "module.py").write_text("x")
+    assert version(package) == f"0.1.0, commit {head} with changes"
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"hub_token": "hf_x"}, "hub_token stands in the settings"),
-        ({"model_init_kwargs": {"token": "hf_x"}}, "token in model_init_kwargs stands in the settings"),
+        ({"hub_token": "hf_x"}, "hub_token is set, and all settings are saved"),
+        ({"model_init_kwargs": {"token": "hf_x"}}, "token in model_init_kwargs is set, and all settings are saved"),
     ],
 )
 def test_a_token_in_the_settings_is_refused(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -129,25 +126,25 @@ def test_a_token_in_the_settings_is_refused(settings: dict[str, Any], told: str,
 
 
 def test_revisions_need_a_push(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="hub_revisions is on and push_to_hub is not"):
+    with pytest.raises(InputError, match="hub_revisions is true but push_to_hub is false"):
         check_push(SFTConfig(str(tmp_path), use_cpu=True, bf16=False), revisions=True)
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_a_card_of_completions_is_read_as_one(name: str, tmp_path: Path) -> None:
-    metrics = {"samples_per_question": [2, 4], "questions": 1200, "metrics": METRICS}
     write_rows(tmp_path / "completions_00001.parquet", [], SCHEMAS[SAMPLES])
     seen = {}
     for given in ("x", name):
-        record = {"command": "evaluate", "settings": {"dataset_name": given}}
-        about: dict[str, Any] = {"model": given, "settings": {"seed": given}, "record": record}
-        cards = [samples_card("me/it", data=given, metrics=metrics, **about), rollouts_card("me/it", tmp_path, **about)]
+        made_by = recipe("evaluate", {"dataset_name": given})
+        about: dict[str, Any] = {"model": given, "settings": {"seed": given}, "recipe": made_by}
+        results: dict[str, Any] = {"samples_per_question": [2, 4], "questions": 1200, "metrics": METRICS}
+        cards = [samples_card("me/it", data=given, **results, **about), rollouts_card("me/it", tmp_path, **about)]
         for card, files in zip(cards, ("samples.parquet", "completions_*.parquet"), strict=True):
             front = yaml.safe_load(card.split("---\n")[1])
             assert front["configs"][0]["data_files"] == [{"split": "train", "path": files}]
             assert 'load_dataset("me/it", split="train")' in card
         seen[given] = [Seen(card) for card in cards]
-    assert "2 to 4 samples for each of 1,200 questions" in seen["x"][0].text
+    assert "2 to 4 graded samples for each of 1,200 questions" in seen["x"][0].text
     for one, other in zip(seen["x"], seen[name], strict=True):
         assert one.tags == other.tags
         assert [len(row) for row in one.rows] == [len(row) for row in other.rows]

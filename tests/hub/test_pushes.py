@@ -152,7 +152,7 @@ def message(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_a_push_in_training_that_fails_does_not_end_it(lasting_hub: Hub, sft_run: tuple[Path, str]) -> None:
     directory, said = sft_run
-    assert "a push in training failed (403" in said
+    assert "a push during training failed (403" in said
     assert f"pushed {directory} to {lasting_hub.server.url}/{USER}/sft\n" in said
     assert json.loads((directory / "run.json").read_text())["status"] == "complete"
     assert without_attributes(lasting_hub.server.files("model", f"{USER}/sft")) == contents(directory)
@@ -169,7 +169,7 @@ def test_the_card_says_how_the_model_was_made(sft_run: tuple[Path, str]) -> None
     assert "\nlearning_rate: 0.003\n" in card
     assert str(directory.parent) not in card, "where things lie here is nobody's business"
     assert "@article{liu2025deciphering," in card
-    assert "Samples of the model at step 4" in card
+    assert "Graded samples of the model at step 4" in card
     last = json.loads((directory / "checkpoint-4" / "trainer_state.json").read_text())["log_history"][-1]
     low, high = (f"{last[f'eval_pass@1_{end}']:.3f}" for end in ("low", "high"))
     assert f"| `pass@1` | {last['eval_pass@1']:.3f} | {low} to {high} |" in card
@@ -249,7 +249,7 @@ def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, s
     hub.server.fail("commit", 403)
     told = message(hub.command(*command))
     assert f"the Hub model {USER}/late: the Hub answers 403 (Forbidden)" in told
-    assert "nothing here is lost, the same command tries again" in told
+    assert "no local file is lost, run the same command to try again" in told
     assert {path for path, one in fingerprints(directory).items() if one != before[path]} == {card}
     assert f'model="{USER}/late"' in card.read_text()
     before = fingerprints(directory)
@@ -327,4 +327,4 @@ def test_samples_are_a_data_set(hub: Hub, tmp_path: Path) -> None:
     value = json.loads(files["metrics.json"])["metrics"]["pass@1"]
     row = f"| `pass@1` | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} |"
     assert row in files["README.md"].decode()
-    assert re.search(r"^\| seed \| 0 \|$", files["README.md"].decode(), re.MULTILINE)
+    assert re.search(r"^\| `seed` \| 0 \|$", files["README.md"].decode(), re.MULTILINE)

@@ -12,7 +12,8 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from raml_trl.data.shards import SCHEMAS, TRAJECTORIES, shard_path
-from raml_trl.hub.trajectory_card import BIBTEX, COLUMNS, SHARDS, Counts, pass_rate_histogram, trajectories_card
+from raml_trl.hub.card_parts import BIBTEX
+from raml_trl.hub.trajectory_card import COLUMNS, SHARDS, Counts, pass_rate_histogram, trajectories_card
 from raml_trl.render.tables import escape_for_hub
 from raml_trl.sft.config import SFTArguments
 from tests.helpers import REPOSITORY

@@ -79,7 +79,7 @@ def test_killed_and_started_again(
     weights.write_bytes(weights.read_bytes()[:-100])  # as a full disk leaves it: the one before is to be used
 
     again = subprocess.run(killed, cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert "checkpoint-9 was cut short (model.safetensors is not whole)" in again.stderr
+    assert "checkpoint-9 is incomplete (model.safetensors is truncated)" in again.stderr
     assert "checkpoint-6" in again.stderr.partition("resuming from")[2].splitlines()[0]
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed"))
     assert first == second

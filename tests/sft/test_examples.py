@@ -16,7 +16,8 @@ from raml_trl.data.shards import TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
-from raml_trl.sft.examples import IGNORED, Choice, ExampleCounts, build_examples, describe
+from raml_trl.sft.choosing import Choice
+from raml_trl.sft.examples import IGNORED, ExampleCounts, build_examples, describe
 
 ALL = Choice(
     num_trajectories=None,
@@ -174,7 +175,7 @@ def test_another_takes_the_place_of_one_that_is_too_long(data: str, tokenizer: P
     assert counts.overlong == 0 + 0 + 1 + 2
     assert describe(counts, replace(ALL, max_length=limit)) == (
         f"10 examples ({counts.tokens} tokens) of 7 distinct trajectories, for 4 of 5 questions; questions without "
-        f"a correct trajectory: 1; trajectories passed over, being longer than max_length {limit}: 3"
+        f"a correct trajectory: 1; trajectories dropped because they exceed max_length {limit}: 3"
     )
     only_one, counts = build(data, tokenizer, max_length=limit, num_trajectories=1, trajectory_order="longest")
     assert list(only_one["length"]).count(limit) == 9
@@ -227,7 +228,7 @@ def test_several_processes_make_the_same(data: str, tokenizer: PreTrainedTokeniz
 def test_a_template_that_drops_the_reasoning_is_refused(data: str, model_dir: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     tokenizer.chat_template = tokenizer.chat_template.replace("message.content", "message.content.split('=')[-1]")
-    with pytest.raises(InputError, match="the chat template does not show the trajectory of question 1 as it is"):
+    with pytest.raises(InputError, match="the chat template alters the trajectory of question 1"):
         build(data, tokenizer)
 
 

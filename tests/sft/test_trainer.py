@@ -164,7 +164,7 @@ def test_a_run_that_is_cut_off_logs_what_the_whole_run_does(
         ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy wrapped lets a trajectory attend"),
         ({"packing": True, "max_length": None}, "packing needs max_length"),
         ({"assistant_only_loss": True}, "assistant_only_loss is on"),
-        ({"chat_template_path": "someone/model"}, "chat_template_path someone/model must be a .jinja file"),
+        ({"chat_template_path": "someone/model"}, "chat_template_path someone/model must be an existing .jinja file"),
     ],
 )
 def test_what_would_train_on_something_else_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

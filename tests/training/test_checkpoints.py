@@ -33,7 +33,7 @@ def test_a_file_cut_short(tmp_path: Path, name: str, kept: float) -> None:
     path = make_checkpoint(tmp_path / "checkpoint-1")
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[: int(len(content) * kept)])
-    assert find_fault(path) == f"{name} is not whole"
+    assert find_fault(path) == f"{name} is truncated"
 
 
 @pytest.mark.parametrize("name", ["progress_1.pt", "trainer_state.json", "shard-2.safetensors"])
@@ -53,7 +53,7 @@ def test_the_one_before_is_used_and_the_fault_is_said(tmp_path: Path, caplog: py
     weights = tmp_path / "checkpoint-10" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
-    assert "checkpoint-10 was cut short (model.safetensors is not whole)" in caplog.text
+    assert "checkpoint-10 is incomplete (model.safetensors is truncated)" in caplog.text
 
 
 def test_progress_of_another_launch_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

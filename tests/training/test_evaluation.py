@@ -261,12 +261,12 @@ def test_a_resumed_run_goes_on_as_the_whole_one(model_dir: str, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eval_strategy": "steps", "eval_steps": 5}, "eval_strategy is steps and eval_data is None: each needs"),
+        ({"eval_strategy": "steps", "eval_steps": 5}, "eval_strategy is steps and eval_data is None: set both"),
         ({"eval_data": "DATA"}, "eval_strategy is no and eval_data is"),
         ({**EVALUATED, "eval_data": "nowhere.jsonl", "eval_steps": 100}, "nowhere.jsonl"),
         (
             {**EVALUATED, "eval_data": "DATA", "eval_steps": 100, "metric_for_best_model": "pass@2"},
-            "metric_for_best_model pass@2 is none of what is measured: eval_pass@1, ",
+            "metric_for_best_model pass@2 is not measured: choose one of eval_pass@1, ",
         ),
     ],
 )
@@ -292,7 +292,7 @@ def test_refused_before_a_model_is_loaded(
         ({"eval_num_samples": 4}, r"eval_k must be numbers from 1 to eval_num_samples = 4, got \[1, 8\]"),
         ({"eval_k": []}, "eval_k must be numbers"),
         ({"eval_k": [0]}, "eval_k must be numbers"),
-        ({"eval_temperature": 0.0}, "eval_temperature 0 gives 8 times the same sample"),
+        ({"eval_temperature": 0.0}, "eval_temperature 0 draws 8 identical samples"),
         ({"eval_temperature": -1.0}, "eval_temperature must be 0 or more"),
         ({"eval_top_p": 0.0}, "eval_top_p must be more than 0"),
         ({"eval_num_questions": 0}, "eval_num_questions must be 1 or more"),

@@ -26,8 +26,8 @@ def test_the_newest_whole_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFi
     checkpoint(tmp_path, 11, state='{"global_st')
     (tmp_path / "checkpoint-12").mkdir()
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert "checkpoint-12 was cut short" in caplog.text
-    assert "checkpoint-11 was cut short" in caplog.text
+    assert "checkpoint-12 is incomplete" in caplog.text
+    assert "checkpoint-11 is incomplete" in caplog.text
 
 
 def test_models_that_are_not_there(tmp_path: Path) -> None:
