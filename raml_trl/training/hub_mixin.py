@@ -15,7 +15,8 @@ from raml_trl.data.tables import DatasetReference
 from raml_trl.hub.card_parts import CARD, recipe, version
 from raml_trl.hub.client import insist
 from raml_trl.hub.model_card import TrainingFacts, add_results, complete_card, last_metrics
-from raml_trl.runtime.runs import is_run, read_record
+from raml_trl.runtime.files import Settings
+from raml_trl.runtime.runs import RunRecord, is_run, read_record
 from raml_trl.sampling.loading import shown_name
 from raml_trl.training.evaluation import Evaluation
 from raml_trl.training.publishing import RevisionPusher, revision
@@ -61,7 +62,7 @@ class HubTrainer(Trainer):
     def create_model_card(  # type: ignore[override]  # TRL's signature
         self, model_name: str | None = None, dataset_name: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
-        settings = self._record.get("settings", {})
+        settings = self._settings
         data = settings.get("dataset_name")
         on_hub = data is not None and not Path(data).exists()
         create_card: Any = super().create_model_card
@@ -85,7 +86,7 @@ class HubTrainer(Trainer):
     def _training_facts(self) -> TrainingFacts:
         """Return the facts that the card states about the model in its current state."""
         record, state, model = self._record, self.state, cast(Any, self.model)
-        settings = record.get("settings", {})
+        settings = self._settings
         data = settings.get("dataset_name")
         # At the end, `load_best_model_at_end` has restored the weights of an earlier step.
         best = (state.best_global_step or None) if self.args.load_best_model_at_end and not self.is_in_train else None
@@ -106,9 +107,15 @@ class HubTrainer(Trainer):
         )
 
     @property
-    def _record(self) -> Mapping[str, Any]:
-        """The contents of `run.json`; empty if the trainer was not started by a command."""
-        return read_record(self._directory) if is_run(str(self._directory)) else {}
+    def _record(self) -> RunRecord | None:
+        """The contents of `run.json`; None if the trainer was not started by a command."""
+        return read_record(self._directory) if is_run(str(self._directory)) else None
+
+    @property
+    def _settings(self) -> Settings:
+        """The settings that the user gave to the command."""
+        record = self._record
+        return {} if record is None else record["settings"]
 
 
 def _log_failure(job: Future[Any]) -> None:
