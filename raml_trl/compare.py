@@ -1,4 +1,4 @@
-r"""Evaluations of the same questions side by side: every metric's difference to the first, with interval and p-value.
+r"""Compares evaluations of the same questions: every metric's difference to the first, with interval and p-value.
 
     python -m raml_trl.compare --evaluations SFT=runs/demo/eval_sft GRPO=runs/demo/eval_grpo \
         --output_dir runs/demo/compare
@@ -21,31 +21,29 @@ from raml_trl.runtime.validation import check_types
 
 @dataclass
 class CompareConfig:
-    """`compare`: evaluations of the same questions side by side."""
+    """Settings of `compare`."""
 
     output_dir: str
     evaluations: list[str] = field(
-        metadata={"help": "name=DIR for each evaluation; the others are compared to the first."}
+        metadata={"help": "name=DIR of each evaluation. The others are compared with the first."}
     )
     k: list[int] = field(
         default_factory=lambda: [1, 8],
-        metadata={"help": "For Pass@k, maj@k if all have votes, and mG-Pass@k where even."},
+        metadata={"help": "Values of k for Pass@k, mG-Pass@k (even k only) and maj@k (if all evaluations have votes)."},
     )
-    seed: int = field(default=0, metadata={"help": "Of the intervals and tests."})
+    seed: int = field(default=0, metadata={"help": "Seed of the resampling behind intervals and p-values."})
 
     def __post_init__(self) -> None:
         check_types(self, CompareConfig)
         names = [value.partition("=")[0] for value in self.evaluations]
         if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
-            raise InputError(
-                f"evaluations must be two or more of the form name=DIR, all named differently, got {names}"
-            )
+            raise InputError(f"evaluations must be two or more of the form name=DIR with different names, got {names}")
         if not self.k or min(self.k) < 1:
-            raise InputError(f"k must be one or more numbers of 1 or more, got {self.k}")
+            raise InputError(f"k must list one or more numbers >= 1, got {self.k}")
 
 
 def main(config: CompareConfig, record: Run) -> None:
-    """Read, compare, write."""
+    """Reads the evaluations, compares them and writes the result."""
     started = time.monotonic()
     runs = {}
     for name, _, directory in (value.partition("=") for value in config.evaluations):

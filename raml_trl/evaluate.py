@@ -1,12 +1,13 @@
-r"""Draw n samples per question, grade them, and count: Pass@k, mG-Pass@k and maj@k with intervals.
+r"""Draws n samples per question, grades them and computes Pass@k, mG-Pass@k and maj@k with confidence intervals.
 
     python -m raml_trl.evaluate --config recipes/tiny/demo/eval.yaml \
         --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
 
-`output_dir` gets `samples.parquet`, every sample with its grade, and `metrics.json`, which follows from it: with
-`--from_samples FILE` nothing is sampled, and the samples of an earlier run are counted again, for other k. Until the
-end the samples lie in shards, so a run that is killed carries on; under `accelerate launch` processes share them.
-`push_to_hub` sends the samples to the Hub with a card, of a run that was complete before as well.
+`output_dir` gets `samples.parquet`, with every sample and its grade, and `metrics.json`, which is computed from it.
+With `--from_samples FILE` nothing is sampled: the metrics are computed from an earlier run's samples, for other k.
+
+Samples are written to shards until the end, so a run that is killed can continue, and the processes of `accelerate
+launch` share the shards. `push_to_hub` uploads the samples with a card, also for a run that was already complete.
 """
 
 import logging
@@ -15,15 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from raml_trl.data.reading import open_data, stream_questions
 from raml_trl.data.shards import SAMPLES, merge_shards
 from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
-from raml_trl.evaluation.metrics import summarise
-from raml_trl.evaluation.samples import read_samples
+from raml_trl.evaluation.samples import read_samples, sample_metrics
 from raml_trl.evaluation.voting import number_answers
 from raml_trl.grading.pool import GradingPool
 from raml_trl.hub.card_parts import CARD, recipe, write_card
@@ -41,15 +40,22 @@ from raml_trl.sampling.sharded import Sample, sample_shards
 
 logger = logging.getLogger(__name__)
 
+_UNFINISHED = "other processes still have shards to sample; the last of them completes the run"
+
 
 def main(config: EvaluateConfig, record: Run) -> None:
-    """Evaluate one model, or each of several and compare them."""
+    """Evaluates one model, or several models and compares them."""
     check_tracker(config.report_to)
-    if config.hub_dataset_id is not None and is_first_process():  # before hours of work
+    if config.hub_dataset_id is not None and is_first_process():  # fail now rather than after hours of sampling
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
-    if not config.models:
-        evaluate_one(config, record)
-        return
+    if config.models:
+        evaluate_models(config, record)
+    else:
+        evaluate_model(config, record)
+
+
+def evaluate_models(config: EvaluateConfig, record: Run) -> None:
+    """Evaluates each model in a directory of its own, and compares all with the first."""
     started = time.monotonic()
     directories: dict[str, Path] = {}
     for model in (config.model_name_or_path, *config.models):
@@ -57,45 +63,46 @@ def main(config: EvaluateConfig, record: Run) -> None:
         if name in directories:
             raise InputError(f"two models are named {name}: evaluate them into different output_dirs")
         directories[name] = record.directory / name
-        one = replace(config, model_name_or_path=model, models=[], output_dir=str(directories[name]))
-        settings = {name: value for name, value in asdict(one).items() if name != "output_dir"}
-        of_one = open_run(directories[name], "evaluate", settings)
-        if not of_one.complete:
-            evaluate_one(one, of_one)
+        model_config = replace(config, model_name_or_path=model, models=[], output_dir=str(directories[name]))
+        settings = {name: value for name, value in asdict(model_config).items() if name != "output_dir"}
+        model_record = open_run(directories[name], "evaluate", settings)
+        if not model_record.complete:
+            evaluate_model(model_config, model_record)
     if not all(is_complete(directory) for directory in directories.values()):
-        logger.info("other processes still have shards to make: the last of them closes the run")
+        logger.info(_UNFINISHED)
         return
-    runs = {name: read_samples(directory / "samples.parquet") for name, directory in directories.items()}
+    runs = {name: read_samples(directory / SAMPLES_FILE) for name, directory in directories.items()}
     compared = compare_runs(runs, config.k, config.seed)
     write_comparison(record.directory, compared)
-    record.writes = True
+    record.writes = True  # whichever process this is, it is the last one
     record.finish(time.monotonic() - started, compared)
     logger.info("%s", comparison_table(compared))
 
 
-def evaluate_one(config: EvaluateConfig, record: Run) -> None:
-    """Sample, grade, count, write, report."""
+def evaluate_model(config: EvaluateConfig, record: Run) -> None:
+    """Samples and grades, computes the metrics, writes and reports them."""
     started = time.monotonic()
     shards: list[Path] = []
     if config.from_samples is not None:
         source = Path(config.from_samples)
     else:
-        made = make_samples(config)
-        if made is None:
-            logger.info("other processes still have shards to make: the last of them closes the run")
+        complete = draw_shards(config)
+        if complete is None:
+            logger.info(_UNFINISHED)
             return
-        shards, source = made, record.directory / SAMPLES_FILE
+        shards, source = complete, record.directory / SAMPLES_FILE
         merge_shards(shards, source, SAMPLES)
-    metrics = count_samples(config, source)
-    write_json(record.directory / "metrics.json", metrics)
+    rng = np.random.default_rng(config.seed)
+    results = sample_metrics(source, config.k, rng, thresholds=config.g_pass_thresholds)
+    write_json(record.directory / "metrics.json", results)
     model = Path(config.model_name_or_path)
     if config.update_card and model.is_dir():
         add_results(
             model,
             dataset=shown_name(config.dataset_name),
             split=config.dataset_split,
-            metrics=metrics["metrics"],
-            samples=np.unique(metrics["samples_per_question"]).tolist(),
+            metrics=results["metrics"],
+            samples=np.unique(results["samples_per_question"]).tolist(),
         )
     report(
         config.report_to,
@@ -103,19 +110,19 @@ def evaluate_one(config: EvaluateConfig, record: Run) -> None:
         group=run_group(record.directory),
         name=f"{shown_name(config.model_name_or_path)} on {shown_name(config.dataset_name)}",
         settings={name: value for name, value in asdict(config).items() if name not in ("api_key_variable",)},
-        metrics={name: value["mean"] for name, value in metrics["metrics"].items()},
+        metrics={name: value["mean"] for name, value in results["metrics"].items()},
     )
-    record.writes = True  # whichever process of the launch this is, it is the last
-    record.finish(time.monotonic() - started, metrics)
+    record.writes = True  # whichever process this is, it is the last one
+    record.finish(time.monotonic() - started, results)
     for path in shards:
         path.unlink()
     remove_partials(record.directory)
-    for name, value in metrics["metrics"].items():
+    for name, value in results["metrics"].items():
         logger.info("%-12s %.3f [%.3f, %.3f]", name, value["mean"], value["low"], value["high"])
 
 
 def publish(config: EvaluateConfig, record: Run) -> list[str]:
-    """Push samples, metrics and a card, if asked to."""
+    """Pushes samples, metrics and a card to the Hub if `hub_dataset_id` is set. Returns the URL of the push."""
     if config.hub_dataset_id is None:
         return []
     repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
@@ -136,8 +143,8 @@ def publish(config: EvaluateConfig, record: Run) -> list[str]:
     return [push_dataset(record.directory, repo_id, private=config.hub_private, patterns=patterns, message=message)]
 
 
-def make_samples(config: EvaluateConfig) -> list[Path] | None:
-    """The shards of all samples, or None if other processes are still at work on some."""
+def draw_shards(config: EvaluateConfig) -> list[Path] | None:
+    """Draws this process's share of the samples. Returns all shards, or None while other processes still sample."""
     if config.engine != "server":
         check_model(config.model_name_or_path)
     table = open_data(config)
@@ -150,9 +157,10 @@ def make_samples(config: EvaluateConfig) -> list[Path] | None:
     )
 
 
-def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, Any]]:
-    """One row a sample."""
-    graded = [[(one.text, one.outcome) for one in own] for _, own in groupby(samples, lambda one: one.question)]
+def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, object]]:
+    """Yields a row of `samples.parquet` for each sample. The samples are ordered by question."""
+    by_question = groupby(samples, lambda sample: sample.question)
+    graded = [[(sample.text, sample.outcome) for sample in question_samples] for _, question_samples in by_question]
     votes = chain.from_iterable(number_answers(graded, pool))
     for sample, vote in zip(samples, votes, strict=True):
         yield {
@@ -166,33 +174,6 @@ def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[s
             "num_tokens": sample.num_tokens,
             "finished": sample.finished,
         }
-
-
-def count_samples(config: EvaluateConfig, source: Path) -> dict[str, Any]:
-    """What `metrics.json` holds: a function of the samples, of k, the thresholds and the seed of the bootstrap.
-
-    Raises:
-        InputError: if the samples cannot be read, or a question has fewer than k.
-    """
-    samples = read_samples(source)
-    n, correct = samples.n, samples.correct
-    if max(config.k) > n.min():
-        raise InputError(f"samples {source}: k = {max(config.k)}, but a question has only {n.min()} samples")
-    return {
-        "questions": len(n),
-        "samples_per_question": int(n[0]) if n.min() == n.max() else [int(n.min()), int(n.max())],
-        "formatted": samples.formatted,
-        "mean_tokens": samples.mean_tokens,
-        "outcomes": samples.outcomes,
-        "metrics": summarise(
-            correct,
-            n,
-            config.k,
-            np.random.default_rng(config.seed),
-            thresholds=config.g_pass_thresholds,
-            votes=samples.votes,
-        ),
-    }
 
 
 if __name__ == "__main__":

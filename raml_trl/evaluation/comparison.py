@@ -1,13 +1,12 @@
-"""Evaluations of the same questions side by side: every metric's difference to the first, with interval and p-value.
+"""Compares evaluations of the same questions: for every metric, the difference to the first run with its p-value.
 
-The test pairs the questions: what both runs find hard is no noise. The p-value is that of one comparison; with many,
-some are small by chance.
+Pairing by question removes question difficulty from the noise. Each p-value is for one comparison: among many, some
+are small by chance.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +19,34 @@ from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 
-Comparison = dict[str, dict[str, Any]]
-"""By metric and run: `mean`, `low`, `high`, and for all but the first its `difference` to it."""
+
+class DifferenceToFirst(TypedDict):
+    """The fields of `intervals.Difference`, as `comparison.json` has them."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+class RunMetric(TypedDict):
+    """Mean of a metric in one run, its 95 % interval, and for all runs but the first the difference to the first."""
+
+    mean: float
+    low: float
+    high: float
+    difference: NotRequired[DifferenceToFirst]
+
+
+Comparison = dict[str, dict[str, RunMetric]]
+"""By metric, then by run."""
 
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:
-    """By metric and run: `mean`, `low`, `high`, and for all but the first its `difference` to it.
-
-    The majority vote is there if all runs have votes.
+    """Compares every run with the first, in Pass@k, in mG-Pass@k for even k, and in maj@k if all runs have votes.
 
     Raises:
-        InputError: if the runs are not of the same questions, or one has fewer samples than k.
+        InputError: if the runs have different questions, or one has fewer than k samples of a question.
     """
     first_name, first = next(iter(runs.items()))
     for name, samples in runs.items():
@@ -44,24 +60,35 @@ def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int)
     rng = np.random.default_rng(seed)
     compared: Comparison = {}
     for kind, k in metrics:
-        of_runs = compared[f"{kind}@{k}"] = {}
+        by_run = compared[f"{kind}@{k}"] = {}
         baseline: NDArray[np.float64] | None = None
         for name, samples in runs.items():
-            places = {question: place for place, question in enumerate(samples.question_ids)}
-            order = [places[question] for question in first.question_ids]
+            positions = {question: position for position, question in enumerate(samples.question_ids)}
+            order = [positions[question] for question in first.question_ids]
             values = _values(samples, kind, k)[order]
             low, high = bootstrap_interval(values, rng)
-            one: dict[str, Any] = {"mean": float(values.mean()), "low": low, "high": high}
+            by_run[name] = {"mean": float(values.mean()), "low": low, "high": high}
             if baseline is None:
                 baseline = values
             else:
-                one["difference"] = asdict(paired_difference(baseline, values, rng))
-            of_runs[name] = one
+                by_run[name]["difference"] = _difference(baseline, values, rng)
     return compared
 
 
+def _difference(
+    baseline: NDArray[np.float64], values: NDArray[np.float64], rng: np.random.Generator
+) -> DifferenceToFirst:
+    difference = paired_difference(baseline, values, rng)
+    return {
+        "mean": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "p_value": difference.p_value,
+    }
+
+
 def _values(samples: SampleCounts, kind: str, k: int) -> NDArray[np.float64]:
-    """A metric for every question `(Q,)`, in the order of the file."""
+    """Returns a metric for every question `(Q,)`, in the order of the file."""
     if kind == "maj":
         assert samples.votes is not None
         return majority_each(samples.votes, k)
@@ -69,21 +96,21 @@ def _values(samples: SampleCounts, kind: str, k: int) -> NDArray[np.float64]:
 
 
 def write_comparison(directory: Path, compared: Comparison) -> None:
-    """As data and as a table."""
+    """Writes `comparison.json` and `comparison.md`."""
     write_json(directory / "comparison.json", compared)
     with whole_file(directory / "comparison.md") as partial:
         partial.write_text(comparison_table(compared) + "\n", encoding="utf-8")
 
 
 def comparison_table(compared: Comparison) -> str:
-    """A row for each metric and run, as Markdown."""
+    """Returns a Markdown table with a row for each metric and run."""
     rows = [["metric", "run", "mean", "difference to the first", "p"]]
-    for metric, runs in compared.items():
-        for name, one in runs.items():
-            row = [metric, name.replace("|", "\\|"), f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"]
-            if "difference" in one:
-                difference = one["difference"]
-                spread = f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-                row += [spread, f"{difference['p_value']:.4f}"]
+    for metric, by_run in compared.items():
+        for name, value in by_run.items():
+            row = [metric, name.replace("|", "\\|"), f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"]
+            if "difference" in value:
+                difference = value["difference"]
+                interval = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
+                row += [f"{difference['mean']:+.3f} {interval}", f"{difference['p_value']:.4f}"]
             rows.append(row if len(row) == 5 else [*row, "-", "-"])
     return markdown_table(rows)

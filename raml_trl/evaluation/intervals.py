@@ -1,4 +1,4 @@
-"""How far a mean over questions can be trusted: bootstrap intervals, and the difference of two runs with a p-value."""
+"""Confidence intervals of means, and paired differences of two runs with p-values."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_BLOCK = 2**14  # numbers drawn at once: they stay in the cache, and memory does not grow with the questions
-_MAX_ENUMERATED = 12  # questions whose signs are all tried: 4,096 ways
-_TIE = 1e-10  # of the greatest possible sum: what rounding may add to one, and no two different sums come so close
+_BLOCK = 2**14  # numbers drawn at once: few enough for the CPU cache, and memory does not grow with the questions
+_MAX_ENUMERATED = 12  # questions up to which all sign patterns are enumerated: 4,096
+_TIE = 1e-10  # of the largest possible sum: more than rounding errors, less than the gap between two different sums
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over questions of the second run minus the first, its interval, and how often chance does as much."""
+    """Mean difference, second run minus first, with its confidence interval and two-sided p-value."""
 
     mean: float
     low: float
@@ -42,7 +42,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     num_resamples: int = 2_000,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` `(Q,)`, questions drawn with replacement.
+    """Returns the percentile bootstrap interval of the mean of `values` `(Q,)`, resampling questions with replacement.
 
     Source: Efron, Bootstrap methods, 1979; the percentile form.
 
@@ -62,9 +62,9 @@ def bootstrap_interval(
 
 
 def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean of a few `values`, such as those of several seeds, taken for draws from a normal law.
+    """Returns Student's interval of the mean of a few `values`, such as one per seed. Assumes a normal distribution.
 
-    The bootstrap of three values is never wider than they lie apart, which is far too narrow.
+    With so few values the bootstrap is far too narrow: it never exceeds their range.
 
     Source: Student, The Probable Error of a Mean, 1908.
 
@@ -79,21 +79,21 @@ def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tu
 
 
 def mean_over_seeds(values: Sequence[float]) -> SeedMean:
-    """Average `values`, one per seed; from two values on with Student's 95 % interval."""
+    """Returns the mean of `values`, one per seed; from two values on with Student's 95 % interval."""
     low, high = student_interval(values) if len(values) > 1 else (None, None)
     return SeedMean(len(values), fmean(values) if values else None, low, high)
 
 
 def student_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """`second` minus `first`, the values of two settings for the same few seeds in the same order: the paired t-test.
+    """Returns the paired t-test of `second` minus `first`: two settings on the same few seeds, in the same order.
 
-    Differences that are all the same leave nothing to doubt: the interval is one point, and p is 0, or 1 at zero.
+    If all differences are equal, the interval is a single point and p is 0, or 1 if they are zero.
 
     Raises:
-        ValueError: if there are not as many of both, or fewer than two.
+        ValueError: if the two differ in length or have fewer than two values.
     """
     if len(first) != len(second):
-        raise ValueError(f"settings are compared on the same seeds, got {len(first)} and {len(second)} values")
+        raise ValueError(f"two settings must have the same seeds, got {len(first)} and {len(second)} values")
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     low, high = student_interval(differences.tolist(), confidence=confidence)
     mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(differences.size)
@@ -102,8 +102,8 @@ def student_difference(first: Sequence[float], second: Sequence[float], *, confi
 
 
 def _student_quantile(confidence: float, degrees: int) -> float:
-    """The t that a variable of Student's law does not exceed in size with probability `confidence`, by bisection."""
-    low, high = 0.0, math.pi / 2  # of the angle, whose tangent is t / sqrt(degrees)
+    """Returns t with P(|T| <= t) = `confidence` for Student's distribution, by bisection."""
+    low, high = 0.0, math.pi / 2  # bounds of the angle whose tangent is t / sqrt(degrees)
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _student_probability(middle, degrees) < confidence else (low, middle)
@@ -111,7 +111,7 @@ def _student_quantile(confidence: float, degrees: int) -> float:
 
 
 def _student_probability(angle: float, degrees: int) -> float:
-    """P(|T| <= tan(angle) sqrt(degrees)); Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    """Returns P(|T| <= tan(angle) sqrt(degrees)). Source: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
     odd = degrees % 2
     term, total = math.cos(angle) if odd else 1.0, 0.0
     for power in range(odd, degrees - 1, 2):
@@ -129,21 +129,21 @@ def paired_difference(
     num_resamples: int = 2_000,
     num_flips: int = 10_000,
 ) -> Difference:
-    """`second` minus `first`, the values of two runs for the same questions `(Q,)` in the same order.
+    """Compares two runs on the same questions `(Q,)`, in the same order. The difference is `second` minus `first`.
 
-    The interval is the paired bootstrap: questions are drawn with both their values. The p-value is that of the
-    two-sided sign-flip test: were the runs alike, every question's difference could as well have the other sign. With
-    at most 12 differences that are not zero all signs are tried and the p-value is exact; with more, `num_flips` are
-    drawn, and the one observed is counted with them, without which p could be 0.
+    The interval is the paired bootstrap: each resampled question brings the values of both runs. The p-value is that of
+    the two-sided sign-flip test: if the runs were equally good, each question's difference could have either sign. With
+    at most 12 nonzero differences, all sign patterns are enumerated and the p-value is exact. With more, `num_flips`
+    patterns are drawn, and the observed one is added to them, so that p is never 0.
 
-    Source: Fisher, The Design of Experiments, 1935, section 21; Phipson and Smyth, arXiv 1603.05766, for the one added.
+    Source: Fisher, The Design of Experiments, 1935, section 21. Phipson and Smyth, arXiv 1603.05766, for the added one.
 
     Raises:
-        ValueError: if the runs have no or not the same number of questions, or a value is not finite.
+        ValueError: if there are no questions, the runs differ in their number, or a value is not finite.
     """
     before, after = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if before.shape != after.shape or before.ndim != 1:
-        raise ValueError(f"two runs are compared on the same questions, got values of {before.shape} and {after.shape}")
+        raise ValueError(f"two runs must have the same questions, got values of shape {before.shape} and {after.shape}")
     differences = after - before
     if not np.isfinite(differences).all():
         position = int(np.flatnonzero(~np.isfinite(differences))[0])
@@ -154,7 +154,7 @@ def paired_difference(
 
 
 def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips: int) -> float:
-    """Share of the signs with which the sum of `differences` `(D,)` is as far from zero as it is."""
+    """Returns the share of sign patterns with which the sum of `differences` `(D,)` is at least as far from zero."""
     as_far = abs(differences.sum()) - _TIE * np.abs(differences).sum()
     if differences.size <= _MAX_ENUMERATED:
         flipped = np.arange(2**differences.size)[:, None] >> np.arange(differences.size) & 1  # (2^D, D)
@@ -168,6 +168,6 @@ def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips:
 
 
 def _in_blocks(draw: Callable[[int], Floats], total: int, width: int) -> Floats:
-    """`draw(rows)` for `total` rows of `width` numbers, `_BLOCK` numbers at a time; the blocks do not show."""
+    """Returns `draw(total)` for rows of `width` numbers, computed `_BLOCK` numbers at a time to the same result."""
     step = max(1, _BLOCK // width)
     return np.concatenate([draw(min(step, total - start)) for start in range(0, total, step)])

@@ -1,7 +1,7 @@
-"""What n samples per question say about a model: Pass@k, G-Pass@k, mG-Pass@k, with intervals.
+"""Metrics of n samples per question: Pass@k, G-Pass@k and mG-Pass@k, with confidence intervals.
 
-They take counts, never rewards: n samples of a question, c of them correct. Arithmetic is in exact integers up to the
-one division at the end.
+The inputs are counts, never rewards: n samples of a question, c of them correct. The arithmetic uses exact integers up
+to the final division.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Counts = Sequence[int] | NDArray[np.integer]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that at least one of k samples, drawn without replacement from the n, is correct.
+    """Returns the probability that at least one of k samples, drawn without replacement from n, is correct.
 
     Source: Chen et al., arXiv 2107.03374, eq. 1: 1 - C(n-c, k) / C(n, k).
 
@@ -29,7 +29,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def avg_at_n(n: int, c: int) -> float:
-    """Share of the samples that are correct, c / n, which is Pass@1.
+    """Returns the share of correct samples, c / n. This equals Pass@1.
 
     Raises:
         ValueError: unless 0 <= c <= n and 1 <= n.
@@ -38,9 +38,10 @@ def avg_at_n(n: int, c: int) -> float:
 
 
 def g_pass_at_k(n: int, c: int, k: int, tau: float | Fraction | str) -> float:
-    """Probability that at least ceil(tau * k) of k samples are correct; at least one for tau = 0, which is Pass@k.
+    """Returns the probability that at least max(ceil(tau * k), 1) of k samples are correct.
 
-    `tau` is read as the decimal it is written as: in floating point, 25 * 0.28 exceeds 7 and rounds up to 8.
+    With tau = 0 this is Pass@k. `tau` is converted through its decimal text: in floating point, 25 * 0.28 exceeds 7 and
+    would round up to 8.
 
     Source: GPassK, arXiv 2412.13147, eq. 2.
 
@@ -55,15 +56,16 @@ def g_pass_at_k(n: int, c: int, k: int, tau: float | Fraction | str) -> float:
 
 
 def mg_pass_at_k(n: int, c: int, k: int) -> float:
-    """Mean of G-Pass@k over the thresholds above one half: (2/k) * sum over i from k/2 + 1 to k of P[X >= i].
+    """Returns the mean of G-Pass@k over the thresholds above one half.
 
-    Summed by the correct ones of a draw instead of by threshold, that is (2/k) * E[max(X - k/2, 0)].
+    For X correct samples among k this is (2/k) * sum over i from k/2 + 1 to k of P[X >= i], which equals
+    (2/k) * E[max(X - k/2, 0)].
 
     Source: GPassK, arXiv 2412.13147, eq. 5; RaML, arXiv 2505.19815, eq. 23.
 
     Raises:
-        ValueError: unless 0 <= c <= n and 1 <= k <= n; for odd k, where (k-1)/2 terms are weighed by 2/k, so that a
-            model that is always right would score (k-1)/k.
+        ValueError: unless 0 <= c <= n and 1 <= k <= n, or if k is odd. For odd k there are (k-1)/2 terms with weight
+            2/k, so a model that is always correct would score (k-1)/k.
     """
     if k % 2:
         raise ValueError(f"mG-Pass@k is defined for even k, got {k}: for odd k a perfect model would score (k-1)/k")
@@ -72,7 +74,7 @@ def mg_pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def _expected(n: int, c: int, k: int, worth: Callable[[int], int]) -> Fraction:
-    """E[worth(X)] for X hypergeometric: k draws without replacement from n samples of which c are correct."""
+    """Returns E[worth(X)], where X is hypergeometric: the correct samples among k, drawn from n with c correct."""
     if not 0 <= c <= n:
         raise ValueError(f"c must lie between 0 and n = {n}, got {c}")
     check_k(n, k)
@@ -83,25 +85,23 @@ def _expected(n: int, c: int, k: int, worth: Callable[[int], int]) -> Fraction:
 def each_question(
     metric: Callable[..., float], n: int | Counts, c: Counts, *settings: float | Fraction | str
 ) -> NDArray[np.float64]:
-    """`metric(n, c, *settings)` for every question `(Q,)`, as `each_question(g_pass_at_k, n, c, 8, "0.5")`.
+    """Returns `metric(n, c, *settings)` for every question `(Q,)`, as in `each_question(g_pass_at_k, n, c, 8, "0.5")`.
 
-    A question has the n of its own, or all have the one given. What the values are depends on n and c alone, so each
-    pair of them is worked out once, exactly: 100,000 questions take little longer than the pairs they hold.
+    Each distinct pair of n and c is computed once, so 100,000 questions take little longer than their distinct pairs.
 
     Args:
         metric: `pass_at_k`, `avg_at_n`, `g_pass_at_k` or `mg_pass_at_k`.
-        n: samples, of every question or of each `(Q,)`.
-        c: `(Q,)` correct ones.
-        settings: k, and tau where there is one.
+        n: samples per question: one number for all questions, or `(Q,)`.
+        c: `(Q,)` correct samples.
+        settings: k, and tau if the metric has one.
 
     Raises:
-        ValueError: if there are not as many n as c; or what `metric` raises, with the position of the question, as for
-            k above its n.
+        ValueError: if n and c differ in length, or if `metric` raises one; then with the position of the question.
     """
     correct = np.asarray(c)
     samples = np.broadcast_to(n, correct.shape) if np.ndim(n) == 0 else np.asarray(n)
     if samples.shape != correct.shape:
-        raise ValueError(f"every question needs an n and a c, got {samples.size} n and {correct.size} c")
+        raise ValueError(f"n and c must have one entry per question, got {samples.size} n and {correct.size} c")
     pairs = zip(samples.tolist(), correct.tolist(), strict=True)
     return by_question(lambda pair: metric(*pair, *settings), pairs)
 
@@ -115,18 +115,18 @@ def summarise(
     thresholds: Sequence[float | Fraction | str] = (),
     votes: Sequence[Votes] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean and 95 % interval over questions of Pass@k for every k, and of mG-Pass@k for every even one.
+    """Returns mean and 95 % interval over questions of Pass@k for every k, and of mG-Pass@k for every even k.
 
     Args:
-        correct: `(Q,)` correct samples of each question.
-        num_samples: n, the same for every question or of each `(Q,)`.
-        ks: k for the metrics that take one.
-        rng: for the bootstrap.
-        thresholds: each adds G-Pass@k for every k, under `g_pass@K_TAU`.
-        votes: `(Q,)`, add the majority vote for every k above 1, of which a single vote is Pass@1, under `maj@K`.
+        correct: `(Q,)` correct samples.
+        num_samples: n: one number for all questions, or `(Q,)`.
+        ks: values of k.
+        rng: generator for the bootstrap.
+        thresholds: each adds G-Pass@k for every k, as `g_pass@K_TAU`.
+        votes: `(Q,)`; if given, adds the majority vote `maj@K` for every k above 1 (one vote is Pass@1).
 
     Raises:
-        ValueError: what `each_question` raises; or if `votes` are not of these questions and samples.
+        ValueError: as `each_question` does, or if `votes` do not match the questions and their samples.
     """
     columns = {f"pass@{k}": each_question(pass_at_k, num_samples, correct, k) for k in ks}
     columns |= {f"mg_pass@{k}": each_question(mg_pass_at_k, num_samples, correct, k) for k in ks if k % 2 == 0}
@@ -145,7 +145,9 @@ def summarise(
 
 def _check_votes(votes: Sequence[Votes], n: NDArray[np.integer]) -> None:
     if len(votes) != n.size:
-        raise ValueError(f"every question needs its votes, got votes of {len(votes)} questions for {n.size}")
-    for position, (one, samples) in enumerate(zip(votes, n, strict=True)):
-        if one.n != samples:
-            raise ValueError(f"question {position}: its votes and abstentions are of {one.n} samples, not of {samples}")
+        raise ValueError(f"votes must have one entry per question, got {len(votes)} for {n.size} questions")
+    for position, (question_votes, samples) in enumerate(zip(votes, n, strict=True)):
+        if question_votes.n != samples:
+            raise ValueError(
+                f"question {position}: votes and abstentions cover {question_votes.n} samples instead of {samples}"
+            )

@@ -1,17 +1,18 @@
-"""What the `samples.parquet` of an evaluation says, question by question."""
+"""Reads the `samples.parquet` of an evaluation, and counts samples, correct ones and votes per question."""
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raml_trl.evaluation.metrics import summarise
 from raml_trl.evaluation.voting import Votes
 from raml_trl.runtime.errors import InputError
 
@@ -24,7 +25,7 @@ _COLUMNS = ["question_id", "correct", "formatted", "num_tokens", "outcome"]
 class SampleCounts:
     """Samples `n` and correct ones `(Q,)` of every question, in the order of the file, and means over all samples.
 
-    `votes` `(Q,)` is None where the file does not hold them.
+    `votes` `(Q,)` is None if the file has no usable votes.
     """
 
     question_ids: tuple[str, ...]
@@ -36,25 +37,41 @@ class SampleCounts:
     votes: tuple[Votes, ...] | None = None
 
 
+class SampleMetrics(TypedDict):
+    """The content of `metrics.json`. `samples_per_question` is one number, or the smallest and the largest."""
+
+    questions: int
+    samples_per_question: int | list[int]
+    formatted: float
+    mean_tokens: float
+    outcomes: dict[str, int]
+    metrics: dict[str, dict[str, float]]
+
+
 def read_samples(path: Path) -> SampleCounts:
-    """Count the samples in a file. If it has no votes, or such as do not fit its grades, that is logged.
+    """Counts the samples in a file. Logs a warning if it has no votes, or votes that contradict its grades.
 
     Raises:
-        InputError: if it is not there, is damaged, lacks a column or has no row.
+        InputError: if the file is missing or damaged, lacks a column or has no rows.
     """
     try:
         with pq.ParquetFile(path) as file:
-            columns = file.read(columns=[*_COLUMNS, "vote"]).to_pydict()  # those of them that there are
+            columns = file.read(columns=[*_COLUMNS, "vote"]).to_pydict()  # missing columns are skipped
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"samples {path} cannot be read: {' '.join(str(error).split())}") from error
     missing = [name for name in _COLUMNS if name not in columns]
     if missing or not columns["question_id"]:
-        fault = f"it has no column {missing[0]}" if missing else "it has no row"
+        fault = f"it has no column {missing[0]}" if missing else "it has no rows"
         raise InputError(f"samples {path} cannot be counted: {fault}")
     n = Counter(columns["question_id"])
     correct = Counter(
         question for question, right in zip(columns["question_id"], columns["correct"], strict=True) if right
     )
+    votes: tuple[Votes, ...] | None = None
+    if "vote" in columns:
+        votes = _count_votes(path, columns["question_id"], columns["vote"], columns["correct"])
+    else:
+        logger.warning("samples %s have no column vote, because they are from an older version: no maj@k", path)
     return SampleCounts(
         question_ids=tuple(n),
         n=np.array(list(n.values())),
@@ -62,26 +79,54 @@ def read_samples(path: Path) -> SampleCounts:
         formatted=float(np.mean(columns["formatted"])),
         mean_tokens=float(np.mean(columns["num_tokens"])),
         outcomes=dict(Counter(columns["outcome"])),
-        votes=_read_votes(path, columns),
+        votes=votes,
     )
 
 
-def _read_votes(path: Path, columns: Mapping[str, Sequence[Any]]) -> tuple[Votes, ...] | None:
-    if "vote" not in columns:
-        logger.warning("samples %s were drawn before votes were kept, there is no column vote: no maj@k", path)
-        return None
+def _count_votes(
+    path: Path, questions: Sequence[str], votes: Sequence[int | None], correct: Sequence[bool]
+) -> tuple[Votes, ...] | None:
+    """Counts the votes of each question from the columns of the file, or returns None if they contradict the grades."""
     counts: dict[str, Counter[int | None]] = {}
-    answers: dict[str, tuple[set[int | None], set[int | None]]] = {}  # of wrong and of correct samples
-    for question, vote, right in zip(columns["question_id"], columns["vote"], columns["correct"], strict=True):
+    answers: dict[str, tuple[set[int | None], set[int | None]]] = {}  # votes of wrong and of correct samples
+    for question, vote, right in zip(questions, votes, correct, strict=True):
         counts.setdefault(question, Counter())[vote] += 1
         answers.setdefault(question, (set(), set()))[right].add(vote)
-    votes = []
+    counted = []
     for question, cast in counts.items():
-        wrong, correct = answers[question]
-        if len(correct) > 1 or correct & (wrong | {None}):
-            logger.warning("samples %s: the votes of question %s do not fit its grades: no maj@k", path, question)
+        wrong_votes, correct_votes = answers[question]
+        if len(correct_votes) > 1 or correct_votes & (wrong_votes | {None}):
+            logger.warning("samples %s: the votes of question %s contradict its grades: no maj@k", path, question)
             return None
         abstaining = cast.pop(None, 0)
-        index = list(cast).index(correct.pop()) if correct else None
-        votes.append(Votes(tuple(cast.values()), index, abstaining))
-    return tuple(votes)
+        index = list(cast).index(correct_votes.pop()) if correct_votes else None
+        counted.append(Votes(tuple(cast.values()), index, abstaining))
+    return tuple(counted)
+
+
+def sample_metrics(
+    path: Path, ks: Sequence[int], rng: np.random.Generator, *, thresholds: Sequence[float] = ()
+) -> SampleMetrics:
+    """Computes all metrics of a file of samples, with bootstrap intervals.
+
+    Args:
+        path: the `samples.parquet`.
+        ks: values of k.
+        rng: generator for the bootstrap.
+        thresholds: each adds G-Pass@k for every k.
+
+    Raises:
+        InputError: if the samples cannot be read, or a question has fewer than k.
+    """
+    samples = read_samples(path)
+    n = samples.n
+    if max(ks) > n.min():
+        raise InputError(f"samples {path}: k = {max(ks)}, but a question has only {n.min()} samples")
+    return {
+        "questions": len(n),
+        "samples_per_question": int(n[0]) if n.min() == n.max() else [int(n.min()), int(n.max())],
+        "formatted": samples.formatted,
+        "mean_tokens": samples.mean_tokens,
+        "outcomes": samples.outcomes,
+        "metrics": summarise(samples.correct, n, ks, rng, thresholds=thresholds, votes=samples.votes),
+    }

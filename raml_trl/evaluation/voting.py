@@ -1,4 +1,4 @@
-"""The majority vote of k of n samples, maj@k: its exact expectation over all draws of k."""
+"""The majority vote of k of n samples, maj@k: groups samples by answer, and computes the exact mean over all draws."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -16,14 +16,14 @@ from raml_trl.grading.pool import GradingPool
 
 Question = TypeVar("Question", bound=Hashable)
 
-_CORRECT = ""  # stands for all correct answers; none is empty
+_CORRECT = ""  # key of all correct answers; no extracted answer is empty
 _ABSTAINING = ("no answer", "unreadable answer")
 _UNFINISHED = ("timeout", "crash")
 
 
 @dataclass(frozen=True)
 class Votes:
-    """The samples of one question as `majority_at_k` counts them."""
+    """The votes of one question's samples: `counts` per distinct answer, and the number of abstaining samples."""
 
     counts: tuple[int, ...]
     correct_index: int | None
@@ -31,53 +31,53 @@ class Votes:
 
     @property
     def n(self) -> int:
-        """All samples, voting or not."""
+        """Number of samples, voting or abstaining."""
         return sum(self.counts) + self.abstaining
 
 
 def number_answers(questions: Sequence[Sequence[tuple[str, Outcome]]], pool: GradingPool) -> list[list[int | None]]:
-    """The number of every sample's answer within its question, from 0 in order of first appearance; None abstains.
+    """Groups the samples of each question by answer. Returns each sample's answer number, or None if it abstains.
 
-    Samples graded correct have one answer, since each is equal to the reference, and no other sample joins them. The
-    others are held against each other by the grader, all questions at once in as many rounds as one of them has
-    different answers: in each, what is left of a question is held against the commonest of it, as the reference.
+    Answers are numbered within a question, from 0 in order of first appearance. All samples graded correct share one
+    answer, since each equals the reference, and no other sample joins them. The grader compares the remaining answers
+    in rounds, for all questions at once. In each round, the most frequent remaining answer of a question serves as the
+    reference for its other remaining answers. There are as many rounds as a question has different answers.
 
-    Who has no answer abstains, and so does who has one that cannot be read: no other can be told to equal it, so that
-    counting it as a vote would scatter what may be one answer. An answer on which the grader ran out of time or died
-    can be read. It votes, together with those spelt alike, and is not compared again, as that would end no better.
+    Samples without an answer abstain. So do samples with an unreadable answer: it cannot be matched with another, and
+    equal answers would count as different votes. An answer on which the grader timed out or crashed is readable. It
+    votes together with identical spellings, but is not compared again, since that would end the same way.
 
-    The grader's equality is not quite one: 50% equals 0.5 and 50, which differ, and it may say another thing of two
-    answers held against each other the other way round. Which answers are held against which follows from their number
-    and spelling, not from the order of the samples; so which samples agree does not depend on the order either, unless
-    a comparison is near its deadline.
+    The grader's equality is not transitive (50% equals 0.5 and 50, which differ) and may depend on which side is the
+    reference. The comparisons made depend on the frequency and spelling of answers only, not on the order of samples.
+    The groups are therefore independent of that order, unless a comparison is close to its deadline.
 
     Args:
-        questions: of every sample of each, its text and the outcome of its grading.
-        pool: compares, with its deadline for each pair.
+        questions: for each question, the text of every sample and the outcome of its grading.
+        pool: compares answers, with a deadline for each pair.
     """
     keys = [[_key(text, outcome) for text, outcome in samples] for samples in questions]
-    leaders: list[dict[str, str]] = [{} for _ in questions]
-    waiting = [_to_compare(own, samples) for own, samples in zip(keys, questions, strict=True)]
-    while any(waiting):
-        told = iter(pool.compare([(one, left[0]) for left in waiting for one in left[1:]]))
-        for led, left in zip(leaders, waiting, strict=True):
-            led |= {one: left[0] for one in left[1:] if next(told) == "correct"}
-            left[:] = [one for one in left[1:] if one not in led]
-    return [_numbers(own, led) for own, led in zip(keys, leaders, strict=True)]
+    leaders: list[dict[str, str]] = [{} for _ in questions]  # for each question: answer -> the equal answer that leads
+    remaining = [_to_compare(question_keys, samples) for question_keys, samples in zip(keys, questions, strict=True)]
+    while any(remaining):
+        outcomes = iter(pool.compare([(answer, answers[0]) for answers in remaining for answer in answers[1:]]))
+        for led, answers in zip(leaders, remaining, strict=True):
+            led |= {answer: answers[0] for answer in answers[1:] if next(outcomes) == "correct"}
+            answers[:] = [answer for answer in answers[1:] if answer not in led]
+    return [_numbers(question_keys, led) for question_keys, led in zip(keys, leaders, strict=True)]
 
 
 def _key(text: str, outcome: Outcome) -> str | None:
-    """What is equal for samples that need no comparison; None for one that abstains."""
+    """Returns a key that is equal for samples known to agree without a comparison; None for abstaining samples."""
     if outcome in _ABSTAINING:
         return None
     return _CORRECT if outcome == "correct" else extract_answer(text)
 
 
 def _to_compare(keys: Sequence[str | None], samples: Sequence[tuple[str, Outcome]]) -> list[str]:
-    """The answers to hold against each other, the commonest first, then the shortest."""
+    """Returns the distinct answers to compare, the most frequent first, then the shortest."""
     counts = Counter(key for key in keys if key)
     unfinished = {key for key, (_, outcome) in zip(keys, samples, strict=True) if outcome in _UNFINISHED}
-    return sorted(counts.keys() - unfinished, key=lambda one: (-counts[one], len(one), one))
+    return sorted(counts.keys() - unfinished, key=lambda answer: (-counts[answer], len(answer), answer))
 
 
 def _numbers(keys: Sequence[str | None], leaders: dict[str, str]) -> list[int | None]:
@@ -86,27 +86,28 @@ def _numbers(keys: Sequence[str | None], leaders: dict[str, str]) -> list[int | 
 
 
 def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abstaining: int = 0) -> float:
-    """Probability that the plurality vote of k samples, drawn without replacement, is correct: maj@k, exactly.
+    """Returns the exact probability that the plurality vote of k samples, drawn without replacement, is correct.
 
-    Answers tied for most votes share the question equally. A draw of abstaining samples alone has no winner. A question
-    takes half a millisecond for n = 64, a tenth of a second for n = 256 and some seconds for n = 512, at the worst.
+    Answers that tie for most votes share the question equally. A draw with abstaining samples only has no winner. At
+    worst, a question takes half a millisecond for n = 64, a tenth of a second for n = 256 and some seconds for n = 512.
 
     Args:
-        counts: `(A,)` samples that gave each of the A distinct answers.
-        correct_index: which answer is correct, or None if none is.
-        k: samples that vote or abstain.
-        abstaining: samples without an answer. They are drawn like the others; one whose unreadable answer should vote
-            for itself is an answer with a count of one instead.
+        counts: `(A,)` samples with each of the A distinct answers.
+        correct_index: index of the correct answer in `counts`, or None if no sample is correct.
+        k: samples in a draw, voting or abstaining.
+        abstaining: samples without an answer, which are drawn like the others. To let a sample with an unreadable
+            answer vote for itself, add an answer with a count of one instead.
 
     Source: Wang et al., arXiv 2203.11171 (self-consistency); here its mean over all draws.
 
     Raises:
-        ValueError: if a count is negative, `correct_index` is none of `counts`, or not 1 <= k <= n, the sum of all.
+        ValueError: if a count is negative, `correct_index` is out of range, or not 1 <= k <= n for n the sum of all
+            counts.
     """
     if min((*counts, abstaining)) < 0:
         raise ValueError(f"counts must not be negative, got {list(counts)} and {abstaining} abstaining")
     if correct_index is not None and not 0 <= correct_index < len(counts):
-        raise ValueError(f"correct_index must be one of the {len(counts)} answers or None, got {correct_index}")
+        raise ValueError(f"correct_index must be an index of the {len(counts)} answers or None, got {correct_index}")
     n = sum(counts) + abstaining
     check_k(n, k)
     if correct_index is None:
@@ -121,12 +122,15 @@ def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abst
 
 
 def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int) -> list[int]:
-    """In how many ways of `draws` samples no answer gets more than `votes`, by the number of answers that get as many.
+    """Counts the ways to draw `draws` samples so that no answer gets more than `votes`.
 
-    What an answer with c samples can add to a draw is (1 + x)^c, cut after x^votes, the power of x being the samples
-    drawn; abstaining ones, and answers that cannot reach `votes`, add (1 + x)^c whole. A polynomial is one integer, x
-    being a power of two too great for a coefficient to carry: none exceeds 2^n. At most n / votes answers reach `votes`
-    and draws / votes of them tie: together O(n k) products, of which those of long factors are few.
+    Entry t of the result counts the ways in which exactly t answers get `votes`.
+
+    The generating function of an answer with c samples is (1 + x)^c, cut off after x^votes; the power of x is the
+    number of samples drawn. Abstaining samples, and answers with fewer than `votes` samples, contribute the complete
+    (1 + x)^c. A polynomial is stored as one integer, with x a power of two so large that no coefficient carries over:
+    none exceeds 2^n. At most n / votes answers can reach `votes`, and at most draws / votes of them tie. That makes
+    O(n k) products, few of them with long factors.
     """
     bits = sum(counts) + abstaining + 1
     x = 1 << bits
@@ -144,19 +148,21 @@ def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int)
 
 
 def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
-    """`majority_at_k` for every question `(Q,)`; like votes are counted once.
+    """Returns `majority_at_k` for every question `(Q,)`. Equal votes are computed once.
 
     Raises:
-        ValueError: what `majority_at_k` raises, with the position of the question.
+        ValueError: as `majority_at_k` does, with the position of the question.
     """
-    return by_question(lambda one: majority_at_k(one.counts, one.correct_index, k, one.abstaining), votes)
+    return by_question(
+        lambda question: majority_at_k(question.counts, question.correct_index, k, question.abstaining), votes
+    )
 
 
 def by_question(value: Callable[[Question], float], questions: Iterable[Question]) -> NDArray[np.float64]:
-    """`value` of every question `(Q,)`, worked out once for those that are equal.
+    """Returns `value(question)` for every question `(Q,)`. Equal questions are computed once.
 
     Raises:
-        ValueError: what `value` raises, with the position of the question.
+        ValueError: as `value` does, with the position of the question.
     """
     known: dict[Question, float] = {}
     values = []
@@ -171,7 +177,7 @@ def by_question(value: Callable[[Question], float], questions: Iterable[Question
 
 
 def check_k(n: int, k: int) -> None:
-    """Refuse to draw k of n.
+    """Checks that k samples can be drawn from n.
 
     Raises:
         ValueError: unless 1 <= k <= n.

@@ -181,7 +181,7 @@ def test_samples_without_votes_are_counted_but_for_the_vote(
         pq.write_table(table.drop_columns("vote"), tmp_path / "older.parquet")
         assert not caplog.records
         older = evaluate(tmp_path / "older", **settings, from_samples=str(tmp_path / "older.parquet"))["results"]
-    assert "older.parquet were drawn before votes were kept, there is no column vote: no maj@k" in caplog.text
+    assert "older.parquet have no column vote, because they are from an older version: no maj@k" in caplog.text
     assert list(older["metrics"]) == ["pass@1", "pass@2", "mg_pass@2"]
     assert older == whole | {"metrics": {name: whole["metrics"][name] for name in older["metrics"]}}
     # ... and so are they beside others; a run that counts an earlier one's samples has none of its own
@@ -228,7 +228,7 @@ def test_votes_are_read_if_they_fit_the_grades(
     write_rows(tmp_path / "samples.parquet", rows, SCHEMAS[SAMPLES])
     found = read_samples(tmp_path / "samples.parquet").votes
     assert found == (None if expected is None else (expected, expected))
-    assert ("the votes of question a do not fit its grades: no maj@k" in caplog.text) == (expected is None)
+    assert ("the votes of question a contradict its grades: no maj@k" in caplog.text) == (expected is None)
 
 
 def test_a_run_begun_before_votes_were_kept_carries_on(

@@ -124,7 +124,7 @@ def test_the_paired_interval_covers(rng: np.random.Generator) -> None:
 
 
 def test_runs_that_cannot_be_paired_are_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match=r"same questions, got values of \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"same questions, got values of shape \(2,\) and \(3,\)"):
         paired_difference([1, 2], [1, 2, 3], rng)
     with pytest.raises(ValueError, match=r"question 1: values must be finite, got 2\.0 and nan"):
         paired_difference([1, 2], [1, float("nan")], rng)

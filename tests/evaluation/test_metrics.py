@@ -178,8 +178,8 @@ def test_questions_may_have_samples_of_their_own_number(rng: np.random.Generator
 @pytest.mark.parametrize(
     ("votes", "fault"),
     [
-        ([Votes((4,), 0)], "votes of 1 questions for 2"),
-        ([Votes((4,), 0), Votes((2, 1), 0)], r"question 1: .* 3 samples, not of 4"),
+        ([Votes((4,), 0)], "got 1 for 2 questions"),
+        ([Votes((4,), 0), Votes((2, 1), 0)], r"question 1: .* 3 samples instead of 4"),
     ],
 )
 def test_votes_are_of_the_same_samples(votes: list[Votes], fault: str, rng: np.random.Generator) -> None:

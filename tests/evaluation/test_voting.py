@@ -86,8 +86,8 @@ def test_majority_of_64_is_that_of_drawn_votes(rng: np.random.Generator) -> None
     [
         ([2, 1], 0, 4, 0, "k must lie between 1 and n = 3, got 4"),
         ([2, 1], 0, 0, 0, "k must lie between 1 and n = 3, got 0"),
-        ([2, 1], 2, 1, 0, "correct_index must be one of the 2 answers or None, got 2"),
-        ([2, 1], -1, 1, 0, "correct_index must be one of the 2 answers or None, got -1"),
+        ([2, 1], 2, 1, 0, "correct_index must be an index of the 2 answers or None, got 2"),
+        ([2, 1], -1, 1, 0, "correct_index must be an index of the 2 answers or None, got -1"),
         ([2, -1], 0, 1, 0, r"must not be negative, got \[2, -1\]"),
         ([2], 0, 1, -1, "must not be negative"),
     ],
