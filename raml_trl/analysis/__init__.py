@@ -1,1 +1,17 @@
-"""The likelihood of the answer along a trajectory, and what it shows."""
+"""Likelihood of the answer along a trajectory, and the analyses built on it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raml_trl.analysis.likelihood import answer_nll as answer_nll
+    from raml_trl.analysis.likelihood import answer_nll_along as answer_nll_along
+
+__all__ = ["answer_nll", "answer_nll_along"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public function on first use, because it imports torch and transformers."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("raml_trl.analysis.likelihood"), name)

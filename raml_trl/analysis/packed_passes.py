@@ -1,22 +1,94 @@
-"""Keys and values of one pass over texts, for many short continuations from places inside them."""
+"""Scores an answer after many prefixes of a trajectory in a few forward passes.
 
-from typing import Any
+The first pass runs over prompt and trajectory and keeps their keys and values. Stub and answer then follow as one short
+block of tokens per prefix, many blocks to a pass. A block attends to its prefix and to itself, and its position ids
+continue from the end of the prefix. That takes O(T A) tokens, where A is the length of a block.
+"""
 
+import inspect
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+
+from raml_trl.analysis.probes import Probe, token_nll
+
+_ENTRIES_PER_PASS = 2**24
+"""Limit on the entries of the attention mask of a pass over blocks, and on those of its logits."""
+_BLOCK_TOKENS = 256
+"""Tokens of a pass over blocks on a CPU. More and fewer are both slower."""
+_BLOCK_TOKENS_GPU = 4096
+_GROWING_ROPE = ("dynamic", "longrope")  # RoPE whose angles depend on the length of the text
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def unpackable_reason(model: PreTrainedModel) -> str | None:
+    """Return why a model cannot continue from many places inside a cache; None if its config shows no obstacle."""
+    config = model.config.get_text_config()
+    if getattr(model, "_is_stateful", False):
+        return "its recurrent state cannot be cut at a prefix"
+    if "position_ids" not in inspect.signature(model.forward).parameters or getattr(config, "alibi", False):
+        return "it takes no position_ids"
+    others = set(_layer_types(config)) - set(_LAYER_TYPES)
+    if others:
+        return f"it has {', '.join(sorted(others))} layers"
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"attn_implementation {config._attn_implementation} takes no custom mask; load the model with sdpa"
+    rope = _rope_types(getattr(config, "rope_parameters", None) or {})
+    if rope & set(_GROWING_ROPE):
+        return f"the angles of its {', '.join(sorted(rope))} RoPE depend on the length of the text"
+    return None
+
+
+def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
+    """-log p of the answer tokens of each probe, `(N, A)`: one pass over all texts, then passes over blocks.
+
+    Blocks of longer prefixes come first, because each pass overwrites the cache beyond the prefixes that it needs.
+    """
+    blocks = [_Blocks(probe) for probe in probes]
+    width, start = max(block.width for block in blocks), min(block.start for block in blocks)
+    count = max(len(block.ends) for block in blocks)
+    texts = pad_sequence([block.text for block in blocks], batch_first=True)
+    passed = DynamicCache()
+    # Padding follows the text, so under causal attention no token of the text attends to it.
+    model(input_ids=texts.to(model.device), past_key_values=passed, logits_to_keep=1)
+    entries = len(blocks) * max(width * texts.shape[1], (width - start) * model.config.get_text_config().vocab_size)
+    tokens = _BLOCK_TOKENS if model.device.type == "cpu" else _BLOCK_TOKENS_GPU
+    size = max(1, min(tokens // (width * len(blocks)), _ENTRIES_PER_PASS // entries, count))
+    cache = PrefixCache(passed, room=size * width)
+    rows: list[list[Tensor]] = [[] for _ in blocks]
+    for first in range(0, count, size):
+        places = range(first, min(first + size, count))
+        ends = torch.stack([block.take(places) for block in blocks])  # (B, C)
+        ids = torch.stack([block.ids(own, width) for block, own in zip(blocks, ends, strict=True)])  # (B, C * width)
+        within = torch.arange(width).repeat(len(places))  # (C * width,)
+        cache.keep(int(ends.max()))
+        logits = model(
+            input_ids=ids.to(model.device),
+            past_key_values=cache,
+            position_ids=(ends.repeat_interleave(width, dim=1) + within).to(model.device),
+            attention_mask=_masks(model, ends.to(model.device), width),
+            logits_to_keep=(within >= start).nonzero()[:, 0].to(model.device),
+        ).logits.unflatten(1, (len(places), width - start))
+        for block, own, parts in zip(blocks, logits, rows, strict=True):
+            parts.append(token_nll(own[:, block.start - start : block.width - start], block.probe.answer_ids))
+    return [block.in_order(torch.cat(parts)) for block, parts in zip(blocks, rows, strict=True)]
 
 
 class PrefixCache(Cache):
-    """What a pass over texts left behind; the next one sees the first tokens of it, and its own.
+    """Keys and values of a pass over texts, of which later passes see a prefix.
 
-    A pass writes its keys over what lies beyond the prefix that it sees, so nothing is copied. Whoever goes on from
-    several places begins with the last of them.
+    A pass writes its own keys over those beyond the prefix that it sees, so nothing is copied. To continue from several
+    prefixes, start with the longest.
     """
 
     def __init__(self, passed: DynamicCache, room: int) -> None:
-        """Take over `passed`; `room`: tokens that a pass from its very end will have."""
-        self._own = [_Layer(layer, room) for layer in passed.layers]
+        """Take over `passed`, with room for a pass of `room` tokens after its end."""
+        self._own = [_PrefixLayer(layer, room) for layer in passed.layers]
         super().__init__(layers=list(self._own))
 
     def keep(self, length: int) -> None:
@@ -25,17 +97,22 @@ class PrefixCache(Cache):
             layer.length = length
 
 
-class _Layer(DynamicLayer):
+class _PrefixLayer(DynamicLayer):
     length = 0
 
-    def __init__(self, passed: Any, room: int) -> None:
+    def __init__(self, passed: object, room: int) -> None:
         super().__init__()
+        assert isinstance(passed, CacheLayerMixin)
+        assert passed.keys is not None
+        assert passed.values is not None
         self.keys = functional.pad(passed.keys, (0, 0, 0, room))
         self.values = functional.pad(passed.values, (0, 0, 0, room))
-        passed.keys = passed.values = None  # the copy is all that is needed
+        passed.keys = passed.values = None  # free the original: only the padded copy is used
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_named: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: object, **_named: object
+    ) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
         assert self.values is not None
         end = self.length + key_states.shape[-2]
@@ -45,3 +122,79 @@ class _Layer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.length
+
+
+class _Blocks:
+    """The stub and the answer after every prefix of one trajectory, longest prefix first.
+
+    A block holds the tokens that the model reads before the last answer token: stub and answer[:-1]. Without a stub,
+    the block starts with the last token of the prefix, whose logits predict the first answer token.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe, self.text = probe, probe.text
+        self.start = max(len(probe.stub_ids), 1) - 1  # place in the block that predicts the first answer token
+        self.width = self.start + len(probe.answer_ids)
+        self.order = probe.positions.argsort(descending=True)
+        self.ends = len(probe.prompt_ids) + probe.positions[self.order] - int(not len(probe.stub_ids))
+
+    def take(self, places: range) -> Tensor:
+        """For each of the given blocks, how many tokens of the text it sees, `(C,)`.
+
+        Beyond the last block, the last one is repeated.
+        """
+        return self.ends[torch.tensor(places).clamp(max=len(self.ends) - 1)]
+
+    def ids(self, ends: Tensor, width: int) -> Tensor:
+        """Tokens of blocks, `(C * width,)`. Each block is padded at its end, where no token of it attends."""
+        stub, answer = self.probe.stub_ids, self.probe.answer_ids[:-1]
+        head = stub.expand(len(ends), -1) if len(stub) else self.text[ends][:, None]
+        blocks = torch.cat([head, answer.expand(len(ends), -1)], dim=1)
+        return functional.pad(blocks, (0, width - self.width)).flatten()
+
+    def in_order(self, rows: Tensor) -> Tensor:
+        """Reorder rows of blocks to match `probe.positions`, without the repeated last block."""
+        return rows[: len(self.ends)][self.order.argsort()]
+
+
+def _masks(model: PreTrainedModel, ends: Tensor, width: int) -> Tensor | dict[str, Tensor]:
+    """Attention masks of blocks.
+
+    Tokens of a block attend to the first `ends` `(B, C)` tokens of the text, as far as a sliding window reaches, and
+    to the earlier tokens of their own block.
+
+    Returns:
+        `(B, 1, C * width, text + C * width)`, boolean for sdpa and additive for eager; a dict by layer type if the
+        layers differ.
+    """
+    config, length = model.config.get_text_config(), int(ends.max())
+    within = torch.arange(width, device=ends.device).repeat(ends.shape[1])
+    block = torch.arange(ends.shape[1], device=ends.device).repeat_interleave(width)
+    ahead = within[:, None] - within  # distance from key to query inside a block
+    inside = (block[:, None] == block) & (ahead >= 0)
+    seen, key = ends.repeat_interleave(width, dim=1)[:, :, None], torch.arange(length, device=ends.device)
+    masks = {}
+    for kind in set(_layer_types(config)):
+        outside, near = key < seen, inside
+        if kind == "sliding_attention":
+            outside = outside & (seen + within[:, None] - key < config.sliding_window)
+            near = inside & (ahead < config.sliding_window)
+        mask = torch.cat([outside, near.expand(len(ends), -1, -1)], dim=2)[:, None]
+        if config._attn_implementation == "eager":
+            mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(
+                ~mask, torch.finfo(model.dtype).min
+            )
+        masks[kind] = mask
+    return masks if len(masks) > 1 else mask
+
+
+def _layer_types(config: PreTrainedConfig) -> list[str]:
+    """The attention type of every layer, or a single one that holds for all."""
+    window = getattr(config, "sliding_window", None)
+    return getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"]
+
+
+def _rope_types(parameters: Mapping[str, object]) -> set[str]:
+    """The RoPE types of a config, which may have different parameters for each layer type."""
+    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
+    return {str(rope.get("rope_type", "default")) for rope in nested or [parameters]}

@@ -1,4 +1,8 @@
-r"""Where a text first states an answer: from there on the answer can be copied, and need no longer be found."""
+r"""Text of a trajectory: where it first states the answer, and its sentences.
+
+Once a text states the answer, the model can copy it, and the likelihood of the answer no longer says anything about
+reasoning.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,29 +15,47 @@ _NUMBER = re.compile(
 )
 _SIGN = re.compile(r"[-−]\s*\Z")  # noqa: RUF001
 
+# The end of a line, a semicolon (it ends a step of the embedded world; `\;` is a space), or a full stop before a space.
+_SENTENCE_END = re.compile(r"(?:\n|(?<!\\);|[.!?][)\]}\"'*$]*(?=\s))\s*")
+_LABEL = re.compile(r"\s*(?:[0-9]{1,3}[.)]|[-*+])\s*")
+
 
 def first_statement(text: str, answer: str) -> int | None:
-    r"""How many characters of `text` it takes until the answer stands in it; None if it never does.
+    r"""Return the length of the shortest prefix of `text` that contains the answer; None if the text never does.
 
-    A number stands there in any form, and is no part of a longer one: `\frac{1}{2}` in `0.50`, not `7` in `17`. It
-    need not be meant as the answer, so this is the earliest place from which it could be copied. Other answers have to
-    stand there as they are written, but for spaces and the forms that `answers.normalise` makes one.
+    A number counts in any form, but not as part of a longer number: `0.50` states `\frac{1}{2}`, and `17` does not
+    state `7`. Other answers must appear as they are written, or as `normalise` writes them, apart from spaces. The text
+    need not mean the number as its answer, so this is the earliest place from which the answer could be copied.
     """
     value = exact(normalise(answer))
     if value is None:
         return _first_spelling(text, answer)
     for match in _NUMBER.finditer(text):
         negative = _SIGN.search(text, max(0, match.start() - 3), match.start()) is not None
-        for length in _prefixes(match.group()):
+        for length in _number_lengths(match.group()):
             number = exact(normalise(match.group()[:length]))
-            # After a number a minus may be its sign or an operation: either reading states it.
+            # A minus before a number may be its sign or a subtraction: either reading states the answer.
             if number is not None and (number == value or (negative and -number == value)):
                 return match.start() + length
     return None
 
 
-def _prefixes(number: str) -> Iterator[int]:
-    """Where a number may end: `7,` and `3/4` may also be a 7 and a 3 with something after them."""
+def split_sentences(text: str) -> list[str]:
+    """Split `text` into sentences, each with the space that follows it. Joined, they give `text` again.
+
+    The label of a list item, such as `2. `, belongs to the sentence after it.
+    """
+    sentences, start = [], 0
+    for end in [*(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]:
+        piece = text[start:end]
+        if piece and (end == len(text) or (piece.strip() and not _LABEL.fullmatch(piece))):
+            sentences.append(piece)
+            start = end
+    return sentences
+
+
+def _number_lengths(number: str) -> Iterator[int]:
+    """Yield the lengths at which a number may end: `7,` and `3/4` may also be a 7 and a 3 with something after them."""
     yield len(number)
     for mark in (",", "/"):
         if mark in number and not number.startswith("\\"):
@@ -41,13 +63,13 @@ def _prefixes(number: str) -> Iterator[int]:
 
 
 def _first_spelling(text: str, answer: str) -> int | None:
-    """Where an answer that is no number stands, as it is written or as `normalise` writes it, with any space in it."""
+    """`first_statement` of an answer that is not a number: as it is written or normalised, with any spaces in it."""
     if len(answer) > MAX_CHARACTERS:
         return None
-    found = []
-    for wanted in {"".join(answer.split()), compact(normalise(answer))} - {""}:
-        pattern = r"\s*".join(map(re.escape, wanted))
-        before = r"(?<![A-Za-z0-9])" if wanted[0].isalnum() else ""
-        after = r"(?![A-Za-z0-9])" if wanted[-1].isalnum() else ""
-        found += [match.end() for match in [re.search(before + pattern + after, text)] if match]
-    return min(found, default=None)
+    ends = []
+    for spelling in {"".join(answer.split()), compact(normalise(answer))} - {""}:
+        pattern = r"\s*".join(map(re.escape, spelling))
+        before = r"(?<![A-Za-z0-9])" if spelling[0].isalnum() else ""
+        after = r"(?![A-Za-z0-9])" if spelling[-1].isalnum() else ""
+        ends += [match.end() for match in [re.search(before + pattern + after, text)] if match]
+    return min(ends, default=None)

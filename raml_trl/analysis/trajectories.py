@@ -1,26 +1,37 @@
-"""Trajectories as the tokens a model reads, and where in them thinking ends and the answer is first stated."""
+"""Trajectories to analyse: read or sampled, encoded as tokens, with the places where something happens in them."""
 
+import logging
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from raml_trl.analysis.config import AnalysisArguments
 from raml_trl.analysis.text import first_statement
-from raml_trl.data.records import Question, Trajectory
+from raml_trl.data.reading import open_data, stream_questions, stream_tasks
+from raml_trl.data.records import Question, Task, Trajectory
+from raml_trl.data.shards import TRAJECTORIES, read_shards
+from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
+from raml_trl.sampling.loading import shown_name
+from raml_trl.sampling.sharded import sample_shards, trajectory_rows
+
+logger = logging.getLogger(__name__)
 
 THINKING, ANSWERING = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
 class TrajectoryTokens:
-    """The `number`-th trajectory of a question: `text` is `prompt_ids` `(P,)` and then `ids` `(T,)`.
+    """Tokens of the `number`-th trajectory of a question, and of the prompt before it.
 
-    `ends` `(T,)` are the characters of `text` up to the end of each token.
+    `ids` `(T,)` encode `text`, and `ends` `(T,)` are the characters of `text` up to the end of each token.
+    `prompt_ids` is `(P,)`.
     """
 
     question: Question
@@ -33,78 +44,138 @@ class TrajectoryTokens:
 
     @property
     def tokens(self) -> list[str]:
-        """What each token stands for in `text`, `(T,)`; together they are `text`."""
+        """The part of `text` that each token stands for, `(T,)`. Joined, they give `text`."""
         return [self.text[start:end] for start, end in pairwise((0, *self.ends))]
 
     @property
     def thinking_start(self) -> int:
-        """The prefix length at which the thinking begins: after `<think>`, where the model wrote it."""
+        """Prefix length at which the thinking starts: after `<think>`, or 0 if the model did not write it."""
         place = self.text.find(THINKING)
         return 0 if place < 0 else self.reaches(place + len(THINKING))
 
     @property
     def thinking_end(self) -> int | None:
-        """The prefix length at which the thinking is over, before `</think>`; None if it never is."""
+        """Prefix length at which the thinking ends, before `</think>`; None if it never does."""
         place = self.text.rfind(ANSWERING)
         return None if place < 0 else self.within(place)
 
     @property
     def stated(self) -> int | None:
-        """The prefix length at which the reference answer first stands in the text; None if it never does."""
+        """Prefix length at which the text first contains the reference answer; None if it never does."""
         place = first_statement(self.text, self.question.answer)
         return None if place is None else self.reaches(place)
 
     def box_after(self, character: int) -> int | None:
-        """The prefix length before the first box that opens at `character` or later; None if there is none."""
+        """Prefix length before the first box that opens at `character` or later; None if there is no such box."""
         place = self.text.find("\\boxed", character)
         return None if place < 0 else self.within(place)
 
     def within(self, character: int) -> int:
-        """The greatest prefix length that holds no more than the first `character` characters."""
+        """Greatest prefix length that covers at most the first `character` characters."""
         return bisect_right(self.ends, character)
 
     def reaches(self, character: int) -> int:
-        """The smallest prefix length that holds the first `character` characters."""
+        """Smallest prefix length that covers at least the first `character` characters."""
         return bisect_left(self.ends, character) + 1 if character else 0
 
 
-def tokenise(tokenizer: Any, question: Question, number: int, trajectory: Trajectory, style: str) -> TrajectoryTokens:
-    """`trajectory`, which may be empty, after its question's prompt. A `<think>` of the chat template is left to it.
+def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task] | None:
+    """Return the first `num_questions` questions, each with its first `num_trajectories` trajectories.
+
+    Trajectories are read from the dataset, or sampled and graded if it has none. Sampled trajectories are kept in
+    `output_dir` as shards, so a killed run resumes, and the processes of `accelerate launch` share the sampling.
+
+    Args:
+        config: dataset, and the settings to sample with.
+        opening: text that every trajectory starts with. If given, trajectories are always sampled.
+
+    Returns:
+        The questions, or None if other processes are still sampling.
 
     Raises:
-        InputError: if the tokenizer cannot say where its tokens stand.
+        InputError: if the data cannot be read, or only some of the questions have trajectories.
     """
-    messages = prompt_messages(question.question, style)
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    table = open_data(config)
+    tasks = list(islice(stream_tasks(table), config.num_questions))
+    counts = [len(task.trajectories) for task in tasks]
+    if opening or not any(counts):
+        logger.info("sampling %d trajectories for every question of %s", config.num_trajectories, table.name)
+        paths = sample_shards(
+            config,
+            lambda: islice(stream_questions(table), config.num_questions),
+            config.num_trajectories,
+            TRAJECTORIES,
+            trajectory_rows(shown_name(config.model_name_or_path)),
+            opening=opening,
+        )
+        if paths is None:
+            return None
+        tasks = list(stream_tasks(DataTable(config.output_dir, partial(read_shards, paths), "", checked=True)))
+    elif not all(counts):
+        lacking = [task.question.id for task in tasks if not task.trajectories]
+        raise InputError(
+            f"{table.name}: {len(lacking)} questions have no trajectory, first {lacking[0]}: remove these questions"
+        )
+    return [replace(task, trajectories=task.trajectories[: config.num_trajectories]) for task in tasks]
+
+
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, question: Question, number: int, trajectory: Trajectory, style: str
+) -> TrajectoryTokens:
+    """Encode the prompt of a question and a trajectory, which may be empty.
+
+    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped.
+
+    Raises:
+        InputError: if the tokenizer does not report the offsets of its tokens.
+    """
+    prompt = prompt_text(tokenizer, question, style)
     text = trajectory.text
     if prompt.rstrip().endswith(THINKING):
         text = text.removeprefix(THINKING).removeprefix("\n")
-    ids, ends = _encode(tokenizer, text)
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return TrajectoryTokens(question, number, trajectory, text, torch.tensor(prompt_ids), ids, ends)
+    ids, ends = _encode_with_ends(tokenizer, text)
+    return TrajectoryTokens(question, number, trajectory, text, encode(tokenizer, prompt), ids, ends)
 
 
-def encode_answer(tokenizer: Any, stub: str, answer: str) -> tuple[Tensor, Tensor]:
-    """The tokens of what leads to an answer, `(S,)`, and those of the answer, `(A,)`, encoded together.
+def prompt_text(tokenizer: PreTrainedTokenizerBase, question: Question, style: str) -> str:
+    """Return the prompt of a question as the chat template writes it."""
+    messages = prompt_messages(question.question, style)
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert isinstance(prompt, str)
+    return prompt
 
-    A token that holds characters of both is the answer's: it is what the model has to find.
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """Tokens of `text` without special tokens, `(N,)`."""
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, stub: str, answer: str) -> tuple[Tensor, Tensor]:
+    """Encode stub and answer together, and return the tokens of the stub `(S,)` and of the answer `(A,)`.
+
+    A token with characters of both belongs to the answer, because the model has to predict it.
 
     Raises:
         InputError: if the answer is empty.
     """
     if not answer:
-        raise InputError("an answer is empty: leave its question out")
-    ids, ends = _encode(tokenizer, stub + answer)
+        raise InputError("a reference answer is empty: remove its question")
+    ids, ends = _encode_with_ends(tokenizer, stub + answer)
     first = sum(end <= len(stub) for end in ends)
     return ids[:first], ids[first:]
 
 
-def _encode(tokenizer: Any, text: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Tokens of `text`, without special ones, and the characters up to the end of each."""
+def opens_thinking(tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor) -> bool:
+    """Whether a prompt ends by opening a thinking block, as some chat templates do."""
+    return str(tokenizer.decode(prompt_ids[-16:])).rstrip().endswith(THINKING)
+
+
+def _encode_with_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Tokens of `text` without special tokens, and the characters up to the end of each token."""
     if not tokenizer.is_fast:
         raise InputError(
-            f"the tokenizer of {tokenizer.name_or_path} does not say where its tokens stand: a fast one is needed"
+            f"the tokenizer of {tokenizer.name_or_path} does not report the offsets of its tokens: use a fast tokenizer"
         )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ends = tuple(end for _, end in encoded["offset_mapping"])  # bytes of one character may be tokens of the same end
+    ends = tuple(end for _, end in encoded["offset_mapping"])  # several tokens of one character have the same end
     return torch.tensor(encoded["input_ids"], dtype=torch.long), ends

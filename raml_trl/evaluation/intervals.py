@@ -26,6 +26,15 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class MeanInterval:
+    """A mean over questions with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class SeedMean:
     """Mean of `n` values, one per seed, with its 95 % interval. Fields that `n` is too small for are None."""
 
@@ -59,6 +68,12 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(_in_blocks(means, num_resamples, array.size), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def mean_interval(values: Sequence[float] | NDArray[np.floating], rng: np.random.Generator) -> MeanInterval:
+    """Average `values` `(Q,)` over questions, with the interval of `bootstrap_interval`."""
+    low, high = bootstrap_interval(values, rng)
+    return MeanInterval(float(np.mean(values)), low, high)
 
 
 def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:

@@ -20,8 +20,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from raml_trl.analysis import likelihood
-from raml_trl.analysis.likelihood import Probe, answer_nll, answer_nll_along, answer_nll_each, make_probe, unpackable
+from raml_trl.analysis import likelihood, packed_passes
+from raml_trl.analysis.likelihood import answer_nll, answer_nll_along, answer_nll_each
+from raml_trl.analysis.packed_passes import unpackable_reason
+from raml_trl.analysis.probes import Probe, make_probe
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
@@ -75,9 +77,9 @@ def by_hand(model: Any, probe: Probe) -> Tensor:
 @pytest.mark.parametrize("name", PACKABLE)
 def test_every_prefix_at_once(name: str, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(*PACKABLE[name])
-    assert unpackable(model) is None
-    monkeypatch.setattr(likelihood, "_BLOCK_TOKENS", 60)  # several passes
-    monkeypatch.setattr(likelihood, "_by_prefix", unreachable_after_two(likelihood._by_prefix))
+    assert unpackable_reason(model) is None
+    monkeypatch.setattr(packed_passes, "_BLOCK_TOKENS", 60)  # several passes
+    monkeypatch.setattr(likelihood, "_nll_by_prefix", unreachable_after_two(likelihood._nll_by_prefix))
     probes = [
         make_probe(draw(1), draw(40), draw(1)),  # nothing but the trajectory leads to the answer
         make_probe(draw(9), draw(43), draw(3), stub_ids=draw(4)),
@@ -120,13 +122,13 @@ def test_positions_and_means(draw: Any) -> None:
 
 def test_passes_are_shared_within_a_budget(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = make_model(*PACKABLE["qwen2"]), []
-    packed = likelihood._packed
+    packed = likelihood.packed_nll
 
     def watched(model: Any, probes: list[Probe]) -> list[Tensor]:
         sizes.append([len(probe.text) for probe in probes])
         return packed(model, probes)
 
-    monkeypatch.setattr(likelihood, "_packed", watched)
+    monkeypatch.setattr(likelihood, "packed_nll", watched)
     probes = [make_probe(draw(4), draw(length), draw(2)) for length in (6, 6, 16, 2, 90, 1)]
     found = list(answer_nll_each(model, probes, tokens_per_pass=40))
     assert sizes[1:] == [[10, 10], [20, 6], [94], [5]]  # the first is the check
@@ -144,7 +146,7 @@ def test_half_precision_stays_near(draw: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2), "its state holds"),
+        (MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2), "recurrent state"),
         (LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}), "dynamic"),
     ],
 )
@@ -163,11 +165,11 @@ def test_a_model_that_is_not_what_its_config_says(
     draw: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make_model(*PACKABLE["mistral window"])
-    monkeypatch.setattr(likelihood, "_masks", lambda *_: None)  # as if it took no mask of ours
+    monkeypatch.setattr(packed_passes, "_masks", lambda *_: None)  # as if it took no mask of ours
     probe = make_probe(draw(5), draw(9), draw(2), stub_ids=draw(3))
     with caplog.at_level(logging.WARNING, logger="raml_trl"):
         [found] = answer_nll_each(model, [probe])
-    assert "nats off" in caplog.text
+    assert "differ from separate ones" in caplog.text
     assert (found - by_hand(model, probe)).abs().max() < 1e-5
 
 

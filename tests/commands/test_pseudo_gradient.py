@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from raml_trl import pseudo_gradient
 from raml_trl.analysis.config import PseudoGradientConfig
+from raml_trl.analysis.descent import experiment
+from raml_trl.analysis.descent.measure import MeasuredTrajectory
+from raml_trl.analysis.descent.results import choose_shown
 from raml_trl.analysis.likelihood import answer_nll
 from raml_trl.data.arithmetic import ArithmeticQuestion
 from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
-from raml_trl.pseudo_gradient import choose_shown, main
+from raml_trl.pseudo_gradient import main
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.runs import open_run
@@ -101,7 +104,7 @@ def test_the_window_and_only_what_comes_before_the_statement(data: str, tmp_path
     config = PseudoGradientConfig(
         model_name_or_path=model_dir, dataset_name=data, output_dir="-", prompt_style="bare", window=2
     )
-    effects = pseudo_gradient.summarise(rows, config)["token_effects"]
+    effects = experiment.summarise([MeasuredTrajectory(**row) for row in rows], config).token_effects
     classes = {"number": 0, "operator": 0, "punctuation": 0, "word": 0}
     for row in rows:
         last = row["end"] if row["stated"] is None else min(row["end"], row["stated"] - 1)
@@ -109,7 +112,7 @@ def test_the_window_and_only_what_comes_before_the_statement(data: str, tmp_path
             token = row["text"][start:end]
             name = "number" if token.isdigit() else "word" if token.isalpha() else "operator"
             classes["punctuation" if token == ";" else name] += 1
-    assert {one["group"]: one["n"] for one in effects} == {name: n for name, n in classes.items() if n}
+    assert {row.group: row.n for row in effects} == {name: n for name, n in classes.items() if n}
 
 
 def test_sampled_where_the_data_have_no_trajectories(tmp_path: Path, model_dir: str) -> None:
@@ -151,7 +154,7 @@ def test_a_run_that_was_cut_off_carries_on(
 ) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data}
     analyse(tmp_path / "whole", **settings)
-    measured = pseudo_gradient.curve_rows
+    measured = experiment.measure_curves
     calls: list[int] = []
 
     def cut(*given: Any) -> Any:
@@ -160,7 +163,7 @@ def test_a_run_that_was_cut_off_carries_on(
             raise KeyboardInterrupt
         return measured(*given)
 
-    monkeypatch.setattr(pseudo_gradient, "curve_rows", cut)
+    monkeypatch.setattr(experiment, "measure_curves", cut)
     with pytest.raises(KeyboardInterrupt):
         analyse(tmp_path / "cut", **settings)
     assert len(list((tmp_path / "cut").glob("curves-*.parquet"))) == 2
@@ -181,16 +184,16 @@ def test_each_process_its_share(data: str, tmp_path: Path, model_dir: str, monke
     assert read_rows(tmp_path / "two" / "curves.parquet") == read_rows(tmp_path / "one" / "curves.parquet")
 
 
-def test_the_page_shows_some_of_every_kind() -> None:
+def test_the_page_shows_trajectories_of_every_kind() -> None:
     rows = [
-        {"question_id": f"q{number}", "number": 0, "mode": mode, "correct": correct, "ends": [3]}
+        MeasuredTrajectory(f"q{number}", "", "", 0, mode, correct, "abc", [3], [1.0, 0.5], 0, 1, None, [])
         for mode, correct, count in (("thinking", True, 9), ("thinking", False, 1), ("no_thinking", False, 5))
         for number in range(count)
     ]
-    kinds = Counter((row["mode"], row["correct"]) for row in choose_shown(rows, 7))
+    kinds = Counter((row.mode, row.correct) for row in choose_shown(rows, 7))
     assert kinds == {("thinking", True): 3, ("thinking", False): 1, ("no_thinking", False): 3}
     assert len(choose_shown(rows, 99)) == 15
-    assert choose_shown([{**row, "ends": []} for row in rows], 99) == []
+    assert choose_shown([replace(row, ends=[]) for row in rows], 99) == []
 
 
 def test_a_trajectory_of_nothing_is_a_curve_of_one_place(tmp_path: Path, model_dir: str) -> None:
@@ -207,7 +210,7 @@ def test_a_trajectory_of_nothing_is_a_curve_of_one_place(tmp_path: Path, model_d
     ("settings", "message"),
     [
         ({"no_thinking": "never"}, "no_thinking 'never' is unknown"),
-        ({"no_thinking": "empty", "engine": "server", "server_url": "http://x/v1"}, "engine server does not"),
+        ({"no_thinking": "empty", "engine": "server", "server_url": "http://x/v1"}, "engine server cannot do"),
         ({"window": 0}, "window"),
         ({"stub": ""}, "stub is empty"),
         ({"num_trajectories": 0}, "num_trajectories"),

@@ -13,8 +13,7 @@ from trl import ModelConfig, SFTConfig
 
 from raml_trl import train_sft
 from raml_trl.analysis.config import TrajectoryPruningConfig
-from raml_trl.analysis.pruning import prune as pruning
-from raml_trl.analysis.pruning import pruned_rows
+from raml_trl.analysis.pruning import answers as pruning_answers
 from raml_trl.analysis.pruning.answers import OpenBox
 from raml_trl.data.arithmetic import generate_questions, generate_trajectories
 from raml_trl.data.reading import stream_tasks
@@ -58,7 +57,7 @@ def right_answers(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
             answers.append((None, f"1{right}", right, right)[place % 4])
         return answers
 
-    monkeypatch.setattr(pruned_rows, "force_answers", answer)
+    monkeypatch.setattr(pruning_answers, "force_answers", answer)
 
 
 def prune(model: str, data: str, directory: Path, **settings: Any) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def test_what_is_still_correct_can_be_trained_on(model_dir: str, data: str, tmp_
 def kill_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> Callable[[], int]:
     """Interrupts the command as it begins a method for the time `wanted`; how often it began one is told."""
     calls = 0
-    original = pruning.prune
+    original = pruning_answers.prune
 
     def counting(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -175,7 +174,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> Callable[[], int]:
             raise KeyboardInterrupt
         return original(*arguments, **named)
 
-    monkeypatch.setattr(pruned_rows, "prune", counting)
+    monkeypatch.setattr(pruning_answers, "prune", counting)
     return lambda: calls
 
 
@@ -204,12 +203,12 @@ def test_empty_trajectories_are_left_out_and_counted(
     write_shards(tmp_path / "some", rows, TRAJECTORIES)
     results = prune(model_dir, str(tmp_path / "some"), tmp_path / "out", methods=["budget:3"])["results"]
     assert (results["trajectories"], results["left_out"]) == (10, 5)
-    assert "5 empty trajectories are left out" in caplog.text
-    assert "none leaves no trajectory whose answer is correct" in caplog.text
+    assert "left out 5 empty trajectories" in caplog.text
+    assert "none leaves no trajectory with a correct answer" in caplog.text
     assert not (tmp_path / "out" / "data_none").exists()
     assert {row["number"] for row in read_rows(tmp_path / "out" / "pruned.parquet")} == {1, 2}
     write_shards(tmp_path / "none", [task_row(Task(task.question, (empty,))) for task in tasks], TRAJECTORIES)
-    with pytest.raises(InputError, match="no trajectory has any text"):
+    with pytest.raises(InputError, match="every trajectory is empty"):
         prune(model_dir, str(tmp_path / "none"), tmp_path / "nothing")
 
 
@@ -225,10 +224,10 @@ def test_trajectories_are_sampled_where_there_are_none(model_dir: str, data: str
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"methods": ["budget:2.0"]}, "'budget:2.0' must be budget: and a share"),
+        ({"methods": ["budget:2.0"]}, "'budget:2.0' must be budget: followed by a share"),
         ({"methods": ["none", "curve:1", "curve:1"]}, "names curve:1 twice"),
-        ({"methods": ["none"], "summariser": "m"}, "methods does not name summary"),
-        ({"stub": "The answer is"}, "does not end in an open box"),
+        ({"methods": ["none"], "summariser": "m"}, "methods has no summary"),
+        ({"stub": "The answer is"}, "must end inside an open box"),
         ({"max_drops": 0}, "max_drops must be 1 or more"),
         ({"methods": [3]}, "methods must be"),
     ],
@@ -239,5 +238,5 @@ def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> No
 
 
 def test_a_summary_needs_words(model_dir: str, data: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not have: leave it out, or name a summariser"):
+    with pytest.raises(InputError, match="leave summary out, or name a summariser"):
         prune(model_dir, data, tmp_path / "out", methods=["summary"])

@@ -1,1 +1,1 @@
-"""Pseudo gradient descent: how the likelihood of the answer moves along a trajectory."""
+"""Pseudo gradient descent: how the likelihood of the answer changes along a trajectory."""

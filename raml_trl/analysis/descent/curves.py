@@ -1,17 +1,17 @@
-"""The answer's negative log-likelihood along trajectories: descent before the answer is stated, means with bands.
+"""Curves of the answer's negative log-likelihood along trajectories: descent before the answer is stated, and means.
 
-A curve is L(t) for the prefix lengths t = 0 to T of a trajectory (`likelihood`), in nats. Once the answer stands in the
-text it can be copied, and L falls whatever was thought: so descent is measured before that.
+A curve is L(t) (see `likelihood`) for the prefix lengths t = 0 to T of a trajectory, in nats. Once the text states the
+answer, the model can copy it and L falls whatever the reasoning was. Descent is therefore measured before that place.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.evaluation.intervals import bootstrap_interval
+from raml_trl.evaluation.intervals import MeanInterval, mean_interval
 
 Floats = NDArray[np.float64]
 Mode = Literal["thinking", "no_thinking"]
@@ -20,15 +20,15 @@ Axis = Literal["tokens", "share"]
 SHARES = np.linspace(0, 1, 101)
 """Places along the thinking, as shares of its length."""
 BAND = (0.1, 0.9)
-"""Quantiles over trajectories."""
+"""Quantiles over trajectories between which a band is drawn."""
 
 
 @dataclass(frozen=True)
 class Curve:
     """L along one trajectory, `nll` `(T + 1,)`, and the prefix lengths at which something happens in it.
 
-    Thinking takes the tokens from `start` to `end`; `stated` is the first prefix that holds the answer, or None;
-    `sentences` are those prefixes of the thinking that end with a sentence.
+    The thinking takes the tokens from `start` to `end`. `stated` is the first prefix length whose text contains the
+    answer, or None. `sentences` are the prefix lengths of the thinking at which a sentence ends.
     """
 
     question_id: str
@@ -43,31 +43,31 @@ class Curve:
 
     @property
     def thinking(self) -> Floats:
-        """L from the first prefix of the thinking to the last, one value at least."""
+        """L from the start to the end of the thinking, at least one value."""
         return self.nll[self.start : self.end + 1]
 
     @property
     def last(self) -> int:
-        """The last prefix of the thinking in which the answer does not yet stand."""
+        """The last prefix length of the thinking before the answer is stated."""
         return self.end if self.stated is None else min(self.end, self.stated - 1)
 
     @property
     def unstated(self) -> Floats:
-        """`thinking`, as far as the answer does not yet stand in the text."""
+        """The part of `thinking` before the answer is stated."""
         return self.nll[self.start : self.last + 1]
 
     @property
     def unstated_sentences(self) -> Floats:
-        """`unstated` at its beginning and after each of its sentences: inside one, nobody would be asked."""
+        """`unstated` at its start and after each sentence, where a reader would expect an intermediate result."""
         return self.nll[[self.start, *(t for t in self.sentences if self.start < t <= self.last)]]
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How L falls over a stretch of a curve; what is less than 0 of `slope` and `change` is a fall.
+    """How L changes over a stretch of a curve, in nats. Negative values of `slope` and `change` mean that L falls.
 
-    `slope` is that of the least-squares line, in nats over the whole stretch; `change` is L at its end less L at its
-    beginning; `area` is the mean of L over it less L at its beginning.
+    `slope` is the slope of the least-squares line, taken over the length of the stretch. `change` is L at the end minus
+    L at the start. `area` is the mean of L over the stretch minus L at the start.
     """
 
     slope: float
@@ -75,8 +75,53 @@ class Descent:
     area: float
 
 
+@dataclass(frozen=True)
+class GroupDescent:
+    """Mean `Descent` of a group of trajectories, and the share of trajectories with a falling slope.
+
+    `left_out` counts the trajectories of the group that state the answer before descent can be measured. The means are
+    None if that leaves no trajectory.
+    """
+
+    mode: Mode
+    correct: bool
+    trajectories: int
+    left_out: int
+    questions: int
+    slope: MeanInterval | None = None
+    change: MeanInterval | None = None
+    area: MeanInterval | None = None
+    share: MeanInterval | None = None
+
+
+@dataclass(frozen=True)
+class ModeSummary:
+    """Means for a mode: `accuracy`, `tokens` of a trajectory, and L at the start (`first`) and end (`final`)."""
+
+    questions: int
+    trajectories: int
+    accuracy: MeanInterval
+    tokens: MeanInterval
+    first: MeanInterval
+    final: MeanInterval
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean of L and the quantiles `BAND` at each place of `x`, over `count` trajectories of a group."""
+
+    mode: Mode
+    correct: bool
+    axis: Axis
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    count: list[int]
+
+
 def descent(values: Floats) -> Descent | None:
-    """The descent over a stretch `(N,)`; None if it has less than two places."""
+    """Measure descent over a stretch `(N,)`; None if it has fewer than two places."""
     if len(values) < 2:
         return None
     x = np.linspace(-0.5, 0.5, len(values))
@@ -86,82 +131,85 @@ def descent(values: Floats) -> Descent | None:
 
 def summarise_descent(
     curves: Sequence[Curve], rng: np.random.Generator, *, by_sentence: bool = False
-) -> list[dict[str, Any]]:
-    """Descent before the answer is stated, for each mode, of right and wrong trajectories; after tokens or sentences.
+) -> list[GroupDescent]:
+    """Average descent before the answer is stated, by mode and by right or wrong trajectories.
 
-    Every value is a mean over questions, each that of its trajectories, with a 95 % interval over questions: `slope`,
-    `change` and `area` as `Descent` has them, and `share`, of trajectories whose slope falls. `left_out` counts those
-    that state the answer before there is anything to measure.
+    Descent is measured after every token, or after every sentence. Each value is averaged over the trajectories of a
+    question, then over questions.
     """
     rows = []
     for mode, correct, group in _groups(curves):
-        stretches = [(one.question_id, one.unstated_sentences if by_sentence else one.unstated) for one in group]
-        found = [(question, one) for question, values in stretches if (one := descent(values)) is not None]
-        row: dict[str, Any] = {"mode": mode, "correct": correct, "trajectories": len(found)}
-        row |= {"left_out": len(group) - len(found), "questions": len({question for question, _ in found})}
-        for name in ("slope", "change", "area", "share") if found else ():
-            value = {question: [] for question, _ in found}  # type: dict[str, list[float]]
-            for question, one in found:
-                value[question].append(float(one.slope < 0) if name == "share" else getattr(one, name))
-            row[name] = _mean_interval([float(np.mean(ones)) for ones in value.values()], rng)
+        stretches = [
+            (curve.question_id, descent(curve.unstated_sentences if by_sentence else curve.unstated)) for curve in group
+        ]
+        by_question: dict[str, list[Descent]] = {}
+        for question, stretch in stretches:
+            if stretch is not None:
+                by_question.setdefault(question, []).append(stretch)
+        measured = sum(map(len, by_question.values()))
+        row = GroupDescent(mode, correct, measured, len(group) - measured, len(by_question))
+        if by_question:  # the order of the means fixes their random draws
+            row = replace(
+                row,
+                slope=_mean_over_questions(by_question, lambda own: own.slope, rng),
+                change=_mean_over_questions(by_question, lambda own: own.change, rng),
+                area=_mean_over_questions(by_question, lambda own: own.area, rng),
+                share=_mean_over_questions(by_question, lambda own: float(own.slope < 0), rng),
+            )
         rows.append(row)
     return rows
 
 
-def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """For each mode: `accuracy`, `tokens` of a trajectory, and `first` and `final` L of its thinking.
-
-    Means over questions, each that of its trajectories, with 95 % intervals over questions.
-    """
-    summary: dict[str, dict[str, Any]] = {}
+def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[str, ModeSummary]:
+    """Average each mode over the trajectories of a question, then over questions."""
+    summary: dict[str, ModeSummary] = {}
     for mode in sorted({curve.mode for curve in curves}):
         values: dict[str, list[list[float]]] = {}
         for curve in curves:
             if curve.mode == mode:
-                first, final = curve.thinking[0], curve.thinking[-1]
-                row = [float(curve.correct), float(len(curve.nll) - 1), float(first), float(final)]
+                row = [float(curve.correct), float(len(curve.nll) - 1), *map(float, curve.thinking[[0, -1]])]
                 values.setdefault(curve.question_id, []).append(row)
         means = np.array([np.mean(rows, axis=0) for rows in values.values()])
-        summary[mode] = {"questions": len(values), "trajectories": sum(map(len, values.values()))}
-        for name, column in zip(("accuracy", "tokens", "first", "final"), means.T, strict=True):
-            summary[mode][name] = _mean_interval(column.tolist(), rng)
+        accuracy, tokens, first, final = (mean_interval(column.tolist(), rng) for column in means.T)
+        trajectories = sum(map(len, values.values()))
+        summary[mode] = ModeSummary(len(values), trajectories, accuracy, tokens, first, final)
     return summary
 
 
-def bands(curves: Sequence[Curve], axis: Axis) -> list[dict[str, Any]]:
-    """Mean and the quantiles `BAND` of L over trajectories, along their thinking, by mode and right or wrong.
+def bands(curves: Sequence[Curve], axis: Axis) -> list[Band]:
+    """Average L over trajectories along their thinking, by mode and by right or wrong.
 
-    Over tokens, each place has the trajectories that reach it, `count` of them; over shares of the length of the
-    thinking, it has all, read off between two tokens.
+    On the axis of tokens, each place counts the trajectories that are long enough. On the axis of shares of the
+    thinking, each place counts all of them, interpolated between two tokens.
     """
     rows = []
     for mode, correct, group in _groups(curves):
         if axis == "share":
             x = SHARES
             columns = list(
-                np.array([np.interp(x, np.linspace(0, 1, len(one.thinking)), one.thinking) for one in group]).T
+                np.array([np.interp(x, np.linspace(0, 1, len(curve.thinking)), curve.thinking) for curve in group]).T
             )
         else:
-            x = np.arange(max(len(one.thinking) for one in group), dtype=np.float64)
+            x = np.arange(max(len(curve.thinking) for curve in group), dtype=np.float64)
             columns = [
-                np.array([one.thinking[place] for one in group if place < len(one.thinking)]) for place in range(len(x))
+                np.array([curve.thinking[place] for curve in group if place < len(curve.thinking)])
+                for place in range(len(x))
             ]
         low, high = np.array([np.quantile(column, BAND) for column in columns]).T
-        rows.append(
-            {"mode": mode, "correct": correct, "axis": axis, "x": x.tolist()}
-            | {"mean": [float(column.mean()) for column in columns], "low": low.tolist(), "high": high.tolist()}
-            | {"count": [len(column) for column in columns]}
-        )
+        mean = [float(column.mean()) for column in columns]
+        counts = [len(column) for column in columns]
+        rows.append(Band(mode, correct, axis, x.tolist(), mean, low.tolist(), high.tolist(), counts))
     return rows
 
 
-def _mean_interval(values: Sequence[float], rng: np.random.Generator) -> dict[str, float]:
-    low, high = bootstrap_interval(values, rng)
-    return {"mean": float(np.mean(values)), "low": low, "high": high}
+def _mean_over_questions(
+    by_question: Mapping[str, Sequence[Descent]], value: Callable[[Descent], float], rng: np.random.Generator
+) -> MeanInterval:
+    return mean_interval([float(np.mean([value(row) for row in rows])) for rows in by_question.values()], rng)
 
 
 def _groups(curves: Iterable[Curve]) -> list[tuple[Mode, bool, list[Curve]]]:
-    """Curves by mode and right or wrong, in an order of their own."""
+    """Group curves by mode and by right or wrong, with thinking first and right before wrong."""
     groups: dict[tuple[Mode, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.mode, curve.correct), []).append(curve)

@@ -1,57 +1,106 @@
-"""Figures of the answer's likelihood along trajectories, and of what single tokens do to it."""
+"""Runs pseudo gradient descent: measures curves part by part, summarises them, and writes the results.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+Every part is a file that holds the curves of some questions. A killed run resumes with the missing parts, and the
+processes of a launch share them. The process that finds all parts complete writes the results.
+"""
 
-from matplotlib.figure import Figure
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from raml_trl.render.figures import COLOURS, INK, dress, smooth, svg
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
 
-_WINDOWS = 100
-_NAMES = {"thinking": "thinking", "no_thinking": "no thinking"}
+from raml_trl.analysis.config import PseudoGradientConfig
+from raml_trl.analysis.descent.curves import Mode, summarise_descent, summarise_modes
+from raml_trl.analysis.descent.measure import SCHEMA, MeasuredTrajectory, measure_curves
+from raml_trl.analysis.descent.results import Summary, write_figures_and_page
+from raml_trl.analysis.descent.token_effects import compare_groups, effects
+from raml_trl.analysis.trajectories import read_or_sample
+from raml_trl.data.records import Task
+from raml_trl.prompts import NO_THINKING
+from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.runs import Run, is_first_process, process_share
+from raml_trl.sampling.loading import check_model, load_model, shown_name
+
+_WITHOUT = "no_thinking"  # subdirectory of the trajectories that are sampled without thinking
 
 
-def bands_figure(bands: Sequence[Mapping[str, Any]]) -> str:
-    """Mean and band of the answer's negative log-likelihood, by tokens and by share of the thinking.
+def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[], float]) -> Summary | None:
+    """Measure this process's share of the curves, and write the results once all curves are measured.
 
-    The line of a long axis is smoothed over a hundredth of it.
-
-    Args:
-        bands: what `curves.bands` returns, for both axes.
+    Returns:
+        The summary, or None if other processes are still sampling or measuring.
     """
-    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
-    titles = {"tokens": "tokens of thinking", "share": "share of the thinking"}
-    for axes, (axis, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
-        dress(axes)
-        of_axis = [band for band in bands if band["axis"] == axis]
-        for band, colour in zip(of_axis, COLOURS, strict=False):
-            name = f"{_NAMES[band['mode']]}, {'right' if band['correct'] else 'wrong'}"
-            axes.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=0.15, linewidth=0)
-            mean = smooth(band["mean"], max(1, len(band["x"]) // _WINDOWS))
-            axes.plot(band["x"], mean, color=colour, linewidth=1.6, label=name)
-        axes.set_xlabel(title, fontsize=8)
-        axes.set_ylim(bottom=0)
-    first = figure.axes[0]
-    first.set_title("-log p(answer), nats per token", fontsize=9, loc="left", color=INK)
-    figure.axes[1].legend(frameon=False, fontsize=8)
-    return svg(figure)
+    started = clock()
+    check_model(config.model_name_or_path)
+    parts = measure_parts(config)
+    if parts is None:
+        return None
+    table = pa.concat_tables([pq.read_table(path) for path in parts])
+    with whole_file(record.directory / "curves.parquet") as partial:
+        pq.write_table(table, partial)
+    rows = [MeasuredTrajectory(**row) for row in table.to_pylist()]
+    summary = summarise(rows, config)
+    content = summary.as_json()
+    write_json(record.directory / "pseudo_gradient.json", content)
+    write_figures_and_page(record.directory, rows, summary, num_shown=config.num_shown)
+    record.writes = True  # any process of the launch can be the last
+    record.finish(clock() - started, content)
+    for path in parts:
+        path.unlink()
+    remove_partials(record.directory)
+    return summary
 
 
-def effects_figure(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Median effects of groups of tokens with their intervals, the greatest on top.
+def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
+    """Measure this process's share of the missing parts.
 
-    Args:
-        rows: what `token_effects.compare_groups` returns.
+    Returns:
+        The files of all parts, or None if other processes are still sampling or measuring.
     """
-    figure = Figure(figsize=(7.2, 0.8 + 0.3 * max(1, len(rows))), layout="constrained")
-    axes = figure.subplots()
-    dress(axes)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color="#e6e8ec", linewidth=0.8)
-    for place, row in enumerate(reversed(rows)):
-        told = row["p"] is not None and row["p"] < 0.05
-        axes.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1)
-        axes.plot(row["median"], place, "o", color=COLOURS[0] if told else COLOURS[5], markersize=5)
-    axes.set_yticks(range(len(rows)), [f"{row['group']} ({row['n']:,})" for row in reversed(rows)])
-    axes.set_title("|change of log L|, median; blue where p < .05", fontsize=9, loc="left", color=INK)
-    return svg(figure)
+    tasks_by_mode: dict[Mode, list[Task] | None] = {"thinking": read_or_sample(config)}
+    if config.no_thinking != "none":
+        without = replace(config, output_dir=str(Path(config.output_dir) / _WITHOUT))
+        tasks_by_mode["no_thinking"] = read_or_sample(without, opening=NO_THINKING[config.no_thinking])
+    parts: dict[Path, tuple[Mode, Sequence[Task]]] = {}
+    for mode, tasks in tasks_by_mode.items():
+        if tasks is None:
+            return None
+        for first in range(0, len(tasks), config.questions_per_shard):
+            path = Path(config.output_dir) / f"curves-{mode}-{first:05d}.parquet"
+            parts[path] = (mode, tasks[first : first + config.questions_per_shard])
+    index, num_processes = process_share()
+    missing = {path: parts[path] for path in list(parts)[index::num_processes] if not path.exists()}
+    if missing:
+        model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype, all_devices=config.all_devices)
+        total = sum(len(task.trajectories) for _, part in missing.values() for task in part)
+        with tqdm(total=total, desc="curves", unit="trajectory", disable=not is_first_process()) as bar:
+            for path, (mode, part) in missing.items():
+                rows = []
+                for row in measure_curves(model, tokenizer, mode, part, config):
+                    rows.append(vars(row))
+                    bar.update()
+                write_rows(path, rows, SCHEMA)
+    return list(parts) if all(path.exists() for path in parts) else None
+
+
+def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) -> Summary:
+    """Summarise measured trajectories: means by mode, descent, and effects of tokens within the thinking."""
+    curves, rng = [row.curve for row in rows], np.random.default_rng(config.seed)
+    measured = [
+        effects(row.question_id, row.text, row.ends, curve.nll, curve.start, curve.last, config.window)
+        for row, curve in zip(rows, curves, strict=True)
+        if curve.mode == "thinking"
+    ]
+    # The order of the following calls fixes their random draws.
+    return Summary(
+        model=shown_name(config.model_name_or_path),
+        modes=summarise_modes(curves, rng),
+        descent=summarise_descent(curves, rng),
+        descent_by_sentence=summarise_descent(curves, rng, by_sentence=True),
+        token_effects=compare_groups([row for row in measured if len(row.values)], rng),
+        window=config.window,
+    )

@@ -1,15 +1,14 @@
-r"""How much the tokens of a trajectory move the likelihood of its answer: words of reflection, and classes of tokens.
+r"""How much single tokens change the likelihood of the answer: words of reflection, and classes of tokens.
 
-The effect at a place is |log L(t + w) - log L(t)| over w tokens from its first one, the same w everywhere; the paper's
-|L(t + w) - L(t)| / L(t) (RaML, arXiv 2505.19815, fig. 6) has no mean worth the name, for L comes near 0. For the same
-reason L counts as `FLOOR` nats more than it is, and medians are compared.
+The effect of a token is |log L(t + w) - log L(t)| over a window of w tokens that starts with it; w is the same for all
+tokens. The paper's |L(t + w) - L(t)| / L(t) (RaML, arXiv 2505.19815, fig. 6) has no useful mean, because L comes near
+0. For the same reason L is taken `FLOOR` nats higher than it is, and medians are compared.
 """
 
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FLOOR = 0.01
-"""Nats: an answer that is found with 99 % has as many."""
+"""Nats added to L: the loss of an answer that has probability 99 %."""
 _TIE = 1e-12
 
 REFLECTION: dict[str, tuple[str, ...]] = {
@@ -29,7 +28,7 @@ REFLECTION: dict[str, tuple[str, ...]] = {
     "therefore": ("therefore", "thus", "hence", "so"),
     "since": ("since", "because"),
 }
-"""Words at which a trajectory turns or concludes: each group by all its forms, in any case, as words of their own."""
+"""Words at which a trajectory turns or concludes. A group matches any of its forms as a separate word, in any case."""
 
 CLASSES: dict[str, re.Pattern[str]] = {
     "delimiter": re.compile(r"\s*(?:</?think>|</?answer>|</?conclusion>|<\|[^|>]*\|>|\\boxed\{?)\s*"),
@@ -39,27 +38,44 @@ CLASSES: dict[str, re.Pattern[str]] = {
     "punctuation": re.compile(r"\s*[^\w\s\\]+\s*"),
     "word": re.compile(r"\s*[^\W\d_]+\s*"),
 }
-"""Classes of tokens, by what a token has to be as a whole; the first that fits. What fits none is "other"."""
+"""Classes of tokens by the pattern that the complete token matches; the first match counts. The rest is "other"."""
 
 
 @dataclass(frozen=True)
 class Effects:
-    """The effects at the places of one trajectory `(N,)`, and the groups that each place belongs to."""
+    """Effects `values` `(N,)` at the places of one trajectory, and the groups that each place belongs to."""
 
     question_id: str
     values: Floats
     groups: tuple[frozenset[str], ...]
 
 
+@dataclass(frozen=True)
+class GroupEffect:
+    """Median effect of a group of `n` tokens with its interval, and `rest`, the median effect of all other tokens.
+
+    `p` is the adjusted p-value of the difference of the two medians. `rest` and `p` are None if there are no other
+    tokens.
+    """
+
+    group: str
+    n: int
+    median: float
+    low: float
+    high: float
+    rest: float | None
+    p: float | None
+
+
 def effects(
     question_id: str, text: str, ends: Sequence[int], nll: Floats, start: int, stop: int, window: int
 ) -> Effects:
-    """The effects at the tokens from `start` on whose window ends at `stop` or before.
+    """Measure the effects of the tokens from `start` on whose window ends at `stop` or before.
 
     Args:
-        question_id: of the trajectory's question.
-        text: of the trajectory.
-        ends: `(T,)` characters of `text` up to the end of each token.
+        question_id: question of the trajectory.
+        text: text of the trajectory.
+        ends: `(T,)`, characters of `text` up to the end of each token.
         nll: `(T + 1,)`.
         start: prefix length.
         stop: prefix length.
@@ -70,7 +86,7 @@ def effects(
     words: list[set[str]] = [set() for _ in ends]
     for group, forms in REFLECTION.items():
         for match in re.finditer(rf"(?<![A-Za-z])(?:{'|'.join(map(re.escape, forms))})(?![A-Za-z])", text, re.I):
-            words[bisect_right(ends, match.start())].add(group)  # the token that its first letter is in
+            words[bisect_right(ends, match.start())].add(group)  # a word counts for the token of its first letter
     begins = (0, *ends[:-1])
     groups = [words[t] | {token_class(text[begins[t] : ends[t]])} for t in places]
     values = np.array([abs(logs[t + window] - logs[t]) for t in places], dtype=np.float64)
@@ -78,45 +94,44 @@ def effects(
 
 
 def token_class(token: str) -> str:
-    """The class of a token by its text."""
+    """Return the class of a token by its text."""
     return next((name for name, pattern in CLASSES.items() if pattern.fullmatch(token)), "other")
 
 
 def compare_groups(
     measured: Sequence[Effects], rng: np.random.Generator, *, num_resamples: int = 1_000, num_permutations: int = 2_000
-) -> list[dict[str, Any]]:
-    """For each group that occurs: how often, and its median effect beside that of all other places.
+) -> list[GroupEffect]:
+    """Compare the median effect of every group with that of all other tokens, largest median first.
 
-    Intervals (95 %) are bootstrapped over questions. `p` is that of a permutation test of the difference of the two
-    medians, in which the effects of each trajectory change places, adjusted for the number of groups (Holm); None
-    where all places of all trajectories are of the group.
+    Intervals (95 %) are bootstrapped over questions. The p-value is from a permutation test that shuffles the effects
+    within each trajectory, adjusted for the number of groups (Holm).
     """
-    names = sorted({name for one in measured for groups in one.groups for name in groups})
-    values = np.concatenate([one.values for one in measured]) if measured else np.zeros(0)
-    inside = {name: np.array([name in groups for one in measured for groups in one.groups]) for name in names}
-    rows: list[dict[str, Any]] = []
+    names = sorted({name for trajectory in measured for groups in trajectory.groups for name in groups})
+    values = np.concatenate([trajectory.values for trajectory in measured]) if measured else np.zeros(0)
+    inside = {
+        name: np.array([name in groups for trajectory in measured for groups in trajectory.groups]) for name in names
+    }
+    rows = []
     for name in names:
         low, high = _interval(measured, name, rng, num_resamples)
-        rest = values[~inside[name]]
-        rows.append(
-            {"group": name, "n": int(inside[name].sum()), "median": float(np.median(values[inside[name]]))}
-            | {"low": low, "high": high, "rest": float(np.median(rest)) if len(rest) else None, "p": None}
-        )
+        own, rest = values[inside[name]], values[~inside[name]]
+        median_rest = float(np.median(rest)) if len(rest) else None
+        rows.append(GroupEffect(name, len(own), float(np.median(own)), low, high, median_rest, None))
     tested = {name: mask for name, mask in inside.items() if not mask.all()}
-    p_values = _permutation_p(values, tested, [len(one.values) for one in measured], rng, num_permutations)
-    for row in rows:
-        row["p"] = p_values.get(row["group"])
-    _adjust([row for row in rows if row["p"] is not None])
-    return sorted(rows, key=lambda row: -row["median"])
+    lengths = [len(trajectory.values) for trajectory in measured]
+    p_values = _holm(_permutation_p(values, tested, lengths, rng, num_permutations))
+    rows = [replace(row, p=p_values.get(row.group)) for row in rows]
+    return sorted(rows, key=lambda row: -row.median)
 
 
 def _interval(measured: Sequence[Effects], name: str, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    """Percentile interval of the median of a group, questions that have it drawn with replacement."""
+    """Percentile interval of the median of a group; the questions that have it are drawn with replacement."""
     by_question: dict[str, list[float]] = {}
-    for one in measured:
-        own = [value for value, groups in zip(one.values.tolist(), one.groups, strict=True) if name in groups]
+    for trajectory in measured:
+        pairs = zip(trajectory.values.tolist(), trajectory.groups, strict=True)
+        own = [value for value, groups in pairs if name in groups]
         if own:
-            by_question.setdefault(one.question_id, []).extend(own)
+            by_question.setdefault(trajectory.question_id, []).extend(own)
     pools = [np.array(own) for own in by_question.values()]
     drawn = rng.integers(len(pools), size=(resamples, len(pools)))
     medians = [float(np.median(np.concatenate([pools[index] for index in row]))) for row in drawn]
@@ -131,20 +146,22 @@ def _permutation_p(
     rng: np.random.Generator,
     permutations: int,
 ) -> dict[str, float]:
-    """For each group, how often the medians differ as much once the effects of each trajectory have changed places."""
+    """For each group, how often its median differs as much from the rest after effects are shuffled by trajectory."""
 
-    def apart(shuffled: Floats) -> Floats:
+    def differences(shuffled: Floats) -> Floats:
         return np.array([abs(np.median(shuffled[mask]) - np.median(shuffled[~mask])) for mask in inside.values()])
 
-    seen, owner = apart(values), np.repeat(np.arange(len(lengths)), lengths)
-    as_much = np.zeros(len(inside))
+    seen, owner = differences(values), np.repeat(np.arange(len(lengths)), lengths)
+    as_large = np.zeros(len(inside))
     for _ in range(permutations if len(inside) else 0):
-        as_much += apart(values[np.lexsort((rng.random(len(values)), owner))]) >= seen - _TIE
-    return dict(zip(inside, ((1 + as_much) / (1 + permutations)).tolist(), strict=True))
+        as_large += differences(values[np.lexsort((rng.random(len(values)), owner))]) >= seen - _TIE
+    return dict(zip(inside, ((1 + as_large) / (1 + permutations)).tolist(), strict=True))
 
 
-def _adjust(rows: Sequence[dict[str, Any]]) -> None:
-    """Holm: the smallest of n p-values counts n-fold, the next n - 1 times, none less than the one before."""
-    least = 0.0
-    for place, row in enumerate(sorted(rows, key=lambda row: row["p"])):
-        least = row["p"] = min(1.0, max(least, row["p"] * (len(rows) - place)))
+def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjust n p-values: the smallest is multiplied by n, the next by n - 1, and none is below the one before."""
+    adjusted, least = {}, 0.0
+    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        least = min(1.0, max(least, p_values[name] * (len(p_values) - place)))
+        adjusted[name] = least
+    return adjusted

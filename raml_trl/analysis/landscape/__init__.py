@@ -1,1 +1,1 @@
-"""The loss landscape around a model."""
+"""Loss landscape: the loss of the answers as the weights of a model move."""

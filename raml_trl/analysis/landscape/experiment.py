@@ -1,71 +1,221 @@
-"""The loss surface around a model as a figure: a contour map, or a curve with a band."""
+"""Runs a loss landscape: measures the losses on the grid row by row, summarises them, and writes the results.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+Every row of the grid is a file until all rows are measured. A killed run resumes with the missing rows, and the
+processes of a launch share them. The process that finds all rows complete writes the results.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from math import prod
+from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from raml_trl.analysis.landscape.surface import Surface
-from raml_trl.render.figures import COLOURS, INK, dress, svg
+from raml_trl.analysis.config import LossLandscapeConfig
+from raml_trl.analysis.landscape.directions import CheckpointDirections, RandomDirections, movable
+from raml_trl.analysis.landscape.losses import AnswerLosses
+from raml_trl.analysis.landscape.results import Summary, summarise, surface_figure
+from raml_trl.analysis.landscape.surface import Floats, Surface, surface_row
+from raml_trl.analysis.trajectories import encode, encode_answer, prompt_text, tokenise
+from raml_trl.data.reading import open_data, stream_questions, stream_tasks
+from raml_trl.data.shards import is_whole
+from raml_trl.render.html import write_page
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.runs import Run, is_complete, is_first_process, process_share
+from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, load_model, load_tokenizer
 
-_LEVELS = 20
-_SHOWN = 90  # percent of the points that colours tell apart: far away the loss may be anything
+logger = logging.getLogger(__name__)
+
+_SCHEMA = pa.schema(
+    {
+        "alpha": pa.float64(),
+        "beta": pa.float64(),  # null if there is one axis
+        "question_id": pa.string(),
+        "loss": pa.float64(),
+    }
+)
 
 
-class Mark(NamedTuple):
-    """A point with a name."""
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """A question as tokens: `prefix_ids` `(P,)` come before its answer, `answer_ids` are `(A,)`."""
 
-    name: str
-    at: Sequence[float]
+    id: str
+    prefix_ids: Tensor
+    answer_ids: Tensor
 
 
-def surface_figure(surface: Surface, names: Sequence[str], marks: Sequence[Mark]) -> str:
-    """The mean loss over the questions, with marks.
+@dataclass(frozen=True)
+class Landscape:
+    """Everything that is needed to measure a row of the grid."""
 
-    Args:
-        surface: to be drawn.
-        names: of its axes.
-        marks: on the grid.
+    model: PreTrainedModel
+    directions: RandomDirections | CheckpointDirections
+    losses: AnswerLosses
+    question_ids: Sequence[str]
+
+
+def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[], float]) -> Summary | None:
+    """Measure this process's rows of the grid, and write the results once all rows are measured.
+
+    Returns:
+        The summary, or None if other processes are still measuring or have already written the results.
+
+    Raises:
+        InputError: if a model cannot be loaded, or no question can be used.
     """
-    figure = Figure(figsize=(5.4, 4.2) if len(names) == 2 else (5.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    dress(axes)
-    axes.set_title("-log p(answer), nats per token", fontsize=9, loc="left", color=INK)
-    # Names are text that came from outside: a dollar sign must not make them mathematics.
-    axes.set_xlabel(names[0], fontsize=8, parse_math=False)
-    if len(names) == 2:
-        axes.set_ylabel(names[1], fontsize=8, parse_math=False)
-        _contours(figure, axes, surface)
-    else:
-        _curve(axes, surface)
-    for number, mark in enumerate(marks):
-        height = float(surface.mean[surface.index(mark.at)])
-        place = (mark.at[0], mark.at[1] if len(names) == 2 else height)
-        axes.plot(*place, "o", color=COLOURS[4], markeredgecolor="white", markersize=6)
-        below = number % 2  # so that two near each other can be read
-        axes.annotate(
-            f"{mark.name} {height:.3g}", place, (5, -11 if below else 5), textcoords="offset points", fontsize=8,
-            color=INK, parse_math=False,
-            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1},
-        )  # fmt: skip
-    return svg(figure)
+    started = clock()
+    for name in (config.model_name_or_path, *config.towards):
+        check_model(name)
+    landscape = prepare(config)
+    paths = [record.directory / f"row-{index:05d}.parquet" for index in range(len(config.axes[0]))]
+    log_cost(config, landscape)
+    measure_rows(config, landscape, paths)
+    try:
+        table = pa.concat_tables([pq.read_table(path) for path in paths])
+    except FileNotFoundError:
+        if not is_complete(record.directory):
+            logger.info("other processes are still measuring; the last of them completes the run")
+        return None
+    with whole_file(record.directory / "loss_landscape.parquet") as partial:
+        pq.write_table(table, partial)
+    shape = (*map(len, config.axes), len(landscape.question_ids))
+    surface = Surface(config.axes, table["loss"].to_numpy().reshape(shape))
+    directions = landscape.directions
+    summary = summarise(config, surface, directions.geometry if isinstance(directions, CheckpointDirections) else {})
+    content = asdict(summary)
+    write_json(record.directory / "loss_landscape.json", content)
+    with whole_file(record.directory / "surface.svg") as partial:
+        figure = surface_figure(surface, [axis.name for axis in summary.axes], summary.marks)
+        partial.write_text(figure, encoding="utf-8")
+    write_page(record.directory / "page.html", "loss_landscape", content)
+    record.writes = True  # any process of the launch can be the last
+    record.finish(clock() - started, {"questions": summary.questions, "numbers": content["numbers"]})
+    for path in paths:
+        path.unlink(missing_ok=True)  # another process that also saw the last row may have removed it
+    remove_partials(record.directory)
+    return summary
 
 
-def _contours(figure: Figure, axes: Axes, surface: Surface) -> None:
-    heights = np.ma.masked_invalid(surface.mean.T)  # matplotlib has the second axis in rows
-    low, high = float(heights.min()), float(np.percentile(heights.compressed(), _SHOWN))
-    levels = np.linspace(low, high if high > low else low + 1, _LEVELS)
-    filled = axes.contourf(*surface.axes, heights, levels=levels, extend="max", cmap="viridis")
-    axes.contour(*surface.axes, heights, levels=levels[::2], colors="white", linewidths=0.5, alpha=0.6)
-    axes.grid(visible=False)
-    bar = figure.colorbar(filled, ax=axes)
-    bar.ax.tick_params(labelsize=8, colors=INK)
+def prepare(config: LossLandscapeConfig) -> Landscape:
+    """Encode the questions and load the model and its directions.
+
+    Raises:
+        InputError: if no question can be used, or a model cannot be loaded.
+    """
+    tokenizer = load_tokenizer(config.model_name_or_path)
+    questions = list(islice(encode_questions(config, tokenizer), config.num_questions))
+    if not questions:
+        raise InputError(f"{config.dataset_name} has no right trajectory with thinking: leave after_thinking out")
+    model, _ = load_model(config.model_name_or_path, dtype=config.dtype, all_devices=config.all_devices)
+    prefixes, answers = [row.prefix_ids for row in questions], [row.answer_ids for row in questions]
+    losses = AnswerLosses(model, prefixes, answers, tokens_per_pass=config.tokens_per_pass)
+    return Landscape(model, make_directions(config, model), losses, [row.id for row in questions])
 
 
-def _curve(axes: Axes, surface: Surface) -> None:
-    low, high = np.percentile(surface.losses, [25, 75], axis=-1)
-    axes.fill_between(surface.axes[0], low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="half the questions")
-    axes.plot(surface.axes[0], surface.mean, color=COLOURS[0], linewidth=1.6, label="mean")
-    axes.legend(frameon=False, fontsize=8)
+def make_directions(config: LossLandscapeConfig, model: PreTrainedModel) -> RandomDirections | CheckpointDirections:
+    """Make the axes that the config asks for.
+
+    Raises:
+        InputError: if another checkpoint cannot be loaded, or does not match the model.
+    """
+    if not config.towards:
+        return RandomDirections(
+            model,
+            seed=config.seed,
+            dims=len(config.steps),
+            normalisation=config.normalisation,
+            embeddings=config.move_embeddings,
+        )
+    return CheckpointDirections(model, {name: read_weights(name, config.dtype) for name in config.towards})
+
+
+def read_weights(name: str, dtype: str) -> dict[str, Tensor]:
+    """Read the parameters of a model on the CPU.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(check_model(name), dtype=dtype)
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, error) from error
+    return {own: parameter.detach() for own, parameter in model.named_parameters()}
+
+
+def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[EncodedQuestion]:
+    """Encode every question, after the thinking of its first right trajectory if the config says so.
+
+    With `after_thinking`, questions without a right trajectory that ends its thinking are left out.
+    """
+    if not config.after_thinking:
+        for question in stream_questions(open_data(config)):
+            prompt = encode(tokenizer, prompt_text(tokenizer, question, config.prompt_style))
+            stub, answer = encode_answer(tokenizer, config.answer_stub, question.answer)
+            yield EncodedQuestion(question.id, torch.cat([prompt, stub]), answer)
+        return
+    for task in stream_tasks(open_data(config)):
+        for number, trajectory in enumerate(task.trajectories):
+            tokens = tokenise(tokenizer, task.question, number, trajectory, config.prompt_style)
+            if trajectory.correct and tokens.thinking_end is not None:
+                stub, answer = encode_answer(tokenizer, config.answer_stub, task.question.answer)
+                prefix = torch.cat([tokens.prompt_ids, tokens.ids[: tokens.thinking_end], stub])
+                yield EncodedQuestion(task.question.id, prefix, answer)
+                break
+
+
+def log_cost(config: LossLandscapeConfig, landscape: Landscape) -> None:
+    """Log the number of points and tokens and the memory that the run takes, before it starts."""
+    names = set(landscape.directions.names)
+    parameters = dict(landscape.model.named_parameters())
+    moved = [parameter for name, parameter in parameters.items() if name in names]
+    snapshot = sum(parameter.numel() * parameter.element_size() for parameter in moved)
+    largest = max(parameter.numel() for parameter in moved)
+    logger.info(
+        "%d points of %d tokens each; %d of %d parameters move. Memory per process beside the model: %.2f GiB on the "
+        "CPU for %s, and %.2f GiB on the device of the model for its largest tensor",
+        prod(config.steps),
+        landscape.losses.tokens,
+        sum(parameter.numel() for parameter in moved),
+        sum(parameter.numel() for parameter in parameters.values()),
+        snapshot * (1 + len(config.towards)) / 2**30,
+        "the snapshot and the other checkpoints" if config.towards else "the snapshot",
+        4 * 4 * largest / 2**30,  # about four float32 copies
+    )
+
+
+def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Sequence[Path]) -> None:
+    """Measure this process's share of the missing rows of the grid."""
+    index, num_processes = process_share()
+    missing = [row for row in range(index, len(paths), num_processes) if not is_whole(paths[row])]
+    if not missing:
+        return
+    points = len(missing) * prod(config.steps[1:])
+    with (
+        movable(landscape.model, landscape.directions) as move,
+        tqdm(total=points, desc="moving", unit="point", disable=not is_first_process()) as bar,
+    ):
+
+        def losses() -> Floats:
+            measured = landscape.losses()
+            bar.update()
+            return measured
+
+        for row in missing:
+            measured = surface_row(move, losses, config.axes, row)
+            betas = config.axes[1] if len(config.axes) == 2 else [None]
+            rows = [
+                {"alpha": config.axes[0][row], "beta": beta, "question_id": question, "loss": loss}
+                for beta, own in zip(betas, np.atleast_2d(measured), strict=True)
+                for question, loss in zip(landscape.question_ids, own.tolist(), strict=True)
+            ]
+            write_rows(paths[row], rows, _SCHEMA)

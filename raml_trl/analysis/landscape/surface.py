@@ -1,8 +1,8 @@
-r"""The loss surface around a model: how likely it finds the answers when its weights are moved along one or two axes.
+r"""The loss surface around a model: losses on a grid of weights, and the numbers that describe it.
 
-The loss of a question is the mean of -log p over the tokens of its answer, in nats, as `likelihood.answer_nll` has it.
-An axis is a random direction, scaled to the weights (Li et al., arXiv 1712.09913), or leads to another checkpoint, so
-that training itself is seen.
+The loss of a question is the mean of -log p over the tokens of its answer, in nats, as `likelihood.answer_nll` computes
+it. An axis is a random direction scaled to the weights (Li et al., arXiv 1712.09913), or leads to another checkpoint,
+so that it shows the course of training.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +10,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import hypot
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from raml_trl.analysis.landscape.directions import Directions, Move, movable
-from raml_trl.evaluation.intervals import bootstrap_interval
+from raml_trl.evaluation.intervals import MeanInterval, mean_interval
 
 Axes = tuple[tuple[float, ...], ...]
 Floats = NDArray[np.float64]
-Interval = dict[str, float]
+Numbers = dict[str, float | MeanInterval | None]
+"""Numbers that describe a surface, by name. None stands for values that are not finite."""
 
 
 def surface_row(move: Move, losses: Callable[[], Floats], axes: Axes, index: int) -> Floats:
-    """The losses at all points whose first coordinate is `axes[0][index]`: `(Q,)`, or `(S2, Q)` with two axes."""
+    """Compute the losses at all points whose first coordinate is `axes[0][index]`.
+
+    Returns:
+        `(Q,)` on one axis, `(S2, Q)` on two.
+    """
     rows = []
     for rest in product(*axes[1:]):
         move((axes[0][index], *rest))
@@ -32,17 +37,17 @@ def surface_row(move: Move, losses: Callable[[], Floats], axes: Axes, index: int
     return np.stack(rows).reshape(*(len(axis) for axis in axes[1:]), -1)
 
 
-def scan(model: Any, directions: Directions, axes: Axes, losses: Callable[[], Floats]) -> "Surface":
-    """The losses at every point of the grid; the weights of the model are as they were afterwards."""
+def scan(model: nn.Module, directions: Directions, axes: Axes, losses: Callable[[], Floats]) -> "Surface":
+    """Compute the losses at every point of the grid, and restore the weights of the model afterwards."""
     with movable(model, directions) as move:
         return Surface(axes, np.stack([surface_row(move, losses, axes, index) for index in range(len(axes[0]))]))
 
 
 def centred_axis(steps: int, span: float) -> tuple[float, ...]:
-    """`steps` numbers from -span to span with 0 in the middle.
+    """Return `steps` numbers from -span to span, with 0 in the middle.
 
     Raises:
-        ValueError: if `steps` is even or less than 3, or `span` not positive.
+        ValueError: if `steps` is even or below 3, or `span` is not positive.
     """
     if steps < 3 or steps % 2 == 0 or not span > 0:
         raise ValueError(f"steps must be odd and 3 or more, and span positive: got {steps} and {span}")
@@ -51,14 +56,14 @@ def centred_axis(steps: int, span: float) -> tuple[float, ...]:
 
 
 def axis_to_one(steps: int, span: float) -> tuple[float, ...]:
-    """`steps` numbers, evenly from below 0 to above 1, that hit both; beyond them the axis goes on for about `span`.
+    """Return `steps` evenly spaced numbers from below 0 to above 1 that include both, reaching about `span` beyond.
 
     Raises:
-        ValueError: if `steps` is even or less than 5, or `span` not positive.
+        ValueError: if `steps` is even or below 5, or `span` is not positive.
     """
     if steps < 5 or steps % 2 == 0 or not span > 0:
         raise ValueError(f"steps must be odd and 5 or more, and span positive: got {steps} and {span}")
-    # Both ends go equally far, so the number of steps from 0 to 1 is even; one step at least is left on either side.
+    # Both ends reach equally far, so the number of steps from 0 to 1 is even. Each end has at least one step.
     within = min(max(2, 2 * round((steps - 1) / (1 + 2 * span) / 2)), steps - 3)
     before = (steps - 1 - within) // 2
     return tuple((place - before) / within for place in range(steps))
@@ -73,81 +78,83 @@ class Surface:
 
     def __post_init__(self) -> None:
         if self.losses.shape[:-1] != tuple(map(len, self.axes)):
-            raise ValueError(f"{self.losses.shape} losses are not those of axes of {[len(axis) for axis in self.axes]}")
+            raise ValueError(
+                f"losses of shape {self.losses.shape} do not fit axes of lengths {[len(axis) for axis in self.axes]}"
+            )
         if any(0 not in axis[1:-1] for axis in self.axes):
             raise ValueError("the origin must be on the grid, and not on its edge")
 
     @cached_property
     def mean(self) -> Floats:
-        """Over the questions, `(S1[, S2])`; not finite where one of them is not."""
+        """Mean over the questions, `(S1[, S2])`; not finite where the loss of a question is not."""
         return self.losses.mean(axis=-1)
 
     @cached_property
     def origin(self) -> tuple[int, ...]:
-        """Where the model itself lies."""
+        """Index of the model itself."""
         return self.index([0] * len(self.axes))
 
     def index(self, point: Sequence[float]) -> tuple[int, ...]:
-        """Where on the grid `point` lies, which has to be one of it."""
+        """Index of a point of the grid."""
         return tuple(axis.index(value) for axis, value in zip(self.axes, point, strict=True))
 
     def point(self, index: Sequence[int]) -> list[float]:
-        """The coordinates of a place on the grid."""
+        """Coordinates of an index."""
         return [axis[int(place)] for axis, place in zip(self.axes, index, strict=True)]
 
     def step(self, axis: int) -> float:
-        """The width of the grid along an axis."""
+        """Distance between neighbouring points along an axis."""
         return self.axes[axis][1] - self.axes[axis][0]
 
     def along(self, axis: int) -> Floats:
-        """The line through the origin along `axis`, `(S, Q)`."""
-        return self.losses[tuple(slice(None) if one == axis else place for one, place in enumerate(self.origin))]
+        """Losses on the line through the origin along `axis`, `(S, Q)`."""
+        return self.losses[tuple(slice(None) if other == axis else place for other, place in enumerate(self.origin))]
 
     def lowest(self) -> tuple[int, ...]:
-        """Where on the grid the mean loss is least, among what is finite."""
+        """Index of the lowest finite mean loss."""
         least = np.argmin(np.where(np.isfinite(self.mean), self.mean, np.inf))
         return tuple(int(place) for place in np.unravel_index(least, self.mean.shape))
 
 
-def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> dict[str, float | Interval | None]:
-    """What there is to say of a surface in numbers, with 95 % intervals over questions where it is a mean over them.
+def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Numbers:
+    """Describe a surface in numbers. Means over questions have 95 % intervals.
 
-    h is the step of an axis, L the loss of a question. None stands for what is not finite.
+    h is the step of an axis and L the loss of a question.
 
-    - loss at the origin: that of the model itself.
+    - loss at the origin: the loss of the model itself.
     - slope k: (L(h) - L(-h)) / 2h at the origin along axis k, in nats for a step of 1.
-    - curvature k: (L(h) - 2 L(0) + L(-h)) / h^2 likewise: what a parabola through these three points has.
-    - sharpness: how much more the mean loss is at the worst point within `radius` of the origin.
-    - lowest loss, lowest at k: of the mean over questions, on the grid.
-    - share below the origin: of the points, those whose mean loss is lower than at the origin. 0 if it is the minimum.
-    - roughness: the mean of |f(h) - 2 f(0) + f(-h)| over all interior points and axes of the mean surface, scaled to
-      lie between 0 and 1. A plane has 0, a parabola over S points about 8 / (S - 1)^2, white noise about a third. Only
-      surfaces on grids of as many steps compare.
-    - roughness of a question: the same of every question's own surface.
+    - curvature k: (L(h) - 2 L(0) + L(-h)) / h^2 along axis k, the curvature of the parabola through these points.
+    - sharpness: the highest mean loss within `radius` of the origin, minus the loss at the origin.
+    - lowest loss, lowest at k: the lowest mean loss on the grid, and its coordinates.
+    - share below the origin: the share of points with a lower mean loss than the origin; 0 at a minimum.
+    - roughness: the mean of |f(h) - 2 f(0) + f(-h)| over all interior points and axes of the mean surface f, after
+      scaling f to lie between 0 and 1. A plane has 0, a parabola over S points about 8 / (S - 1)^2, white noise about a
+      third. Compare only surfaces with the same number of steps.
+    - roughness of a question: the same for the surface of each question.
     """
     origin, losses = surface.losses[surface.origin], surface.losses
-    found: dict[str, float | Interval | None] = {"loss at the origin": _interval(origin, rng)}
+    numbers: Numbers = {"loss at the origin": _finite_mean(origin, rng)}
     for axis in range(len(surface.axes)):
         line, place, h = surface.along(axis), surface.origin[axis], surface.step(axis)
         before, after = line[place - 1], line[place + 1]
-        found[f"slope {axis + 1}"] = _interval((after - before) / (2 * h), rng)
-        found[f"curvature {axis + 1}"] = _interval((after - 2 * origin + before) / h**2, rng)
+        numbers[f"slope {axis + 1}"] = _finite_mean((after - before) / (2 * h), rng)
+        numbers[f"curvature {axis + 1}"] = _finite_mean((after - 2 * origin + before) / h**2, rng)
     near = [place for place in np.ndindex(surface.mean.shape) if hypot(*surface.point(place)) <= radius * (1 + 1e-9)]
     worst = max(near, key=lambda place: surface.mean[place] if np.isfinite(surface.mean[place]) else np.inf)
-    found["sharpness"] = _interval(losses[worst] - origin, rng)
+    numbers["sharpness"] = _finite_mean(losses[worst] - origin, rng)
     lowest = surface.lowest()
-    found["lowest loss"] = _number(surface.mean[lowest])
+    numbers["lowest loss"] = _finite(surface.mean[lowest])
     for axis, value in enumerate(surface.point(lowest), start=1):
-        found[f"lowest at {axis}"] = value
-    found["share below the origin"] = float(np.mean(surface.mean < surface.mean[surface.origin]))
-    found["roughness"] = _number(roughness(surface.mean))
+        numbers[f"lowest at {axis}"] = value
+    numbers["share below the origin"] = float(np.mean(surface.mean < surface.mean[surface.origin]))
+    numbers["roughness"] = _finite(roughness(surface.mean))
     each = np.array([roughness(losses[..., question]) for question in range(losses.shape[-1])])
-    found["roughness of a question"] = _interval(each, rng)
-    return found
+    numbers["roughness of a question"] = _finite_mean(each, rng)
+    return numbers
 
 
 def roughness(values: Floats) -> float:
-    """Of a surface `(S1[, S2])`, as `describe` has it; 0 if it is flat, NaN if it is not finite everywhere."""
+    """Roughness of a surface `(S1[, S2])`, defined in `describe`; 0 if it is flat, NaN if a value is not finite."""
     height = values.max() - values.min()
     if height == 0:
         return 0.0
@@ -156,22 +163,19 @@ def roughness(values: Floats) -> float:
 
 
 def barrier(surface: Surface, axis: int) -> float | None:
-    """How far the mean loss on the way from 0 to 1 along `axis` rises above the straight line between its ends.
+    """Greatest height of the mean loss between 0 and 1 along `axis` above the straight line between its ends.
 
-    Source: Frankle et al., arXiv 1912.05671, section 3, there for the error. None if it is not finite.
+    None if it is not finite. Source: Frankle et al., arXiv 1912.05671, section 3, who define it for the error.
     """
     values, line = np.array(surface.axes[axis]), surface.along(axis).mean(axis=-1)
     inside = (values >= 0) & (values <= 1)
-    share, on_way = values[inside], line[inside]
-    return _number(float((on_way - (1 - share) * on_way[0] - share * on_way[-1]).max()))
+    share, heights = values[inside], line[inside]
+    return _finite(float((heights - (1 - share) * heights[0] - share * heights[-1]).max()))
 
 
-def _interval(values: Floats, rng: np.random.Generator) -> Interval | None:
-    if not np.isfinite(values).all():
-        return None
-    low, high = bootstrap_interval(values, rng)
-    return {"mean": float(values.mean()), "low": low, "high": high}
+def _finite_mean(values: Floats, rng: np.random.Generator) -> MeanInterval | None:
+    return mean_interval(values, rng) if np.isfinite(values).all() else None
 
 
-def _number(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -1,1 +1,1 @@
-"""Trajectory pruning: how much of a trajectory the answer needs."""
+"""Trajectory pruning: the part of a trajectory that the answer needs."""

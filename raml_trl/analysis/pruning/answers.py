@@ -1,52 +1,168 @@
-r"""Answers that are forced: the box is opened for the model, and it writes greedily until the box is closed."""
+r"""Answers after shortened trajectories: forced, graded, and stored as rows.
 
-from collections.abc import Iterator, Sequence
+To force an answer, the text ends inside an open box and the model writes greedily until the box closes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from raml_trl.analysis.config import TrajectoryPruningConfig
+from raml_trl.analysis.pruning.config import Method
+from raml_trl.analysis.pruning.prune import Tools, leaks, losses, prune
+from raml_trl.analysis.pruning.thinking import Thinking
+from raml_trl.data.records import Task, Trajectory
+from raml_trl.data.shards import read_shards
 from raml_trl.grading.boxes import box_end, extract_box
+from raml_trl.grading.pool import GradingPool
+
+_Key = tuple[tuple[int, ...], str]
+"""Tokens and stub of an `OpenBox`: boxes with equal keys get the same answer."""
 
 
 @dataclass(frozen=True)
 class OpenBox:
-    r"""A text that ends in an open box: `ids` `(N,)` are all of it, `stub` its end, from `\boxed{` or before."""
+    r"""A text that ends inside an open box: its tokens `ids` `(N,)`, and its end `stub`, which holds the `\boxed{`."""
 
     ids: Tensor
     stub: str
 
 
-def force_answers(
-    model: Any, tokenizer: Any, boxes: Sequence[OpenBox], *, max_tokens: int, batch_size: int, tokens_per_pass: int
-) -> list[str | None]:
-    """What the model writes into each box, in order, decoded greedily; None where it has not closed it in time.
+@dataclass(frozen=True)
+class MethodOutcome:
+    """Outcome of a method for one trajectory: the columns of `pruned.parquet` by which methods are compared.
 
-    Texts that are alike are continued once.
+    `tokens_before` and `tokens_after` count tokens of thinking. `leaked`: the shortened thinking states the answer.
+    `nll` is the loss of the reference answer, in nats per token.
+    """
+
+    question_id: str
+    method: str
+    setting: str | None
+    tokens_before: int
+    tokens_after: int
+    correct: bool
+    leaked: bool
+    nll: float
+
+
+@dataclass(frozen=True)
+class PrunedTrajectory(MethodOutcome):
+    """A row of `pruned.parquet`: the `number`-th trajectory of its question as a method shortened it.
+
+    `text` is laid out as a trajectory with the forced answer. `predicted` is that answer, None if the box stayed open.
+    `num_tokens` counts the tokens of `text`.
+    """
+
+    number: int
+    text: str
+    predicted: str | None
+    num_tokens: int
+
+
+def prune_and_answer(
+    config: TrajectoryPruningConfig,
+    method: Method,
+    thinkings: Sequence[Thinking],
+    tools: Tools,
+    pool: GradingPool,
+    *,
+    seed: int,
+) -> Iterator[PrunedTrajectory]:
+    """Shorten trajectories with a method, force an answer after each, and grade it."""
+    pruned = prune(method, thinkings, tools, seed=seed)
+    predicted = force_answers(
+        tools.model,
+        tools.tokenizer,
+        [OpenBox(row.asked_ids, row.stub) for row in pruned],
+        max_tokens=config.max_answer_length,
+        batch_size=config.batch_size,
+        tokens_per_pass=config.tokens_per_pass,
+    )
+    references = [thinking.tokens.question.answer for thinking in thinkings]
+    outcomes = pool.compare(list(zip(predicted, references, strict=True)))
+    nll = losses(tools.model, pruned, tokens_per_pass=tools.tokens_per_pass)
+    for thinking, row, answer, outcome, loss in zip(thinkings, pruned, predicted, outcomes, nll, strict=True):
+        question = thinking.tokens.question
+        text = thinking.lay_out(row.text, answer or "", config.prompt_style)
+        yield PrunedTrajectory(
+            question_id=question.id,
+            method=method.kind,
+            setting=method.setting,
+            tokens_before=len(thinking.ids),
+            tokens_after=len(row.ids),
+            correct=outcome == "correct",
+            leaked=leaks(row, question.answer),
+            nll=loss,
+            number=thinking.tokens.number,
+            text=text,
+            predicted=answer,
+            num_tokens=len(tools.tokenizer(text, add_special_tokens=False)["input_ids"]),
+        )
+
+
+def still_correct(tasks: Sequence[Task], method: Method, paths: Sequence[Path]) -> Iterator[Task]:
+    """Yield the questions with the shortened trajectories whose answer is correct; questions without one are left out.
 
     Args:
-        max_tokens: of an answer, the brace that closes it included.
-        batch_size: texts that are continued at once, at most.
-        tokens_per_pass: of all of these together, padding included; one text may have more.
+        tasks: the questions with their original trajectories.
+        method: the method that shortened them.
+        paths: shards of `PrunedTrajectory` rows.
+    """
+    by_id = {task.question.id: task for task in tasks}
+    rows = (PrunedTrajectory(**row) for row in read_shards(paths))
+    own = (row for row in rows if (row.method, row.setting) == (method.kind, method.setting))
+    for question_id, group in groupby(own, key=lambda row: row.question_id):
+        task = by_id[question_id]
+        kept = tuple(
+            Trajectory(row.text, True, task.trajectories[row.number].model, row.num_tokens)
+            for row in group
+            if row.correct
+        )
+        if kept:
+            yield Task(task.question, kept)
+
+
+def force_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    boxes: Sequence[OpenBox],
+    *,
+    max_tokens: int,
+    batch_size: int,
+    tokens_per_pass: int,
+) -> list[str | None]:
+    """Let the model write greedily into each box, and return the contents in order; None if a box stays open.
+
+    Equal texts are continued once.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        boxes: the texts to continue.
+        max_tokens: limit on the tokens of an answer, including the closing brace.
+        batch_size: limit on the texts of a batch.
+        tokens_per_pass: limit on the tokens of a batch, padding included; a single text may have more.
     """
     keys = [(tuple(box.ids.tolist()), box.stub) for box in boxes]
     unique = sorted(dict.fromkeys(keys), key=lambda key: len(key[0]), reverse=True)
-    written: dict[Any, str | None] = {}
+    answers: dict[_Key, str | None] = {}
     for batch in _batches(unique, batch_size, tokens_per_pass):
         texts = _continue(model, tokenizer, batch, max_tokens)
         for (ids, stub), text in zip(batch, texts, strict=True):
             end = box_end(stub, text)
-            written[ids, stub] = None if end is None else extract_box(stub + text[:end])
-    return [written[key] for key in keys]
-
-
-_Key = tuple[tuple[int, ...], str]
+            answers[ids, stub] = None if end is None else extract_box(stub + text[:end])
+    return [answers[key] for key in keys]
 
 
 def _batches(keys: Sequence[_Key], batch_size: int, tokens_per_pass: int) -> Iterator[list[_Key]]:
-    """From the longest text down: of a batch, the first is the longest."""
+    """Split texts, sorted from long to short, into batches; the first text of a batch sets its padded length."""
     start = 0
     while start < len(keys):
         size = max(1, min(batch_size, tokens_per_pass // len(keys[start][0])))
@@ -54,12 +170,15 @@ def _batches(keys: Sequence[_Key], batch_size: int, tokens_per_pass: int) -> Ite
         start += size
 
 
-def _continue(model: Any, tokenizer: Any, batch: Sequence[_Key], max_tokens: int) -> list[str]:
+def _continue(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Key], max_tokens: int
+) -> list[str]:
     inputs = tokenizer.pad({"input_ids": [list(ids) for ids, _ in batch]}, padding_side="left", return_tensors="pt")
     start, stubs = inputs["input_ids"].shape[1], [stub for _, stub in batch]
     closed = StoppingCriteriaList([_BoxClosed(tokenizer, stubs, start)])
+    generate = cast(Callable[..., Tensor], model.generate)
     with torch.no_grad():
-        output = model.generate(
+        output = generate(
             **inputs.to(model.device),
             max_new_tokens=max_tokens,
             stopping_criteria=closed,
@@ -68,17 +187,17 @@ def _continue(model: Any, tokenizer: Any, batch: Sequence[_Key], max_tokens: int
     return _decode(tokenizer, output[:, start:])
 
 
-def _decode(tokenizer: Any, ids: Tensor) -> list[str]:
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> list[str]:
     return tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class _BoxClosed(StoppingCriteria):
-    """Ends each text of a batch with its box."""
+    """Ends each text of a batch as soon as its box is closed."""
 
-    def __init__(self, tokenizer: Any, stubs: Sequence[str], start: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stubs: Sequence[str], start: int) -> None:
         self._tokenizer, self._stubs, self._start = tokenizer, stubs, start
 
-    def __call__(self, input_ids: Any, scores: Any, **_named: Any) -> Any:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_named: object) -> Tensor:
         texts = _decode(self._tokenizer, input_ids[:, self._start :])
         closed = [box_end(stub, text) is not None for stub, text in zip(self._stubs, texts, strict=True)]
         return torch.tensor(closed, device=input_ids.device)

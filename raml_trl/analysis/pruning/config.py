@@ -1,4 +1,4 @@
-"""The names under which recipes ask for ways to shorten a trajectory, such as `budget:0.5`."""
+"""Names of pruning methods in recipes, such as `budget:0.5`."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,33 +12,36 @@ _FORMS = "none, no_thinking, no_thinking:KIND, budget:SHARE, budget:TOKENS, curv
 
 @dataclass(frozen=True)
 class Method:
-    """A way to shorten a trajectory, `kind`, and what it is told, as it is written in a recipe."""
+    """A way to shorten a trajectory: its `kind`, and its `setting` as written in the recipe."""
 
     kind: str
     setting: str | None = None
 
     @property
     def name(self) -> str:
-        """As it is written in a recipe."""
+        """The name as written in a recipe."""
         return self.kind if self.setting is None else f"{self.kind}:{self.setting}"
 
     @property
     def number(self) -> float:
-        """The setting, where it is a number."""
+        """The setting as a number."""
         assert self.setting is not None, self.kind
         return float(self.setting)
 
     def budget(self, tokens: int) -> int:
-        """How many of `tokens` a budget keeps: a share, as 0.5 and 1.0 are, rounded down, or a number of them."""
+        """How many of `tokens` a budget keeps.
+
+        A setting with a decimal point (0.5, 1.0) is a share, rounded down; otherwise it is a number of tokens.
+        """
         assert self.setting is not None, self.kind
         return int(Fraction(self.setting) * tokens) if "." in self.setting else min(int(self.setting), tokens)
 
 
 def parse_method(name: str) -> Method:
-    """The method that `name` stands for.
+    """Parse the name of a method.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such method.
     """
     kind, colon, setting = name.strip().partition(":")
     method = Method(kind, setting if colon else None)
@@ -46,22 +49,24 @@ def parse_method(name: str) -> Method:
         return method
     if kind == "no_thinking":
         if colon and setting not in NO_THINKING:
-            raise InputError(f"methods: {name!r} is unknown, no_thinking may be followed by {', '.join(NO_THINKING)}")
+            raise InputError(
+                f"methods: {name!r} is unknown: use no_thinking or no_thinking:X, X in {list(NO_THINKING)}"
+            )
         return method
     if kind == "budget" and _is_number(setting) and (setting.isdecimal() or 0 <= float(setting) <= 1):
         return method
     if kind in ("curve", "drop_sentence") and _is_number(setting):
         return method
     if kind in ("budget", "curve", "drop_sentence"):
-        wanted = {
-            "budget": "a share of the tokens, such as 0.5, or a number of them, such as 512",
-            "curve": "nats that the answer's loss stays below, such as 0.1",
-            "drop_sentence": "nats by which the answer's loss may rise, such as 0.1",
+        value = {
+            "budget": "a share of the tokens, such as 0.5, or a number of tokens, such as 512",
+            "curve": "the nats below which the answer's loss must stay, such as 0.1",
+            "drop_sentence": "the nats by which the answer's loss may rise, such as 0.1",
         }[kind]
-        raise InputError(f"methods: {name!r} must be {kind}: and {wanted}")
+        raise InputError(f"methods: {name!r} must be {kind}: followed by {value}")
     raise InputError(f"methods: {name!r} is unknown: choose from {_FORMS}")
 
 
 def _is_number(setting: str) -> bool:
-    """Whether it is a plain decimal, as no infinity and no sign is."""
+    """Whether `setting` is a plain decimal, without sign or exponent and not infinite."""
     return setting.replace(".", "", 1).isdecimal()

@@ -1,70 +1,95 @@
-"""What methods that shorten trajectories give for what they leave: tokens against accuracy, and which are worth it."""
+"""Compares pruning methods: tokens against accuracy, and the frontier of methods that no other method beats."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from raml_trl.analysis.pruning.answers import MethodOutcome
 from raml_trl.analysis.pruning.config import WHOLE, Method
-from raml_trl.evaluation.intervals import bootstrap_interval, paired_difference
+from raml_trl.evaluation.intervals import Difference, MeanInterval, mean_interval, paired_difference
 from raml_trl.evaluation.metrics import each_question, pass_at_k
 from raml_trl.render.figures import COLOURS, blank_figure, svg
 from raml_trl.render.tables import markdown_table
 
-Row = Mapping[str, Any]
-"""A trajectory as a method left it: `question_id`, `method`, `setting`, `tokens_after`, `correct`, `leaked`, ..."""
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """Results of a method over `n` trajectories. Means are over questions, each the mean of its trajectories.
+
+    - `tokens`: tokens of thinking that the method leaves. `kept`: their share of all tokens of thinking.
+    - `accuracy`: share of correct answers. `difference`: accuracy minus that of the complete trajectories, paired by
+      question. `accuracy_without_leak`: over trajectories that do not state the answer; None if all do.
+    - `pass_at_k`: Pass@k for the largest `k` for which every question has enough trajectories.
+    - `leaked`: share of trajectories that state the answer. `nll`: loss of the reference answer, in nats per token.
+    - `frontier`: no other method has as few tokens and as high an accuracy, and is better in one of them.
+    """
+
+    name: str
+    setting: str | None
+    tokens: MeanInterval
+    accuracy: MeanInterval
+    k: int
+    pass_at_k: MeanInterval
+    difference: Difference
+    kept: float
+    leaked: float
+    accuracy_without_leak: float | None
+    nll: float
+    n: int
+    frontier: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """Convert to JSON, with Pass@k under a key such as `pass@4`."""
+        content = {(f"pass@{self.k}" if name == "pass_at_k" else name): value for name, value in asdict(self).items()}
+        del content["k"]
+        return content
 
 
-def compare_methods(rows: Sequence[Row], seed: int) -> list[dict[str, Any]]:
-    """For each method, in the order in which they come: means over questions of their trajectories, with intervals.
-
-    `tokens` and `accuracy` are `mean`, `low`, `high`; `difference` is that of the accuracy to the whole trajectory's,
-    paired by question; `pass@k` has the k that every question has trajectories for; `kept` is the share of all tokens,
-    `leaked` that of trajectories, and `accuracy_without_leak` over those that do not hold the answer, None if all do.
-    `frontier` marks the methods that no other one beats in tokens without losing in accuracy, or the other way round.
+def compare_methods(rows: Sequence[MethodOutcome], seed: int) -> list[MethodSummary]:
+    """Summarise every method, in order of first appearance.
 
     Args:
-        rows: of every method, the same trajectories, and `none` among the methods.
+        rows: outcomes of every method on the same trajectories. The methods must include `none`.
+        seed: seed of the bootstrap and of the paired test.
     """
-    by_method: dict[Method, list[Row]] = {}
+    by_method: dict[Method, list[MethodOutcome]] = {}
     for row in rows:
-        by_method.setdefault(Method(row["method"], row["setting"]), []).append(row)
+        by_method.setdefault(Method(row.method, row.setting), []).append(row)
     rng = np.random.default_rng(seed)
-    questions = list(dict.fromkeys(row["question_id"] for row in rows))
-    whole = _by_question(by_method[Method(WHOLE)], questions, "correct")
-    counts = [len(of_question) for of_question in whole]
-    compared = []
-    for method, own in by_method.items():
-        correct = _by_question(own, questions, "correct")
-        tokens = np.array([fmean(values) for values in _by_question(own, questions, "tokens_after")])
-        accuracy = np.array([fmean(values) for values in correct])
-        passed = each_question(pass_at_k, counts, [round(sum(values)) for values in correct], min(counts))
-        sealed = [row["correct"] for row in own if not row["leaked"]]
-        one: dict[str, Any] = {
-            "name": method.kind,
-            "setting": method.setting,
-            "tokens": _with_interval(tokens, rng),
-            "accuracy": _with_interval(accuracy, rng),
-            f"pass@{min(counts)}": _with_interval(passed, rng),
-            "difference": asdict(paired_difference([fmean(values) for values in whole], accuracy, rng)),
-            "kept": sum(row["tokens_after"] for row in own) / max(1, sum(row["tokens_before"] for row in own)),
-            "leaked": fmean(row["leaked"] for row in own),
-            "accuracy_without_leak": fmean(sealed) if sealed else None,
-            "nll": fmean(row["nll"] for row in own),
-            "n": len(own),
-        }
-        compared.append(one)
-    worth = on_frontier([(one["tokens"]["mean"], one["accuracy"]["mean"]) for one in compared])
-    for one, flag in zip(compared, worth, strict=True):
-        one["frontier"] = flag
-    return compared
+    questions = list(dict.fromkeys(row.question_id for row in rows))
+    whole = _by_question(by_method[Method(WHOLE)], questions)
+    counts = [len(own) for own in whole]
+    whole_accuracy = [fmean(row.correct for row in own) for own in whole]
+    summaries = []
+    for method, outcomes in by_method.items():
+        by_question = _by_question(outcomes, questions)
+        tokens = np.array([fmean(row.tokens_after for row in own) for own in by_question])
+        accuracy = np.array([fmean(row.correct for row in own) for own in by_question])
+        passed = each_question(pass_at_k, counts, [sum(row.correct for row in own) for own in by_question], min(counts))
+        sealed = [row.correct for row in outcomes if not row.leaked]
+        summary = MethodSummary(  # the order of the arguments fixes the random draws
+            name=method.kind,
+            setting=method.setting,
+            tokens=mean_interval(tokens, rng),
+            accuracy=mean_interval(accuracy, rng),
+            k=min(counts),
+            pass_at_k=mean_interval(passed, rng),
+            difference=paired_difference(whole_accuracy, accuracy, rng),
+            kept=sum(row.tokens_after for row in outcomes) / max(1, sum(row.tokens_before for row in outcomes)),
+            leaked=fmean(row.leaked for row in outcomes),
+            accuracy_without_leak=fmean(sealed) if sealed else None,
+            nll=fmean(row.nll for row in outcomes),
+            n=len(outcomes),
+        )
+        summaries.append(summary)
+    flags = on_frontier([(summary.tokens.mean, summary.accuracy.mean) for summary in summaries])
+    return [replace(summary, frontier=flag) for summary, flag in zip(summaries, flags, strict=True)]
 
 
 def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Of each `(tokens, accuracy)`, whether no other is as short and as accurate, and better in one of the two."""
+    """For each `(tokens, accuracy)`, whether no other point is as good in both and better in one of them."""
     flags = {}
     best = -np.inf
     for tokens, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):
@@ -73,31 +98,31 @@ def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [flags[point] for point in points]
 
 
-def frontier_figure(methods: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy against tokens, with both intervals, and in steps the best that so many tokens give."""
+def frontier_figure(methods: Sequence[MethodSummary]) -> str:
+    """Draw accuracy against tokens with both intervals, and the frontier as steps."""
     figure, axes = blank_figure(7.2, 3.6)
-    edge = sorted((one["tokens"]["mean"], one["accuracy"]["mean"]) for one in methods if one["frontier"])
+    edge = sorted((row.tokens.mean, row.accuracy.mean) for row in methods if row.frontier)
     axes.plot(*zip(*edge, strict=True), color=COLOURS[-1], linewidth=1, drawstyle="steps-post", alpha=0.6, zorder=1)
-    kinds = list(dict.fromkeys(one["name"] for one in methods))
-    for place, one in enumerate(methods):
-        tokens, accuracy, colour = one["tokens"], one["accuracy"], COLOURS[kinds.index(one["name"]) % len(COLOURS)]
-        first = one["name"] not in (other["name"] for other in methods[:place])
+    kinds = list(dict.fromkeys(row.name for row in methods))
+    for place, row in enumerate(methods):
+        tokens, accuracy, colour = row.tokens, row.accuracy, COLOURS[kinds.index(row.name) % len(COLOURS)]
+        first = row.name not in (other.name for other in methods[:place])
         axes.errorbar(
-            tokens["mean"],
-            accuracy["mean"],
-            xerr=[[tokens["mean"] - tokens["low"]], [tokens["high"] - tokens["mean"]]],
-            yerr=[[accuracy["mean"] - accuracy["low"]], [accuracy["high"] - accuracy["mean"]]],
+            tokens.mean,
+            accuracy.mean,
+            xerr=[[tokens.mean - tokens.low], [tokens.high - tokens.mean]],
+            yerr=[[accuracy.mean - accuracy.low], [accuracy.high - accuracy.mean]],
             fmt="o",
             markersize=5,
             linewidth=1,
             color=colour,
-            label=one["name"] if first else None,
+            label=row.name if first else None,
         )
-        if one["setting"] is not None:
-            above = place % 2 == 0  # neighbours often lie close together
+        if row.setting is not None:
+            above = place % 2 == 0  # alternate, because neighbours often lie close together
             axes.annotate(
-                one["setting"],
-                (tokens["mean"], accuracy["mean"]),
+                row.setting,
+                (tokens.mean, accuracy.mean),
                 xytext=(3, 12 if above else -18),
                 textcoords="offset points",
                 fontsize=8,
@@ -110,34 +135,29 @@ def frontier_figure(methods: Sequence[Mapping[str, Any]]) -> str:
     return svg(figure)
 
 
-def methods_table(methods: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each method, as Markdown."""
+def methods_table(methods: Sequence[MethodSummary]) -> str:
+    """Format the methods as a Markdown table, one row each."""
     rows = [["method", "tokens", "kept", "accuracy", "difference to none", "p", "leaked", "frontier"]]
-    for one in methods:
-        accuracy, difference = one["accuracy"], one["difference"]
+    for row in methods:
+        accuracy, difference = row.accuracy, row.difference
         rows.append(
             [
-                Method(one["name"], one["setting"]).name,
-                f"{one['tokens']['mean']:.1f}",
-                f"{one['kept']:.0%}",
-                f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]",
-                f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]",
-                f"{difference['p_value']:.4f}",
-                f"{one['leaked']:.1%}",
-                "yes" if one["frontier"] else "no",
+                Method(row.name, row.setting).name,
+                f"{row.tokens.mean:.1f}",
+                f"{row.kept:.0%}",
+                f"{accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]",
+                f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]",
+                f"{difference.p_value:.4f}",
+                f"{row.leaked:.1%}",
+                "yes" if row.frontier else "no",
             ]
         )
     return markdown_table(rows)
 
 
-def _by_question(rows: Sequence[Row], questions: Sequence[str], column: str) -> list[list[float]]:
-    """The values of a column for each question."""
-    values: dict[str, list[float]] = {question: [] for question in questions}
+def _by_question(rows: Sequence[MethodOutcome], questions: Sequence[str]) -> list[list[MethodOutcome]]:
+    """Group rows by question, in the order of `questions`."""
+    groups: dict[str, list[MethodOutcome]] = {question: [] for question in questions}
     for row in rows:
-        values[row["question_id"]].append(float(row[column]))
-    return list(values.values())
-
-
-def _with_interval(values: NDArray[np.float64], rng: np.random.Generator) -> dict[str, float]:
-    low, high = bootstrap_interval(values, rng)
-    return {"mean": float(values.mean()), "low": low, "high": high}
+        groups[row.question_id].append(row)
+    return list(groups.values())

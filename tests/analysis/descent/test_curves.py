@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raml_trl.analysis.descent.curves import Curve, bands, descent, summarise_descent, summarise_modes
+from raml_trl.evaluation.intervals import MeanInterval
 
 
 def curve(nll: list[float], question: str = "q", **named: Any) -> Curve:
@@ -29,9 +30,9 @@ def test_descent_after_sentences() -> None:
     assert one.unstated_sentences.tolist() == [5, 3, 1]
     assert replace(one, stated=5).unstated_sentences.tolist() == [5, 3]
     [row] = summarise_descent([one], np.random.default_rng(0), by_sentence=True)
-    assert row["slope"]["mean"] == pytest.approx(-4)
+    assert row.slope.mean == pytest.approx(-4)
     [left_out] = summarise_descent([curve([2.0, 1.0])], np.random.default_rng(0), by_sentence=True)
-    assert left_out["left_out"] == 1  # without a sentence there is one place
+    assert left_out.left_out == 1  # without a sentence there is one place
 
 
 @given(st.lists(st.floats(0, 20), min_size=2, max_size=30))
@@ -54,35 +55,35 @@ def test_a_question_counts_once_however_many_trajectories_it_has() -> None:
     curves = [curve(falls, "a"), curve(rises, "b"), curve(rises, "b"), curve(rises, "b")]
     curves += [curve([1.0, 0.0], "c", stated=1), curve(rises, "d", correct=False)]
     right, wrong = summarise_descent(curves, np.random.default_rng(0))
-    assert (right["trajectories"], right["left_out"], right["questions"]) == (4, 1, 2)
-    assert right["slope"]["mean"] == pytest.approx(0)
-    assert right["share"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
-    assert (wrong["correct"], wrong["share"]["mean"], wrong["change"]["mean"]) == (False, 0.0, 1.0)
+    assert (right.trajectories, right.left_out, right.questions) == (4, 1, 2)
+    assert right.slope.mean == pytest.approx(0)
+    assert right.share == MeanInterval(0.5, 0.0, 1.0)
+    assert (wrong.correct, wrong.share.mean, wrong.change.mean) == (False, 0.0, 1.0)
 
 
 def test_a_group_with_nothing_to_measure_is_counted() -> None:
     [row] = summarise_descent([curve([1.0, 0.0], stated=1)], np.random.default_rng(0))
-    assert (row["trajectories"], row["left_out"]) == (0, 1)
-    assert "slope" not in row
+    assert (row.trajectories, row.left_out) == (0, 1)
+    assert row.slope is None
 
 
 def test_bands_over_tokens_have_whoever_is_still_there() -> None:
     [band] = bands([curve([4.0, 2.0, 1.0]), curve([6.0, 2.0]), curve([5.0, 9.0, 7.0], start=1)], "tokens")
-    assert band["x"] == [0, 1, 2]
-    assert band["count"] == [3, 3, 1]
-    assert band["mean"] == pytest.approx([(4 + 6 + 9) / 3, (2 + 2 + 7) / 3, 1.0])
-    assert band["low"][0] == pytest.approx(np.quantile([4, 6, 9], 0.1))
-    assert band["high"][0] == pytest.approx(np.quantile([4, 6, 9], 0.9))
+    assert band.x == [0, 1, 2]
+    assert band.count == [3, 3, 1]
+    assert band.mean == pytest.approx([(4 + 6 + 9) / 3, (2 + 2 + 7) / 3, 1.0])
+    assert band.low[0] == pytest.approx(np.quantile([4, 6, 9], 0.1))
+    assert band.high[0] == pytest.approx(np.quantile([4, 6, 9], 0.9))
 
 
 def test_bands_over_shares_read_between_tokens() -> None:
     curves = [curve([4.0, 2.0, 1.0]), curve([6.0, 2.0]), curve([3.0], correct=False)]
     right, wrong = bands(curves, "share")
-    assert right["count"] == [2] * 101
-    assert right["mean"][50] == pytest.approx((2 + 4) / 2)
-    assert right["mean"][25] == pytest.approx((3 + 5) / 2)
-    assert (right["mean"][0], right["mean"][100]) == (5, 1.5)
-    assert wrong["mean"] == [3.0] * 101
+    assert right.count == [2] * 101
+    assert right.mean[50] == pytest.approx((2 + 4) / 2)
+    assert right.mean[25] == pytest.approx((3 + 5) / 2)
+    assert (right.mean[0], right.mean[100]) == (5, 1.5)
+    assert wrong.mean == [3.0] * 101
 
 
 def test_modes_side_by_side() -> None:
@@ -90,9 +91,9 @@ def test_modes_side_by_side() -> None:
     curves += [curve([9.0], "a", mode="no_thinking")]
     summary = summarise_modes(curves, np.random.default_rng(0))
     thinking = summary["thinking"]
-    assert (thinking["questions"], thinking["trajectories"]) == (2, 3)
-    assert thinking["accuracy"]["mean"] == pytest.approx((0.5 + 1) / 2)
-    assert thinking["tokens"]["mean"] == pytest.approx((1.5 + 1) / 2)
-    assert thinking["first"]["mean"] == pytest.approx((4 + 7) / 2)
-    assert thinking["final"]["mean"] == pytest.approx((1.5 + 1) / 2)
-    assert summary["no_thinking"]["questions"] == 1
+    assert (thinking.questions, thinking.trajectories) == (2, 3)
+    assert thinking.accuracy.mean == pytest.approx((0.5 + 1) / 2)
+    assert thinking.tokens.mean == pytest.approx((1.5 + 1) / 2)
+    assert thinking.first.mean == pytest.approx((4 + 7) / 2)
+    assert thinking.final.mean == pytest.approx((1.5 + 1) / 2)
+    assert summary["no_thinking"].questions == 1

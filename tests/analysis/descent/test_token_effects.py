@@ -73,12 +73,12 @@ def planted(rng: np.random.Generator, boost: float) -> list[Effects]:
 
 def test_what_is_there_is_found() -> None:
     found = compare_groups(planted(np.random.default_rng(0), 3.0), np.random.default_rng(1))
-    rows = {row["group"]: row for row in found}
-    assert rows["planted"]["p"] < 0.01
-    assert rows["planted"]["n"] == 200
-    assert rows["planted"]["median"] > 2 * rows["planted"]["rest"]
-    assert rows["planted"]["rest"] == rows["rest"]["median"]
-    assert rows["planted"]["low"] < rows["planted"]["median"] < rows["planted"]["high"]
+    rows = {row.group: row for row in found}
+    assert rows["planted"].p < 0.01
+    assert rows["planted"].n == 200
+    assert rows["planted"].median > 2 * rows["planted"].rest
+    assert rows["planted"].rest == rows["rest"].median
+    assert rows["planted"].low < rows["planted"].median < rows["planted"].high
 
 
 def test_what_is_not_there_is_seldom_found() -> None:
@@ -86,7 +86,7 @@ def test_what_is_not_there_is_seldom_found() -> None:
     for seed in range(40):
         rng = np.random.default_rng(seed)
         rows = compare_groups(planted(rng, 1.0), rng, num_resamples=50, num_permutations=99)
-        found += any(row["p"] < 0.05 for row in rows)
+        found += any(row.p < 0.05 for row in rows)
     assert found <= 5  # of 40, expected 2 at most
 
 
@@ -96,15 +96,15 @@ def test_a_difference_between_trajectories_is_no_effect_of_tokens() -> None:
         groups = (frozenset({"x"}),) * of_x + (frozenset({"y"}),) * (30 - of_x)
         made.append(Effects(f"q{level}", np.full(30, float(level)), groups))
     rows = compare_groups(made, np.random.default_rng(0), num_permutations=199)
-    assert [(row["group"], row["median"], row["p"]) for row in rows] == [("y", 3.0, 1.0), ("x", 1.0, 1.0)]
+    assert [(row.group, row.median, row.p) for row in rows] == [("y", 3.0, 1.0), ("x", 1.0, 1.0)]
 
 
 def test_the_interval_draws_questions_not_places() -> None:
     one = Effects("a", np.full(50, 1.0), (frozenset({"x"}),) * 50)
     other = Effects("b", np.full(50, 9.0), (frozenset({"x"}),) * 50)
     [row] = compare_groups([one, other], np.random.default_rng(0))
-    assert (row["low"], row["median"], row["high"]) == (1.0, 5.0, 9.0)
-    assert row["p"] is row["rest"] is None  # there is nothing else to compare with
+    assert (row.low, row.median, row.high) == (1.0, 5.0, 9.0)
+    assert row.p is row.rest is None  # there is nothing else to compare with
 
 
 def test_p_values_are_adjusted_for_the_groups() -> None:
@@ -116,7 +116,7 @@ def test_p_values_are_adjusted_for_the_groups() -> None:
             for one in planted(np.random.default_rng(0), 3.0)
         ]
         rows = compare_groups(made, np.random.default_rng(1), num_resamples=10, num_permutations=999)
-        return {row["group"]: row["p"] for row in rows}
+        return {row.group: row.p for row in rows}
 
     assert rows_with(0)["planted"] == pytest.approx(2 / 1000)  # the least there is, for two groups
     assert rows_with(7)["planted"] == pytest.approx(9 / 1000)

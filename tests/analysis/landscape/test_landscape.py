@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig, Qwen2Config
 
-from raml_trl import loss_landscape
 from raml_trl.analysis.config import LossLandscapeConfig
+from raml_trl.analysis.landscape import experiment
 from raml_trl.analysis.landscape import losses as answer_losses
 from raml_trl.analysis.landscape.directions import CheckpointDirections, RandomDirections, movable
-from raml_trl.analysis.landscape.experiment import Mark, surface_figure
 from raml_trl.analysis.landscape.losses import AnswerLosses
+from raml_trl.analysis.landscape.results import Mark, summarise, surface_figure
 from raml_trl.analysis.landscape.surface import Surface, axis_to_one, barrier, centred_axis, describe, roughness, scan
 from raml_trl.analysis.likelihood import answer_nll
 from raml_trl.data.reading import load_questions
 from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
-from raml_trl.loss_landscape import main, summarise
+from raml_trl.loss_landscape import main
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.runs import open_run
@@ -219,7 +220,7 @@ def test_a_model_that_was_changed_meanwhile_is_told() -> None:
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
         return np.zeros(2)
 
-    with pytest.raises(RuntimeError, match=r"1 parameters are not what they were, first model\.layers\.0"):
+    with pytest.raises(RuntimeError, match=r"1 parameters could not be restored, first model\.layers\.0"):
         scan(model, RandomDirections(model, seed=0), (centred_axis(3, 1.0),) * 2, losses)
 
 
@@ -275,7 +276,7 @@ def test_batches_stay_within_their_tokens(texts: Any, monkeypatch: pytest.Monkey
 def test_nothing_to_be_likely() -> None:
     one = torch.tensor([1])
     for prefixes, answers in [([], []), ([one[:0]], [one]), ([one], [one[:0]])]:
-        with pytest.raises(ValueError, match="there must be a question"):
+        with pytest.raises(ValueError, match="pass at least one question"):
             AnswerLosses(qwen2(), prefixes, answers)
 
 
@@ -341,11 +342,11 @@ def test_the_geometry_of_checkpoints() -> None:
 def test_checkpoints_of_another_model_are_refused() -> None:
     model = qwen2()
     own = parameters(model)
-    with pytest.raises(InputError, match=r"towards B: its weights are those of model_name_or_path"):
+    with pytest.raises(InputError, match=r"towards B: its weights equal those of model_name_or_path"):
         CheckpointDirections(model, {"B": own})
-    with pytest.raises(InputError, match=r"towards B: a parameter lm_head\.weight that model_name_or_path has alone"):
+    with pytest.raises(InputError, match=r"towards B: only model_name_or_path has the parameter lm_head\.weight"):
         CheckpointDirections(model, {"B": parameters(qwen2(tied=True))})
-    with pytest.raises(InputError, match=r"towards B: a parameter lm_head\.weight that model_name_or_path has not"):
+    with pytest.raises(InputError, match=r"towards B: only this checkpoint has the parameter lm_head\.weight"):
         CheckpointDirections(qwen2(tied=True), {"B": own})
     with pytest.raises(InputError, match=r"lm_head\.weight is \(3, 32\), not \(97, 32\)"):
         CheckpointDirections(model, {"B": own | {"lm_head.weight": own["lm_head.weight"][:3]}})
@@ -388,13 +389,13 @@ def test_the_curvature_of_a_bowl() -> None:
     squared = sum(float(one.square().sum()) for one in start.values())
     for axis in (1, 2):
         curvature = numbers[f"curvature {axis}"]
-        assert curvature["mean"] == pytest.approx(squared * stiffness.mean(), rel=1e-6)
-        assert curvature["low"] == pytest.approx(squared * 1.0)  # of three questions, now and then all one
-        assert curvature["high"] == pytest.approx(squared * 10.0)
+        assert curvature.mean == pytest.approx(squared * stiffness.mean(), rel=1e-6)
+        assert curvature.low == pytest.approx(squared * 1.0)  # of three questions, now and then all one
+        assert curvature.high == pytest.approx(squared * 10.0)
     overlap = float((directions.direction(0, "a", start["a"]) * tilt).sum() / tilt.square().sum())
-    assert numbers["slope 1"]["mean"] == pytest.approx(0.25 * overlap, rel=1e-5)
-    assert numbers["slope 2"]["mean"] == pytest.approx(0.25, rel=1e-5)
-    assert numbers["loss at the origin"]["mean"] == 0
+    assert numbers["slope 1"].mean == pytest.approx(0.25 * overlap, rel=1e-5)
+    assert numbers["slope 2"].mean == pytest.approx(0.25, rel=1e-5)
+    assert numbers["loss at the origin"].mean == 0
     assert numbers["lowest loss"] == 0
     assert (numbers["lowest at 1"], numbers["lowest at 2"]) == (0, 0)
     assert numbers["share below the origin"] == 0
@@ -434,9 +435,9 @@ def test_the_lowest_point_and_the_sharpest() -> None:
     values[0, 2] = 0.5
     values[1, 1] = values[2, 0] = values[2, 2] = values[1, 0] = values[1, 2] = values[3, 0] = 2.0
     found: Any = describe(grid(values, *axes), np.random.default_rng(0), radius=0.1)
-    assert found["sharpness"]["mean"] == 1.5
+    assert found["sharpness"].mean == 1.5
     further: Any = describe(grid(values, *axes), np.random.default_rng(0), radius=0.15)
-    assert further["sharpness"]["mean"] == 2.5
+    assert further["sharpness"].mean == 2.5
     assert (found["lowest loss"], found["lowest at 1"], found["lowest at 2"]) == (0.5, -0.2, 0.1)
     assert found["share below the origin"] == pytest.approx(1 / 15)
 
@@ -461,10 +462,10 @@ def test_what_is_not_finite_is_nothing() -> None:
     found: Any = describe(
         grid(values, centred_axis(5, 1.0), centred_axis(5, 1.0)), np.random.default_rng(0), radius=0.5
     )
-    assert found["curvature 1"]["mean"] == 0
+    assert found["curvature 1"].mean == 0
     assert found["curvature 2"] is found["sharpness"] is found["roughness"] is found["roughness of a question"] is None
     assert found["lowest loss"] == 0.5
-    json.dumps(found, allow_nan=False)
+    json.dumps(found, allow_nan=False, default=asdict)
 
 
 def test_a_barrier_on_the_way() -> None:
@@ -505,14 +506,14 @@ def test_a_grid_that_cannot_be() -> None:
         centred_axis(5, 0.0)
     with pytest.raises(ValueError, match="the origin must be on the grid"):
         grid([1, 2, 3], (0.0, 0.5, 1.0))
-    with pytest.raises(ValueError, match="losses are not those of axes"):
+    with pytest.raises(ValueError, match="do not fit axes"):
         grid([1, 2, 3, 4, 5], centred_axis(3, 1.0))
 
 
 def test_figures_show_names_as_they_are() -> None:
     axes = (centred_axis(3, 0.5), centred_axis(5, 0.5))
     values = np.arange(15.0).reshape(3, 5)
-    marks = [Mark("<b>$x^2$", [0.0, 0.0]), Mark("corner", [0.5, -0.5])]
+    marks = [Mark("<b>$x^2$", [0.0, 0.0], 7.0), Mark("corner", [0.5, -0.5], 10.0)]
     drawn = surface_figure(grid(values, *axes), ["first $a_b$", "second"], marks)
     assert drawn.startswith("<svg")
     assert ">&lt;b&gt;$x^2$ 7</text>" in drawn  # a comment beside it has the name whatever is drawn
@@ -520,7 +521,7 @@ def test_figures_show_names_as_they_are() -> None:
     assert ">first $a_b$</text>" in drawn
     values[0, 0] = np.nan
     assert surface_figure(grid(values, *axes), ["first", "second"], []) != drawn
-    curve = surface_figure(grid(values[0, 1:4], axes[0]), ["first"], [Mark("here", [0.0])])
+    curve = surface_figure(grid(values[0, 1:4], axes[0]), ["first"], [Mark("here", [0.0], 2.0)])
     assert "here 2" in curve
     assert surface_figure(grid(np.ones((3, 5)), *axes), ["first", "second"], [])  # flat
 
@@ -617,7 +618,7 @@ def test_after_the_thinking_of_a_right_trajectory(data: str, tmp_path: Path, mod
 
 def test_nothing_thinks(tmp_path: Path, model_dir: str) -> None:
     write_shards(tmp_path / "data", [task_row(Task(Question("0", "a=1+1", "2", "s")))], QUESTIONS)
-    with pytest.raises(InputError, match="holds no right trajectory that thinks: leave after_thinking out"):
+    with pytest.raises(InputError, match="has no right trajectory with thinking: leave after_thinking out"):
         measure(tmp_path / "out", **settings_of(model_dir, str(tmp_path / "data"), after_thinking=True))
 
 
@@ -651,27 +652,27 @@ def test_from_checkpoint_to_checkpoint(data: str, tmp_path: Path, model_dir: str
 def count_points(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The first coordinate of every point that is measured from now on."""
     points: list[float] = []
-    whole = loss_landscape.surface_row
+    whole = experiment.surface_row
 
     def counted(move: Any, losses: Any, axes: Any, index: int) -> Any:
         points.extend([axes[0][index]] * math.prod(len(axis) for axis in axes[1:]))
         return whole(move, losses, axes, index)
 
-    monkeypatch.setattr(loss_landscape, "surface_row", counted)
+    monkeypatch.setattr(experiment, "surface_row", counted)
     return points
 
 
 def test_a_killed_run_carries_on(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(model_dir, data, dtype="bfloat16")
     measure(tmp_path / "whole", **settings)
-    whole = loss_landscape.surface_row
+    whole = experiment.surface_row
 
     def killed(move: Any, losses: Any, axes: Any, index: int) -> Any:
         if index == 3:
             raise KeyboardInterrupt
         return whole(move, losses, axes, index)
 
-    monkeypatch.setattr(loss_landscape, "surface_row", killed)
+    monkeypatch.setattr(experiment, "surface_row", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path / "out", **settings)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == [
@@ -679,7 +680,7 @@ def test_a_killed_run_carries_on(data: str, tmp_path: Path, model_dir: str, monk
     ]
     row = tmp_path / "out" / "row-00001.parquet"
     row.write_bytes(row.read_bytes()[:-50])  # damaged
-    monkeypatch.setattr(loss_landscape, "surface_row", whole)
+    monkeypatch.setattr(experiment, "surface_row", whole)
     points = count_points(monkeypatch)
     measure(tmp_path / "out", **settings)
     assert points == [-0.1] * 3 + [0.1] * 3 + [0.2] * 3
@@ -721,7 +722,7 @@ def test_losses_that_are_not_finite_are_written_as_nothing() -> None:
     config = LossLandscapeConfig(dataset_name="d", model_name_or_path="m", output_dir="o", steps=[3, 3])
     losses = np.ones((3, 3, 4))
     losses[0, 2, 1], losses[2, 2] = np.inf, np.nan
-    summary = summarise(config, Surface(config.axes, losses), {})
+    summary = asdict(summarise(config, Surface(config.axes, losses), {}))
     assert summary["loss"] == [[1, 1, None], [1, 1, 1], [1, 1, None]]
     assert summary["numbers"]["roughness"] is None
     json.dumps(summary, allow_nan=False)
@@ -730,8 +731,8 @@ def test_losses_that_are_not_finite_are_written_as_nothing() -> None:
 def test_the_cost_is_said_before(data: str, tmp_path: Path, model_dir: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     measure(tmp_path / "out", **settings_of(model_dir, data))
-    [said] = [line for line in caplog.messages if "points, of" in line]
-    assert re.match(r"15 points, of \d+ tokens each; \d+ of \d+ parameters move", said)
+    [said] = [line for line in caplog.messages if "points of" in line]
+    assert re.match(r"15 points of \d+ tokens each; \d+ of \d+ parameters move", said)
 
 
 @pytest.mark.parametrize(
@@ -742,11 +743,11 @@ def test_the_cost_is_said_before(data: str, tmp_path: Path, model_dir: str, capl
         ({"steps": []}, "steps must be one number or two"),
         ({"span": [0.0]}, "span positive"),
         ({"span": [0.1, 0.2], "steps": [5]}, "span must be one number, or one for each of steps"),
-        ({"towards": ["a"]}, "towards names 1 checkpoints, and steps has 2 axes"),
+        ({"towards": ["a"]}, "towards names 1 checkpoints, but steps has 2 axes"),
         ({"towards": ["m"], "steps": [5]}, "must be different models, got m, m"),
         ({"towards": ["a"], "steps": [3]}, "steps must be odd and 5 or more"),
-        ({"towards": ["a"], "steps": [5], "normalisation": "tensor"}, "are of random directions"),
-        ({"engine": "vllm"}, "engine vllm does not let its weights be moved"),
+        ({"towards": ["a"], "steps": [5], "normalisation": "tensor"}, "apply to random directions only"),
+        ({"engine": "vllm"}, "engine vllm gives no access to the weights"),
         ({"radius": 0.01}, r"radius 0.01 reaches no point of the grid: raise it to 0.05 or more"),
         ({"normalisation": "rows"}, "normalisation must be"),
     ],

@@ -11,15 +11,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raml_trl.analysis.likelihood import answer_nll
-from raml_trl.analysis.pruning.answers import OpenBox, force_answers
+from raml_trl.analysis.pruning.answers import MethodOutcome, OpenBox, force_answers
 from raml_trl.analysis.pruning.config import Method, parse_method
 from raml_trl.analysis.pruning.frontier import compare_methods, frontier_figure, on_frontier
 from raml_trl.analysis.pruning.prune import Tools, check_summaries, leaks, losses, losses_along, prune, settled
 from raml_trl.analysis.pruning.thinking import Thinking, find_thinking
-from raml_trl.analysis.sentences import split_sentences
+from raml_trl.analysis.text import split_sentences
 from raml_trl.analysis.trajectories import tokenise
 from raml_trl.build_model import train_bpe
 from raml_trl.data.records import Question, Trajectory
+from raml_trl.evaluation.intervals import MeanInterval
 from raml_trl.grading.boxes import box_end, opens_box
 from raml_trl.prompts import STYLES, SUMMARY, find_style
 from raml_trl.runtime.errors import InputError
@@ -325,7 +326,7 @@ def test_summaries(words: Any) -> None:
 
 def test_summaries_of_a_model_without_words(tokenizer: Any, words: Any) -> None:
     check_summaries(words)
-    with pytest.raises(InputError, match=r"words that the tokenizer of .* does not have"):
+    with pytest.raises(InputError, match=r"the tokenizer of .* lacks the words"):
         check_summaries(tokenizer)
 
 
@@ -445,12 +446,18 @@ def test_frontier_is_that_of_all_pairs(rng: np.random.Generator) -> None:
         assert on_frontier(points) == [not flag for flag in beaten]
 
 
-def table(**methods: Sequence[tuple[str, int, bool, bool]]) -> list[dict[str, Any]]:
+def table(**methods: Sequence[tuple[str, int, bool, bool]]) -> list[MethodOutcome]:
     return [
-        {
-            **{"question_id": question, "method": method.split("_")[0], "setting": method.partition("_")[2] or None},
-            **{"tokens_before": 10, "tokens_after": tokens, "correct": correct, "leaked": leaked, "nll": 1.0},
-        }
+        MethodOutcome(
+            question_id=question,
+            method=method.split("_")[0],
+            setting=method.partition("_")[2] or None,
+            tokens_before=10,
+            tokens_after=tokens,
+            correct=correct,
+            leaked=leaked,
+            nll=1.0,
+        )
         for method, rows in methods.items()
         for question, tokens, correct, leaked in rows
     ]
@@ -463,17 +470,18 @@ def test_methods_compared() -> None:
         none=whole, budget_51=half, budget_92=[("p", 9, False, True), ("p", 9, False, True), ("q", 9, False, True)]
     )
     none, five, nine = compare_methods(rows, seed=0)
-    assert (none["name"], none["setting"], none["n"]) == ("none", None, 3)
-    assert (none["accuracy"]["mean"], none["difference"]["mean"], none["kept"]) == (1, 0, 1)
-    assert (five["name"], five["setting"]) == ("budget", "51")
-    assert five["tokens"]["mean"] == 3  # p has 4, q has 2
-    assert five["accuracy"] == {"mean": 0.25, "low": 0.0, "high": 0.5}
-    assert five["difference"]["mean"] == -0.75
-    assert five["pass@1"]["mean"] == 0.25  # q has one trajectory
-    assert five["kept"] == pytest.approx(10 / 30)
-    assert (five["leaked"], five["accuracy_without_leak"]) == (pytest.approx(1 / 3), 0.5)
-    assert nine["accuracy_without_leak"] is None
-    assert [one["frontier"] for one in (none, five, nine)] == [True, True, False]
+    assert (none.name, none.setting, none.n) == ("none", None, 3)
+    assert (none.accuracy.mean, none.difference.mean, none.kept) == (1, 0, 1)
+    assert (five.name, five.setting) == ("budget", "51")
+    assert five.tokens.mean == 3  # p has 4, q has 2
+    assert five.accuracy == MeanInterval(0.25, 0.0, 0.5)
+    assert five.difference.mean == -0.75
+    assert five.pass_at_k.mean == 0.25  # q has one trajectory
+    assert "pass@1" in five.as_json()
+    assert five.kept == pytest.approx(10 / 30)
+    assert (five.leaked, five.accuracy_without_leak) == (pytest.approx(1 / 3), 0.5)
+    assert nine.accuracy_without_leak is None
+    assert [row.frontier for row in (none, five, nine)] == [True, True, False]
     figure = frontier_figure([none, five, nine])
     assert figure.startswith("<svg")
     assert figure == frontier_figure([none, five, nine])
@@ -485,4 +493,4 @@ def test_pass_at_k_counts_questions_with_a_correct_one() -> None:
     whole = [(question, 10, True, False) for question in "ppqq"]
     rows = table(none=whole, budget_5=[("p", 5, True, False), ("p", 5, False, False), *[("q", 5, False, False)] * 2])
     [none, five] = compare_methods(rows, seed=0)
-    assert (none["pass@2"]["mean"], five["pass@2"]["mean"], five["accuracy"]["mean"]) == (1, 0.5, 0.25)
+    assert (none.pass_at_k.mean, five.pass_at_k.mean, five.accuracy.mean) == (1, 0.5, 0.25)

@@ -1,0 +1,132 @@
+"""Measures the likelihood of the answer after every token of trajectories: the rows of `curves.parquet`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from raml_trl.analysis.config import PseudoGradientConfig
+from raml_trl.analysis.descent.curves import Curve, Mode
+from raml_trl.analysis.likelihood import answer_nll_each
+from raml_trl.analysis.probes import Probe, make_probe
+from raml_trl.analysis.text import split_sentences
+from raml_trl.analysis.trajectories import ANSWERING, TrajectoryTokens, encode_answer, tokenise
+from raml_trl.data.records import Task
+from raml_trl.prompts import NO_THINKING
+
+SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(("question_id", "question", "answer", "mode", "text"), pa.string()),
+        **dict.fromkeys(("number", "start", "end", "stated"), pa.int32()),  # stated is null if it never is
+        "sentences": pa.list_(pa.int32()),
+        "correct": pa.bool_(),
+        "ends": pa.list_(pa.int32()),
+        "nll": pa.list_(pa.float32()),
+    }
+)
+"""Columns of `curves.parquet`, one row for each `MeasuredTrajectory`."""
+
+
+@dataclass(frozen=True)
+class MeasuredTrajectory:
+    """The `number`-th trajectory of a question with its curve: a row of `curves.parquet`.
+
+    `nll` `(T + 1,)` is L after 0 to T tokens, and `ends` `(T,)` are the characters of `text` up to the end of each
+    token. The other lists and numbers are those of `Curve`.
+    """
+
+    question_id: str
+    question: str
+    answer: str
+    number: int
+    mode: Mode
+    correct: bool
+    text: str
+    ends: Sequence[int]
+    nll: Sequence[float]
+    start: int
+    end: int
+    stated: int | None
+    sentences: Sequence[int]
+
+    @property
+    def curve(self) -> Curve:
+        """The curve without text and tokens."""
+        return Curve(
+            self.question_id,
+            self.number,
+            self.correct,
+            self.mode,
+            np.array(self.nll, dtype=np.float64),
+            self.start,
+            self.end,
+            self.stated,
+            tuple(self.sentences),
+        )
+
+    @property
+    def tokens(self) -> list[str]:
+        """The part of `text` that each token stands for, `(T,)`."""
+        return [self.text[start:end] for start, end in pairwise([0, *self.ends])]
+
+
+def measure_curves(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    mode: Mode,
+    tasks: Sequence[Task],
+    config: PseudoGradientConfig,
+) -> Iterator[MeasuredTrajectory]:
+    """Measure all trajectories of `tasks`, from the shortest to the longest."""
+    opening = NO_THINKING[config.no_thinking] if mode == "no_thinking" else ""
+    # The opening already closes the thinking block, so the stub must not close it again.
+    stub = config.answer_stub.rpartition(ANSWERING)[2] if opening else config.answer_stub
+    trajectories = [
+        tokenise(tokenizer, task.question, number, trajectory, config.prompt_style)
+        for task in tasks
+        for number, trajectory in enumerate(task.trajectories)
+    ]
+    trajectories.sort(key=lambda trajectory: len(trajectory.ids))
+    probes = [_probe(tokenizer, trajectory, stub) for trajectory in trajectories]
+    curves = answer_nll_each(model, probes, tokens_per_pass=config.tokens_per_pass)
+    for trajectory, nll in zip(trajectories, curves, strict=True):
+        start, end = _measured_part(trajectory, opening)
+        yield MeasuredTrajectory(
+            question_id=trajectory.question.id,
+            question=trajectory.question.question,
+            answer=trajectory.question.answer,
+            number=trajectory.number,
+            mode=mode,
+            correct=trajectory.trajectory.correct,
+            text=trajectory.text,
+            ends=trajectory.ends,
+            nll=nll.mean(dim=1).tolist(),
+            start=start,
+            end=end,
+            stated=trajectory.stated,
+            sentences=_sentence_ends(trajectory, start, end),
+        )
+
+
+def _measured_part(trajectory: TrajectoryTokens, opening: str) -> tuple[int, int]:
+    """Prefix lengths at which the thinking starts and ends; without thinking, the text from `opening` to the box."""
+    start, end = trajectory.thinking_start, trajectory.thinking_end
+    if opening or end is None:
+        start = max(start, trajectory.reaches(len(opening)))
+        end = trajectory.box_after(len(opening))
+    return start, len(trajectory.ids) if end is None else max(start, end)
+
+
+def _sentence_ends(trajectory: TrajectoryTokens, start: int, end: int) -> list[int]:
+    """Prefix lengths after each sentence between two prefix lengths."""
+    first, last = ([0, *trajectory.ends][t] for t in (start, end))
+    lengths = map(len, split_sentences(trajectory.text[first:last]))
+    return [trajectory.reaches(first + length) for length in accumulate(lengths)]
+
+
+def _probe(tokenizer: PreTrainedTokenizerBase, trajectory: TrajectoryTokens, stub: str) -> Probe:
+    stub_ids, answer_ids = encode_answer(tokenizer, stub, trajectory.question.answer)
+    return make_probe(trajectory.prompt_ids, trajectory.ids, answer_ids, stub_ids=stub_ids)
