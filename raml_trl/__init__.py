@@ -1,23 +1,24 @@
 """Train reasoning models on m of G rollouts: RaML (arXiv 2505.19815) on TRL.
 
-The packages, from the bottom. Each imports only from those above it in this list; import-linter checks that.
+The sub-packages, in order of dependency. Each imports only from those above it; import-linter checks this.
 
-- `runtime`: errors, files, the record of a run, parsing of YAML and command lines
+- `runtime`: errors, files, run records, parsing of YAML and command lines
 - `render`: tables, figures, HTML pages
-- `prompts`: the text that a model reads
-- `grading`: text and reference -> `Grade`
-- `evaluation`: counts of correct samples -> metrics, intervals, comparisons
+- `prompts`: the prompts that models read
+- `grading`: grades a completion against a reference answer
+- `evaluation`: metrics, intervals and comparisons from counts of correct samples
 - `data`: questions and trajectories on disk
-- `sampling`: completions outside of training
-- `hub`: pushes and cards
-- `training`: what SFT and GRPO share
-- `sft`: K trajectories per question
-- `grpo`: m of G rollouts per group; `grpo.planning` predicts time and memory
-- `analysis`: likelihood of the answer; `analysis.descent`, `analysis.landscape`, `analysis.pruning`
-- `sweeps`: sweep files, trials, claims
-- `reports`: the report page
+- `sampling`: samples completions outside training
+- `hub`: pushes to the Hugging Face Hub, with model and dataset cards
+- `training`: shared by SFT and GRPO: the course of a run, evaluation, checkpoints, publishing
+- `sft`: supervised fine-tuning on K trajectories per question
+- `grpo`: GRPO on m of G rollouts per group; `grpo.planning` predicts its time and memory
+- `analysis`: the likelihood of the answer along trajectories, with `analysis.descent`, `analysis.landscape` and
+  `analysis.pruning`
+- `sweeps`: sweep files, their trials, and claims tested on their results
+- `reports`: the report as HTML and Markdown
 
-The other modules beside this one are commands: `python -m raml_trl.X --config recipes/...yaml`.
+The modules beside this one are the commands: `python -m raml_trl.X --config recipes/...yaml`.
 """
 
 from importlib import import_module
@@ -34,7 +35,7 @@ __all__ = ["SubsetGRPOConfig", "SubsetGRPOTrainer", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: TRL takes seconds, and most commands do not need it."""
+    """Import a public name on first use, because importing TRL takes seconds and most commands do not need it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`raml-trl X ...` and `python -m raml_trl X ...`: the same as `python -m raml_trl.X ...`."""
+"""The `raml-trl` program: `raml-trl X ...` and `python -m raml_trl X ...` do the same as `python -m raml_trl.X ...`."""
 
 import argparse
 import runpy
@@ -24,8 +24,8 @@ COMMANDS = (
 
 
 def main() -> None:
-    """Run the command that the first argument names; it reads the others itself."""
-    parser = argparse.ArgumentParser(prog="raml-trl", epilog="raml-trl COMMAND --help lists the fields of a command.")
+    """Run the command named by the first argument. The command parses the other arguments itself."""
+    parser = argparse.ArgumentParser(prog="raml-trl", epilog="raml-trl COMMAND --help lists the settings of a command.")
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(sys.argv[1:2]).command
     del sys.argv[0]

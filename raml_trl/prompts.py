@@ -1,7 +1,7 @@
-"""All text a model reads, and the shape its answer must have: one entry per prompt style.
+"""Prompt styles: the instructions that models read, and the layout that their completions must have.
 
-A style is data: the instruction, where it stands (a system turn, or after the question in the user turn),
-and the pattern that a formatted completion matches as a whole. Adding a style is adding an entry to `STYLES`.
+A style is data: the instruction, its position (a system turn, or after the question in the user turn), and the pattern
+that a formatted completion matches from start to end. To add a style, add an entry to `STYLES`.
 """
 
 import re
@@ -10,46 +10,46 @@ from typing import Literal
 
 from raml_trl.runtime.errors import InputError
 
-# A box with no line break in it; what the answer inside is worth is the grader's business.
+# A box without a line break. The grader decides whether the answer inside is correct.
 _BOX = r"\\boxed\{[^\n]+\}"
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a question is put to the model and what a formatted completion looks like.
+    """How the model is asked a question, and the layout that its completion must have.
 
-    `layout` is matched against the whole completion, surrounding white space removed. It is linear in the length of
-    the text: every repetition is bounded by a literal that it cannot match itself.
+    `layout` must match the complete completion, without surrounding white space. Matching takes time linear in the
+    length of the text, because every repetition stops at a literal that it cannot match itself.
     """
 
     instruction: str
     position: Literal["system", "after"]
     layout: re.Pattern[str]
     template: str
-    """The layout for `lay_out` to fill: TRAJECTORY and ANSWER stand for what they say."""
+    """A completion in this layout, with the placeholders TRAJECTORY and ANSWER, which `lay_out` replaces."""
 
     @property
     def stub(self) -> str:
-        """What leads from a trajectory, or a part of one, to its answer."""
+        """The text between a trajectory, or a part of one, and its answer."""
         return self.template.partition("TRAJECTORY")[2].partition("ANSWER")[0]
 
 
 STYLES: dict[str, Style] = {
-    # The question alone: what the embedded world reads, whose vocabulary has no words for an instruction.
+    # The question alone, for the arithmetic world, whose vocabulary has no words for an instruction.
     "bare": Style(
         "",
         "after",
         re.compile(rf"<think>(?:(?!</think>).)*</think>\s*{_BOX}", re.DOTALL),
         "<think>TRAJECTORY</think>\\boxed{ANSWER}",
     ),
-    # The paper's prompt for the short teacher and for its analyses (C.2): any text with a box in it is formatted.
+    # The paper's prompt for the short teacher and for its analyses (C.2). Any text with a box counts as formatted.
     "boxed": Style(
         "\n\nReason step by step and write your final answer inside \\boxed{}.",
         "after",
         re.compile(rf"(?:(?!\\boxed).)*{_BOX}.*", re.DOTALL),
         "TRAJECTORY\n\nThe answer is \\boxed{ANSWER}",
     ),
-    # The paper's GRPO prompt (C.3): thinking, then a conclusion that ends in the boxed answer.
+    # The paper's GRPO prompt (C.3): thinking, then a conclusion that ends with the boxed answer.
     "conclusion": Style(
         "You solve mathematical problems. First think inside <think> and </think>; then write a conclusion inside "
         "<conclusion> and </conclusion> that ends with your answer in \\boxed{}. Use exactly this layout:\n"
@@ -63,7 +63,7 @@ STYLES: dict[str, Style] = {
         ),
         "<think>\nTRAJECTORY\n</think>\n<conclusion>\nThe answer is \\boxed{ANSWER}\n</conclusion>",
     ),
-    # The paper's evaluation prompt (C.3): a conclusion as above, and nothing said of a thinking block.
+    # The paper's evaluation prompt (C.3): the same conclusion, without any mention of a thinking block.
     "conclusion_only": Style(
         "You solve mathematical problems. Reason step by step; then write a conclusion inside <conclusion> and "
         "</conclusion> that ends with your answer in \\boxed{}.",
@@ -91,13 +91,13 @@ STYLES: dict[str, Style] = {
 
 
 NO_THINKING: dict[str, str] = {
-    # Thinking that is over as it begins: Qwen3 without thinking, and what knows no space in between.
+    # An empty thinking block: as Qwen3 writes it without thinking, and without white space inside.
     "empty": "<think>\n\n</think>\n\n",
     "closed": "<think></think>",
-    # Thinking that goes straight to the answer, for models that open a block of it whatever they are told, as QwQ does.
+    # Thinking that goes straight to the answer, for models such as QwQ, which always open a thinking block.
     "phrase": "<think>\nI have thought about this long enough: the answer is",
 }
-"""What a completion begins with so that the model answers without thinking first, by family of models."""
+"""The start of a completion that makes a model answer without thinking, by family of models."""
 
 
 SUMMARY = (
@@ -105,16 +105,16 @@ SUMMARY = (
     "their order, the steps and intermediate results without which the solution would not be found, and nothing else. "
     "Do not write down the final answer, in any form: stop before the step that yields it."
 )
-"""How a summary of a trajectory is asked for: one that helps to find the answer and does not give it away."""
+"""The instruction for a summary of a trajectory that helps to find the answer without revealing it."""
 
 
 def summary_messages(question: str, thinking: str) -> list[dict[str, str]]:
-    """The chat messages that ask for a summary of the thinking on a question."""
+    """Return the chat messages that ask for a summary of the thinking on a question."""
     return [{"role": "user", "content": f"Problem:\n{question}\n\nNotes:\n{thinking}\n\n{SUMMARY}"}]
 
 
 def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
-    """The chat messages that put `question` to the model, ready for a chat template.
+    """Return the chat messages that ask the model `question`, ready for a chat template.
 
     Raises:
         InputError: if `style` is not a key of `STYLES`.
@@ -126,7 +126,7 @@ def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
 
 
 def lay_out(trajectory: str, answer: str, style: str) -> str:
-    """`trajectory` written into the layout of `style`, with `answer` in its box.
+    """Write `trajectory` in the layout of `style`, with `answer` in its box.
 
     Raises:
         InputError: if `style` is not a key of `STYLES`.
@@ -136,16 +136,16 @@ def lay_out(trajectory: str, answer: str, style: str) -> str:
 
 
 def with_opening(text: str) -> str:
-    """`text` with the `<think>` that a chat template wrote for the model, where only the end of the block shows it."""
+    """Prepend the `<think>` that a chat template wrote for the model, if `text` has only the end of that block."""
     thinking, end, _ = text.partition("</think>")
     return f"<think>\n{text}" if end and "<think>" not in thinking else text
 
 
 def find_style(style: str) -> Style:
-    """The entry of `STYLES` named `style`.
+    """Return the entry of `STYLES` named `style`.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such entry.
     """
     if style not in STYLES:
         raise InputError(f"prompt_style {style!r} is unknown: choose one of {', '.join(STYLES)}")

@@ -1,7 +1,7 @@
-"""One self-contained page of an analysis: its data, and what draws them, in one file that asks the network for nothing.
+"""Writes HTML pages that are one self-contained file and load nothing from the network.
 
-Questions, trajectories and tokens are written by models and by the makers of data sets, and may be anything. They stand
-in the page as JSON that cannot end its element, and the scripts of `templates/` show them as text, never as HTML.
+Questions, trajectories and tokens come from models and datasets, so they are untrusted. They are embedded as JSON that
+cannot end its `<script>` element, and the scripts in `templates/` insert them as text, never as HTML.
 """
 
 import json
@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,45 +18,54 @@ from raml_trl.runtime.files import whole_file
 
 KINDS = ("pseudo_gradient", "loss_landscape", "trajectory_pruning")
 
-_DIGITS = 7  # what float32 has, in half the bytes that a double prints to
-# What could end or open an element, what old scripts take for the end of a line, and what UTF-8 does not have.
+_DIGITS = 7  # the precision of float32, in half the bytes of a printed double
+# Characters that could end or open an element, that older scripts read as line ends, or that UTF-8 cannot encode.
 _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 
 
-def write_page(path: Path, kind: str, data: Mapping[str, Any]) -> None:
-    """Write a page of one of `KINDS`.
+def write_page(path: Path, kind: str, data: Mapping[str, object]) -> None:
+    """Write the page of an analysis.
 
     Args:
         path: the HTML file.
-        kind: which of `templates/<kind>.html.j2` draws it.
-        data: `title`, `lead` and `model` as text, and what the script of the template reads: mappings, sequences,
-            text, integers, floats (kept to 7 digits; those that are not finite become null), booleans and None.
+        kind: one of `KINDS`; selects the template.
+        data: `title`, `lead` and `model` as text, and the values that the template's script reads. They may be
+            mappings, sequences, text, numbers, booleans and None. Floats keep 7 digits; NaN and infinity become null.
 
     Raises:
-        ValueError: if there is no such kind.
+        ValueError: if `kind` is unknown.
     """
     if kind not in KINDS:
-        raise ValueError(f"a page is of a kind in {', '.join(KINDS)}; got {kind!r}")
-    environment = Environment(loader=PackageLoader("raml_trl.render"), autoescape=True, undefined=StrictUndefined)
-    html = environment.get_template(f"{kind}.html.j2").render(
-        title=data["title"], lead=data["lead"], model=data["model"], colours=COLOURS, data=Markup(embedded(data))
-    )
+        raise ValueError(f"the kind of a page must be one of {', '.join(KINDS)}; got {kind!r}")
+    html = render_page(f"{kind}.html.j2", data, title=data["title"], lead=data["lead"], model=data["model"])
     with whole_file(path) as partial:
         partial.write_text(html, encoding="utf-8", errors="replace")
 
 
-def embedded(value: Any) -> str:
-    """JSON of `value` that may stand inside a `<script>` element."""
+def render_page(template: str, data: object, **values: object) -> str:
+    """Render an HTML template.
+
+    Args:
+        template: its file name in `templates/`.
+        data: the values that its script reads, as for `write_page`.
+        values: the values that its HTML shows; they are escaped.
+    """
+    environment = Environment(loader=PackageLoader("raml_trl.render"), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(template).render(**values, colours=COLOURS, data=Markup(_embedded_json(data)))
+
+
+def _embedded_json(value: object) -> str:
+    """Serialise `value` as JSON that is safe inside a `<script>` element."""
     text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it."""
+def _plain(value: object) -> object:
+    """Convert `value` to types that JSON can represent."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return value

@@ -7,11 +7,7 @@ figures inserts them as text.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from raml_trl.render.figures import COLOURS
-from raml_trl.render.html import embedded
+from raml_trl.render.html import render_page
 from raml_trl.render.tables import Table, code_block, escape_markdown, markdown
 
 
@@ -60,16 +56,15 @@ class Section:
 def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """Render a self-contained HTML page. It loads nothing from the network; its script draws the figures."""
     figures = [figure for section in sections for block in section.blocks for figure in block.figures]
-    environment = Environment(loader=PackageLoader("raml_trl.render"), autoescape=True, undefined=StrictUndefined)
     data = {"figures": [{"kind": figure.kind, "title": figure.title, **figure.data} for figure in figures]}
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
+        data,
         title=title,
         lead=lead,
         sections=sections,
         places={id(figure): place for place, figure in enumerate(figures)},
         identity=id,
-        colours=COLOURS,
-        data=Markup(embedded(data)),
     )
 
 

@@ -1,27 +1,27 @@
-// What test_pages.py does on a page, in a browser: each check writes what the page says into `seen`.
+// The actions of tests/render/test_html.py on a page in a browser. Each check writes what the page shows into `seen`.
 const all = (selector) => [...document.querySelectorAll(selector)];
-const text = (selector) => all(selector).map((one) => one.textContent);
+const text = (selector) => all(selector).map((node) => node.textContent);
 const pointer = (type, x, y) =>
   new PointerEvent(type, { clientX: x, clientY: y, bubbles: type !== "pointerleave", pointerId: 1 });
 const send = (target, type, x, y) => target.dispatchEvent(pointer(type, x, y));
 const press = (target, key) =>
   target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
-const box = (one) => one.getBoundingClientRect();
-const middle = (one) => [box(one).left + box(one).width / 2, box(one).top + box(one).height / 2];
-const hover = (one) => send(one, "pointermove", ...middle(one));
-const numbers = (one, ...names) => names.map((name) => Number(one.getAttribute(name)));
-const events = () => new Promise((done) => setTimeout(done, 50)); // those that the browser sends by itself
+const box = (node) => node.getBoundingClientRect();
+const middle = (node) => [box(node).left + box(node).width / 2, box(node).top + box(node).height / 2];
+const hover = (node) => send(node, "pointermove", ...middle(node));
+const numbers = (node, ...names) => names.map((name) => Number(node.getAttribute(name)));
+const events = () => new Promise((done) => setTimeout(done, 50)); // wait for the events that the browser sends itself
 
 const CHECKS = {
   async report(seen) {
     const drawing = (title) =>
       all("h4")
-        .filter((one) => one.textContent === title)
-        .map((one) => one.parentElement.querySelector(".drawing"))
+        .filter((node) => node.textContent === title)
+        .map((node) => node.parentElement.querySelector(".drawing"))
         .pop();
     const correct = drawing("rollouts that are correct"),
       bands = () => correct.querySelectorAll(".band").length;
-    seen.drawn = all(".drawing svg").filter((one) => one.querySelector("path, rect, circle")).length;
+    seen.drawn = all(".drawing svg").filter((node) => node.querySelector("path, rect, circle")).length;
     seen.bands = bands();
     const { right, top } = box(correct.querySelector("svg"));
     send(correct.querySelector("svg"), "pointermove", right - 20, top + 60);
@@ -31,7 +31,7 @@ const CHECKS = {
     seen.without = bands();
     key.click();
     seen.again = bands();
-    for (const one of all(".drawing .tipped")) hover(one);
+    for (const node of all(".drawing .tipped")) hover(node);
     const style = getComputedStyle(document.body);
     seen.paper = getComputedStyle(document.documentElement).backgroundColor;
     seen.ink = style.color;
@@ -42,23 +42,23 @@ const CHECKS = {
       circle = document.querySelector("#cross circle");
     const look = () => ({
       said: text("#readout > *"),
-      at: all("#text b").map((one) => one.classList.contains("at")),
+      at: all("#text b").map((node) => node.classList.contains("at")),
       place: numbers(circle, "cx", "cy"),
       visible: circle.getAttribute("visibility"),
     });
     seen.text = text("#text b");
     seen.signs = text("#text .sign");
-    seen.tints = all("#text b").map((one) => one.className.replace("at", "").trim());
+    seen.tints = all("#text b").map((node) => node.className.replace("at", "").trim());
     seen.scripts = all("#text script, #list script, #question b").length;
-    const ticks = all("#curve text[text-anchor=end]").filter((one) => /^[\d.]+$/.test(one.textContent));
-    seen.grid = ticks.map((one) => [Number(one.textContent), numbers(one, "y")[0] - 4]);
+    const ticks = all("#curve text[text-anchor=end]").filter((node) => /^[\d.]+$/.test(node.textContent));
+    seen.grid = ticks.map((node) => [Number(node.textContent), numbers(node, "y")[0] - 4]);
     seen.curve = [];
     for (let x = box(svg).left; x <= box(svg).right; x += 4) {
       send(svg, "pointermove", x, box(svg).top + 40);
       seen.curve.push({ ...look(), pointer: x - box(svg).left });
     }
-    seen.back = all("#text b").map((one) => {
-      send(one, "pointerover");
+    seen.back = all("#text b").map((node) => {
+      send(node, "pointerover");
       return look();
     });
     seen.keys = ["Home", "ArrowRight", "ArrowRight", "ArrowLeft", "End"].map((key) => {
@@ -82,9 +82,9 @@ const CHECKS = {
   },
 
   async nothing(seen) {
-    for (const one of all("[tabindex]")) for (const key of ["ArrowRight", "ArrowUp"]) press(one, key);
-    for (const one of all("svg, canvas")) hover(one);
-    for (const one of all("input, .legend button")) one.click();
+    for (const node of all("[tabindex]")) for (const key of ["ArrowRight", "ArrowUp"]) press(node, key);
+    for (const node of all("svg, canvas")) hover(node);
+    for (const node of all("input, .legend button")) node.click();
     seen.says = document.body.innerText.replace(/\s+/g, " ");
   },
 
@@ -99,8 +99,8 @@ const CHECKS = {
     seen.shares = bands();
     document.querySelector("#legend button").click();
     seen.without = [bands(), all("#bands path").length, document.querySelector("#legend button").ariaPressed];
-    seen.effects = all("#effects .effect").map((one) => {
-      hover(one);
+    seen.effects = all("#effects .effect").map((node) => {
+      hover(node);
       return tip();
     });
     seen.tables = text("#descent td, #effect-table td");
@@ -149,7 +149,7 @@ const CHECKS = {
       press(map, key);
       return text("#readout b").slice(0, 2);
     });
-    seen.ring = [low, ring()]; // on the surface, where the map's cursor is
+    seen.ring = [low, ring()]; // on the surface, at the cursor of the map
     seen.marks = text("#map .mark-name");
     seen.mark = all("#map .dot")
       .map(middle)
@@ -164,9 +164,9 @@ const CHECKS = {
 
   async line(seen) {
     const points = () => all("#line circle[r='2.4']"),
-      heights = () => points().map((one) => numbers(one, "cy")[0]);
-    seen.read = points().map((one) => {
-      hover(one);
+      heights = () => points().map((node) => numbers(node, "cy")[0]);
+    seen.read = points().map((node) => {
+      hover(node);
       return text("#readout > *");
     });
     seen.keys = ["Home", "ArrowRight", "End", "ArrowRight"].map((key) => {
@@ -181,12 +181,12 @@ const CHECKS = {
   },
 
   async pruning(seen) {
-    const places = () => all("#scatter .dot circle").map((one) => numbers(one, "cx", "cy"));
-    seen.tips = all("#scatter .dot").map((one) => {
-      hover(one);
-      const told = [text("#tip b, #tip dt, #tip dd"), text("#methods tr.lit td")];
-      send(one, "pointerleave");
-      return told;
+    const places = () => all("#scatter .dot circle").map((node) => numbers(node, "cx", "cy"));
+    seen.tips = all("#scatter .dot").map((node) => {
+      hover(node);
+      const shown = [text("#tip b, #tip dt, #tip dd"), text("#methods tr.lit td")];
+      send(node, "pointerleave");
+      return shown;
     });
     seen.gone = [document.getElementById("tip").hidden, all("tr.lit").length];
     seen.frontier = document.getElementById("frontier").getAttribute("d");
@@ -199,15 +199,15 @@ const CHECKS = {
       return text("#methods tbody td:first-child");
     });
     all("#legend button")
-      .find((one) => one.textContent === "budget")
+      .find((node) => node.textContent === "budget")
       .click();
     seen.left = places().length;
     await events();
     seen.example = text("#examples details[open] pre, #examples .cut, #examples h3");
     seen.made = all("#examples script, #examples b, #scatter img, #methods img").length;
-    seen.leaks = all("#examples details").map((one) => [
-      one.querySelector(".mark").textContent,
-      one.querySelector(".leak") !== null,
+    seen.leaks = all("#examples details").map((node) => [
+      node.querySelector(".mark").textContent,
+      node.querySelector(".leak") !== null,
     ]);
     document.querySelector("input[value=leaked]").click();
     seen.leaked = text("#examples .mark");

@@ -1,7 +1,7 @@
-"""Pages of analyses: no text in their data leaves its place, nothing comes from the network, and a browser shows them.
+"""Pages of analyses: text in their data stays text, nothing is loaded from the network, and a browser shows them.
 
-The browser is a Chromium without a window, where one is installed. A script that only the test adds
-(`pages_in_browser.js`) moves the pointer over the page and writes what the page then says into it.
+The browser is a headless Chromium, if one is installed. The tests add a script to the page (`pages_in_browser.js`) that
+moves the pointer over it and records what the page then shows.
 """
 
 import html
@@ -90,7 +90,7 @@ def pseudo_gradient() -> dict[str, Any]:
 
 
 def loss_landscape(dimensions: int) -> dict[str, Any]:
-    """Neither a square nor a symmetric one: what is turned about is seen."""
+    """Neither square nor symmetric, so that swapped axes or a wrong direction show up."""
     alpha, beta = [-1.0, -0.5, 0.0, 0.5, 1.0], [-0.2, 0.0, 0.2, 0.4]
     surface: Any = [[1 + (a + 0.5) ** 2 + 5 * (b - 0.2) ** 2 + 0.1 * a * b for b in beta] for a in alpha]
     surface[4][3] = math.inf
@@ -132,7 +132,7 @@ EVERY_PAGE = pytest.mark.parametrize(("kind", "data"), SAMPLES, ids=["curve", "l
 
 
 class Page(HTMLParser):
-    """Elements of a page, in order: name, attributes, text."""
+    """The elements of a page, in order, each with its name, attributes and text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def write(tmp_path: Path, kind: str, data: dict[str, Any]) -> Page:
     return Page(tmp_path / "page.html")
 
 
-def test_data_come_back_as_they_were(tmp_path: Path) -> None:
+def test_data_survive_a_round_trip(tmp_path: Path) -> None:
     data = loss_landscape(2) | {"texts": HOSTILE, "numbers": {"π": 1 / 3, "one": 1, "none": None, "yes": True}}
     data["pair"] = (0.1, 1e-300)
     back = json.loads(write(tmp_path, "loss_landscape", data).json)
@@ -175,14 +175,14 @@ def test_data_come_back_as_they_were(tmp_path: Path) -> None:
     assert back["axes"] == data["axes"]
 
 
-def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
     data = loss_landscape(1) | {"loss": [math.nan, math.inf, -math.inf, 0.0, 1.0]}
     assert json.loads(write(tmp_path, "loss_landscape", data).json)["loss"] == [None, None, None, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_text_leaves_its_place(tmp_path: Path, kind: str, text: str) -> None:
+def test_untrusted_text_stays_text(tmp_path: Path, kind: str, text: str) -> None:
     data = dict(next(data for name, data in SAMPLES if name == kind))
     harmless = write(tmp_path, kind, data)
     page = write(tmp_path, kind, data | {"title": text, "lead": text, "model": text, "more": [text, {text: text}]})
@@ -190,12 +190,12 @@ def test_no_text_leaves_its_place(tmp_path: Path, kind: str, text: str) -> None:
     assert page.comments == harmless.comments == []
     assert not re.search("[<>&\u2028\u2029]", page.json)
     assert json.loads(page.json)["more"] == [text, {text: text}]
-    seen = text.replace("\ud83d", "?").replace("\r", "\n")  # UTF-8 has no lone surrogate
-    assert page.texts("title") == [seen + "\n"]  # and the end of its line
+    seen = text.replace("\ud83d", "?").replace("\r", "\n")  # UTF-8 cannot encode a lone surrogate
+    assert page.texts("title") == [seen + "\n"]  # the template ends the line
 
 
 @EVERY_PAGE
-def test_nothing_comes_from_the_network(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
+def test_nothing_is_loaded_from_the_network(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
     page = write(tmp_path, kind, data)
     assert not re.search(r"//[a-z0-9]|url\((?!#)|@import|@font-face", page.source, re.IGNORECASE)
     assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon|import)\b *\(", page.source)
@@ -205,7 +205,7 @@ def test_nothing_comes_from_the_network(tmp_path: Path, kind: str, data: dict[st
 
 
 @EVERY_PAGE
-def test_the_policy_stands_before_all_that_it_rules(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
+def test_the_content_security_policy_comes_first(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
     elements = write(tmp_path, kind, data).elements
     names = [name for name, _, _ in elements]
     [(place, policy)] = [
@@ -218,32 +218,32 @@ def test_the_policy_stands_before_all_that_it_rules(tmp_path: Path, kind: str, d
     inline = {"style-src", "script-src"}
     assert rules["default-src"] == ["'none'"]
     assert all(rules[name] == (["'unsafe-inline'"] if name in inline else ["'none'"]) for name in rules), rules
-    assert rules.keys() >= inline | {"base-uri", "form-action"}  # default-src does not rule the last two
+    assert rules.keys() >= inline | {"base-uri", "form-action"}  # default-src does not cover the last two
 
 
-def test_scripts_make_text_and_never_html() -> None:
+def test_scripts_never_insert_html() -> None:
     unsafe = r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function|srcdoc|DOMParser|\|\s*safe"
     for template in (REPOSITORY / "raml_trl" / "render" / "templates").glob("*.html.j2"):
         assert not re.search(unsafe, template.read_text()), template.name
 
 
-def test_every_colour_of_the_figures_is_there(tmp_path: Path) -> None:
+def test_pages_use_the_colours_of_the_figures(tmp_path: Path) -> None:
     source = write(tmp_path, "trajectory_pruning", trajectory_pruning()).source
     assert all(f"--c{index}: {colour};" in source for index, colour in enumerate(COLOURS))
 
 
-def test_the_templates_are_packed() -> None:
+def test_the_templates_are_part_of_the_package() -> None:
     [pattern] = re.findall(r"^ +(templates/\S+)$", (REPOSITORY / "setup.cfg").read_text(), re.MULTILINE)
     assert all(fnmatch(f"templates/{kind}.html.j2", pattern) for kind in (*KINDS, "page"))
 
 
-def test_another_kind_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pseudo_gradient, loss_landscape, trajectory_pruning; got 'report'"):
         write_page(tmp_path / "page.html", "report", COMMON)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_previous_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "loss_landscape", loss_landscape(1))
 
     def fill_the_disk(path: Path, text: str, **options: str) -> None:
@@ -257,7 +257,7 @@ def test_a_page_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-# What the test adds to a page: errors are kept from before the first script on.
+# Added to the page before its first script, so that all errors are recorded.
 WATCH = """<script>
 window.failures = [];
 window.alert = () => failures.push("alert");
@@ -268,13 +268,13 @@ addEventListener("securitypolicyviolation", (event) => failures.push(`policy: ${
 
 
 def browse(tmp_path: Path, kind: str, data: dict[str, Any], check: str, *flags: str) -> dict[str, Any]:
-    """What a check sees in a browser that shows a page of `kind`."""
+    """Show a page of `kind` in a browser and return what a check sees."""
     return browse_file(tmp_path, write(tmp_path, kind, data).source, check, *flags)
 
 
 def browse_file(tmp_path: Path, source: str, check: str, *flags: str) -> dict[str, Any]:
-    """What a check sees in a browser that shows the page and meets no error; minus signs are those of Python."""
-    actions = (REPOSITORY / "tests" / "pages_in_browser.js").read_text(encoding="utf-8")
+    """Show a page in a browser, require that it has no errors, and return what a check sees, with ASCII minus signs."""
+    actions = (REPOSITORY / "tests" / "helpers" / "pages_in_browser.js").read_text(encoding="utf-8")
     end = f'<pre id="seen"></pre><script>{actions}\ncheck("{check}");</script></body>'
     shown = source.replace("<head>", "<head>" + WATCH).replace("</body>", end)
     (tmp_path / "shown.html").write_text(shown, encoding="utf-8")
@@ -283,15 +283,15 @@ def browse_file(tmp_path: Path, source: str, check: str, *flags: str) -> dict[st
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", *flags]
     command += ["--virtual-time-budget=5000", "--dump-dom", (tmp_path / "shown.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
-    found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stdout[-2000:] + done.stderr[-2000:]
-    seen: dict[str, Any] = json.loads(html.unescape(found[1]).replace("\N{MINUS SIGN}", "-"))
+    match = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.DOTALL)
+    assert match, done.stdout[-2000:] + done.stderr[-2000:]
+    seen: dict[str, Any] = json.loads(html.unescape(match[1]).replace("\N{MINUS SIGN}", "-"))
     assert seen.pop("failures") == []
     return seen
 
 
 @needs_browser
-def test_curve_and_text_say_what_each_token_did(tmp_path: Path) -> None:
+def test_curve_and_text_show_the_effect_of_each_token(tmp_path: Path) -> None:
     data = pseudo_gradient()
     seen = browse(tmp_path, "pseudo_gradient", data, "curve")
     tokens, nll = data["trajectories"][0]["tokens"], data["trajectories"][0]["nll"]
@@ -318,28 +318,28 @@ def test_curve_and_text_say_what_each_token_did(tmp_path: Path) -> None:
             if t:
                 change = nll[t] - nll[t - 1]
                 lines.append(f"change {change:+.{3 if abs(change) < 1 else 2}f}")
-        return lines + ["the answer stands in the text"] * (t >= 8)
+        return lines + ["the text already states the answer"] * (t >= 8)
 
-    assert [one.replace("\n", "").replace("\u200b", "") for one in seen["text"]] == spelt
+    assert [text.replace("\n", "").replace("\u200b", "") for text in seen["text"]] == spelt
     assert seen["text"][1] == "↵\n"
     assert seen["signs"] == ["thinking ends", "answer stated"]
     assert seen["scripts"] == 0
 
     (low, low_y), *_, (high, high_y) = seen["grid"]
     places: dict[int, float] = {}
-    for one in seen["curve"]:
-        t = int(re.findall(r"\d+", one["said"][1])[0])
-        assert one["said"] == said(t)
-        assert [place for place, at in enumerate(one["at"]) if at] == ([t - 1] if t else [])
-        assert (one["visible"] == "hidden") == math.isnan(nll[t])
+    for look in seen["curve"]:
+        t = int(re.findall(r"\d+", look["said"][1])[0])
+        assert look["said"] == said(t)
+        assert [place for place, at in enumerate(look["at"]) if at] == ([t - 1] if t else [])
+        assert (look["visible"] == "hidden") == math.isnan(nll[t])
         if not math.isnan(nll[t]):
-            assert one["place"][1] == pytest.approx(low_y + (nll[t] - low) / (high - low) * (high_y - low_y), abs=0.01)
-            places[t] = one["place"][0]
+            assert look["place"][1] == pytest.approx(low_y + (nll[t] - low) / (high - low) * (high_y - low_y), abs=0.01)
+            places[t] = look["place"][0]
             if 0 < t < 10:
-                assert abs(one["pointer"] - places[t]) <= (places[1] - places[0]) / 2 + 0.01
+                assert abs(look["pointer"] - places[t]) <= (places[1] - places[0]) / 2 + 0.01
     assert list(places) == list(range(10))  # from left to right
     assert [places[t] for t in range(10)] == pytest.approx([places[0] + t * (places[1] - places[0]) for t in range(10)])
-    assert [one["said"] for one in seen["back"]] == [said(t) for t in range(1, 11)]
+    assert [look["said"] for look in seen["back"]] == [said(t) for t in range(1, 11)]
 
     assert [tint[:1] for tint in seen["tints"]] == [
         "f" if after < before else "r" if after > before else "" for before, after in itertools.pairwise(nll)
@@ -387,16 +387,16 @@ def test_a_long_curve_keeps_its_peaks(tmp_path: Path) -> None:
         ("loss_landscape", loss_landscape(1) | {"loss": [math.nan] * 5, "numbers": {}}, "loss not a number"),
     ],
 )
-def test_where_there_is_nothing_to_see(tmp_path: Path, kind: str, data: dict[str, Any], says: str) -> None:
+def test_pages_without_data_say_so(tmp_path: Path, kind: str, data: dict[str, Any], says: str) -> None:
     assert says in browse(tmp_path, kind, COMMON | data, "nothing")["says"]
 
 
 @needs_browser
-def test_bands_and_effects_say_their_numbers(tmp_path: Path) -> None:
+def test_bands_and_effects_show_their_numbers(tmp_path: Path) -> None:
     seen = browse(tmp_path, "pseudo_gradient", pseudo_gradient(), "groups")
     assert seen["tokens"] == ["after 1 tokens", "thinking, right (6)", "1.50 [0.500, 2.50]"]
     assert seen["shares"] == ["50 % of the thinking", "thinking, right (6)", "1.50 [0.500, 2.50]"]
-    assert seen["without"] == [seen["shares"], 0, "false"]  # nothing is left to be said anything new about
+    assert seen["without"] == [seen["shares"], 0, "false"]  # with no line left, the tooltip does not change
     assert seen["effects"] == [
         ["<wait>", "median", "0.500 [0.250, 0.750]", "n", "17", "p", "0.042"],
         ["number", "median", "0.125 [0.100, 0.200]", "n", "230", "p", "\N{EN DASH}"],
@@ -405,19 +405,19 @@ def test_bands_and_effects_say_their_numbers(tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_surface_turns_and_map_reads(tmp_path: Path) -> None:
+def test_the_surface_turns_and_the_map_shows_losses(tmp_path: Path) -> None:
     data = loss_landscape(2)
     seen = browse(tmp_path, "loss_landscape", data, "plane")
-    assert 0.08 < seen["filled"] < 0.6  # of the canvas is surface
+    assert 0.08 < seen["filled"] < 0.6  # share of the canvas that the surface covers
     (yaw, pitch), aside, down, far = seen["views"]
     assert aside[0] > yaw + 0.3
     assert aside[1] == pitch
     assert down[0] == aside[0]
     assert down[1] > pitch + 0.2
-    assert far == [aside[0], 1.5]  # no further than from above
+    assert far == [aside[0], 1.5]  # at most the view from above
     assert seen["turned"]
     assert seen["let_go"] == far
-    assert seen["key"] == pytest.approx([yaw + 0.1, pitch])  # from the first view again
+    assert seen["key"] == pytest.approx([yaw + 0.1, pitch])  # from the initial view again
 
     alpha, beta = (axis["values"] for axis in data["axes"])
     colours = {}
@@ -426,10 +426,10 @@ def test_surface_turns_and_map_reads(tmp_path: Path) -> None:
         known = "loss not a number" if math.isinf(loss) else f"loss {loss:.{3 if loss < 1 else 2}f} nats"
         assert said == [f"<i>alpha {alpha[i]:.3f}", f"beta {beta[j]:.3f}", known]
         colours[i, j] = colour
-    assert colours.pop((4, 3))[3] == 0  # no loss, no colour
+    assert colours.pop((4, 3))[3] == 0  # a cell without a loss has no colour
     shades = sorted((data["loss"][i][j], red - blue) for (i, j), (red, _, blue, _) in colours.items())
-    assert shades[0][1] < -50  # the least is blue,
-    assert shades[-1][1] > 50  # the largest is red
+    assert shades[0][1] < -50  # the smallest loss is blue
+    assert shades[-1][1] > 50  # and the largest is red
     assert seen["keys"] == [["-0.500", "-0.200"], ["-0.500", "0.000"], ["-1.000", "0.000"], ["-1.000", "0.000"]]
     (low_x, low_y), (x, y) = seen["ring"]
     assert (x < low_x, y != low_y) == (True, True)
@@ -441,7 +441,7 @@ def test_surface_turns_and_map_reads(tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_line_reads_in_the_dark(tmp_path: Path) -> None:
+def test_a_line_is_legible_in_dark_mode(tmp_path: Path) -> None:
     data = loss_landscape(1)
     seen = browse(tmp_path, "loss_landscape", data, "line", "--blink-settings=preferredColorScheme=0")
     loss = data["loss"]
@@ -452,14 +452,14 @@ def test_line_reads_in_the_dark(tmp_path: Path) -> None:
     assert seen["keys"] == ["-1.000", "-0.500", "1.000", "1.000"]
     for heights, values in zip(seen["heights"], (loss, [math.log(value) for value in loss]), strict=True):
         unit = (heights[0] - heights[4]) / (values[0] - values[4])
-        assert unit < 0  # y goes down
+        assert unit < 0  # y grows downwards
         assert heights == pytest.approx([heights[0] + unit * (value - values[0]) for value in values], abs=0.01)
     paper, ink = (sum(map(int, re.findall(r"\d+", seen[name]))) for name in ("paper", "ink"))
     assert paper < 150 < 500 < ink
 
 
 @needs_browser
-def test_points_name_their_methods(tmp_path: Path) -> None:
+def test_points_show_the_names_of_their_methods(tmp_path: Path) -> None:
     data = trajectory_pruning()
     seen = browse(tmp_path, "trajectory_pruning", data, "pruning")
     titles = ["none", "budget:0.25", "budget:0.5", "<img>"]
@@ -481,14 +481,14 @@ def test_points_name_their_methods(tmp_path: Path) -> None:
     assert seen["gone"] == [True, 0]
     assert sorted(seen["names"]) == sorted(titles)
     for place, transformed in zip(seen["places"], (float, math.log1p), strict=True):
-        xs, values = [x for x, _ in place], [transformed(one["tokens"]["mean"]) for one in data["methods"]]
+        xs, values = [x for x, _ in place], [transformed(method["tokens"]["mean"]) for method in data["methods"]]
         unit = (xs[0] - xs[3]) / (values[0] - values[3])
         assert unit > 0
         assert xs == pytest.approx([xs[3] + unit * (value - values[3]) for value in values], abs=0.01)
     none, quarter, half, image = seen["places"][0]
-    assert none[1] < quarter[1] < half[1] < image[1]  # the more accurate, the higher
+    assert none[1] < quarter[1] < half[1] < image[1]  # more accurate methods are higher
     assert [float(value) for value in re.findall(r"[\d.]+", seen["frontier"])][:6] == [*image, *quarter, *none]
-    assert re.findall("[A-Z]", seen["frontier"]) == list("MHVHVH")  # steps, and on to the right
+    assert re.findall("[A-Z]", seen["frontier"]) == list("MHVHVH")  # steps, extended to the right edge
     by_tokens = ["<img>", "budget:0.25", "budget:0.5", "none"]
     assert seen["sorted"] == [by_tokens, by_tokens[::-1]]
     assert seen["left"] == 2
