@@ -1,6 +1,6 @@
 """Test claims on the sweeps that were run for them: each claim holds, does not hold, or is inconclusive.
 
-    python -m raml_trl.weigh_claims --config recipes/tiny/claims/claims.yaml
+    python -m raml_trl.weigh_claims --config recipes/tiny/claims/weigh_claims.yaml
 
 Writes to `output_dir`: `claims.md` and `claims.json`, with every claim, its comparisons, and a summary of every
 setting; `claims.svg`, a figure of the comparisons; a figure of learning curves for every sweep; and `trials.json`, the

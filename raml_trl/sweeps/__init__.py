@@ -1,1 +1,1 @@
-"""Sweep files, their trials, and what the trials say about claims."""
+"""Sweeps: read a sweep file, run its trials, and test claims on their results."""

@@ -44,7 +44,8 @@ def verdicts_table(claims: Sequence[WeighedClaim]) -> str:
     rows = [["", "claim", "verdict", "differences"]]
     for weighed in claims:
         differences = "; ".join(map(_format_difference, weighed.differences))
-        rows.append([weighed.claim.name, weighed.claim.claim, weighed.verdict, differences])
+        claim = weighed.claim.claim.replace("|", "\\|")
+        rows.append([weighed.claim.name, claim, weighed.verdict, differences])
     return markdown_table(rows)
 
 

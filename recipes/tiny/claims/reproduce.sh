@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The paper's claims in miniature, over five seeds: each has a model, data and a base after SFT (K = 4) of its own; then
-# every sweep of recipes/tiny/sweeps. Interrupted, it carries on.
+# Test the paper's claims in miniature. Prepares a model, data and a base model after SFT (K = 4) for each of five seeds, then
+# runs every sweep of recipes/tiny/sweeps. Resumes after an interruption.
 #
 #   make reproduce
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Which 2 of 8 rollouts? Every selection strategy over three seeds, 100 steps of GRPO each from the same SFT model. About
-# 40 minutes on one core beside other work; interrupted, it carries on. Ends by writing what recipes/tiny/claims/selection.json holds to
-# runs/selection/selection.json, and a page of curves to runs/selection/report.
+# Compare selection strategies: 2 of 8 rollouts by every strategy over three seeds, 100 steps of GRPO each, from the same
+# SFT model. Takes about 40 minutes on one core beside other work and resumes after an interruption. Writes the content of
+# recipes/tiny/claims/selection.json to runs/selection/selection.json, and a report with curves to runs/selection/report.
 set -euo pipefail
 export OMP_NUM_THREADS=1
 cd "$(dirname "$0")/../../.."
@@ -42,10 +42,10 @@ table = {}
 for name in order:
     paths = sorted(home.glob(f"seed-*/eval-{name}/metrics.json"))
     metrics = [json.loads(path.read_text())["metrics"] for path in paths]
-    table[name] = {metric: [round(one[metric]["mean"], 4) for one in metrics] for metric in metrics[0]}
-    spent = [json.loads(path.read_text()) for path in sorted(home.glob(f"seed-*/{name}/summary.json"))]
-    if spent:
-        table[name]["rows_trained"] = [one["counts"]["trained"] for one in spent]
+    table[name] = {metric: [round(row[metric]["mean"], 4) for row in metrics] for metric in metrics[0]}
+    summaries = [json.loads(path.read_text()) for path in sorted(home.glob(f"seed-*/{name}/summary.json"))]
+    if summaries:
+        table[name]["rows_trained"] = [summary["counts"]["trained"] for summary in summaries]
 (home / "selection.json").write_text(json.dumps(table, indent=2) + "\n")
 PYTHON
 
