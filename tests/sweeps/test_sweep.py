@@ -213,7 +213,7 @@ def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(number: signal.Sig
     process.send_signal(number)
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 130, out + errors
-    assert "the same command carries on" in errors
+    assert "run the same command again to resume" in errors
     assert sorted(toy.noted("interrupted")) == sorted(toy.noted("started"))
     for note in toy.notes:
         with pytest.raises(ProcessLookupError):
