@@ -1,10 +1,11 @@
-r"""Our metrics beside those of lighteval or OpenCompass: the same counts, and the same samples of an evaluation.
+r"""Compares our metrics with those of lighteval or OpenCompass, on the same counts and the same samples.
 
     /path/to/lighteval_env/bin/python -m benchmarks.grading.beside_harnesses --harness lighteval
     /path/to/opencompass_env/bin/python -m benchmarks.grading.beside_harnesses --harness opencompass
 
-Runs in the environment of the other one, beside which ours cannot be installed (docs/other_harnesses.md): it needs
-numpy, pyarrow and matplotlib, and of this package only what is pure numpy. `results/` gets `beside_HARNESS.json`.
+Runs in the environment of the other harness, where this package cannot be installed (docs/other_harnesses.md). It needs
+numpy, pyarrow and matplotlib, and imports only modules of this package that need no more. `results/` gets
+`beside_HARNESS.json`.
 """
 
 import argparse
@@ -34,7 +35,7 @@ METRICS = {"pass": pass_at_k, "g_pass": g_pass_at_k, "mg_pass": mg_pass_at_k}
 
 
 class Harness(Protocol):
-    """The other implementation, under our names."""
+    """The other implementation, with our names."""
 
     def pass_at_k(self, n: int, c: int, k: int) -> float: ...
 
@@ -44,7 +45,7 @@ class Harness(Protocol):
 
 
 class Lighteval:
-    """By way of its metrics' own `compute`, on n texts of which c are the reference answer."""
+    """Calls `compute` of lighteval's metrics on n texts of which c equal the reference answer."""
 
     packages = ("lighteval", "numpy", "scipy")
 
@@ -72,12 +73,12 @@ class Lighteval:
         return float(self._grouped(n, c, k, [])[f"mg-pass@{k}"])
 
     def majority(self, answers: list[str], answer: str) -> float:
-        """The vote of all answers."""
+        """Returns the vote of all answers."""
         return float(self.compute(self.metrics.MajAtN(n=len(answers)), answers, answer))
 
 
 class OpenCompass:
-    """By the functions of its evaluators."""
+    """Calls the functions of OpenCompass's evaluators."""
 
     packages = ("opencompass", "numpy", "scipy")
 
@@ -96,7 +97,7 @@ HARNESSES: dict[str, type[Lighteval] | type[OpenCompass]] = {"lighteval": Lighte
 
 
 def cases() -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Metric and arguments of the whole grid."""
+    """Yields metric and arguments of every grid point."""
     for n in NS:
         for k in (k for k in KS if k <= n):
             for c in range(n + 1):
@@ -108,7 +109,7 @@ def cases() -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def on_grid(harness: Harness) -> dict[str, dict[str, float]]:
-    """By metric: cases, and the greatest difference."""
+    """Returns the number of cases and the greatest difference for each metric."""
     results = {name: {"cases": 0, "greatest_difference": 0.0} for name in METRICS}
     for name, case in cases():
         difference = abs(METRICS[name](*case) - getattr(harness, f"{name}_at_k")(*case))
@@ -118,7 +119,7 @@ def on_grid(harness: Harness) -> dict[str, dict[str, float]]:
 
 
 def departures(harness: Harness) -> dict[str, Any]:
-    """Where the two do not agree, and what ours does there."""
+    """Returns the cases in which the two differ, with the behaviour of ours."""
     exactly = {(k, tau): max(-(-k * int(tau.replace(".", "")) // 100), 1) for k in range(1, 65) for tau in HUNDREDTHS}
     rounded = [
         {"k": k, "tau": tau, "needed": needed, "ours": g_pass_at_k(k, needed, k, tau), "theirs": theirs}
@@ -134,11 +135,11 @@ def departures(harness: Harness) -> dict[str, Any]:
 
 
 def on_samples(harness: Harness, n: list[int], correct: list[int], ks: tuple[int, ...]) -> dict[str, Any]:
-    """Means over the questions of an evaluation, and the greatest difference of one question's values."""
-    asked = [("pass", (k,)) for k in ks] + [("mg_pass", (k,)) for k in ks if k % 2 == 0]
-    asked += [("g_pass", (k, tau)) for k in ks for tau in TAUS]
+    """Returns means over the questions of an evaluation, and the greatest difference for a question."""
+    metrics = [("pass", (k,)) for k in ks] + [("mg_pass", (k,)) for k in ks if k % 2 == 0]
+    metrics += [("g_pass", (k, tau)) for k in ks for tau in TAUS]
     results = {}
-    for name, settings in asked:
+    for name, settings in metrics:
         ours = each_question(METRICS[name], n, correct, *settings)
         theirs = each_question(getattr(harness, f"{name}_at_k"), n, correct, *settings)
         results[f"{name}@{'_'.join(map(str, settings))}"] = {
@@ -150,7 +151,7 @@ def on_samples(harness: Harness, n: list[int], correct: list[int], ks: tuple[int
 
 
 def on_votes(harness: Lighteval, texts: dict[str, list[str]], correct: dict[str, list[bool]]) -> dict[str, Any]:
-    """The vote of all samples; where answers tie, theirs takes the one that came first and ours shares."""
+    """Compares the vote of all samples. Ties are skipped: lighteval's go to the first answer, ours are shared."""
     results: dict[str, Any] = {"questions": len(texts), "ties": 0, "greatest_difference_without_tie": 0.0}
     for question, written in texts.items():
         answers = [text.rpartition("\\boxed{")[2].partition("}")[0] for text in written]
@@ -168,7 +169,7 @@ def on_votes(harness: Lighteval, texts: dict[str, list[str]], correct: dict[str,
 
 
 def gather(path: Path) -> tuple[dict[str, list[str]], dict[str, list[bool]]]:
-    """By question: the texts of its samples, and which of them are correct."""
+    """Returns, by question, the texts of its samples and whether each is correct."""
     rows = pq.read_table(path, columns=["question_id", "text", "correct"]).to_pylist()
     texts: dict[str, list[str]] = {}
     correct: dict[str, list[bool]] = {}
@@ -181,7 +182,7 @@ def gather(path: Path) -> tuple[dict[str, list[str]], dict[str, list[bool]]]:
 def agreement_figure(
     harness: str, results: dict[str, Any], n: list[int], correct: list[int], ks: tuple[int, ...]
 ) -> str:
-    """G-Pass@k of the samples over the threshold: ours as lines, which fall where tau k is whole, theirs as crosses."""
+    """Draws G-Pass@k over the threshold: ours as lines, with steps where tau k is an integer, theirs as crosses."""
     figure, axes = blank_figure(5.2, 3.2)
     for k, colour in zip(ks, COLOURS, strict=False):
         steps = [Fraction(needed, k) for needed in range(k + 1)]
@@ -198,7 +199,7 @@ def agreement_figure(
 
 
 def main() -> None:
-    """Compare, write, draw."""
+    """Compares, writes the results and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--harness", choices=tuple(HARNESSES), required=True)
     parser.add_argument("--samples", type=Path, default=Path("runs/demo/eval_grpo/samples.parquet"))
@@ -206,7 +207,7 @@ def main() -> None:
     given = parser.parse_args()
     harness = HARNESSES[given.harness]()
     texts, correct = gather(given.samples)
-    n, c = [len(one) for one in correct.values()], [sum(one) for one in correct.values()]
+    n, c = [len(grades) for grades in correct.values()], [sum(grades) for grades in correct.values()]
     ks = tuple(k for k in (2, 4, 8, 16) if k <= min(n))
     samples = on_samples(harness, n, c, ks)
     results: dict[str, Any] = {
@@ -215,8 +216,8 @@ def main() -> None:
         "greatest_difference": 0.0,
         "departures": departures(harness),
     }
-    found = [*results["grid"].values(), *samples.values()]
-    results["greatest_difference"] = max(one["greatest_difference"] for one in found)
+    compared = [*results["grid"].values(), *samples.values()]
+    results["greatest_difference"] = max(comparison["greatest_difference"] for comparison in compared)
     if isinstance(harness, Lighteval):
         results["votes"] = on_votes(harness, texts, correct)
     record = {

@@ -1,8 +1,8 @@
-"""How grading scales from one core to two: the pool against itself, and against what the machine gives.
+"""Measures how grading scales from one core to two, with one pool or with independent processes.
 
-`one` is a pool of one, its child and its parent on one core; `two` a pool of two, all on two cores; `two_processes` two
-processes that know nothing of each other, a pool of one and half of the pairs each, on a core each. All live as long as
-the measurement, as in a training run. Python offers cores to a process on Linux only.
+Arrangements: `single` is a pool with one child on one core, including the parent. `pair` is a pool with two children on
+two cores. `two_processes` is two independent processes on a core each, with a pool of one child and half of the pairs
+each. All of them live as long as the measurement, as in a training run. Only Linux lets a process choose its cores.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def two_cores() -> list[int]:
-    """Two cores of those this process may use; none where there are not two, or where none can be chosen."""
+    """Returns two cores that this process may use, or none if there are fewer or the system cannot assign cores."""
     if not hasattr(os, "sched_setaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))[:2]
@@ -29,7 +29,7 @@ def two_cores() -> list[int]:
 
 @contextmanager
 def _only(cores: Sequence[int]) -> Iterator[None]:
-    """This thread, and what it starts, on `cores` alone."""
+    """Restricts this thread, and the processes that it starts, to `cores`."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -39,7 +39,7 @@ def _only(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _serve(core: int, calls: Connection) -> None:
-    """A process with a pool of one, both on `core`, that grades what it is sent until it is sent nothing."""
+    """Grades every list of pairs received, with a pool of one child on the same core, until an empty list arrives."""
     with _only([core]), GradingPool(1) as pool:
         while pairs := calls.recv():
             normalise.cache_clear()
@@ -48,14 +48,14 @@ def _serve(core: int, calls: Connection) -> None:
 
 
 class Arrangements:
-    """A context manager: `seconds` says what each arrangement takes for the same pairs."""
+    """Context manager that measures the time of each arrangement on the same pairs."""
 
     def __init__(self, cores: Sequence[int]) -> None:
         self._cores = cores
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._one, self._two = stack.enter_context(GradingPool(1)), stack.enter_context(GradingPool(2))
+            self._single, self._pair = stack.enter_context(GradingPool(1)), stack.enter_context(GradingPool(2))
             self._processes: list[Connection] = []
             context = multiprocessing.get_context("spawn")
             for core in self._cores:
@@ -72,7 +72,7 @@ class Arrangements:
         self._open.close()
 
     def seconds(self, arrangement: str, pairs: Pairs) -> float:
-        """What `arrangement`, a name of the module's docstring, takes, nothing of which any parent has told before."""
+        """Returns the time of an arrangement, named as in the module's docstring, with cold caches in the parents."""
         normalise.cache_clear()
         if arrangement == "two_processes":
             started = time.perf_counter()
@@ -81,7 +81,7 @@ class Arrangements:
             for process in self._processes:
                 process.recv()
             return time.perf_counter() - started
-        pool, cores = (self._one, self._cores[:1]) if arrangement == "one" else (self._two, self._cores)
+        pool, cores = (self._single, self._cores[:1]) if arrangement == "single" else (self._pair, self._cores)
         with _only(cores):
             started = time.perf_counter()
             pool.grade(pairs, style="boxed")

@@ -1,9 +1,9 @@
-r"""Mutilated answers through the grading pool, by the hundred thousand: how each ends, and that all of them do.
+r"""Sends generated and mutated answers through the grading pool, and counts their outcomes.
 
     python -m benchmarks.grading.fuzz --inputs 100000
 
-Half of the inputs are drawn from a small grammar of LaTeX; half are real references, where there are any beside the
-checkout, or else cases of the tests, with pieces taken out, doubled and swapped.
+Half of the inputs come from a small grammar of LaTeX. The other half are real references from beside the checkout, or
+cases of the tests without these, with pieces removed, repeated and swapped.
 """
 
 import random
@@ -23,7 +23,7 @@ _NAMES = ["x", "y", "n", r"\pi", "e", "i", r"\theta", "AB", r"\text{cm}", r"\inf
 
 
 def expression(drawn: random.Random, depth: int) -> str:
-    """An answer out of the grammar."""
+    """Returns an answer drawn from the grammar."""
     if depth == 0 or drawn.random() < 0.2:
         return drawn.choice([str(drawn.randint(-20, 10 ** drawn.randint(1, 6))), drawn.choice(_NAMES), "0.5", "1,000"])
     forms = [
@@ -68,7 +68,7 @@ def expression(drawn: random.Random, depth: int) -> str:
 
 
 def mutilate(drawn: random.Random, answer: str, others: list[str]) -> str:
-    """`answer` with pieces taken out, doubled, swapped, or put in from another."""
+    """Returns `answer` with pieces removed, repeated, reversed or replaced by pieces of another answer."""
     for _ in range(drawn.randint(1, 3)):
         start = drawn.randint(0, len(answer))
         end = min(len(answer), start + drawn.randint(0, 6))
@@ -87,7 +87,7 @@ def mutilate(drawn: random.Random, answer: str, others: list[str]) -> str:
 
 
 def inputs(number: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Completions and references."""
+    """Yields completions and references."""
     drawn, golds = random.Random(seed), references()
     for index in range(number):
         gold = drawn.choice(golds)
@@ -101,7 +101,7 @@ def inputs(number: int, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Grade them batch by batch, and write how they ended."""
+    """Grades batch by batch and writes the outcomes."""
     given = harness.parse(__doc__, inputs=100_000, seed=0, workers=2)
     outcomes: Counter[str] = Counter()
     late, seconds = [], []
@@ -109,12 +109,12 @@ def main() -> None:
     started = time.perf_counter()
     with GradingPool(given.workers) as pool:
         while batch := list(islice(pairs, BATCH)):
-            begun = time.perf_counter()
+            batch_started = time.perf_counter()
             grades = pool.grade(batch, style="boxed")
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - batch_started)
             assert len(grades) == len(batch)
-            outcomes.update(one.outcome for one in grades)
-            late += [pair for pair, one in zip(batch, grades, strict=True) if one.outcome in ("timeout", "crash")]
+            outcomes.update(graded.outcome for graded in grades)
+            late += [pair for pair, graded in zip(batch, grades, strict=True) if graded.outcome in ("timeout", "crash")]
     total = time.perf_counter() - started
     results = {
         "inputs": outcomes.total(),

@@ -1,4 +1,4 @@
-"""Pairs to grade, for the benchmarks: real ones from beside the checkout, else the cases of the tests."""
+"""Pairs to grade for the benchmarks: real ones from beside the checkout, or the cases of the tests without these."""
 
 import gzip
 import json
@@ -11,14 +11,14 @@ DATA = REPOSITORY.parent / "shared" / "data"
 
 
 def cases() -> list[tuple[str, str, bool]]:
-    """The table of the tests: text, reference, and whether it is right."""
+    """Returns the test cases: text, reference, and whether the text is right."""
     from tests.helpers.grading_cases import CASES
 
     return list(CASES)
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file of the real data; none where it is not there."""
+    """Yields the rows of a file of the real data, or nothing if it does not exist."""
     path = DATA / name
     if path.is_file():
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
@@ -26,14 +26,14 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
 
 
 def references() -> list[str]:
-    """Different references."""
+    """Returns the distinct references of the real data, or of the test cases without any."""
     names = ("math500.jsonl.gz", "orz_math_sample_2000.jsonl.gz", "aime24.jsonl", "aime25.jsonl")
-    found = dict.fromkeys(row["answer"] for name in names for row in rows(name))
-    return list(found) or list(dict.fromkeys(answer for _, answer, _ in cases()))
+    real = dict.fromkeys(row["answer"] for name in names for row in rows(name))
+    return list(real) or list(dict.fromkeys(answer for _, answer, _ in cases()))
 
 
 def real_pairs() -> list[tuple[str, str]]:
-    """Completions and references: solutions as data sets hold them, right and wrong."""
+    """Returns completions with their references: published solutions, right and wrong."""
     pairs = []
     for row in rows("gsm8k_rollouts_4x.jsonl.gz"):
         for text in row["generations"]:

@@ -1,12 +1,13 @@
-r"""Grades per second on real pairs: math-verify as TRL calls it, `grade`, and the pool with one and two workers.
+r"""Measures grades per second on real pairs: math-verify as in TRL, `grade`, and the pool with one and two workers.
 
     python -m benchmarks.grading.throughput --rounds 5
 
-Every round has pairs of its own, which all of them grade, in an order that changes; what counts is the ratio within a
-round. `algebra` are pairs of different references that take some, which real pairs seldom do. A call has as many pairs
-as a round: 1,500 are 375 questions of 4 samples. `cores` holds one core against two (`grading_cores`); every round of
-it has all real pairs, in an order of its own, since 1,500 are graded within half a second, which is too short for a
-ratio. It is null where a process cannot be kept to a core.
+Each round has its own pairs. All graders get them, in a different order in each round, and the result is the ratio
+within a round. `algebra` are pairs that need algebra, which real pairs seldom do. A call grades all pairs of a round:
+1,500 correspond to 375 questions with 4 samples.
+
+`cores` compares one core with two (see `cores.py`). There every round has all real pairs, in its own order, because
+1,500 take half a second, which is too short for a ratio. It is null if the system cannot bind a process to a core.
 """
 
 import random
@@ -27,7 +28,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def math_verify(pairs: Pairs) -> list[bool]:
-    """As `trl.rewards.accuracy_reward` has it, the reference in dollars, less what it writes into logs."""
+    """Grades as `trl.rewards.accuracy_reward` does, with the reference in dollars and without its logging."""
     from latex2sympy2_extended import NormalizationConfig
 
     spelling = NormalizationConfig(units=True)
@@ -43,7 +44,7 @@ def math_verify(pairs: Pairs) -> list[bool]:
 
 
 def seconds(run: Callable[[Pairs], object], pairs: Pairs) -> float:
-    """What it takes to grade `pairs`, nothing of which is known yet."""
+    """Returns the time to grade `pairs` with a cold cache."""
     normalise.cache_clear()
     started = time.perf_counter()
     run(pairs)
@@ -64,26 +65,26 @@ def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
 
 
 def over_one_core(kinds: dict[str, Sequence[Pairs]], cores: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
-    """How many times as fast as one core a pool of two, and two processes, are on two `cores`: for each kind of pairs.
+    """Returns the speed-up over one core of a pool of two, and of two processes, on two `cores`, by kind of pairs.
 
-    The first round starts the children, and is not counted. The kinds take turns: a child reads more expressions of
-    `algebra` in a round than it keeps, so none is known when the same real pairs come again.
+    The first round starts the children and is not counted. The kinds alternate: in a round of `algebra` a child parses
+    more expressions than its cache holds, so it has forgotten the real pairs when they come again.
     """
     ratios = {kind: {"two_over_one": list[float](), "two_processes_over_one": list[float]()} for kind in kinds}
     with Arrangements(cores) as arrangements:
         for number, parts in enumerate(zip(*kinds.values(), strict=True)):
-            names = ["one", "two", "two_processes"]
-            names = names[number % 3 :] + names[: number % 3]  # each of them goes first in turn
+            names = ["single", "pair", "two_processes"]
+            names = names[number % 3 :] + names[: number % 3]  # each goes first in turn
             for kind, pairs in zip(kinds, parts, strict=True):
                 taken = {name: arrangements.seconds(name, pairs) for name in names}
                 if number:
-                    ratios[kind]["two_over_one"].append(taken["one"] / taken["two"])
-                    ratios[kind]["two_processes_over_one"].append(taken["one"] / taken["two_processes"])
+                    ratios[kind]["two_over_one"].append(taken["single"] / taken["pair"])
+                    ratios[kind]["two_processes_over_one"].append(taken["single"] / taken["two_processes"])
     return {kind: {name: harness.spread(values) for name, values in of.items()} for kind, of in ratios.items()}
 
 
 def main() -> None:
-    """Measure, and write the results."""
+    """Measures and writes the results."""
     given = harness.parse(__doc__, rounds=5, pairs=1_500, algebra_pairs=400)
     drawn = random.Random(0)
     pairs = real_pairs() or [(text, answer) for text, answer, _ in cases()]
@@ -93,12 +94,12 @@ def main() -> None:
     decided = sum(decide_without_algebra(*pair) is not None for pair in answers)
     hard = algebra_pairs(drawn, given.algebra_pairs * given.rounds)
     taken: dict[str, list[float]] = {}
-    with GradingPool(1) as one, GradingPool(2) as two:
+    with GradingPool(1) as pool_1, GradingPool(2) as pool_2:
         runs: dict[str, Callable[[Pairs], object]] = {
             "math_verify": math_verify,
             "grade": lambda pairs: [grade(*pair) for pair in pairs],
-            "pool_1": lambda pairs: one.grade(pairs, style="boxed"),
-            "pool_2": lambda pairs: two.grade(pairs, style="boxed"),
+            "pool_1": lambda pairs: pool_1.grade(pairs, style="boxed"),
+            "pool_2": lambda pairs: pool_2.grade(pairs, style="boxed"),
         }
         warm = [(rf"\boxed{{\sqrt{{{4 * p}}}}}", rf"2\sqrt{{{p}}}") for p in range(2, 12)]
         for run in runs.values():
@@ -115,7 +116,7 @@ def main() -> None:
     chunks = [hard[i : i + given.algebra_pairs] for i in range(0, len(hard), given.algebra_pairs)]
     cores = two_cores()
     if not cores:
-        print("one core against two is left out: it takes two cores, and a system that keeps a process to one")
+        print("skipping one core against two: it needs two cores, and a system that can bind a process to a core")
     results = {
         "pairs": size * given.rounds,
         "told_without_algebra": round(decided / (size * given.rounds), 4),

@@ -1,9 +1,9 @@
-r"""The verdicts of four graders on the table of cases of the tests, side by side.
+r"""Compares the verdicts of four graders on the test cases.
 
     python -m benchmarks.grading.verdicts
 
-Ours; TRL's `accuracy_reward` with the reference as it is and in dollars; math-verify as it comes. Each but ours runs
-in a child that is killed when a case takes longer than `--seconds`, as some do for ever.
+They are ours, TRL's `accuracy_reward` with the reference unchanged and in dollars, and math-verify with its defaults.
+Each but ours runs in a child process that is killed when a case takes longer than `--seconds`, since some never end.
 """
 
 import json
@@ -20,7 +20,7 @@ from raml_trl.grading.pool import GradingPool
 
 
 def trl_grader(wrap: str) -> Callable[[str, str], bool | None]:
-    """TRL's reward; None where it skips the example."""
+    """Returns TRL's reward as a function. It gives None where TRL skips the example."""
     from trl.rewards import accuracy_reward
 
     def judge(text: str, answer: str) -> bool | None:
@@ -31,7 +31,7 @@ def trl_grader(wrap: str) -> Callable[[str, str], bool | None]:
 
 
 def math_verify_grader() -> Callable[[str, str], bool | None]:
-    """Its defaults, the reference in dollars."""
+    """Returns math-verify with its defaults, and the reference in dollars."""
     from math_verify import parse, verify
 
     return lambda text, answer: verify(parse(f"${answer}$"), parse(text))
@@ -45,7 +45,7 @@ GRADERS = {
 
 
 def child(name: str) -> None:
-    """Answer a line of stdin by a line of stdout."""
+    """Answers each line of stdin with a line on stdout."""
     judge = GRADERS[name]()
     sys.stdout.write("ready\n")
     for line in sys.stdin:
@@ -58,14 +58,14 @@ def child(name: str) -> None:
 
 
 def seconds(pool: GradingPool, pair: tuple[str, str]) -> float:
-    """What one verdict takes, alone."""
+    """Returns the time of a single verdict."""
     started = time.perf_counter()
     pool.grade([pair], style="boxed")
     return time.perf_counter() - started
 
 
 def judged(name: str, pairs: Sequence[tuple[str, str]], seconds: float) -> Iterator[Any]:
-    """What a grader says of each pair: a bool, None, "hang" or an error."""
+    """Yields the verdict of a grader on each pair: a bool, None, "hang" or an error."""
     command = [sys.executable, "-u", "-m", "benchmarks.grading.verdicts", "--child", name]
     process: subprocess.Popen[str] | None = None
     for pair in pairs:
@@ -92,7 +92,7 @@ def judged(name: str, pairs: Sequence[tuple[str, str]], seconds: float) -> Itera
 
 
 def main() -> None:
-    """Judge, count, write."""
+    """Grades the cases, counts the verdicts and writes them."""
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2])
         return
@@ -100,14 +100,16 @@ def main() -> None:
     table = cases()
     pairs = [(text, answer) for text, answer, _ in table]
     with GradingPool(2) as pool:
-        said: dict[str, list[Any]] = {"ours": [one.correct for one in pool.grade(pairs, style="boxed")]}
+        verdicts_by_grader: dict[str, list[Any]] = {
+            "ours": [graded.correct for graded in pool.grade(pairs, style="boxed")]
+        }
         slowest = max((seconds(pool, pair), pair) for pair in pairs)
     for name in GRADERS:
-        said[name] = list(judged(name, pairs, given.seconds))
+        verdicts_by_grader[name] = list(judged(name, pairs, given.seconds))
     kinds = {True: "false positive", False: "false negative", None: "skipped", "hang": "hang"}
     results: dict[str, Any] = {"cases": len(table), "counts": {}, "differ": {}}
     results["slowest_of_ours"] = {"seconds": round(slowest[0], 3), "answer": slowest[1][0][:200]}
-    for name, verdicts in said.items():
+    for name, verdicts in verdicts_by_grader.items():
         named = [
             "right" if verdict is right else kinds.get(verdict, "error")
             for verdict, (_, _, right) in zip(verdicts, table, strict=True)

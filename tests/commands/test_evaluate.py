@@ -1,4 +1,4 @@
-"""Evaluation: samples that survive a kill, metrics that follow from them, real benchmarks where they lie."""
+"""Tests `evaluate` and `compare`: resumed sampling, metrics from samples, votes, comparisons and real benchmarks."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> str:
 
 
 def model(request: Request) -> Answer:
-    """Right the more often, the smaller the number."""
+    """Answers correctly with a probability that decreases with the number."""
     number = int(request["messages"][-1]["content"].split()[1])
     return Answer(rf"\boxed{{{2 * number + (request['seed'] % NUM_QUESTIONS < number)}}}", 3)
 
@@ -68,25 +68,27 @@ def test_metrics_follow_from_the_samples(data: str, tmp_path: Path) -> None:
     assert [(row["question_id"], row["sample"]) for row in rows] == [
         (str(question), sample) for question in range(NUM_QUESTIONS) for sample in range(NUM_SAMPLES)
     ]
-    correct = [sum(row["correct"] for row in rows if row["question_id"] == str(one)) for one in range(NUM_QUESTIONS)]
+    correct = [
+        sum(row["correct"] for row in rows if row["question_id"] == str(number)) for number in range(NUM_QUESTIONS)
+    ]
     assert 0 < sum(correct) < len(rows)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for name, metric, k in (("pass@1", pass_at_k, 1), ("pass@2", pass_at_k, 2), ("mg_pass@2", mg_pass_at_k, 2)):
-        values = [metric(NUM_SAMPLES, number, k) for number in correct]
+        values = [metric(NUM_SAMPLES, c, k) for c in correct]
         assert metrics["metrics"][name]["mean"] == pytest.approx(sum(values) / NUM_QUESTIONS)
     assert sum(metrics["outcomes"].values()) == len(rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "metrics.json", "samples.parquet"}
 
 
-def test_samples_are_counted_again_for_other_k(data: str, tmp_path: Path) -> None:
+def test_from_samples_computes_metrics_for_other_k(data: str, tmp_path: Path) -> None:
     with OpenAIServer(model) as server:
         settings = from_server(server, data)
         first = evaluate(tmp_path / "out", **settings)
-        asked = len(server.requests)
+        num_requests = len(server.requests)
         samples = str(tmp_path / "out" / "samples.parquet")
         again = evaluate(tmp_path / "again", **settings, from_samples=samples)
         other = evaluate(tmp_path / "other", **settings, from_samples=samples, k=[4])
-        assert len(server.requests) == asked
+        assert len(server.requests) == num_requests
         with pytest.raises(InputError, match="k = 8, but a question has only 4 samples"):
             evaluate(tmp_path / "more", **settings, from_samples=samples, k=[8], num_samples=8)
         with pytest.raises(InputError, match="cannot be read"):
@@ -95,32 +97,32 @@ def test_samples_are_counted_again_for_other_k(data: str, tmp_path: Path) -> Non
     assert set(other["results"]["metrics"]) == {"pass@4", "mg_pass@4", "maj@4"}
 
 
-def test_a_run_that_was_cut_off_carries_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_continues(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with OpenAIServer(model) as server:
         settings = from_server(server, data)
         whole = evaluate(tmp_path / "whole", **settings)
-        asked = len(server.requests)
-        # Two processes, of which one has done its part: what a kill leaves, and what the last process does.
+        num_requests = len(server.requests)
+        # One of two processes has finished its share, as after a kill; then the last process completes the run.
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "1")
         assert evaluate_part(tmp_path / "out", **settings) == ["samples-00001.parquet", "samples-00003.parquet"]
         monkeypatch.setenv("WORLD_SIZE", "1")
         monkeypatch.setenv("RANK", "0")
         record = evaluate(tmp_path / "out", **settings)
-        assert len(server.requests) == 2 * asked
+        assert len(server.requests) == 2 * num_requests
     assert record["results"] == whole["results"]
     samples = [(tmp_path / name / "samples.parquet").read_bytes() for name in ("whole", "out")]
     assert samples[0] == samples[1]
 
 
 def evaluate_part(directory: Path, **settings: Any) -> list[str]:
-    """What shards there are after one process of several."""
+    """Evaluates as one of several processes. Returns the shards that exist afterwards."""
     assert evaluate(directory, **settings)["status"] == "running"
     return sorted(path.name for path in directory.glob("*.parquet"))
 
 
-# What a model may say, and what it means; the reference of the question that is asked is added to them.
-SAID: list[tuple[str, Fraction | None]] = [
+# Completions of the model and the value of their answers. `varied_model` adds the reference of the question.
+COMPLETIONS: list[tuple[str, Fraction | None]] = [
     (r"\boxed{1/2}", Fraction(1, 2)),
     (r"\boxed{0.5}", Fraction(1, 2)),
     (r"\boxed{\frac{1}{2}}", Fraction(1, 2)),
@@ -131,34 +133,36 @@ SAID: list[tuple[str, Fraction | None]] = [
 ]
 
 
-def of_many_minds(request: Request) -> Answer:
-    """Right in one half, in two spellings; in the other half any of `SAID`."""
+def varied_model(request: Request) -> Answer:
+    """Answers correctly about half of the time, in two spellings, and otherwise with one of `COMPLETIONS`."""
     number = int(request["messages"][-1]["content"].split()[1])
-    said = [*(text for text, _ in SAID), *[rf"\boxed{{{2 * number}}}", rf"\boxed{{{2 * number}.0}}"] * 3]
-    return Answer(said[(request["seed"] * 7919 + 31 * number) % len(said)], 3)
+    texts = [*(text for text, _ in COMPLETIONS), *[rf"\boxed{{{2 * number}}}", rf"\boxed{{{2 * number}.0}}"] * 3]
+    return Answer(texts[(request["seed"] * 7919 + 31 * number) % len(texts)], 3)
 
 
-def test_majority_vote_and_thresholds_are_those_of_every_draw(data: str, tmp_path: Path) -> None:
+def test_votes_and_thresholds_equal_the_enumeration_of_draws(data: str, tmp_path: Path) -> None:
     n, ks, taus = 6, [1, 3, 4, 6], [0.25, 0.5, 1]
-    with OpenAIServer(of_many_minds) as server:
+    with OpenAIServer(varied_model) as server:
         settings = from_server(server, data) | {"num_samples": n, "k": ks, "g_pass_thresholds": taus}
         metrics = evaluate(tmp_path / "out", **settings)["results"]["metrics"]
     rows = read_rows(tmp_path / "out" / "samples.parquet")
-    meant = []
+    values_of_questions = []
     for number in range(NUM_QUESTIONS):
-        values = dict(SAID) | {rf"\boxed{{{2 * number}{zeros}}}": Fraction(2 * number) for zeros in ("", ".0")}
-        own = [row for row in rows if row["question_id"] == str(number)]
-        meant.append([values[row["text"]] for row in own])
-        seen = [value for value in dict.fromkeys(meant[-1]) if value is not None]
-        assert [row["vote"] for row in own] == [None if one is None else seen.index(one) for one in meant[-1]]
+        values = dict(COMPLETIONS) | {rf"\boxed{{{2 * number}{zeros}}}": Fraction(2 * number) for zeros in ("", ".0")}
+        question_rows = [row for row in rows if row["question_id"] == str(number)]
+        answers = [values[row["text"]] for row in question_rows]
+        values_of_questions.append(answers)
+        distinct = [value for value in dict.fromkeys(answers) if value is not None]
+        votes = [None if value is None else distinct.index(value) for value in answers]
+        assert [row["vote"] for row in question_rows] == votes
     ties = 0
     for k in ks:
         won, reached = Fraction(0), dict.fromkeys(taus, Fraction(0))
-        for number, values in enumerate(meant):
-            draws = list(combinations(values, k))
+        for number, answers in enumerate(values_of_questions):
+            draws = list(combinations(answers, k))
             for draw in draws:
-                votes = Counter(value for value in draw if value is not None)
-                winners = [value for value, cast in votes.items() if cast == max(votes.values())]
+                counts = Counter(value for value in draw if value is not None)
+                winners = [value for value, count in counts.items() if count == max(counts.values())]
                 won += Fraction(2 * number in winners, max(1, len(winners)) * len(draws))
                 ties += len(winners) > 1 and 2 * number in winners
                 for tau in taus:
@@ -167,11 +171,11 @@ def test_majority_vote_and_thresholds_are_those_of_every_draw(data: str, tmp_pat
         assert majority == pytest.approx(float(won / NUM_QUESTIONS), abs=1e-12)
         for tau in taus:
             assert metrics[f"g_pass@{k}_{tau}"]["mean"] == pytest.approx(float(reached[tau] / NUM_QUESTIONS), abs=1e-12)
-    assert ties  # one there is, or its sharing would not be seen
+    assert ties  # without a tie, its sharing would not be tested
     assert metrics["maj@6"]["mean"] != metrics["pass@1"]["mean"]
 
 
-def test_samples_without_votes_are_counted_but_for_the_vote(
+def test_samples_without_votes_have_all_metrics_but_the_vote(
     data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with OpenAIServer(model) as server:
@@ -184,7 +188,7 @@ def test_samples_without_votes_are_counted_but_for_the_vote(
     assert "older.parquet have no column vote, because they are from an older version: no maj@k" in caplog.text
     assert list(older["metrics"]) == ["pass@1", "pass@2", "mg_pass@2"]
     assert older == whole | {"metrics": {name: whole["metrics"][name] for name in older["metrics"]}}
-    # ... and so are they beside others; a run that counts an earlier one's samples has none of its own
+    # A comparison and a report leave the vote out too. The run with from_samples has no samples.parquet of its own.
     (tmp_path / "older.parquet").rename(tmp_path / "older" / "samples.parquet")
     runs = [f"{name}={tmp_path}/{name}" for name in ("out", "older")]
     compare.main(
@@ -204,15 +208,15 @@ def test_samples_without_votes_are_counted_but_for_the_vote(
     ("votes", "correct", "expected"),
     [
         ([0, 1, 0, None], [0, 1, 0, 0], Votes((2, 1), 1, 1)),
-        ([2, 2, 5, None], [1, 1, 0, 0], Votes((2, 1), 0, 1)),  # some samples were taken out
+        ([2, 2, 5, None], [1, 1, 0, 0], Votes((2, 1), 0, 1)),  # some samples were removed
         ([0, None, 0, 1], [0, 0, 0, 0], Votes((2, 1), None, 1)),
         ([None] * 4, [0, 0, 0, 0], Votes((), None, 4)),
         ([0, 1, 0, None], [1, 1, 1, 0], None),  # two answers are correct
-        ([0, 1, 0, None], [1, 0, 0, 0], None),  # one is correct and wrong
-        ([0, 1, 0, None], [0, 0, 0, 1], None),  # who abstains is correct
+        ([0, 1, 0, None], [1, 0, 0, 0], None),  # the same answer is correct and wrong
+        ([0, 1, 0, None], [0, 0, 0, 1], None),  # an abstaining sample is correct
     ],
 )
-def test_votes_are_read_if_they_fit_the_grades(
+def test_votes_are_used_only_if_they_match_the_grades(
     votes: list[int | None],
     correct: list[int],
     expected: Votes | None,
@@ -226,12 +230,12 @@ def test_votes_are_read_if_they_fit_the_grades(
         for sample, (vote, right) in enumerate(zip(votes, correct, strict=True))
     ]
     write_rows(tmp_path / "samples.parquet", rows, SCHEMAS[SAMPLES])
-    found = read_samples(tmp_path / "samples.parquet").votes
-    assert found == (None if expected is None else (expected, expected))
+    counted = read_samples(tmp_path / "samples.parquet").votes
+    assert counted == (None if expected is None else (expected, expected))
     assert ("the votes of question a contradict its grades: no maj@k" in caplog.text) == (expected is None)
 
 
-def test_a_run_begun_before_votes_were_kept_carries_on(
+def test_run_started_by_a_version_without_votes_continues(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with OpenAIServer(model) as server:
@@ -246,7 +250,7 @@ def test_a_run_begun_before_votes_were_kept_carries_on(
         monkeypatch.setenv("WORLD_SIZE", "1")
         monkeypatch.setenv("RANK", "0")
         results = evaluate(tmp_path / "out", **settings)["results"]
-    assert any(table["correct"].to_pylist())  # it has votes to miss
+    assert any(table["correct"].to_pylist())  # the shard had votes
     kept = {name: value for name, value in whole["metrics"].items() if "maj" not in name}
     assert results == whole | {"metrics": kept}
     written = pq.read_schema(tmp_path / "out" / "samples.parquet")
@@ -254,15 +258,15 @@ def test_a_run_begun_before_votes_were_kept_carries_on(
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
-def test_a_threshold_is_a_share(threshold: float) -> None:
+def test_threshold_outside_0_to_1_is_rejected(threshold: float) -> None:
     with pytest.raises(InputError, match=f"g_pass_thresholds must lie between 0 and 1, got {threshold}"):
         EvaluateConfig(
             model_name_or_path="m", dataset_name="d", output_dir="o", num_samples=8, g_pass_thresholds=[0.5, threshold]
         )
 
 
-def test_the_vote_is_compared_question_by_question(data: str, tmp_path: Path) -> None:
-    with OpenAIServer(of_many_minds) as server:
+def test_votes_are_compared_by_question(data: str, tmp_path: Path) -> None:
+    with OpenAIServer(varied_model) as server:
         settings = from_server(server, data) | {"num_samples": 6}
         first = evaluate(tmp_path / "first", **settings)["results"]["metrics"]
         other = evaluate(tmp_path / "other", **settings, seed=1)["results"]["metrics"]
@@ -302,7 +306,7 @@ def test_real_benchmarks(
     assert answer is None or questions[0].answer == answer
 
 
-def test_evaluations_side_by_side(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with OpenAIServer(model) as server:
         evaluate(tmp_path / "model", **from_server(server, data))
     with OpenAIServer(lambda request: Answer("I pass", 1)) as server:
@@ -319,7 +323,7 @@ def test_evaluations_side_by_side(data: str, tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.strip() == (tmp_path / "compare" / "comparison.md").read_text().strip()
 
 
-def test_what_cannot_be_compared(data: str, tmp_path: Path) -> None:
+def test_evaluations_that_cannot_be_compared(data: str, tmp_path: Path) -> None:
     with OpenAIServer(model) as server:
         evaluate(tmp_path / "all", **from_server(server, data))
         evaluate(tmp_path / "some", **from_server(server, data), num_questions=3)
@@ -342,8 +346,8 @@ def test_questions_with_unequal_numbers_of_samples(data: str, tmp_path: Path) ->
         rows = read_rows(tmp_path / "out" / "samples.parquet")
         write_rows(tmp_path / "fewer.parquet", rows[1:], SCHEMAS[SAMPLES])
         record = evaluate(tmp_path / "again", **from_server(server, data), from_samples=str(tmp_path / "fewer.parquet"))
-    counts = [[row["correct"] for row in rows[1:] if row["question_id"] == str(one)] for one in range(NUM_QUESTIONS)]
-    expected = sum(sum(one) / len(one) for one in counts) / NUM_QUESTIONS
+    grades = [[row["correct"] for row in rows[1:] if row["question_id"] == str(id_)] for id_ in range(NUM_QUESTIONS)]
+    expected = sum(sum(question) / len(question) for question in grades) / NUM_QUESTIONS
     assert record["results"]["metrics"]["pass@1"]["mean"] == pytest.approx(expected)
     assert record["results"]["samples_per_question"] == [3, 4]
 
@@ -354,13 +358,13 @@ def test_several_models_in_one_call(data: str, tmp_path: Path) -> None:
     assert record["status"] == "complete"
     compared = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert list(compared["pass@1"]) == ["tiny", "other"]
-    assert compared["pass@1"]["other"]["difference"]["p_value"] == 1  # this server has one model under two names
+    assert compared["pass@1"]["other"]["difference"]["p_value"] == 1  # the server has the same model under both names
     for name in ("tiny", "other"):
         assert json.loads((tmp_path / "out" / name / "run.json").read_text())["status"] == "complete"
         assert (tmp_path / "out" / name / "samples.parquet").is_file()
 
 
-def test_results_go_into_the_card(tmp_path: Path) -> None:
+def test_results_are_written_into_the_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlibrary_name: transformers\ntags: [a]\n---\n# Mine\n")
     value = {"mean": 0.25, "low": 0.2, "high": 0.3}
     add_results(tmp_path, dataset="aime", split="test", metrics={"pass@1": value}, samples=[4])
@@ -369,17 +373,17 @@ def test_results_go_into_the_card(tmp_path: Path) -> None:
     card = ModelCard.load(tmp_path / "README.md")
     assert card.text.strip() == "# Mine"
     assert card.data.library_name == "transformers"
-    found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
-    assert found == {("aime", "pass@1"): 0.5, ("x | <b>", "pass@1"): 0.25, ("x | <b>", "pass@8"): 0.25}
-    assert "4 samples, 95 % interval 0.200 to 0.300" in {one.metric_name for one in card.data.eval_results}.pop()
+    values = {(result.dataset_name, result.metric_type): result.metric_value for result in card.data.eval_results}
+    assert values == {("aime", "pass@1"): 0.5, ("x | <b>", "pass@1"): 0.25, ("x | <b>", "pass@8"): 0.25}
+    assert "4 samples, 95 % interval 0.200 to 0.300" in {result.metric_name for result in card.data.eval_results}.pop()
 
 
-def test_a_model_without_a_card_gets_one(tmp_path: Path) -> None:
+def test_model_without_a_card_gets_a_new_card(tmp_path: Path) -> None:
     add_results(tmp_path, dataset="d", split="s", metrics={"pass@1": {"mean": 1, "low": 1, "high": 1}}, samples=[1])
     assert ModelCard.load(tmp_path / "README.md").data.model_name == tmp_path.name
 
 
-def test_a_dashboard_that_is_not_there(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dashboard_is_reported(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     with OpenAIServer(model) as server, pytest.raises(InputError, match="report_to is trackio, which is not installed"):
         evaluate(tmp_path / "out", **from_server(server, data), report_to="trackio")

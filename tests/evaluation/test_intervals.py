@@ -1,4 +1,4 @@
-"""Intervals hold what they say, and p-values are those of enumerated signs."""
+"""Tests the coverage of intervals, and p-values against the enumeration of all sign patterns."""
 
 from fractions import Fraction
 from itertools import product
@@ -17,22 +17,22 @@ from raml_trl.evaluation.intervals import (
 )
 
 
-def one_by_one(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> tuple[float, float]:
-    """The interval from one resample after the other."""
+def naive_interval(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> tuple[float, float]:
+    """Returns the bootstrap interval computed from single resamples."""
     means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(num_resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
 @pytest.mark.parametrize(("questions", "resamples"), [(1, 50), (3, 2_000), (200, 2_000), (129, 300), (20_001, 20)])
-def test_resampling_in_blocks_does_not_show(questions: int, resamples: int) -> None:
+def test_resampling_in_blocks_gives_the_same_interval(questions: int, resamples: int) -> None:
     values = np.random.default_rng(1).random(questions)
     ours, plain = np.random.default_rng(2), np.random.default_rng(2)
-    assert bootstrap_interval(values, ours, num_resamples=resamples) == one_by_one(values, plain, resamples)
+    assert bootstrap_interval(values, ours, num_resamples=resamples) == naive_interval(values, plain, resamples)
     assert ours.random() == plain.random()
 
 
-def test_interval_covers_the_mean_as_often_as_it_says(rng: np.random.Generator) -> None:
+def test_interval_has_its_nominal_coverage(rng: np.random.Generator) -> None:
     covered = 0
     for _ in range(600):
         ability = rng.beta(2, 2, size=80)  # mean 1/2
@@ -42,7 +42,7 @@ def test_interval_covers_the_mean_as_often_as_it_says(rng: np.random.Generator) 
     assert 0.92 <= covered / 600 <= 0.97
 
 
-def test_wider_confidence_is_wider() -> None:
+def test_higher_confidence_gives_a_wider_interval() -> None:
     values = np.random.default_rng(0).random(50)
     intervals = [
         bootstrap_interval(values, np.random.default_rng(0), confidence=confidence) for confidence in (0.5, 0.95, 0.99)
@@ -52,68 +52,68 @@ def test_wider_confidence_is_wider() -> None:
     assert list(highs) == sorted(highs)
 
 
-def test_an_interval_needs_a_value(rng: np.random.Generator) -> None:
+def test_interval_without_values_is_rejected(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="at least one value"):
         bootstrap_interval([], rng)
 
 
-@pytest.mark.parametrize("samples", [16, 10])  # tenths are not exact, and sums that are equal differ by rounding
-def test_p_value_is_the_enumeration_of_signs(samples: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("samples", [16, 10])  # tenths are not exact, so equal sums may differ by rounding
+def test_p_value_equals_the_enumeration_of_signs(samples: int, rng: np.random.Generator) -> None:
     for size in (1, 2, 5, 6, 7, 8, 9, 10, 12):
         counts = rng.integers(-3, 6, size=size)
         nonzero = [int(count) for count in counts if count]
-        flipped = [abs(sum(one)) for one in product(*((one, -one) for one in nonzero))]
-        expected = Fraction(sum(one >= abs(sum(nonzero)) for one in flipped), len(flipped))
+        flipped = [abs(sum(signed)) for signed in product(*((count, -count) for count in nonzero))]
+        expected = Fraction(sum(total >= abs(sum(nonzero)) for total in flipped), len(flipped))
         first = rng.integers(0, samples // 2, size=size + 30) / samples
         second = first.copy()
-        second[:size] += counts / samples  # the thirty others do not differ, and do not count
+        second[:size] += counts / samples  # the other thirty are equal and do not count
         difference = paired_difference(first, second, rng)
         assert difference.p_value == float(expected), size
         assert difference.mean == pytest.approx(counts.sum() / samples / (size + 30))
 
 
-def test_equal_sums_count_whatever_rounding_does(rng: np.random.Generator) -> None:
-    # 0.1 + 0.2 - 0.3 is not 0 in floating point: of the 8 sign patterns, all are as far from 0 as 0
+def test_equal_sums_count_despite_rounding(rng: np.random.Generator) -> None:
+    # 0.1 + 0.2 - 0.3 is not exactly 0, but all 8 sign patterns are at least as far from 0
     assert paired_difference([0, 0, 0.3], [0.1, 0.2, 0], rng).p_value == 1
-    # |0.1 + 0.2 + 0.3| is reached by the two patterns of equal signs
+    # only the two patterns of equal signs reach |0.1 + 0.2 + 0.3|
     assert paired_difference([0, 0, 0], [0.1, 0.2, 0.3], rng).p_value == 2 / 8
 
 
-def test_drawn_signs_agree_with_all_of_them(rng: np.random.Generator) -> None:
-    differences = np.array([5, 4, 3, -2, 1, 1, -1, 2, 2, -3, 1, 2, 1]) / 16  # 13: one too many to be enumerated
+def test_drawn_signs_agree_with_the_enumeration(rng: np.random.Generator) -> None:
+    differences = np.array([5, 4, 3, -2, 1, 1, -1, 2, 2, -3, 1, 2, 1]) / 16  # 13: too many to be enumerated by default
     signs = np.array(list(product((1, -1), repeat=13)))
     exact = np.mean(np.abs(signs @ (16 * differences)) >= 16 * differences.sum())
     drawn = paired_difference(np.zeros(13), differences, rng, num_flips=40_000).p_value
-    assert drawn == pytest.approx(exact, abs=0.01)  # a standard error is at most 0.0025
+    assert drawn == pytest.approx(exact, abs=0.01)  # the standard error is at most 0.0025
 
 
-def test_a_p_value_is_never_zero(rng: np.random.Generator) -> None:
+def test_p_value_is_never_zero(rng: np.random.Generator) -> None:
     assert paired_difference(np.zeros(100), np.ones(100), rng, num_flips=999).p_value == 1 / 1_000
     assert paired_difference([1] * 5, [1] * 5, rng).p_value == 1
 
 
-def test_without_a_difference_p_values_are_uniform(rng: np.random.Generator) -> None:
+def test_p_values_are_uniform_without_a_difference(rng: np.random.Generator) -> None:
     p_values = []
     for _ in range(400):
         ability = rng.beta(2, 2, size=40)
         first, second = rng.binomial(64, ability) / 64, rng.binomial(64, ability) / 64
         p_values.append(paired_difference(first, second, rng, num_resamples=1, num_flips=499).p_value)
     shares = np.searchsorted(np.sort(p_values), np.linspace(0.05, 0.95, 19)) / 400
-    # Kolmogorov and Smirnov: beyond 1.63 / sqrt(400) = 0.08 once in a hundred
+    # Kolmogorov-Smirnov: exceeds 1.63 / sqrt(400) = 0.08 with probability 0.01
     assert np.abs(shares - np.linspace(0.05, 0.95, 19)).max() < 0.08
 
 
-def test_pairing_sees_what_separate_intervals_do_not(rng: np.random.Generator) -> None:
+def test_pairing_detects_a_difference_that_separate_intervals_miss(rng: np.random.Generator) -> None:
     first = np.linspace(0, 0.9, 60)
     second = first + 0.05 + 0.01 * rng.standard_normal(60)
     difference = paired_difference(first, second, rng)
     assert difference.low < difference.mean < difference.high
     assert 0.04 < difference.low < difference.high < 0.06
     assert difference.p_value < 0.001
-    assert bootstrap_interval(first, rng)[1] > bootstrap_interval(second, rng)[0]  # apart, they overlap
+    assert bootstrap_interval(first, rng)[1] > bootstrap_interval(second, rng)[0]  # the separate intervals overlap
 
 
-def test_the_paired_interval_covers(rng: np.random.Generator) -> None:
+def test_paired_interval_has_its_nominal_coverage(rng: np.random.Generator) -> None:
     covered = 0
     for _ in range(300):
         ability = rng.beta(2, 2, size=80) * 0.8
@@ -123,7 +123,7 @@ def test_the_paired_interval_covers(rng: np.random.Generator) -> None:
     assert 0.91 <= covered / 300 <= 0.98
 
 
-def test_runs_that_cannot_be_paired_are_refused(rng: np.random.Generator) -> None:
+def test_runs_that_cannot_be_paired_are_rejected(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match=r"same questions, got values of shape \(2,\) and \(3,\)"):
         paired_difference([1, 2], [1, 2, 3], rng)
     with pytest.raises(ValueError, match=r"question 1: values must be finite, got 2\.0 and nan"):
@@ -133,8 +133,8 @@ def test_runs_that_cannot_be_paired_are_refused(rng: np.random.Generator) -> Non
 
 
 @pytest.mark.parametrize(("degrees", "t"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (9, 2.26216)])
-def test_seeds_are_compared_by_students_law(degrees: int, t: float, rng: np.random.Generator) -> None:
-    """Differences whose t is that of p = 0.05 in the tables: the interval ends at zero."""
+def test_seeds_are_compared_by_students_t(degrees: int, t: float, rng: np.random.Generator) -> None:
+    """For differences with the tabulated t of p = 0.05, the interval ends at zero."""
     noise = rng.standard_normal(degrees + 1)
     noise -= noise.mean()
     mean = t * noise.std(ddof=1) / np.sqrt(degrees + 1)
@@ -144,11 +144,11 @@ def test_seeds_are_compared_by_students_law(degrees: int, t: float, rng: np.rand
     assert difference.low == pytest.approx(0, abs=1e-4 * mean)
     assert difference.high == pytest.approx(2 * mean, rel=1e-4)
     assert difference.p_value == pytest.approx(0.05, abs=1e-5)
-    turned = student_difference(list(first + mean + noise), list(first))
-    assert (turned.mean, turned.p_value) == pytest.approx((-mean, difference.p_value))
+    reverse = student_difference(list(first + mean + noise), list(first))
+    assert (reverse.mean, reverse.p_value) == pytest.approx((-mean, difference.p_value))
 
 
-def test_seeds_that_all_differ_alike() -> None:
+def test_equal_differences_of_all_seeds() -> None:
     assert student_difference([1, 2], [1, 2]) == Difference(0, 0, 0, 1)
     assert student_difference([1, 2], [2, 3]) == Difference(1, 1, 1, 0)
     with pytest.raises(ValueError, match="same seeds, got 2 and 3 values"):

@@ -1,4 +1,4 @@
-r"""Equal answers get one number, whatever they are spelt like: against a table, exact fractions and other orders."""
+r"""Tests that equal answers share a number: on a table, on exact fractions, and in other orders of the samples."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -15,7 +15,7 @@ Samples = list[tuple[str, Outcome]]
 
 
 class Recording(GradingPool):
-    """A pool that remembers what it was asked, call by call."""
+    """A pool that records the pairs of each call."""
 
     def __init__(self, num_workers: int) -> None:
         super().__init__(num_workers)
@@ -33,40 +33,45 @@ def pool() -> Iterator[Recording]:
 
 
 def graded(pool: GradingPool, reference: str, answers: Sequence[str]) -> Samples:
-    """Samples with these in their boxes; "-" has none."""
-    texts = ["I pass" if one == "-" else rf"So \boxed{{{one}}}." for one in answers]
+    """Returns graded samples with these answers in their boxes; "-" has no box."""
+    texts = ["I pass" if answer == "-" else rf"So \boxed{{{answer}}}." for answer in answers]
     grades = pool.grade([(text, reference) for text in texts], style="bare")
     return [(text, grade.outcome) for text, grade in zip(texts, grades, strict=True)]
 
 
 def partition(numbers: Sequence[int | None], names: Sequence[object]) -> set[frozenset[object]]:
-    """The names of the samples that agree."""
-    return {frozenset(name for name, one in zip(names, numbers, strict=True) if one == which) for which in set(numbers)}
+    """Returns the sets of names whose samples have the same number."""
+    pairs = list(zip(names, numbers, strict=True))
+    return {frozenset(name for name, number in pairs if number == shared) for shared in set(numbers)}
 
 
 @pytest.mark.parametrize(
     ("reference", "answers", "expected"),
     [
         ("7", ["1/2", "0.5", r"\frac{1}{2}", "7", "0.50", "8"], [0, 0, 0, 1, 0, 2]),
-        ("7", [r"\sqrt{12}", "8", r"2\sqrt{3}", r"\sqrt{13}"], [0, 1, 0, 2]),  # takes algebra
+        ("7", [r"\sqrt{12}", "8", r"2\sqrt{3}", r"\sqrt{13}"], [0, 1, 0, 2]),  # needs algebra
         (r"\frac12", ["1/2", "2", "0.5", "2.0", r"\frac{1}{2}"], [0, 1, 0, 1, 0]),
         ("7", ["-", r"\foo(3", "8", "", r"\foo(3", "7"], [None, None, 0, None, None, 1]),
         ("7", ["-", ""], [None, None]),
         ("7", [], []),
         (r"\{1,2\}", ["2, 3", "1", "3, 2", "2, 1", "1, 2"], [0, 1, 0, 2, 2]),
         ("C", ["B", "(B)", "C", r"\text{B}", "A"], [0, 0, 1, 0, 2]),
-        (r"\foo(3", ["0.5", "1/2", "8"], [0, 0, 1]),  # the reference cannot be read, and the answers can
-        ("9^{9^{9^9}}", ["8", r"\foo(3", r"\foo(3", "8.0", r"\bar(3"], [0, 1, 1, 0, 2]),  # wrong, whether read or not
+        (r"\foo(3", ["0.5", "1/2", "8"], [0, 0, 1]),  # the reference is unreadable, the answers are readable
+        (
+            "9^{9^{9^9}}",
+            ["8", r"\foo(3", r"\foo(3", "8.0", r"\bar(3"],
+            [0, 1, 1, 0, 2],
+        ),  # all wrong, readable or not
     ],
 )
-def test_answers_that_mean_the_same_have_one_number(
+def test_equal_answers_share_a_number(
     pool: Recording, reference: str, answers: list[str], expected: list[int | None]
 ) -> None:
     assert number_answers([graded(pool, reference, answers)], pool) == [expected]
 
 
-def test_no_wrong_answer_joins_the_correct_one(pool: Recording) -> None:
-    # 50% is right where 50 is asked for, and 0.5 is 50%, and yet wrong.
+def test_no_wrong_answer_joins_the_correct_answer(pool: Recording) -> None:
+    # 50% equals the reference 50, and 0.5 equals 50%, but 0.5 is wrong.
     samples = graded(pool, "50", ["50%", "0.5", "50", "50%", "1/2"])
     assert [outcome for _, outcome in samples] == ["correct", "wrong", "correct", "correct", "wrong"]
     assert pool.compare([("0.5", "50%")]) == ["correct"]
@@ -74,7 +79,7 @@ def test_no_wrong_answer_joins_the_correct_one(pool: Recording) -> None:
 
 
 def spellings(value: Fraction) -> list[str]:
-    """Ways to write a fraction whose denominator divides a power of ten."""
+    """Returns spellings of a fraction whose denominator divides a power of ten."""
     top, bottom = value.numerator, value.denominator
     return [
         f"{top}/{bottom}",
@@ -99,35 +104,36 @@ def test_numbers_agree_if_their_fractions_do(pool: Recording, questions: list[li
     assert number_answers(samples, pool) == expected
 
 
-# With 50% between them, 0.5 and 50 are equal to one answer and not to each other; of 0.5 there are two spellings.
+# 0.5 and 50 both equal 50%, but not each other. 0.5 has several spellings.
 ANSWERS = ["50%", "0.5", "50", "1/2", "1/2", "-", r"\foo(3", "12", "12.0", "7", "7.0", "x+1", "1+x", "x+2", "0.50"]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(range(len(ANSWERS))), unique=True, min_size=2), st.data())
-def test_the_order_of_the_samples_does_not_matter(pool: Recording, drawn: list[int], data: st.DataObject) -> None:
+def test_order_of_samples_does_not_matter(pool: Recording, drawn: list[int], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(drawn))
     numbers = []
     for names in (drawn, shuffled):
-        [found] = number_answers([graded(pool, "12", [ANSWERS[name] for name in names])], pool)
-        first_seen = list(dict.fromkeys(one for one in found if one is not None))
+        [numbered] = number_answers([graded(pool, "12", [ANSWERS[name] for name in names])], pool)
+        first_seen = list(dict.fromkeys(number for number in numbered if number is not None))
         assert first_seen == list(range(len(first_seen)))
-        numbers.append(partition(found, names))
+        numbers.append(partition(numbered, names))
     assert numbers[0] == numbers[1]
 
 
-def test_questions_share_a_round_and_know_nothing_of_each_other(pool: Recording) -> None:
+def test_questions_share_rounds_but_do_not_affect_each_other(pool: Recording) -> None:
     answers = [["1", "2", "3", "2.0"], ["7", "7.0", "-"], [], ["0.5", "7", "1/2", "7", "8"]]
     samples = [graded(pool, "7", own) for own in answers]
     pool.calls.clear()
     together = number_answers(samples, pool)
-    # First 1 meets 2, 3 and 2.0, and 8 meets 0.5 and 1/2; then 2 meets 3 and 2.0, and 0.5 meets 1/2; then 3 is alone.
+    # Round 1 compares 1 with 2, 3 and 2.0, and 8 with 0.5 and 1/2. Round 2 compares 2 with 3 and 2.0, and 0.5 with 1/2.
+    # Then 3 is left alone.
     assert [len(pairs) for pairs in pool.calls] == [3 + 2, 2 + 1, 0]
     assert together == [number_answers([own], pool)[0] for own in samples]
     assert together == [[0, 1, 2, 1], [0, 0, None], [], [0, 1, 0, 1, 2]]
 
 
-def test_what_the_grader_did_not_finish_votes_as_it_is_spelt(pool: Recording) -> None:
+def test_answers_that_timed_out_vote_by_spelling(pool: Recording) -> None:
     tower, other = r"\boxed{e^{e^{e^{79}}}}", r"\boxed{\binom{10^7}{5}}"
     samples: Samples = [(tower, "timeout"), (r"\boxed{8}", "wrong"), (other, "crash"), (tower, "timeout")]
     pool.calls.clear()

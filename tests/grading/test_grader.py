@@ -1,4 +1,4 @@
-"""Text and reference to a grade, and grade to reward."""
+"""Tests the grade of a text, its time limit, and the reward computed from grades."""
 
 import gc
 import multiprocessing
@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raml_trl.grading import grader as grading
+from raml_trl.grading import grader
 from raml_trl.grading.boxes import extract_box
 from raml_trl.grading.grader import Grade, grade, readable
 from raml_trl.grading.pool import GradingPool
@@ -53,11 +53,11 @@ def test_last_complete_box(text: str, box: str | None) -> None:
         (r"\boxed{68}", "67", False),
         (r"\boxed{0.5}", r"\frac{1}{2}", True),
         (r"\boxed{\frac43}", r"\frac{4}{3}", True),
-        (r"\boxed{3}", r"3\sqrt{13}", False),  # a reference that is not wrapped would be read as 3
+        (r"\boxed{3}", r"3\sqrt{13}", False),  # without dollars math-verify would parse the reference as 3
         (r"\boxed{3\sqrt{13}}", r"3\sqrt{13}", True),
         (r"\boxed{5}", "6 - 5i", False),
         (r"\boxed{1,000}", "1000", True),
-        (r"<think>\boxed{67}</think>", "67", False),  # what is thought is not said
+        (r"<think>\boxed{67}</think>", "67", False),  # a box in the thinking block does not count
         (r"<think>\boxed{1}</think>\boxed{67}", "67", True),
         ("67", "67", False),
         ("", "67", False),
@@ -93,7 +93,7 @@ def test_formatted(style: str, text: str, formatted: bool) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_what_is_laid_out_is_formatted_and_correct(style: str) -> None:
+def test_laid_out_text_is_formatted_and_correct(style: str) -> None:
     for answer in ("12", r"\frac{1}{2}", r"\{1,2\}", "ANSWER"):
         text = lay_out("first this\nthen that", answer, style)
         assert STYLES[style].layout.fullmatch(text), text
@@ -101,7 +101,7 @@ def test_what_is_laid_out_is_formatted_and_correct(style: str) -> None:
     assert grade(lay_out("TRAJECTORY", "12", style), "12", style=style) == Grade(True, True, "correct")
 
 
-def test_the_opening_that_the_template_wrote() -> None:
+def test_opening_tag_of_the_template_is_restored() -> None:
     assert with_opening("so it is 3\n</think>\\boxed{3}") == "<think>\nso it is 3\n</think>\\boxed{3}"
     for text in ("<think>3</think>3", "3", "<think>cut off", "<think>a</think>b</think>c"):
         assert with_opening(text) == text
@@ -110,7 +110,7 @@ def test_the_opening_that_the_template_wrote() -> None:
 def test_layout_patterns_take_linear_time() -> None:
     for style in STYLES.values():
         for bad in ("<think>" * 20_000, "</think>" * 20_000, "\\boxed{" * 20_000, "a" * 200_000, "\n" * 200_000):
-            style.layout.fullmatch(bad)  # quadratic patterns would take minutes here
+            style.layout.fullmatch(bad)  # a quadratic pattern would take minutes
 
 
 def test_readable() -> None:
@@ -148,8 +148,8 @@ def test_outcome(text: str, answer: str, outcome: str) -> None:
     assert grade(text, answer) == Grade(outcome == "correct", r"\boxed{" in text and r"\boxed{}" not in text, outcome)
 
 
-def test_a_single_grade_ends_and_leaves_the_callers_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "SECONDS", 0.5)
+def test_grade_times_out_and_restores_the_callers_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grader, "SECONDS", 0.5)
     previous = signal.signal(signal.SIGALRM, lambda *_: None)
     try:
         handler = signal.getsignal(signal.SIGALRM)
@@ -168,8 +168,8 @@ def test_a_single_grade_ends_and_leaves_the_callers_timer(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("caught", [1, 2])
-def test_a_library_that_catches_everything(caught: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a bare `except` may: once and then there is a verdict, or once and then there would be no end."""
+def test_time_limit_survives_a_bare_except(caught: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library swallows the exception once and then returns a verdict, or swallows it and loops again."""
 
     def compare(_predicted: str, _answer: str) -> str:
         for _ in range(caught):
@@ -180,8 +180,8 @@ def test_a_library_that_catches_everything(caught: int, monkeypatch: pytest.Monk
                 continue
         return "wrong"
 
-    monkeypatch.setattr(grading, "decide_with_algebra", compare)
-    monkeypatch.setattr(grading, "SECONDS", 0.2)
+    monkeypatch.setattr(grader, "decide_with_algebra", compare)
+    monkeypatch.setattr(grader, "SECONDS", 0.2)
     before = signal.getsignal(signal.SIGALRM)
     assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}").outcome == "timeout"
     assert signal.getsignal(signal.SIGALRM) is before
@@ -212,7 +212,7 @@ def _finalize_slowly(_tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("step", [_import_slowly, _finalize_slowly])
-def test_the_deadline_waits_for_imports_and_finalizers(
+def test_time_limit_waits_for_imports_and_finalizers(
     step: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception in an import leaves broken modules behind, and one in a finalizer is ignored with a warning."""
@@ -226,16 +226,16 @@ def test_the_deadline_waits_for_imports_and_finalizers(
 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    monkeypatch.setattr(grading, "decide_with_algebra", decide)
-    monkeypatch.setattr(grading, "SECONDS", 0.1)
-    monkeypatch.setattr(grading, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(grader, "decide_with_algebra", decide)
+    monkeypatch.setattr(grader, "SECONDS", 0.1)
+    monkeypatch.setattr(grader, "_AGAIN_SECONDS", 0.1)
     assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}").outcome == "timeout"
     assert (states, unraisable) == (["complete"], [])
     monkeypatch.delitem(sys.modules, "slow_module", raising=False)
 
 
-def test_a_deadline_before_math_verify_is_imported_breaks_no_later_grade() -> None:
-    """In a new process, since an import that is interrupted halfway leaves broken modules behind."""
+def test_timeout_of_the_first_grade_breaks_no_later_grade() -> None:
+    """An interrupted import of math-verify would leave broken modules behind, so this needs a new process."""
     script = r"""
 import sys
 from raml_trl.grading import grader
@@ -250,7 +250,7 @@ print(grader.grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}").outcome)
     assert done.stdout == "correct\n"
 
 
-def test_a_single_grade_on_another_thread() -> None:
+def test_grade_on_another_thread() -> None:
     grades: list[Grade] = []
     thread = threading.Thread(target=lambda: grades.append(grade(r"\boxed{\sqrt{12}}", r"2\sqrt{3}")))
     thread.start()
@@ -293,7 +293,7 @@ ALGEBRA = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")
 HOPELESS = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
 
 
-def test_the_reward_survives_what_cannot_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reward_of_pairs_that_cannot_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "GradingPool", lambda number: GradingPool(number, seconds=1))
     pairs = [ALGEBRA, HOPELESS, (r"\boxed{1}", r"DQ \parallel AB"), (r"\boxed{\frac{}{}}", "x"), ("no box", "1")] * 2
     given, metrics = call(make_reward("boxed"), *pairs)
@@ -305,10 +305,10 @@ def test_the_reward_survives_what_cannot_be_graded(monkeypatch: pytest.MonkeyPat
 
 
 def children() -> list[int]:
-    return [one.pid for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_the_children_of_a_reward_go_with_it() -> None:
+def test_children_end_with_their_reward() -> None:
     before = children()
     reward = make_reward("boxed", num_graders=1)
     assert call(reward, (r"\boxed{2}", "2"))[0] == [1]
@@ -320,21 +320,21 @@ def test_the_children_of_a_reward_go_with_it() -> None:
     assert children() == before
 
 
-def _grade_and_leave(reward: Callable[..., list[float]], found: Any) -> None:
-    found.put((call(reward, ALGEBRA)[0], len(children())))
+def _grade_and_leave(reward: Callable[..., list[float]], results: Any) -> None:
+    results.put((call(reward, ALGEBRA)[0], len(children())))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_reward_in_a_process_that_is_forked_off() -> None:
-    """As in a DataLoader worker: the child has graders of its own, and leaves those of its parent alone."""
+def test_reward_in_a_forked_process() -> None:
+    """As in a DataLoader worker: the process starts its own graders and leaves those of its parent alone."""
     reward = make_reward("boxed", num_graders=1)
     assert call(reward, ALGEBRA)[0] == [1]
     before = children()
     context = multiprocessing.get_context("fork")
-    found = context.Queue()
-    worker = context.Process(target=_grade_and_leave, args=(reward, found))
+    results = context.Queue()
+    worker = context.Process(target=_grade_and_leave, args=(reward, results))
     worker.start()
-    assert found.get(timeout=60) == ([1], 1)
+    assert results.get(timeout=60) == ([1], 1)
     worker.join()
     assert worker.exitcode == 0
     assert call(reward, (r"\boxed{\sqrt{20}}", r"2\sqrt{5}"))[0] == [1]
@@ -344,7 +344,7 @@ def test_a_reward_in_a_process_that_is_forked_off() -> None:
 @pytest.mark.parametrize(
     "end", ["pass", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
 )
-def test_a_reward_leaves_no_orphans(end: str) -> None:
+def test_reward_leaves_no_orphans(end: str) -> None:
     script = f"""
 import psutil
 from raml_trl.grpo.rewards import make_reward

@@ -1,4 +1,4 @@
-"""The grader against the table of cases, real references, random numbers, and texts that are meant to break it."""
+"""Tests the grader on the case table, real references, random numbers and hostile texts."""
 
 import gzip
 import json
@@ -27,11 +27,11 @@ from tests.helpers.grading_cases import BOMBS, BOXES, CASES, TEXTS
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
-# References of the real data that no grader can hold an answer against but as text, and why.
+# References of the real data that can only be compared as text, and the reason.
 UNREADABLE = {
-    r"DQ \parallel AB": "a relation that is to be proved",
-    r"EH \parallel FG": "a relation that is to be proved",
-    r"\det(A) > 0": "a relation that is to be proved",
+    r"DQ \parallel AB": "a relation to prove",
+    r"EH \parallel FG": "a relation to prove",
+    r"\det(A) > 0": "a relation to prove",
     r"(1, 1, \ldots, 1)": "dots",
 }
 
@@ -57,21 +57,21 @@ def golds(shared_data: Path) -> list[str]:
     return list(references)
 
 
-def test_the_table(pool: GradingPool) -> None:
+def test_case_table(pool: GradingPool) -> None:
     assert len({case[:2] for case in CASES}) == len(CASES) >= 300
     grades = pool.grade([(text, answer) for text, answer, _ in CASES], style="boxed")
-    assert [case[:2] for case, one in zip(CASES, grades, strict=True) if one.correct is not case[2]] == []
-    assert {one.outcome for one in grades} <= {"correct", "wrong", "no answer", "unreadable answer"}
+    assert [case[:2] for case, graded in zip(CASES, grades, strict=True) if graded.correct is not case[2]] == []
+    assert {graded.outcome for graded in grades} <= {"correct", "wrong", "no answer", "unreadable answer"}
 
 
-def test_a_reference_in_its_own_box_is_right(pool: GradingPool, golds: list[str]) -> None:
+def test_reference_equals_itself(pool: GradingPool, golds: list[str]) -> None:
     assert len(golds) > 1_000
     grades = pool.grade([(box(answer), answer) for answer in golds], style="boxed")
-    assert [answer for answer, one in zip(golds, grades, strict=True) if one.outcome != "correct"] == []
+    assert [answer for answer, graded in zip(golds, grades, strict=True) if graded.outcome != "correct"] == []
     assert {answer.strip() for answer in golds if not readable(answer)} == UNREADABLE.keys()
 
 
-def test_a_reference_spelled_otherwise_is_right_without_algebra(golds: list[str]) -> None:
+def test_respelled_reference_is_right_without_algebra(golds: list[str]) -> None:
     def respell(answer: str) -> str:
         answer = answer.replace(r"\frac{", r"\dfrac {").replace("(", r"\left(").replace(")", r"\right)")
         return rf"\displaystyle {answer.strip()} ."
@@ -79,14 +79,14 @@ def test_a_reference_spelled_otherwise_is_right_without_algebra(golds: list[str]
     assert [answer for answer in golds if decide_without_algebra(respell(answer), answer) != "correct"] == []
 
 
-def test_a_reference_is_wrong_for_another(pool: GradingPool, golds: list[str]) -> None:
-    """Neighbours in the order of length and letters, which are much alike: whatever is equal is equal to a reader."""
+def test_reference_is_wrong_for_another_question(pool: GradingPool, golds: list[str]) -> None:
+    """Compares neighbours in order of length and spelling. The few equal pairs differ in notation only."""
     ordered = sorted(golds, key=lambda answer: (len(answer), answer))
     pairs = list(pairwise(ordered))
-    grades = pool.grade([(box(one), other) for one, other in pairs], style="boxed")
-    equal = {pair for pair, one in zip(pairs, grades, strict=True) if one.correct}
-    assert all(_bare(one) == _bare(other) for one, other in equal), equal
-    assert sum(one.outcome == "timeout" for one in grades) == 0
+    grades = pool.grade([(box(first), second) for first, second in pairs], style="boxed")
+    equal = {pair for pair, graded in zip(pairs, grades, strict=True) if graded.correct}
+    assert all(_bare(first) == _bare(second) for first, second in equal), equal
+    assert sum(graded.outcome == "timeout" for graded in grades) == 0
 
 
 def _bare(answer: str) -> str:
@@ -94,25 +94,24 @@ def _bare(answer: str) -> str:
     return answer.replace("degrees", "")
 
 
-def test_most_real_pairs_need_no_algebra(golds: list[str]) -> None:
-    told = Counter(decide_without_algebra(answer, answer) for answer in golds)
-    assert told.keys() == {"correct"}
+def test_reference_equals_itself_without_algebra(golds: list[str]) -> None:
+    assert {decide_without_algebra(answer, answer) for answer in golds} == {"correct"}
 
 
-def test_solutions_with_labels(pool: GradingPool, shared_data: Path) -> None:
-    """What the data set says of 5,276 solutions, which have no box: their answer stands after "A:"."""
+def test_labels_of_published_solutions(pool: GradingPool, shared_data: Path) -> None:
+    """Reproduces the labels of 5,276 published solutions. They have no box; their answer follows "A:"."""
     pairs, labels = [], []
     with gzip.open(shared_data / "gsm8k_rollouts_4x.jsonl.gz", "rt") as lines:
         for row in map(json.loads, lines):
             for text, label in zip(row["generations"], row["labels"], strict=True):
-                _, found, answer = text.rpartition("A:")
-                pairs.append((text + box(answer.strip()) if found else text, row["answer"]))
+                _, marker, answer = text.rpartition("A:")
+                pairs.append((text + box(answer.strip()) if marker else text, row["answer"]))
                 labels.append(bool(label))
     grades = pool.grade(pairs, style="boxed")
-    differ = Counter((label, one.correct) for label, one in zip(labels, grades, strict=True))
+    differ = Counter((label, graded.correct) for label, graded in zip(labels, grades, strict=True))
     assert len(pairs) == 5_276
     assert differ == {(True, True): 2_001, (False, False): 3_275}
-    assert {one.outcome for one in grades} <= {"correct", "wrong", "no answer"}
+    assert {graded.outcome for graded in grades} <= {"correct", "wrong", "no answer"}
 
 
 RATIONALS = st.fractions(min_value=-1000, max_value=1000, max_denominator=10_000)
@@ -136,32 +135,32 @@ def spellings(value: Fraction) -> list[str]:
 
 
 @given(RATIONALS, st.data())
-def test_a_number_is_itself_in_every_spelling(value: Fraction, data: st.DataObject) -> None:
-    one, other = (data.draw(st.sampled_from(spellings(value))) for _ in range(2))
-    assert exact(normalise(one)) == value
-    assert decide_without_algebra(one, other) == "correct"
+def test_number_equals_itself_in_every_spelling(value: Fraction, data: st.DataObject) -> None:
+    first, second = (data.draw(st.sampled_from(spellings(value))) for _ in range(2))
+    assert exact(normalise(first)) == value
+    assert decide_without_algebra(first, second) == "correct"
 
 
 @pytest.mark.parametrize(("opening", "closing"), ["()", "{}", (r"\frac{1}{", "}")], ids=["round", "curly", "below"])
-def test_what_is_deep_is_not_read(opening: str, closing: str) -> None:
+def test_deeply_nested_numbers_are_not_read(opening: str, closing: str) -> None:
     def nested(depth: int) -> str:
         return opening * depth + "1" + closing * depth
 
     assert exact(nested(20)) == 1
     assert exact(nested(40)) is None
-    assert exact("+".join(["(1)"] * 40)) == 40  # one after the other is not deep
+    assert exact("+".join(["(1)"] * 40)) == 40  # a row of brackets is not deep
 
 
 @given(RATIONALS, RATIONALS | st.none(), st.data())
 @settings(max_examples=60)
 @example(Fraction(1, 2), Fraction(1, 3), None)
-def test_numbers_are_told_as_math_verify_would(one: Fraction, other: Fraction | None, data: Any) -> None:
+def test_numbers_are_compared_as_by_math_verify(first: Fraction, second: Fraction | None, data: Any) -> None:
     from math_verify import parse, verify
 
-    other = -one if other is None else other
+    second = -first if second is None else second
     texts = [
         (spellings(value)[1] if data is None else data.draw(st.sampled_from(spellings(value))))
-        for value in (one, other)
+        for value in (first, second)
     ]
     theirs = verify(*(parse(f"${text}$", parsing_timeout=None) for text in reversed(texts)), timeout_seconds=None)
     assert decide_without_algebra(texts[0], texts[1]) == ("correct" if theirs else "wrong")
@@ -201,35 +200,37 @@ GARBLED = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join) | st.te
 
 @given(GARBLED, GARBLED)
 @settings(max_examples=2_000)
-def test_no_text_breaks_what_comes_before_algebra(predicted: str, answer: str) -> None:
+def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: str) -> None:
     outcome = decide_without_algebra(predicted, answer)
     assert outcome in ("correct", "wrong", "no answer", "unreadable answer", None)
     leaves(answer)
     extract_answer(predicted + box(answer))
     if predicted and answer:
         same_number(predicted, answer)
-        # What is equal is equal either way round, but for what only one side may leave out.
+        # Equality is symmetric, except for parts that only one side may leave out.
         silent = same(predicted, answer, lambda _p, _a: None), same(answer, predicted, lambda _p, _a: None)
         assert {True, False} - set(silent), (predicted, answer)
 
 
 @given(GARBLED)
 @settings(max_examples=2_000)
-def test_an_answer_is_itself(answer: str) -> None:
+def test_garbled_answer_equals_itself(answer: str) -> None:
     assert decide_without_algebra(answer, answer) in ("correct", "no answer", "unreadable answer", None)
     if normalise(answer) and len(answer) < 100:
         assert decide_without_algebra(answer, answer) == "correct"
 
 
-def test_garbled_answers_break_no_child(pool: GradingPool) -> None:
+def test_garbled_answers_crash_no_child(pool: GradingPool) -> None:
     drawn = random.Random(0)
     texts = ["".join(drawn.choices(FRAGMENTS, k=drawn.randint(1, 12))) for _ in range(600)]
-    grades = pool.grade([(box(one), other) for one, other in zip(texts, reversed(texts), strict=True)], style="boxed")
+    grades = pool.grade(
+        [(box(answer), reference) for answer, reference in zip(texts, reversed(texts), strict=True)], style="boxed"
+    )
     assert len(grades) == 600
-    assert not {"crash", "timeout"} & {one.outcome for one in grades}
+    assert not {"crash", "timeout"} & {graded.outcome for graded in grades}
 
 
-def test_algebra_is_the_same_either_way_round() -> None:
+def test_algebra_is_symmetric() -> None:
     for predicted, answer, right in BOXES:
         if right and decide_without_algebra(predicted, answer) is None:
             assert decide_with_algebra(answer, predicted) == "correct", (predicted, answer)
@@ -253,11 +254,11 @@ HUGE = [
 ]
 
 
-def test_what_is_meant_to_break_it_ends_and_holds_nobody_up() -> None:
+def test_hostile_answers_end_in_time_and_delay_no_others() -> None:
     harmless = [(rf"\boxed{{\sqrt{{{4 * p}}}}}", rf"2\sqrt{{{p}}}") for p in range(101, 201)]
     bombs = [*((box(text), answer) for text, answer, _ in BOMBS), *HUGE]
     with GradingPool(2, seconds=4) as pool:
-        pool.grade(harmless[:2], style="boxed")  # the children are there
+        pool.grade(harmless[:2], style="boxed")  # start the children
         for pair in bombs:
             started = time.monotonic()
             pool.grade([pair], style="boxed")
@@ -265,11 +266,11 @@ def test_what_is_meant_to_break_it_ends_and_holds_nobody_up() -> None:
         started = time.monotonic()
         grades = pool.grade([*harmless[:50], *bombs, *ENDLESS, *harmless[50:]], style="boxed")
         assert time.monotonic() - started < 20
-    assert all(one.correct for one in grades[:50] + grades[-50:])
-    assert [one.outcome for one in grades[-52:-50]] == ["timeout"] * 2
+    assert all(graded.correct for graded in grades[:50] + grades[-50:])
+    assert [graded.outcome for graded in grades[-52:-50]] == ["timeout"] * 2
 
 
-def test_whole_completions_of_a_megabyte_take_no_time() -> None:
+def test_completions_of_a_megabyte_are_graded_quickly() -> None:
     started = time.monotonic()
     for text, answer, right in TEXTS:
         assert grade(text, answer).correct is right

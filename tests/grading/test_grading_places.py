@@ -1,6 +1,6 @@
-"""Grading where training code does it: in the workers of a DataLoader, and in the ranks of a launch.
+"""Tests grading where training code does it: in the workers of a DataLoader, and in the ranks of a launch.
 
-What must not be left behind is looked for among the processes of this machine, by psutil.
+psutil looks for graders that are left behind.
 """
 
 import json
@@ -14,13 +14,13 @@ import psutil
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from raml_trl.grading import grader as grading
+from raml_trl.grading import grader
 from raml_trl.grading.grader import grade
 from raml_trl.grading.pool import GradingPool
 from tests.grading.test_pool import LATE, RIGHT, ROOT, TOWER, children, roots, still_running
 from tests.helpers import REPOSITORY
 
-# It does not end, but can be ended by SIGALRM.
+# It runs without end, but SIGALRM can interrupt it.
 SUM = (r"\boxed{\sum_{k=1}^{9999} \frac{x^k}{k^2}}", r"\sum_{k=2}^{9999} \frac{x^k}{k^2}")
 PAIRS = [*roots(4)[0], (r"\boxed{012}", "12"), ROOT, TOWER, SUM, *roots(6)[0][4:]]
 GRADES = [*roots(4)[1], RIGHT, RIGHT, LATE, LATE, *roots(6)[1][4:]]
@@ -31,7 +31,7 @@ def graders() -> list[int]:
 
 
 def left_of(pids: set[int]) -> list[psutil.Process]:
-    """Those that do not go by themselves, as they do at once or, from what has no end, after twice their deadline."""
+    """Returns the processes that do not end by themselves, at once or after twice their deadline. Kills them."""
     left = still_running([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], seconds=30)
     for process in left:
         process.kill()
@@ -39,7 +39,7 @@ def left_of(pids: set[int]) -> list[psutil.Process]:
 
 
 class Graded(Dataset[dict[str, Any]]):
-    """Pairs that are graded when they are asked for, by the pool and by `grade`, and who did it."""
+    """Grades each pair on access, with the pool and with `grade`, and records the processes that did it."""
 
     def __init__(self, pool: GradingPool) -> None:
         self.pool = pool
@@ -51,20 +51,19 @@ class Graded(Dataset[dict[str, Any]]):
         pair = PAIRS[index]
         return {
             "by the pool": self.pool.grade([pair], style="boxed")[0],
-            "by grade": LATE if pair is TOWER else grade(*pair),  # the tower is one instruction, which nothing ends
+            "by grade": LATE if pair is TOWER else grade(*pair),  # nothing interrupts this single instruction
             "worker": os.getpid(),
             "graders": graders(),
         }
 
 
-def _be_impatient(_worker: int) -> None:
-    grade(*ROOT)  # imports math-verify
-    grading.SECONDS = 1
+def _shorten_deadline(_worker: int) -> None:
+    grader.SECONDS = 1
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_in_the_workers_of_a_data_loader(context: str) -> None:
+def test_workers_of_a_data_loader(context: str) -> None:
     with GradingPool(1, seconds=2) as pool:
         assert pool.grade([ROOT], style="boxed") == [RIGHT]
         before = graders()
@@ -73,44 +72,44 @@ def test_in_the_workers_of_a_data_loader(context: str) -> None:
             batch_size=None,
             num_workers=2,
             multiprocessing_context=context,
-            worker_init_fn=_be_impatient,
+            worker_init_fn=_shorten_deadline,
         )
-        found = []
-        for one in loader:
-            found.append(one)
-            if len(found) == 1:  # torch listens for the death of children now
+        rows = []
+        for row in loader:
+            rows.append(row)
+            if len(rows) == 1:  # from now on torch handles the death of children
                 assert graders() == before
                 assert pool.grade([TOWER, ROOT], style="boxed") == [LATE, RIGHT]
         after = graders()
         assert pool.grade([ROOT], style="boxed") == [RIGHT]
         assert graders() == after
-    assert [one["by the pool"] for one in found] == GRADES
-    assert [one["by grade"] for one in found] == GRADES
-    assert len({one["worker"] for one in found} - {os.getpid()}) == 2
-    used = {pid for one in found for pid in one["graders"]}
-    assert not used & {*before, *after}  # the workers have their own, one at a time
-    assert {len(one["graders"]) for one in found} <= {0, 1}  # none after what has no end
-    assert len(used) == 4  # the tower is one worker's and the sum the other's, and another took its place in each
+    assert [row["by the pool"] for row in rows] == GRADES
+    assert [row["by grade"] for row in rows] == GRADES
+    assert len({row["worker"] for row in rows} - {os.getpid()}) == 2
+    used = {pid for row in rows for pid in row["graders"]}
+    assert not used & {*before, *after}  # the workers have their own graders, one at a time
+    assert {len(row["graders"]) for row in rows} <= {0, 1}  # none right after a timeout
+    assert len(used) == 4  # one worker gets the tower, the other the sum, and each replaces its grader
     assert not left_of(used)
 
 
 @pytest.mark.parametrize("end", ["success", pytest.param("failure", marks=pytest.mark.slow)])
-def test_in_the_ranks_of_a_launch(end: str, tmp_path: Path) -> None:
+def test_ranks_of_a_launch(end: str, tmp_path: Path) -> None:
     pairs, grades = roots(20)
     (tmp_path / "pairs.json").write_text(json.dumps([pairs, TOWER]))
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
     script = ["-m", "tests.helpers.graders_in_ranks", str(tmp_path / "pairs.json"), str(tmp_path), end]
-    with open(tmp_path / "said", "w") as said:  # a pipe would be waited for, as long as a grader holds it
-        done = subprocess.run([*launch, *script], cwd=REPOSITORY, stderr=said, check=False, timeout=120)
-    text = (tmp_path / "said").read_text()
+    with open(tmp_path / "stderr", "w") as stderr:  # a pipe stays open as long as a grader holds it
+        done = subprocess.run([*launch, *script], cwd=REPOSITORY, stderr=stderr, check=False, timeout=120)
+    text = (tmp_path / "stderr").read_text()
     assert (done.returncode == 0) == (end == "success"), text
     assert ("rank 1 fails" in text) == (end == "failure"), text
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    expected = [one.outcome for one in grades]
-    for one in found:
-        assert one["ranks"] == 2
-        assert one["by the pool"] == [*expected, LATE.outcome]
-        assert one["by grade"] == expected
-    used = {pid for one in found for pid in one["graders"]}
-    assert len(used) == sum(len(one["graders"]) for one in found) >= 4  # no rank has those of the other
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    expected = [graded.outcome for graded in grades]
+    for result in results:
+        assert result["ranks"] == 2
+        assert result["by the pool"] == [*expected, LATE.outcome]
+        assert result["by grade"] == expected
+    used = {pid for result in results for pid in result["graders"]}
+    assert len(used) == sum(len(result["graders"]) for result in results) >= 4  # the ranks share no grader
     assert not left_of(used)

@@ -1,6 +1,6 @@
-"""The pool of grading children: the grades of `grading.grade`, in order, whatever a text does to a child.
+"""Tests the pool: same grades as `grade`, in order, whatever a text does to a child process.
 
-What must not be left behind is looked for among the processes of this machine, by psutil.
+psutil looks for children that are left behind.
 """
 
 import os
@@ -22,10 +22,10 @@ from raml_trl.prompts import STYLES
 from raml_trl.runtime.errors import InputError
 from tests.grading import test_grader as test_grading
 
-# Nothing that is refused unread, and no computer sees the end of it.
+# The text stage does not reject it, and its evaluation never ends.
 TOWER = (r"\boxed{e^{e^{e^{e^{e^{79}}}}}}", r"2\pi")
 BINOMIAL = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
-ROOT = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")  # takes algebra to be right
+ROOT = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")  # equal only by algebra
 
 RIGHT = Grade(correct=True, formatted=True, outcome="correct")
 WRONG = Grade(correct=False, formatted=True, outcome="wrong")
@@ -37,45 +37,45 @@ TABLE: list[tuple[str, str]] = [(text, answer) for text, answer, _ in _CASES.arg
 
 
 def roots(number: int) -> tuple[list[tuple[str, str]], list[Grade]]:
-    """Pairs that take algebra to tell, no two alike, and their grades: every third is right."""
+    """Returns distinct pairs that need algebra, and their grades. Every third pair is right."""
     right = [index % 3 == 0 for index in range(1, number + 1)]
-    # The root of 4p is twice that of p, and the root of 4p + 1 is not.
+    # sqrt(4p) is 2 sqrt(p), and sqrt(4p + 1) is not.
     pairs = [(rf"\boxed{{\sqrt{{{4 * p + (not same)}}}}}", rf"2\sqrt{{{p}}}") for p, same in enumerate(right, 1001)]
     return pairs, [RIGHT if same else WRONG for same in right]
 
 
 def still_running(processes: list[psutil.Process], *, seconds: float = 0) -> list[psutil.Process]:
-    """Those that in `seconds` neither go nor die and wait for someone to collect them."""
+    """Returns the processes that have not ended within `seconds`. A zombie counts as ended."""
     until = time.monotonic() + seconds
     while True:
-        left = [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        left = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
         if not left or time.monotonic() >= until:
             return left
         time.sleep(0.05)
 
 
 def children() -> list[psutil.Process]:
-    """The graders of this process. It may have other children, such as what multiprocessing leaves beside it."""
+    """Returns the graders among the child processes. multiprocessing may have started others."""
     running = still_running(psutil.Process().children())
     return [child for child in running if "raml_trl.grading.worker" in child.cmdline()]
 
 
 @pytest.fixture(scope="module")
 def shared_pool() -> Iterator[GradingPool]:
-    """One pool for all tests that leave its children as they find them: a child takes a second to start."""
+    """A pool for all tests that leave its children intact, because a child takes a second to start."""
     with GradingPool(2) as pool:
         yield pool
 
 
 @pytest.fixture
 def no_shared_children(shared_pool: GradingPool) -> None:
-    """Ends the children of the shared pool, which starts others when it has to."""
+    """Ends the children of the shared pool, which starts new ones when needed."""
     shared_pool.close()
     assert not children()
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_same_as_the_grader(shared_pool: GradingPool, style: str) -> None:
+def test_pool_gives_the_grades_of_the_grader(shared_pool: GradingPool, style: str) -> None:
     grades = shared_pool.grade(TABLE, style=style)
     assert grades == [grade(*pair, style=style) for pair in TABLE]
 
@@ -83,13 +83,13 @@ def test_same_as_the_grader(shared_pool: GradingPool, style: str) -> None:
 def test_outcomes(shared_pool: GradingPool) -> None:
     pairs = [(r"\boxed{x}", ""), ("12", "12"), (r"\boxed{12}", "13"), (r"\boxed{2x}", "y"), ROOT, (r"\boxed{12}", "12")]
     outcomes = ["unreadable reference", "no answer", "wrong", "wrong", "correct", "correct"]
-    assert [one.outcome for one in shared_pool.grade(pairs, style="boxed")] == outcomes
+    assert [graded.outcome for graded in shared_pool.grade(pairs, style="boxed")] == outcomes
     assert shared_pool.grade([], style="boxed") == []
     with pytest.raises(InputError, match="'shouted' is unknown"):
         shared_pool.grade(pairs, style="shouted")
 
 
-def test_one_worker_says_what_two_say_and_in_order(shared_pool: GradingPool) -> None:
+def test_number_of_workers_changes_neither_grades_nor_order(shared_pool: GradingPool) -> None:
     pairs, expected = roots(300)
     grades = shared_pool.grade(pairs + TABLE, style="boxed")
     assert grades[:300] == expected
@@ -98,13 +98,13 @@ def test_one_worker_says_what_two_say_and_in_order(shared_pool: GradingPool) -> 
 
 
 @pytest.mark.usefixtures("no_shared_children")
-def test_what_takes_no_symbols_starts_no_child() -> None:
+def test_pairs_without_algebra_start_no_child() -> None:
     with GradingPool(2) as pool:
-        told = [(r"\boxed{012}", "12"), (r"\boxed{x + 1}", "x + 1"), (r"\boxed{0.5}", r"\frac12")]
-        assert pool.grade(told, style="boxed") == [RIGHT] * 3
+        simple = [(r"\boxed{012}", "12"), (r"\boxed{x + 1}", "x + 1"), (r"\boxed{0.5}", r"\frac12")]
+        assert pool.grade(simple, style="boxed") == [RIGHT] * 3
         assert not children()
         assert pool.grade([ROOT], style="boxed") == [RIGHT]
-        assert len(children()) == 1  # and one pair does not start two
+        assert len(children()) == 1  # a single pair starts a single child
 
 
 def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,17 +116,17 @@ def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: p
     assert taken == [(r"\sqrt{12}", ROOT[1])]
 
 
-def test_who_has_read_a_side_of_a_pair_gets_it() -> None:
-    one, two = object(), object()
+def test_child_that_has_parsed_an_expression_gets_its_pairs() -> None:
+    first, second = object(), object()
     pairs = [("a", "b"), ("b", "e"), ("c", "d"), ("d", "a"), ("f", "c"), ("g", "e")]
     waiting, readers = [*pairs], {}
-    given = [grading_pool._next_for(child, waiting, readers) for child in (one, two, one, one, one, two)]
-    # `two` leaves b to `one`, which gets what shares a side with what it has had; in the end no pair is left over.
+    given = [grading_pool._next_for(child, waiting, readers) for child in (first, second, first, first, first, second)]
+    # `second` leaves b to `first`, which prefers pairs that share a side with its earlier ones. No pair is left over.
     assert given == [("a", "b"), ("c", "d"), ("b", "e"), ("d", "a"), ("g", "e"), ("f", "c")]
     assert not waiting
 
 
-def test_a_reference_is_read_by_one_child_and_none_is_idle(
+def test_each_reference_is_parsed_by_a_single_child_and_none_is_idle(
     shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: dict[grading_pool._Child, list[grading_pool.Pair]] = {}
@@ -139,26 +139,26 @@ def test_a_reference_is_read_by_one_child_and_none_is_idle(
     mixed = [pair for both in zip(*spelt, strict=True) for pair in both]
     assert shared_pool.grade([*mixed, *pairs], style="boxed") == [WRONG] * len(mixed) + expected
     assert len(taken) == 2
-    # Who gets ahead may take the first of the other's at the very end, and no more than that by far.
+    # A faster child takes a few pairs of the other at the very end.
     shares = [sum(pair[1] == answer for pair in some) / len(some) for some in taken.values() for _, answer in pairs]
     assert sum(max(share, 1 - share) for share in shares) / len(shares) > 0.7
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_does_not_end_is_late_alone(num_workers: int) -> None:
+def test_endless_pairs_time_out_without_affecting_others(num_workers: int) -> None:
     pairs, expected = roots(60)
     started = time.monotonic()
     with GradingPool(num_workers, seconds=2) as pool:
         grades = pool.grade([*pairs[:30], *[TOWER, BINOMIAL] * 40, *pairs[30:]], style="boxed")
     assert grades[30:110] == [LATE] * 80
     assert grades[:30] + grades[110:] == expected
-    # Two deadlines of two seconds and three starts of one or two: not a deadline for each of the 80, nor the eight
-    # seconds that `grade` takes.
+    # Two deadlines of two seconds and three starts of one or two seconds; not 80 deadlines, nor the eight seconds of
+    # `grade`.
     assert time.monotonic() - started < 30
 
 
 @pytest.mark.usefixtures("no_shared_children")
-def test_a_child_that_died_idle_is_replaced(shared_pool: GradingPool) -> None:
+def test_idle_child_that_died_is_replaced(shared_pool: GradingPool) -> None:
     pairs, expected = roots(20)
     shared_pool.grade(pairs, style="boxed")
     before = children()
@@ -170,9 +170,9 @@ def test_a_child_that_died_idle_is_replaced(shared_pool: GradingPool) -> None:
     assert len(children()) == 2
 
 
-@pytest.mark.parametrize(("num_kills", "one"), [(1, LATE), (2, CRASHED)])
-def test_a_pair_whose_child_is_killed_is_tried_once_more(
-    num_kills: int, one: Grade, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("num_kills", "expected_grade"), [(1, LATE), (2, CRASHED)])
+def test_pair_whose_child_is_killed_is_retried_once(
+    num_kills: int, expected_grade: Grade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask, killed = grading_pool._Child._ask, []
 
@@ -187,11 +187,11 @@ def test_a_pair_whose_child_is_killed_is_tried_once_more(
     with GradingPool(1, seconds=2) as pool:
         grades = pool.grade([*pairs[:10], TOWER, *pairs[10:]], style="boxed")
     assert len(set(killed)) == num_kills
-    assert grades.pop(10) == one
+    assert grades.pop(10) == expected_grade
     assert grades == expected
 
 
-def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_that_cannot_start_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with GradingPool(2) as pool, pytest.raises(RuntimeError, match="does not start"):
         pool.grade([ROOT], style="boxed")
@@ -199,26 +199,26 @@ def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """A shell starts what it puts into the background with SIGINT ignored; here it is heard."""
+    """Restores the default SIGINT handler: a shell starts background processes with SIGINT ignored."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.usefixtures("no_shared_children", "_interruptible")
-def test_an_interrupted_call_leaves_no_child() -> None:
+def test_interrupted_call_leaves_no_busy_child() -> None:
     with GradingPool(2, seconds=60) as pool:
         pool.grade(roots(2)[0], style="boxed")
         assert len(children()) == 2
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             pool.grade([TOWER], style="boxed")
-        assert len(children()) == 1  # the idle one is as good as before
+        assert len(children()) == 1  # the idle child is kept
         assert pool.grade([ROOT], style="boxed") == [RIGHT]
     assert not children()
 
 
-def test_a_killed_parent_leaves_no_child() -> None:
+def test_killed_parent_leaves_no_child() -> None:
     script = f"""
 from raml_trl.grading.pool import GradingPool
 pool = GradingPool(2, seconds=1)
@@ -230,7 +230,7 @@ pool.grade([{TOWER}] , style="boxed")
     assert parent.stdout is not None
     parent.stdout.readline()
     left = psutil.Process(parent.pid).children(recursive=True)
-    time.sleep(0.5)  # one child is in the tower, the other idle
+    time.sleep(0.5)  # a child evaluates the tower, the other is idle
     parent.kill()
     parent.communicate()
     assert len(left) == 2
@@ -240,7 +240,7 @@ pool.grade([{TOWER}] , style="boxed")
     assert not still
 
 
-def test_any_thread_may_grade_and_signals_are_left_alone(shared_pool: GradingPool) -> None:
+def test_any_thread_may_grade_and_signal_handlers_are_kept(shared_pool: GradingPool) -> None:
     grades: list[Grade] = []
     previous = signal.signal(signal.SIGALRM, lambda *_: None)
     try:
@@ -257,7 +257,7 @@ def test_any_thread_may_grade_and_signals_are_left_alone(shared_pool: GradingPoo
         signal.signal(signal.SIGALRM, previous)
 
 
-def test_a_child_is_bounded_and_hears_no_interrupt(shared_pool: GradingPool) -> None:
+def test_child_has_a_memory_limit_and_ignores_interrupts(shared_pool: GradingPool) -> None:
     shared_pool.grade([ROOT], style="boxed")
     for child in children():
         assert child.rlimit(psutil.RLIMIT_AS)[0] == MEMORY_BYTES
@@ -268,7 +268,7 @@ def test_a_child_is_bounded_and_hears_no_interrupt(shared_pool: GradingPool) -> 
     assert children() == before
 
 
-def test_what_a_library_prints_is_no_reply() -> None:
+def test_output_of_libraries_is_not_taken_for_a_reply() -> None:
     script = """
 import os, sys
 from raml_trl.grading import worker as grading_worker
@@ -282,7 +282,7 @@ def noisy(**arguments):
 
 assert "math_verify" not in sys.modules
 ready = grading_worker.json.loads
-grading_worker.json.loads = lambda line: ("math_verify" in sys.modules) and ready(line)  # it is there by the first line
+grading_worker.json.loads = lambda line: ("math_verify" in sys.modules) and ready(line)  # it is imported already
 grading_worker.decide_with_algebra = lambda *pair, **named: noisy(**dict(zip(("predicted", "answer"), pair)), **named)
 grading_worker.main(8)
 assert not {"torch", "transformers"} & set(sys.modules)

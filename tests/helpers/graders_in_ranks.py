@@ -1,9 +1,10 @@
-"""What `test_grading_places` runs under `accelerate launch`: two ranks that grade at once.
+"""Script that `test_grading_places` runs under `accelerate launch`: two ranks grade at the same time.
 
 accelerate launch --config_file accelerate_configs/cpu.yaml -m tests.helpers.graders_in_ranks PAIRS.json RESULTS END
 
-PAIRS.json holds pairs, and one that has no end. RESULTS gets a file of each rank: its outcomes, and the children of its
-pools, which it does not close. If END is "failure", rank 1 then fails while rank 0 is at the pair without an end.
+PAIRS.json holds a list of pairs, and a pair whose comparison never ends. Each rank writes a file to RESULTS with its
+outcomes and the child processes of its pools, which it does not close. If END is "failure", rank 1 then fails while
+rank 0 grades the pair that never ends.
 """
 
 import json
@@ -19,17 +20,17 @@ from raml_trl.grading.pool import GradingPool
 
 def main(pairs: str, results: str, end: str) -> None:
     state = PartialState(cpu=True)
-    told, endless = json.loads(Path(pairs).read_text())
+    finite, endless = json.loads(Path(pairs).read_text())
     pool, patient = GradingPool(2, seconds=2), GradingPool(1, seconds=5)
     state.wait_for_everyone()
-    found = {
+    result = {
         "ranks": state.num_processes,
-        "by the pool": [one.outcome for one in pool.grade([*told, endless], style="boxed")],
-        "by grade": [grade(*pair).outcome for pair in told],
+        "by the pool": [graded.outcome for graded in pool.grade([*finite, endless], style="boxed")],
+        "by grade": [grade(*pair).outcome for pair in finite],
     }
-    patient.grade(told, style="boxed")
-    found["graders"] = [child.pid for child in psutil.Process().children()]
-    (Path(results) / f"{state.process_index}.json").write_text(json.dumps(found))
+    patient.grade(finite, style="boxed")
+    result["graders"] = [child.pid for child in psutil.Process().children()]
+    (Path(results) / f"{state.process_index}.json").write_text(json.dumps(result))
     state.wait_for_everyone()
     if end == "failure" and state.process_index == 1:
         sys.exit("rank 1 fails")

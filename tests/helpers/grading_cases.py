@@ -1,7 +1,7 @@
-r"""What a grader has to tell, as data: what stands in the box, the reference, and whether it is right.
+r"""Table of test cases for the grader: an answer, its reference, and whether the answer is right.
 
-Rows of `BOXES` are the content of a `\boxed{}` and the reference; rows of `TEXTS` are whole completions. A row that
-names a data set has a reference of it; `[e]` marks what graders of others were seen to fail on.
+Rows of `BOXES` hold the content of a `\boxed{}`; rows of `TEXTS` hold complete completions. A row marked with the name
+of a dataset takes its reference from there. `[e]` marks cases on which other graders were seen to fail.
 """
 
 Case = tuple[str, str, bool]
@@ -31,8 +31,8 @@ NUMBERS: list[Case] = [
     ("0.0000672", ".0000672", True),  # math500
     (r"6.72 \times 10^{-5}", ".0000672", True),
     (r"6.72 \cdot 10^{-4}", ".0000672", False),
-    ("0.0000671", ".0000672", False),  # six decimals are not six digits
-    ("1e3", "1000", False),  # e is a number, and 1e3 is not in a notation of mathematics
+    ("0.0000671", ".0000672", False),  # the rounding rule needs six significant digits, not six decimals
+    ("1e3", "1000", False),  # in mathematical notation e is a number
     ("0.5", r"\frac{1}{2}", True),
     ("1/2", r"\frac{1}{2}", True),
     (r"\dfrac{1}{2}", r"\frac{1}{2}", True),
@@ -352,7 +352,7 @@ TEXTS: list[Case] = [
     (r"\boxed{67} and then \boxed{6", "67", True),
     (r"\boxed{3}\boxed{5}\boxed{7}", r"\{3, 5, 7\}", False),  # [e]
     (r"\boxed{\boxed{67}}", "67", True),
-    (r"<think>\boxed{67}</think>", "67", False),  # [e] what is thought is not said
+    (r"<think>\boxed{67}</think>", "67", False),  # [e] a box in the thinking block does not count
     (r"<think>\boxed{67}", "67", False),
     (r"<think>\boxed{1}</think>\boxed{67}", "67", True),
     ("67", "67", False),  # [e]
@@ -365,6 +365,6 @@ TEXTS: list[Case] = [
     (r"\boxed{67} \boxed{" + "1" * 10**6 + "}", "67", False),  # [e] the last box is the answer
     ("", "67", False),
 ]
-"""Whole completions."""
+"""Complete completions."""
 
 CASES: list[Case] = [*((rf"\boxed{{{box}}}", answer, right) for box, answer, right in BOXES), *TEXTS]
