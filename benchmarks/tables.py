@@ -1,4 +1,4 @@
-"""The measured numbers as the Markdown table that README.md and benchmarks/README.md hold.
+"""Formats the measured numbers as the Markdown tables of README.md, benchmarks/README.md and docs/.
 
 python -m benchmarks.tables
 """
@@ -12,96 +12,105 @@ from benchmarks.harness import RESULTS
 
 
 def load(name: str) -> Any:
-    """The results of one benchmark."""
+    """Return the results of one benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
 
 
 def summary_table() -> str:
-    """One line for each claim: what was measured, median, and the extremes over the pairs."""
+    """Make the table of speed and memory: one row per quantity, with its median and extremes over the pairs."""
     update, step, cost, memory = (load(name) for name in ("update_time", "whole_step", "selection_cost", "peak_memory"))
     equal, tailed, dead = update.values()
     rows = [
-        ("update time over TRL's, equal lengths, m = 2 of 8", _spread(equal["ratio"]["2"])),
-        ("the same, m = G", _spread(equal["ratio"]["8"])),
-        ("update time over TRL's, log-normal lengths, m = 2 of 8", _spread(tailed["ratio"]["2"])),
-        ("the same, m = G", _spread(tailed["ratio"]["8"])),
+        ("update time / TRL's, equal lengths, m = 2 of 8", _spread(equal["ratio"]["2"])),
+        ("update time / TRL's, equal lengths, m = G", _spread(equal["ratio"]["8"])),
+        ("update time / TRL's, log-normal lengths, m = 2 of 8", _spread(tailed["ratio"]["2"])),
+        ("update time / TRL's, log-normal lengths, m = G", _spread(tailed["ratio"]["8"])),
         (
-            "update time over TRL's, half the groups all-right or all-wrong, equal lengths, m = G",
+            "update time / TRL's, equal lengths, half the groups all right or all wrong, m = G",
             _spread(dead["ratio"]["8"]),
         ),
         *(
-            (f"whole step, m = {m} of 8: speed-up", f"{_spread(one['speedup'])}; ceiling {_spread(one['ceiling'])}")
-            for m, one in step["by_m"].items()
+            (
+                f"speed-up of the complete step, m = {m} of 8",
+                f"{_spread(measured['speedup'])}; ceiling {_spread(measured['ceiling'])}",
+            )
+            for m, measured in step["by_m"].items()
         ),
         *(
-            (f"peak memory of a step over TRL's, {load_name}, {setting}", _over(settings, setting))
-            for load_name, settings in memory.items()
+            (f"peak memory of a step / TRL's, {lengths}, {setting}", _relative_memory(settings, setting))
+            for lengths, settings in memory.items()
             for setting in ("drop, all of 8", "drop, 2 of 8", "mask, 2 of 8")
         ),
         *(
-            (f"selecting and dealing of up to 1,048,576 rollouts, at worst of a {name}", f"{_worst(cost, name):.2%}")
-            for name in cost[0]["of_step"]
+            (
+                f"selection and batching of up to 1,048,576 rollouts, worst share of a {title}",
+                f"{_worst(cost, name):.2%}",
+            )
+            for name, title in _YARDSTICKS.items()
         ),
     ]
     return "\n".join(["| measured | median (lowest to highest) |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 
 def sft_table() -> str:
-    """One line for each way to cut examples into micro-batches."""
-    rows = ["| micro-batches | tokens per second over those of TRL's default | the step |", "|---|---|---|"]
-    rows += [f"| {way} | {_spread(one['ratio'])} | {_STEPS[way]} |" for way, one in load("sft_throughput").items()]
+    """Make the table of SFT throughput: one row per way to form micro-batches."""
+    rows = ["| micro-batches | tokens per second / TRL's default | optimizer step |", "|---|---|---|"]
+    rows += [
+        f"| {way} | {_spread(measured['ratio'])} | {_STEPS[way]} |" for way, measured in load("sft_throughput").items()
+    ]
     return "\n".join(rows)
 
 
 def growth_table() -> str:
-    """Seconds and memory of every stage and size."""
+    """Make the table of seconds and memory of the data stages, by number of questions."""
     rows = [
-        "| stage | questions | seconds | microseconds a question | MiB above the imports |",
+        "| stage | questions | seconds | microseconds per question | MiB above imports |",
         "|---|---|---|---|---|",
     ]
     rows += [
-        f"| {one['stage']} | {one['questions']:,} | {one['seconds']:,.1f} | {one['microseconds_a_question']:.0f} | "
-        f"{one['mebibytes']:.0f} |"
-        for one in load("data_growth")
+        f"| {row['stage']} | {row['questions']:,} | {row['seconds']:,.1f} | {row['microseconds_a_question']:.0f} | "
+        f"{row['mebibytes']:.0f} |"
+        for row in load("data_growth")
     ]
     return "\n".join(rows)
 
 
 def likelihood_table() -> str:
-    """Seconds of both for every length, and how much faster all prefixes are at once."""
+    """Make the table of likelihoods: seconds of both methods by length, and the speed-up."""
     rows = [
-        "| tokens | all at once, seconds | prefix by prefix, seconds | faster |",
+        "| tokens | all at once, seconds | prefix by prefix, seconds | speed-up |",
         "|---|---|---|---|",
     ]
-    for one in load("likelihood_along"):
-        whole = one["prefixes_of_the_loop"] == one["tokens"] + 1
-        loop = f"{one['loop']['median']:,.0f}" + ("" if whole else f", from {one['prefixes_of_the_loop']} prefixes")
-        faster = "{median:.0f} ({low:.0f} to {high:.0f})".format(**one["faster"])
-        rows.append(f"| {one['tokens']:,} | {one['at_once']['median']:.2f} | {loop} | {faster} |")
+    for row in load("likelihood_along"):
+        complete = row["prefixes_of_the_loop"] == row["tokens"] + 1
+        loop = f"{row['loop']['median']:,.0f}" + ("" if complete else f", from {row['prefixes_of_the_loop']} prefixes")
+        faster = "{median:.0f} ({low:.0f} to {high:.0f})".format(**row["faster"])
+        rows.append(f"| {row['tokens']:,} | {row['at_once']['median']:.2f} | {loop} | {faster} |")
     return "\n".join(rows)
 
 
 def exponents_table() -> str:
-    """How the time for all prefixes grows, by the width of the model."""
+    """Make the table of how the time for all prefixes grows with length, by the width of the model."""
     rows = [
-        "| width | seconds for 256 tokens | 2,048 | 16,384 | for 64 times the tokens | exponent | of the arithmetic |",
+        "| width | seconds for 256 tokens | 2,048 | 16,384 | time for 64 times the tokens | exponent | of operations |",
         "|---|---|---|---|---|---|---|",
     ]
-    for one in load("likelihood_growth").values():
-        seconds = [f"{one['seconds'][length]['median']:.2f}" for length in ("256", "2048", "16384")]
-        grown = f"{one['times_as_long']:.0f} times"
-        exponents = [f"{one[name]:.2f}" for name in ("exponent", "exponent_of_arithmetic")]
-        rows.append(f"| {' | '.join([format(one['width'], ','), *seconds, grown, *exponents])} |")
+    for row in load("likelihood_growth").values():
+        seconds = [f"{row['seconds'][length]['median']:.2f}" for length in ("256", "2048", "16384")]
+        growth = f"{row['times_as_long']:.0f} times"
+        exponents = [f"{row[name]:.2f}" for name in ("exponent", "exponent_of_arithmetic")]
+        rows.append(f"| {' | '.join([format(row['width'], ','), *seconds, growth, *exponents])} |")
     return "\n".join(rows)
 
 
+_YARDSTICKS = {"cpu update": "CPU update", "gpu update": "GPU update", "gpu step": "GPU step"}
 _STEPS = {
     "padding": "TRL's default: micro-batches of 8",
     "padding, one micro-batch": "the same",
-    "group_by_length": "another: examples of like lengths come together",
+    "group_by_length": "different: groups examples of similar length",
     "batch_rebalance": "the same",
     "padding_free": "the same",
-    "packing": "another: as many tokens, not as many examples",
+    "packing": "different: the same number of tokens, not of examples",
 }
 
 
@@ -109,14 +118,14 @@ def _spread(value: Mapping[str, float]) -> str:
     return f"{value['median']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
-def _over(settings: Mapping[str, Mapping[str, float]], setting: str) -> str:
+def _relative_memory(settings: Mapping[str, Mapping[str, float]], setting: str) -> str:
     return f"{settings[setting]['median'] / settings['TRL, all of 8']['median']:.2f}"
 
 
 def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
-    return max(one["of_step"][yardstick]["median"] for one in results)
+    return max(result["of_step"][yardstick]["median"] for result in results)
 
 
 if __name__ == "__main__":
-    shown = [summary_table(), sft_table(), growth_table(), likelihood_table(), exponents_table()]
-    sys.stdout.write("\n\n".join(shown) + "\n")
+    tables = [summary_table(), sft_table(), growth_table(), likelihood_table(), exponents_table()]
+    sys.stdout.write("\n\n".join(tables) + "\n")
