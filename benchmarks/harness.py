@@ -1,7 +1,7 @@
-"""What the benchmarks share: a model with random weights, rollouts of given lengths, two trainers timed alike, records.
+"""Shared parts of the benchmarks: models with random weights, rollouts of given lengths, timed trainers, records.
 
-Every comparison is of pairs: TRL's `GRPOTrainer` and ours train one after the other on the same rollouts in one
-process, the order changing from pair to pair, and what counts is the ratio within a pair.
+Comparisons are made in pairs: TRL's `GRPOTrainer` and ours train one after the other on the same rollouts in one
+process, in alternating order. The result is the ratio within a pair.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4},
         **{"intermediate_size": 384, "vocab_size": 1024, "max_position_embeddings": 4096},
     },
-    # Qwen2.5, the sizes of its config.json
+    # Qwen2.5, with the sizes of its config.json
     "0.5b": {
         **{"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2},
         **{"intermediate_size": 4864, "tie_word_embeddings": True, **_ATTENTION},
@@ -61,10 +61,10 @@ class Workload:
     num_generations: int = 8
     micro_batch: int = 8
     prompt_length: int = 16
-    completion_length: int = 128  # of all, or the median
-    sigma: float = 0.0  # of the logarithm of the lengths
+    completion_length: int = 128  # median; exact if sigma is 0
+    sigma: float = 0.0  # standard deviation of the log length
     max_length: int = 128
-    dead_groups: int = 0  # of the questions: all rollouts of one reward
+    dead_groups: int = 0  # number of groups whose rewards are all equal
     seed: int = 0
 
     @property
@@ -72,13 +72,13 @@ class Workload:
         return self.questions * self.num_generations
 
     def lengths(self, step: int) -> np.ndarray:
-        """`(questions * num_generations,)` completion tokens."""
+        """Return completion lengths in tokens, `(questions * num_generations,)`."""
         rng = np.random.default_rng([self.seed, step])
         drawn = self.completion_length * np.exp(self.sigma * rng.standard_normal(self.rollouts))
         return np.clip(drawn, 2, self.max_length).astype(int)
 
     def rewards(self, step: int) -> np.ndarray:
-        """`(questions * num_generations,)`: no two alike in a group, or all alike."""
+        """Return rewards, `(questions * num_generations,)`: all different in a group, or all equal in a dead one."""
         rng = np.random.default_rng([self.seed, step, 1])
         rewards = rng.permuted(np.tile(np.linspace(0, 1, self.num_generations), (self.questions, 1)), axis=1)
         rewards[: self.dead_groups] = 1.0
@@ -87,19 +87,19 @@ class Workload:
 
 @dataclass(frozen=True)
 class Device:
-    """Where it runs, and which model on it."""
+    """Device and model of a benchmark."""
 
     device: str = "cpu"
     model: str = "tiny"
 
     def settings(self) -> dict[str, Any]:
-        """Of the trainer."""
+        """Return the trainer settings for this device."""
         if self.device == "cpu":
             return {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
         return {"bf16": True, "gradient_checkpointing": True}
 
     def build(self) -> Qwen2ForCausalLM:
-        """The model, with random weights from a fixed seed."""
+        """Build the model with random weights from a fixed seed."""
         torch.manual_seed(0)
         dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
         with torch.device(self.device):
@@ -121,10 +121,10 @@ class _Clock(TrainerCallback):
 
 
 class Timed:
-    """Times a trainer, before whose class it stands: `generating` and `updating` seconds of every optimizer step.
+    """Mixin that records the `generating` and `updating` seconds of every optimizer step.
 
-    Generating is drawing rollouts and calling the reward function; updating is all else, for both trainers alike:
-    preparing, old log-probs, selecting, dealing, forward, backward, clipping, metrics and the optimizer.
+    Generating covers sampling rollouts and calling the reward function. Updating is the rest, for both trainers alike:
+    preparing, old log-probabilities, selection, batching, forward, backward, clipping, metrics and the optimizer.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -152,17 +152,17 @@ class Timed:
 
 
 class TimedStock(Timed, GRPOTrainer):
-    """TRL's own."""
+    """TRL's trainer, timed."""
 
 
 class TimedSubset(Timed, SubsetGRPOTrainer):
-    """Ours."""
+    """Our trainer, timed."""
 
 
 def make_trainer(
     workload: Workload, device: Device, directory: str, *, steps: int, selected: int | None, **settings: Any
 ) -> Any:
-    """A trainer for `steps` optimizer steps; `selected` is m, or None for TRL's own trainer."""
+    """Build a trainer for `steps` optimizer steps; `selected` is m, or None for TRL's own trainer."""
     tokenizer = arithmetic_tokenizer()
     eos = tokenizer.eos_token_id
     tokens = list(range(8, 18)) * (workload.max_length // 10 + 1)
@@ -207,7 +207,7 @@ def make_trainer(
 
 
 def run(workload: Workload, device: Device, *, steps: int, selected: int | None, **settings: Any) -> Any:
-    """A trainer that has trained for `steps` steps after the warm-up."""
+    """Train for `steps` steps after the warm-up and return the trainer."""
     with tempfile.TemporaryDirectory() as directory, quiet():
         trainer = make_trainer(workload, device, directory, steps=steps + WARM_UP_STEPS, selected=selected, **settings)
         trainer.train()
@@ -215,29 +215,29 @@ def run(workload: Workload, device: Device, *, steps: int, selected: int | None,
 
 
 def seconds_of(trainer: Any) -> dict[str, float]:
-    """Medians over the steps after the warm-up."""
+    """Return the median seconds per step after the warm-up, by phase."""
     return {phase: float(np.median(getattr(trainer, phase)[WARM_UP_STEPS:])) for phase in ("generating", "updating")}
 
 
 def measure_pairs(
     workload: Workload, device: Device, selections: Sequence[int], *, pairs: int, steps: int, **settings: Any
 ) -> Iterator[dict[str, Any]]:
-    """For every pair the seconds of TRL's trainer (under "stock") and of ours for each m, both with `settings`.
+    """Yield, for every pair, the seconds of TRL's trainer (under "stock") and of ours by m, both with `settings`.
 
-    Each pair has rollouts of its own.
+    Each pair has different rollouts.
     """
     for pair in range(pairs):
-        drawn = replace(workload, seed=workload.seed + pair)
+        of_pair = replace(workload, seed=workload.seed + pair)
         order: list[int | None] = [None, *selections] if pair % 2 == 0 else [*reversed(selections), None]
         taken = {}
         for selected in order:
-            trainer = run(drawn, device, steps=steps, selected=selected, **settings)
+            trainer = run(of_pair, device, steps=steps, selected=selected, **settings)
             taken["stock" if selected is None else str(selected)] = seconds_of(trainer)
         yield taken
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles and extremes."""
+    """Return median, quartiles and extremes."""
     low, quarter, median, three_quarters, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
     names = ("median", "quarter", "three_quarters", "low", "high")
     return {
@@ -247,7 +247,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings and the final log line of the trainers."""
+    """Suppress the warnings and the final log line of the trainers."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -256,7 +256,7 @@ def quiet() -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Describe the hardware and the library versions that the numbers depend on."""
     described = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -271,21 +271,21 @@ def machine() -> dict[str, Any]:
 
 
 def parse(description: str, **defaults: Any) -> argparse.Namespace:
-    """The command line of a benchmark: a flag for each default, and where to write."""
+    """Parse the command line of a benchmark, with a flag for each default and common flags."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=tuple(MODELS), default="tiny")
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
-    parser.add_argument("--threads", type=int, default=1, help="On small matrices more are slower.")
+    parser.add_argument("--threads", type=int, default=1, help="More threads are slower on small matrices.")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     return given
 
 
 def write(directory: Path, name: str, settings: Mapping[str, Any], results: Any, figure: str | None = None) -> None:
-    """`NAME.json`, and `NAME.svg` where there is a picture."""
+    """Write `NAME.json`, and `NAME.svg` if there is a figure."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {"settings": dict(settings), "machine": machine(), "results": results}
     (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -294,5 +294,5 @@ def write(directory: Path, name: str, settings: Mapping[str, Any], results: Any,
 
 
 def describe(workload: Workload) -> dict[str, Any]:
-    """The workload as data."""
+    """Return the workload as data."""
     return asdict(workload)

@@ -1,4 +1,4 @@
-"""The pictures of the benchmarks, in the style of the package's own."""
+"""Figures of the benchmarks, in the style of the package."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,15 +9,14 @@ from raml_trl.render.figures import COLOURS, blank_figure, dress, svg
 
 
 def ratio_figure(results: Mapping[str, Any]) -> str:
-    """Update time over TRL's against m/G, with the line that m/G itself is."""
+    """Plot update time relative to TRL against m/G, with the line y = m/G."""
     figure, axes = blank_figure(5.2, 3.4)
     axes.plot([0, 1], [0, 1], color="#9aa1ab", linestyle="--", linewidth=1, label="m/G of TRL's time")
     for (name, result), colour in zip(results.items(), COLOURS, strict=False):
         group = result["workload"]["num_generations"]
         fractions = [int(selected) / group for selected in result["ratio"]]
         ratios = list(result["ratio"].values())
-        medians = [one["median"] for one in ratios]
-        errors = [[one["median"] - one["low"] for one in ratios], [one["high"] - one["median"] for one in ratios]]
+        medians, errors = _medians_and_errors(ratios)
         axes.errorbar(fractions, medians, yerr=errors, marker="o", markersize=4, color=colour, label=name, capsize=2)
     axes.set_xlabel("m/G", fontsize=8)
     axes.set_title("update time over that of TRL's trainer on all G", fontsize=9, loc="left")
@@ -27,12 +26,11 @@ def ratio_figure(results: Mapping[str, Any]) -> str:
 
 
 def ceiling_figure(by_m: Mapping[str, Any]) -> str:
-    """Measured speed-up of the whole step beside the ceiling, for every m."""
+    """Plot the measured speed-up of the complete step beside its ceiling, for every m."""
     figure, axes = blank_figure(4.2, 2.9)
     for offset, name, colour in ((-0.2, "ceiling", "#9aa1ab"), (0.2, "speedup", COLOURS[0])):
-        values = [one[name] for one in by_m.values()]
-        medians = [one["median"] for one in values]
-        errors = [[one["median"] - one["low"] for one in values], [one["high"] - one["median"] for one in values]]
+        values = [measured[name] for measured in by_m.values()]
+        medians, errors = _medians_and_errors(values)
         places = [index + offset for index in range(len(values))]
         axes.bar(places, medians, width=0.38, color=colour, label=name, yerr=errors, capsize=2)
     axes.set_xticks(range(len(by_m)), [f"m = {selected}" for selected in by_m])
@@ -42,14 +40,14 @@ def ceiling_figure(by_m: Mapping[str, Any]) -> str:
 
 
 def likelihood_figure(results: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds for all prefixes of a trajectory against its tokens: prefix by prefix, and all at once."""
+    """Plot seconds for all prefixes of a trajectory against its tokens: prefix by prefix, and all at once."""
     figure, axes = blank_figure(5.2, 3.2)
-    tokens = [one["tokens"] for one in results]
+    tokens = [row["tokens"] for row in results]
     for name, key, colour in (("prefix by prefix", "loop", COLOURS[1]), ("all at once", "at_once", COLOURS[0])):
-        medians = [one[key]["median"] for one in results]
+        medians = [row[key]["median"] for row in results]
         axes.plot(tokens, medians, marker="o", markersize=4, color=colour, label=name)
         axes.fill_between(
-            tokens, [one[key]["low"] for one in results], [one[key]["high"] for one in results], color=colour, alpha=0.2
+            tokens, [row[key]["low"] for row in results], [row[key]["high"] for row in results], color=colour, alpha=0.2
         )
     linear = results[0]["at_once"]["median"] / tokens[0]
     axes.plot(
@@ -64,12 +62,14 @@ def likelihood_figure(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def memory_figure(results: Mapping[str, Any]) -> str:
-    """Peak memory above the trainer itself, in MiB, for every setting and both kinds of lengths."""
+    """Plot peak memory beyond the trainer itself, in MiB, for every setting and both kinds of lengths."""
     figure, axes = blank_figure(6.4, 3.0)
     width = 0.8 / len(results)
     for index, (load, settings) in enumerate(results.items()):
         places = [place + width * (index - 0.5) for place in range(len(settings))]
-        axes.bar(places, [one["median"] for one in settings.values()], width=width, color=COLOURS[index], label=load)
+        axes.bar(
+            places, [setting["median"] for setting in settings.values()], width=width, color=COLOURS[index], label=load
+        )
     axes.set_xticks(range(len(settings)), list(settings))
     axes.set_title("peak memory of a step, MiB above the trainer", fontsize=9, loc="left")
     axes.legend(fontsize=7, frameon=False)
@@ -77,11 +77,11 @@ def memory_figure(results: Mapping[str, Any]) -> str:
 
 
 def cost_figure(results: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds to select, deal and pack against rollouts, for every strategy."""
+    """Plot seconds to select, deal and pack against the number of rollouts, for every strategy."""
     figure, axes = blank_figure(5.2, 3.2)
-    for strategy, colour in zip(dict.fromkeys(one["strategy"] for one in results), COLOURS, strict=False):
-        own = [one for one in results if one["strategy"] == strategy]
-        axes.plot([one["rollouts"] for one in own], [one["seconds"]["median"] for one in own], marker="o", markersize=3)
+    for strategy, colour in zip(dict.fromkeys(row["strategy"] for row in results), COLOURS, strict=False):
+        own = [row for row in results if row["strategy"] == strategy]
+        axes.plot([row["rollouts"] for row in own], [row["seconds"]["median"] for row in own], marker="o", markersize=3)
         axes.lines[-1].set(color=colour, label=strategy)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -92,14 +92,14 @@ def cost_figure(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def growth_figure(results: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds, and memory above the imports, against questions, for every stage; a dashed line is proportional."""
+    """Plot seconds, and memory above imports, against questions for every stage; dashed lines are proportional."""
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     panels = (("seconds", "seconds"), ("mebibytes", "MiB above the imports"))
     for axes, (name, title) in zip(figure.subplots(1, 2), panels, strict=True):
         dress(axes)
-        for stage, colour in zip(dict.fromkeys(one["stage"] for one in results), COLOURS, strict=False):
-            own = [one for one in results if one["stage"] == stage]
-            sizes, values = [one["questions"] for one in own], [one[name] for one in own]
+        for stage, colour in zip(dict.fromkeys(row["stage"] for row in results), COLOURS, strict=False):
+            own = [row for row in results if row["stage"] == stage]
+            sizes, values = [row["questions"] for row in own], [row[name] for row in own]
             axes.plot(sizes, values, marker="o", markersize=3, color=colour, label=stage)
             if name == "seconds":
                 line = [values[-1] * size / sizes[-1] for size in sizes]
@@ -116,11 +116,10 @@ def growth_figure(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def throughput_figure(results: Mapping[str, Any]) -> str:
-    """Tokens per second over those of padding, for every way."""
+    """Plot tokens per second relative to padding, for every way to form micro-batches."""
     figure, axes = blank_figure(5.6, 2.7)
-    ratios = [one["ratio"] for one in results.values()]
-    medians = [one["median"] for one in ratios]
-    errors = [[one["median"] - one["low"] for one in ratios], [one["high"] - one["median"] for one in ratios]]
+    ratios = [result["ratio"] for result in results.values()]
+    medians, errors = _medians_and_errors(ratios)
     axes.barh(list(results), medians, xerr=errors, color=COLOURS[0], capsize=2)
     axes.axvline(1, color="#9aa1ab", linestyle="--", linewidth=1)
     axes.invert_yaxis()
@@ -129,13 +128,13 @@ def throughput_figure(results: Mapping[str, Any]) -> str:
 
 
 def exponents_figure(results: Mapping[str, Any]) -> str:
-    """Seconds a token against the tokens of a trajectory, over those of the shortest, for every model."""
+    """Plot seconds per token against trajectory length, relative to the shortest, for every model."""
     figure, axes = blank_figure(5.2, 3.2)
     for (name, result), colour in zip(results.items(), COLOURS, strict=False):
         tokens = [int(length) for length in result["seconds"]]
-        each = [one["median"] / length for length, one in zip(tokens, result["seconds"].values(), strict=True)]
+        each = [value["median"] / length for length, value in zip(tokens, result["seconds"].values(), strict=True)]
         label = f"width {result['width']:,} ({name}): exponent {result['exponent']:.2f}"
-        axes.plot(tokens, [one / each[0] for one in each], marker="o", markersize=4, color=colour, label=label)
+        axes.plot(tokens, [value / each[0] for value in each], marker="o", markersize=4, color=colour, label=label)
     axes.axhline(1, color="#9aa1ab", linestyle="--", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
@@ -143,3 +142,10 @@ def exponents_figure(results: Mapping[str, Any]) -> str:
     axes.set_title("time a token, over that at the shortest", fontsize=9, loc="left")
     axes.legend(fontsize=7, frameon=False)
     return svg(figure)
+
+
+def _medians_and_errors(spreads: Sequence[Mapping[str, float]]) -> tuple[list[float], list[list[float]]]:
+    """Return the medians, and their distances to the lowest and the highest value as matplotlib's error bars."""
+    below = [spread["median"] - spread["low"] for spread in spreads]
+    above = [spread["high"] - spread["median"] for spread in spreads]
+    return [spread["median"] for spread in spreads], [below, above]

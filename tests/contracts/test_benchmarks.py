@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say, and the numbers in the README are those they wrote."""
+"""The benchmarks run on small inputs, and the tables in the documentation equal their stored results."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ TOY = harness.Workload(questions=2, completion_length=12, max_length=12, prompt_
 RESULTS = sorted(harness.RESULTS.glob("*.json"))
 
 
-def test_rollouts_are_as_long_as_they_should_be() -> None:
+def test_rollout_lengths_follow_the_workload() -> None:
     tailed = harness.Workload(completion_length=100, sigma=1.0, max_length=400, questions=100)
     lengths = np.concatenate([tailed.lengths(step) for step in range(5)])
     assert 90 < np.median(lengths) < 110
@@ -30,7 +30,7 @@ def test_rollouts_are_as_long_as_they_should_be() -> None:
     assert set(TOY.lengths(0)) == {12}
 
 
-def test_dead_groups_have_one_reward_and_others_none_twice() -> None:
+def test_rewards_are_equal_only_in_dead_groups() -> None:
     rewards = harness.Workload(questions=4, dead_groups=2).rewards(0).reshape(4, 8)
     assert [len(set(group)) for group in rewards] == [1, 1, 8, 8]
 
@@ -44,7 +44,7 @@ def test_both_trainers_are_timed_on_the_same_rows() -> None:
     assert len(ours.updating) == 2
 
 
-def test_dealing_is_simulated() -> None:
+def test_selection_cost_is_simulated() -> None:
     simulated = selection_cost.simulate(1_024, 4, "importance", seed=0)
     assert simulated["selecting"] > 0
     assert 0 < simulated["padding"] < 0.5
@@ -56,14 +56,14 @@ def test_memory_is_measured() -> None:
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_results_are_whole(path: Path) -> None:
+def test_results_are_complete(path: Path) -> None:
     record = json.loads(path.read_text())
     assert record.keys() == {"settings", "machine", "results"}
-    figure = path.with_suffix(".svg")  # where the numbers make one
+    figure = path.with_suffix(".svg")  # some results have no figure
     assert not figure.exists() or figure.read_text().startswith("<svg")
 
 
-def test_results_are_those_of_the_present_workloads() -> None:
+def test_results_belong_to_the_current_workloads() -> None:
     record = json.loads((harness.RESULTS / "update_time.json").read_text())
     sizes = {name: record["settings"][name] for name in ("completion_length", "max_length")}
     for name, (workload, _) in update_time.workloads(**sizes).items():
@@ -72,49 +72,49 @@ def test_results_are_those_of_the_present_workloads() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
-def test_the_numbers_of_the_readme_are_those_measured(page: str) -> None:
+def test_summary_table_equals_the_results(page: str) -> None:
     assert tables.summary_table() in (REPOSITORY / page).read_text()
 
 
 @pytest.mark.parametrize("page", ["docs/data.md", "benchmarks/README.md"])
-def test_the_numbers_of_sft_are_those_measured(page: str) -> None:
+def test_sft_table_equals_the_results(page: str) -> None:
     assert tables.sft_table() in (REPOSITORY / page).read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
-def test_the_growth_is_that_measured(page: str) -> None:
+def test_growth_table_equals_the_results(page: str) -> None:
     assert tables.growth_table() in (REPOSITORY / page).read_text()
 
 
 @pytest.mark.parametrize("page", ["docs/analysis.md", "benchmarks/README.md"])
-def test_the_likelihood_is_that_measured(page: str) -> None:
+def test_likelihood_tables_equal_the_results(page: str) -> None:
     text = (REPOSITORY / page).read_text()
     assert tables.likelihood_table() in text
     assert tables.exponents_table() in text
 
 
-def test_both_likelihoods_are_of_the_same_prefixes() -> None:
+def test_likelihood_benchmark_compares_the_same_prefixes() -> None:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**likelihood_along.MODEL)).eval()
-    whole = likelihood_along.measure(model, 12, rounds=1, whole=12, sampled=3)
-    some = likelihood_along.measure(model, 12, rounds=1, whole=4, sampled=3)
-    assert (whole["prefixes_of_the_loop"], some["prefixes_of_the_loop"]) == (13, 3)
-    assert 0 < whole["greatest_difference"] < 1e-4
+    complete = likelihood_along.measure(model, 12, rounds=1, whole=12, sampled=3)
+    sampled = likelihood_along.measure(model, 12, rounds=1, whole=4, sampled=3)
+    assert (complete["prefixes_of_the_loop"], sampled["prefixes_of_the_loop"]) == (13, 3)
+    assert 0 < complete["greatest_difference"] < 1e-4
 
 
-def test_growth_is_that_of_the_lengths() -> None:
+def test_growth_exponent_is_recovered() -> None:
     measured = likelihood_growth.measure("tiny", rounds=1, longest=512)
     assert measured["tokens_times"] == 2
     assert measured["seconds"].keys() == {"256", "512"}
     lengths = [256, 512, 1024]
     for power in (1.0, 1.5, 2.0):
         assert likelihood_growth.exponent(lengths, [length**power for length in lengths]) == pytest.approx(power)
-    # The fewer of its operations are attention's, the closer to linear.
+    # A wider model spends a smaller share of its operations on attention, so growth is closer to linear.
     tiny, wide = ([likelihood_growth.arithmetic(name, length) for length in lengths] for name in ("tiny", "1.5b"))
     assert 1 < likelihood_growth.exponent(lengths, wide) < likelihood_growth.exponent(lengths, tiny) < 2
 
 
-def test_every_way_to_cut_examples_runs() -> None:
+def test_every_way_to_form_micro_batches_runs() -> None:
     examples = sft_throughput.make_examples(128, median=12, sigma=0.5, longest=40)
     for way in sft_throughput.WAYS:
         rate = sft_throughput.tokens_per_second(

@@ -1,4 +1,4 @@
-"""The pages say what is: links lead somewhere, commands parse, code runs, errors read as shown, the site builds."""
+"""Documentation is correct: links resolve, commands parse, code runs, errors read as quoted, the site builds."""
 
 import ast
 import importlib.util
@@ -42,7 +42,7 @@ COMMAND_READERS = {
     "weigh_claims": READERS["weigh"],
     "wandb_report": [WandbReportConfig],
 }
-PLACEHOLDER = re.compile(r"[A-Z_]+(\.yaml)?|accelerate_configs/X\.yaml")
+PLACEHOLDER = re.compile(r"(raml_trl/)?[A-Z_]+(\.yaml|\.py)?|accelerate_configs/X\.yaml")
 _COMMAND = re.compile(r"(?:-m raml_trl\.|raml-trl )(\w+)(?= )([^`\n#|;]*)")
 _CONSOLE = re.compile(r"^\$ python -m raml_trl\.(\w+) (.*)\n((?:(?!\$ |```).*\n)+)", re.MULTILINE)
 
@@ -60,28 +60,28 @@ def without_code(text: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes from the headings of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     dead = []
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        found = page.parent / path if path else page
-        if not found.exists() or (anchor and anchor not in anchors(found)):
+        linked = page.parent / path if path else page
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
             dead.append(target)
     assert dead == []
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every command line of ours that names a recipe, but for those whose error is shown."""
-    text = _CONSOLE.sub(lambda one: "" if one[3].startswith("raml-trl ") else one[0], page.read_text())
+    """Yield our commands with their arguments, except those that are quoted for their error."""
+    text = _CONSOLE.sub(lambda match: "" if match[3].startswith("raml-trl ") else match[0], page.read_text())
     for command, rest in _COMMAND.findall(re.sub(r"\\\n\s*", "", text)):
         if rest.lstrip().startswith("--"):
             yield command, shlex.split(rest.split(" --config_file ")[0])
@@ -89,13 +89,13 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 def parse(command: str, arguments: list[str]) -> tuple[Any, ...]:
     readers = COMMAND_READERS[command]
-    # This machine has neither bf16 on a GPU nor trackers.
+    # The tests need neither bf16 on a GPU nor trackers.
     portable = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in readers else []
     return StrictParser(readers, allow_abbrev=False).parse([*portable, *arguments])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     for command, arguments in commands(page):
         assert command in COMMANDS
@@ -107,7 +107,7 @@ def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_files_that_are_named_exist(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     named = re.findall(
         r"(?<![\w./-])((?:recipes|accelerate_configs|tests|raml_trl|benchmarks)/[\w./-]+\.(?:ya?ml|json|py|sh|svg))\b",
         page.read_text(),
@@ -115,13 +115,13 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert [name for name in named if not PLACEHOLDER.fullmatch(name) and not (REPOSITORY / name).is_file()] == []
 
 
-def test_there_are_commands() -> None:
+def test_pages_contain_commands() -> None:
     assert sum(len(list(commands(page))) for page in PAGES) > 50
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, model_dir: str, tmp_path: Path) -> None:
-    """On a tiny model for `MODEL`; where a harness is imported that has an environment of its own, it compiles."""
+    """Run each block, with a tiny model for `MODEL`. Blocks with packages that are not installed are only parsed."""
     for code in blocks(page, "python"):
         tree = ast.parse(code)
         imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -148,22 +148,22 @@ def refusal(command: str, arguments: list[str]) -> str | None:
 ERRORS = _CONSOLE.findall((REPOSITORY / "docs/faq.md").read_text())
 
 
-def test_errors_that_parsing_finds_read_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parsing_errors_read_as_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    found = 0
+    checked = 0
     for command, arguments, shown in ERRORS:
         if "bf16" in arguments:  # depends on the machine
             continue
         refused = refusal(command, shlex.split(arguments))
         if refused is not None:
             assert shown == f"raml-trl {command}: {refused}\n"
-            found += 1
-    assert found >= 9
+            checked += 1
+    assert checked >= 9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "shown"), ERRORS)
-def test_errors_read_as_shown(command: str, arguments: str, shown: str, tmp_path: Path) -> None:
+def test_errors_read_as_quoted(command: str, arguments: str, shown: str, tmp_path: Path) -> None:
     if not (REPOSITORY / "runs/demo/grpo/summary.json").is_file():
         pytest.skip("after make demo")
     if "vllm" in arguments and importlib.util.find_spec("vllm") is not None:
