@@ -1,4 +1,4 @@
-"""The page in W&B: made by its real client, handed to a server that stands in for W&B's."""
+"""The page in W&B: W&B's real client builds it and sends it to a stub server."""
 
 import json
 import os
@@ -17,25 +17,25 @@ pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is of an extra:
 
 
 def make(tmp_path: Path, server: WandbServer, *words: str, key: str = "0" * 40) -> subprocess.CompletedProcess[str]:
-    theirs = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    ours = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": key, "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    added = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": key, "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "raml_trl.wandb_report", "--output_dir", str(tmp_path / "out"), *words]
     return subprocess.run(
-        command, env=theirs | ours, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command, env=inherited | added, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
-def named(value: Any) -> Iterator[str]:
-    """Every text in a page."""
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in a page."""
     if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from named(one)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
     elif isinstance(value, str):
         yield value
 
 
 @pytest.mark.parametrize("stage", ["grpo", "sft"])
-def test_page(tmp_path: Path, stage: str) -> None:
+def test_page_shows_the_runs_of_a_group(tmp_path: Path, stage: str) -> None:
     with WandbServer() as server:
         done = make(tmp_path, server, "--project", PROJECT, "--group", "sweep_of_m", "--stage", stage)
         assert done.returncode == 0, done.stderr
@@ -46,28 +46,28 @@ def test_page(tmp_path: Path, stage: str) -> None:
     assert record["results"]["url"].startswith(f"{server.url}/{USER}/{PROJECT}/reports/")
 
     grids = [block["metadata"] for block in page["blocks"] if block["type"] == "panel-grid"]
-    runs = [one for grid in grids for one in grid["runSets"]]
-    assert {one["filters"]["filters"][0]["value"] for one in runs} == {"sweep_of_m"}
+    runs = [run_set for grid in grids for run_set in grid["runSets"]]
+    assert {run_set["filters"]["filters"][0]["value"] for run_set in runs} == {"sweep_of_m"}
     compared = {"grpo": "num_generations_update", "sft": "num_trajectories"}[stage]
-    grouped = [one["grouping"] for one in runs if one["grouping"]]
+    grouped = [run_set["grouping"] for run_set in runs if run_set["grouping"]]
     assert grouped
-    assert all(one == [{"section": "config", "name": f"{compared}.value"}] for one in grouped)
+    assert all(grouping == [{"section": "config", "name": f"{compared}.value"}] for grouping in grouped)
 
     panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
     kinds = {panel["viewType"] for panel in panels}
     assert kinds >= {"Run History Line Plot", "Parallel Coordinates Plot", "Parameter Importance"}
-    assert ("completions" in set(named(panels))) == (stage == "grpo")
+    assert ("completions" in set(texts(panels))) == (stage == "grpo")
     lines = {name for panel in panels for name in panel["config"].get("metrics", [])}
-    shown = {name.replace("eval/", "eval_").removeprefix("train/") for name in lines}
+    logged = {name.replace("eval/", "eval_").removeprefix("train/") for name in lines}
     tables = documented("Evaluation in training")
     tables |= documented("SFT") if stage == "sft" else documented("GRPO")
-    assert [name for name in shown if not any(matches(known, name) for known in tables)] == []
+    assert [name for name in logged if not any(matches(known, name) for known in tables)] == []
     assert {"eval/pass@1", "train/grad_norm"} <= lines
     if stage == "grpo":
         assert lines >= {"train/correct", "train/reward", "train/seconds/updating", "train/selected/mixed"}
 
 
-def test_a_project_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_missing_project_is_an_error(tmp_path: Path) -> None:
     with WandbServer() as server:
         done = make(tmp_path, server, "--project", "missing")
     assert done.returncode == 2, done.stderr

@@ -1,4 +1,4 @@
-"""A server that stands in for W&B's: as much of its GraphQL as a client asks for who makes a report."""
+"""A stub of W&B's server that answers the GraphQL requests of a client that saves a report."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ _PROJECT = {"id": "UDox", "internalId": "SDox", "name": PROJECT, "entityName": U
 
 
 class WandbServer:
-    """Answers with one user and one project; `saved` are the reports it was handed."""
+    """Answers with one user and one project; `saved` are the variables of the reports it received."""
 
     def __init__(self) -> None:
         self.saved: list[dict[str, Any]] = []
@@ -22,7 +22,7 @@ class WandbServer:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                # What is not GraphQL is telemetry.
+                # Requests without a JSON body are telemetry.
                 answer = json.dumps({"data": server.answer(json.loads(body))}) if body.startswith(b"{") else ""
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
