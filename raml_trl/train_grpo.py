@@ -9,7 +9,6 @@ carries on from its last checkpoint; complete, it is pushed if `push_to_hub` say
 """
 
 import logging
-from typing import Any
 
 from trl import ModelConfig
 
@@ -20,6 +19,7 @@ from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.loading import check_model
 from raml_trl.sampling.vllm_engine import check_vllm
@@ -56,7 +56,7 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
     )
 
 
-def summarize(trainer: SubsetGRPOTrainer) -> dict[str, Any]:
+def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
     """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`."""
     spent = trainer.summary()
     logger.info("%s", summary_lines(spent))

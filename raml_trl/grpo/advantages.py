@@ -1,7 +1,7 @@
-"""Advantages before and after selection.
+"""Advantages over the whole group, and over the selected subset.
 
-Those over the whole group are TRL's own; they are worked out here as well because the rows to score must be chosen
-before TRL gets to them. A test holds the two equal, bit for bit.
+TRL computes the advantages over the whole group itself, but only after scoring. Selection needs them before, so they
+are computed here as well. A test checks that both are equal bit for bit.
 
 Shapes: P groups (prompts), G rollouts in each, M selected of each, F reward functions.
 """
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import nanstd
 
-_EPSILON = 1e-4  # TRL's, under every standard deviation
+_EPSILON = 1e-4  # added by TRL to every standard deviation
 
 
 def total_rewards(rewards_per_func: Tensor, weights: Tensor) -> Tensor:
-    """`(P, G)`: the weighted sum of `(P, G, F)`; NaN where no function gave a reward."""
+    """`(P, G)`: the weighted sum over reward functions of `(P, G, F)`; NaN if no function returned a reward."""
     return (rewards_per_func * weights).nansum(dim=2).masked_fill(rewards_per_func.isnan().all(dim=2), torch.nan)
 
 
 def group_advantages(rewards_per_func: Tensor, weights: Tensor, *, scale: str, aggregation: str) -> Tensor:
-    """`(P, G)`: advantages over the whole group, as TRL computes them; 0 where there is no reward.
+    """`(P, G)`: advantages over the whole group, as TRL computes them; 0 for a rollout without a reward.
 
     Args:
-        rewards_per_func: `(P, G, F)`; NaN where a function gave none.
+        rewards_per_func: `(P, G, F)`; NaN if a function returned no reward.
         weights: `(F,)`, TRL's `reward_weights`.
         scale: TRL's `scale_rewards`.
         aggregation: TRL's `multi_objective_aggregation`: `sum_then_normalize` (GRPO, arXiv 2402.03300), or
@@ -40,13 +40,13 @@ def group_advantages(rewards_per_func: Tensor, weights: Tensor, *, scale: str, a
 
 
 def recentre_on_subset(rewards: Tensor, mask: Tensor, *, scale: str) -> Tensor:
-    """Advantages over the m selected of each group instead of all G; 0 for the others.
+    """`(P, G)`: advantages over the m selected of each group instead of all G; 0 for the others.
 
     Args:
-        rewards: `(P, G)`; NaN where there is none, which counts for nothing and gets advantage 0, as in TRL.
+        rewards: `(P, G)`; rollouts with NaN are left out of mean and deviation and get advantage 0, as in TRL.
         mask: `(P, G)`, true for the m selected of each group.
-        scale: TRL's `scale_rewards`: `group`, `batch` or `none` divide by the standard deviation (Bessel-corrected,
-            plus 1e-4) of the m, of all selected rows of the batch, or by nothing.
+        scale: TRL's `scale_rewards`. `group` divides by the standard deviation (Bessel-corrected, plus 1e-4) of the m
+            rewards, `batch` by that of all selected rows of the batch, `none` does not divide.
 
     Source: PODS, arXiv 2504.13818, section 3 (advantages after down-sampling).
     """
@@ -55,7 +55,7 @@ def recentre_on_subset(rewards: Tensor, mask: Tensor, *, scale: str) -> Tensor:
 
 
 def _normalize(rewards: Tensor, scale: str) -> Tensor:
-    """`(P, M)` rewards, centred on their group and divided by what `scale` says."""
+    """Centre `(P, M)` rewards on the mean of their group, and divide by the standard deviation that `scale` names."""
     centred = rewards - rewards.nanmean(dim=1, keepdim=True)
     if scale == "group":
         return centred / (nanstd(rewards, dim=1, keepdim=True) + _EPSILON)

@@ -1,12 +1,13 @@
-"""The buffered rollouts of a generation as tensors: take rows, bring them from other processes, trim their padding.
+"""Tensors of the buffered rollouts: takes rows, exchanges them between processes, trims padding.
 
-A batch is TRL's: a dict of tensors with one row per rollout, and 0-d tensors that hold for all of them. Which rows go
-where is decided in `dealing`.
+A batch is TRL's: a dict of tensors with one row per rollout, and 0-d tensors that apply to all rows. `micro_batches`
+decides which rows go where.
 
-Shapes: W processes, R rows on each, C completion tokens, P prompt tokens (padded).
+Shapes: W processes, R rows on each, C completion tokens, P prompt tokens (padded), N rows of a micro-batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,82 @@ from raml_trl.grpo.micro_batches import IDLE
 Batch = dict[str, Tensor]
 
 
+class RowTable(NamedTuple):
+    """What the dealing of rows needs to know about the rows of all processes. All fields are `(W, R)`."""
+
+    selected: NDArray[np.bool_]
+    live: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> RowTable:
+    """Gather the row table from all processes.
+
+    Args:
+        batch: of this process, R rows on each.
+        live: `(R,)`: the rows that would run if they are selected.
+        accelerator: of the trainer.
+    """
+    lengths = torch.from_numpy(row_lengths(batch)).to(accelerator.device)
+    columns = torch.stack([batch["selected"].long(), live.long(), lengths], dim=1)
+    table = accelerator.gather(columns).view(-1, len(live), 3).cpu().numpy()  # (W, R, 3)
+    return RowTable(table[..., 0] == 1, table[..., 1] == 1, table[..., 2])
+
+
+def take_micro_batches(
+    batch: Batch,
+    micro_batches: Sequence[NDArray[np.int64]],
+    accelerator: Accelerator,
+    *,
+    mask_unselected: bool,
+    trim: Callable[[Batch], Batch],
+) -> list[Batch]:
+    """Return the micro-batches of this process, each with a 0-d tensor `idle`: whether no process has a row in it.
+
+    Args:
+        batch: of this process, with a column `selected`.
+        micro_batches: each `(W, N)` rows, numbered over all processes, or `IDLE`.
+        accelerator: of the trainer.
+        mask_unselected: whether to mask the loss of rows that are not selected.
+        trim: applied to every micro-batch.
+    """
+    here, num_rows = accelerator.process_index, len(batch["selected"])
+    wanted = [np.concatenate([part[process] for part in micro_batches]) for process in range(len(micro_batches[0]))]
+    own = [part[here] for part in micro_batches]
+    if all((rows[rows != IDLE] // num_rows == process).all() for process, rows in enumerate(wanted)):
+        own = [np.where(rows == IDLE, IDLE, rows - here * num_rows) for rows in own]
+    else:
+        # RaML: rows move between processes if a group straddles them, or to balance their tokens.
+        needed = [rows[rows != IDLE] for rows in wanted]
+        needed = [  # a process with idle rows only still needs a row to stand in for them
+            rows if len(rows) else np.array([process * num_rows]) for process, rows in enumerate(needed)
+        ]
+        batch = exchange_rows(batch, needed, accelerator)
+        positions = np.where(wanted[here] == IDLE, IDLE, np.cumsum(wanted[here] != IDLE) - 1)
+        own = np.split(positions, np.cumsum([len(rows) for rows in own])[:-1])
+    batch = dict(batch)
+    selected = batch.pop("selected")
+    if mask_unselected:
+        mask = selected.unsqueeze(1).expand_as(batch["completion_mask"])
+        batch["tool_mask"] = mask.to(batch["completion_mask"].dtype) * batch.get("tool_mask", 1)
+    taken = [trim(take_rows(batch, rows)) for rows in own]
+    for micro_batch, rows in zip(taken, micro_batches, strict=True):
+        micro_batch["idle"] = torch.tensor(bool((rows == IDLE).all()))
+    return taken
+
+
+def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:
+    """Return the masked rows of this process, filled up with row 0 to the same number on every process.
+
+    Every rank scores the same number of rows, since forward passes may be collective.
+    """
+    own: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
+    most = int(accelerator.gather(torch.tensor(len(own), device=mask.device)).max())
+    return np.concatenate([own, np.zeros(max(most, 1) - len(own), dtype=np.int64)])
+
+
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Undo TRL's `split_tensor_dict`: rows in order, 0-d tensors as they were."""
+    """Undo TRL's `split_tensor_dict`: concatenate the rows, keep the 0-d tensors."""
     first = batches[0]
     return {
         name: torch.cat([batch[name] for batch in batches]) if value.ndim else value for name, value in first.items()
@@ -28,7 +103,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 
 def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """The batch of `rows`, in that order; `IDLE` stands for a row of which no token counts."""
+    """Return a batch of `rows` in the given order; `IDLE` becomes a row without a counted token."""
     if (rows == IDLE).any():
         return _with_idle_rows(batch, rows)
     return {
@@ -38,7 +113,7 @@ def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
 
 
 def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """An idle row is the one with the shortest prompt, its completion masked, its log-probs and advantage zero."""
+    """Fill idle places with the row of the shortest prompt, its completion masked, its log-probs and advantage 0."""
     shortest = int(batch["prompt_mask"].sum(dim=1).argmin())
     taken = take_rows(batch, np.where(rows == IDLE, shortest, rows))
     idle = torch.as_tensor(rows == IDLE, device=taken["advantages"].device)
@@ -49,14 +124,13 @@ def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
 
 
 def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator: Accelerator) -> Batch:
-    """The rows that this process wants, in its order, from whichever process has them.
+    """Return the rows that this process wants, in its order, from whichever processes hold them.
 
-    One all-to-all of the rows as bytes: what is sent is what is wanted elsewhere, and no process ever holds more than
-    its own.
+    One all-to-all sends the rows as bytes. A process receives only the rows it wants, and never holds the rows of all.
 
     Args:
         batch: of this process, R rows on each.
-        wanted: for each process the rows it wants, numbered over all processes; the same on all of them.
+        wanted: for each process the rows it wants, numbered over all processes; the same list on every process.
         accelerator: of the trainer.
     """
     here, num_rows = accelerator.process_index, batch["advantages"].size(0)
@@ -72,25 +146,25 @@ def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator
         output_split_sizes=np.bincount(owners[here], minlength=len(wanted)).tolist(),
         input_split_sizes=[int((owner == here).sum()) for owner in owners],
     )
-    order = np.argsort(np.argsort(owners[here], kind="stable"))  # they came process by process
+    order = np.argsort(np.argsort(owners[here], kind="stable"))  # they arrive ordered by process
     incoming = incoming[torch.as_tensor(order, device=incoming.device)]
     pieces = incoming.split([piece.size(1) for piece in flat.values()], dim=1)
-    brought = {
+    received = {
         name: piece.flatten().clone().view(value.dtype).reshape(-1, *value.shape[1:])
         for (name, value), piece in zip(columns.items(), pieces, strict=True)
     }
-    return {name: brought.get(name, value) for name, value in batch.items()}
+    return {name: received.get(name, value) for name, value in batch.items()}
 
 
 def _padded_alike(name: str, value: Tensor, accelerator: Accelerator) -> Tensor:
-    """As wide as on the process where it is widest, padded on the side where TRL pads it."""
+    """Pad a column to its largest width over all processes, on the side where TRL pads it."""
     if value.ndim < 2:
         return value
     return accelerator.pad_across_processes(value, dim=1, pad_first=name.startswith("prompt_"))
 
 
 def split_completions(input_ids: Tensor, attention_mask: Tensor, width: int) -> Batch:
-    """The batch that `input_ids` `(R, P + C)` were joined from; `width` is C."""
+    """Split `input_ids` `(R, P + C)` and their mask into prompts and completions; `width` is C."""
     return {
         "prompt_ids": input_ids[:, :-width],
         "prompt_mask": attention_mask[:, :-width],
@@ -100,23 +174,29 @@ def split_completions(input_ids: Tensor, attention_mask: Tensor, width: int) -> 
 
 
 def row_lengths(batch: Batch) -> NDArray[np.int64]:
-    """`(R,)`: prompt and completion tokens of each row, padding left out."""
+    """`(R,)`: prompt and completion tokens of each row, without padding."""
     lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
     return lengths.cpu().numpy()
 
 
 def num_cells(batch: Batch) -> int:
-    """Tokens and padding together: what a forward pass computes."""
+    """Count the cells of a forward pass: tokens and padding."""
     return batch["prompt_ids"].numel() + batch["completion_ids"].numel()
 
 
+def join_completions(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return `input_ids` and `attention_mask`, both `(R, P + C)`: the inverse of `split_completions`."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    return ids, torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+
+
 def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
-    """Cut prompts (padded on the left) and completions (on the right) to the longest of this batch.
+    """Trim prompts (padded on the left) and completions (padded on the right) to the longest of this batch.
 
     Args:
-        batch: with the masks `prompt_mask` `(R, P)` and `completion_mask` `(R, C)`; every tensor of two dimensions is
-            as wide as one of them, or has width 1.
-        multiple: keep widths a multiple of this (TRL's `pad_to_multiple_of`).
+        batch: with the masks `prompt_mask` `(R, P)` and `completion_mask` `(R, C)`; every two-dimensional tensor is as
+            wide as one of them, or has width 1.
+        multiple: round widths up to a multiple of this (TRL's `pad_to_multiple_of`).
     """
     prompt_width, completion_width = batch["prompt_mask"].size(1), batch["completion_mask"].size(1)
     prompt = _kept_width(batch["prompt_mask"].flip(1), multiple)
@@ -135,7 +215,7 @@ def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
 
 
 def _kept_width(mask: Tensor, multiple: int | None) -> int:
-    """Columns up to the last that any row uses, at least one, rounded up to `multiple`."""
+    """Return the columns up to the last used by any row, at least one, rounded up to `multiple`."""
     used = mask.any(dim=0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 1
     if multiple is not None:

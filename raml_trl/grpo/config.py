@@ -1,45 +1,37 @@
-"""The trainer's configuration: TRL's, and the choice of the m of G rollouts that carry gradient.
+"""`SubsetGRPOConfig`: TRL's `GRPOConfig`, and which m of the G rollouts of a group carry gradient.
 
-A choice that cannot work is refused here, before a model or a data set is loaded, with every number that takes part
-and the nearest values that would do.
+Settings that cannot work are rejected here, before a model or a dataset is loaded. The error names all numbers
+involved and the nearest valid values.
 """
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Literal
 
 from trl import GRPOConfig
 
+from raml_trl.grpo.micro_batches import RowRules, per_micro_batch_terms, settle_row_rules
 from raml_trl.grpo.selection import REWARD_BLIND, Strategy
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_types, nearest
 
 logger = logging.getLogger(__name__)
 
-# What is a mean over one micro-batch rather than over the optimizer step, and so depends on which rows share it.
-_PER_MICRO_BATCH: dict[str, Callable[[GRPOConfig], bool]] = {
-    "loss_type: bnpo": lambda config: config.loss_type == "bnpo",
-    "entropy_coef": lambda config: config.entropy_coef != 0.0,
-    "use_adaptive_entropy": lambda config: config.use_adaptive_entropy,
-    "top_entropy_quantile": lambda config: config.top_entropy_quantile < 1.0,
-    "router_aux_loss_coef": lambda config: bool(config.router_aux_loss_coef),
-}
 BATCH_STRATEGIES = ("abs_advantage", "importance")
-"""Strategies that can choose over the whole generation batch."""
+"""Strategies that support `selection_scope: batch`."""
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
-"""Loss types of TRL that are a mean over the rows of a micro-batch, whatever their mask."""
+"""Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 
 @dataclass
 class SubsetGRPOConfig(GRPOConfig):
-    """TRL's `GRPOConfig`, and the choice of the m of G rollouts that carry gradient.
+    """TRL's `GRPOConfig`, and which m of the G rollouts of a group carry gradient.
 
-    `per_device_train_batch_size` and `steps_per_generation` count rollouts before selection, as in TRL; a micro-batch
-    of B rollouts then trains on B * m / G rows.
+    `per_device_train_batch_size` and `steps_per_generation` count rollouts before selection, as in TRL. A micro-batch
+    of B rollouts trains on B * m / G rows.
     """
 
     num_generations_update: int | None = field(
@@ -48,38 +40,38 @@ class SubsetGRPOConfig(GRPOConfig):
     subset_mode: Literal["drop", "mask"] = field(
         default="drop",
         metadata={
-            "help": "`drop` removes the other rollouts before the forward pass; `mask` runs them and masks their loss "
-            "(the paper's mechanism). The gradient is the same."
+            "help": "`drop` removes the other rollouts before the forward pass; `mask` runs them and masks their loss, "
+            "as the paper does. Both give the same gradient."
         },
     )
     selection: Strategy = field(
         default="random",
-        metadata={"help": "How the m are chosen; see raml_trl.grpo.selection for paper, formula and bias."},
+        metadata={"help": "Strategy that selects the m; see raml_trl.grpo.selection for paper, formula and bias."},
     )
     selection_scope: Literal["group", "batch"] = field(
         default="group",
         metadata={
-            "help": "Choose m of each group, or (`importance`, `abs_advantage`) spend the same number of rows over the "
-            "whole generation batch, where groups without signal get fewer."
+            "help": "`group` selects m of each group. `batch` selects as many rows over the whole generation "
+            "batch, so groups without signal get fewer (`importance` and `abs_advantage` only)."
         },
     )
     advantage_scope: Literal["group", "subset"] = field(
         default="group",
-        metadata={"help": "Advantages over all G rollouts (the paper's), or centred and scaled on the m selected."},
+        metadata={"help": "Compute advantages over all G rollouts, as the paper does, or over the m selected."},
     )
     length_bucketing: bool | None = field(
         default=None,
         metadata={
-            "help": "Sort the rows of an optimizer step by length and trim each micro-batch. None: wherever that "
-            "leaves the step as it is, which is unless a term of the loss is a mean over a micro-batch."
+            "help": "Sort the rows of an optimizer step by length and trim each micro-batch. None: on, unless a term "
+            "of the loss is a mean over a micro-batch, whose gradient would change."
         },
     )
     skip_zero_advantage: bool | None = field(
         default=None,
         metadata={
-            "help": "Leave selected rows out whose advantage is exactly 0, with every denominator as it was. None: "
-            "wherever they add nothing to the gradient: subset_mode: drop, beta: 0, no term that is a mean over a "
-            "micro-batch."
+            "help": "Do not run selected rows whose advantage is exactly 0; denominators stay the same. None: on if "
+            "these rows add nothing to the gradient (subset_mode: drop, beta: 0, no term that is a mean over a "
+            "micro-batch)."
         },
     )
 
@@ -99,19 +91,36 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def choice(self) -> dict[str, object]:
-        """How rollouts are chosen, by name, as cards show it."""
+        """The settings of the selection by name, for model cards."""
         names = ("num_generations", "num_generations_update", "selection", "selection_scope", "subset_mode")
         return {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
 
     @property
     def weighs(self) -> bool:
-        """Whether selected rows count differently."""
+        """Whether selected rows have different weights."""
         return self.selection == "importance" and self.num_generations_update < self.num_generations
 
     @property
     def per_micro_batch_terms(self) -> list[str]:
         """Settings that make the loss depend on which rows share a micro-batch."""
-        return [name for name, holds in _PER_MICRO_BATCH.items() if holds(self)]
+        return per_micro_batch_terms(vars(self))
+
+    def row_rules(self, *, router_loss: bool = False) -> RowRules:
+        """Settle `length_bucketing` and `skip_zero_advantage` if they are None.
+
+        Args:
+            router_loss: whether the model adds a router loss, which is a mean over a micro-batch.
+
+        Raises:
+            InputError: if a setting would change the router loss.
+        """
+        if router_loss and (self.subset_mode == "mask" or self.length_bucketing or self.skip_zero_advantage):
+            raise InputError(
+                "this mixture-of-experts model has a router loss, which is a mean over a micro-batch: leave out "
+                "subset_mode: mask, length_bucketing: true and skip_zero_advantage: true, or set "
+                "router_aux_loss_coef: 0"
+            )
+        return settle_row_rules(vars(self), router_loss=router_loss)
 
     @property
     def rows_per_micro_batch(self) -> int:
@@ -120,11 +129,11 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def bucketing_window(self) -> int:
-        """Micro-batches of one generation that are sure to fall into one optimizer step, wherever it starts."""
+        """Number of consecutive micro-batches of a generation that always fall into one optimizer step."""
         return gcd(self.steps_per_generation, self.gradient_accumulation_steps)
 
     def _check_geometry(self) -> None:
-        # The launcher sets it; TRL's own property would start the process group before the numbers are checked.
+        # Set by the launcher. TRL's own property would start the process group before the numbers are checked.
         num_processes = int(os.environ.get("WORLD_SIZE", "1"))
         steps = self.steps_per_generation or self.gradient_accumulation_steps
         if self.generation_batch_size is not None and self.steps_per_generation is None:
@@ -145,19 +154,19 @@ class SubsetGRPOConfig(GRPOConfig):
         known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
         if self.loss_type not in known:
             raise InputError(
-                f"loss_type {self.loss_type!r} is not one of which raml_trl knows what it is a mean over: "
+                f"loss_type {self.loss_type!r} is unknown to raml_trl, which must know how a loss is averaged: use "
                 f"{', '.join(known)}"
             )
         terms = ", ".join(self.per_micro_batch_terms)
         for name in ("length_bucketing", "skip_zero_advantage"):
             if getattr(self, name) and terms:
                 raise InputError(
-                    f"{name} is on, but {terms} depends on which rows share a micro-batch, and that would change: "
-                    f"leave {name} out or set it to false"
+                    f"{name} is on and changes which rows share a micro-batch, on which {terms} depends: leave {name} "
+                    "out or set it to false"
                 )
         if self.skip_zero_advantage and self.beta != 0.0:
             raise InputError(
-                f"skip_zero_advantage is on, but with beta = {self.beta} a row has a gradient whatever its advantage: "
+                f"skip_zero_advantage is on, but with beta = {self.beta} rows with advantage 0 have a gradient too: "
                 "leave skip_zero_advantage out or set beta to 0"
             )
         if self.skip_zero_advantage and self.subset_mode == "mask":
@@ -166,57 +175,57 @@ class SubsetGRPOConfig(GRPOConfig):
             )
         if self.weighs and terms:
             raise InputError(
-                f"selection 'importance' weighs rows so that their sum estimates that over all G, but {terms} is not "
-                "a sum over rows: choose another selection or leave it out"
+                f"selection 'importance' weights rows so that their sum estimates the sum over all G, but {terms} is "
+                "not a sum over rows: use another selection or leave that setting out"
             )
 
     def _check_subset(self) -> None:
         if self.selection_scope == "batch":
             if self.selection not in BATCH_STRATEGIES:
                 raise InputError(
-                    f"selection_scope 'batch' needs a selection that looks at advantages, not {self.selection!r}: use "
+                    f"selection_scope 'batch' needs a selection that uses advantages, not {self.selection!r}: use "
                     f"{' or '.join(BATCH_STRATEGIES)}, or selection_scope: group"
                 )
             if self.advantage_scope == "subset":
                 raise InputError(
-                    "selection_scope 'batch' may take one rollout of a group or none, over which there is no "
-                    "advantage: use advantage_scope: group"
+                    "selection_scope 'batch' may select one rollout of a group or none, for which advantage_scope "
+                    "'subset' defines no advantage: use advantage_scope: group"
                 )
         if self.advantage_scope == "subset":
             if self.num_generations_update == 1:
                 raise InputError(
                     "num_generations_update is 1 and advantage_scope is 'subset': the advantage of a single rollout "
-                    "over itself is 0, so nothing would be learned; use advantage_scope: group or m of 2 or more"
+                    "relative to itself is 0, so nothing would be learned; use advantage_scope: group or m >= 2"
                 )
             if self.multi_objective_aggregation != "sum_then_normalize":
                 raise InputError(
                     f"advantage_scope 'subset' needs one reward per rollout, but multi_objective_aggregation is "
-                    f"{self.multi_objective_aggregation!r}: use 'sum_then_normalize', or advantage_scope: group"
+                    f"{self.multi_objective_aggregation!r}: use 'sum_then_normalize' or advantage_scope: group"
                 )
             if self.weighs:
                 raise InputError(
-                    "selection 'importance' weighs rows by their advantage over the group, and advantage_scope "
-                    "'subset' replaces that: use advantage_scope: group"
+                    "selection 'importance' weights rows by their advantage over the group, which advantage_scope "
+                    "'subset' replaces: use advantage_scope: group"
                 )
             if self.selection in REWARD_BLIND and self.num_generations_update < self.num_generations:
                 logger.warning(
                     "selection %r with advantage_scope 'subset' is plain GRPO with num_generations = %d at the "
-                    "price of %d rollouts: the other rollouts are never looked at",
+                    "cost of %d rollouts: the other rollouts are never used",
                     self.selection,
                     self.num_generations_update,
                     self.num_generations,
                 )
         if self.subset_mode == "mask":
             for name in ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef"):
-                if _PER_MICRO_BATCH[name](self):
+                if name in self.per_micro_batch_terms:
                     raise InputError(
-                        f"{name} is set and subset_mode is 'mask', in which that term would be taken over rollouts "
-                        "that are not selected or be scaled with the policy loss: use subset_mode: drop"
+                        f"{name} is set and subset_mode is 'mask': that term would include rollouts that are not "
+                        "selected, or be scaled with the policy loss; use subset_mode: drop"
                     )
 
 
 def check_geometry(batch: int, steps: int, num_processes: int, group: int, selected: int) -> None:
-    """Refuse numbers of rollouts that cannot be cut into whole groups and whole micro-batches.
+    """Reject numbers of rollouts that do not divide into whole groups and whole micro-batches.
 
     Args:
         batch: per_device_train_batch_size, in rollouts before selection.
@@ -226,7 +235,7 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
         selected: num_generations_update (m).
 
     Raises:
-        InputError: with every number and the nearest that would do.
+        InputError: with all numbers and the nearest valid ones.
     """
     if not 1 <= selected <= group:
         raise InputError(
@@ -241,11 +250,11 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
         raise InputError(
             f"per_device_train_batch_size x steps_per_generation x processes ({batch} x {steps} x {num_processes}) "
             f"gives {rollouts} rollouts, which is not a multiple of num_generations (G = {group}): "
-            f"per_device_train_batch_size {nearest(batch, whole)} would do"
+            f"use per_device_train_batch_size {nearest(batch, whole)}"
         )
     if batch * selected % group:
         others = nearest(selected, lambda value: value <= group and batch * value % group == 0)
         raise InputError(
-            f"a micro-batch of per_device_train_batch_size x m / G = {batch} x {selected} / {group} rows is not whole: "
-            f"per_device_train_batch_size {nearest(batch, whole)} or num_generations_update {others} would do"
+            f"a micro-batch of per_device_train_batch_size x m / G = {batch} x {selected} / {group} rows is not a "
+            f"whole number: use per_device_train_batch_size {nearest(batch, whole)} or num_generations_update {others}"
         )

@@ -1,21 +1,41 @@
-"""What a run spends: seconds by phase, rows and tokens; and how much faster than training on all G that can make it."""
+"""Accounts for the cost of a run: seconds by phase, rows, tokens, and the speed-up over training on all G.
 
-from collections.abc import Callable, Iterator, Mapping
+A cell is a token or padding: one position that a forward pass computes.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raml_trl.runtime.history import Costs, Speedup
+
 PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updating")
-"""Drawing rollouts; reward functions; old and reference log-probs; what else TRL does before an update; selecting and
-dealing; forward, backward and optimizer step."""
+"""The phases of a step:
+
+- generating: sampling rollouts
+- rewarding: reward functions
+- scoring: old and reference log-probabilities
+- preparing: whatever else TRL does before an update
+- selecting: choosing rollouts and dealing rows to micro-batches
+- updating: forward, backward and optimizer step
+"""
+
+
+class LedgerState(TypedDict):
+    """The ledger as a checkpoint stores it."""
+
+    seconds: dict[str, float]
+    counts: dict[str, int]
+    updates: list[list[float]]
 
 
 @dataclass
 class Ledger:
-    """Seconds of this process by phase, and counts of the whole run by name."""
+    """Seconds of this process by phase, and counts over all processes by name."""
 
     clock: Callable[[], float]
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -23,10 +43,11 @@ class Ledger:
     updates: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
     _running: list[str] = field(default_factory=list)
     _since: float = 0.0
+    _lap_start: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to `name`; a phase within a phase stops the clock of the outer one."""
+        """Charge the time of the `with` block to `name`; an inner phase pauses the outer phase."""
         self.enter(name)
         try:
             yield
@@ -34,12 +55,12 @@ class Ledger:
             self.leave()
 
     def enter(self, name: str) -> None:
-        """Begin a phase."""
+        """Start a phase."""
         self._charge()
         self._running.append(name)
 
     def leave(self) -> None:
-        """End the phase that began last."""
+        """End the phase that was started last."""
         self._charge()
         self._running.pop()
 
@@ -49,21 +70,27 @@ class Ledger:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
 
+    def lap(self) -> dict[str, float]:
+        """Return the seconds of each phase since the previous lap, and start a new lap."""
+        seconds = {phase: self.seconds[phase] - self._lap_start[phase] for phase in PHASES}
+        self._lap_start = dict(self.seconds)
+        return seconds
+
     def count(self, **amounts: int) -> None:
         """Add to the counts."""
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 
     def observe_update(self, cells: int, seconds: float) -> None:
-        """Remember what a micro-batch took, for `update_seconds` to learn from."""
+        """Record the size and duration of one micro-batch, from which `update_seconds` extrapolates."""
         point = np.array([1.0, cells, seconds])
         self.updates += np.outer(point, point)
 
     def update_seconds(self, cells: int) -> float:
-        """What the updates so far would have taken with other numbers of cells in their micro-batches, `cells` in all.
+        """Estimate the seconds that all updates would have taken with `cells` cells in total.
 
-        A micro-batch is taken to cost a constant and a price per cell, the line of least squares through those that
-        ran; all is laid to the cells where they were all of one size.
+        A micro-batch costs a constant plus a price per cell, fitted by least squares to the observed micro-batches. If
+        all of them have the same size, the whole cost is attributed to the cells.
         """
         (number, own, spent), (_, squares, products), _ = self.updates.tolist()
         if not own:
@@ -73,19 +100,20 @@ class Ledger:
         price = min(max(price, 0.0), spent / own)  # neither part of the cost is negative
         return self.seconds["updating"] + price * (cells - own)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state(self) -> LedgerState:
+        """Return the state to store in a checkpoint."""
         return {"seconds": dict(self.seconds), "counts": dict(self.counts), "updates": self.updates.tolist()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Carry on from a checkpoint."""
+    def restore(self, state: LedgerState) -> None:
+        """Continue from the state of a checkpoint."""
         self.seconds |= state["seconds"]
         self.counts = dict(state["counts"])
         self.updates = np.array(state["updates"])
+        self._lap_start = dict(self.seconds)
 
 
 def ceiling(generating: float, fraction: float) -> float:
-    """How many times faster a step can be that generates all G and updates on m of them: 1 / (f + (1 - f) m/G).
+    """Return the largest possible speed-up of a step that updates on m of G: 1 / (f + (1 - f) m/G).
 
     Args:
         generating: f, the share of a step on all G that does not shrink with m.
@@ -94,12 +122,11 @@ def ceiling(generating: float, fraction: float) -> float:
     return 1 / (generating + (1 - generating) * fraction)
 
 
-def speedup(ledger: Ledger, fraction: float) -> dict[str, float]:
-    """`ceiling` and `estimated` speed-up over a step that trains on all G, padded as TRL pads them.
+def speedup(ledger: Ledger, fraction: float) -> Speedup:
+    """Return `ceiling` and `estimated` speed-up over a step that trains on all G with TRL's padding.
 
-    The step that was not run is estimated from ours: its scoring takes as much longer as it forwards more cells (tokens
-    and padding), its updates as the line through ours says. `estimated` exceeds `ceiling` where bucketing and skipped
-    rows save more than m/G does.
+    The cost of that other step is estimated from ours: scoring in proportion to the cells it would forward, updates by
+    `Ledger.update_seconds`. `estimated` exceeds `ceiling` if bucketing and skipped rows save more than m/G does.
     """
     seconds, counts = ledger.seconds, ledger.counts
     ours = sum(seconds.values())
@@ -111,21 +138,26 @@ def speedup(ledger: Ledger, fraction: float) -> dict[str, float]:
     return {"ceiling": ceiling(fixed / whole, fraction), "estimated": whole / ours}
 
 
-def summary(ledger: Ledger, fraction: float) -> dict[str, Any]:
-    """A run in one record: `seconds` by phase, `counts`, `padding` as a share of what was forwarded, `speedup`."""
-    counts = ledger.counts
+def summary(ledger: Ledger, fraction: float) -> Costs:
+    """Return the cost of the run so far.
+
+    Args:
+        ledger: of the run.
+        fraction: m/G.
+    """
+    counts, speed = ledger.counts, speedup(ledger, fraction)
     cells = counts.get("cells_updating", 0)
     return {
         "seconds": {name: round(value, 3) for name, value in ledger.seconds.items()},
         "counts": dict(counts),
         "padding": round(1 - counts.get("tokens_updating", 0) / cells, 4) if cells else 0.0,
-        "speedup": {name: round(value, 3) for name, value in speedup(ledger, fraction).items()},
+        "speedup": {"ceiling": round(speed["ceiling"], 3), "estimated": round(speed["estimated"], 3)},
     }
 
 
-def summary_lines(record: Mapping[str, Any]) -> str:
-    """The same for a person to read."""
-    seconds, counts, speed = record["seconds"], record["counts"], record["speedup"]
+def summary_lines(costs: Costs) -> str:
+    """Format the cost of a run for a person to read."""
+    seconds, counts, speed = costs["seconds"], costs["counts"], costs["speedup"]
     total = sum(seconds.values()) or 1.0
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())
     return (
@@ -134,24 +166,7 @@ def summary_lines(record: Mapping[str, Any]) -> str:
         f"{counts.get('trained', 0):,} trained on\n"
         f"completion tokens: {counts.get('tokens_generated', 0):,} generated · "
         f"{counts.get('tokens_scored', 0):,} scored · {counts.get('tokens_trained', 0):,} trained on; "
-        f"padding {record['padding']:.1%} of what was forwarded\n"
-        f"speed-up over training on all G, padded as TRL does: {speed['estimated']:.2f}, estimated from what a "
-        f"cell cost; the ceiling of m/G alone is {speed['ceiling']:.2f}"
+        f"padding {costs['padding']:.1%} of the forwarded cells\n"
+        f"speed-up over training on all G with TRL's padding: {speed['estimated']:.2f}, estimated from the cost of a "
+        f"cell; the ceiling from m/G alone is {speed['ceiling']:.2f}"
     )
-
-
-def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """The share of groups whose masked values `(P, G)` are all equal, of the groups that have any; NaN if none has."""
-    least = np.where(mask, values, np.inf).min(axis=1)
-    most = np.where(mask, values, -np.inf).max(axis=1)
-    found = np.any(mask, axis=1)
-    return float(np.mean(np.equal(least, most)[found])) if found.any() else float("nan")
-
-
-def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[str, float]:
-    """The shares of groups of which all masked rollouts `(P, G)` are right, some, or none; of those that have any."""
-    found = mask.sum(axis=1)
-    right = (correct & mask).sum(axis=1)
-    groups = np.stack([right == found, (right > 0) & (right < found), right == 0])[:, found > 0]
-    shares = groups.mean(axis=1) if groups.size else np.full(3, np.nan)
-    return dict(zip(("all_right", "mixed", "all_wrong"), shares.tolist(), strict=True))

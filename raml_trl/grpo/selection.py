@@ -1,13 +1,13 @@
-"""Which m of the G rollouts of a group carry gradient.
+"""Selects the m of G rollouts of every group that carry gradient.
+
+Every strategy is one pure function. Keyed random draws break ties, never the position in the group (except in `first`).
+To select over the whole batch instead of within each group, pass the batch as one group of P * G rollouts.
+
+Randomness is keyed: the draws for a group depend only on the seed, the step and the index of the group in the global
+batch. The subset of a group is therefore the same for any number of processes, any layout of micro-batches, and after a
+resume. No global random generator is used.
 
 Shapes: P groups (prompts), G rollouts in each, M selected of each.
-
-Randomness is keyed, never global: what is drawn for a group depends on the seed, the step and the index of the group
-in the global batch, and on nothing else. So the subset of a group is the same for any number of processes, any layout
-of micro-batches, and after a resume; and drawing it leaves every global generator as it was.
-
-A strategy is one function. Where rollouts are equal to it, keyed draws decide, never position (`first` apart).
-To choose over the whole batch instead of within each group, hand it in as one group of P * G rollouts.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ Strategy = Literal["random", "first", "max_variance", "abs_advantage", "balanced
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 REWARD_BLIND: tuple[str, ...] = ("random", "first")
-"""Strategies that look at neither rewards nor advantages: their subset is known before anything is generated."""
+"""Strategies that use neither rewards nor advantages, so their subset is known before generation."""
 
 FLOOR = 0.5
-"""`importance` draws every rollout as if its |A| were at least this part of the mean |A| of its group.
+"""`importance` treats every |A| as at least this fraction of the mean |A| of its group.
 
-Without a floor a rollout of |A| near 0 is drawn almost never and then with a weight near infinity, though with KL it
-has a gradient whatever its advantage; with it no weight exceeds (1 + FLOOR) / FLOOR = 3. One half is the greatest floor
-that never binds on binary rewards, where the least |A| is 1 / (2 max(q, 1 - q)) of the mean for a right part q. On
-rewards of more levels it adds about a tenth at most to the variance that a floor near 0 has.
+Without a floor, a rollout with |A| near 0 would be drawn rarely and then get a huge weight; with KL it has a gradient
+even if A = 0. With the floor no weight exceeds (1 + FLOOR) / FLOOR = 3. One half is the largest floor that never binds
+on binary rewards, where the smallest |A| is 1 / (2 max(q, 1 - q)) of the mean if a fraction q is correct. On rewards
+with more levels it adds at most about a tenth to the variance at a floor near 0.
 """
 
-_DRAWS_PER_COUNT = 4  # Philox4x64 turns one value of its counter into four numbers
-_ROUNDING = 1e-12  # variances that differ by less than this part are equal
+_DRAWS_PER_COUNT = 4  # Philox4x64 yields four numbers per counter value
+_ROUNDING = 1e-12  # variances whose relative difference is smaller count as equal
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Selection:
     """The selected rollouts of P groups.
 
     `indices` `(P, M)`: positions within the group, ascending.
-    `weights` `(P, M)`: what each selected row counts, so that `(1/m) sum_S w_i x_i` estimates `(1/G) sum x_i`.
+    `weights` `(P, M)`: the weight w_i of each selected row, such that `(1/m) sum_S w_i x_i` estimates `(1/G) sum x_i`.
     """
 
     indices: NDArray[np.int64]
@@ -54,7 +54,7 @@ class Selection:
         return mask
 
     def row_weights(self, num_rollouts: int) -> NDArray[np.float64]:
-        """`(P, G)`: the weight of a rollout that is selected, 0 for one that is not."""
+        """`(P, G)`: the weight of a selected rollout, 0 for the others."""
         weights = np.zeros((len(self.indices), num_rollouts))
         np.put_along_axis(weights, self.indices, self.weights, axis=1)
         return weights
@@ -70,15 +70,15 @@ def select_rollouts(
     step: int,
     first_group: int = 0,
 ) -> Selection:
-    """Choose `num_selected` rollouts of every group; with m = G all of them, each of weight 1, for every strategy.
+    """Select `num_selected` rollouts of every group; with m = G every strategy selects all of them with weight 1.
 
     Args:
-        rewards: `(P, G)`; NaN where no reward function gave one.
+        rewards: `(P, G)`; NaN if no reward function returned a reward.
         advantages: `(P, G)`, over the whole group; never NaN.
         num_selected: m, from 1 to G.
-        strategy: which; those in `REWARD_BLIND` read of rewards and advantages only the shape.
+        strategy: one of `STRATEGIES`; those in `REWARD_BLIND` use only the shape of rewards and advantages.
         seed: of the run.
-        step: of the generation, counted from the start of the run.
+        step: number of the generation, counted from the start of the run.
         first_group: index of the first of these groups in the global batch.
     """
     num_groups, num_rollouts = rewards.shape
@@ -105,10 +105,10 @@ def select_rollouts(
 def group_draws(
     num_groups: int, num_rollouts: int, *, seed: int, step: int, first_group: int = 0
 ) -> NDArray[np.float64]:
-    """`(P, G)` numbers in [0, 1), each a function of (seed, step, group, rollout) alone.
+    """`(P, G)` numbers in [0, 1), each a function of (seed, step, group, rollout) only.
 
-    One counter-based generator per (seed, step), its counter set to the group: a million groups cost no more than a
-    million draws. Source: Philox4x64-10, Salmon et al., SC 2011.
+    One counter-based generator per (seed, step), with its counter set to the group. Drawing for a million groups costs
+    no more than drawing a million numbers. Source: Philox4x64-10, Salmon et al., SC 2011.
     """
     counts = -(-num_rollouts // _DRAWS_PER_COUNT)
     philox = np.random.Philox(np.random.SeedSequence([seed, step]))
@@ -120,60 +120,61 @@ def group_draws(
 def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> NDArray[np.float64]:
     """`(P, G)` probabilities min(1, c * size) that sum to `num_selected`, with one c per group.
 
-    Water-filling. Let the k largest sizes have probability 1; then c = (m - k) / (sum of the others), and k is the
-    least for which no other exceeds 1. Equal sizes give exactly m/G, and m = G gives exactly 1.
+    Water-filling: the k largest sizes get probability 1, then c = (m - k) / (sum of the others); k is the smallest
+    number for which no other probability exceeds 1. Equal sizes give exactly m/G, and m = G gives exactly 1.
 
     Args:
         sizes: `(P, G)`, positive.
         num_selected: m, from 1 to G.
     """
-    assert (sizes > 0).all(), "a rollout of size 0 can never be drawn, so no weight makes up for it"
+    assert (sizes > 0).all(), "a rollout of size 0 is never drawn, so no weight can make the estimate unbiased"
     num_rollouts = sizes.shape[1]
-    if num_selected == num_rollouts:  # no c is large enough but infinity
+    if num_selected == num_rollouts:  # c would be infinite
         return np.ones(sizes.shape)
-    sizes = sizes / sizes.max(axis=1, keepdims=True)  # so that the sum of equal sizes is exact
+    sizes = sizes / sizes.max(axis=1, keepdims=True)  # makes the sum of equal sizes exact
     descending = -np.sort(-sizes, axis=1)
     others = np.cumsum(descending[:, ::-1], axis=1)[:, ::-1]  # (P, G): sum of all but the k largest, for k = 0, 1, ...
     remaining = num_selected - np.arange(num_selected)  # (M,): m - k
     exceeds = remaining * descending[:, :num_selected] > others[:, :num_selected]
-    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k; with one left to draw none exceeds its own sum
+    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k; with m - k = 1 no size exceeds its own sum
     return np.minimum(1, remaining[num_certain] * sizes / np.take_along_axis(others, num_certain, axis=1))
 
 
 def _random(draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """Uniform without replacement, blind to reward.
+    """Uniform without replacement; rewards are not used.
 
     Source: RaML, arXiv 2505.19815, section 4.4 (n of 16 random trajectories carry the gradient).
-    Every rollout is in the subset with probability m/G, so with weights 1 the mean over S is unbiased for the mean
-    over the group. Subsets are nested: for one key, the m chosen contain the m - 1 chosen. With m = 1 many groups give
-    only a positive or only a negative signal; equal or missing rewards change nothing, since rewards are not read.
+    Unbiased: every rollout is selected with probability m/G, so with weights 1 the mean over S estimates the mean over
+    the group. Subsets are nested: for one key, the m selected contain the m - 1 selected. With m = 1 many groups give
+    only a positive or only a negative signal. Equal or missing rewards make no difference.
     """
     return _unweighted(np.argsort(draws, axis=1, kind="stable")[:, :num_selected])
 
 
 def _first(num_groups: int, num_selected: int) -> Selection:
-    """The first m of each group: the control, what training with G = m would see, but advantages are over all G.
+    """The first m of each group: a control that trains on the rollouts of G = m, with advantages over all G.
 
     Unbiased over the sampling of the rollouts, which are exchangeable; given the rollouts it is one fixed subset.
-    Equal or missing rewards and m = 1 change nothing, since rewards are not read; subsets are nested.
+    Subsets are nested. Equal or missing rewards and m = 1 make no difference.
     """
     return _unweighted(np.tile(np.arange(num_selected), (num_groups, 1)))
 
 
 def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """The subset whose rewards have the greatest variance.
+    """The subset with the largest variance of rewards.
 
-    Source: PODS, arXiv 2504.13818: it is made of the m - k highest and the k lowest for some k from 0 to m, so m + 1
-    candidates are compared, in O(G log G + m). Of candidates with equal variance the one with most high rewards wins.
-    Biased: extremes are taken for certain and count 1 each, so the mean over S is not that over the group.
-    All rewards equal, every candidate has variance 0: the same subset as `random`. m = 1 likewise: the best one. A
-    rollout whose reward is NaN is taken only where fewer than m have a reward.
+    Source: PODS, arXiv 2504.13818. This subset consists of the m - k highest and the k lowest rewards for some k from 0
+    to m, so m + 1 candidates are compared, in O(G log G + m). Of candidates with equal variance, the one with the most
+    high rewards wins.
+    Biased: extremes are always selected and have weight 1, so the mean over S differs from the mean over the group.
+    If all rewards are equal, the subset is that of `random`. With m = 1 it is the highest reward. A rollout with reward
+    NaN is selected only if fewer than m rollouts have a reward.
     """
     order = _descending(rewards, draws)
     num_present = np.count_nonzero(~np.isnan(rewards), axis=1, keepdims=True)
     ranked = np.take_along_axis(np.asarray(rewards, dtype=np.float64), order, axis=1)
-    # Variance does not change with the origin, but its rounding does. The median is near most rewards, and being one of
-    # them keeps the differences of equal rewards exactly 0.
+    # Centring leaves the variance unchanged and reduces rounding errors. The median is close to most rewards, and equal
+    # rewards become exactly 0, since it is one of them.
     centred = ranked - np.take_along_axis(ranked, num_present // 2, axis=1)
     centred[np.isnan(centred)] = 0
     num_worst = np.arange(num_selected + 1)  # (M + 1,): the candidates k
@@ -191,12 +192,13 @@ def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num
 
 
 def _abs_advantage(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """The m rollouts of largest |A|.
+    """The m rollouts with the largest |A|.
 
-    Source: CPPO, arXiv 2503.22342, which keeps the largest |A| of the completions of a process; here of each group.
-    Biased: a small |A| never counts, so the mean over S is too large, and the rarer of right and wrong comes first, so
-    all m may bear one sign. Subsets are nested. All rewards equal, A = 0 everywhere: the same subset as `random`.
-    m = 1: the rollout farthest from the mean. A rollout without a reward has A = 0 and so comes last.
+    Source: CPPO, arXiv 2503.22342, which keeps the largest |A| of the completions of a process; here, of each group.
+    Biased: small |A| are never selected, so the mean over S is too large. The rarer of correct and wrong has the larger
+    |A| and is selected first, so all m may have the same sign. Subsets are nested. If all rewards are equal, the subset
+    is that of `random`. With m = 1 it is the rollout farthest from the mean. A rollout without a reward has A = 0 and
+    comes last.
     """
     return _unweighted(_descending(np.abs(advantages), draws)[:, :num_selected])
 
@@ -204,9 +206,9 @@ def _abs_advantage(advantages: NDArray[np.floating], draws: NDArray[np.float64],
 def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
     """The ceil(m/2) highest and the floor(m/2) lowest rewards.
 
-    For binary rewards these have the greatest variance too (PODS, arXiv 2504.13818), with m odd also.
-    Biased as `max_variance` is. All rewards equal: a uniform subset. m = 1: the highest. A rollout whose reward is NaN
-    is taken only where fewer than m have a reward.
+    For binary rewards this subset also has the largest variance (PODS, arXiv 2504.13818), for odd m too.
+    Biased like `max_variance`. If all rewards are equal, the subset is uniform. With m = 1 it is the highest reward. A
+    rollout with reward NaN is selected only if fewer than m rollouts have a reward.
     """
     num_present = np.count_nonzero(~np.isnan(rewards), axis=1, keepdims=True)
     num_best = np.full_like(num_present, (num_selected + 1) // 2)
@@ -214,15 +216,16 @@ def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_sel
 
 
 def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """Drawn with a probability p proportional to |A| (with a `FLOOR`), and weighted by (m/G)/p.
+    """Drawn with probability p proportional to |A| (with a `FLOOR`), and weighted by (m/G)/p.
 
-    Unbiased: (1/m) sum_S w_i x_i = (1/G) sum_S x_i / p_i has the expectation (1/G) sum x_i. Source: Horvitz and
-    Thompson, JASA 1952. The gradient of a rollout being proportional to its A, large terms are taken more often and
-    count less, which has less variance than `random`: the numbers are in tests/grpo/test_selection.py.
-    The m are drawn systematically from the group in the order of A, so that good and bad each get their share in every
-    draw. A sums to 0 over a group, so that with binary rewards this is m/2 right and m/2 wrong rollouts (or all there
-    are), as `balanced` has, but with the weights that make it unbiased.
-    All A = 0: a uniform subset with weights exactly 1. m = 1: one rollout, of either sign. NaN rewards have A = 0.
+    Unbiased: (1/m) sum_S w_i x_i = (1/G) sum_S x_i / p_i has expectation (1/G) sum x_i. Source: Horvitz and Thompson,
+    JASA 1952. The gradient of a rollout is proportional to its A, so large terms are drawn more often with smaller
+    weights. The variance is lower than that of `random`: see tests/grpo/test_selection.py for numbers.
+    The m are drawn systematically from the group sorted by A, so every draw has its share of high and low advantages.
+    A sums to 0 over a group, so with binary rewards the subset has m/2 correct and m/2 wrong rollouts (or all there
+    are), as in `balanced`, but with weights that remove the bias.
+    If all A = 0, the subset is uniform with weights exactly 1. With m = 1 it is one rollout, of either sign. A rollout
+    with reward NaN has A = 0.
 
     Args:
         advantages: `(P, G)`.
@@ -241,19 +244,19 @@ def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], nu
 
 
 def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], num_selected: int) -> NDArray[np.bool_]:
-    """`(P, G)`, m true in each row: rollout i with exactly its probability.
+    """`(P, G)`, m true in each row: selects rollout i with exactly its probability.
 
-    Source: Madow, Annals of Mathematical Statistics 1949. Laid end to end, the probabilities are intervals of [0, m);
-    the m points start, start + 1, ... fall into m different ones, since none is longer than 1.
+    Source: Madow, Annals of Mathematical Statistics 1949. The probabilities are intervals laid end to end over [0, m).
+    The m points start, start + 1, ... fall into m different intervals, since none is longer than 1.
 
     Args:
-        probabilities: `(P, G)`, in the order in which they are laid.
+        probabilities: `(P, G)`, in the order of the intervals.
         start: `(P, 1)`, in [0, 1).
         num_selected: m, the sum of each row.
     """
     points_before = np.ceil(np.cumsum(probabilities, axis=1) - start)  # (P, G): points before the end of interval i
-    # Rounding may put two points into one interval, or the last one behind the end: the count grows by at most 1 for
-    # an interval, and reaches m.
+    # Rounding may put two points into one interval, or the last point behind the end: let the count grow by at most 1
+    # per interval, and end at m.
     intervals = np.arange(1, probabilities.shape[1] + 1)
     points_before = np.minimum.accumulate(points_before - intervals, axis=1) + intervals
     points_before = np.clip(points_before, num_selected - intervals[::-1] + 1, num_selected)
@@ -261,23 +264,23 @@ def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], 
 
 
 def _unweighted(indices: NDArray[np.int64]) -> Selection:
-    """These rollouts, each of weight 1."""
+    """Select these rollouts with weight 1."""
     return Selection(np.sort(indices, axis=1), np.ones(indices.shape))
 
 
 def _descending(values: NDArray[np.floating], draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`(P, G)`: the rollouts of each group from the highest value to the lowest, NaN last, equal ones as drawn."""
+    """`(P, G)`: the rollouts of each group from highest to lowest value, NaN last, equal values in drawn order."""
     return np.lexsort((draws, -values), axis=1)
 
 
 def _best_and_worst(
     order: NDArray[np.int64], num_present: NDArray[np.int64], num_best: NDArray[np.int64], num_selected: int
 ) -> NDArray[np.int64]:
-    """`(P, M)`: the first `num_best` of each `order`, the rest of the m from its end.
+    """`(P, M)`: the first `num_best` of each `order`, and the rest of the m from its end.
 
     Args:
         order: `(P, G)`, best first.
-        num_present: `(P, 1)`: how many have a reward; those behind them are taken where these are fewer than m.
+        num_present: `(P, 1)`: number with a reward; rollouts without one are selected only if it is less than m.
         num_best: `(P, 1)`.
         num_selected: m.
     """

@@ -1,7 +1,7 @@
-"""Where the trainer hangs on TRL and transformers, and a check that it still holds: a release that moved is refused.
+"""Checks at import that the installed TRL and transformers still have what the trainer depends on.
 
-What is checked are names: methods that are overridden and how they are called, what the bodies of TRL's methods use of
-which we read or replace something, and the order in which they use it. The tests check what it all does.
+Names are checked: the methods that we override and their number of arguments, the attributes and keys that TRL's
+methods must use, and the order of the steps in a generation. The tests check the behaviour.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import trl
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-# Methods we override, with how many arguments they are called beside self.
+# Methods that we override, with the number of arguments besides self.
 _CALLS: dict[type, dict[str, int]] = {
     GRPOTrainer: {
         "training_step": 3,
@@ -52,22 +52,22 @@ _FIELDS = {
 }
 
 
-def check_seam() -> None:
-    """Refuse a TRL or transformers of which a part that we hang on has moved.
+def check_contract() -> None:
+    """Refuse a release of TRL or transformers that lacks something the trainer depends on.
 
     Raises:
-        ImportError: with what has moved, and the remedy.
+        ImportError: with the changes and the remedy.
     """
-    moved = [*find_moved(GRPOTrainer), *_missing_fields()]
-    if moved:
+    changes = [*find_changes(GRPOTrainer), *_missing_fields()]
+    if changes:
         raise ImportError(
-            f"raml_trl does not fit trl {trl.__version__}: {'; '.join(moved)}. Install a release that it was tested "
+            f"raml_trl does not fit trl {trl.__version__}: {'; '.join(changes)}. Install a release that it was tested "
             "with: see trl in its setup.cfg"
         )
 
 
-def find_moved(trainer: type) -> Iterator[str]:
-    """What of the seam is not in `trainer`, a class like `GRPOTrainer`, as sentences."""
+def find_changes(trainer: type) -> Iterator[str]:
+    """Describe each part of the contract that `trainer`, a class like `GRPOTrainer`, does not fulfil."""
     methods = dict(inspect.getmembers(trainer, callable))
     for owner, calls in _CALLS.items():
         for name, arguments in calls.items():
@@ -83,7 +83,7 @@ def find_moved(trainer: type) -> Iterator[str]:
         if missing:
             yield f"GRPOTrainer.{name} no longer uses {', '.join(sorted(missing))}"
     body = _code(trainer, "_generate_and_score_completions")
-    order = [name for name in body.co_names if name in _ORDER]  # where each occurs first
+    order = [name for name in body.co_names if name in _ORDER]  # co_names is ordered by first use
     if tuple(order) != _ORDER:
         yield f"the order of a generation is {', '.join(order)}, not {', '.join(_ORDER)}"
 
@@ -95,14 +95,14 @@ def _missing_fields() -> Iterator[str]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """Attributes, functions and short texts in a function and in those defined inside it."""
-    found = set(code.co_names)
+    """Return the attributes, functions and strings used in a function and in the functions defined inside it."""
+    names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            found |= _names(constant)
+            names |= _names(constant)
         elif isinstance(constant, (str, tuple)):
-            found |= {constant} if isinstance(constant, str) else set(constant)
-    return found
+            names |= {constant} if isinstance(constant, str) else set(constant)
+    return names
 
 
 def _code(trainer: type, name: str) -> CodeType:

@@ -6,7 +6,7 @@ transformers writes the first into every run directory, `train_grpo` the second.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from raml_trl.runtime.errors import InputError
 
@@ -24,20 +24,30 @@ class Speedup(TypedDict):
     ceiling: float
 
 
-class RunSummary(TypedDict):
+class Costs(TypedDict):
     """The time and tokens that a GRPO run spent.
 
     `seconds` are by phase. `counts` hold rollouts, tokens and cells (tokens and padding). `padding` is the share of
     padding among the cells of the updates.
     """
 
-    steps: int
-    num_generations: int
-    num_generations_update: int
     seconds: dict[str, float]
     counts: dict[str, int]
     padding: float
     speedup: Speedup
+
+
+class RunSummary(Costs):
+    """`summary.json`: the costs of a GRPO run, and the settings in effect that they depend on.
+
+    Runs of older versions lack `length_bucketing` and `skip_zero_advantage`.
+    """
+
+    steps: int
+    num_generations: int
+    num_generations_update: int
+    length_bucketing: NotRequired[bool]
+    skip_zero_advantage: NotRequired[bool]
 
 
 def read_log_history(directory: Path) -> list[LogEntry]:

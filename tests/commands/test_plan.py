@@ -1,4 +1,4 @@
-"""The command that predicts, at a size for tests: its table, its refusals, and whether a run goes as predicted."""
+"""`plan` at a small size: its table, its errors, and a comparison with a real run."""
 
 import json
 import shutil
@@ -14,7 +14,9 @@ from raml_trl import plan, prepare_data, train_grpo
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
+from raml_trl.grpo.planning import forecast
 from raml_trl.grpo.planning.config import PlanConfig
+from raml_trl.grpo.planning.step_cost import Work
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import write_json
 from tests.helpers import REPOSITORY
@@ -31,7 +33,7 @@ GIVEN = {"length_median": 20, "length_sigma": 0.5, "seconds_generating": 3.0, "s
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Start:
-    """Runs a command in this process: exit code, standard output, standard error."""
+    """Runs a command in this process, and returns its exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def start(command: str, **settings: object) -> tuple[int, str, str]:
@@ -47,7 +49,7 @@ def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 @pytest.fixture
 def recipe(model_dir: str, tmp_path: Path) -> Callable[..., Path]:
-    """Writes the demo's GRPO, shorter and with some values replaced."""
+    """Writes the GRPO recipe of the demo with a smaller batch and some values replaced."""
 
     def recipe(**changes: object) -> Path:
         settings = yaml.safe_load((REPOSITORY / "recipes" / "tiny" / "demo" / "grpo.yaml").read_text())
@@ -63,7 +65,7 @@ def read(directory: Path) -> list[dict]:
     return json.loads((directory / "plan.json").read_text())["predictions"]
 
 
-def test_a_plan_from_nothing_but_numbers(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     code, output, error = start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)
     assert code == 0, error
     head, _, *rows = [
@@ -80,22 +82,23 @@ def test_a_plan_from_nothing_but_numbers(start: Start, recipe: Callable[..., Pat
 
     baseline, *ours = read(tmp_path / "out")
     assert (baseline["trainer"], baseline["rows"]) == ("TRL", 16)
-    assert [one["seconds"]["step"] for one in ours] == sorted(one["seconds"]["step"] for one in ours)
-    assert [one["rows"] for one in ours] == [2, 4, 8, 16]
+    assert [row["seconds"]["step"] for row in ours] == sorted(row["seconds"]["step"] for row in ours)
+    assert [row["rows"] for row in ours] == [2, 4, 8, 16]
     # float32: 16 bytes a parameter of the fixture's 2 layers, hidden 64, feed-forward 64, 24 words, tied
     parameters = 24 * 64 + 2 * (4 * 64 * 64 + 3 * 64 + 3 * 64 * 64 + 2 * 64) + 64
     states = ("optimizer", "gradients", "weights")
     assert [ours[0]["bytes"][state] for state in states] == [8 * parameters, 4 * parameters, 4 * parameters]
-    # 2 rows of 60 cells: what 2 layers keep, and what the backward pass works with; on a CPU more than the head's
+    # 2 rows of 60 cells: the tensors that 2 layers keep, and the working memory of the backward pass, which exceeds the
+    # head's on a CPU
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
     assert ours[0]["bytes"]["activations"] == 120 * (2 * layer + 4 * (3 * 64 + 2 * 64))
     assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
 
 
-def test_a_run_goes_as_planned(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Rows and cells of m = 2 and 8, planned from a run of m = 8; seconds are this machine's and are not compared."""
+def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Compares rows and cells for m = 2 and 8 with a plan from a run with m = 8. Seconds depend on the machine."""
     start("prepare_data", dataset_name="arithmetic", dataset_split="grpo", num_questions=40, output_dir="data")
-    # random weights are never right: without this no row would run
+    # random weights are never correct: otherwise no row would run
     planned = recipe(gradient_accumulation_steps=2, skip_zero_advantage=False, max_steps=6, log_completions=True)
     for selected in (8, 2):
         settings = {"output_dir": f"run-{selected}", "disable_tqdm": "true", "save_strategy": "no"}
@@ -104,22 +107,23 @@ def test_a_run_goes_as_planned(start: Start, recipe: Callable[..., Path], tmp_pa
     code, output, error = start("plan", recipe=planned, prompt_length=18, run="run-8", output_dir="out")
     assert code == 0, error
     assert "Measured: run-8, 6 steps at m = 8" in output
-    predictions = {one["num_generations_update"]: one for one in read(tmp_path / "out")}  # ours over TRL's
+    predictions = {row["num_generations_update"]: row for row in read(tmp_path / "out")}  # ours replaces TRL's
     for selected in (8, 2):
         counts = json.loads((tmp_path / f"run-{selected}" / "summary.json").read_text())["counts"]
         assert predictions[selected]["rows"] == counts["trained"] / 6 == 4 * selected
         assert predictions[selected]["cells"] == pytest.approx(counts["cells_updating"] / 6, rel=0.05)
-    # what was measured at m = 8 is given back
+    # the prediction for m = 8 repeats the measurement
     seconds = json.loads((tmp_path / "run-8" / "summary.json").read_text())["seconds"]
     assert predictions[8]["seconds"]["generating"] == pytest.approx(
         (seconds["generating"] + seconds["rewarding"] + seconds["preparing"]) / 6, rel=1e-3
     )
 
-    baseline = read(tmp_path / "out")[0]  # TRL selects nothing
+    baseline = read(tmp_path / "out")[0]  # TRL selects all
     assert baseline["seconds"]["speedup"] == pytest.approx(1)
 
     record = json.loads((tmp_path / "run-8" / "summary.json").read_text())
-    record["counts"]["trained"] //= 2  # as if half of the groups had had no signal
+    assert (record["length_bucketing"], record["skip_zero_advantage"]) == (True, False)
+    record["counts"]["trained"] //= 2  # as if half of the groups had no signal
     write_json(tmp_path / "run-8" / "summary.json", record)
     skipping = recipe(gradient_accumulation_steps=2)
     code, output, error = start("plan", recipe=skipping, prompt_length=18, run="run-8", output_dir="skipping")
@@ -129,12 +133,12 @@ def test_a_run_goes_as_planned(start: Start, recipe: Callable[..., Path], tmp_pa
     shutil.rmtree(tmp_path / "run-8" / "completions")
     code, output, error = start("plan", recipe=planned, prompt_length=18, run="run-8", output_dir="logged")
     assert code == 0, error
-    logged = {one["num_generations_update"]: one for one in read(tmp_path / "logged")}
+    logged = {row["num_generations_update"]: row for row in read(tmp_path / "logged")}
     assert logged[8]["cells"] == pytest.approx(predictions[8]["cells"], rel=0.1)
 
     for settings, message in (
-        ({"num_processes": 2}, "run run-8 had processes 1, and the plan has 2"),
-        ({"recipe": recipe(num_generations=4)}, "run run-8 had num_generations 8, and the plan has 4"),
+        ({"num_processes": 2}, "run run-8 had processes 1 and the plan has 2"),
+        ({"recipe": recipe(num_generations=4)}, "run run-8 had num_generations 8 and the plan has 4"),
         ({"run": "data"}, "data holds a run of prepare_data, not of train_grpo"),
     ):
         code, _, error = start(
@@ -151,14 +155,16 @@ def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], t
     assert code == 2
     assert "gives 4 rollouts, which is not a multiple of num_generations (G = 8)" in error
     assert start("plan", **settings, num_processes=2)[0] == 0
-    assert [one["num_generations_update"] for one in read(tmp_path / "out")] == [8, 2, 4, 8]  # 4 * 1 / 8 is no row
+    assert [row["num_generations_update"] for row in read(tmp_path / "out")] == [8, 2, 4, 8]  # 4 * 1 / 8 is not whole
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [("lengths.json", [5, 10, 1500]), ("lengths.json", [[1]]), ("lengths.json", [0, 1]), ("lengths.json", [])],
 )
-def test_lengths_of_a_file(start: Start, recipe: Callable[..., Path], tmp_path: Path, name: str, content: list) -> None:
+def test_lengths_from_a_file(
+    start: Start, recipe: Callable[..., Path], tmp_path: Path, name: str, content: list
+) -> None:
     write_json(tmp_path / name, content)
     seconds = {"seconds_generating": 3.0, "seconds_updating": 2.0}
     code, output, error = start("plan", recipe=recipe(), prompt_length=20, lengths=name, output_dir="out", **seconds)
@@ -168,7 +174,7 @@ def test_lengths_of_a_file(start: Start, recipe: Callable[..., Path], tmp_path: 
         assert read(tmp_path / "out")[0]["cells"] == pytest.approx(16 * 60, rel=0.01)  # cut at 40
     else:
         assert code == 2
-        assert "lengths lengths.json must be whole numbers of tokens" in error
+        assert "lengths lengths.json must be a non-empty list of whole numbers" in error
 
 
 @pytest.mark.parametrize(
@@ -177,15 +183,15 @@ def test_lengths_of_a_file(start: Start, recipe: Callable[..., Path], tmp_path: 
         ({"num_generations_update": 9}, "(m = 9) must lie between 1 and num_generations (G = 8)"),
         ({"seconds_updating": 0.0}, "seconds_updating must be more than 0, got 0.0"),
         ({"dead_groups": 1.5}, "dead_groups must lie between 0 and 1, got 1.5"),
-        ({"run": "somewhere"}, "give either run, or seconds_generating and seconds_updating"),
-        ({"lengths": "a.json"}, "give either lengths, or length_median and length_sigma"),
+        ({"run": "somewhere"}, "set either run, or seconds_generating and seconds_updating"),
+        ({"lengths": "a.json"}, "set either lengths, or length_median and length_sigma"),
         ({"recipe": "missing.yaml"}, "config file missing.yaml cannot be read: No such file or directory"),
         ({"sharding": "some"}, "--sharding: invalid choice: 'some'"),
-        ({"model_config": "Qwen/Qwen2.5-7B"}, "the config of model Qwen/Qwen2.5-7B cannot be read: name a directory "),
+        ({"model_config": "Qwen/Qwen2.5-7B"}, "the config of model Qwen/Qwen2.5-7B cannot be read"),
         ({"prompt_length": 0}, "prompt_length must be 1 or more, got 0"),
     ],
 )
-def test_mistakes(
+def test_invalid_settings(
     start: Start, recipe: Callable[..., Path], tmp_path: Path, settings: dict[str, object], message: str
 ) -> None:
     everything = {"recipe": recipe(), "prompt_length": 20, "output_dir": "out", **GIVEN} | settings
@@ -204,7 +210,7 @@ def test_mistakes(
         (
             {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
             {"num_generations_update": "2 3"},
-            "a micro-batch of per_device_train_batch_size x m / G = 4 x 3 / 8 rows is not whole",
+            "a micro-batch of per_device_train_batch_size x m / G = 4 x 3 / 8 rows is not a whole number",
         ),
         ({"num_generation": 8}, {}, "unknown key 'num_generation'; did you mean num_generations?"),
         (
@@ -212,10 +218,10 @@ def test_mistakes(
             {"num_processes": 2},
             "generation_batch_size (24) must be a multiple of per_device_train_batch_size x processes (8 x 2)",
         ),
-        ({"load_in_4bit": True}, {}, "the memory of this kind is not known here"),
+        ({"load_in_4bit": True}, {}, "memory is predicted for dense"),
     ],
 )
-def test_a_recipe_that_cannot_work_is_refused(
+def test_a_recipe_that_cannot_work_is_rejected(
     start: Start, recipe: Callable[..., Path], changes: dict[str, object], settings: dict[str, object], message: str
 ) -> None:
     everything = {"recipe": recipe(**changes), "prompt_length": 20, "output_dir": "out", **GIVEN} | settings
@@ -232,7 +238,7 @@ def test_lengths_that_cannot_be_read(start: Start, recipe: Callable[..., Path], 
     assert f"lengths {name} cannot be read: FileNotFoundError" in error
 
 
-def test_with_kl_a_reference_is_held_and_no_row_is_skipped(
+def test_with_kl_a_reference_model_is_counted_and_no_row_is_skipped(
     start: Start, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     settings = {"prompt_length": 20, "dead_groups": 0.5, **GIVEN}
@@ -244,22 +250,22 @@ def test_with_kl_a_reference_is_held_and_no_row_is_skipped(
     assert without["rows"] == pytest.approx(8, rel=0.1)
 
 
-def test_an_adapter_trains_little(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_adapter_has_small_gradients(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     lora = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]}
     assert start("plan", recipe=recipe(**lora), prompt_length=20, output_dir="out", **GIVEN)[0] == 0
     assert read(tmp_path / "out")[0]["bytes"]["gradients"] == 4 * 2 * 2 * 2 * (64 + 64)  # 2 layers, 2 matrices, rank 2
 
 
-def test_the_seven_billion_recipe_can_be_planned_anywhere(
+def test_the_7b_recipe_can_be_planned_from_any_directory(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(plan, "draw_work", lambda *_, **__: plan.Work(1.0, 1.0, 1.0))  # the draw takes seconds
+    monkeypatch.setattr(forecast, "draw_work", lambda *_, **__: Work(1.0, 1.0, 1.0))  # the draw takes seconds
     code, _, error = start("plan", config="recipes/qwen2.5-7b/plan.yaml", output_dir=tmp_path / "out")
     assert code == 0, error
-    one = read(tmp_path / "out")[-1]["bytes"]
-    assert one["weights"] == 2 * 7_615_616_512 // 8  # what the model's card says
-    # four rows of 1,024 + 16,384: the residuals of 28 layers, one layer in full, and what it works with
+    sizes = read(tmp_path / "out")[-1]["bytes"]
+    assert sizes["weights"] == 2 * 7_615_616_512 // 8  # the number of parameters on the model's card
+    # four rows of 1,024 + 16,384: the residuals of 28 layers, one complete layer, and its working memory
     layer = 16 * 3584 + 2 * (2 * 3584 + 2 * 512 + 4 * 18944) + 4 * 28
     working = layer + 2 * (3 * 18944 + 2 * 3584)
-    assert one["activations"] == 4 * 17408 * (28 * 2 * 3584 + working)
+    assert sizes["activations"] == 4 * 17408 * (28 * 2 * 3584 + working)

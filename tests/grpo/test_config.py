@@ -26,11 +26,14 @@ def make_config(tmp_path: Path, **settings: Any) -> SubsetGRPOConfig:
         ((8, 1, 1, 8, 9), r"m = 9\) must lie between 1 and num_generations \(G = 8\)"),
         ((8, 1, 1, 8, 0), r"m = 0\) must lie between"),
         # the rollouts of all processes are not whole groups
-        ((12, 1, 1, 8, 4), r"\(12 x 1 x 1\) gives 12 rollouts.*G = 8\): per_device_train_batch_size 8 or 16 would do"),
-        ((3, 1, 2, 8, 8), r"\(3 x 1 x 2\) gives 6 rollouts.*per_device_train_batch_size 4 would do"),
+        ((12, 1, 1, 8, 4), r"\(12 x 1 x 1\) gives 12 rollouts.*G = 8\): use per_device_train_batch_size 8 or 16$"),
+        ((3, 1, 2, 8, 8), r"\(3 x 1 x 2\) gives 6 rollouts.*: use per_device_train_batch_size 4$"),
         # a micro-batch is not a whole number of rows
-        ((2, 4, 1, 8, 2), r"2 x 2 / 8 rows is not whole: per_device_train_batch_size 4 or num_generations_update 4 "),
-        ((4, 4, 2, 16, 3), r"4 x 3 / 16 rows is not whole: .*size 16 or num_generations_update 4 would do"),
+        (
+            (2, 4, 1, 8, 2),
+            r"2 x 2 / 8 rows is not a whole number: use .*size 4 or num_generations_update 4$",
+        ),
+        ((4, 4, 2, 16, 3), r"4 x 3 / 16 rows is not a whole number: .*size 16 or num_generations_update 4$"),
     ],
 )
 def test_impossible_geometry(numbers: tuple[int, ...], message: str) -> None:
@@ -61,7 +64,7 @@ def test_what_is_proposed_works() -> None:
     refused = {numbers: message for numbers in every if (message := refusal(*numbers))}
     assert len(refused) > 100
     for (_, *others), message in refused.items():
-        sizes = re.search(r"per_device_train_batch_size (\d+)(?: or (\d+))? (?:would|or num)", message)
+        sizes = re.search(r"use per_device_train_batch_size (\d+)(?: or (\d+))?", message)
         assert sizes, message
         for size in filter(None, sizes.groups()):
             assert refusal(int(size), *others) is None, message
@@ -94,16 +97,19 @@ def test_generation_batch_size_is_understood(tmp_path: Path) -> None:
             "needs one reward per rollout",
         ),
         ({"subset_mode": "mask", "entropy_coef": 0.01}, "use subset_mode: drop"),
-        ({"loss_type": "bnpo", "length_bucketing": True}, "loss_type: bnpo depends on which rows share"),
-        ({"top_entropy_quantile": 0.2, "length_bucketing": True}, "top_entropy_quantile depends"),
-        ({"loss_type": "bnpo", "skip_zero_advantage": True}, "skip_zero_advantage is on, but loss_type: bnpo"),
-        ({"loss_type": "newest"}, "'newest' is not one of which raml_trl knows what it is a mean over"),
-        ({"beta": 0.1, "skip_zero_advantage": True}, "a row has a gradient whatever its advantage"),
+        ({"loss_type": "bnpo", "length_bucketing": True}, "rows share a micro-batch, on which loss_type: bnpo depends"),
+        ({"top_entropy_quantile": 0.2, "length_bucketing": True}, "on which top_entropy_quantile depends"),
+        (
+            {"loss_type": "bnpo", "skip_zero_advantage": True},
+            "skip_zero_advantage is on and .* loss_type: bnpo",
+        ),
+        ({"loss_type": "newest"}, "'newest' is unknown to raml_trl"),
+        ({"beta": 0.1, "skip_zero_advantage": True}, "rows with advantage 0 have a gradient too"),
         ({"subset_mode": "mask", "skip_zero_advantage": True}, "'mask' runs every row"),
-        ({"selection_scope": "batch"}, "needs a selection that looks at advantages, not 'random'"),
+        ({"selection_scope": "batch"}, "needs a selection that uses advantages, not 'random'"),
         (
             {"selection_scope": "batch", "selection": "abs_advantage", "advantage_scope": "subset"},
-            "over which there is no advantage",
+            "defines no advantage",
         ),
         (
             {"selection": "importance", "advantage_scope": "subset", "num_generations_update": 4},
@@ -136,7 +142,7 @@ def test_a_choice_that_defeats_itself_is_warned_of(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         make_config(tmp_path, num_generations_update=4, advantage_scope="subset", selection=selection)
-    assert ("plain GRPO with num_generations = 4 at the price of 8" in caplog.text) == warned
+    assert ("plain GRPO with num_generations = 4 at the cost of 8" in caplog.text) == warned
 
 
 def test_weights_are_those_of_a_real_choice(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_subset_gradient_is_that_of_grpo_on_the_subset(model_dir: str, tmp_path:
     loss = -(kept["advantages"][:, None] * log_probs * kept["completion_mask"]).sum() / tokens
     reference = torch.autograd.grad(loss, list(trainer.model.parameters()))
 
-    [micro_batch] = trainer._cut({**batch, "selected": selected})
+    [micro_batch] = trainer._deal({**batch, "selected": selected})
     ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), list(trainer.model.parameters()))
     assert batch["num_items_in_batch"] == tokens
     assert sum(gradient.norm() for gradient in reference) > 0
@@ -227,7 +227,7 @@ def test_weights_make_the_loss_an_estimate_of_that_on_all_rollouts(
         for gradient, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
             gradient += weights_[row] * part
     rollouts_on_m_rows = batch["completion_mask"].sum() * 2 / 8 if loss_type == "dapo" else 4
-    [micro_batch] = trainer._cut(batch)
+    [micro_batch] = trainer._deal(batch)
     ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), parameters)
     assert sum(gradient.norm() for gradient in total) > 0
     for expected, gradient in zip(total, ours, strict=True):

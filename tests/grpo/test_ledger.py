@@ -1,18 +1,17 @@
-"""Time is charged to the phase that runs, and speed-ups are what a calculation by hand gives."""
+"""The ledger charges time to the running phase, and its speed-ups match calculations by hand."""
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from raml_trl.grpo.ledger import Ledger, ceiling, group_outcomes, same_value_fraction, speedup, summary, summary_lines
+from raml_trl.grpo.ledger import PHASES, Ledger, ceiling, speedup, summary, summary_lines
 
 
 def clock(*times: float) -> Iterator[float]:
     return iter(times)
 
 
-def test_an_inner_phase_stops_the_outer_one() -> None:
+def test_an_inner_phase_pauses_the_outer_one() -> None:
     times = clock(0, 10, 13, 20)
     ledger = Ledger(lambda: next(times))
     with ledger.phase("updating"), ledger.phase("generating"):
@@ -21,7 +20,7 @@ def test_an_inner_phase_stops_the_outer_one() -> None:
     assert ledger.seconds["updating"] == 17  # 0 to 10 and 13 to 20
 
 
-def test_what_happens_between_phases_is_charged_to_none() -> None:
+def test_time_between_phases_is_not_charged() -> None:
     times = clock(0, 1, 100, 101)
     ledger = Ledger(lambda: next(times))
     for _ in range(2):
@@ -30,7 +29,18 @@ def test_what_happens_between_phases_is_charged_to_none() -> None:
     assert sum(ledger.seconds.values()) == 2
 
 
-def test_a_ledger_carries_on() -> None:
+def test_a_lap_holds_the_seconds_since_the_previous_lap() -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    ledger.seconds["updating"] = 2.0
+    assert ledger.lap() == dict.fromkeys(PHASES, 0.0) | {"updating": 2.0}
+    ledger.seconds["updating"] = 5.0
+    assert ledger.lap()["updating"] == 3.0
+    resumed = Ledger(clock=lambda: 0.0)
+    resumed.restore(ledger.state())
+    assert resumed.lap()["updating"] == 0.0
+
+
+def test_a_restored_ledger_continues() -> None:
     first = Ledger(clock=lambda: 0.0)
     first.count(rollouts=8)
     first.seconds |= {"scoring": 2.5, "updating": 1.5}
@@ -49,7 +59,7 @@ def test_ceiling() -> None:
     assert ceiling(1.0, 0.25) == 1
 
 
-def test_speedup_is_against_all_rows_as_trl_pads_them() -> None:
+def test_speedup_compares_with_all_rows_at_trls_padding() -> None:
     ledger = Ledger(clock=lambda: 0.0)
     ledger.seconds |= {"generating": 6.0, "updating": 1.0, "selecting": 0.5}
     ledger.count(cells_updating=100, cells_updating_all=400, tokens_updating=80)
@@ -62,7 +72,7 @@ def test_speedup_is_against_all_rows_as_trl_pads_them() -> None:
     assert "padding 20.0%" in summary_lines(record)
 
 
-def test_what_a_micro_batch_costs_whatever_its_size_is_not_laid_to_its_cells() -> None:
+def test_the_constant_cost_of_a_micro_batch_is_not_attributed_to_its_cells() -> None:
     ledger = Ledger(clock=lambda: 0.0)
     for cells in (10, 20, 60):
         ledger.observe_update(cells, 1.0 + 0.1 * cells)  # a second, and a tenth of one per cell
@@ -72,7 +82,7 @@ def test_what_a_micro_batch_costs_whatever_its_size_is_not_laid_to_its_cells() -
 
 
 @pytest.mark.parametrize("seconds", [[5.0, 1.0], [0.1, 9.0]])
-def test_a_cell_costs_no_less_than_nothing_and_no_more_than_all(seconds: list[float]) -> None:
+def test_the_price_of_a_cell_lies_between_zero_and_the_mean_cost(seconds: list[float]) -> None:
     ledger = Ledger(clock=lambda: 0.0)
     for cells, spent in zip((10, 20), seconds, strict=True):
         ledger.observe_update(cells, spent)
@@ -80,22 +90,5 @@ def test_a_cell_costs_no_less_than_nothing_and_no_more_than_all(seconds: list[fl
     assert sum(seconds) <= ledger.update_seconds(60) <= 2 * sum(seconds)
 
 
-def test_a_run_that_has_not_begun() -> None:
+def test_speedup_before_the_first_step() -> None:
     assert speedup(Ledger(clock=lambda: 0.0), 0.5) == {"ceiling": 1.0, "estimated": 1.0}
-
-
-def test_groups() -> None:
-    correct = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]], dtype=bool)
-    everything = np.ones_like(correct)
-    assert group_outcomes(correct, everything) == {"all_right": 0.25, "mixed": 0.5, "all_wrong": 0.25}
-    chosen = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1]], dtype=bool)
-    # right, wrong, nobody chosen, mixed: three groups count
-    assert group_outcomes(correct, chosen) == pytest.approx({"all_right": 1 / 3, "mixed": 1 / 3, "all_wrong": 1 / 3})
-    assert np.isnan(list(group_outcomes(correct, ~everything).values())).all()
-
-
-def test_groups_of_one_reward() -> None:
-    rewards = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-    assert same_value_fraction(rewards, np.ones((2, 3), dtype=bool)) == 0.5
-    assert same_value_fraction(rewards, np.array([[True] * 3, [False, True, True]])) == 1.0
-    assert np.isnan(same_value_fraction(rewards, np.zeros((2, 3), dtype=bool)))

@@ -5,7 +5,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from raml_trl.grpo.micro_batches import IDLE, cut_by_width, deal_in_order, pack_steps
+from raml_trl.grpo.micro_batches import (
+    IDLE,
+    RowRules,
+    cut_by_width,
+    cut_for_scoring,
+    deal_in_order,
+    pack_steps,
+    settle_row_rules,
+)
 
 
 def random_choice(seed: int) -> tuple[np.ndarray, int, int]:
@@ -107,3 +115,33 @@ def test_many_rows_are_cut_in_pieces(rng: np.random.Generator, num_rows: int, nu
 def test_packing_leaves_less_padding_than_an_even_cut(rng: np.random.Generator) -> None:
     widths = np.sort(rng.lognormal(6, 1, size=64).astype(np.int64) + 1)[::-1]
     assert padded(widths, cut_by_width(widths, 8)) < 0.9 * padded(widths, range(8, 64, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules"),
+    [
+        ({}, (True, True)),
+        ({"beta": 0.1}, (True, False)),
+        ({"subset_mode": "mask"}, (True, False)),
+        ({"loss_type": "bnpo"}, (False, False)),
+        ({"entropy_coef": 0.01}, (False, False)),
+        ({"use_adaptive_entropy": True}, (False, False)),
+        ({"top_entropy_quantile": 0.2}, (False, False)),
+        ({"router_aux_loss_coef": 0.1}, (False, False)),
+        ({"router_aux_loss_coef": None, "entropy_coef": 0, "top_entropy_quantile": 1}, (True, True)),
+        ({"length_bucketing": False, "skip_zero_advantage": None}, (False, True)),
+        ({"loss_type": "bnpo", "skip_zero_advantage": False}, (False, False)),
+    ],
+)
+def test_row_rules_are_on_by_default_if_they_are_exact(settings: dict[str, object], rules: tuple[bool, bool]) -> None:
+    assert settle_row_rules(settings) == RowRules(*rules)
+
+
+def test_a_router_loss_switches_them_off() -> None:
+    assert settle_row_rules({}, router_loss=True) == RowRules(False, False)
+
+
+def test_rows_to_score_are_sorted_by_length_if_bucketed() -> None:
+    rows, lengths = np.array([0, 2, 3, 5]), np.array([4, 0, 9, 9, 0, 3])
+    assert [part.tolist() for part in cut_for_scoring(rows, lengths, 2, bucketing=False)] == [[0, 2], [3, 5]]
+    assert [part.tolist() for part in cut_for_scoring(rows, lengths, 2, bucketing=True)] == [[2, 3], [0, 5]]

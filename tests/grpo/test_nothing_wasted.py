@@ -53,8 +53,8 @@ def test_all_of_g_with_everything_on_is_trl_to_rounding(model_dir: str, tmp_path
     settings = SEVERAL | {"loss_type": loss_type, "reward": half_dead_reward}
     stock, stock_logs = run(model_dir, tmp_path, stock=True, **settings)
     ours, logs = run(model_dir, tmp_path, **settings)
-    assert ours._skip_zero_advantage
-    assert ours._length_bucketing
+    assert ours.row_rules.skip_zero_advantage
+    assert ours.row_rules.length_bucketing
     assert logs.of("grad_norm") == pytest.approx(stock_logs.of("grad_norm"), rel=1e-4)
     assert logs.of("entropy")  # over live rows only, so another number
     assert close(stock, ours)

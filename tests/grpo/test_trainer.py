@@ -115,7 +115,7 @@ def test_advantages_that_are_not_those_of_trl_are_noticed(
     def other(rewards: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return rewards[:, :, 0]
 
-    monkeypatch.setattr("raml_trl.grpo.trainer.group_advantages", other)
+    monkeypatch.setattr("raml_trl.grpo.generation.group_advantages", other)
     trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2)
     with pytest.raises(RuntimeError, match="computes advantages in a way"):
         trainer.train()
@@ -181,8 +181,8 @@ def test_router_losses_are_refused_where_they_cannot_be_exact(model_dir: str, tm
     with pytest.raises(InputError, match="router loss"):
         build(subset_mode="mask")
     assert build().aux_loss_enabled
-    assert not build()._length_bucketing
-    assert build(router_aux_loss_coef=0.0)._length_bucketing
+    assert not build().row_rules.length_bucketing
+    assert build(router_aux_loss_coef=0.0).row_rules.length_bucketing
 
 
 class Processor(ProcessorMixin):
@@ -203,7 +203,8 @@ def test_multimodal_models_are_refused(model_dir: str, tmp_path: Path) -> None:
 
 def test_bucketing_is_on_where_it_is_exact(model_dir: str, tmp_path: Path) -> None:
     settings = {"dapo": {}, "bnpo": {"loss_type": "bnpo"}, "off": {"length_bucketing": False}}
-    on = {name: make_trainer(model_dir, tmp_path, **one)[0]._length_bucketing for name, one in settings.items()}
+    trainers = {name: make_trainer(model_dir, tmp_path, **changes)[0] for name, changes in settings.items()}
+    on = {name: trainer.row_rules.length_bucketing for name, trainer in trainers.items()}
     assert on == {"dapo": True, "bnpo": False, "off": False}
 
 

@@ -9,7 +9,7 @@ from raml_trl.grpo import trl_contract as seam
 
 
 def test_it_holds() -> None:
-    assert list(seam.find_moved(GRPOTrainer)) == []
+    assert list(seam.find_changes(GRPOTrainer)) == []
 
 
 class Gone(GRPOTrainer):
@@ -50,14 +50,14 @@ class OtherOrder(GRPOTrainer):
     ],
 )
 def test_what_has_moved_is_named(monkeypatch: pytest.MonkeyPatch, trainer: type, message: str) -> None:
-    [moved] = seam.find_moved(trainer)
+    [moved] = seam.find_changes(trainer)
     assert message in moved
     monkeypatch.setattr(seam, "GRPOTrainer", trainer)
     with pytest.raises(ImportError, match=r"raml_trl does not fit trl \d.*Install a release"):
-        seam.check_seam()
+        seam.check_contract()
 
 
 def test_a_field_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seam, "_FIELDS", {"no_such_field"})
     with pytest.raises(ImportError, match="GRPOConfig has no no_such_field"):
-        seam.check_seam()
+        seam.check_contract()

@@ -1,1 +1,1 @@
-"""Predicts the time and the memory of a training step."""
+"""Predicts the time and memory that a step of a GRPO recipe takes for several m."""

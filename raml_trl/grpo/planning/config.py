@@ -1,53 +1,60 @@
-"""The dataclass of `plan`. Unusable values are refused here, before any work."""
+"""The options of `plan`; invalid values are rejected before any work starts."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from raml_trl.grpo.planning.memory import Sharding
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least, check_types
+
+Sharding = Literal["none", "optimizer", "gradients", "full"]
+"""The state that is sharded over processes: none, ZeRO-1, ZeRO-2, or ZeRO-3/FSDP. Each level includes the previous."""
 
 
 @dataclass
 class PlanConfig:
-    """`plan`: what a step of a GRPO recipe will cost for several m."""
+    """Options of `plan`, which predicts the cost of a step of a GRPO recipe for several m."""
 
     output_dir: str
     recipe: str = field(metadata={"help": "YAML file of train_grpo."})
-    prompt_length: int = field(metadata={"help": "Tokens of a prompt, padded: the longest of a micro-batch."})
-    num_processes: int = field(default=1, metadata={"help": "Of the launch."})
+    prompt_length: int = field(metadata={"help": "Tokens of a prompt with padding: the longest of a micro-batch."})
+    num_processes: int = field(default=1, metadata={"help": "Processes of the launch."})
     num_generations_update: list[int] | None = field(
-        default=None, metadata={"help": "Each m to predict; None takes 1, 2, 4, ... and G, where the recipe allows."}
+        default=None, metadata={"help": "Each m to predict; None takes 1, 2, 4, ... and G if the recipe allows."}
     )
     run: str | None = field(
         default=None,
-        metadata={"help": "Directory of a run of train_grpo, with any m, that says where the seconds of a step go."},
+        metadata={"help": "Directory of a run of train_grpo with any m: the source of the seconds of each phase."},
     )
     seconds_generating: float | None = field(
-        default=None, metadata={"help": "Instead of `run`: of a step, all that does not shrink with m."}
+        default=None, metadata={"help": "Instead of `run`: seconds of a step that do not shrink with m."}
     )
-    seconds_updating: float | None = field(default=None, metadata={"help": "Of a step of TRL's trainer on all G."})
+    seconds_updating: float | None = field(
+        default=None, metadata={"help": "Instead of `run`: seconds of an update on all G by TRL's trainer, in a step."}
+    )
     lengths: str | None = field(
         default=None,
         metadata={
             "help": "Completion lengths in tokens: directory of a run of train_grpo, a JSON list, or a Parquet file "
-            "with a column num_tokens. None: those of `run`."
+            "with a column num_tokens. None takes them from `run`."
         },
     )
     length_median: float | None = field(
-        default=None, metadata={"help": "Instead of `lengths`: of a log-normal, cut at max_completion_length."}
+        default=None, metadata={"help": "Instead of `lengths`: median of a log-normal, cut at max_completion_length."}
     )
-    length_sigma: float | None = field(default=None, metadata={"help": "Of the natural logarithm of the length."})
+    length_sigma: float | None = field(
+        default=None, metadata={"help": "Instead of `lengths`: standard deviation of the natural logarithm."}
+    )
     dead_groups: float | None = field(
         default=None,
-        metadata={"help": "Share of groups expected all right or all wrong. None: what `run` skipped, else 0."},
+        metadata={"help": "Expected share of groups without a signal. None: the share of rows that `run` skipped."},
     )
     sharding: Sharding = field(
-        default="none", metadata={"help": "optimizer: ZeRO-1; gradients: ZeRO-2; full: ZeRO-3 or FSDP."}
+        default="none", metadata={"help": "optimizer is ZeRO-1, gradients ZeRO-2, full ZeRO-3 or FSDP."}
     )
     model_config: str | None = field(
-        default=None, metadata={"help": "Directory of the model's config.json; None reads the recipe's model."}
+        default=None, metadata={"help": "Directory of the model's config.json; None takes the recipe's model."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the lengths drawn."})
+    seed: int = field(default=0, metadata={"help": "Seed of the drawn lengths."})
 
     def __post_init__(self) -> None:
         check_types(self, PlanConfig)
@@ -60,12 +67,12 @@ class PlanConfig:
             raise InputError(f"dead_groups must lie between 0 and 1, got {self.dead_groups}")
         if self.num_generations_update == []:
             raise InputError("num_generations_update is an empty list: name at least one m, or leave it out")
-        self._check_choice("run", "seconds_generating", "seconds_updating")
-        chosen = (self.lengths, self.length_median, self.length_sigma)
-        if self.run is None or any(value is not None for value in chosen):
-            self._check_choice("lengths", "length_median", "length_sigma")
+        self._check_alternatives("run", "seconds_generating", "seconds_updating")
+        lengths = (self.lengths, self.length_median, self.length_sigma)
+        if self.run is None or any(value is not None for value in lengths):
+            self._check_alternatives("lengths", "length_median", "length_sigma")
 
-    def _check_choice(self, one: str, *others: str) -> None:
-        given = [getattr(self, other) is not None for other in others]
-        if any(given) != all(given) or (getattr(self, one) is None) != all(given):
-            raise InputError(f"give either {one}, or {' and '.join(others)}")
+    def _check_alternatives(self, name: str, *alternatives: str) -> None:
+        given = [getattr(self, alternative) is not None for alternative in alternatives]
+        if any(given) != all(given) or (getattr(self, name) is None) != all(given):
+            raise InputError(f"set either {name}, or {' and '.join(alternatives)}")

@@ -1,4 +1,4 @@
-"""What `plan` rests on: the recipe for every m, the seconds of a run, and lengths."""
+"""Reads the inputs of a plan: the recipe for every m, the costs of a run, and completion lengths."""
 
 import json
 from pathlib import Path
@@ -31,16 +31,16 @@ from raml_trl.runtime.validation import check_type
 
 
 def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfig]:
-    """The recipe for every m, ascending, as `SubsetGRPOConfig` accepts it, and its model.
+    """Return the recipe's config for every m in ascending order, and its model.
 
     Raises:
-        InputError: if the recipe cannot work, or with an m that was asked for.
+        InputError: if the recipe cannot work at all, or not with a requested m.
     """
     path, num_processes = Path(config.recipe), config.num_processes
     dataclass_types: Any = [GRPOArguments, SubsetGRPOConfig, ModelConfig]
     parser = StrictParser(dataclass_types, allow_abbrev=False)
-    # One process that takes the micro-batches of all in turn has the same arithmetic, and starts no process group. What
-    # the device and the trackers of another machine are is not for this one to check.
+    # One process that runs the micro-batches of all processes in turn has the same batch arithmetic, without a process
+    # group. The device and the trackers belong to another machine, so they are not checked here.
     overrides = ["--config", str(path), "--use_cpu", "true", "--report_to", "none"]
     written = {"gradient_accumulation_steps": 1} | read_yaml(path)
     for name in ("gradient_accumulation_steps", "steps_per_generation"):
@@ -58,21 +58,21 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
         return args, model
 
     args, model = read()
-    asked, group = config.num_generations_update, args.num_generations
-    found = []
-    for selected in sorted({*(2**power for power in range(group.bit_length())), group} if asked is None else {*asked}):
+    requested, group = config.num_generations_update, args.num_generations
+    powers = {*(2**power for power in range(group.bit_length())), group}
+    recipes = []
+    for selected in sorted(powers if requested is None else set(requested)):
         try:
-            found.append(read("--num_generations_update", str(selected))[0])
+            recipes.append(read("--num_generations_update", str(selected))[0])
         except InputError:
-            if asked is not None or selected == group:
+            if requested is not None or selected == group:
                 raise
-    return found, model
+    return recipes, model
 
 
 def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
-    """Of a recipe as `read_recipes` has it."""
-    free = not args.per_micro_batch_terms
-    skips = free and args.beta == 0.0 and args.subset_mode == "drop"
+    """Return the geometry of a recipe from `read_recipes`, which counts the micro-batches of all processes."""
+    rules = args.row_rules()
     return Geometry(
         num_processes=num_processes,
         per_device_train_batch_size=args.per_device_train_batch_size,
@@ -84,16 +84,16 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
         selection=args.selection,
         selection_scope=args.selection_scope,
         subset_mode=args.subset_mode,
-        length_bucketing=free if args.length_bucketing is None else args.length_bucketing,
-        skip_zero_advantage=skips if args.skip_zero_advantage is None else args.skip_zero_advantage,
+        length_bucketing=rules.length_bucketing,
+        skip_zero_advantage=rules.skip_zero_advantage,
     )
 
 
 def read_costs(directory: str, num_processes: int, num_generations: int) -> RunSummary:
-    """What a run of train_grpo spent.
+    """Read the costs of a run of `train_grpo`.
 
     Raises:
-        InputError: if there is no such run, or it says nothing of this plan.
+        InputError: if there is no such run, or its costs do not apply to this plan.
     """
     results = complete_record(directory, "train_grpo")["results"]
     summary = read_summary(Path(directory))
@@ -104,14 +104,16 @@ def read_costs(directory: str, num_processes: int, num_generations: int) -> RunS
         ("num_generations", summary["num_generations"], num_generations),
     ):
         if of_run != planned:
-            raise InputError(f"run {directory} had {name} {of_run}, and the plan has {planned}: its seconds say little")
+            raise InputError(
+                f"run {directory} had {name} {of_run} and the plan has {planned}: use a run with {name} {planned}"
+            )
     if not summary["counts"].get("trained"):
-        raise InputError(f"run {directory} trained on no row: it does not say what an update costs")
+        raise InputError(f"run {directory} trained on no row, so the cost of an update is unknown: use another run")
     return summary
 
 
 def read_split(config: PlanConfig, summary: RunSummary | None, geometry: Geometry, work: Work) -> Split:
-    """Where the seconds of a step go: as measured, or as given."""
+    """Return the split of the seconds of a step: measured if there is a run, otherwise from the given seconds."""
     if summary is not None:
         return measured_split(summary, geometry)
     return given_split(config.seconds_generating, config.seconds_updating, work)
@@ -121,7 +123,7 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
     """`(N,)` completion tokens to draw from.
 
     Raises:
-        InputError: if they cannot be read.
+        InputError: if the lengths cannot be read.
     """
     longest, rng = args.max_completion_length, np.random.default_rng(config.seed)
     if config.length_median is not None and config.length_sigma is not None:
@@ -130,25 +132,25 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
     try:
         if source.is_dir():
             complete_record(str(source), "train_grpo")
-            found = written_lengths(source)
-            if not found:
-                found = logged_lengths(read_log_history(source), args.generation_batch_size, rng).tolist()
+            values: object = logged_completion_lengths(source)
+            if not values:
+                values = logged_lengths(read_log_history(source), args.generation_batch_size, rng)
         elif source.suffix == ".json":
-            found = json.loads(source.read_text(encoding="utf-8"))
+            values = json.loads(source.read_text(encoding="utf-8"))
         else:
-            found = [row["num_tokens"] for row in read_rows(source)]
-        lengths = np.array(found)
+            values = [row["num_tokens"] for row in read_rows(source)]
+        lengths = np.array(values)
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:  # missing, damaged, without the column
         raise InputError(f"lengths {source} cannot be read: {type(error).__name__}: {error}") from error
     if lengths.ndim != 1 or not lengths.size or lengths.dtype.kind != "i" or lengths.min() < 1:
-        raise InputError(f"lengths {source} must be whole numbers of tokens, 1 or more, and one at least")
+        raise InputError(f"lengths {source} must be a non-empty list of whole numbers of tokens, each 1 or more")
     return np.minimum(lengths, longest)
 
 
-def written_lengths(run: Path) -> list[int]:
-    """Tokens, with the one that ends them, of the rollouts that a run logged; none if it did not."""
+def logged_completion_lengths(run: Path) -> list[int]:
+    """Return the tokens, with the end token, of the completions that a run logged; empty if it logged none."""
     rows = [row["completion"] for path in sorted((run / "completions").glob("*.parquet")) for row in read_rows(path)]
     texts = [row if isinstance(row, str) else "".join(message["content"] for message in row) for row in rows]
     if not texts:

@@ -1,16 +1,29 @@
-"""What training a model will take of a device's memory, by a formula: its states, and a micro-batch's activations."""
+"""Predicts the memory that training a model takes on one device: its states, and the activations of a micro-batch.
 
-from typing import Literal, NamedTuple, get_args
+The prediction is a formula. A cell is a token or padding: one position that a forward pass computes.
+"""
 
-Sharding = Literal["none", "optimizer", "gradients", "full"]
-"""What is spread over the processes: nothing, ZeRO-1, ZeRO-2, ZeRO-3 or FSDP; each includes the one before."""
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import ModelConfig, get_peft_config
+
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.planning.config import PlanConfig, Sharding
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import read_yaml
+from raml_trl.sampling.loading import check_model
+from raml_trl.training.run import model_init_kwargs
 
 _HEAD_TILE = (4096, 32768)  # rows and words of the logits that TRL's fused head holds at a time
-_TILES_ON_CPU = 8  # where no Triton kernel works in place; seen in the resident set of a backward pass
+_TILES_ON_CPU = 8  # without a Triton kernel that works in place; observed in the resident set of a backward pass
 
 
 class Shape(NamedTuple):
-    """What a model's memory depends on. Query and key/value widths are heads times head size."""
+    """The sizes of a model that determine its memory. Query and key/value widths are heads times head size."""
 
     num_parameters: int
     num_trained: int
@@ -24,10 +37,12 @@ class Shape(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """Bytes: of a parameter, its gradient and its AdamW states; of a number in a matrix product, in the residual.
+    """Bytes per number.
 
-    `norms` are the bytes that both norms of a layer keep per hidden unit: each its input in float32, the normed input,
-    and what it hands to the products, once where these take it as it is, once for each where autocast converts it.
+    `weights`, `gradients` and `states` (AdamW's) are per parameter; `compute` is per number in a matrix product,
+    `residual` per number in the residual stream. `norms` are the bytes that the two norms of a layer keep per hidden
+    unit: for each norm its input in float32, the normed input, and its output. The output is kept once if the products
+    use it as it is, and once per product if autocast converts it.
     """
 
     weights: int
@@ -43,13 +58,84 @@ PRECISIONS = {
     # autocast keeps a copy of the weights for the products
     "mixed": Precision(weights=4 + 2, gradients=4, states=8, compute=2, residual=4, norms=26),
     "bfloat16": Precision(weights=2, gradients=2, states=4, compute=2, residual=2, norms=16),
-    # ZeRO's: the optimizer owns the weights in float32
+    # ZeRO: the optimizer holds the weights in float32
     "sharded": Precision(weights=2, gradients=2, states=4 + 8, compute=2, residual=2, norms=16),
 }
 
 
+def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -> tuple[Shape, Precision]:
+    """Return the shape and precision of the recipe's model, without loading its weights.
+
+    Raises:
+        InputError: if the model's config cannot be read, or the memory formula does not cover this kind of model.
+    """
+    name = config.model_config or check_model(model.model_name_or_path)
+    try:
+        described = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            empty: Any = AutoModelForCausalLM.from_config(described)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the config of model {name} cannot be read ({reason}): set model_config to a directory with its "
+            "config.json"
+        ) from error
+    fields = described.get_text_config().to_dict()
+    adapter = get_peft_config(model)
+    if adapter is not None:
+        empty = get_peft_model(empty, adapter)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in empty.parameters()]
+    if "intermediate_size" not in fields or "num_experts_per_tok" in fields or model.load_in_4bit or model.load_in_8bit:
+        raise InputError(f"model {name}: memory is predicted for dense, unquantized Llama-like models only")
+    heads = fields["num_attention_heads"]
+    head_size = fields.get("head_dim") or fields["hidden_size"] // heads
+    shape = Shape(
+        num_parameters=sum(size for size, _ in sizes),
+        num_trained=sum(size for size, trained in sizes if trained),
+        num_layers=fields["num_hidden_layers"],
+        hidden=fields["hidden_size"],
+        intermediate=fields["intermediate_size"],
+        queries=heads * head_size,
+        keys=(fields.get("num_key_value_heads") or heads) * head_size,
+        heads=heads,
+        vocabulary=fields["vocab_size"],
+    )
+    dtype = model_init_kwargs(args, model)["dtype"]
+    dtype = str(described.dtype if dtype == "auto" else dtype).removeprefix("torch.")
+    return shape, find_precision(dtype, mixed=bool(args.bf16 or args.fp16), sharding=config.sharding)
+
+
+def predict_bytes(
+    config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig, shape: Shape, precision: Precision, rows: int
+) -> dict[str, int]:
+    """Return the bytes on one device by part, if all `rows` of a micro-batch have the maximal length."""
+    states = state_bytes(
+        shape,
+        precision,
+        sharding=config.sharding,
+        num_processes=config.num_processes,
+        reference=args.beta != 0.0 and not model.use_peft,
+    )
+    activations = activation_bytes(
+        shape,
+        precision,
+        rows=rows,
+        width=config.prompt_length + args.max_completion_length,
+        checkpointing=bool(args.gradient_checkpointing),
+        attention=model_init_kwargs(args, model)["attn_implementation"] or "sdpa",
+        on_cpu=bool(read_yaml(Path(config.recipe)).get("use_cpu")),
+    )
+    return {**states, "activations": activations}
+
+
 def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
-    """Of weights loaded as `dtype`, trained with autocast or DeepSpeed's own half precision (`mixed`) or without."""
+    """Return the precision of training.
+
+    Args:
+        dtype: of the loaded weights.
+        mixed: whether autocast or DeepSpeed's own half precision is used.
+        sharding: of the states.
+    """
     if mixed and sharding != "none":
         return PRECISIONS["sharded"]
     if dtype != "float32":
@@ -60,10 +146,12 @@ def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
 def state_bytes(
     shape: Shape, precision: Precision, *, sharding: Sharding, num_processes: int, reference: bool
 ) -> dict[str, int]:
-    """Of one device, whatever m is: weights (with those of a reference model), gradients, AdamW states.
+    """Return the bytes of the states on one device, which do not depend on m: AdamW states, gradients, weights.
 
-    Source: ZeRO, arXiv 1910.02054, section 3.1: 2 + 2 + 12 bytes a parameter in half precision, each part divided by
-    the processes once it is sharded.
+    `reference` adds the weights of a reference model.
+
+    Source: ZeRO, arXiv 1910.02054, section 3.1: 2 + 2 + 12 bytes per parameter in half precision. Each part is divided
+    by the number of processes once it is sharded.
     """
     parts = {
         "optimizer": precision.states * shape.num_trained,
@@ -75,19 +163,20 @@ def state_bytes(
 
 
 def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str) -> int:
-    """Of a cell in a layer: what autograd keeps for the backward pass.
+    """Return the bytes that autograd keeps for the backward pass, per cell and layer.
 
-    The residual at both norms, normed, and as the products take it (`norms`); queries, keys, values and the output of
-    attention; four intermediates of a gated feed-forward layer. Attention keeps no scores if `flash_attention_2`; with
-    `sdpa` a mask of `width`, and keys and values repeated for every head; if `eager` the softmax too.
+    These are: the residual at both norms, normed, and as the products take it (`norms`); queries, keys, values and the
+    output of attention; four intermediates of a gated feed-forward layer; and attention scores. `flash_attention_2`
+    keeps no scores. `sdpa` keeps a mask of `width`, and repeats keys and values for every head. `eager` keeps the
+    softmax as well.
 
-    Source: the count of Korthikanti et al., arXiv 2205.05198, section 4.1, redone for what transformers 5 keeps in a
-    layer of the Llama family (RMSNorm, gated, no dropout). Its test holds it against autograd.
+    Source: the count of Korthikanti et al., arXiv 2205.05198, section 4.1, redone for a layer of the Llama family in
+    transformers 5 (RMSNorm, gated, no dropout). A test compares it with autograd.
     """
     compute = precision.compute
     scores = {
         "sdpa": compute * width,
-        "eager": shape.heads * width * (4 if compute == 4 else 4 + compute),  # taken in float32, then converted
+        "eager": shape.heads * width * (4 if compute == 4 else 4 + compute),  # computed in float32, then converted
     }.get(attention, 4 * shape.heads)  # flash attention: the logarithm of each softmax's sum
     keys = shape.keys if attention.startswith("flash") else shape.queries
     numbers = 2 * shape.queries + 2 * keys + 4 * shape.intermediate
@@ -97,14 +186,14 @@ def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str
 def activation_bytes(
     shape: Shape, precision: Precision, *, rows: int, width: int, checkpointing: bool, attention: str, on_cpu: bool
 ) -> int:
-    """Of a micro-batch of `rows` x `width` cells at its highest: what is kept, and what the backward pass works with.
+    """Return the peak activation bytes of a micro-batch of `rows` x `width` cells: kept tensors and working memory.
 
-    With gradient checkpointing only the residual is kept, and one layer at a time is run again. The backward pass works
-    on one layer, or before that on the head: there TRL holds a tile of the logits (trl/kernels/chunked_logprob.py), and
-    the gradients of the hidden states and of the head in float32.
+    With gradient checkpointing only the residual is kept, and one layer at a time is recomputed. The backward pass
+    works on one layer, or before that on the head. For the head TRL holds a tile of the logits
+    (trl/kernels/chunked_logprob.py), and the gradients of the hidden states and of the head in float32.
 
-    Held against the resident set on a CPU (12 layers, hidden 256, rows of 512): that grew by 1.1 to 1.2 times this
-    without checkpointing, by 1.1 to 2.6 times with it. Not yet held against a GPU.
+    Compared with the resident set on a CPU (12 layers, hidden 256, rows of 512), which grew by 1.1 to 1.2 times this
+    number without checkpointing and by 1.1 to 2.6 times with it. Not yet compared with a GPU.
     """
     compute, cells = precision.compute, rows * width
     layer = kept_bytes(shape, precision, width=width, attention=attention)

@@ -1,10 +1,12 @@
-"""What an optimizer step will cost on m of G rollouts, before it is run: rows, cells and seconds.
+"""Predicts the rows, cells and seconds of an optimizer step on m of G rollouts.
 
-Rows and cells are drawn: completion lengths go through the trainer's own selection, dealing and packing. Seconds are a
-price per cell: an estimate, and it says so. What memory it takes is in `memory`.
+Rows and cells come from a simulation: drawn completion lengths go through the trainer's own selection, dealing and
+packing. Seconds are estimated with a price per cell. `memory` predicts the memory.
+
+A cell is a token or padding: one position that a forward pass computes.
 
 Shapes: W processes, R rollouts on each in a generation, K micro-batches of each, P groups of G rollouts, N rows of a
-micro-batch. A cell is a token or padding: what a forward pass computes.
+micro-batch.
 """
 
 from collections.abc import Sequence
@@ -21,12 +23,12 @@ from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.selection import Strategy, select_rollouts
 from raml_trl.runtime.history import LogEntry, RunSummary
 
-ROLLOUTS_DRAWN = 4096  # at least: the mean of the cells is then known to about a part in a hundred
+ROLLOUTS_DRAWN = 4096  # at least; the mean number of cells is then accurate to about 1 %
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the trainer cuts a generation into micro-batches: fields of `SubsetGRPOConfig`, as settled."""
+    """How the trainer cuts a generation into micro-batches: settled fields of `SubsetGRPOConfig`, per process."""
 
     num_processes: int
     per_device_train_batch_size: int
@@ -48,30 +50,30 @@ class Geometry:
 
     @property
     def rows_per_micro_batch(self) -> int:
-        """Of one process: those that run."""
+        """Rows of one process that run."""
         rollouts = self.per_device_train_batch_size
         return rollouts if self.subset_mode == "mask" else int(rollouts * self.fraction)
 
     @property
     def rollouts(self) -> int:
-        """Of a generation, on all processes."""
+        """Rollouts of a generation on all processes."""
         return self.num_processes * self.per_device_train_batch_size * self.steps_per_generation
 
     @property
     def rollouts_per_step(self) -> float:
-        """Generated for an optimizer step, on all processes; used `num_iterations` times."""
+        """Rollouts generated per optimizer step on all processes; each is used `num_iterations` times."""
         return self.rollouts * self.generations_per_step / self.num_iterations
 
     @property
     def generations_per_step(self) -> float:
-        """How much of a generation is trained on in an optimizer step, every pass over it counted."""
+        """Share of a generation that one optimizer step trains on; every pass over the generation counts."""
         return self.gradient_accumulation_steps / self.steps_per_generation
 
 
 class Work(NamedTuple):
-    """Of an optimizer step: `rows` trained on by all processes, `cells` forwarded by the process that has most.
+    """The work of an optimizer step: `rows` of all processes, and `cells` of the process with the most cells.
 
-    `cells_all` are those of TRL, which trains on all G and pads to the longest rollout of a process.
+    `cells_all` are the cells of TRL's trainer, which trains on all G and pads to the longest rollout of a process.
     """
 
     rows: float
@@ -80,7 +82,7 @@ class Work(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Seconds of an optimizer step: what does not shrink with m, and what a cell of an update costs."""
+    """Seconds of an optimizer step: three constants, and the price per cell of an update."""
 
     generating: float
     selecting: float
@@ -89,22 +91,26 @@ class Split(NamedTuple):
 
 
 def lognormal_lengths(median: float, sigma: float, longest: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`(N,)` completion tokens: log-normal, from 1 to `longest`; `sigma` is of the natural logarithm."""
+    """`(N,)` completion tokens from a log-normal, cut to 1..`longest`; `sigma` is that of the natural logarithm."""
     return np.clip(median * np.exp(sigma * rng.standard_normal(ROLLOUTS_DRAWN)), 1, longest).astype(np.int64)
 
 
 def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -> tuple[float, float]:
-    """The median and sigma of a log-normal of which `number` draws have about this mean and these extremes.
+    """Return the median and sigma of a log-normal whose `number` draws have about this mean and these extremes.
 
-    The extremes of n normal numbers lie about z(1 - 1/(n + 1)) deviations from the mean, on either side.
+    The extremes of n normal numbers lie about z(1 - 1/(n + 1)) standard deviations from the mean, on either side.
     """
     sigma = log(most / least) / (2 * NormalDist().inv_cdf(1 - 1 / (number + 1)))
     return mean / exp(sigma**2 / 2), sigma
 
 
 def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`(N,)` completion tokens, drawn from the log-normal of what a run logged of its `rollouts`: the mean, least and
-    greatest length.
+    """`(N,)` completion tokens from a log-normal fitted to the mean, minimal and maximal length that a run logged.
+
+    Args:
+        entries: the log of the run.
+        rollouts: of each entry.
+        rng: to draw with.
     """
     mean, least, most = (
         fmean(entry[f"completions/{part}_length"] for entry in entries if f"completions/{part}_length" in entry)
@@ -116,13 +122,13 @@ def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Ge
 def draw_work(
     geometry: Geometry, lengths: NDArray[np.int64], *, prompt_length: int, dead_groups: float, seed: int
 ) -> Work:
-    """The mean over some generations, of lengths drawn independently; the same for every m.
+    """Return the mean work of a step over several simulated generations, which are the same for every m.
 
     Args:
         geometry: of the recipe.
-        lengths: `(N,)` completion tokens to draw from.
-        prompt_length: tokens of every prompt, padded.
-        dead_groups: the share of groups of one reward, whose advantages are 0.
+        lengths: `(N,)` completion tokens to draw from, independently.
+        prompt_length: tokens of every prompt with padding.
+        dead_groups: share of groups with equal rewards, whose advantages are 0.
         seed: of the draws.
     """
     generations = range(ceil(ROLLOUTS_DRAWN / geometry.rollouts))
@@ -152,7 +158,7 @@ def _draw_generation(
     selected = selection.mask(together).ravel()[shuffled]  # (W, R), as TRL buffers them
     live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
     cells = np.zeros(num_processes, dtype=np.int64)
-    longest = lengths.max()  # untrimmed, rows are as wide as this on the process that has it, and no wider elsewhere
+    longest = lengths.max()  # width of untrimmed rows on the process with the longest rollout, an upper bound elsewhere
     for rows in _micro_batches(geometry, selected, live, lengths):  # (W, N)
         trimmed = np.max(np.where(rows == IDLE, 1, lengths.ravel()[rows]), axis=1)
         cells += rows.shape[1] * (prompt_length + (trimmed if geometry.length_bucketing else longest))
@@ -163,31 +169,35 @@ def _draw_generation(
 def _micro_batches(
     geometry: Geometry, selected: NDArray[np.bool_], live: NDArray[np.bool_], lengths: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """K of `(W, N)` rows: what the trainer makes of a generation."""
+    """Return the K micro-batches, each `(W, N)` rows, that the trainer would make of a generation."""
     return deal_micro_batches(
         selected,
         geometry.steps_per_generation,
         window=gcd(geometry.steps_per_generation, geometry.gradient_accumulation_steps),
         lengths=lengths if geometry.length_bucketing else None,
         live=live if geometry.skip_zero_advantage else None,
-        others=geometry.subset_mode == "mask",
+        keep_unselected=geometry.subset_mode == "mask",
     )
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:
-    """From the seconds of TRL's own step on all G; all of an update is laid to its cells, which flatters small m."""
+    """Split the seconds of TRL's step on all G.
+
+    The whole update is attributed to its cells, which favours small m.
+    """
     return Split(generating, 0.0, 0.0, updating / work.cells_all)
 
 
 def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
-    """From a run, of any m: `summary` is that of `accounting.summary`.
+    """Split the seconds of a run with any m.
 
-    It holds what the updates took and, by its estimated speed-up, what they would have taken with all cells: the line
-    through these two is the constant and the price. Where they are the same cells, all is laid to the cells. Scoring is
-    a forward pass over about the same cells and has a price only.
+    The summary holds the seconds of the updates and, through the estimated speed-up, the seconds they would have taken
+    with all cells. The line through these two points gives the constant and the price per cell. If both points have the
+    same cells, the whole update is attributed to the cells. Scoring is a forward pass over about the same cells, and
+    has a price only.
 
     Args:
-        summary: of a run that updated.
+        summary: of a run with at least one update.
         geometry: of the recipe, for the rollouts of a step.
     """
     seconds, counts = summary["seconds"], summary["counts"]
@@ -198,7 +208,7 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     price = most = seconds["updating"] / cells
     if cells_all != cells:
         price = (whole - generating - scoring_all - seconds["updating"]) / (cells_all - cells)
-    price = min(max(price, 0.0), most)  # the summary is rounded
+    price = min(max(price, 0.0), most)  # rounding in the summary can exceed these bounds
     scale = geometry.rollouts_per_step / counts["rollouts"]
     return Split(
         generating * scale,
@@ -209,11 +219,11 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
 
 
 def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:
-    """Seconds of an optimizer step, and how many times faster it is than TRL's on all G.
+    """Return the seconds of an optimizer step, its speed-up over TRL's step on all G, and the ceiling of that.
 
     Args:
         split: measured or given.
-        work: of m.
+        work: of a step with this m.
         fraction: m/G.
     """
     updating = split.selecting + split.updating + split.updating_per_cell * work.cells

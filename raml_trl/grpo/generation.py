@@ -1,0 +1,148 @@
+"""One generation of rollouts on its way through TRL, and the subset of it that is trained on.
+
+TRL makes a generation in one method that calls others: it samples rollouts, takes log-probabilities, computes rewards
+and advantages. The trainer overrides these steps, and `Generation` carries their results from one to the next.
+
+Shapes: P groups (prompts), G rollouts in each, M selected of each, F reward functions, over all processes; W processes
+with R rows each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raml_trl.grpo.advantages import group_advantages, recentre_on_subset, total_rewards
+from raml_trl.grpo.batching import Batch
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.selection import select_rollouts
+
+Row = dict[str, object]
+"""A row of the dataset: its prompt, and the columns that reward functions read."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The m of G rollouts of every group that carry gradient, the same on every process. All fields are `(P, G)`."""
+
+    rewards: Tensor
+    advantages: Tensor
+    selected: Tensor  # bool
+    weights: Tensor | None  # None if all selected rows have weight 1
+
+
+@dataclass
+class Generation:
+    """A generation while TRL is making it."""
+
+    inputs: list[Row]  # of this process
+    rewards_per_func: Tensor | None = None  # (P * G, F)
+    subset: Subset | None = None
+    rows_to_score: NDArray[np.int64] | None = None  # rows of this process; None for all
+    tokens_scored: int = 0
+
+    def reward_inputs(self, extra_fields: Mapping[str, object]) -> list[Row]:
+        """Return the inputs with the extra fields of a `rollout_func`, as TRL hands them to reward functions."""
+        rows = [dict(row) for row in self.inputs]
+        for name, values in extra_fields.items():
+            for row, value in zip(rows, values if isinstance(values, list) else [values] * len(rows), strict=False):
+                row[name] = value
+        return rows
+
+
+class GenerationCounter:
+    """Numbers the generations of a run: the key of their random selection.
+
+    A number depends only on the optimizer step and on how often this step has generated, so a resumed run continues
+    with the same numbers.
+    """
+
+    def __init__(self, args: SubsetGRPOConfig, num_iterations: int) -> None:
+        self._per_step = -(-args.gradient_accumulation_steps // (args.steps_per_generation * num_iterations))
+        self._step, self._index = -1, 0
+
+    def next(self, step: int) -> int:
+        """Return the number of the next generation, which belongs to optimizer step `step`."""
+        self._index = self._index + 1 if step == self._step else 0
+        self._step = step
+        return step * self._per_step + self._index
+
+
+def choose_subset(rewards_per_func: Tensor, reward_weights: Tensor, args: SubsetGRPOConfig, *, number: int) -> Subset:
+    """Select m of the G rollouts of every group.
+
+    Args:
+        rewards_per_func: `(P * G, F)`, gathered from all processes.
+        reward_weights: `(F,)`, TRL's.
+        args: of the trainer.
+        number: of this generation within the run.
+    """
+    group = args.num_generations
+    rewards_per_func = rewards_per_func.view(-1, group, rewards_per_func.size(-1))
+    reward_weights = reward_weights.to(rewards_per_func.device)
+    rewards = total_rewards(rewards_per_func, reward_weights)  # (P, G)
+    advantages = group_advantages(
+        rewards_per_func, reward_weights, scale=args.scale_rewards, aggregation=args.multi_objective_aggregation
+    )
+    # `selection_scope: batch` treats the whole generation batch as one group.
+    pool = rewards.view(1, -1) if args.selection_scope == "batch" else rewards
+    size = pool.size(1)
+    # RaML: the selection.
+    selection = select_rollouts(
+        pool.cpu().numpy(),
+        advantages.view_as(pool).cpu().numpy(),
+        args.num_generations_update * size // group,
+        strategy=args.selection,
+        seed=args.seed,
+        step=number,
+    )
+    selected = torch.from_numpy(selection.mask(size)).view_as(rewards).to(rewards.device)
+    if args.advantage_scope == "subset":
+        advantages = recentre_on_subset(rewards, selected, scale=args.scale_rewards)
+    weights = None
+    if args.weighs:
+        weights = torch.from_numpy(selection.row_weights(size)).view_as(rewards).to(rewards.device, rewards.dtype)
+    return Subset(rewards, advantages, selected, weights)
+
+
+def write_subset(batch: Batch, subset: Subset, args: SubsetGRPOConfig, accelerator: Accelerator) -> None:
+    """Write the subset into the batch of this process, which TRL will shuffle and buffer.
+
+    Sets `selected`, `advantages`, `weights` (if rows are weighted) and `num_items_in_batch`.
+    """
+    batch["selected"] = local_rows(subset.selected, accelerator)
+    batch["advantages"] = local_rows(subset.advantages, accelerator)
+    if subset.weights is not None:
+        batch["weights"] = local_rows(subset.weights, accelerator)
+        batch["advantages"] = batch["advantages"] * batch["weights"]
+    # RaML: token-normalised losses divide by the tokens of the selected rows. Weighted rows estimate the sum over all
+    # G, so they divide by m/G of the tokens of all G instead.
+    if subset.weights is not None:
+        batch["num_items_in_batch"] = batch["num_items_in_batch"] * args.fraction
+    else:
+        selected_tokens = (loss_mask(batch) * batch["selected"].unsqueeze(1)).sum()
+        batch["num_items_in_batch"] = accelerator.gather(selected_tokens).sum()
+
+
+def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator) -> None:
+    """Check that TRL's advantages over all G equal ours, from which the subset was chosen.
+
+    Raises:
+        RuntimeError: if they differ.
+    """
+    if not torch.allclose(batch["advantages"], local_rows(subset.advantages, accelerator), rtol=1e-4, atol=1e-6):
+        raise RuntimeError("this release of TRL computes advantages in a way that raml_trl does not know")
+
+
+def loss_mask(batch: Batch) -> Tensor:
+    """`(R, C)`: the completion tokens that TRL takes the loss over."""
+    return batch["completion_mask"] * batch.get("tool_mask", 1)
+
+
+def local_rows(values: Tensor, accelerator: Accelerator) -> Tensor:
+    """`(R,)`: the rows of this process from `(P, G)` values over all processes."""
+    return values.reshape(accelerator.num_processes, -1)[accelerator.process_index]

@@ -1,0 +1,110 @@
+"""Forecasts a step of a recipe for several m: work, seconds and memory, and the basis of each number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.planning.config import PlanConfig
+from raml_trl.grpo.planning.inputs import read_costs, read_geometry, read_lengths, read_recipes, read_split
+from raml_trl.grpo.planning.memory import predict_bytes, read_model
+from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
+from raml_trl.runtime.history import RunSummary
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A step of one trainer, "TRL" or "ours", with one m. Cells and bytes are those of one device."""
+
+    trainer: str
+    num_generations_update: int
+    rows_per_micro_batch: int
+    rows: float
+    cells: float
+    seconds: dict[str, float]
+    bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """The inputs that all predictions rest on."""
+
+    config: PlanConfig
+    args: SubsetGRPOConfig
+    summary: RunSummary | None
+    lengths: NDArray[np.int64]
+    dead_groups: float
+    split: Split
+    stock: Work  # of TRL's trainer
+
+
+def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
+    """Return the predictions, first for TRL's trainer and then for every m, and notes on their basis."""
+    recipes, model = read_recipes(config)
+    args = recipes[-1]
+    summary = None if config.run is None else read_costs(config.run, config.num_processes, args.num_generations)
+    dead_groups = config.dead_groups
+    if dead_groups is None:
+        dead_groups = 0.0 if summary is None else 1 - summary["counts"]["trained"] / summary["counts"]["selected"]
+    lengths = read_lengths(config, args)
+    geometries = [read_geometry(recipe, config.num_processes) for recipe in recipes]
+    works = [
+        draw_work(geometry, lengths, prompt_length=config.prompt_length, dead_groups=dead_groups, seed=config.seed)
+        for geometry in geometries
+    ]
+    split = read_split(config, summary, geometries[-1], works[-1])
+    stock = replace(geometries[-1], num_generations_update=args.num_generations, subset_mode="drop")
+    stock_work = Work(stock.rollouts_per_step, works[-1].cells_all, works[-1].cells_all)
+    cases = [("TRL", stock, stock_work, split._replace(selecting=0.0))]
+    cases += [("ours", geometry, work, split) for geometry, work in zip(geometries, works, strict=True)]
+    shape, precision = read_model(config, args, model)
+    predictions = [
+        Prediction(
+            trainer=trainer,
+            num_generations_update=geometry.num_generations_update,
+            rows_per_micro_batch=geometry.rows_per_micro_batch,
+            rows=work.rows,
+            cells=work.cells,
+            seconds=predict_seconds(case_split, work, geometry.fraction),
+            bytes=predict_bytes(config, args, model, shape, precision, geometry.rows_per_micro_batch),
+        )
+        for trainer, geometry, work, case_split in cases
+    ]
+    return predictions, _notes(_Basis(config, args, summary, lengths, dead_groups, split, stock_work))
+
+
+def _notes(basis: _Basis) -> list[str]:
+    """State which numbers were measured, given or estimated."""
+    config, args, split, lengths = basis.config, basis.args, basis.split, basis.lengths
+    price = (
+        f"Estimated: an update costs {split.updating * 1e3:.3g} ms a step and {split.updating_per_cell * 1e6:.3g} us a "
+        "cell (a token or padding). Attention, whose cost per cell grows with length, is not modelled separately."
+    )
+    cells = (
+        f"Estimated: cells, from {len(lengths):,} lengths (mean {lengths.mean():.0f}, longest {lengths.max()}) drawn "
+        f"independently, prompts of {config.prompt_length} tokens, and {basis.dead_groups:.1%} of the groups without a "
+        "signal."
+    )
+    if basis.summary is None:
+        seconds = (
+            f"Given: {config.seconds_generating:g} s of generating and {config.seconds_updating:g} s of updating in a "
+            "step of TRL on all G. The part of the update that does not shrink with its cells is unknown, taken as 0."
+        )
+    else:
+        counts, steps = basis.summary["counts"], basis.summary["steps"]
+        seconds = (
+            f"Measured: {config.run}, {steps} steps at m = {basis.summary['num_generations_update']}: "
+            + ", ".join(f"{name} {spent / steps:.3g} s" for name, spent in basis.summary["seconds"].items() if spent)
+            + " a step."
+        )
+        counted = counts["cells_updating_all"] * config.num_processes / args.num_iterations / counts["rollouts"]
+        drawn = basis.stock.cells * config.num_processes / args.num_iterations / basis.stock.rows
+        cells += f" TRL's cells per rollout are {drawn:.1f} as drawn; that run counted {counted:.1f}."
+    memory = (
+        "Estimated: memory, by a formula, of weights, gradients, AdamW states and the activations of a micro-batch "
+        f"whose rollouts all have {args.max_completion_length:,} tokens. Not included: vLLM, communication buffers, "
+        "fragmentation, and the runtime."
+    )
+    return [seconds, price, cells, memory]

@@ -1,0 +1,12 @@
+"""Settings for tests that train."""
+
+import gc
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen_imports() -> None:
+    """Exempt the objects of imported modules from garbage collection: accelerate collects after every training."""
+    gc.collect()
+    gc.freeze()

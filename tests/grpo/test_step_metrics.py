@@ -1,0 +1,41 @@
+"""Metrics of a step match calculations by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from raml_trl.grpo.step_metrics import discarded_metrics, group_outcomes, latest_correct, same_value_fraction
+
+
+def test_group_outcomes() -> None:
+    correct = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]], dtype=bool)
+    everything = np.ones_like(correct)
+    assert group_outcomes(correct, everything) == {"all_right": 0.25, "mixed": 0.5, "all_wrong": 0.25}
+    chosen = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1]], dtype=bool)
+    # all right, all wrong, none chosen, mixed: three groups count
+    assert group_outcomes(correct, chosen) == pytest.approx({"all_right": 1 / 3, "mixed": 1 / 3, "all_wrong": 1 / 3})
+    assert np.isnan(list(group_outcomes(correct, ~everything).values())).all()
+
+
+def test_groups_with_equal_rewards() -> None:
+    rewards = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    assert same_value_fraction(rewards, np.ones((2, 3), dtype=bool)) == 0.5
+    assert same_value_fraction(rewards, np.array([[True] * 3, [False, True, True]])) == 1.0
+    assert np.isnan(same_value_fraction(rewards, np.zeros((2, 3), dtype=bool)))
+
+
+def test_latest_correct_takes_the_rows_of_the_last_generation() -> None:
+    assert latest_correct([False, True, False, False, True], (2, 2)).tolist() == [[True, False], [False, True]]
+    assert latest_correct([True], (2, 2)) is None
+
+
+def test_discarded_metrics_become_nan() -> None:
+    metrics = {"entropy": [1.0], "kl": [2.0]}
+    with discarded_metrics(metrics):
+        metrics["entropy"].append(3.0)
+        metrics["clip_ratio"] = [4.0]
+    assert metrics["entropy"][0] == 1.0
+    assert math.isnan(metrics["entropy"][1])
+    assert math.isnan(metrics["clip_ratio"][0])
+    assert metrics["kl"] == [2.0]
