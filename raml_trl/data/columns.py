@@ -1,6 +1,7 @@
-"""Which columns of a table hold what: the names that are known, or those that a recipe gives.
+"""Finds the columns of a table: by the usual names, or by the names in a recipe.
 
-A column may be a path into a nested row: `1.ground_truth.value` is element 1 of a list (or column `1`), and so on down.
+A column may also be a path into a nested row: `1.ground_truth.value` is the field `value` of the field `ground_truth`
+of element 1 of a list (or of column `1`).
 """
 
 import hashlib
@@ -8,10 +9,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from raml_trl.data.json_rows import Row
 from raml_trl.grading.boxes import extract_box
 from raml_trl.runtime.errors import InputError
 
@@ -32,7 +34,7 @@ _HASHES = re.compile(r".*####(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Columns:
-    """The column, or path, of everything that a row may hold; None where it does not."""
+    """The name or path of each column that a row may have, or None."""
 
     question: str | None = None
     answer: str | None = None
@@ -45,11 +47,14 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How the rows of a table are to be understood, where that does not show.
+class RowFormat:
+    """The settings of a recipe that say how to read a row.
 
-    `choices`: columns of the options of a multiple-choice question, the right one first. `where`: only rows in which
-    these columns have these values.
+    Args:
+        columns: columns that have none of the usual names.
+        answer_form: what the answer column contains.
+        choices: columns with the options of a multiple-choice question, the correct option first.
+        where: pairs of column and value; only rows with all of these values are read.
     """
 
     columns: Columns = Columns()
@@ -58,30 +63,30 @@ class Reading:
     where: tuple[tuple[str, str], ...] = ()
 
 
-def find_columns(row: Any, given: Columns, name: str, required: Sequence[str] = ("question", "answer")) -> Columns:
-    """`given`, and for what it does not say the names that `row`, the first of the table `name`, is found to use.
+def find_columns(row: Row, given: Columns, name: str, required: Sequence[str] = ("question", "answer")) -> Columns:
+    """Complete `given` with the usual names that occur in `row`, the first row of the table `name`.
 
     Raises:
-        InputError: if one of `required` is not found, or a column that was given is not there.
+        InputError: if one of the `required` columns is not found, or a given column does not exist.
     """
     present = list(row) if isinstance(row, dict) else [str(position) for position in range(len(row))]
-    found: dict[str, str | None] = {}
+    paths: dict[str, str | None] = {}
     for field in fields(Columns):
         path: str | None = vars(given)[field.name]
         if path is not None and path not in present and path.partition(".")[0] not in present:
-            raise InputError(f"{name} has no {field.name}_column {path}: its columns are {_listed(present)}")
+            raise InputError(f"{name} has no {field.name}_column {path}: its columns are {_join(present)}")
         known = (alias for alias in _ALIASES[field.name] if alias in present)
-        found[field.name] = path or next(known, None)
-        if found[field.name] is None and field.name in required:
+        paths[field.name] = path or next(known, None)
+        if paths[field.name] is None and field.name in required:
             raise InputError(
-                f"{name} has no column {' or '.join(_ALIASES[field.name])}: its columns are {_listed(present)}; "
-                f"prepare_data takes another as {field.name}_column"
+                f"{name} has no column {' or '.join(_ALIASES[field.name])}: its columns are {_join(present)}; "
+                f"set {field.name}_column of prepare_data to the right one"
             )
-    return Columns(**found)
+    return Columns(**paths)
 
 
-def find_value(row: Any, path: str | None) -> Any:
-    """What stands at `path` of `row`; None where nothing does."""
+def find_value(row: object, path: str | None) -> object:
+    """Return the value at `path` of `row`, or None if there is no value."""
     if path is None:
         return None
     if isinstance(row, dict) and path in row:
@@ -97,8 +102,9 @@ def find_value(row: Any, path: str | None) -> Any:
 
 
 def final_answer(text: str, form: AnswerForm) -> str:
-    r"""The answer alone, out of a column that holds a whole solution: what stands in its last `\boxed{}` (MATH), or
-    after its last `####` (GSM8K). Empty where there is none.
+    r"""Extract the answer from a column, or return an empty string.
+
+    The form `boxed` takes the content of the last `\boxed{}` (MATH), `hashes` the text after the last `####` (GSM8K).
     """
     if form == "hashes":
         match = _HASHES.fullmatch(text)
@@ -109,12 +115,17 @@ def final_answer(text: str, form: AnswerForm) -> str:
 
 
 def ask_for_choice(question: str, options: Sequence[str], key: str) -> tuple[str, str]:
-    """A multiple-choice question with its options in an order drawn by `key`, and the letter of the first of them."""
+    """Return a multiple-choice question and the letter of its correct option.
+
+    Args:
+        options: the correct option first; they are listed in a random order.
+        key: seeds the order.
+    """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(options)).tolist()
     lines = [f"({letter}) {options[place].strip()}" for letter, place in zip(ascii_uppercase, order, strict=False)]
     return f"{question.strip()}\n\n" + "\n".join(lines), ascii_uppercase[order.index(0)]
 
 
-def _listed(columns: Iterable[str]) -> str:
+def _join(columns: Iterable[str]) -> str:
     return ", ".join(columns)

@@ -1,9 +1,9 @@
-"""The dataclasses that say where rows come from, and the one of `prepare_data`. Unusable values are refused here."""
+"""The config of `prepare_data`, and the options of every command that reads a dataset. Invalid values are rejected."""
 
 from dataclasses import dataclass, field
 
 from raml_trl.data.arithmetic import SPLITS
-from raml_trl.data.columns import AnswerForm, Columns, Reading
+from raml_trl.data.columns import AnswerForm, Columns, RowFormat
 from raml_trl.prompts import find_style
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least, check_types
@@ -11,21 +11,21 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass(kw_only=True)
 class TableArguments:
-    """Where rows come from, and what stands where in them."""
+    """Which dataset to read, and how its rows are laid out."""
 
     dataset_name: str = field(
         metadata={
-            "help": "Directory made by prepare_data or sample_trajectories, a .jsonl, .jsonl.gz, .json or .parquet "
-            "file, or a Hub data set; for prepare_data also `arithmetic`, the embedded world."
+            "help": "Directory written by prepare_data or sample_trajectories, a .jsonl, .jsonl.gz, .json or .parquet "
+            "file, or a Hub dataset; for prepare_data also `arithmetic`, the built-in arithmetic questions."
         }
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    dataset_split: str = field(default="train", metadata={"help": "Of a Hub data set, or of the embedded world."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset or of `arithmetic`."})
     question_column: str | None = field(
         default=None,
         metadata={
-            "help": "Where the question stands, where its column has none of the usual names; a path such as 0.value "
-            "leads into nested rows. Likewise the next three."
+            "help": "Column of the question, if it has none of the usual names; a path such as 0.value reads nested "
+            "rows. The next three options work alike."
         },
     )
     answer_column: str | None = None
@@ -33,14 +33,14 @@ class TableArguments:
     source_column: str | None = None
     answer_form: AnswerForm = field(
         default="plain",
-        metadata={"help": "What the answer column holds: the answer; a solution that ends in \\boxed{}, or in ####."},
+        metadata={"help": "The answer column contains the answer, or a solution that ends in \\boxed{} or in ####."},
     )
     choice_columns: list[str] = field(
         default_factory=list,
-        metadata={"help": "Options of multiple-choice questions, the right one first; the answer is then its letter."},
+        metadata={"help": "Options of multiple-choice questions, the correct one first; the answer is its letter."},
     )
     where: list[str] = field(
-        default_factory=list, metadata={"help": "Take only rows with these values, such as level=5."}
+        default_factory=list, metadata={"help": "Read only the rows with these values, such as level=5."}
     )
 
     def __post_init__(self) -> None:
@@ -52,10 +52,10 @@ class TableArguments:
             raise InputError(f"choice_columns needs 2 to 26 columns, got {len(self.choice_columns)}")
 
     @property
-    def reading(self) -> Reading:
-        """What is said of how rows are to be understood."""
+    def row_format(self) -> RowFormat:
+        """The options that say how to read a row."""
         conditions = (condition.partition("=") for condition in self.where)
-        return Reading(
+        return RowFormat(
             Columns(self.question_column, self.answer_column, self.id_column, self.source_column),
             self.answer_form,
             tuple(self.choice_columns),
@@ -65,7 +65,7 @@ class TableArguments:
 
 @dataclass(kw_only=True)
 class DatasetArguments(TableArguments):
-    """What to train on or evaluate with, and how to put it to the model."""
+    """Which dataset to train on or evaluate with, and how to prompt the model with its questions."""
 
     prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
 
@@ -77,38 +77,39 @@ class DatasetArguments(TableArguments):
 
 @dataclass(kw_only=True)
 class PrepareDataConfig(TableArguments):
-    """`prepare_data`: questions, and trajectories where there are any, checked and written as Parquet."""
+    """`prepare_data`: check questions, and trajectories if there are any, and write them as Parquet shards."""
 
     output_dir: str
     num_questions: int | None = field(
-        default=None, metadata={"help": "Keep the first this many that pass; None keeps all."}
+        default=None, metadata={"help": "Keep the first N questions that pass the checks; None keeps all."}
     )
-    num_trajectories: int = field(default=0, metadata={"help": "Trajectories per question of the embedded world."})
-    seed: int = field(default=0, metadata={"help": "Of the embedded world."})
+    num_trajectories: int = field(default=0, metadata={"help": "Trajectories per question of `arithmetic`."})
+    seed: int = field(default=0, metadata={"help": "Seed of `arithmetic`."})
 
     layout: str | None = field(
         default=None,
         metadata={
-            "help": "Write every correct trajectory into the layout of this prompt style, with the answer in its box: "
-            "for data whose trajectories have none."
+            "help": "Rewrite each correct trajectory in the layout of this prompt style, with the answer in its box: "
+            "for datasets whose trajectories have none."
         },
     )
 
-    strip_markup: bool = field(default=True, metadata={"help": "Take HTML and URLs off the questions."})
+    strip_markup: bool = field(default=True, metadata={"help": "Remove HTML and URLs from the questions."})
     drop_figures: bool = field(default=True, metadata={"help": "Leave out questions that need a figure."})
-    drop_duplicates: bool = field(default=True, metadata={"help": "Leave out questions that have come before."})
+    drop_duplicates: bool = field(default=True, metadata={"help": "Leave out repeated questions."})
     tokenizer: str | None = field(default=None, metadata={"help": "Model whose tokens max_question_tokens counts."})
     max_question_tokens: int | None = field(default=None, metadata={"help": "Leave out longer questions."})
     benchmarks: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Leave out what overlaps with these: files, or Hub data sets as NAME, NAME@SPLIT or "
+            "help": "Leave out questions that overlap with these: files, or Hub datasets as NAME, NAME@SPLIT or "
             "NAME@SPLIT@CONFIG."
         },
     )
-    ngram_size: int = field(default=8, metadata={"help": "Words of an n-gram, for the overlap."})
+    ngram_size: int = field(default=8, metadata={"help": "Words per n-gram, for the overlap."})
     min_overlap: float = field(
-        default=0.5, metadata={"help": "Share of common n-grams, of the question that has fewer, that is too many."}
+        default=0.5,
+        metadata={"help": "Leave out a question if it shares this part of its n-grams, or of the other's if fewer."},
     )
 
     def __post_init__(self) -> None:
@@ -128,17 +129,12 @@ class PrepareDataConfig(TableArguments):
             self._check_arithmetic()
         elif self.num_trajectories:
             raise InputError(
-                f"num_trajectories is {self.num_trajectories}, but only the arithmetic world makes trajectories: "
-                f"those of {self.dataset_name} are all kept, and train_sft chooses K of them"
+                f"num_trajectories is {self.num_trajectories}, but only `arithmetic` generates trajectories: leave it "
+                f"out to keep all trajectories of {self.dataset_name}; train_sft chooses K of them"
             )
 
     def _check_arithmetic(self) -> None:
         if self.dataset_split not in SPLITS:
-            raise InputError(
-                f"dataset_split {self.dataset_split!r} of the arithmetic world is unknown: choose one of "
-                f"{', '.join(SPLITS)}"
-            )
+            raise InputError(f"arithmetic has no dataset_split {self.dataset_split!r}: choose {' or '.join(SPLITS)}")
         if self.num_questions is None:
-            raise InputError(
-                "num_questions is missing: the arithmetic world makes as many questions as it is asked for"
-            )
+            raise InputError("num_questions is missing: say how many questions arithmetic should generate")

@@ -1,12 +1,11 @@
 """The typed records of the data: questions, their trajectories, and rows that were left out."""
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
 class Question:
-    """A task: the text put to the model, and the reference its answer is graded against."""
+    """A question for the model, and the reference answer that its answers are graded against."""
 
     id: str
     question: str
@@ -16,7 +15,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A reasoning text for a question, and whether its answer is correct."""
+    """The reasoning text of a `model` for a question, and whether its answer is correct."""
 
     text: str
     correct: bool
@@ -26,7 +25,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Task:
-    """A question and the trajectories there are for it."""
+    """A question with its trajectories, if there are any."""
 
     question: Question
     trajectories: tuple[Trajectory, ...] = ()
@@ -34,23 +33,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that is left out: which, why, and what can be shown of it."""
+    """A row that was left out: its number, the reason, and an excerpt of its columns."""
 
     row: int
     reason: str
-    content: dict[str, Any]
+    content: dict[str, str]
 
 
-def task_row(task: Task) -> dict[str, Any]:
-    """A row of the columns in `shards.SCHEMAS`."""
-    question = task.question
+def task_row(task: Task) -> dict[str, object]:
+    """Return the task as a row with the columns of `shards.SCHEMAS[TRAJECTORIES]`."""
+    question, trajectories = task.question, task.trajectories
     return {
         "id": question.id,
         "problem": question.question,
         "answer": question.answer,
         "source": question.source,
-        "generations": [one.text for one in task.trajectories],
-        "labels": [int(one.correct) for one in task.trajectories],
-        "models": [one.model for one in task.trajectories],
-        "num_tokens": [one.num_tokens for one in task.trajectories],
+        "generations": [trajectory.text for trajectory in trajectories],
+        "labels": [int(trajectory.correct) for trajectory in trajectories],
+        "models": [trajectory.model for trajectory in trajectories],
+        "num_tokens": [trajectory.num_tokens for trajectory in trajectories],
     }

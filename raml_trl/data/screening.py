@@ -1,52 +1,84 @@
-"""Which questions can be trained on: every check in turn, and the reason for each that is left out."""
+"""Decides which questions can be trained on, and cleans their text.
 
+The patterns come from web collections of competition problems. These contain links to a wiki around every other word,
+figures in Asymptote, solutions that were copied along with the question, and ligatures and backslashes that some
+program turned into control characters.
+"""
+
+import html
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
-from raml_trl.data.duplicates import Benchmarks, Overlap
-from raml_trl.data.filtering import holds_solution, is_garbled, needs_figure, normalise, strip_markup
-from raml_trl.data.key_set import KeySet
+from raml_trl.data.duplicates import Benchmarks, Overlap, SeenQuestions
 from raml_trl.data.records import Task
 from raml_trl.grading.grader import readable
 
 REASONS: dict[str, str] = {
-    "line is not JSON": "a line in the middle of the file that does not parse",
-    "line is not UTF-8": "a line with bytes that are no text",
-    "not a row of columns": "a number, a string or null where a mapping should be",
-    "id has come before": "two rows with one id: samples are counted by it",
+    "line is not JSON": "a line in the middle of the file cannot be parsed",
+    "line is not UTF-8": "a line contains bytes that are not text",
+    "not a row of columns": "a number, a string or null in place of a mapping",
+    "id has come before": "two rows have the same id, by which samples are counted",
     "no question": "the question is missing or blank",
-    "no answer": "the answer is missing or blank, or the solution has no final answer in the form asked for",
-    "garbled": "control characters, left where a ligature (fi, ff) or the backslash of a TeX command was lost",
-    "solution in the question": "the question brings its own solution along, or a boxed answer",
-    "needs a figure": "the question shows a figure or speaks of one, and the model sees only text",
-    "duplicate": "the very question has come before",
-    "near duplicate": "it has come before but for case, white space, dollar signs and TeX spacing",
+    "no answer": "the answer is missing or blank, or the solution has no final answer in the requested form",
+    "garbled": "control characters in place of a ligature (fi, ff) or of the backslash of a TeX command",
+    "solution in the question": "the question contains its own solution, or a boxed answer",
+    "needs a figure": "the question shows or mentions a figure, and the model sees only text",
+    "duplicate": "the same question occurred before",
+    "near duplicate": "it occurred before, except for case, white space, dollar signs and TeX spacing",
     "too long": "more tokens than max_question_tokens",
     "overlaps a benchmark": "it shares too many n-grams with a question of a benchmark",
-    "answer the grader cannot read": "no completion could ever be graded right against it",
+    "answer the grader cannot read": "no completion could be graded correct against it",
 }
-"""What every reason means; those of a row's form are `data.read_tasks`'s."""
+"""The meaning of each reason to leave a row out. The first six come from `reading.read_tasks`."""
+
+_TAGS = "a|b|br|center|code|details|div|em|font|h[1-6]|hr|i|li|ol|p|pre|s|small|span|strong|summary|table|td|th|tr|u|ul"
+_ATTRIBUTES = r"""(?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*"""
+_TAG = re.compile(rf"<(/?)({_TAGS}){_ATTRIBUTES}\s*/?>", re.IGNORECASE)
+_POWER = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>", re.IGNORECASE)
+_LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\((?:https?://|www\.)[^\s()]*(?:\([^\s()]*\)[^\s()]*)*\)")
+_URL = re.compile(r"(?:https?://|www\.)[^\s<>\[\](){}\"']+")
+_IMAGE = re.compile(r"!\[[^\[\]]*\]\([^\s()]*\)")
+
+_FIGURE = re.compile(
+    r"""\[asy\] | \\includegraphics | \\begin\{tikzpicture\} | !\[[^\]]*\]\( | <img\b | \[img\b | \bsee\ attached\b
+    | \.(?:png|jpe?g|gif|svg)\b
+    | \b(?:figure|diagram|picture|image|drawing)s?\ (?:below|above|shows?|shown|(?:on|to|at)\ the\ (?:right|left))\b
+    | \b(?:in|from|on|see)\ (?:the|this)\ (?:(?:following|accompanying|attached|given)\ )?(?:figure|diagram|picture)s?\b
+    | \b(?:in|see)\ (?:figure|diagram|picture)s?\b
+    | \b(?:as|is|are)\ (?:shown|pictured|depicted|illustrated)\b(?!\ that)
+    | \bshown\ (?:below|above|(?:on|to|at)\ the\ (?:right|left))\b
+    | \baccompanying\ (?:figure|diagram|picture|graph|table)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SOLUTION = re.compile(
+    r"\\boxed\s*\{|<summary>\s*(?:solution|answer)|\[hide\s*=\s*\"?(?:solution|answer)|^\**(?:solution|answer)[:.]\**\s",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+# TeX commands whose backslash was read as an escape: \theta gives a tab, \neq a line feed, \right a carriage return.
+_LOST_BACKSLASH = re.compile(r"\t(?:heta|imes|ext\{|riangle|frac)|\n(?:eq|abla)\b|\r(?:ight|ho)\b")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a task cannot be trained on, and what shows it."""
+    """The reason to leave a task out, and the evidence for an overlap."""
 
     reason: str
     overlap: Overlap | None = None
 
 
 class Screen:
-    """The checks of one pass over a data set; it remembers the questions it has seen.
+    """The checks of one pass over a dataset. It remembers the questions that passed, to find duplicates.
 
     Args:
-        markup: take HTML and URLs off the question.
-        figures: leave questions out that need one.
-        duplicates: leave out what has come before.
-        count_tokens: of a text, for `max_question_tokens`.
+        markup: remove HTML and URLs from the question.
+        figures: leave out questions that need a figure.
+        duplicates: leave out repeated questions.
+        count_tokens: counts the tokens of a text, for `max_question_tokens`.
         max_question_tokens: leave out longer questions.
-        benchmarks: leave out what overlaps with them by `min_overlap`.
+        benchmarks: leave out questions that overlap with these by `min_overlap`.
         min_overlap: from 0 to 1.
     """
 
@@ -64,10 +96,10 @@ class Screen:
         self.markup, self.figures, self.duplicates = markup, figures, duplicates
         self.count_tokens, self.max_question_tokens = count_tokens, max_question_tokens
         self.benchmarks, self.min_overlap = benchmarks or Benchmarks([], ngram_size=1), min_overlap
-        self._exact, self._normalised = KeySet(), KeySet()
+        self._seen = SeenQuestions()
 
     def check(self, task: Task) -> Task | Refusal:
-        """The task as it is to be kept, its question without markup; or why it is not."""
+        """Return the task with its question cleaned, or the reason to leave it out."""
         question = task.question
         text = question.question
         if self.markup and (stripped := strip_markup(text)) != text:
@@ -80,7 +112,7 @@ class Screen:
             return Refusal("garbled")
         if holds_solution(question.question):
             return Refusal("solution in the question")
-        if self.figures and needs_figure(question.question):  # markup is what shows it
+        if self.figures and needs_figure(question.question):  # before markup is removed: it may hold the figure
             return Refusal("needs a figure")
         if self.count_tokens(text) > self.max_question_tokens:
             return Refusal("too long")
@@ -89,8 +121,39 @@ class Screen:
             return Refusal("overlaps a benchmark", overlap)
         if not readable(question.answer):
             return Refusal("answer the grader cannot read")
-        if self.duplicates:  # last, so that a copy may stand in for one that was left out
-            new = self._exact.add(text)
-            if not self._normalised.add(normalise(text)):
-                return Refusal("near duplicate" if new else "duplicate")
+        # Last, so that a question that was left out does not exclude a usable copy.
+        if self.duplicates and (repeats := self._seen.add(text)) is not None:
+            return Refusal(repeats)
         return replace(task, question=replace(question, question=text))
+
+
+def strip_markup(text: str) -> str:
+    """Remove HTML and URLs. Links keep their words; powers and indices become TeX; entities become characters.
+
+    Only known tags are removed, so the inequality signs of `a<b and c>d` remain.
+    """
+    if "<" in text:
+        closed = {match[2].lower() for match in _TAG.finditer(text) if match[1]}
+        text = _POWER.sub(lambda match: ("^{" if match[1].lower() == "sup" else "_{") + match[2] + "}", text)
+        # A <b> that is never closed may be the middle of a < b > c.
+        text = _TAG.sub(lambda match: match[0] if len(match[2]) == 1 and match[2].lower() not in closed else " ", text)
+    if "&" in text:
+        text = re.sub(r"&(?:[a-z]{2,8}|#[0-9]{1,6});", lambda match: html.unescape(match[0]), text)
+    if "http" in text or "www." in text:
+        text = _URL.sub("", _LINK.sub(r"\1", _IMAGE.sub("", text)))
+    return text
+
+
+def needs_figure(text: str) -> bool:
+    """Return whether the question shows or mentions a figure."""
+    return _FIGURE.search(text) is not None
+
+
+def holds_solution(text: str) -> bool:
+    """Return whether the question contains its own solution."""
+    return _SOLUTION.search(text) is not None
+
+
+def is_garbled(text: str) -> bool:
+    """Return whether characters were lost: there are control characters, or a TeX command without its backslash."""
+    return _CONTROL.search(text) is not None or _LOST_BACKSLASH.search(text) is not None

@@ -1,8 +1,8 @@
-"""A data set on disk: the Parquet shards of a directory, each of them whole or not there at all.
+"""Writes and reads datasets as Parquet shards, each of which is either complete or absent.
 
-A directory holds shards of one kind: `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ... Their columns
-are those of the paper's rollout data sets, one row a question, so that a question lies beside its trajectories and
-any number of them is read in memory that does not grow.
+A directory contains shards of one kind: `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ... Their
+columns are those of the paper's rollout datasets, with one row per question. A question and its trajectories are thus
+read together, in memory that does not grow with their number.
 """
 
 import json
@@ -31,9 +31,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         {
             **_QUESTION,
             "generations": pa.list_(pa.string()),
-            "labels": pa.list_(pa.int64()),  # 1 for a correct one
+            "labels": pa.list_(pa.int64()),  # 1 if correct, otherwise 0
             "models": pa.list_(pa.string()),
-            "num_tokens": pa.list_(pa.int64()),  # null where nobody counted them
+            "num_tokens": pa.list_(pa.int64()),  # null if they were not counted
         }
     ),
     SAMPLES: pa.schema(
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "correct": pa.bool_(),
             "formatted": pa.bool_(),
             "outcome": pa.string(),
-            "vote": pa.int32(),  # the number of its answer within the question; null for one that abstains
+            "vote": pa.int32(),  # number of the answer within its question; null for an abstention
             "num_tokens": pa.int32(),
             "finished": pa.bool_(),
         }
@@ -54,9 +54,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "question_id": pa.string(),
             "number": pa.int32(),  # of the trajectory within its question
             "method": pa.string(),
-            "setting": pa.string(),  # null for a method that has none
-            "text": pa.string(),  # laid out, with the answer that was forced
-            "predicted": pa.string(),  # null where the box was not closed
+            "setting": pa.string(),  # null for a method without settings
+            "text": pa.string(),  # in the prompt's layout, with the forced answer
+            "predicted": pa.string(),  # null if the box was not closed
             "tokens_before": pa.int32(),  # of the thinking
             "tokens_after": pa.int32(),
             "num_tokens": pa.int32(),  # of the text
@@ -75,25 +75,25 @@ _SHARD_BYTES = 2**28
 
 
 def shard_path(directory: Path, kind: str, number: int) -> Path:
-    """Where the shard of this number lies."""
+    """Return the path of the shard with this number."""
     return directory / f"{kind}-{number:05d}.parquet"
 
 
 def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
-    """The kind of the shards of `directory`, and their paths in order; None where there are none."""
-    found: dict[str, list[tuple[int, Path]]] = {}
+    """Return the kind of the shards in `directory` and their paths in order, or None if there are no shards."""
+    shards: dict[str, list[tuple[int, Path]]] = {}
     if directory.is_dir():
         for path in directory.iterdir():
             if match := _NAME.fullmatch(path.name):
-                found.setdefault(match[1], []).append((int(match[2]), path))
-    assert len(found) <= 1, f"{directory} holds shards of two kinds"
-    for kind, shards in found.items():
-        return kind, [path for _, path in sorted(shards)]
+                shards.setdefault(match[1], []).append((int(match[2]), path))
+    assert len(shards) <= 1, f"{directory} contains shards of two kinds"
+    for kind, numbered in shards.items():
+        return kind, [path for _, path in sorted(numbered)]
     return None
 
 
-def write_shard(path: Path, rows: Iterable[Mapping[str, Any]], kind: str, notes: Mapping[str, Any]) -> None:
-    """Write one shard, with `notes` (JSON) on how it came about."""
+def write_shard(path: Path, rows: Iterable[Mapping[str, object]], kind: str, notes: Mapping[str, object]) -> None:
+    """Write one shard, and with it `notes` (JSON) about how it was made."""
     schema = SCHEMAS[kind].with_metadata({_NOTES: json.dumps(notes)})
     with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for batch in _batches(rows):
@@ -101,14 +101,14 @@ def write_shard(path: Path, rows: Iterable[Mapping[str, Any]], kind: str, notes:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What `write_shard` noted."""
+    """Return the notes of a shard."""
     return json.loads(pq.read_schema(path).metadata[_NOTES])
 
 
-def write_shards(directory: Path, rows: Iterable[Mapping[str, Any]], kind: str) -> int:
-    """Write `rows` as shards of some hundred megabytes in place of those that are there; how many.
+def write_shards(directory: Path, rows: Iterable[Mapping[str, object]], kind: str) -> int:
+    """Write `rows` as shards of some hundred megabytes, replace earlier shards, and return the number of shards.
 
-    Memory holds one batch of rows, whatever their number.
+    Memory holds one batch of rows at a time.
     """
     _, stale = find_shards(directory) or (kind, [])
     for path in stale:
@@ -129,7 +129,7 @@ def write_shards(directory: Path, rows: Iterable[Mapping[str, Any]], kind: str) 
 
 
 def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of the shards, one after the other, in memory that does not grow."""
+    """Yield the rows of the shards in order. Memory holds a few rows at a time."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=64, columns=columns):
@@ -137,7 +137,7 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
-    """Write the rows of all shards into one file, batch by batch; a column that one does not have is null there."""
+    """Write the rows of all shards into one file. Columns that a shard lacks are null."""
     empty = SCHEMAS[kind].empty_table()
     with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         for shard in paths:
@@ -147,31 +147,31 @@ def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
                     writer.write_table(pa.concat_tables([empty, table], promote_options="default"))
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a shard is there and can be read to its end; what is wrong with a damaged one is said."""
+def is_complete_shard(path: Path) -> bool:
+    """Return whether a shard exists and is readable. A damaged shard is logged."""
     if not path.exists():
         return False
     try:
         pq.read_metadata(path)
     except (pa.ArrowInvalid, OSError) as error:
-        logger.warning("%s is damaged (%s): it will be made anew", path, " ".join(str(error).split()))
+        logger.warning("%s is damaged (%s) and will be written again", path, " ".join(str(error).split()))
         return False
     return True
 
 
-def _characters(value: Any) -> int:
+def _count_characters(value: object) -> int:
     if isinstance(value, str):
         return len(value)
-    return sum(map(_characters, value)) if isinstance(value, list) else 1
+    return sum(map(_count_characters, value)) if isinstance(value, list) else 1
 
 
-def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    """Rows in batches that are bounded in number and in characters: a trajectory may be long."""
-    batch: list[Mapping[str, Any]] = []
+def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
+    """Group rows in batches of limited numbers of rows and characters, since trajectories may be long."""
+    batch: list[Mapping[str, object]] = []
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += sum(map(_characters, row.values()))
+        characters += sum(map(_count_characters, row.values()))
         if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

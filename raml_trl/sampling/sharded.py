@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from raml_trl.data.records import Question, Task, Trajectory, task_row
-from raml_trl.data.shards import is_whole, read_notes, shard_path, write_shard
+from raml_trl.data.shards import is_complete_shard, read_notes, shard_path, write_shard
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import prompt_messages, with_opening
@@ -62,7 +62,7 @@ def sample_shards(
     paths, missing, total = [], {}, 0
     for number, chunk in _chunks(questions, config.questions_per_shard):
         paths.append(path := shard_path(Path(config.output_dir), kind, number))
-        if number % of == index and not is_whole(path):
+        if number % of == index and not is_complete_shard(path):
             missing[number] = path
             total += num_samples * len(chunk)
     bar = tqdm(total=total, desc="sampling", unit="sample", disable=not (missing and is_first_process()))

@@ -1,4 +1,4 @@
-"""From raw rows to checked questions: every row is kept or accounted for."""
+"""`prepare_data`: every row is kept, or counted with the reason to leave it out."""
 
 import json
 from collections import Counter
@@ -35,7 +35,7 @@ def prepare(directory: Path, **settings: Any) -> dict[str, Any]:
     return json.loads((directory / "run.json").read_text())["results"]
 
 
-def test_conversations_through_every_check(tmp_path: Path, model_dir: str) -> None:
+def test_rows_pass_or_fail_each_check(tmp_path: Path, model_dir: str) -> None:
     rows = [
         [{"from": "human", "value": question}, {"from": "assistant", "ground_truth": {"value": answer}}]
         for question, answer, _ in ROWS
@@ -70,7 +70,7 @@ def test_conversations_through_every_check(tmp_path: Path, model_dir: str) -> No
     assert "Compared with benchmark.jsonl" in report
 
 
-def test_bad_lines_are_counted_and_a_run_that_was_killed_begins_anew(tmp_path: Path) -> None:
+def test_bad_lines_are_counted_and_a_killed_run_starts_again(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"problem": "1+1", "answer": "2"}\noops\n{"problem": "1+2", "answer": "3"}\n')
     out = tmp_path / "out"
     out.mkdir()
@@ -82,7 +82,7 @@ def test_bad_lines_are_counted_and_a_run_that_was_killed_begins_anew(tmp_path: P
     assert names == {"questions-00000.parquet", "rejects.jsonl", "report.md", "run.json"}
 
 
-def test_trajectories_come_along_and_are_laid_out(tmp_path: Path) -> None:
+def test_trajectories_are_kept_and_their_layout_changed(tmp_path: Path) -> None:
     row = {"problem": "1+1", "answer": "2", "generations": ["one and one", "no idea"], "labels": [1, 0]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"problem": "1+ 1"}) + "\n")
     results = prepare(tmp_path / "out", dataset_name=str(tmp_path / "rows.jsonl"), layout="bare")
@@ -91,7 +91,7 @@ def test_trajectories_come_along_and_are_laid_out(tmp_path: Path) -> None:
     assert written["generations"] == [r"<think>one and one</think>\boxed{2}", "no idea"]
 
 
-def test_nothing_is_left(tmp_path: Path) -> None:
+def test_an_empty_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"problem": "", "answer": "2"}\n')
     with pytest.raises(InputError, match=r"every question was left out: \{'no question': 1\}"):
         prepare(tmp_path / "out", dataset_name=str(tmp_path / "rows.jsonl"))
@@ -104,9 +104,9 @@ def test_nothing_is_left(tmp_path: Path) -> None:
         ({"min_overlap": 0.0}, "min_overlap must be more than 0"),
         ({"ngram_size": 0}, "ngram_size must be 1 or more"),
         ({"layout": "loud"}, "prompt_style 'loud' is unknown"),
-        ({"num_trajectories": 3}, "only the arithmetic world makes trajectories"),
+        ({"num_trajectories": 3}, "only `arithmetic` generates trajectories"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PrepareDataConfig(output_dir="o", dataset_name="d", **settings)

@@ -1,4 +1,4 @@
-"""The main job on real data: GSM8K trajectories, Open-Reasoner-Zero questions. Skipped where they do not lie."""
+"""The main commands on real data: GSM8K trajectories and Open-Reasoner-Zero questions. Skipped without the data."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
     counts = results(tmp_path / "data")
     assert counts["left_out"] == {
         "needs a figure": 76,
-        "garbled": 14,  # a form feed or another control character where there was a ligature
+        "garbled": 14,  # a form feed or another control character in place of a ligature
         "duplicate": 4,
         "near duplicate": 4,
         "solution in the question": 4,
@@ -63,7 +63,7 @@ def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_job(shared_data: Path, tmp_path: Path) -> None:
+def test_all_commands_in_turn(shared_data: Path, tmp_path: Path) -> None:
     home = tmp_path
     sources = {"sft": "gsm8k_rollouts_4x.jsonl.gz", "grpo": "orz_math_sample_2000.jsonl.gz"}
     for stage, source in sources.items():
@@ -92,7 +92,7 @@ def test_the_whole_job(shared_data: Path, tmp_path: Path) -> None:
 
 
 def cut_off(directory: Path, last_step: int) -> bytes:
-    """Make a complete run one that was cut off before its last checkpoint; what it had come to."""
+    """Make a complete run look killed before its last checkpoint, and return its final weights."""
     weights = (directory / "model.safetensors").read_bytes()
     (directory / "model.safetensors").unlink()
     shutil.rmtree(directory / f"checkpoint-{last_step}")

@@ -1,4 +1,4 @@
-"""The embedded world: true sums, many trajectories, and splits that share no question in any order."""
+"""The arithmetic questions: correct sums, many trajectories, and splits that share no question in any order."""
 
 import re
 from itertools import permutations
@@ -24,7 +24,7 @@ def test_answer_is_the_last_digits_of_the_sums() -> None:
     assert question.answer == "67"  # 7+7+2 = 16, 6+5+6 = 17
 
 
-def test_trajectories_are_right_different_and_true_in_every_step(rng: np.random.Generator) -> None:
+def test_trajectories_are_correct_in_every_step_and_distinct(rng: np.random.Generator) -> None:
     for question in generate_questions("sft", 50, rng):
         trajectories = generate_trajectories(question, 8, rng)
         assert len(set(trajectories)) == 8
@@ -35,7 +35,7 @@ def test_trajectories_are_right_different_and_true_in_every_step(rng: np.random.
             assert len(steps) <= 2 * (NUM_OPERANDS - 1)
 
 
-def test_exits_happen_as_often_as_asked(rng: np.random.Generator) -> None:
+def test_exit_probability(rng: np.random.Generator) -> None:
     [question] = generate_questions("sft", 1, rng)
     never = generate_trajectories(question, 20, rng, exit_probability=0.0)
     assert {text.count(";") for text in never} == {4}
@@ -43,18 +43,18 @@ def test_exits_happen_as_often_as_asked(rng: np.random.Generator) -> None:
     assert min(text.count(";") for text in often) < 4
 
 
-def test_equal_operands_leave_few_trajectories(rng: np.random.Generator) -> None:
-    with pytest.raises(InputError, match="has only 6 different"):  # 4! / (2! 2!) interleavings
+def test_equal_operands_have_few_trajectories(rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match="gave only 6 different"):  # 4! / (2! 2!) interleavings
         generate_trajectories(ArithmeticQuestion((7, 7, 7), (5, 5, 5)), 7, rng, exit_probability=0.0)
 
 
-def test_no_test_question_is_met_in_training_in_any_order(rng: np.random.Generator) -> None:
+def test_no_training_question_is_a_test_question_in_another_order(rng: np.random.Generator) -> None:
     def orders(question: ArithmeticQuestion) -> set[str]:
         return {
             ArithmeticQuestion(first, second).text
-            for one, other in ((question.a, question.b), (question.b, question.a))
-            for first in permutations(one)
-            for second in permutations(other)
+            for left, right in ((question.a, question.b), (question.b, question.a))
+            for first in permutations(left)
+            for second in permutations(right)
         }
 
     trained = {question.text for split in ("sft", "grpo") for question in generate_questions(split, 2_000, rng)}
@@ -62,7 +62,7 @@ def test_no_test_question_is_met_in_training_in_any_order(rng: np.random.Generat
         assert not orders(question) & trained
 
 
-def test_splits_share_out_all_questions() -> None:
+def test_splits_cover_all_questions() -> None:
     assert sorted(hundredth for split in SPLITS.values() for hundredth in split) == list(range(100))
 
 
@@ -77,7 +77,7 @@ def test_impossible_requests_are_refused(rng: np.random.Generator) -> None:
         generate_questions("test", 6_000, rng)
 
 
-def test_every_text_is_made_of_the_vocabulary(rng: np.random.Generator) -> None:
+def test_every_text_consists_of_the_vocabulary(rng: np.random.Generator) -> None:
     words = re.compile("|".join(re.escape(word) for word in sorted(VOCABULARY, key=len, reverse=True)))
     for question in generate_questions("test", 20, rng):
         for text in (question.text, *generate_trajectories(question, 4, rng)):

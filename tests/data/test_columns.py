@@ -1,4 +1,4 @@
-"""Where things stand in the tables people have: ORZ, MATH, GSM8K, AIME and the paper's rollouts."""
+"""Columns of common datasets: Open-Reasoner-Zero, MATH, GSM8K, AIME and the rollouts of the paper."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ ORZ = [
         ({"a.b": "q", "answer": "a"}, {"question": "a.b"}, "q", "a"),
     ],
 )
-def test_found(row: Any, given: dict[str, str], question: str, answer: str) -> None:
+def test_columns_are_found(row: Any, given: dict[str, str], question: str, answer: str) -> None:
     columns = find_columns(row, Columns(**given), "data")
     assert find_value(row, columns.question) == question
     assert find_value(row, columns.answer) == answer
 
 
-def test_not_found() -> None:
+def test_missing_columns_are_refused() -> None:
     with pytest.raises(InputError, match="data has no column answer or Answer or final_answer: its columns are"):
         find_columns({"problem": "q"}, Columns(), "data")
     with pytest.raises(InputError, match="data has no question_column prompt: its columns are problem, answer"):

@@ -1,11 +1,15 @@
-"""Overlap with a benchmark: copies, copies inside other words, short questions, and set phrases, no evidence."""
+"""Repeated questions, and overlap with a benchmark: copies, copies inside other text, short questions, set phrases."""
 
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from raml_trl.data.duplicates import Benchmarks, split_words
-from raml_trl.data.reading import load_questions
+from raml_trl.data.duplicates import Benchmarks, SeenQuestions, normalise, split_words
+from raml_trl.data.reading import load_questions, stream_tasks
+from raml_trl.data.screening import strip_markup
+from raml_trl.data.tables import open_table
 
 TORUS = (
     "Torus $T$ is the surface produced by revolving a circle with radius 3 around an axis in the plane of the circle "
@@ -25,7 +29,7 @@ def benchmarks() -> Benchmarks:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         (TORUS, ("aime", "7")),
         (TORUS.upper().replace("$", ""), ("aime", "7")),
@@ -38,38 +42,67 @@ def benchmarks() -> Benchmarks:
         ("", None),
     ],
 )
-def test_found(benchmarks: Benchmarks, text: str, found: tuple[str, str] | None) -> None:
+def test_largest_overlap(benchmarks: Benchmarks, text: str, expected: tuple[str, str] | None) -> None:
     overlap = benchmarks.find(text, min_share=0.5)
-    assert (overlap and (overlap.benchmark, overlap.question_id)) == found
+    assert (overlap and (overlap.benchmark, overlap.question_id)) == expected
     if overlap is not None:
         assert 0.5 <= overlap.share <= 1
         assert overlap.words in " ".join(split_words(text))
 
 
-def test_one_common_ngram_is_what_the_share_measures(benchmarks: Benchmarks) -> None:
+def test_one_shared_ngram_is_a_small_overlap(benchmarks: Benchmarks) -> None:
     overlap = benchmarks.find(SET_PHRASE, min_share=0.0)
     assert overlap is not None
-    assert 0 < overlap.share < 0.5  # as GPT-3's rule would have it, this question would go
+    assert 0 < overlap.share < 0.5  # GPT-3's criterion would leave this question out
     assert overlap.words == "frac m n where m and n are"
 
 
-def test_every_benchmark_question_finds_itself_and_no_other_is_needed(shared_data: Path) -> None:
+def test_benchmark_questions_overlap_with_themselves_and_training_questions_do_not(shared_data: Path) -> None:
     files = ["aime24.jsonl", "aime25.jsonl", "math500.jsonl.gz"]
-    questions = [(name, one.id, one.question) for name in files for one in load_questions(str(shared_data / name))]
+    questions = [
+        (name, question.id, question.question) for name in files for question in load_questions(str(shared_data / name))
+    ]
     benchmarks = Benchmarks(questions, ngram_size=8)
     for _, _, text in questions:
         overlap = benchmarks.find(text, min_share=1.0)
         assert overlap is not None or len(text.split()) < 8
     # Open-Reasoner-Zero: 162 of 2,000 share an 8-gram with one of them, and none is the same question
-    sample = load_tolerant(shared_data / "orz_math_sample_2000.jsonl.gz")
-    shares = [found.share for text in sample if (found := benchmarks.find(text, min_share=0.0)) is not None]
+    tasks = stream_tasks(open_table(str(shared_data / "orz_math_sample_2000.jsonl.gz")))
+    overlaps = [benchmarks.find(strip_markup(task.question.question), min_share=0.0) for task in tasks]
+    shares = [overlap.share for overlap in overlaps if overlap is not None]
     assert len(shares) > 100
     assert max(shares) < 0.5
 
 
-def load_tolerant(path: Path) -> list[str]:
-    from raml_trl.data.filtering import strip_markup
-    from raml_trl.data.reading import stream_tasks
-    from raml_trl.data.tables import open_table
+def test_normalised() -> None:
+    assert normalise(r"Let  $x$ be, \, \dfrac{1}{2}.") == normalise(r"let $x$ be, \frac{1}{2}")
+    assert normalise("\uff11\uff0b\uff11") == normalise("1+1")
+    for text, other in (("1+1", "1-1"), ("f(x)", "f(y)"), (r"\leq", r"\left"), ("a < b", "a > b")):
+        assert normalise(text) != normalise(other)
 
-    return [strip_markup(task.question.question) for task in stream_tasks(open_table(str(path)))]
+
+def test_seen_questions_agree_with_a_set_of_texts(rng: np.random.Generator) -> None:
+    seen, texts = SeenQuestions(), set()
+    for number in rng.integers(0, 400, size=1_000):
+        assert seen.add(f"text {number}") == ("duplicate" if f"text {number}" in texts else None)
+        texts.add(f"text {number}")
+
+
+def test_repeats_are_exact_or_near() -> None:
+    seen = SeenQuestions()
+    repeats = [seen.add(text) for text in ("What is $x$?", "what is x", "what is x", "What is $x$?", "What is y?")]
+    assert repeats == [None, "near duplicate", "duplicate", "duplicate", None]
+
+
+def test_memory_per_question() -> None:
+    seen, size = SeenQuestions(), 50_000
+    tracemalloc.start()
+    for number in range(size):
+        seen.add(f"{number}: " + "a long question " * 20)
+    bytes_taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bytes_taken / size < 250
+
+
+def test_text_that_is_not_unicode() -> None:
+    assert SeenQuestions().add("\ud800") is None

@@ -1,4 +1,4 @@
-"""Questions and trajectories from tables of every shape, and what of a row cannot be used."""
+"""Questions and trajectories from tables of every layout, and rows that cannot be used."""
 
 import json
 from pathlib import Path
@@ -29,11 +29,11 @@ def read(directory: Path, *rows: Any) -> list[Task | Reject]:
     return list(read_tasks(open_table(write(directory, *rows))))
 
 
-def test_rollout_data_sets(tmp_path: Path) -> None:
+def test_rollout_datasets(tmp_path: Path) -> None:
     first, second = read(tmp_path, *ROLLOUTS)
     assert isinstance(first, Task)
-    assert first.question == Question("0", "1+1", "2", "data.jsonl")  # no path of this machine
-    assert [(one.text, one.correct, one.model) for one in first.trajectories] == [
+    assert first.question == Question("0", "1+1", "2", "data.jsonl")  # no local path in the data
+    assert [(trajectory.text, trajectory.correct, trajectory.model) for trajectory in first.trajectories] == [
         ("two", True, "unknown"),
         ("three", False, "unknown"),
         ("2", True, "unknown"),
@@ -42,14 +42,14 @@ def test_rollout_data_sets(tmp_path: Path) -> None:
     assert second.question.id == "1"
 
 
-def test_questions_keep_their_id_and_numbers_become_text(tmp_path: Path) -> None:
+def test_ids_are_kept_and_numbers_become_text(tmp_path: Path) -> None:
     row = {"id": "aime-1", "question": "how many?", "answer": 204, "source": "aime"}
     assert load_questions(write(tmp_path, row)) == [Question("aime-1", "how many?", "204", "aime")]
     assert load_questions(write(tmp_path, row | {"answer": 204.0}))[0].answer == "204"
     assert load_questions(write(tmp_path, row | {"answer": 0.25}))[0].answer == "0.25"
 
 
-GOOD = {"id": "good", "problem": "1+1", "answer": "2", "generations": [], "labels": []}
+GOOD = {"id": "good", "problem": "1+1", "answer": "2", "generations": [], "labels": [], "num_tokens": []}
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,12 @@ GOOD = {"id": "good", "problem": "1+1", "answer": "2", "generations": [], "label
         ({"generations": ["a", "b"], "labels": [1]}, "2 generations and 1 labels, models or counts of tokens"),
         ({"generations": ["a"], "labels": ["0"]}, "label '0' is neither 0 nor 1"),
         ({"generations": [None], "labels": [1]}, "a generation is not text"),
+        ({"generations": "a", "labels": [1]}, "generations is not a list"),
+        ({"generations": ["a"], "labels": 1}, "labels is not a list"),
+        ({"generations": ["a"], "labels": [1], "num_tokens": ["3"]}, "a count of tokens is not a number"),
     ],
 )
-def test_a_row_that_cannot_be_used(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+def test_an_unusable_row_is_rejected(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     good, reject, other = read(tmp_path, GOOD, GOOD | {"id": "bad"} | row, GOOD | {"id": "other"})
     assert isinstance(good, Task)
     assert isinstance(other, Task)
@@ -76,19 +79,20 @@ def test_a_row_that_cannot_be_used(tmp_path: Path, row: dict[str, Any], reason: 
         list(stream_tasks(open_table(write(tmp_path, GOOD, GOOD | {"id": "bad"} | row))))
 
 
-def test_lines_that_are_no_rows(tmp_path: Path) -> None:
+def test_lines_that_are_not_rows_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('oops\n{"problem": "1+1", "answer": "2"}\n7\n')
-    reasons = [one.reason for one in read_tasks(open_table(str(tmp_path / "data.jsonl"))) if isinstance(one, Reject)]
+    tasks = read_tasks(open_table(str(tmp_path / "data.jsonl")))
+    reasons = [task.reason for task in tasks if isinstance(task, Reject)]
     assert reasons == ["line is not JSON", "not a row of columns"]
 
 
-def test_no_row_at_all(tmp_path: Path) -> None:
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("\n\n")
-    with pytest.raises(InputError, match="is empty: there is no row in it"):
+    with pytest.raises(InputError, match="is empty: it contains no row"):
         load_questions(str(tmp_path / "data.jsonl"))
 
 
-def test_columns_and_forms(tmp_path: Path) -> None:
+def test_columns_and_answer_forms_of_a_recipe(tmp_path: Path) -> None:
     orz = [{"from": "human", "value": "1+1"}, {"ground_truth": {"value": "2"}}]
     columns = {"question_column": "0.value", "answer_column": "1.ground_truth.value"}
     [task] = read_tasks(open_data(TableArguments(dataset_name=write(tmp_path, orz), **columns)))
@@ -100,7 +104,7 @@ def test_columns_and_forms(tmp_path: Path) -> None:
     assert task.question.answer == "2"
 
 
-def test_only_some_rows(tmp_path: Path) -> None:
+def test_where_selects_rows(tmp_path: Path) -> None:
     rows = [{"problem": str(number), "answer": "1", "level": number % 3, "kind": "a b"} for number in range(9)]
     name = write(tmp_path, *rows)
     table = open_data(TableArguments(dataset_name=name, where=["level=2", "kind = a b"]))
@@ -129,12 +133,12 @@ def test_multiple_choice(tmp_path: Path) -> None:
         TableArguments(dataset_name="d", choice_columns=["Right"])
 
 
-def test_an_answer_that_cannot_be_graded_against(tmp_path: Path) -> None:
+def test_an_unreadable_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the grader cannot read the answer '' of question 0"):
         load_questions(write(tmp_path, {"problem": "1+1", "answer": ""}))
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_tasks_are_read_back(tmp_path: Path) -> None:
     tasks = [
         Task(Question("a", "1+1", "2", "s"), (Trajectory("x", True, "m", 3), Trajectory("é\n", False, "m", None))),
         Task(Question("b", "1+2", "3", "s")),

@@ -1,4 +1,4 @@
-"""Data sets of every format, and what is no data set at all."""
+"""Datasets of every format, and files that are not datasets."""
 
 import gzip
 import json
@@ -31,20 +31,20 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "json", "parquet"])
-def test_every_format_twice(tmp_path: Path, suffix: str) -> None:
+def test_every_format_can_be_read_twice(tmp_path: Path, suffix: str) -> None:
     table = open_table(write(tmp_path / f"data.{suffix}", ROWS))
     assert list(table.read()) == ROWS
     assert list(table.read()) == ROWS
     assert not table.checked
 
 
-def test_json_lines_under_the_name_of_json(tmp_path: Path) -> None:
+def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert list(open_table(str(path)).read()) == ROWS
 
 
-def test_shards_in_order_and_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_read_in_order_and_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raml_trl.data.shards._SHARD_BYTES", 1)
     monkeypatch.setattr("raml_trl.data.shards._BATCH_ROWS", 15)
     rows = [{**row, "id": str(number), "source": "s"} for number, row in enumerate(ROWS)]
@@ -53,7 +53,7 @@ def test_shards_in_order_and_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert table.checked
     assert list(table.read()) == [row for part in table.parts for row in part.read()]
     assert [row["id"] for row in table.read()] == [str(number) for number in range(200)]
-    assert write_shards(tmp_path, rows[:20], QUESTIONS) == 2  # what was there before is gone
+    assert write_shards(tmp_path, rows[:20], QUESTIONS) == 2  # earlier shards are gone
     assert len(list(open_table(str(tmp_path)).read())) == 20
 
 
@@ -80,12 +80,12 @@ def test_the_signature_changes_with_the_data(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 no parquet at all", "cannot be read to its end"),
     ],
 )
-def test_what_is_no_data_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_files_that_are_not_data_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=message) as refusal:
+    with pytest.raises(InputError, match=message) as error:
         list(open_table(str(tmp_path / name)).read())
-    assert name in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_bad_line_in_the_middle_is_a_fault(tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_a_bad_line_in_the_middle_is_a_fault(tmp_path: Path) -> None:
     assert [isinstance(row, Fault) for row in open_table(str(tmp_path / "a.jsonl")).read()] == [False, True, False]
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_datasets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         open_table(str(tmp_path / "missing.jsonl"))
-    with pytest.raises(InputError, match="neither a directory made by prepare_data or sample_trajectories nor"):
+    with pytest.raises(InputError, match="neither a directory written by prepare_data or sample_trajectories nor"):
         open_table(str(tmp_path))
     with pytest.raises(InputError, match="dataset_name someone/something cannot be read: Couldn't reach"):
         open_table("someone/something")

@@ -121,7 +121,7 @@ def test_the_command_line_takes_precedence_over_yaml(prepare: Command, tmp_path:
         ("num_questions: 0", "num_questions must be 1 or more, got 0"),
         (
             "dataset_split: train",
-            "dataset_split 'train' of the arithmetic world is unknown: choose one of test, sft, grpo",
+            "arithmetic has no dataset_split 'train': choose test or sft or grpo",
         ),
         ("- 5", "must be a mapping of names to values"),
         ("a: b: c", "is not YAML"),

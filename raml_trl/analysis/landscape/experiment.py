@@ -26,7 +26,7 @@ from raml_trl.analysis.landscape.results import Summary, summarise, surface_figu
 from raml_trl.analysis.landscape.surface import Floats, Surface, surface_row
 from raml_trl.analysis.trajectories import encode, encode_answer, prompt_text, tokenise
 from raml_trl.data.reading import open_data, stream_questions, stream_tasks
-from raml_trl.data.shards import is_whole
+from raml_trl.data.shards import is_complete_shard
 from raml_trl.render.html import write_page
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
@@ -196,7 +196,7 @@ def log_cost(config: LossLandscapeConfig, landscape: Landscape) -> None:
 def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Sequence[Path]) -> None:
     """Measure this process's share of the missing rows of the grid."""
     index, num_processes = process_share()
-    missing = [row for row in range(index, len(paths), num_processes) if not is_whole(paths[row])]
+    missing = [row for row in range(index, len(paths), num_processes) if not is_complete_shard(paths[row])]
     if not missing:
         return
     points = len(missing) * prod(config.steps[1:])

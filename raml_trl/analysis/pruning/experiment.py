@@ -21,7 +21,7 @@ from raml_trl.data.records import Task, Trajectory, task_row
 from raml_trl.data.shards import (
     PRUNED,
     TRAJECTORIES,
-    is_whole,
+    is_complete_shard,
     merge_shards,
     read_shards,
     shard_path,
@@ -70,7 +70,7 @@ def run_experiment(
     size = config.questions_per_shard
     chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     paths = [shard_path(record.directory, PRUNED, number) for number in range(len(chunks))]
-    missing = {number: path for number, path in enumerate(paths) if not is_whole(path)}
+    missing = {number: path for number, path in enumerate(paths) if not is_complete_shard(path)}
     if missing:
         fill_chunks(config, chunks, missing)
     merge_shards(paths, record.directory / "pruned.parquet", PRUNED)

@@ -1,0 +1,175 @@
+"""Checks the rows of a dataset and writes the questions and trajectories that can be used as Parquet shards.
+
+Everything is done in one pass. Memory holds a few rows, and digests of the questions so far.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from raml_trl.data import arithmetic
+from raml_trl.data.config import PrepareDataConfig
+from raml_trl.data.duplicates import Benchmarks
+from raml_trl.data.reading import open_data, read_tasks, stream_tasks, table_columns
+from raml_trl.data.records import Question, Reject, Task, Trajectory, task_row
+from raml_trl.data.screening import REASONS, Refusal, Screen
+from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
+from raml_trl.data.tables import DatasetReference
+from raml_trl.prompts import lay_out
+from raml_trl.render.tables import markdown_table
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import remove_partials, whole_file
+
+
+@dataclass
+class Counts:
+    """The numbers of rows read, of questions and trajectories kept, and of rows left out for each reason."""
+
+    rows: int = 0
+    questions: int = 0
+    questions_without_markup: int = 0
+    trajectories: int = 0
+    correct_trajectories: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, int | dict[str, int]]:
+        return {**vars(self), "left_out": dict(self.left_out)}
+
+
+def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[str], int] = len) -> Counts:
+    """Write the shards, `rejects.jsonl` and `report.md` into `directory`, and return the counts.
+
+    Args:
+        count_tokens: counts the tokens of a question, for `max_question_tokens`.
+
+    Raises:
+        InputError: if the dataset cannot be read, or no question passes the checks.
+    """
+    tasks, kind = _generate_arithmetic(config) if config.dataset_name == "arithmetic" else _read_table(config)
+    screen, counts = _open_screen(config, count_tokens), Counts()
+    remove_partials(directory)
+    with whole_file(directory / "rejects.jsonl") as partial, partial.open("w", encoding="utf-8") as rejects:
+
+        def reject(row: int, reason: str, content: Mapping[str, object]) -> None:
+            counts.left_out[reason] += 1
+            rejects.write(json.dumps({"row": row, "reason": reason, **content}, ensure_ascii=True) + "\n")
+
+        kept = _screen_tasks(tqdm(tasks, desc="checking questions", unit="q"), screen, config, counts, reject)
+        write_shards(directory, map(task_row, kept), kind)
+    if not counts.questions:
+        raise InputError(f"{config.dataset_name}: every question was left out: {dict(counts.left_out)}")
+    (directory / "report.md").write_text(_format_report(config, counts), encoding="utf-8")
+    return counts
+
+
+def _generate_arithmetic(config: PrepareDataConfig) -> tuple[Iterator[Task], str]:
+    """Arithmetic questions of one split, and correct trajectories for them."""
+    assert config.num_questions is not None
+    rng = np.random.default_rng([config.seed, list(arithmetic.SPLITS).index(config.dataset_split)])
+    generated = arithmetic.generate_questions(config.dataset_split, config.num_questions, rng)
+
+    def tasks() -> Iterator[Task]:
+        for number, digits in enumerate(generated):
+            question = Question(f"{config.dataset_split}-{number}", digits.text, digits.answer, "arithmetic")
+            texts = arithmetic.generate_trajectories(digits, config.num_trajectories, rng)
+            yield Task(question, tuple(Trajectory(text, True, "arithmetic") for text in texts))
+
+    return tasks(), TRAJECTORIES if config.num_trajectories else QUESTIONS
+
+
+def _read_table(config: PrepareDataConfig) -> tuple[Iterator[Task | Reject], str]:
+    """The tasks of a file or a Hub dataset, and the kind of shards for them."""
+    table = open_data(config)
+    return read_tasks(table), QUESTIONS if table_columns(table).generations is None else TRAJECTORIES
+
+
+def _open_screen(config: PrepareDataConfig, count_tokens: Callable[[str], int]) -> Screen:
+    return Screen(
+        markup=config.strip_markup,
+        figures=config.drop_figures,
+        duplicates=config.drop_duplicates,
+        count_tokens=count_tokens,
+        max_question_tokens=inf if config.max_question_tokens is None else config.max_question_tokens,
+        benchmarks=Benchmarks(_read_benchmarks(config.benchmarks), ngram_size=config.ngram_size),
+        min_overlap=config.min_overlap,
+    )
+
+
+def _read_benchmarks(references: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """The benchmark, id and text of each question of the benchmarks."""
+    for reference in map(DatasetReference.parse, references):
+        for task in stream_tasks(reference.open()):
+            yield Path(reference.name).name, task.question.id, task.question.question
+
+
+def _screen_tasks(
+    tasks: Iterable[Task | Reject],
+    screen: Screen,
+    config: PrepareDataConfig,
+    counts: Counts,
+    reject: Callable[[int, str, Mapping[str, object]], None],
+) -> Iterator[Task]:
+    """Yield the tasks that pass the checks, in the requested layout; count them, and report the others to `reject`."""
+    for number, task in enumerate(tasks):
+        counts.rows += 1
+        if isinstance(task, Reject):
+            reject(task.row, task.reason, task.content)
+            continue
+        kept = screen.check(task)
+        if isinstance(kept, Refusal):
+            overlap = {"overlap": asdict(kept.overlap)} if kept.overlap else {}
+            reject(number, kept.reason, {**asdict(task.question), **overlap})
+            continue
+        counts.questions += 1
+        counts.questions_without_markup += kept.question.question != task.question.question
+        counts.trajectories += len(kept.trajectories)
+        counts.correct_trajectories += sum(trajectory.correct for trajectory in kept.trajectories)
+        yield kept if config.layout is None else _change_layout(kept, config.layout)
+        if counts.questions == config.num_questions:
+            break
+
+
+def _change_layout(task: Task, layout: str) -> Task:
+    """Write the correct trajectories in a layout, with the answer in its box."""
+    answer = task.question.answer
+    return replace(
+        task,
+        trajectories=tuple(
+            replace(trajectory, text=lay_out(trajectory.text, answer, layout), num_tokens=None)
+            if trajectory.correct
+            else trajectory
+            for trajectory in task.trajectories
+        ),
+    )
+
+
+def _format_report(config: PrepareDataConfig, counts: Counts) -> str:
+    """The counts, and the meaning of each reason, in Markdown."""
+    table = [["left out because", "rows", "share", "what it means"]]
+    for reason, count in counts.left_out.most_common():
+        table.append([reason, f"{count:,}", f"{count / counts.rows:.2%}", REASONS.get(reason, "the row is malformed")])
+    lines = [
+        f"# {Path(config.dataset_name).name}",
+        "",
+        f"{counts.questions:,} of {counts.rows:,} rows were kept as questions. HTML or URLs were removed from "
+        f"{counts.questions_without_markup:,} of them. They have {counts.trajectories:,} trajectories, of which "
+        f"{counts.correct_trajectories:,} are correct.",
+        "",
+        markdown_table(table) if counts.left_out else "No row was left out.",
+        "",
+    ]
+    if config.benchmarks:
+        names = ", ".join(Path(DatasetReference.parse(name).name).name for name in config.benchmarks)
+        lines += [
+            f"Compared with {names}: a question overlaps with a benchmark question if they share "
+            f"{config.min_overlap:.0%} of the word {config.ngram_size}-grams of the one that has fewer. "
+            "`rejects.jsonl` lists each such question with the benchmark question and the first shared words.",
+            "",
+        ]
+    return "\n".join(lines)
