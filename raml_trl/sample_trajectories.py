@@ -1,13 +1,13 @@
-r"""Sample n trajectories of a teacher for every question, grade them, and write them as Parquet shards.
+r"""Sample n trajectories of a teacher per question, grade them, and write them as Parquet shards.
 
     python -m raml_trl.sample_trajectories --config recipes/tiny/demo/sample.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.sample_trajectories --config recipes/qwen2.5-7b/sample_distill_14b.yaml
 
-Every process of the launch takes its share of the shards, whatever the others do: they never wait for each other, and
-whoever finishes last closes the run. A shard appears when it is whole; started again, on any number of processes, the
-command makes those that are missing, and they are what they would have been. What stands in `output_dir` is a data set
-for `train_sft`, in the form of the paper's rollout data sets; `push_to_hub` sends it to the Hub with a card.
+Each process of the launch makes its share of the shards and waits for no other process. A shard appears when it is
+complete. Started again, on any number of processes, the command makes the missing shards, with the same content as
+without the interruption. The process that finishes last completes the run. `output_dir` is then a dataset for
+`train_sft`, in the format of the paper's rollout datasets; `push_to_hub` pushes it to the Hub with a card.
 """
 
 import logging
@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: SampleTrajectoriesConfig, record: Run) -> None:
-    """Make this process's shards, and close the run if they were the last."""
+    """Make the shards of this process, and complete the run if they were the last."""
     started = time.monotonic()
     if config.engine != "server":
         check_model(config.model_name_or_path)
     table = open_data(config)
-    if config.hub_dataset_id is not None and is_first_process():  # before hours of work
+    if config.hub_dataset_id is not None and is_first_process():  # before hours of sampling
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
     paths = sample_shards(
         config,
@@ -48,13 +48,13 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
         trajectory_rows(shown_name(config.model_name_or_path)),
     )
     if paths is None:
-        logger.info("other processes still have shards to make: the last of them closes the run")
+        logger.info("other processes are still making shards; the last of them completes the run")
     else:
         close_run(config, record, paths, time.monotonic() - started)
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
-    """Count what all shards hold, write the card, push if asked to, and mark the run complete."""
+    """Count the trajectories of all shards, write the card, push if requested, and mark the run complete."""
     notes = add_notes(paths)
     sources: Counter[str] = Counter()
     correct, total = [], []
@@ -81,7 +81,7 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
         "shards": len(paths),
     }
     remove_partials(record.directory)
-    record.writes = True  # whichever process of the launch this is, it is the last
+    record.writes = True  # the last process to finish, whatever its rank
     record.finish(seconds, results)
     logger.info("%s: %s", record.directory, results)
 

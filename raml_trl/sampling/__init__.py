@@ -1,1 +1,1 @@
-"""Completions outside of training: transformers, vLLM and OpenAI-compatible servers."""
+"""Samples completions outside of training, with transformers, vLLM or an OpenAI-compatible server."""

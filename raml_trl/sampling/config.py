@@ -1,4 +1,4 @@
-"""The dataclasses of the commands that sample and grade. Unusable values are refused here, before any work."""
+"""The configs of the commands that sample and grade. Invalid values are rejected before any work."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,12 +12,12 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass(kw_only=True)
 class SamplingArguments(DatasetArguments):
-    """What draws samples, of which questions, and how: what `sample_trajectories` and `evaluate` have in common."""
+    """The options that `sample_trajectories` and `evaluate` share: model, questions, engine and sampling settings."""
 
     model_name_or_path: str = field(metadata={"help": "Directory or Hub name; with a server, its name there."})
-    output_dir: str = field(metadata={"help": "Of all processes and machines of the launch: shared."})
-    num_questions: int | None = field(default=None, metadata={"help": "Take the first this many; None takes all."})
-    max_completion_length: int = field(default=16384, metadata={"help": "Tokens of a sample."})
+    output_dir: str = field(metadata={"help": "Shared by all processes and machines of the launch."})
+    num_questions: int | None = field(default=None, metadata={"help": "Take the first N questions; None takes all."})
+    max_completion_length: int = field(default=16384, metadata={"help": "Maximum tokens of a sample."})
     temperature: float = field(default=1.0, metadata={"help": "0 decodes greedily."})
     top_p: float = 1.0
     top_k: int = field(default=0, metadata={"help": "0 keeps the whole vocabulary."})
@@ -25,31 +25,29 @@ class SamplingArguments(DatasetArguments):
 
     engine: Literal["transformers", "vllm", "server"] = field(
         default="transformers",
-        metadata={
-            "help": "The model in this process, vLLM in this process, or any server that speaks OpenAI's protocol."
-        },
+        metadata={"help": "The model in this process, vLLM in this process, or an OpenAI-compatible server."},
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = field(default=64, metadata={"help": "transformers: samples generated at once."})
+    batch_size: int = field(default=64, metadata={"help": "transformers: samples generated at a time."})
     all_devices: bool = field(
-        default=False, metadata={"help": "transformers: one process, whose model takes all devices of the machine."}
+        default=False, metadata={"help": "transformers: spread one model over all devices; start a single process."}
     )
     tensor_parallel_size: int = field(default=1, metadata={"help": "vllm: devices per process of the launch."})
     gpu_memory_utilization: float = field(default=0.9, metadata={"help": "vllm: share of a device's memory to use."})
-    max_model_length: int | None = field(default=None, metadata={"help": "vllm: tokens of prompt and sample."})
+    max_model_length: int | None = field(default=None, metadata={"help": "vllm: maximum tokens of prompt and sample."})
     server_url: str | None = field(default=None, metadata={"help": "server: such as http://host:8000/v1."})
     api_key_variable: str = field(
-        default="OPENAI_API_KEY", metadata={"help": "server: environment variable that holds the key, if it wants one."}
+        default="OPENAI_API_KEY", metadata={"help": "server: environment variable with the API key, if it needs one."}
     )
     max_requests: int = field(default=64, metadata={"help": "server: requests in flight, per process."})
 
     questions_per_shard: int = field(
-        default=64, metadata={"help": "A killed run loses at most one unfinished shard of each process."}
+        default=64, metadata={"help": "A killed run loses at most one unfinished shard per process."}
     )
-    num_graders: int = field(default=2, metadata={"help": "Processes that grade, beside each that samples."})
+    num_graders: int = field(default=2, metadata={"help": "Grading processes for each sampling process."})
 
-    push_to_hub: bool = field(default=False, metadata={"help": "Push what is made, as a data set with a card."})
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "Where to push, such as USER/NAME."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the result as a dataset with a card."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Hub dataset to push to, such as USER/NAME."})
     hub_private: bool = True
 
     def __post_init__(self) -> None:
@@ -68,27 +66,30 @@ class SamplingArguments(DatasetArguments):
         )
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
-        if self.all_devices and (self.engine != "transformers" or process_share()[1] > 1):
+        num_processes = process_share()[1]
+        if self.all_devices and (self.engine != "transformers" or num_processes > 1):
             raise InputError(
-                f"all_devices lays the model of one process out: engine is {self.engine}, and there are "
-                f"{process_share()[1]} processes; take transformers and one, or leave it out"
+                f"all_devices needs engine transformers and one process, got engine {self.engine} and {num_processes} "
+                "processes: change them, or leave all_devices out"
             )
         if (self.engine == "server") != (self.server_url is not None):
             raise InputError(f"engine is {self.engine} and server_url is {self.server_url}: each needs the other")
 
     def check_number(self, name: str, number: int) -> None:
-        """Refuse `number`, the value of the field `name`, if all of as many samples would be the same.
+        """Check the number of samples in the field `name` against the temperature.
 
         Raises:
-            InputError: if it is not 1 and decoding is greedy.
+            InputError: if it is more than 1 and decoding is greedy, since all samples would be the same.
         """
         if self.temperature == 0 and number > 1:
-            raise InputError(f"temperature 0 gives {number} times the same sample: set {name} to 1, or raise it")
+            raise InputError(
+                f"temperature 0 gives {number} times the same sample: set {name} to 1, or raise the temperature"
+            )
 
 
 @dataclass(kw_only=True)
 class SampleTrajectoriesConfig(SamplingArguments):
-    """`sample_trajectories`: n trajectories of a teacher for every question, graded."""
+    """`sample_trajectories`: draw n trajectories of a teacher per question, and grade them."""
 
     num_trajectories: int = field(default=64, metadata={"help": "n: trajectories per question."})
 
@@ -101,11 +102,11 @@ class SampleTrajectoriesConfig(SamplingArguments):
 
 @dataclass(kw_only=True)
 class EvaluateConfig(SamplingArguments):
-    """`evaluate`: n samples per question, graded and counted."""
+    """`evaluate`: draw n samples per question, grade them, and compute metrics from the counts."""
 
     num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
     k: list[int] = field(
-        default_factory=lambda: [1, 8], metadata={"help": "For Pass@k, maj@k, and mG-Pass@k where even."}
+        default_factory=lambda: [1, 8], metadata={"help": "k of Pass@k and maj@k, and of mG-Pass@k where k is even."}
     )
     g_pass_thresholds: list[float] = field(
         default_factory=list, metadata={"help": "Each, from 0 to 1, adds G-Pass@k for every k."}
@@ -114,17 +115,17 @@ class EvaluateConfig(SamplingArguments):
     models: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Further models, evaluated alike: each in a directory of its own below output_dir, and all "
-            "compared to the first."
+            "help": "Further models to evaluate with the same settings, each in its own directory below output_dir, "
+            "and compared with the first."
         },
     )
-    report_to: Tracker = field(default="none", metadata={"help": "Dashboard that gets the metrics."})
-    project: str = field(default=PROJECT, metadata={"help": "Of the dashboard."})
+    report_to: Tracker = field(default="none", metadata={"help": "Dashboard that receives the metrics."})
+    project: str = field(default=PROJECT, metadata={"help": "Project on the dashboard."})
     update_card: bool = field(
         default=False, metadata={"help": "Write the metrics into the card of the model, if it is a directory."}
     )
     from_samples: str | None = field(
-        default=None, metadata={"help": "Count these samples, the samples.parquet of a run, and draw none."}
+        default=None, metadata={"help": "Count the samples in this samples.parquet of a run, and draw none."}
     )
 
     def __post_init__(self) -> None:
@@ -133,9 +134,9 @@ class EvaluateConfig(SamplingArguments):
         check_at_least(self, num_samples=1)
         self.check_number("num_samples", self.num_samples)
         if self.push_to_hub and (self.from_samples is not None or self.models):
-            raise InputError("push_to_hub is for an evaluation of one model that draws its samples: leave it out")
+            raise InputError("push_to_hub needs an evaluation of one model that draws its samples: leave it out")
         if self.from_samples is not None and self.models:
-            raise InputError("from_samples counts one file of samples: leave models out")
+            raise InputError("from_samples counts the samples of one model: leave models out")
         for threshold in self.g_pass_thresholds:
             if not 0 <= threshold <= 1:
                 raise InputError(f"g_pass_thresholds must lie between 0 and 1, got {threshold}")

@@ -1,7 +1,7 @@
-"""n completions per prompt outside training: what is asked of an engine, and what it gives.
+"""The interface of the engines, which draw n completions per prompt.
 
-An engine is anything with the method `sample` of `Engine`: `transformers_engine` (a model in this process),
-`vllm_engine` (vLLM in this process) and `server_engine` (any server that speaks OpenAI's protocol, by URL).
+An engine is any object with the method `sample` of `Engine`: `transformers_engine` (a model in this process),
+`vllm_engine` (vLLM in this process) or `server_engine` (an OpenAI-compatible server).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are drawn. `temperature` 0 decodes greedily; `top_k` 0 keeps the whole vocabulary."""
+    """How to draw completions. `temperature` 0 decodes greedily; `top_k` 0 keeps the whole vocabulary."""
 
     num_samples: int
     max_completion_length: int  # tokens
@@ -26,9 +26,13 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample: which prompt it continues, which of its n samples it is, and what was written.
+    """One completion of a prompt.
 
-    The end token counts in `num_tokens`. `finished` is False where the completion was cut at its greatest length.
+    Args:
+        prompt: position of the prompt.
+        sample: number of the completion among the n of its prompt.
+        num_tokens: its tokens, including the end token.
+        finished: the model ended the text; False if it was cut at the maximum length.
     """
 
     prompt: int
@@ -42,13 +46,13 @@ class Engine(Protocol):
     """Draws completions."""
 
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
-        """`settings.num_samples` completions of every prompt, each exactly once, in any order.
+        """Yield `settings.num_samples` completions of every prompt, each exactly once, in any order.
 
-        What is drawn is a function of the prompts, the settings and the seed, as far as the engine can promise it.
+        The completions depend only on the prompts, the settings and the seed, as far as the engine can guarantee it.
         """
         ...
 
 
 def keyed_seed(*key: int) -> int:
-    """A function of the key: a seed of 31 bits, which every server takes."""
+    """Return a seed that depends on the key alone. It has 31 bits, which every server accepts."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "big") >> 1

@@ -1,4 +1,4 @@
-"""A model and its tokenizer from a directory or the Hub, or one clear line on why not."""
+"""Loads models and tokenizers from a directory or the Hub, and opens engines. Failures give an error of one line."""
 
 import os
 from pathlib import Path
@@ -23,14 +23,14 @@ from raml_trl.sampling.transformers_engine import TransformersEngine
 from raml_trl.sampling.vllm_engine import VLLMEngine
 
 LOADING_ERRORS = (OSError, SafetensorError)
-"""What transformers raises for files that are missing, out of reach or damaged."""
+"""The errors of transformers for files that are missing, unreachable or damaged."""
 
 
 def check_model(name: str | None) -> str:
-    """The name of a model that may be there; one that plainly is not is refused, before anything is loaded.
+    """Return the name of a model if it may exist. Nothing is loaded.
 
     Raises:
-        InputError: if no name is given, or it is a directory without a model or with an unfinished run.
+        InputError: if no name is given, or it names a missing directory, one without a model, or an unfinished run.
     """
     if not name:
         raise InputError("model_name_or_path is missing: name a directory or a model on the Hub")
@@ -45,7 +45,7 @@ def check_model(name: str | None) -> str:
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
         InputError: if it cannot be loaded.
@@ -58,12 +58,12 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 
 
 def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, ready for inference on the best device there is, and its tokenizer.
+    """Load a model for inference on the device of this process, and its tokenizer.
 
     Args:
-        name: a directory or a name on the Hub.
+        name: directory or name on the Hub.
         dtype: of the weights.
-        all_devices: lay its layers out over all of them, for a model that one cannot hold.
+        all_devices: spread the layers over all devices, for a model that does not fit on one.
 
     Raises:
         InputError: if either cannot be loaded.
@@ -75,17 +75,17 @@ def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[Pre
         raise cannot_load(name, error) from error
     if all_devices:
         return model.eval(), tokenizer
-    device: Any = "cpu"
+    device: Any = "cpu"  # typed too narrowly by transformers
     if torch.cuda.is_available():
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of a launch with several processes, each has its own
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each process of a launch has its own
     return model.to(device).eval(), tokenizer
 
 
 def open_engine(config: SamplingArguments) -> Engine:
-    """Load the model, or make sure that the server has it.
+    """Load the model of a recipe, or check that the server offers it.
 
     Raises:
-        InputError: if that cannot be done.
+        InputError: if that fails.
     """
     name = config.model_name_or_path
     if config.engine == "server":
@@ -106,21 +106,21 @@ def open_engine(config: SamplingArguments) -> Engine:
 
 
 def keep_rope_theta(config: PreTrainedConfig) -> None:
-    """Have `config.json` state the base of the positions where transformers 4 looks for it as well.
+    """Set `rope_theta` in a config, so that transformers 4 reads the model correctly.
 
-    It ignores `rope_parameters`, and turns positions with 10,000 whatever the model was trained with. transformers 5
-    reads `rope_parameters` first, and drops the rest. Bases that differ by layer have no such place.
+    transformers 4 ignores `rope_parameters` and assumes a base of 10,000. transformers 5 reads `rope_parameters` first,
+    and ignores `rope_theta`. Bases that differ by layer cannot be expressed for transformers 4.
     """
-    parameters = config.to_dict().get("rope_parameters") or {}  # not every model turns positions
+    parameters = config.to_dict().get("rope_parameters") or {}  # models without rotary positions have none
     if "rope_theta" in parameters:
         config.rope_theta = parameters["rope_theta"]
 
 
 def shown_name(name: str) -> str:
-    """The name of a model or a data set without the path that leads to it on this machine."""
+    """Return the name of a model or dataset to show to others: without its local path."""
     return Path(name).name if Path(name).exists() else name
 
 
 def cannot_load(name: str, error: Exception) -> InputError:
-    """The error to raise, with the reason that transformers gave on one line."""
+    """Return the error to raise for a failure of transformers, on one line."""
     return InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}")

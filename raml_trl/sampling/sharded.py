@@ -1,17 +1,16 @@
-"""Samples of many questions, graded, shard by shard: what survives a kill, on any number of processes.
+"""Samples and grades many questions shard by shard, so that a run can be killed and resumed on any number of processes.
 
-Every process of a launch makes its share of the shards and never waits for another. A shard appears when it is whole,
-and what is in it is a function of the settings and of its number alone, so the shards that are missing are all that is
-left to do, whoever does it.
+Each process of a launch makes its share of the shards and never waits for another process. A shard appears when it is
+complete. Its content depends only on the settings and on its number, so any process can make the missing shards.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tqdm import tqdm
 
@@ -22,7 +21,7 @@ from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import prompt_messages, with_opening
 from raml_trl.runtime.runs import is_first_process, process_share
 from raml_trl.sampling.config import SamplingArguments
-from raml_trl.sampling.engine import Engine, SamplingSettings
+from raml_trl.sampling.engine import Completion, Engine, SamplingSettings
 from raml_trl.sampling.loading import open_engine
 
 
@@ -40,34 +39,44 @@ class Sample:
     finished: bool
 
 
+class Notes(TypedDict):
+    """Counts of samples: by grading outcome, of finished samples, and of their tokens."""
+
+    outcomes: dict[str, int]
+    finished: int
+    tokens: int
+
+
 Questions = Callable[[], Iterator[Question]]
-"""The questions, each time from the first."""
-Rows = Callable[[Sequence[Sample], GradingPool], Iterable[dict[str, Any]]]
-"""The rows of a shard, from its samples, by question and of each by number, and from what graded them."""
+"""Returns the questions, from the first one at each call."""
+Rows = Callable[[Sequence[Sample], GradingPool], Iterable[Mapping[str, object]]]
+"""Returns the rows of a shard, from its samples (sorted by question and number) and the pool that graded them."""
 
 
 def sample_shards(
     config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows, *, opening: str = ""
 ) -> list[Path] | None:
-    """Make this process's share of what is missing; the paths of all shards once all are there, else None.
+    """Make the share of this process of the missing shards.
 
     Args:
-        config: what to sample with; shards lie in its `output_dir`.
+        config: engine and settings; the shards are written to its `output_dir`.
         num_samples: n, per question.
         kind: of the shards.
-        to_rows: in the schema of `kind`.
-        opening: what every sample begins with.
+        to_rows: returns rows in the schema of `kind`.
+        opening: the beginning of every sample.
+
+    Returns:
+        The paths of all shards, or None if other processes still have to make some.
     """
-    index, of = process_share()
+    rank, num_processes = process_share()
     paths, missing, total = [], {}, 0
     for number, chunk in _chunks(questions, config.questions_per_shard):
         paths.append(path := shard_path(Path(config.output_dir), kind, number))
-        if number % of == index and not is_complete_shard(path):
+        if number % num_processes == rank and not is_complete_shard(path):
             missing[number] = path
             total += num_samples * len(chunk)
-    bar = tqdm(total=total, desc="sampling", unit="sample", disable=not (missing and is_first_process()))
     if missing:
-        with bar:
+        with tqdm(total=total, desc="sampling", unit="sample", disable=not is_first_process()) as bar:
             _fill(config, questions, num_samples, missing, kind, to_rows, opening, bar)
     return paths if all(path.exists() for path in paths) else None
 
@@ -83,69 +92,71 @@ def draw_samples(
     opening: str = "",
     tick: Callable[[], object] = lambda: None,
 ) -> list[Sample]:
-    """`settings.num_samples` samples of every question, graded: by question, and of each by number.
+    """Draw and grade `settings.num_samples` samples per question, sorted by question and number.
 
     Args:
         style: a key of `prompts.STYLES`.
-        opening: what every sample begins with; its tokens are not counted.
-        tick: called for every sample, once it is drawn.
+        opening: the beginning of every sample; its tokens are not counted.
+        tick: called after each sample is drawn.
     """
     prompts = [prompt_messages(question.question, style) for question in questions]
     if opening:
         prompts = [[*prompt, {"role": "assistant", "content": opening}] for prompt in prompts]
-    completions = []
+    completions: list[Completion] = []
     for completion in engine.sample(prompts, settings, seed=seed):
         completions.append(completion)
         tick()
-    completions.sort(key=lambda one: (one.prompt, one.sample))
-    places = [(prompt, sample) for prompt in range(len(questions)) for sample in range(settings.num_samples)]
-    assert [(one.prompt, one.sample) for one in completions] == places, "an engine left a sample out"
-    texts = [with_opening(opening + one.text) for one in completions]
-    pairs = [(text, questions[one.prompt].answer) for text, one in zip(texts, completions, strict=True)]
-    grades = pool.grade(pairs, style=style)
+    completions.sort(key=lambda completion: (completion.prompt, completion.sample))
+    expected = [(prompt, sample) for prompt in range(len(questions)) for sample in range(settings.num_samples)]
+    drawn = [(completion.prompt, completion.sample) for completion in completions]
+    assert drawn == expected, "an engine left a sample out"
+    texts = [with_opening(opening + completion.text) for completion in completions]
+    answers = [questions[completion.prompt].answer for completion in completions]
+    grades = pool.grade(list(zip(texts, answers, strict=True)), style=style)
     return [
         Sample(
-            question=questions[one.prompt],
-            number=one.sample,
+            question=questions[completion.prompt],
+            number=completion.sample,
             text=text,
             correct=grade.correct,
             formatted=grade.formatted,
             outcome=grade.outcome,
-            num_tokens=one.num_tokens,
-            finished=one.finished,
+            num_tokens=completion.num_tokens,
+            finished=completion.finished,
         )
-        for text, grade, one in zip(texts, grades, completions, strict=True)
+        for text, grade, completion in zip(texts, grades, completions, strict=True)
     ]
 
 
 def trajectory_rows(model: str) -> Rows:
-    """For `sample_shards`: rows of a rollout data set, whose trajectories are `model`'s."""
+    """Return a function for `sample_shards` that makes rows of a rollout dataset, with trajectories of `model`."""
 
-    def to_rows(samples: Sequence[Sample], _pool: GradingPool) -> Iterator[dict[str, Any]]:
+    def to_rows(samples: Sequence[Sample], _pool: GradingPool) -> Iterator[Mapping[str, object]]:
         for question, own in groupby(samples, key=lambda sample: sample.question):
-            trajectories = (Trajectory(one.text, one.correct, model, one.num_tokens) for one in own)
+            trajectories = (Trajectory(sample.text, sample.correct, model, sample.num_tokens) for sample in own)
             yield task_row(Task(question, tuple(trajectories)))
 
     return to_rows
 
 
 def shard_seed(seed: int, number: int) -> int:
-    """The seed that the samples of a shard are drawn with."""
+    """Return the seed for the samples of a shard."""
     return seed * 1_000_003 + number
 
 
-def add_notes(paths: Iterable[Path]) -> dict[str, Any]:
-    """What is noted of all shards together: `outcomes` of grading, samples `finished`, and `tokens`."""
+def add_notes(paths: Iterable[Path]) -> Notes:
+    """Return the sum of the notes of all shards."""
     outcomes: Counter[str] = Counter()
-    sums: Counter[str] = Counter()
+    finished = tokens = 0
     for notes in map(read_notes, paths):
         outcomes.update(notes["outcomes"])
-        sums.update({name: notes[name] for name in ("finished", "tokens")})
-    return {"outcomes": dict(outcomes), **sums}
+        finished += notes["finished"]
+        tokens += notes["tokens"]
+    return {"outcomes": dict(outcomes), "finished": finished, "tokens": tokens}
 
 
 def _chunks(questions: Questions, size: int) -> Iterator[tuple[int, list[Question]]]:
-    """The questions of every shard, with its number."""
+    """The number of every shard and its questions."""
     stream, number = questions(), 0
     while chunk := list(islice(stream, size)):
         yield number, chunk
@@ -156,11 +167,11 @@ def _fill(
     config: SamplingArguments,
     questions: Questions,
     num_samples: int,
-    missing: dict[int, Path],
+    missing: Mapping[int, Path],
     kind: str,
     to_rows: Rows,
     opening: str,
-    bar: Any,
+    bar: tqdm,
 ) -> None:
     engine = open_engine(config)
     settings = SamplingSettings(
@@ -180,14 +191,13 @@ def _fill(
             samples = draw_samples(
                 engine, pool, chunk, settings, config.prompt_style, seed=seed, opening=opening, tick=bar.update
             )
-            shard_outcomes = Counter(sample.outcome for sample in samples)
-            notes: dict[str, Any] = {
-                "outcomes": shard_outcomes,
+            notes: Notes = {
+                "outcomes": dict(Counter(sample.outcome for sample in samples)),
                 "finished": sum(sample.finished for sample in samples),
                 "tokens": sum(sample.num_tokens for sample in samples),
             }
             write_shard(missing[number], to_rows(samples, pool), kind, notes)
-            outcomes.update(shard_outcomes)
+            outcomes.update(notes["outcomes"])
             tokens += notes["tokens"]
             correct, rate = outcomes["correct"] / outcomes.total(), tokens / (time.monotonic() - started)
             bar.set_postfix(correct=f"{correct:.3f}", tokens_per_second=f"{rate:,.0f}")

@@ -1,4 +1,4 @@
-"""Completions from a model of transformers in this process: the engine that needs nothing else."""
+"""Draws completions from a transformers model in this process. It needs no further package."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from raml_trl.sampling.engine import Completion, Messages, SamplingSettings
 
 @dataclass(frozen=True)
 class TransformersEngine:
-    """`model.generate`, `batch_size` samples at once."""
+    """Calls `model.generate` with `batch_size` samples at a time."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batch_size: int
 
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
-        """The completions, batch by batch.
+        """Yield the completions batch by batch.
 
-        Prompts are sorted by length, so that a batch holds little padding. What is drawn is a function of the prompts,
-        the settings, the seed and the batch size; the global generators are left as they were.
+        Prompts are sorted by length, so that a batch has little padding. The completions depend on the prompts, the
+        settings, the seed and the batch size. The global random generators keep their state.
         """
         prompt_ids = [_encode(self.tokenizer, prompt) for prompt in prompts]
         pairs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples)]
         pairs.sort(key=lambda pair: len(prompt_ids[pair[0]]), reverse=True)
-        decoding: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        decoding: dict[str, float | None] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if settings.temperature > 0:
             decoding = {"do_sample": True, "temperature": settings.temperature}
             decoding |= {"top_p": settings.top_p, "top_k": settings.top_k}
@@ -35,30 +35,35 @@ class TransformersEngine:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         for start in range(0, len(pairs), self.batch_size):
             batch = pairs[start : start + self.batch_size]
-            inputs: Any = self.tokenizer.pad(
+            inputs = self.tokenizer.pad(
                 {"input_ids": [prompt_ids[prompt] for prompt, _ in batch]}, padding_side="left", return_tensors="pt"
             ).to(self.model.device)
-            # Not in inference mode: what a model in training keeps of it (such as rotary frequencies) has no gradient.
+            # Not in inference mode: its tensors, such as cached rotary frequencies, cannot be used in training later.
             with torch.no_grad(), torch.random.fork_rng(devices):
                 torch.manual_seed(seed * 1_000_003 + start)
                 output = generate(**inputs, max_new_tokens=settings.max_completion_length, **decoding)
-            completions = output[:, inputs["input_ids"].size(1) :]
-            ends = _ends(completions, self.model.generation_config.eos_token_id)
+            completions = output[:, inputs["input_ids"].size(1) :]  # (batch, T)
+            ends = _find_ends(completions, self.model.generation_config.eos_token_id)
             for (prompt, sample), ids, (length, finished) in zip(batch, completions.tolist(), ends, strict=True):
                 text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
                 yield Completion(prompt, sample, str(text), length, finished)
 
 
-def _encode(tokenizer: Any, prompt: Messages) -> list[int]:
-    """The prompt's tokens; a last message of the assistant's is one to go on with."""
-    begun = prompt[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=not begun, continue_final_message=begun)[
-        "input_ids"
-    ]
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
+    """Return the tokens of a prompt. The model continues a last message of the assistant."""
+    started = prompt[-1]["role"] == "assistant"
+    encoded: Any = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=not started, continue_final_message=started
+    )
+    return encoded["input_ids"]
 
 
-def _ends(completions: torch.Tensor, eos_token_id: int | list[int] | None) -> list[tuple[int, bool]]:
-    """Tokens of each row up to its first end token, that one included; and whether there is one."""
+def _find_ends(completions: torch.Tensor, eos_token_id: int | list[int] | None) -> list[tuple[int, bool]]:
+    """Return for each row its length up to and including the first end token, and whether there is an end token.
+
+    Args:
+        completions: token ids, `(batch, T)`.
+    """
     if eos_token_id is None:
         return [(completions.size(1), False)] * len(completions)
     ends = torch.isin(completions, torch.tensor(eos_token_id, device=completions.device))

@@ -1,7 +1,7 @@
-"""Completions from vLLM in this process: the fast engine, on one or more GPUs.
+"""Draws completions from vLLM in this process, on one or more GPUs.
 
-Under `accelerate launch` or `torchrun` every process runs a model of its own, on its own block of GPUs; which prompts
-are whose is the caller's to say.
+Under `accelerate launch` or `torchrun` every process runs a model of its own on its own block of GPUs. The caller
+decides which process gets which prompts.
 """
 
 import os
@@ -23,10 +23,10 @@ _LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTE
 
 
 def check_vllm() -> None:
-    """Find out before the work whether there is a vLLM to ask.
+    """Check that vLLM is installed, before any work is done.
 
     Raises:
-        InputError: if it is not installed.
+        InputError: if it is not.
     """
     if find_spec("vllm") is None:
         raise InputError("vLLM is not installed: pip install raml_trl[vllm], or do without it")
@@ -34,7 +34,7 @@ def check_vllm() -> None:
 
 @dataclass(frozen=True)
 class VLLMEngine:
-    """`llm` is a `vllm.LLM`, which batches by itself; `open` makes one."""
+    """Submits requests to `llm`, a `vllm.LLM`, which forms the batches. `open` creates one."""
 
     llm: Any
 
@@ -49,20 +49,20 @@ class VLLMEngine:
         dtype: str = "auto",
         enforce_eager: bool = False,
     ) -> Self:
-        """Load a model on this process's share of the GPUs.
+        """Load a model on the GPUs of this process.
 
         Args:
-            model: a directory or a name on the Hub.
-            tensor_parallel_size: GPUs of each process.
-            max_model_length: tokens of a prompt and its completion; None takes what the model was made for.
-            gpu_memory_utilization: the part of each GPU's memory to take.
-            dtype: as vLLM names it; `auto` takes the checkpoint's, and bfloat16 in place of float32.
-            enforce_eager: start sooner, and run slower.
+            model: directory or name on the Hub.
+            tensor_parallel_size: GPUs per process.
+            max_model_length: limit for the tokens of a prompt and its completion; None takes the model's own limit.
+            gpu_memory_utilization: share of the memory of each GPU that vLLM may use.
+            dtype: a dtype of vLLM; `auto` takes that of the checkpoint, with bfloat16 in place of float32.
+            enforce_eager: skip CUDA graphs, for a faster start and slower sampling.
 
         Raises:
             InputError: if vLLM is not installed, or there are too few GPUs.
         """
-        with _apart(tensor_parallel_size):
+        with _process_environment(tensor_parallel_size):
             llm = _import_vllm().LLM(
                 model,
                 tensor_parallel_size=tensor_parallel_size,
@@ -74,16 +74,18 @@ class VLLMEngine:
         return cls(llm)
 
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
-        """The completions as they are done, each with a seed of its own (`keyed_seed`).
+        """Yield the completions as they finish. Each has its own seed (`keyed_seed`).
 
-        vLLM's arithmetic depends on what is batched together, so the same seed gives nearly always, not always, the
-        same text. Closing the iterator ends what is under way.
+        vLLM's arithmetic depends on the composition of its batches, so the same seed gives the same text in nearly all
+        cases, but not in all. Closing the iterator aborts the running requests.
 
         Raises:
-            InputError: if a prompt and its completion may be longer than the model reads.
+            InputError: if a prompt and its completion may exceed the context length of the model.
         """
         vllm, engine, tokenizer = _import_vllm(), self.llm.llm_engine, self.llm.get_tokenizer()
-        prompt_ids = [tokenizer.apply_chat_template(one, add_generation_prompt=True)["input_ids"] for one in prompts]
+        prompt_ids = [
+            tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"] for prompt in prompts
+        ]
         _check_lengths(prompt_ids, settings, engine.model_config.max_model_len)
 
         def submit(prompt: int, sample: int) -> tuple[str, tuple[int, int]]:
@@ -95,51 +97,51 @@ class VLLMEngine:
                 seed=keyed_seed(seed, prompt, sample),
             )
             [name] = self.llm.enqueue({"prompt_token_ids": prompt_ids[prompt]}, params, use_tqdm=False)
-            return name.partition("-")[0], (prompt, sample)  # what comes after is random, and not in the output's name
+            return name.partition("-")[0], (prompt, sample)  # outputs name the request without its random suffix
 
         pairs = ((prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples))
         submitted = (submit(*pair) for pair in pairs)
         running: dict[str, tuple[int, int]] = {}
         try:
-            # As many in line as in flight, never all there are.
+            # Submit twice the number that runs at once, rather than all of them.
             running.update(islice(submitted, 2 * engine.vllm_config.scheduler_config.max_num_seqs))
             while running:
                 for output in engine.step():
-                    [one] = output.outputs
-                    ended = one.finish_reason != "length"
-                    completion = Completion(*running.pop(output.request_id), one.text, len(one.token_ids), ended)
+                    [sequence] = output.outputs
+                    finished = sequence.finish_reason != "length"
+                    place = running.pop(output.request_id)
                     running.update(islice(submitted, 1))
-                    yield completion
+                    yield Completion(*place, sequence.text, len(sequence.token_ids), finished)
         finally:
             engine.abort_request(list(running))
 
 
 def devices_of(local_rank: int, tensor_parallel_size: int, visible: Sequence[str]) -> Sequence[str]:
-    """The block of `visible` devices that belongs to the process `local_rank` of this machine.
+    """Return the block of `visible` devices that belongs to the process `local_rank` of this machine.
 
     Raises:
-        InputError: if there are not enough.
+        InputError: if there are too few.
     """
     start, end = local_rank * tensor_parallel_size, (local_rank + 1) * tensor_parallel_size
     if len(visible) < end:
         raise InputError(
-            f"process {local_rank} of this machine wants GPUs {start} to {end - 1}, tensor_parallel_size being "
-            f"{tensor_parallel_size}, but only {len(visible)} are visible ({', '.join(visible)}): lower it, or start "
+            f"process {local_rank} of this machine needs GPUs {start} to {end - 1} (tensor_parallel_size is "
+            f"{tensor_parallel_size}), but only {len(visible)} are visible ({', '.join(visible)}): reduce it, or start "
             "fewer processes"
         )
     return visible[start:end]
 
 
 @contextmanager
-def _apart(tensor_parallel_size: int) -> Iterator[None]:
-    """An environment that shows vLLM this process's devices and no launcher; afterwards it is as it was.
+def _process_environment(tensor_parallel_size: int) -> Iterator[None]:
+    """Show vLLM the devices of this process and no launcher; restore the environment afterwards.
 
-    Under torchrun's TORCHELASTIC_USE_AGENT_STORE, workers that meet at an address of their own wait for each other in
-    vain. Those of vLLM 0.30 meet at a file, except on ROCm; those of earlier releases do not.
+    Under torchrun's TORCHELASTIC_USE_AGENT_STORE, workers that meet at an address of their own wait for each other
+    forever. The workers of vLLM 0.30 meet at a file, except on ROCm; those of earlier releases do not.
     """
     before = {name: value for name, value in os.environ.items() if name == _VISIBLE or _LAUNCHER.fullmatch(name)}
-    num_devices = torch.cuda.device_count()  # does not start CUDA, after which it would be too late
-    if num_devices > 0:  # there are none to share out for vLLM on CPUs
+    num_devices = torch.cuda.device_count()  # does not initialise CUDA, after which devices could not be hidden
+    if num_devices > 0:  # vLLM may also run on CPUs
         numbers = before[_VISIBLE].split(",") if _VISIBLE in before else [str(number) for number in range(num_devices)]
         devices = devices_of(int(before.get("LOCAL_RANK", "0")), tensor_parallel_size, numbers)
         os.environ[_VISIBLE] = ",".join(devices)
@@ -160,11 +162,12 @@ def _import_vllm() -> Any:
 
 
 def _check_lengths(prompt_ids: Sequence[Sequence[int]], settings: SamplingSettings, max_model_length: int) -> None:
-    """vLLM would cut completions short of `max_completion_length` without a word."""
+    """Check that vLLM will not silently cut completions before `max_completion_length`."""
     longest = max(map(len, prompt_ids), default=0)
     needed = longest + settings.max_completion_length
     if needed > max_model_length:
         raise InputError(
             f"max_model_length is {max_model_length}, but the longest prompt has {longest} tokens and "
-            f"max_completion_length is {settings.max_completion_length}: give the first {needed}, or lower the last"
+            f"max_completion_length is {settings.max_completion_length}: raise max_model_length to {needed}, or reduce "
+            "max_completion_length"
         )

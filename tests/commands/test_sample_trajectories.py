@@ -1,4 +1,4 @@
-"""Sampling trajectories: whole shards, nothing lost and nothing twice, the same on any number of processes."""
+"""`sample_trajectories`: complete shards, no sample lost or repeated, the same for any number of processes."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ COLUMNS = ["id", "problem", "answer", "source", "generations", "labels", "models
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Ten questions, of which number n has the answer n/7."""
+    """Ten questions; question n has the answer n/7."""
     questions = [
         Question(str(number), f"What is {number} over 7?", rf"\frac{{{number}}}{{7}}", f"s{number % 2}")
         for number in range(NUM_QUESTIONS)
@@ -42,7 +42,7 @@ def data(tmp_path: Path) -> str:
 
 
 def teacher(request: Request) -> Answer:
-    """Right, wrong in number, without a box or cut off, by turns."""
+    """Answer correctly, with a wrong number, without a box, or cut off, depending on the seed."""
     number = int(request["messages"][-1]["content"].split()[2])
     match request["seed"] % 4:
         case 0:
@@ -56,7 +56,7 @@ def teacher(request: Request) -> Answer:
 
 
 def sample(directory: Path, **settings: Any) -> dict[str, Any]:
-    """What `run.json` says after the command has been run, in this process."""
+    """Run the command in this process, and return its `run.json`."""
     given = {
         "num_trajectories": NUM_TRAJECTORIES,
         "questions_per_shard": PER_SHARD,
@@ -81,7 +81,7 @@ def shards(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.parquet"))}
 
 
-def test_graded_trajectories_in_the_form_of_the_papers(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_rows_have_the_format_of_the_papers_datasets(data: str, tmp_path: Path, model_dir: str) -> None:
     with OpenAIServer(teacher) as server:
         record = sample(tmp_path / "out", **from_server(server, data))
         seeds = Counter(request["seed"] % 4 for request in server.requests)
@@ -101,7 +101,7 @@ def test_graded_trajectories_in_the_form_of_the_papers(data: str, tmp_path: Path
     assert results["shards"] == 4
     assert sum(text.startswith("<think>\n") for row in rows for text in row["generations"]) == seeds[2]
 
-    # train_sft and datasets read it as it is
+    # train_sft and datasets can read the output
     table = open_table(str(tmp_path / "out"))
     from tests.sft.test_examples import ALL
 
@@ -116,19 +116,19 @@ def test_graded_trajectories_in_the_form_of_the_papers(data: str, tmp_path: Path
     assert f"| graded as: no answer | {seeds[2] + seeds[3]} (" in card
 
 
-def test_only_what_is_missing_is_made_again(data: str, tmp_path: Path) -> None:
+def test_only_missing_shards_are_made_again(data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with OpenAIServer(teacher) as server:
         sample(out, **from_server(server, data))
         whole = shards(out)
         asked = len(server.requests)
         sample(out, **from_server(server, data))
-        assert len(server.requests) == asked  # a complete run is left as it is
+        assert len(server.requests) == asked  # a complete run is not changed
 
         reopen(out)
         (out / "trajectories-00001.parquet").unlink()
         (out / "trajectories-00002.parquet").write_bytes(whole["trajectories-00002.parquet"][:-100])
-        (out / ".trajectories-00001.parquet.1.partial").write_bytes(b"what a killed run left")
+        (out / ".trajectories-00001.parquet.1.partial").write_bytes(b"left by a killed run")
         sample(out, **from_server(server, data))
         assert shards(out) == whole
         assert len(server.requests) == asked + 2 * PER_SHARD * NUM_TRAJECTORIES
@@ -140,7 +140,7 @@ def reopen(directory: Path) -> None:
     (directory / "run.json").write_text(json.dumps(record | {"status": "running"}))
 
 
-def test_each_process_its_shards_and_the_last_closes_the_run(
+def test_processes_share_the_shards_and_the_last_completes_the_run(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with OpenAIServer(teacher) as server:
@@ -158,7 +158,7 @@ def test_each_process_its_shards_and_the_last_closes_the_run(
     assert shards(tmp_path / "out") == shards(tmp_path / "alone")
 
 
-def test_what_hangs_the_grader_is_counted(data: str, tmp_path: Path) -> None:
+def test_answers_that_the_grader_cannot_finish_are_counted(data: str, tmp_path: Path) -> None:
     tower = "9" + "^{9" * 12 + "}" * 12
 
     with OpenAIServer(lambda request: Answer(rf"\boxed{{{tower}}}", 5)) as server:
@@ -180,12 +180,12 @@ def test_what_hangs_the_grader_is_counted(data: str, tmp_path: Path) -> None:
         ({"num_trajectories": 2.0}, "num_trajectories must be int"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SampleTrajectoriesConfig(dataset_name="d", model_name_or_path="m", output_dir="o", **settings)
 
 
-def test_pushed_with_its_card(data: str, tmp_path: Path) -> None:
+def test_push_with_a_card(data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with OpenAIServer(teacher) as server, HubServer() as hub:
         given = from_server(server, data) | {"output_dir": out, "num_questions": 4, "prompt_style": "boxed"}
@@ -206,7 +206,7 @@ def test_pushed_with_its_card(data: str, tmp_path: Path) -> None:
 
         done = push()
         assert done.returncode == 0, done.stderr
-        assert len(server.requests) == asked  # only the push was left to do
+        assert len(server.requests) == asked  # nothing but the push is repeated
         assert shards(out) == made
         files = hub.files("dataset", f"{USER}/rollouts")
     assert {"README.md", "trajectories-00000.parquet"} <= set(files)
@@ -215,7 +215,7 @@ def test_pushed_with_its_card(data: str, tmp_path: Path) -> None:
 
 
 def start(directory: Path, model: str, data: str, num_processes: int = 1) -> list[str]:
-    """The command as a user starts it, with a model in the process."""
+    """The command line as a user starts it, with a model in the process."""
     given = {
         **{"config": "recipes/tiny/demo/sample.yaml", "model_name_or_path": model, "dataset_name": data},
         **{"output_dir": directory, "num_questions": 24, "num_trajectories": 4, "questions_per_shard": 2},
@@ -226,14 +226,14 @@ def start(directory: Path, model: str, data: str, num_processes: int = 1) -> lis
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(model_dir: str, tmp_path: Path) -> None:
+def test_a_killed_run_can_be_resumed_on_any_number_of_processes(model_dir: str, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     prepare = ["--config", "recipes/tiny/demo/data_grpo.yaml", "--num_questions", "24", "--output_dir", data]
     subprocess.run([sys.executable, "-m", "raml_trl.prepare_data", *prepare], cwd=REPOSITORY, check=True)
     whole, killed, shared = (tmp_path / name for name in ("whole", "killed", "shared"))
     subprocess.run(start(whole, model_dir, data), cwd=REPOSITORY, check=True)
 
-    for number in (1, 4, 9):  # SIGKILL, three times, each time somewhere in the next shard
+    for number in (1, 4, 9):  # SIGKILL three times, each time during the next shard
         kill_when(killed / f"trajectories-{number:05d}.parquet", start(killed, model_dir, data))
         assert json.loads((killed / "run.json").read_text())["status"] == "running"
         assert len(shards(killed)) < 12

@@ -1,4 +1,4 @@
-"""n completions per prompt: keyed, whole, and the model's own."""
+"""`TransformersEngine`: every sample once, reproducible, and greedy decoding that follows the model."""
 
 from collections import Counter
 
@@ -27,29 +27,29 @@ def draw(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], **settings: fl
     return list(drawn)
 
 
-def test_every_sample_once(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+def test_each_sample_is_drawn_once(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     completions = draw(loaded)
-    assert Counter((one.prompt, one.sample) for one in completions) == Counter(
+    assert Counter((completion.prompt, completion.sample) for completion in completions) == Counter(
         (prompt, sample) for prompt in range(3) for sample in range(4)
     )
-    assert {len(one.text) > 0 for one in completions} >= {True}
-    assert all(1 <= one.num_tokens <= 10 for one in completions)
-    assert len({one.num_tokens for one in completions}) > 1  # some end before the limit
-    assert {one.finished for one in completions if one.num_tokens < 10} == {True}
-    assert False in {one.finished for one in completions if one.num_tokens == 10}
+    assert {len(completion.text) > 0 for completion in completions} >= {True}
+    assert all(1 <= completion.num_tokens <= 10 for completion in completions)
+    assert len({completion.num_tokens for completion in completions}) > 1  # some end before the limit
+    assert {completion.finished for completion in completions if completion.num_tokens < 10} == {True}
+    assert False in {completion.finished for completion in completions if completion.num_tokens == 10}
 
 
-def test_same_seed_same_samples_and_no_global_generator_moves(
+def test_the_seed_decides_and_global_generators_keep_their_state(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
 ) -> None:
-    torch.manual_seed(123)  # another state than any draw leaves
+    torch.manual_seed(123)  # a state that no draw leaves behind
     before = torch.get_rng_state()
     assert draw(loaded) == draw(loaded)
     assert torch.equal(before, torch.get_rng_state())
     assert draw(loaded) != draw(loaded, seed=1)
 
 
-def test_greedy_is_the_most_likely_token_at_every_place(
+def test_greedy_decoding_takes_the_most_likely_tokens(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
 ) -> None:
     model, tokenizer = loaded

@@ -1,4 +1,4 @@
-"""vLLM as an engine: which GPUs are whose, what it is asked for, and, where there is one, that it writes the same."""
+"""`VLLMEngine`: the GPUs of each process, its requests, and, if vLLM is installed, equal completions."""
 
 import os
 import sys
@@ -27,9 +27,9 @@ LAUNCHED = {
 
 
 class ScriptedLLM:
-    """As much of `vllm.LLM` and its engine as is used: runs three requests at once, ends two a step, the newest first.
+    """The used part of `vllm.LLM` and its engine. It runs three requests at once and ends two per step, newest first.
 
-    A completion's text is the seed it was asked for; it is cut where the seed is even.
+    The text of a completion is its requested seed; it is cut if the seed is even.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -83,26 +83,26 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, 1, ["GPU-8932f937", "MIG-GPU-8932f937/1/2"], ["MIG-GPU-8932f937/1/2"]),
     ],
 )
-def test_every_process_has_its_block(local_rank: int, size: int, visible: list[str], expected: list[str]) -> None:
+def test_devices_of_each_process(local_rank: int, size: int, visible: list[str], expected: list[str]) -> None:
     assert devices_of(local_rank, size, visible) == expected
 
 
 @pytest.mark.parametrize(("local_rank", "size", "visible"), [(0, 2, ["4"]), (2, 2, list("01234")), (0, 1, [])])
-def test_too_few_devices_are_counted_out(local_rank: int, size: int, visible: list[str]) -> None:
-    with pytest.raises(InputError, match="lower it, or start fewer processes") as caught:
+def test_too_few_devices_are_refused(local_rank: int, size: int, visible: list[str]) -> None:
+    with pytest.raises(InputError, match="reduce it, or start fewer processes") as caught:
         devices_of(local_rank, size, visible)
     end = (local_rank + 1) * size
-    assert f"process {local_rank} of this machine wants GPUs {local_rank * size} to {end - 1}," in str(caught.value)
+    assert f"process {local_rank} of this machine needs GPUs {local_rank * size} to {end - 1} " in str(caught.value)
     assert f"only {len(visible)} are visible" in str(caught.value)
 
 
-def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vllm_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(InputError, match=r"pip install raml_trl\[vllm\]"):
         VLLMEngine.open("model")
 
 
-def test_a_broken_installation_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_installation_raises_its_own_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "vllm.py").write_text("import a_library_of_vllms")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
@@ -114,7 +114,7 @@ def test_a_broken_installation_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("num_devices", "visible", "expected"), [(8, None, "2,3"), (4, "7,6,5,4", "5,4"), (0, None, None), (0, "", "")]
 )
-def test_a_launched_process_opens_a_model_of_its_own(
+def test_a_launched_process_sees_its_own_devices_only(
     monkeypatch: pytest.MonkeyPatch, num_devices: int, visible: str | None, expected: str | None
 ) -> None:
     for name, value in LAUNCHED.items():
@@ -134,31 +134,32 @@ def test_a_launched_process_opens_a_model_of_its_own(
 
 
 @pytest.mark.usefixtures("scripted")
-def test_every_sample_once_as_it_was_asked_for() -> None:
+def test_each_sample_is_requested_once_with_its_settings() -> None:
     llm = ScriptedLLM()
     completions = list(VLLMEngine(llm).sample(PROMPTS, SETTINGS, seed=0))
-    counts = Counter((one.prompt, one.sample) for one in completions)
+    counts = Counter((completion.prompt, completion.sample) for completion in completions)
     assert counts == Counter((prompt, sample) for prompt in range(3) for sample in range(4))
     prompts = {str(params.seed): params.prompt for params in llm.asked}
     assert len(prompts) == 12
-    for one in completions:
-        assert prompts[one.text] == PROMPTS[one.prompt][0]["content"] + ">"
-        assert (one.num_tokens, one.finished) == (int(one.text) % 5, int(one.text) % 2 == 1)
-    assert {one.finished for one in completions} == {True, False}
+    for completion in completions:
+        assert prompts[completion.text] == PROMPTS[completion.prompt][0]["content"] + ">"
+        number = int(completion.text)
+        assert (completion.num_tokens, completion.finished) == (number % 5, number % 2 == 1)
+    assert {completion.finished for completion in completions} == {True, False}
     [drawn] = {(params.max_tokens, params.temperature, params.top_p, params.top_k) for params in llm.asked}
     assert drawn == (10, 0.7, 0.9, 20)
     assert llm.most_unfinished == 6  # of 12: never all at once
 
 
 @pytest.mark.usefixtures("scripted")
-def test_seeds_are_keyed() -> None:
+def test_seeds_depend_on_the_sample_alone() -> None:
     first, again, other = ({*VLLMEngine(ScriptedLLM()).sample(PROMPTS, SETTINGS, seed=seed)} for seed in (0, 0, 1))
     assert first == again
-    assert not {one.text for one in first} & {one.text for one in other}
+    assert not {completion.text for completion in first} & {completion.text for completion in other}
 
 
 @pytest.mark.usefixtures("scripted")
-def test_closing_ends_what_is_under_way() -> None:
+def test_closing_the_iterator_aborts_running_requests() -> None:
     llm = ScriptedLLM()
     completions = VLLMEngine(llm).sample(PROMPTS, SETTINGS, seed=0)
     next(completions)
@@ -169,16 +170,16 @@ def test_closing_ends_what_is_under_way() -> None:
 
 
 @pytest.mark.usefixtures("scripted")
-def test_completions_that_would_be_cut_short_are_refused() -> None:
+def test_too_long_completions_are_refused() -> None:
     longest = len(PROMPTS[1][0]["content"]) + 1
     fits = SamplingSettings(1, 27 - longest, 1.0, 1.0, 0)
     assert len(list(VLLMEngine(ScriptedLLM()).sample(PROMPTS, fits, seed=0))) == 3
-    with pytest.raises(InputError, match=rf"is 27, .* has {longest} tokens .*: give the first 28, or lower the last"):
+    with pytest.raises(InputError, match=rf"is 27, .* has {longest} tokens .*: raise max_model_length to 28, or"):
         list(VLLMEngine(ScriptedLLM()).sample(PROMPTS, SamplingSettings(1, 28 - longest, 1.0, 1.0, 0), seed=0))
 
 
 @pytest.mark.vllm
-def test_vllm_writes_what_transformers_writes(model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_gives_the_completions_of_transformers(model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
