@@ -1,4 +1,4 @@
-"""Fixtures: a tiny model and its questions, made once from a seed; nothing is downloaded and nothing needs a GPU."""
+"""Fixtures: a tiny model and its questions, made once from a seed. Nothing is downloaded and nothing needs a GPU."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
-)  # before torch is imported: two threads on small matrices wait for each other
+)  # must be set before torch is imported; with small matrices, two threads mostly wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# What one session of tests tokenised is not to be found by the next.
+# A separate cache, so that no test session finds the tokenised data of another.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="raml_trl_tests_")
 
 import numpy as np
@@ -28,7 +28,7 @@ def _clear_cache() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A two-layer model of the embedded world with random weights, and its tokenizer."""
+    """A two-layer model with random weights, and the tokenizer of the arithmetic world."""
     from raml_trl.build_model import BuildModelConfig, arithmetic_tokenizer, build_model
 
     directory = str(tmp_path_factory.mktemp("model"))
@@ -41,7 +41,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def student(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learnt to end now and then, in `model`, and the questions it learnt from, in `data`."""
+    """`model` holds a model that sometimes ends its answers, and `data` the questions on which it was trained."""
     from tests.training.test_evaluation import SEED, start
 
     home = tmp_path_factory.mktemp("student")
@@ -60,7 +60,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data beside the checkout, where there is any."""
+    """The real data beside the checkout; skips the test if there is none."""
     directory = REPOSITORY.parent / "shared" / "data"
     if not directory.is_dir():
         pytest.skip("no real data beside this checkout")

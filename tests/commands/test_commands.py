@@ -1,4 +1,4 @@
-"""The commands one after the other, as the demo runs them, at a size for tests."""
+"""The commands of the demo, one after the other, at a small size."""
 
 import json
 import re
@@ -35,7 +35,7 @@ Start = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
-    """Runs a command in this process: exit code, standard output, standard error."""
+    """Runs a command in this process and returns its exit code, standard output and standard error."""
 
     def start(command: str, recipe: str, **settings: object) -> tuple[int, str, str]:
         overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
@@ -49,7 +49,7 @@ def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def run_pipeline(start: Start, home: Path) -> None:
-    """The demo's chain, each stage a few steps."""
+    """Run the stages of the demo with a few steps each."""
     short = {"per_device_train_batch_size": 16, "max_steps": 4, "save_steps": 2, "disable_tqdm": "true"}
     stages = [
         ("build_model", "model", {"output_dir": home / "model"}),
@@ -105,7 +105,7 @@ def make_report(start: Start, home: Path) -> str:
     return output
 
 
-def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
+def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     run_pipeline(start, tmp_path)
     output = make_report(start, tmp_path)
     lines = output.strip().splitlines()
@@ -122,7 +122,7 @@ def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
 
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count('class="drawing"') >= 3
-    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)  # nothing is fetched
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)  # the page loads nothing
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [stage["name"] for stage in data["stages"]] == ["base", "SFT", "GRPO"]
 
@@ -134,7 +134,7 @@ def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
     correct = sum(row["correct"] for row in samples) / 48
     assert metrics["metrics"]["pass@1"]["mean"] == pytest.approx(correct)
 
-    # what was logged about the rollouts is over all G, and says which were selected
+    # the logged tables hold all G rollouts and mark the selected ones
     table = pd.read_parquet(sorted((tmp_path / "grpo" / "completions").iterdir())[-1])
     assert len(table) == 16
     assert table["selected"].tolist().count(True) == 8
@@ -144,22 +144,22 @@ def test_from_nothing_to_a_report(start: Start, tmp_path: Path) -> None:
     assert "# Model Card for grpo" in card
     assert "2505.19815" in card
 
-    for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # for transformers 4 as well
+    for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # transformers 4 needs this key
         assert json.loads((tmp_path / saved / "config.json").read_text())["rope_theta"] == 10_000
 
-    # once more: nothing is done again, and the table is the same
+    # a second time: nothing is done again, and the table is the same
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json") if path.parent.name != "report"}
     run_pipeline(start, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert make_report(start, tmp_path) == output
 
 
-def test_same_seed_same_numbers(start: Start, tmp_path: Path) -> None:
-    for name in ("one", "two"):
+def test_the_same_seed_gives_the_same_numbers(start: Start, tmp_path: Path) -> None:
+    for name in ("first", "second"):
         run_pipeline(start, tmp_path / name)
-    first, second = ((tmp_path / name / "eval_grpo" / "samples.parquet").read_bytes() for name in ("one", "two"))
+    first, second = ((tmp_path / name / "eval_grpo" / "samples.parquet").read_bytes() for name in ("first", "second"))
     assert first == second
-    weights = [(tmp_path / name / "grpo" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    weights = [(tmp_path / name / "grpo" / "model.safetensors").read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
 
 
@@ -181,7 +181,7 @@ def test_models_that_cannot_be_loaded(start: Start, model_dir: str, tmp_path: Pa
             assert not (tmp_path / "out").exists()
 
 
-def test_without_vllm_nothing_is_begun(
+def test_a_missing_vllm_is_reported_before_the_work(
     start: Start, model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=4)
@@ -195,7 +195,7 @@ def test_without_vllm_nothing_is_begun(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_is_a_model_too(start: Start, model_dir: str, tmp_path: Path) -> None:
+def test_adapters_can_be_trained_and_evaluated(start: Start, model_dir: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     start("prepare_data", "data_grpo", output_dir=data, num_questions=4)
     lora = {"use_peft": "true", "lora_r": 2, "lora_target_modules": "q_proj v_proj", "disable_tqdm": "true"}
@@ -207,14 +207,14 @@ def test_an_adapter_is_a_model_too(start: Start, model_dir: str, tmp_path: Path)
     assert start("evaluate", "eval", **inputs, num_samples=8)[0] == 0
 
 
-def test_more_selected_than_there_are(start: Start, tmp_path: Path) -> None:
+def test_m_above_g_is_refused(start: Start, tmp_path: Path) -> None:
     code, _, error = start("train_grpo", "grpo", num_generations_update=9, output_dir=tmp_path / "out")
     assert code == 2
     assert "num_generations_update (m = 9) must lie between 1 and num_generations (G = 8)" in error
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_model_writes_is_escaped_in_the_report(start: Start, tmp_path: Path) -> None:
+def test_completions_are_escaped_in_the_report(start: Start, tmp_path: Path) -> None:
     run_pipeline(start, tmp_path)
     samples = pd.read_parquet(tmp_path / "eval_grpo" / "samples.parquet")
     samples["text"] = "<script>alert(1)</script>"

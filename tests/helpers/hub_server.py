@@ -1,12 +1,12 @@
-"""A Hub on this machine: enough of its protocol for the real `huggingface_hub` to push to it and to load from it.
+"""A local stand-in for the Hub, with enough of its protocol for `huggingface_hub` to push to it and load from it.
 
     with HubServer() as hub:
-        hub.fail("commit", 500)  # the next one
+        hub.fail("commit", 500)  # fail the next commit
         subprocess.run(command, env=hub.environment(tmp_path / "home"))
         assert "README.md" in hub.files("dataset", f"{USER}/rows")
 
-The client reads its environment when it is imported, so it belongs in a process of its own. Everything is in memory.
-Not spoken: Xet (`environment` turns it off), uploads in parts, tags, pull requests, Spaces.
+The client reads its environment on import, so run it in a separate process. The server keeps everything in memory. It
+does not support Xet (`environment` turns it off), multi-part uploads, tags, pull requests and Spaces.
 """
 
 import base64
@@ -26,16 +26,16 @@ from urllib.parse import parse_qs, unquote
 import yaml
 
 USER, TOKEN = "tester", "hf_secret_of_the_tester"
-CUT = 0  # instead of a status: the connection ends before the request has any effect
-LOST = -1  # the request is carried out, and the connection ends instead of an answer
-HALF = -2  # the connection ends in the middle of what the client sends
+CUT = 0  # used as a status: close the connection before the request has any effect
+LOST = -1  # carry out the request, then close the connection instead of answering
+HALF = -2  # close the connection while the client is sending
 
-_LARGE = (".parquet", ".arrow", ".safetensors", ".bin", ".pt", ".gz")  # what a commit keeps as a pointer
+_LARGE = (".parquet", ".arrow", ".safetensors", ".bin", ".pt", ".gz")  # stored in git as LFS pointers
 _LICENSES = ("mit", "apache-2.0", "cc-by-4.0", "other")
 _ID, _REVISION = r"(?P<id>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
 _API, _REPO = f"/api/(?:models|(?P<type>datasets))/{_ID}", f"/(?P<type>datasets/)?{_ID}"
 
-# The kinds of requests: methods and path. The method of that name of `_Handler` answers.
+# The kinds of requests, each with its HTTP methods and path. The method of `_Handler` with the same name answers.
 ROUTES = {
     "whoami": ("GET", "/api/whoami-v2"),
     "create": ("POST", "/api/repos/create"),
@@ -67,21 +67,21 @@ class File(NamedTuple):
 
     @property
     def oid(self) -> str:
-        """Its name in git."""
+        """The hash of the file in git."""
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
         blob = pointer.encode() if self.large else self.content
         return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
 
 
 class Commit(NamedTuple):
-    """All files of a repository, by path."""
+    """A commit, with all files of the repository by path."""
 
     oid: str
     summary: str
     files: dict[str, File]
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """What a tree lists, by path: files, and the folders they are in."""
+        """Return the entries of the tree by path: the files and their folders."""
         folders = {str(parent) for path in self.files for parent in PurePosixPath(path).parents} - {"."}
         entries = {path: {"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders}
         for path, file in self.files.items():
@@ -93,7 +93,7 @@ class Commit(NamedTuple):
 
 
 class Repo(NamedTuple):
-    """A repository: of each branch its commits, oldest first."""
+    """A repository, with the commits of each branch, oldest first."""
 
     url: str
     private: bool
@@ -101,7 +101,7 @@ class Repo(NamedTuple):
 
     @property
     def commits(self) -> list[Commit]:
-        """Of `main`."""
+        """The commits of `main`."""
         return self.branches["main"]
 
     def add(self, summary: str, files: dict[str, File], branch: str = "main") -> Commit:
@@ -112,7 +112,7 @@ class Repo(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer; a `body` that is not bytes is sent as JSON."""
+    """An HTTP answer. A `body` that is not bytes is sent as JSON."""
 
     body: Any
     status: int = 200
@@ -120,7 +120,7 @@ class Reply(NamedTuple):
 
 
 class Refusal(Exception):
-    """An answer that is an error, by the headers that tell the client which."""
+    """An error answer, with the headers from which the client determines the error."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -128,7 +128,7 @@ class Refusal(Exception):
 
 
 class HubServer:
-    """The server, for as long as its `with` lasts. `requests` are the kinds that came, in order."""
+    """The server, which runs inside a `with` block. `requests` lists the kinds of the requests received, in order."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}  # by type and id
@@ -148,22 +148,22 @@ class HubServer:
         self._server.server_close()
 
     def environment(self, home: Path, token: str | None = TOKEN) -> dict[str, str]:
-        """The environment of a process that is to take this for the Hub."""
+        """Return the environment of a process that uses this server as its Hub."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         hub = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         return kept | hub | quiet | ({"HF_TOKEN": token} if token else {})
 
     def files(self, repo_type: str, repo_id: str, branch: str = "main") -> dict[str, bytes]:
-        """What a branch of a repository holds now."""
+        """Return the current files of a branch."""
         commits = self.repos[repo_type, repo_id].branches[branch]
         return {path: file.content for path, file in commits[-1].files.items()}
 
-    def fail(self, kind: str, what: int, *, at: int = 1, times: int = 1, retry_after: int | None = None) -> None:
-        """Answer requests of a kind with the status `what`, or CUT, HALF or LOST; the first is the `at`-th from now."""
+    def fail(self, kind: str, status: int, *, at: int = 1, times: int = 1, retry_after: int | None = None) -> None:
+        """Answer requests of a kind with `status`, which may be CUT, HALF or LOST, from the `at`-th one from now."""
         first = self.requests.count(kind) + at
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        self.faults |= {(kind, number): Reply({}, what, headers) for number in range(first, first + times)}
+        self.faults |= {(kind, number): Reply({}, status, headers) for number in range(first, first + times)}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -178,9 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         self.query = parse_qs(query)
         for kind, (methods, pattern) in ROUTES.items():
-            found = re.fullmatch(pattern, path)
-            if found and self.command in methods.split():
-                self.parts = {name: value and unquote(value) for name, value in found.groupdict().items()}
+            match = re.fullmatch(pattern, path)
+            if match and self.command in methods.split():
+                self.parts = {name: value and unquote(value) for name, value in match.groupdict().items()}
                 with self.hub.lock:
                     self.hub.requests.append(kind)
                     fault = self.hub.faults.pop((kind, self.hub.requests.count(kind)), None)
@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
                     reply = self.reply(kind, fault)
                 return self.send(reply)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send(Reply({"error": f"{self.command} {path} is not spoken here"}, 404))
+        self.send(Reply({"error": f"{self.command} {path} is not supported"}, 404))
 
     do_HEAD = do_POST = do_PUT = do_GET
 
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.token not in ("", TOKEN):
                 raise Refusal(401, "Invalid credentials in Authorization header")
-            # Reading what is public takes no token, nor does a place to send files to, whose URL is signed on the Hub.
+            # Reading public files needs no token, and neither does uploading, since the real Hub signs upload URLs.
             if not self.token and (kind == "whoami" or (self.command == "POST" and kind not in ("paths", "validate"))):
                 raise Refusal(401, "Invalid username or password.")
             done = getattr(self, kind)()
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     @property
     def json(self) -> Any:
@@ -237,14 +237,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def head(self) -> Commit:
-        """The commit that is asked for: the last of a branch, or that of a name."""
+        """The requested commit: the last one of a branch, or the one with a hash."""
         revision, branches = self.parts["revision"] or "main", self.repo.branches
         if revision in branches:
             return branches[revision][-1]
-        found = [commit for commits in branches.values() for commit in commits if commit.oid == revision]
-        if not found:
+        matches = [commit for commits in branches.values() for commit in commits if commit.oid == revision]
+        if not matches:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return found[0]
+        return matches[0]
 
     def whoami(self) -> Reply:
         return Reply({"type": "user", "name": USER, "orgs": [], "auth": {"accessToken": {"role": "write"}}})
@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply({"url": url})
 
     def validate(self) -> Reply:
-        """Of the front matter of a card, the Hub refuses more than this."""
+        """Check the license in the front matter of a card. The real Hub checks more."""
         front = self.json["content"].split("---\n", 2)[1]
         if yaml.safe_load(front).get("license", "mit") not in _LICENSES:
             return Reply({"errors": [{"message": f'"license" must be one of {_LICENSES}'}]}, 400)
@@ -273,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply({"private": self.repo.private})
 
     def preupload(self) -> Reply:
-        """How to send files, and the name of what the commit has in their places."""
+        """Answer how to upload each file, and the hash of the file that the commit has at its path."""
         there = {path: file.sha256 if file.large else file.oid for path, file in self.head.files.items()}
         files = [{"path": file["path"], "oid": there.get(file["path"])} for file in self.json["files"]]
         for file in files:
@@ -281,17 +281,17 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply({"files": files})
 
     def batch(self) -> Reply:
-        """Where to send large files; one that has come before needs no action."""
+        """Answer where to upload large files. A known file needs no action."""
         objects = self.json["objects"]
-        for one in objects:
-            url = f"{self.hub.url}/storage/{one['oid']}"
-            if one["oid"] not in self.hub.objects:
-                one["actions"] = {"upload": {"href": url}, "verify": {"href": f"{url}/verify"}}
+        for item in objects:
+            url = f"{self.hub.url}/storage/{item['oid']}"
+            if item["oid"] not in self.hub.objects:
+                item["actions"] = {"upload": {"href": url}, "verify": {"href": f"{url}/verify"}}
         return Reply({"transfer": "basic", "objects": objects})
 
     def upload(self) -> Reply:
         if hashlib.sha256(self.body).hexdigest() != self.parts["oid"]:
-            raise Refusal(400, "The content is not what its name says")
+            raise Refusal(400, "The content does not match its hash")
         self.hub.objects[self.parts["oid"]] = self.body
         return Reply({})
 
@@ -324,7 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
                 case "deletedFolder":
                     files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
         if self.parts["revision"] not in self.repo.branches:
-            raise Refusal(404, "One commits to a branch", "RevisionNotFound")
+            raise Refusal(404, "The revision of a commit must be a branch", "RevisionNotFound")
         oid = self.repo.add(header["value"]["summary"], files, self.parts["revision"]).oid
         return Reply({"success": True, "commitOid": oid, "commitUrl": f"{self.repo.url}/commit/{oid}"})
 

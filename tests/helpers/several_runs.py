@@ -1,12 +1,12 @@
-"""What tests of launchers and evaluation run under `accelerate launch`: training runs, one after the other.
+"""The script that the launcher and evaluation tests run under `accelerate launch`: several trainings in sequence.
 
 accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 --mixed_precision no \
     -m tests.helpers.several_runs RUNS.json
 
-RUNS.json holds the command, the recipe, the settings and the circumstances of each, by name. Circumstances are
-`given_rollouts`, for GRPO on rollouts that are the same on any number of processes, and `interrupted_after`, a step
-after which the run is cut off and the same command started again. What the first evaluation of each finds is written
-beside it: into 0.json by the first process, and so on.
+RUNS.json holds, by name, the command, the recipe and the settings of each run. Two keys are optional: `given_rollouts`,
+for GRPO on rollouts that are the same on any number of processes, and `interrupted_after`, a step after which the run
+is interrupted and the same command started again. Each process writes its notes from the first evaluation of each run
+to a file beside RUNS.json: 0.json, 1.json and so on.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-    # accelerate shards by FSDP on accelerators only; on a CPU it takes DDP instead and says nothing.
+    # accelerate uses FSDP only on accelerators; on a CPU it silently uses DDP instead.
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -26,14 +26,14 @@ if os.environ.get("ACCELERATE_USE_FSDP") == "true":
 if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
     import deepspeed.ops
 
-    # Else it is compiled at the first run, which takes a compiler and a minute; gloo does the same.
+    # Otherwise DeepSpeed compiles it at the first run, which needs a compiler and a minute. gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     from accelerate.utils import DeepSpeedPlugin
 
     set_up = DeepSpeedPlugin.__post_init__
 
     def set_up_for_small_models(plugin: DeepSpeedPlugin) -> None:
-        """ZeRO-3 leaves tensors of less than 100,000 elements whole on every process: of these models, all."""
+        """Shard all tensors. By default ZeRO-3 replicates those under 100,000 elements, which here are all."""
         set_up(plugin)
         plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
 
@@ -56,7 +56,7 @@ from tests.helpers import without_triton
 from tests.helpers.trainers import TrainerOnGivenRollouts
 
 without_triton.patch()
-# The end of a run would cut the connection between the processes, which the next one needs.
+# The end of a run would close the connection between the processes, which the next run needs.
 Accelerator.end_training = lambda _self: None
 
 notes: dict[str, Any] = {}
@@ -64,8 +64,8 @@ measure = Evaluation.measure
 
 
 def num_held(parameters: Iterable[torch.Tensor]) -> int:
-    """Elements that are on this process at the moment."""
-    return sum((one.to_local() if isinstance(one, DTensor) else one).numel() for one in parameters)
+    """Count the elements that this process holds at the moment."""
+    return sum((item.to_local() if isinstance(item, DTensor) else item).numel() for item in parameters)
 
 
 def noted_measure(evaluation: Evaluation, trainer: Any) -> dict[str, float]:
@@ -77,7 +77,7 @@ def noted_measure(evaluation: Evaluation, trainer: Any) -> dict[str, float]:
             wrapper=type(wrapped).__name__,
             stage=wrapped.zero_optimization_stage() if sharding == "DEEPSPEED" else None,
             parameters=num_held(wrapped.parameters()),
-            optimized=num_held(one for group in trainer.optimizer.param_groups for one in group["params"]),
+            optimized=num_held(item for group in trainer.optimizer.param_groups for item in group["params"]),
             lengths=[],
         )
     return measure(evaluation, trainer)
@@ -87,12 +87,12 @@ class NotingEngine(TransformersEngine):
     def sample(self, *args: Any, **named: Any) -> Iterator[Completion]:
         notes.setdefault("sampling", num_held(self.model.parameters()))
         completions = list(super().sample(*args, **named))
-        notes["lengths"].append(max(one.num_tokens for one in completions))
+        notes["lengths"].append(max(completion.num_tokens for completion in completions))
         return iter(completions)
 
 
 def interrupt_after(step: int) -> Callable[..., None]:
-    """As Ctrl-C on every process, once a step is done."""
+    """Return a callback that acts like Ctrl-C on every process after a step."""
 
     def on_step_end(_callback: Any, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         if state.global_step == step:
@@ -102,7 +102,7 @@ def interrupt_after(step: int) -> Callable[..., None]:
 
 
 def start(command: str, words: list[str], patches: list[tuple[Any, str, Any]]) -> int | None:
-    """The exit code of a command."""
+    """Run a command and return its exit code."""
     notes.clear()
     with pytest.MonkeyPatch.context() as patch:
         for patched in [(sys, "argv", [command, *words]), *patches]:
@@ -115,7 +115,7 @@ def start(command: str, words: list[str], patches: list[tuple[Any, str, Any]]) -
 def main(path: Path) -> None:
     Evaluation.measure = noted_measure
     in_training.TransformersEngine = NotingEngine
-    found = {}
+    all_notes = {}
     for name, asked in json.loads(path.read_text()).items():
         words = [word for key, value in asked["settings"].items() for word in (f"--{key}", *str(value).split())]
         words = ["--config", str(TINY / f"{asked['recipe']}.yaml"), *words]
@@ -125,8 +125,8 @@ def main(path: Path) -> None:
             assert start(asked["command"], words, [*given, cut_off]) == INTERRUPTED, name
         code = start(asked["command"], words, given)
         assert not code, f"{name} ended with {code}"
-        found[name] = dict(notes)
-    (path.parent / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+        all_notes[name] = dict(notes)
+    (path.parent / f"{os.environ['RANK']}.json").write_text(json.dumps(all_notes))
 
 
 if __name__ == "__main__":

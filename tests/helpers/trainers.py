@@ -1,4 +1,4 @@
-"""Trainers for tests: short runs on the embedded world, and what they leave to compare."""
+"""Trainers for tests: short runs in the arithmetic world, and the results that the tests compare."""
 
 import re
 from pathlib import Path
@@ -21,31 +21,31 @@ NUM_GENERATIONS = 8
 
 
 def digit_reward(completions: list[Any], **_columns: object) -> list[float]:
-    """A reward that random text gets in many different sizes, so that no group is without signal."""
+    """A reward with many different values for random text, so that every group has a signal."""
     texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [sum(character in "0123456" for character in text) / 8 for text in texts]
 
 
 def length_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
-    """Another, of another size."""
+    """A second reward, on another scale."""
     return [len(completion[-1]["content"]) / 3 for completion in completions]
 
 
 def half_dead_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
-    """The same, but nothing for every other group of eight: no rollout of it has an advantage."""
+    """`digit_reward`, but 0 for every other group of eight, so that its rollouts have no advantage."""
     rewards = digit_reward(completions)
     return [reward if row // NUM_GENERATIONS % 2 == 0 else 0.0 for row, reward in enumerate(rewards)]
 
 
 def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float]:
-    """The same, but nothing for half of the questions, wherever their rollouts lie."""
+    """`digit_reward`, but 0 for half of the questions, regardless of the process that holds their rollouts."""
     rewards = digit_reward(completions)
     live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 0 for prompt in prompts]
     return [reward if alive else 0.0 for reward, alive in zip(rewards, live, strict=True)]
 
 
 def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float | None]:
-    """Of every other question the first and the sixth rollout have a reward: hardly a row has an advantage."""
+    """Reward only the first and the sixth rollout of every other question, so that few rows have an advantage."""
     live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 1 for prompt in prompts]
     return [
         float(row % NUM_GENERATIONS) if alive and row % NUM_GENERATIONS in (0, 5) else None
@@ -54,18 +54,18 @@ def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) 
 
 
 def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
-    """No group has a signal."""
+    """Reward nothing, so that no group has a signal."""
     return [0.0] * len(completions)
 
 
 def questions(number: int = 64) -> Dataset:
-    """Questions of different lengths, so that padding has something to do."""
+    """Questions of different lengths, so that batches need padding."""
     texts = [f"a={'+'.join(str((i * j) % 10) for j in range(1, 3 + i % 4))},b={i % 10}+{i % 7}" for i in range(number)]
     return Dataset.from_list([{"prompt": prompt_messages(text, "bare"), "answer": "0"} for text in texts])
 
 
 def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
-    """Rollouts that depend on the prompt and the place in the group alone, so any number of processes gets the same."""
+    """Rollouts that depend only on the prompt and the index in the group, not on the number of processes."""
     tokenizer = trainer.processing_class
     first = trainer.accelerator.process_index * len(prompts)
     completions = []
@@ -80,7 +80,7 @@ def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) ->
 
 
 def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
-    """The same with trajectories of the embedded world: right ones, wrong ones, and such as are not laid out."""
+    """Like `fixed_rollouts`, with correct, wrong and unformatted trajectories of the arithmetic world."""
     tokenizer = trainer.processing_class
     first = trainer.accelerator.process_index * len(prompts)
     completions = []
@@ -100,26 +100,26 @@ def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -
 
 
 class TrainerOnGivenRollouts(SubsetGRPOTrainer):
-    """Trains on `solved_rollouts` instead of the model's own."""
+    """Trains on `solved_rollouts` instead of rollouts of the model."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named, rollout_func=solved_rollouts)
 
 
 def rollouts_with_tools(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-    """The same, where every third token was not written by the model."""
+    """`fixed_rollouts`, in which every third token was not written by the model."""
     rollouts = fixed_rollouts(prompts, trainer)
     return rollouts | {"env_mask": [[int(i % 3 != 1) for i in range(len(ids))] for ids in rollouts["completion_ids"]]}
 
 
 def rollouts_with_logprobs(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-    """The same, with log-probs that differ from those of the model and from rollout to rollout."""
+    """`fixed_rollouts`, with log-probabilities that differ from the model's and between rollouts."""
     rollouts = fixed_rollouts(prompts, trainer)
     return rollouts | {"logprobs": [[-3.0 - 0.1 * (i % 7) for i in ids] for ids in rollouts["completion_ids"]]}
 
 
 class Recorder(TrainerCallback):
-    """Keeps what was logged at every step."""
+    """Keeps the log entries of every step."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
@@ -132,14 +132,14 @@ class Recorder(TrainerCallback):
 
 
 def untimed(recorder: Recorder) -> list[dict[str, Any]]:
-    """What was logged at the steps, without what a clock said."""
+    """Return the log entries of the steps, without timings."""
     timed = ("seconds/", "speedup/", "step_time", "train_")
     logs = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in recorder.logs]
     return [row for row in logs if "loss" in row]
 
 
 def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
-    """The tables of completions that a run left, by file name."""
+    """Return the completion tables of a run by file name."""
     paths = sorted((directory / "completions").glob("*.parquet"))
     return {path.name: pd.read_parquet(path).to_dict("records") for path in paths}
 
@@ -147,7 +147,7 @@ def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
 def make_trainer(
     model_dir: str, output_dir: Path, *, stock: bool = False, max_steps: int = 3, **settings: Any
 ) -> tuple[GRPOTrainer, Recorder]:
-    """A trainer for two groups of eight per step; `stock` for TRL's own."""
+    """Make a trainer for two groups of eight per step; with `stock`, TRL's own trainer."""
     recorder = Recorder()
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 16,
@@ -183,13 +183,13 @@ def make_trainer(
 
 
 def weights(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:
-    """A copy of every parameter."""
+    """Return a copy of every parameter."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 class Selections(TrainerCallback):
-    """Keeps which rollouts of the whole batch were selected at every step."""
+    """Keeps the selection mask over the complete batch at every step."""
 
     def __init__(self, trainer: GRPOTrainer) -> None:
         self.trainer = trainer

@@ -1,4 +1,4 @@
-"""What the two-process tests run under `accelerate launch`: several short trainings, their results saved by rank 0.
+"""The script that the two-process tests run under `accelerate launch`: short trainings whose results rank 0 saves.
 
 accelerate launch --config_file accelerate_configs/cpu.yaml -m tests.helpers.two_processes MODEL_DIR RESULTS.pt
 """
@@ -27,7 +27,7 @@ from tests.helpers.trainers import (
 
 ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
 TWO = {"num_generations_update": 2}
-# Two processes of 12 rollouts, so that the second of three groups lies on both of them.
+# Two processes with 12 rollouts each, so that the second of three groups is on both.
 STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
 ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
 MASK = {"subset_mode": "mask"}
@@ -57,17 +57,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
     "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }
-# Cut off between two steps of one generation, and between two lines of the log.
+# Interrupted between two steps of one generation, and between two log lines.
 RESUMED = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2, "max_steps": 7}
 RESUMED |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
 
 
-# Rows that each of the two processes wants of 2 x 4: in no order, from both, and not equally many.
+# The rows that each process requests out of 2 x 4: unordered, from both processes, and in different numbers.
 WANTED = [np.array([6, 1, 4, 3, 7]), np.array([0, 5])]
 
 
 def exchanged(accelerator: Any) -> dict[str, Any]:
-    """What `exchange_rows` brings to this process; widths, types and dimensions differ as they do in TRL's batches."""
+    """Return the rows that `exchange_rows` brings to this process, with mixed widths and types as in TRL's batches."""
     own = torch.arange(4) + 4 * accelerator.process_index
     width = 2 + accelerator.process_index
     batch = {

@@ -1,4 +1,4 @@
-"""What `test_vllm_training` runs, alone or under `accelerate launch`: short trainings whose rollouts vLLM writes.
+"""The script of `test_vllm_training`, run alone or under `accelerate launch`: short trainings with rollouts from vLLM.
 
 python -m tests.helpers.vllm_runs MODEL_DIR RESULTS.pt
 """
@@ -18,7 +18,7 @@ from raml_trl.runtime.runs import process_share
 from tests.helpers.trainers import Selections, make_trainer
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.1, "vllm_max_model_length": 64}
-# 24 rollouts: with 12 on each of two processes, the second of three groups of eight lies on both.
+# 24 rollouts: with 12 on each of two processes, the second of three groups of eight is on both.
 BATCH = {"per_device_train_batch_size": 8 // process_share()[1], "gradient_accumulation_steps": 3}
 TWO = VLLM | BATCH | {"num_generations_update": 2}
 FAST = TWO | {"learning_rate": 0.01, "max_steps": 6, "max_grad_norm": 1.0}
@@ -33,7 +33,7 @@ LOGGED += ("sampling/sampling_logp_difference/mean",)
 
 
 def keep_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
-    """On a CPU vLLM packs the weights of a layer and drops them, so that none can be loaded later: leave them."""
+    """Keep the weights of a layer. On a CPU vLLM packs and drops them, so that no new weights could be loaded."""
     layer.cpu_linear = torch.nn.functional.linear
 
 
@@ -48,7 +48,7 @@ def main(model_dir: str, results: str) -> None:
             VLLMGeneration.sync_weights = lambda _self: None
         trainer.train()
         collected[name] = {
-            "logged": {one: recorder.of(one) for one in LOGGED},
+            "logged": {metric: recorder.of(metric) for metric in LOGGED},
             "selected": selections.masks,
             "num_processes": trainer.accelerator.num_processes,
             "distributed_type": trainer.accelerator.distributed_type.value,

@@ -1,6 +1,6 @@
-"""TRL 1.15 computes log-probs with Triton alone, so none of its trainers runs on a CPU; here is its formula in torch.
+"""A torch version of the log-probability kernel of TRL 1.15, which exists only in Triton, so no trainer runs on a CPU.
 
-Other releases bring their own. For tests only, which then say of 1.15 that all but this kernel works.
+Other releases have a torch version of their own. With this one, the tests cover all of TRL 1.15 but the kernel.
 """
 
 from typing import Any
@@ -32,6 +32,6 @@ class _LogProbs:
 
 
 def patch() -> None:
-    """Put it in where Triton's is missing."""
+    """Install the torch version if Triton is missing."""
     if vars(utils).get("_ChunkedLogProbFunction", utils) is None:
         utils._ChunkedLogProbFunction = _LogProbs

@@ -1,4 +1,4 @@
-"""Two processes on a CPU (gloo), launched as a user launches them."""
+"""Training on two CPU processes (gloo), started with `accelerate launch`."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def two_processes(launched: dict[str, Any]) -> dict[str, Any]:
     return launched["runs"]
 
 
-def test_there_really_are_two(two_processes: dict[str, Any]) -> None:
+def test_the_launch_has_two_processes(two_processes: dict[str, Any]) -> None:
     for name, run in two_processes.items():
         assert run["num_processes"] == 2, name
         assert run["distributed_type"] == "MULTI_CPU", name
@@ -37,7 +37,7 @@ def test_there_really_are_two(two_processes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ", straddling"])
-def test_all_of_g_is_trl_bit_for_bit(two_processes: dict[str, Any], suffix: str) -> None:
+def test_all_of_g_equals_trl_bit_for_bit(two_processes: dict[str, Any], suffix: str) -> None:
     stock, ours = two_processes["stock" + suffix], two_processes["all of G" + suffix]
     assert stock["grad_norm"] == ours["grad_norm"]
     assert len(stock["grad_norm"]) == 3
@@ -63,10 +63,10 @@ def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_
 
 
 @pytest.mark.parametrize("name", [name for name, settings in RUNS.items() if "rollout_func" in settings])
-def test_gradients_are_those_of_one_process(
+def test_gradients_equal_those_of_one_process(
     two_processes: dict[str, Any], model_dir: str, tmp_path: Path, name: str
 ) -> None:
-    """Whichever process a rollout was drawn on; each of the two has half the batch of the one."""
+    """Regardless of the process that drew a rollout. Each of the two processes has half the batch of the single one."""
     settings = {"per_device_train_batch_size": 8} | RUNS[name]
     settings["per_device_train_batch_size"] *= 2
     trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
@@ -74,13 +74,13 @@ def test_gradients_are_those_of_one_process(
     trainer.add_callback(selections)
     trainer.train()
     assert two_processes[name]["selected"] == selections.masks
-    if "steps_per_generation" not in settings:  # else which rows share a step depends on TRL's shuffle
+    if "steps_per_generation" not in settings:  # otherwise TRL's shuffle determines which rows share a step
         assert two_processes[name]["grad_norm"] == pytest.approx(recorder.of("grad_norm"), rel=1e-5)
 
 
-def test_a_resumed_run_loses_nothing(two_processes: dict[str, Any]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(two_processes: dict[str, Any]) -> None:
     whole, resumed = two_processes["whole"], two_processes["resumed"]
-    assert len(whole["log"]) == 3  # steps 2, 4 and 6; the second began before the checkpoint
+    assert len(whole["log"]) == 3  # steps 2, 4 and 6; the second interval started before the checkpoint
     assert resumed["log"] == whole["log"][1:]
     for name, weight in whole["weights"].items():
         assert torch.equal(weight, resumed["weights"][name]), name
@@ -89,13 +89,13 @@ def test_a_resumed_run_loses_nothing(two_processes: dict[str, Any]) -> None:
         assert table == whole["tables"][name]
 
 
-def test_some_rows_had_to_change_hands(two_processes: dict[str, Any]) -> None:
-    """Else the test above would say nothing about dealing: 24 rollouts, 12 on each process."""
+def test_some_rows_had_to_move_between_processes(two_processes: dict[str, Any]) -> None:
+    """Otherwise the tests above would not cover the exchange of rows: 24 rollouts, 12 on each process."""
     masks = two_processes["fixed, straddling"]["selected"]
     assert any(sum(mask[:12]) != sum(mask[12:]) for mask in masks)
 
 
-def test_rows_that_change_hands_arrive_in_the_order_wanted(launched: dict[str, Any]) -> None:
+def test_exchanged_rows_arrive_in_the_requested_order(launched: dict[str, Any]) -> None:
     for brought, wanted in zip(launched["exchanged"].values(), WANTED, strict=True):
         rows = torch.from_numpy(wanted)
         assert brought["prompt_ids"].tolist() == [[0, 0, row] for row in wanted]  # padded on the left

@@ -1,4 +1,4 @@
-"""A command that is killed and started again ends where it would have ended."""
+"""A command that is killed and started again ends with the same weights and log."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import REPOSITORY
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
-# Checkpoints between the first and the second half of a generation, and between two lines of the log.
+# Checkpoints fall between the two halves of a generation, and between two log lines.
 MID_BUFFER = STEPS | {"steps_per_generation": 2, "gradient_accumulation_steps": 1, "logging_steps": 2}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
 
@@ -26,21 +26,21 @@ def command(name: str, recipe: str, num_processes: int = 1, **settings: object) 
 
 
 def kill_when(exists: Path, arguments: list[str]) -> None:
-    """Start a command and kill it, with all its processes, as soon as a file is there."""
+    """Start a command, and kill it with all its child processes as soon as a file exists."""
     process = psutil.Popen(arguments, cwd=REPOSITORY)
     deadline = time.monotonic() + 120
     while not exists.exists():
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    family = [process, *process.children(recursive=True)]  # a launcher's processes have sessions of their own
+    family = [process, *process.children(recursive=True)]  # the processes of a launcher have separate sessions
     for member in family:
         member.kill()
     psutil.wait_procs(family, timeout=30)
 
 
 def logged(directory: Path) -> list[dict[str, Any]]:
-    """The log of a run, without what a clock said."""
+    """Return the log of a run without its timings."""
     timed = ("seconds/", "speedup/", "step_time", "train_")
     history = json.loads((directory / "trainer_state.json").read_text())["log_history"]
     return [
@@ -76,7 +76,7 @@ def test_killed_and_started_again(
     kill_when(tmp_path / "killed" / "checkpoint-9" / "trainer_state.json", killed)
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     weights = tmp_path / "killed" / "checkpoint-9" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])  # as a full disk leaves it: the one before is to be used
+    weights.write_bytes(weights.read_bytes()[:-100])  # as after a full disk; the previous checkpoint must be used
 
     again = subprocess.run(killed, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert "checkpoint-9 is incomplete (model.safetensors is truncated)" in again.stderr

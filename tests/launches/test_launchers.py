@@ -1,6 +1,6 @@
-"""Training on two processes, however the model is spread: as on one process, and as if it had never been cut off.
+"""Training on two processes equals training on one, however the model is sharded, and also after an interruption.
 
-`make test-all` installs DeepSpeed; without it, its three ways are skipped.
+`make test-all` installs DeepSpeed; without it, its three modes are skipped.
 """
 
 import os
@@ -28,15 +28,15 @@ SHORT |= {"learning_rate": 3e-4, "disable_tqdm": "true"}
 OFTEN = {name: value for name, value in EVALUATED.items() if name.startswith(("eval", "per_device"))}
 OFTEN |= {"eval_steps": 3, "eval_on_start": "true"}
 SFT = {"per_device_train_batch_size": 8}
-# 12 rollouts on each of two processes, so that the second of three groups of eight lies on both; 2 of 8 are selected.
+# 12 rollouts on each of two processes, so that the second of three groups of eight is on both; 2 of 8 are selected.
 GIVEN = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "num_generations_update": 2}
-# As many for two steps: the checkpoint, after the third, lies between the two of one generation.
+# The same number for two steps: the checkpoint after the third step lies between the two steps of one generation.
 SAMPLED = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations_update": 4}
 SAMPLED |= {"steps_per_generation": 6}
 
 
 def runs(student: Path) -> dict[str, dict[str, Any]]:
-    """Three runs, each whole and cut off after the fourth step."""
+    """Three runs, each uninterrupted and also interrupted after the fourth step."""
     inputs = SHORT | OFTEN | {"model_name_or_path": student / "model", "dataset_name": student / "data"}
     inputs |= {"eval_data": student / "data"}
     whole: dict[str, dict[str, Any]] = {
@@ -48,8 +48,8 @@ def runs(student: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def one(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the same, on one process, what does not depend on how many there are."""
+def single_process(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two of these runs on one process: those whose results do not depend on the number of processes."""
     home = tmp_path_factory.mktemp("one")
     inputs = SHORT | {"model_name_or_path": student / "model", "dataset_name": student / "data"}
     accumulated = {"gradient_accumulation_steps": 2}
@@ -69,7 +69,7 @@ def launched(request: pytest.FixtureRequest, student: Path, tmp_path_factory: py
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[list[Host]]:
-    """Two machines with a cable between them, made of network namespaces; on one network where none may be made."""
+    """Two machines joined by a cable, made of network namespaces; a single network if namespaces are not permitted."""
     places = [f"raml_trl_{os.getpid()}_{number}" for number in range(2)]
     cable = [f"ip link add eth0 netns {places[0]} type veth peer name eth0 netns {places[1]}"]
     for number, place in enumerate(places, start=1):
@@ -93,29 +93,29 @@ def machines() -> Iterator[list[Host]]:
 
 
 def run(command: str) -> bool:
-    """Whether it is here and can be done."""
+    """Run a command and return whether it succeeded; False if there is no `ip`."""
     return bool(shutil.which("ip")) and not subprocess.run(shlex.split(command), capture_output=True).returncode
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def reloaded(directory: Path) -> dict[str, torch.Tensor]:
-    """The parameters of a saved model; a tied one is once among them, however often it was saved."""
+    """Return the parameters of a saved model. A tied parameter appears once, however often it was saved."""
     return dict(AutoModelForCausalLM.from_pretrained(directory).named_parameters())
 
 
 def untimed(directory: Path) -> list[dict[str, Any]]:
-    """What was logged at the steps, without what a clock said."""
+    """Return the log entries of the steps, without timings."""
     timed = ("seconds/", "speedup/", "step_time", "train_")
     lines = [line for line in log_of(directory) if "loss" in line]
     return [{name: value for name, value in line.items() if not name.startswith(timed)} for line in lines]
 
 
-def test_the_model_is_spread_as_the_launch_says(launched: Launched, student: Path) -> None:
+def test_the_model_is_sharded_as_configured(launched: Launched, student: Path) -> None:
     expected = spread(launched.way, student / "model")
     for notes in launched.notes:
         assert len(notes) == 6
@@ -124,19 +124,19 @@ def test_the_model_is_spread_as_the_launch_says(launched: Launched, student: Pat
 
 
 @pytest.mark.parametrize("name", ["sft", "given"])
-def test_losses_and_weights_are_those_of_one_process(launched: Launched, one: Path, name: str) -> None:
-    for measured, expected in zip(trained(launched.directory / name), trained(one / name), strict=True):
+def test_losses_and_weights_equal_those_of_one_process(launched: Launched, single_process: Path, name: str) -> None:
+    for measured, expected in zip(trained(launched.directory / name), trained(single_process / name), strict=True):
         assert measured == pytest.approx(expected, rel=1e-5)
-    assert len(set(trained(one / name))) == 5
+    assert len(set(trained(single_process / name))) == 5
     for saved in (name, f"{name}/checkpoint-3"):
-        weights, expected = reloaded(launched.directory / saved), reloaded(one / saved)
+        weights, expected = reloaded(launched.directory / saved), reloaded(single_process / saved)
         assert weights.keys() == expected.keys()
         for part, weight in expected.items():
             torch.testing.assert_close(weights[part], weight, rtol=0, atol=2e-5, msg=part)
 
 
 @pytest.mark.parametrize("name", ["sft", "given", "sampled"])
-def test_a_run_cut_off_loses_nothing(launched: Launched, name: str) -> None:
+def test_an_interrupted_run_equals_an_uninterrupted_one(launched: Launched, name: str) -> None:
     whole, resumed = launched.directory / name, launched.directory / f"{name}_resumed"
     assert untimed(whole) == untimed(resumed)
     assert [line["step"] for line in untimed(whole)] == [1, 2, 3, 4, 5]
@@ -150,11 +150,11 @@ def test_a_run_cut_off_loses_nothing(launched: Launched, name: str) -> None:
 def test_two_machines_train_as_one(
     launched: Launched, machines: list[Host], student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Of two processes each has a launcher, and a network, of its own; they share the files."""
+    """Two processes, each with its own launcher and network, share the files."""
     whole = {name: asked for name, asked in runs(student).items() if not name.endswith("resumed")}
     apart = launch(launched.way, whole, tmp_path_factory.mktemp("apart"), machines)
     for name in whole:
-        assert [one[name] for one in apart.notes] == [one[name] for one in launched.notes]
+        assert [notes[name] for notes in apart.notes] == [notes[name] for notes in launched.notes]
         assert untimed(apart.directory / name) == untimed(launched.directory / name)
-        one, other = (path / name / "model.safetensors" for path in (apart.directory, launched.directory))
-        assert one.read_bytes() == other.read_bytes()
+        weights = [(path / name / "model.safetensors").read_bytes() for path in (apart.directory, launched.directory)]
+        assert weights[0] == weights[1]

@@ -12,14 +12,14 @@ PLACES = {
     "between generations": {},
     "in mid-buffer": {"steps_per_generation": 4},
     "in mid-buffer, second pass": {"steps_per_generation": 2, "num_iterations": 2},
-    "in mid-buffer, between lines of the log": {"steps_per_generation": 4, "logging_steps": 2},
+    "in mid-buffer, between log lines": {"steps_per_generation": 4, "logging_steps": 2},
     "in mid-buffer, with old and reference log-probs": {"steps_per_generation": 4, "beta": 0.1},
     "accumulation that does not divide": {"steps_per_generation": 3, "gradient_accumulation_steps": 2},
 }
 
 
 @pytest.mark.parametrize("settings", PLACES.values(), ids=PLACES)
-def test_a_resumed_run_loses_nothing(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     settings = settings | {"num_generations_update": 2, "max_steps": 7, "log_completions": True}
     settings |= {"save_strategy": "steps", "save_steps": 1}
     if settings.get("gradient_accumulation_steps") is None:

@@ -1,6 +1,6 @@
-"""Evaluation during training on two processes, however the model is spread over them; one launch for each way.
+"""Evaluation during training on two processes, for each way to shard the model; one launch per way.
 
-`make test-all` installs DeepSpeed; without it, its three ways are skipped.
+`make test-all` installs DeepSpeed; without it, its three modes are skipped.
 """
 
 from pathlib import Path
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 STEPS = (2, 4)
 SHORT = {"seed": SEED, "max_steps": 4, "save_steps": 2, "save_total_limit": 9, "logging_steps": 1, "warmup_steps": 0}
 SHORT |= {"learning_rate": 3e-4, "disable_tqdm": "true"}
-# Seven chunks: in the last round, one of two processes has none left.
+# Seven chunks, so that in the last round one of the two processes has none left.
 OFTEN = EVALUATED | {"eval_steps": 2, "eval_on_start": "true"}
 
 
 @pytest.fixture(scope="module")
-def one(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of SFT that goes on from the student, on one process."""
+def single_process(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SFT run on one process that continues from the student."""
     directory = tmp_path_factory.mktemp("one") / "sft"
     inputs = {"model_name_or_path": student / "model", "dataset_name": student / "data", "output_dir": directory}
     batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
@@ -31,7 +31,7 @@ def one(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=WAYS)
 def launched(request: pytest.FixtureRequest, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Launched:
-    """Each run evaluated and not; with ZeRO-3, GRPO also with parameters that stay sharded while it samples."""
+    """Each run with and without evaluation; with ZeRO-3, GRPO also with parameters that stay sharded while sampling."""
     way = request.param
     skip_where_impossible(way)
     inputs = SHORT | {"model_name_or_path": student / "model", "dataset_name": student / "data"}
@@ -48,7 +48,7 @@ def launched(request: pytest.FixtureRequest, student: Path, tmp_path_factory: py
 
 
 def evaluations(directory: Path) -> dict[int, dict[str, float]]:
-    """By step, without what a clock said."""
+    """Return the evaluations by step, without timings."""
     timed = ("eval_runtime", "epoch", "step")
     return {
         line["step"]: {name: value for name, value in line.items() if name not in timed}
@@ -57,7 +57,7 @@ def evaluations(directory: Path) -> dict[int, dict[str, float]]:
     }
 
 
-def test_the_model_is_spread_as_the_launch_says(launched: Launched, student: Path) -> None:
+def test_the_model_is_sharded_as_configured(launched: Launched, student: Path) -> None:
     evaluated = ["sft_evaluated", "grpo_evaluated", *["grpo_not_gathered"] * (launched.way == "zero3")]
     for name in evaluated:
         expected = spread(launched.way, student / "model")
@@ -66,13 +66,13 @@ def test_the_model_is_spread_as_the_launch_says(launched: Launched, student: Pat
         for notes in launched.notes:
             assert notes[name] == expected | {"lengths": notes[name]["lengths"]}
     for name in ("sft_evaluated", "grpo_evaluated"):
-        one, other = (notes[name]["lengths"] for notes in launched.notes)
-        assert len(one) == len(other) == 4 * 3  # rounds of all evaluations
-        assert one != other  # so one is done before the other, and has to wait for it
+        first, second = (notes[name]["lengths"] for notes in launched.notes)
+        assert len(first) == len(second) == 4 * 3  # rounds of all evaluations
+        assert first != second  # so one process finishes first and has to wait for the other
 
 
-def test_the_numbers_are_those_of_one_process(launched: Launched, student: Path) -> None:
-    """At the start, where all have the same weights, and then of the weights that were saved."""
+def test_metrics_equal_those_of_one_process(launched: Launched, student: Path) -> None:
+    """At the start, where all runs have the same weights, and afterwards for the saved weights."""
     for run in launched.directory.glob("*_*"):
         measured = evaluations(run)
         assert list(measured) == ([] if run.name.endswith("plain") else [0, *STEPS])
@@ -83,22 +83,22 @@ def test_the_numbers_are_those_of_one_process(launched: Launched, student: Path)
         assert len({numbers["eval_mean_tokens"] for numbers in measured.values()}) == len(measured)
 
 
-def test_training_is_the_same_without_it(launched: Launched) -> None:
+def test_evaluation_does_not_change_training(launched: Launched) -> None:
     for run in launched.directory.glob("*_*"):
         plain = run.with_name(run.name.partition("_")[0] + "_plain")
         assert trained(run) == trained(plain), run.name
         assert len(set(trained(run))) == 4
         for step in STEPS:
-            one, other = (path / f"checkpoint-{step}" / "model.safetensors" for path in (run, plain))
-            assert one.read_bytes() == other.read_bytes(), (run.name, step)
+            weights = [(path / f"checkpoint-{step}" / "model.safetensors").read_bytes() for path in (run, plain)]
+            assert weights[0] == weights[1], (run.name, step)
 
 
-def test_sft_is_that_of_one_process(launched: Launched, one: Path) -> None:
+def test_sft_equals_that_of_one_process(launched: Launched, single_process: Path) -> None:
     losses = [loss for loss, _ in trained(launched.directory / "sft_evaluated")]
-    assert losses == pytest.approx([loss for loss, _ in trained(one)], rel=1e-5)
+    assert losses == pytest.approx([loss for loss, _ in trained(single_process)], rel=1e-5)
 
 
-def test_what_is_kept_is_the_best(launched: Launched) -> None:
+def test_the_best_checkpoint_is_kept(launched: Launched) -> None:
     for run in launched.directory.glob("*_evaluated"):
         scores = {step: numbers["eval_pass@1"] for step, numbers in evaluations(run).items() if step}
         best = max(scores, key=scores.__getitem__)

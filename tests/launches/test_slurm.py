@@ -1,4 +1,4 @@
-"""The SLURM script, with SLURM's part and vLLM's played by stubs: who is started where, and is told what."""
+"""The SLURM script starts the right programs on each machine. SLURM, vLLM and accelerate are stubs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SCRIPT = "recipes/slurm/train_grpo.slurm"
 RECIPE = "recipes/qwen2.5-7b/grpo_vllm_server.yaml"
 STUBS = {
     "scontrol": 'test "$*" = "show hostnames $SLURM_JOB_NODELIST" && printf "%s\\n" $NAMES',
-    # Runs the command on each of the nodes it is given; the exit code is the worst, and a signal is passed on.
+    # Runs the command on each given node, returns the last non-zero exit code, and passes signals on.
     "srun": """
         while [[ $1 == --* ]]; do
           case $1 in --nodelist=*) list=${1#*=} ;; --nodes=*) nodes=${1#*=} ;; esac
@@ -50,33 +50,33 @@ with open(os.environ["RECORDS"], "a") as file:
 
 
 def submit(directory: Path, nodes: str, *words: str, **environment: str) -> tuple[int, list[dict[str, object]]]:
-    """Exit code, and what was started, as sbatch would on these nodes."""
+    """Run the script as sbatch would on these nodes; return its exit code and the started programs."""
     directory.mkdir()
     for name, body in STUBS.items():
         (directory / name).write_text(f"#!/bin/bash\n{body}\n")
         (directory / name).chmod(0o755)
     (directory / "record").write_text(RECORD)
     (directory / "records").touch()
-    told = {"SLURM_JOB_NODELIST": "compressed", "NAMES": nodes, "PATH": f"{directory}:{os.environ['PATH']}"}
-    told |= {"RECORD": str(directory / "record"), "RECORDS": str(directory / "records"), **environment}
-    done = subprocess.run(["bash", SCRIPT, *words], cwd=REPOSITORY, env=os.environ | told, timeout=60, check=False)
+    environ = {"SLURM_JOB_NODELIST": "compressed", "NAMES": nodes, "PATH": f"{directory}:{os.environ['PATH']}"}
+    environ |= {"RECORD": str(directory / "record"), "RECORDS": str(directory / "records"), **environment}
+    done = subprocess.run(["bash", SCRIPT, *words], cwd=REPOSITORY, env=os.environ | environ, timeout=60, check=False)
     return done.returncode, [json.loads(line) for line in (directory / "records").read_text().splitlines()]
 
 
 def test_the_last_machine_serves_and_the_others_train(tmp_path: Path) -> None:
     code, started = submit(tmp_path / "bin", "a1 a2 a3", "org/model", "--config", RECIPE, "--run_name", "two words")
     assert code == 0
-    [server] = [one for one in started if one["name"] == "vllm"]
+    [server] = [program for program in started if program["name"] == "vllm"]
     assert (server["node"], server["mode"]) == ("a3", "1")
     assert server["words"][:2] == ["serve", "org/model"]
     flags = dict(zip(server["words"][2::2], server["words"][3::2], strict=True))
     assert json.loads(flags["--weight-transfer-config"]) == {"backend": "nccl"}
     recipe = yaml.safe_load((REPOSITORY / RECIPE).read_text())
     assert int(flags["--max-model-len"]) > recipe["max_completion_length"]
-    trainers = [one for one in started if one["name"] == "accelerate"]
-    assert [one["node"] for one in trainers] == ["a1", "a2"]
-    for rank, one in enumerate(trainers):
-        launch = launch_command_parser().parse_args(one["words"][1:])
+    trainers = [program for program in started if program["name"] == "accelerate"]
+    assert [trainer["node"] for trainer in trainers] == ["a1", "a2"]
+    for rank, trainer in enumerate(trainers):
+        launch = launch_command_parser().parse_args(trainer["words"][1:])
         assert (launch.num_machines, launch.machine_rank, launch.num_processes) == (2, rank, 16)
         assert (launch.main_process_ip, launch.main_process_port) == ("a1", 29500)
         assert (launch.module, launch.training_script) == (True, "raml_trl.train_grpo")
@@ -99,8 +99,8 @@ def test_one_machine_is_too_few(tmp_path: Path) -> None:
     assert submit(tmp_path / "bin", "a1", "org/model", "--config", RECIPE) == (2, [])
 
 
-def test_the_job_may_go_on_elsewhere(tmp_path: Path) -> None:
-    """Submitted again it gets other machines, and carries on the same run."""
+def test_a_job_can_resume_on_other_machines(tmp_path: Path) -> None:
+    """A job that is submitted again gets other machines and resumes the same run."""
     settings = {"vllm_server_host": "a3", "seed": 1}
     open_run(tmp_path / "out", "train_grpo", settings)
     open_run(tmp_path / "out", "train_grpo", settings | {"vllm_server_host": "b7"})

@@ -1,6 +1,7 @@
-"""GRPO on m of G rollouts that vLLM writes, in the trainer's own processes, which hold the weights of every step.
+"""GRPO on m of G rollouts sampled by vLLM in the trainer's own processes, with the weights of the current step.
 
-vLLM needs an environment of its own: `make test-vllm` makes it, for a CPU. One process, and two whose groups straddle.
+vLLM needs a separate environment, which `make test-vllm` creates for a CPU. The tests use one process, and two whose
+groups straddle both.
 """
 
 import subprocess
@@ -32,20 +33,20 @@ def runs(request: pytest.FixtureRequest, model_dir: str, tmp_path_factory: pytes
 
 
 def test_weights_reach_vllm(runs: dict[str, Any]) -> None:
-    """What vLLM says of its tokens is what the trainer's model says of them, at a learning rate that moves both."""
+    """vLLM and the trainer's model give the same log-probabilities, at a learning rate that changes both."""
     gaps = {name: run["logged"]["sampling/sampling_logp_difference/mean"] for name, run in runs.items()}
     assert len(gaps["synchronised"]) == len(gaps["not synchronised"]) == 6
     assert max(gaps["synchronised"]) < 0.02
-    assert gaps["not synchronised"][0] == gaps["synchronised"][0]  # of the weights that vLLM has read from the disk
+    assert gaps["not synchronised"][0] == gaps["synchronised"][0]  # both with the weights that vLLM read from disk
     assert min(gaps["not synchronised"][1:]) > 0.1
 
 
-def test_dropping_is_masking(runs: dict[str, Any]) -> None:
-    """At a learning rate of 0, where vLLM writes both the same rollouts."""
+def test_drop_equals_mask(runs: dict[str, Any]) -> None:
+    """At a learning rate of 0, so that vLLM samples the same rollouts for both."""
     drop, mask = runs["drop"]["logged"], runs["mask"]["logged"]
     assert runs["drop"]["selected"] == runs["mask"]["selected"]
     assert drop["reward"] == mask["reward"]
     assert len(set(drop["reward"])) > 1
     assert drop["grad_norm"] == pytest.approx(mask["grad_norm"], rel=1e-4)
-    assert drop["rows/selected"] == mask["rows/selected"] == [6, 6, 6]  # two of eight, of three groups
+    assert drop["rows/selected"] == mask["rows/selected"] == [6, 6, 6]  # two of eight in each of three groups
     assert all(0 < few < all_ / 2 for few, all_ in zip(drop["tokens/scored"], mask["tokens/scored"], strict=True))
