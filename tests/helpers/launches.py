@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.helpers import REPOSITORY
 from tests.training.test_evaluation import log_of
 
-# `held`: the shares of the parameters that a process holds, that its optimizer updates, and that it holds when sampling.
+# `held`: the shares of the parameters that a process holds, that its optimizer updates, and that it holds to sample.
 WAYS: dict[str, dict[str, Any]] = {
     "cpu": {"distributed": "MULTI_CPU", "wrapper": "DistributedDataParallel", "held": (1, 1, 1)},
     "zero1": {"distributed": "DEEPSPEED", "wrapper": "DeepSpeedEngine", "stage": 1, "held": (1, 1 / 2, 1)},
