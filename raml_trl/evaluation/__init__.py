@@ -2,8 +2,10 @@
 
 from raml_trl.evaluation.intervals import (
     Difference,
+    MeanInterval,
     SeedMean,
     bootstrap_interval,
+    mean_interval,
     mean_over_seeds,
     paired_difference,
     student_difference,
@@ -14,10 +16,12 @@ from raml_trl.evaluation.voting import majority_at_k
 
 __all__ = [
     "Difference",
+    "MeanInterval",
     "SeedMean",
     "bootstrap_interval",
     "g_pass_at_k",
     "majority_at_k",
+    "mean_interval",
     "mean_over_seeds",
     "mg_pass_at_k",
     "paired_difference",

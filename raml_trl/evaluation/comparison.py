@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.evaluation.intervals import bootstrap_interval, paired_difference
+from raml_trl.evaluation.intervals import mean_interval, paired_difference
 from raml_trl.evaluation.metrics import each_question, mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import SampleCounts
 from raml_trl.evaluation.voting import majority_each
@@ -66,8 +66,8 @@ def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int)
             positions = {question: position for position, question in enumerate(samples.question_ids)}
             order = [positions[question] for question in first.question_ids]
             values = _values(samples, kind, k)[order]
-            low, high = bootstrap_interval(values, rng)
-            by_run[name] = {"mean": float(values.mean()), "low": low, "high": high}
+            mean = mean_interval(values, rng)
+            by_run[name] = {"mean": mean.mean, "low": mean.low, "high": mean.high}
             if baseline is None:
                 baseline = values
             else:

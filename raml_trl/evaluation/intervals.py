@@ -27,7 +27,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean over questions with its 95 % bootstrap interval."""
+    """Mean over questions with its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -71,7 +71,7 @@ def bootstrap_interval(
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.floating], rng: np.random.Generator) -> MeanInterval:
-    """Average `values` `(Q,)` over questions, with the interval of `bootstrap_interval`."""
+    """Returns the mean of `values` `(Q,)` over questions, with its `bootstrap_interval`."""
     low, high = bootstrap_interval(values, rng)
     return MeanInterval(float(np.mean(values)), low, high)
 

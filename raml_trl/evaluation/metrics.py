@@ -5,13 +5,14 @@ to the final division.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from math import ceil, comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.evaluation.intervals import bootstrap_interval
+from raml_trl.evaluation.intervals import mean_interval
 from raml_trl.evaluation.voting import Votes, by_question, check_k, majority_each
 
 Counts = Sequence[int] | NDArray[np.integer]
@@ -136,11 +137,7 @@ def summarise(
     if votes is not None:
         _check_votes(votes, np.broadcast_to(num_samples, len(correct)))
         columns |= {f"maj@{k}": majority_each(votes, k) for k in ks if k > 1}
-    summary = {}
-    for name, values in columns.items():
-        low, high = bootstrap_interval(values, rng)
-        summary[name] = {"mean": float(np.mean(values)), "low": low, "high": high}
-    return summary
+    return {name: asdict(mean_interval(values, rng)) for name, values in columns.items()}
 
 
 def _check_votes(votes: Sequence[Votes], n: NDArray[np.integer]) -> None:
