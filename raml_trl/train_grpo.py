@@ -4,8 +4,8 @@ r"""GRPO on m of G rollouts, with `SubsetGRPOTrainer` and the paper's reward (eq
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
 
-Every field of TRL's `GRPOConfig` and `ModelConfig` can stand in the recipe and on the command line. Started again, it
-carries on from its last checkpoint; complete, it is pushed if `push_to_hub` says so and the Hub has not all of it.
+Recipe and command line accept every field of TRL's `GRPOConfig` and `ModelConfig`. The same command resumes an
+interrupted run from its last checkpoint. With `push_to_hub`, it pushes a complete run unless the Hub has all of it.
 """
 
 import logging
@@ -64,7 +64,7 @@ def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
 
 
 def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> list[str]:
-    """Push the complete run, if asked to."""
+    """Push the complete run if `push_to_hub` is on."""
     return push_run(config, record, revisions=data.hub_revisions, choice=config.choice)
 
 

@@ -1,9 +1,9 @@
-"""Peak memory of an optimizer step, each setting in a process of its own.
+"""Measures the peak memory of an optimizer step, each setting in a process of its own.
 
     python -m benchmarks.grpo.peak_memory
 
-On a CPU the high-water mark of the resident set, above what it was when the trainer stood; on a GPU what
-`torch.cuda.max_memory_allocated` says, in the same way.
+On a CPU this is the growth of the resident set's high-water mark after the trainer was made; on a GPU the growth of
+`torch.cuda.max_memory_allocated`.
 """
 
 import json
@@ -29,14 +29,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def peak(device: Device) -> int:
-    """Bytes, so far."""
+    """Return the peak bytes so far."""
     if device.device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_here(workload: Workload, device: Device, settings: dict[str, Any]) -> int:
-    """Bytes that two optimizer steps took above the trainer itself."""
+    """Return the bytes that two optimizer steps take in addition to the trainer."""
     with tempfile.TemporaryDirectory() as directory, quiet():
         trainer = make_trainer(workload, device, directory, steps=2, **settings)
         before = peak(device)
@@ -45,7 +45,7 @@ def measure_here(workload: Workload, device: Device, settings: dict[str, Any]) -
 
 
 def main() -> None:
-    """Measure each setting in a child, write, draw."""
+    """Measure each setting in a child process, and write the results and the figure."""
     given = parse(str(__doc__), repeats=3, completion_length=256, max_length=1024, child="")
     device = Device(given.device, given.model)
     loads = {name: load for name, (load, _) in workloads(given.completion_length, given.max_length).items()}

@@ -1,11 +1,11 @@
-"""What selecting and dealing cost as rollouts grow to a million and processes to 1,024: numbers only, no training.
+"""Measures the cost of selecting and dealing for up to a million rollouts and 1,024 processes, without training.
 
     python -m benchmarks.grpo.selection_cost
 
-Every process does this work itself, over the rollouts of all, so its cost must stay small beside the step that trains
-on them. Three yardsticks, each divided by the number of processes, which share the step but not this work: the update
-on this machine's CPU, from `update_time.json`; and, assumed, a GPU with a model of 0.5 billion parameters that updates
-at 400 TFLOP/s and generates 20,000 tokens a second, once its whole step and once its update alone.
+Every process does this work itself for the rollouts of all processes, so its cost must stay small compared with the
+training step. It is compared with three costs, each divided by the number of processes, which share the step but not
+this work: the update on this machine's CPU, from `update_time.json`; and the complete step and the update alone of an
+assumed GPU that trains 0.5 billion parameters at 400 TFLOP/s and generates 20,000 tokens per second.
 """
 
 import json
@@ -27,7 +27,7 @@ GPU_FLOPS, GPU_TOKENS_PER_SECOND, PARAMETERS = 400e12, 20_000, 0.5e9
 
 
 def simulate(rollouts: int, processes: int, strategy: str, seed: int) -> dict[str, float]:
-    """Seconds of one generation: to select, and to deal and pack; and what the packing comes to."""
+    """Return the seconds to select and to deal one generation, and the padding and imbalance of the result."""
     rng = np.random.default_rng(seed)
     rewards = rng.integers(0, 2, size=(rollouts // GROUP, GROUP)).astype(np.float32)
     centred = rewards - rewards.mean(axis=1, keepdims=True)
@@ -56,7 +56,7 @@ def simulate(rollouts: int, processes: int, strategy: str, seed: int) -> dict[st
 
 
 def cpu_seconds_per_token() -> float:
-    """Of the update of TRL's trainer at equal lengths, as `update_time` measured it here."""
+    """Return the update time of TRL's trainer at equal lengths per token, as `update_time` measured it here."""
     record = json.loads((RESULTS / "update_time.json").read_text(encoding="utf-8"))["results"]["equal lengths"]
     load = record["workload"]
     tokens = load["questions"] * load["num_generations"] * (load["prompt_length"] + load["completion_length"])
@@ -64,7 +64,7 @@ def cpu_seconds_per_token() -> float:
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, and write the results and the figure."""
     given = parse(str(__doc__), repeats=3)
     per_trained_token = {"cpu update": cpu_seconds_per_token(), "gpu update": 6 * PARAMETERS / GPU_FLOPS}
     results: list[dict[str, Any]] = []
@@ -75,11 +75,11 @@ def main() -> None:
         steps["gpu step"] = steps["gpu update"] + generating
         for strategy in STRATEGIES:
             runs = [simulate(rollouts, processes, strategy, seed) for seed in range(given.repeats)]
-            totals = [one["selecting"] + one["dealing"] for one in runs]
+            totals = [seconds["selecting"] + seconds["dealing"] for seconds in runs]
             results.append(
                 {"rollouts": rollouts, "processes": processes, "strategy": strategy}
                 | {"seconds": spread(totals)}
-                | {name: spread([one[name] for one in runs]) for name in runs[0]}
+                | {name: spread([values[name] for values in runs]) for name in runs[0]}
                 | {"of_step": {name: spread([total / step for total in totals]) for name, step in steps.items()}}
             )
     settings = {key: value for key, value in vars(given).items() if key != "output_dir"}

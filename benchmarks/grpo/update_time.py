@@ -1,4 +1,4 @@
-"""Update time against m/G, side by side with TRL's own trainer: equal lengths, long-tailed lengths, dead groups.
+"""Measures the update time for several m against TRL's own trainer: equal and long-tailed lengths, dead groups.
 
 python -m benchmarks.grpo.update_time
 python -m benchmarks.grpo.update_time --device cuda --model 1.5b --completion_length 2048 --max_length 8192
@@ -16,7 +16,7 @@ SELECTIONS = (1, 2, 4, 8)
 
 
 def workloads(completion_length: int, max_length: int) -> dict[str, tuple[Workload, tuple[int, ...]]]:
-    """By name a workload and the m to measure on it, of 8 rollouts."""
+    """Return by name a workload and the m to measure on it, of 8 rollouts."""
     equal = Workload(completion_length=completion_length, max_length=completion_length)
     tailed = replace(equal, completion_length=completion_length // 2, sigma=1.0, max_length=max_length)
     return {
@@ -29,24 +29,24 @@ def workloads(completion_length: int, max_length: int) -> dict[str, tuple[Worklo
 def measure(
     workload: Workload, device: Device, selections: tuple[int, ...], *, pairs: int, steps: int
 ) -> dict[str, Any]:
-    """The ratio of ours to TRL's update time, for every m."""
+    """Return the ratio of our update time to TRL's for every m."""
     measured = list(
         tqdm(measure_pairs(workload, device, selections, pairs=pairs, steps=steps), total=pairs, desc="pairs")
     )
     ratios = {
-        str(selected): [one[str(selected)]["updating"] / one["stock"]["updating"] for one in measured]
+        str(selected): [pair[str(selected)]["updating"] / pair["stock"]["updating"] for pair in measured]
         for selected in selections
     }
     return {
         "workload": describe(workload),
         "ratio": {selected: spread(values) for selected, values in ratios.items()},
-        "stock_seconds": spread([one["stock"]["updating"] for one in measured]),
+        "stock_seconds": spread([pair["stock"]["updating"] for pair in measured]),
         "pairs": measured,
     }
 
 
 def utilisation(workload: Workload, device: Device, selected: int, seconds: float, peak_tflops: float) -> float:
-    """Model FLOPs of the update (6 x parameters x live tokens, with prompts) over what the device could have done."""
+    """Return the model FLOPs of the update (6 x parameters x live tokens, with prompts) as a share of the peak."""
     live = 1 - workload.dead_groups / workload.questions
     lengths = live * (workload.lengths(1).sum() + workload.rollouts * workload.prompt_length)
     flops = 6 * device.build().num_parameters() * lengths * selected / workload.num_generations
@@ -54,12 +54,12 @@ def utilisation(workload: Workload, device: Device, selected: int, seconds: floa
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, and write the results and the figure."""
     given = parse(str(__doc__), pairs=7, steps=2, completion_length=128, max_length=512, peak_tflops=0.0)
     device = Device(given.device, given.model)
     results = {}
     for name, (workload, selections) in workloads(given.completion_length, given.max_length).items():
-        run(workload, device, steps=0, selected=None)  # the process warms up
+        run(workload, device, steps=0, selected=None)  # warms up the process
         results[name] = measure(workload, device, selections, pairs=given.pairs, steps=given.steps)
         if given.peak_tflops:
             results[name]["utilisation"] = {
@@ -67,7 +67,7 @@ def main() -> None:
                     workload,
                     device,
                     m,
-                    spread([one[str(m)]["updating"] for one in results[name]["pairs"]])["median"],
+                    spread([pair[str(m)]["updating"] for pair in results[name]["pairs"]])["median"],
                     given.peak_tflops,
                 )
                 for m in selections

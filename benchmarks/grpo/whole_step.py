@@ -1,9 +1,9 @@
-"""The whole step, with real generation, against the ceiling 1 / (f + (1 - f) m/G) that generation sets.
+"""Measures the complete step, with real generation, against the ceiling 1 / (f + (1 - f) m/G).
 
     python -m benchmarks.grpo.whole_step
 
-f is the share of a step of TRL's trainer that does not shrink with m: drawing rollouts, and rewards. All rollouts have
-one length, so that neither bucketing nor skipped rows help: what is left is m/G.
+f is the share of a step of TRL's trainer that does not shrink with m: generation and rewards. All rollouts have the
+same length, so bucketing and skipped rows do not help, and only m/G remains.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ SELECTIONS = (1, 2, 4)
 
 
 def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> dict[str, Any]:
-    """For every m the measured speed-up, the ceiling, and the one over the other, within each pair."""
+    """Return for every m the measured speed-up, the ceiling, and their ratio, each within a pair."""
     generation: dict[str, Any] = {"min_new_tokens": workload.max_length}
     settings = {"real_generation": True, "generation_kwargs": generation}
     run(workload, device, steps=0, selected=None, **settings)
@@ -32,10 +32,10 @@ def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> di
     results: dict[str, Any] = {"workload": describe(workload), "pairs": measured, "by_m": {}}
     for selected in SELECTIONS:
         speedups, ceilings = [], []
-        for one in measured:
-            stock, ours = one["stock"], one[str(selected)]
+        for pair in measured:
+            stock, ours = pair["stock"], pair[str(selected)]
             whole = stock["generating"] + stock["updating"]
-            # Generation is the same work for both; what the clock said of it differs by noise alone.
+            # Generation is the same work for both, so its measured times differ by noise only.
             speedups.append(whole / (ours["generating"] + ours["updating"]))
             ceilings.append(ceiling(stock["generating"] / whole, selected / workload.num_generations))
         results["by_m"][str(selected)] = {
@@ -47,7 +47,7 @@ def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> di
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, and write the results and the figure."""
     given = parse(str(__doc__), pairs=7, steps=2, completion_length=128)
     workload = Workload(completion_length=given.completion_length, max_length=given.completion_length)
     results = measure(workload, Device(given.device, given.model), pairs=given.pairs, steps=given.steps)

@@ -29,7 +29,7 @@ def test_scaled_by_batch() -> None:
     torch.testing.assert_close(recentre_on_subset(REWARDS, MASK, scale="batch"), CENTRED / (deviation + 1e-4))
 
 
-def test_missing_reward_counts_for_nothing() -> None:
+def test_missing_rewards_are_left_out() -> None:
     rewards = torch.tensor([[1.0, torch.nan, 3.0, 100.0]])
     mask = torch.tensor([[True, True, True, False]])
     assert recentre_on_subset(rewards, mask, scale="none").tolist() == [[-1, 0, 1, 0]]

@@ -1,4 +1,4 @@
-"""Cutting, bucketing and trimming lose nothing."""
+"""Splitting, bucketing and trimming lose no token."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def make_batch(prompts: list[int], completions: list[int], width: tuple[int, int
     return batch
 
 
-def test_join_undoes_trls_split() -> None:
+def test_join_reverses_trls_split() -> None:
     batch = make_batch([1, 2, 3, 4], [5, 6, 7, 8])
     joined = join_batches(split_tensor_dict(batch, 2))
     assert joined.keys() == batch.keys()
@@ -68,17 +68,17 @@ def test_take_rows_and_lengths() -> None:
     assert batch["num_items_in_batch"] == 15
 
 
-def test_an_idle_row_has_the_shortest_prompt_and_no_token_that_counts() -> None:
+def test_an_idle_row_has_the_shortest_prompt_and_no_counted_token() -> None:
     batch = make_batch([3, 1, 2], [4, 5, 6]) | {"old_per_token_logps": torch.full((3, 9), torch.nan)}
     taken = take_rows(batch, np.array([2, IDLE]))
     assert taken["prompt_mask"].sum(dim=1).tolist() == [2, 1]
     assert taken["completion_mask"].sum(dim=1).tolist() == [6, 0]
     assert taken["advantages"].tolist() == [2, 0]
-    assert taken["old_per_token_logps"].isnan().all(dim=1).tolist() == [True, False]  # else 0 * NaN is NaN
+    assert taken["old_per_token_logps"].isnan().all(dim=1).tolist() == [True, False]  # otherwise 0 * NaN would be NaN
     assert trim_padding(take_rows(batch, np.array([IDLE])))["completion_ids"].shape == (1, 1)
 
 
-def test_split_undoes_joining_prompt_and_completion() -> None:
+def test_split_reverses_joining_prompt_and_completion() -> None:
     batch = make_batch([1, 3], [2, 5])
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)

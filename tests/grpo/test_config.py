@@ -1,4 +1,4 @@
-"""Choices that cannot work are refused before anything is loaded, with their numbers and what would work."""
+"""Settings that cannot work are rejected before loading, with their numbers and valid alternatives."""
 
 import logging
 import re
@@ -49,8 +49,8 @@ def test_possible_geometry(numbers: tuple[int, ...]) -> None:
     check_geometry(*numbers)
 
 
-def refusal(*numbers: int) -> str | None:
-    """What `check_geometry` says against these numbers, if anything."""
+def geometry_error(*numbers: int) -> str | None:
+    """Return the error of `check_geometry` for these numbers, or None."""
     try:
         check_geometry(*numbers)
     except InputError as error:
@@ -58,16 +58,16 @@ def refusal(*numbers: int) -> str | None:
     return None
 
 
-def test_what_is_proposed_works() -> None:
-    """Every batch size that a message proposes is accepted when it is taken."""
+def test_proposed_batch_sizes_are_valid() -> None:
+    """Every batch size that an error message proposes is accepted."""
     every = [(batch, steps, 2, 8, m) for batch in range(1, 13) for steps in (1, 2, 3) for m in range(1, 9)]
-    refused = {numbers: message for numbers in every if (message := refusal(*numbers))}
-    assert len(refused) > 100
-    for (_, *others), message in refused.items():
+    errors = {numbers: message for numbers in every if (message := geometry_error(*numbers))}
+    assert len(errors) > 100
+    for (_, *others), message in errors.items():
         sizes = re.search(r"use per_device_train_batch_size (\d+)(?: or (\d+))?", message)
         assert sizes, message
         for size in filter(None, sizes.groups()):
-            assert refusal(int(size), *others) is None, message
+            assert geometry_error(int(size), *others) is None, message
 
 
 def test_config_counts_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_config_counts_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         make_config(tmp_path, per_device_train_batch_size=6, num_generations_update=4)
 
 
-def test_generation_batch_size_is_understood(tmp_path: Path) -> None:
+def test_generation_batch_size_sets_the_steps(tmp_path: Path) -> None:
     config = make_config(tmp_path, generation_batch_size=32, num_generations_update=2)
     assert (config.steps_per_generation, config.rows_per_micro_batch) == (4, 2)
     with pytest.raises(InputError, match="the nearest are 24 or 32"):
@@ -118,12 +118,12 @@ def test_generation_batch_size_is_understood(tmp_path: Path) -> None:
         ({"selection": "importance", "loss_type": "bnpo", "num_generations_update": 4}, "is not a sum over rows"),
     ],
 )
-def test_choices_that_cannot_work(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_work(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_config(tmp_path, **settings)
 
 
-def test_terms_that_depend_on_who_shares_a_micro_batch(tmp_path: Path) -> None:
+def test_terms_that_are_means_over_a_micro_batch(tmp_path: Path) -> None:
     assert make_config(tmp_path).per_micro_batch_terms == []
     assert make_config(tmp_path, loss_type="bnpo").per_micro_batch_terms == ["loss_type: bnpo"]
     assert make_config(tmp_path, entropy_coef=0.01).per_micro_batch_terms == ["entropy_coef"]
@@ -137,7 +137,7 @@ def test_none_is_all_of_g(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("selection", "warned"), [("random", True), ("first", True), ("max_variance", False), ("abs_advantage", False)]
 )
-def test_a_choice_that_defeats_itself_is_warned_of(
+def test_a_selection_without_benefit_causes_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, selection: str, warned: bool
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -145,7 +145,7 @@ def test_a_choice_that_defeats_itself_is_warned_of(
     assert ("plain GRPO with num_generations = 4 at the cost of 8" in caplog.text) == warned
 
 
-def test_weights_are_those_of_a_real_choice(tmp_path: Path) -> None:
+def test_rows_are_weighted_only_if_some_are_not_selected(tmp_path: Path) -> None:
     assert make_config(tmp_path, selection="importance", num_generations_update=4).weighs
     assert not make_config(tmp_path, selection="importance").weighs  # all of G
     assert not make_config(tmp_path, num_generations_update=4).weighs

@@ -1,4 +1,4 @@
-"""The keystone: m = G is TRL's own trainer bit for bit, and dropping rows is masking them."""
+"""m = G equals TRL's own trainer bit for bit, and `drop` equals `mask`."""
 
 import random
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str, select
     assert len(norms["drop"]) == 4
     assert min(norms["drop"]) > 0
     assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
-    assert rewards["drop"] == rewards["mask"]  # the same rollouts were drawn
+    assert rewards["drop"] == rewards["mask"]  # both sampled the same rollouts
 
 
 VARIANTS = {
@@ -80,31 +80,34 @@ VARIANTS = {
     "a reference model, row mean": {"beta": 0.1, "loss_type": "grpo"},
     "advantages over the subset": {"advantage_scope": "subset"},
     "ratios of sequences": {"importance_sampling_level": "sequence", "steps_per_generation": 2, "loss_type": "grpo"},
-    "truncated rollouts left out": {"mask_truncated_completions": True},
+    "masked truncated completions": {"mask_truncated_completions": True},
     "gradient checkpointing": {"gradient_checkpointing": True},
     "accumulation that does not divide": {"steps_per_generation": 2, "gradient_accumulation_steps": 3},
-    "a data set without length": {"train_dataset": questions().to_iterable_dataset()},
-    "prompts that are text": {"train_dataset": questions().map(lambda row: {"prompt": row["prompt"][0]["content"]})},
+    "a dataset without length": {"train_dataset": questions().to_iterable_dataset()},
+    "text prompts": {"train_dataset": questions().map(lambda row: {"prompt": row["prompt"][0]["content"]})},
     "an adapter": {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "learning_rate": 1e-2},
-    "an adapter and its base as reference": {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "beta": 0.1},
-    "tokens that are not the model's": {"rollout_func": rollouts_with_tools},
+    "an adapter with its base model as reference": {
+        "peft_config": LoraConfig(r=4, target_modules="all-linear"),
+        "beta": 0.1,
+    },
+    "tokens not written by the model": {"rollout_func": rollouts_with_tools},
     "two reward functions": {"reward": [digit_reward, length_reward], "reward_weights": [1.0, 0.5]},
-    "two reward functions, normalised apart": {
+    "two reward functions, normalised separately": {
         "reward": [digit_reward, length_reward],
         "multi_objective_aggregation": "normalize_then_sum",
         "selection": "importance",
         "beta": 0.1,
     },
     "advantages scaled over the batch": {"scale_rewards": "batch", "selection": "abs_advantage"},
-    "chosen over the batch": {"selection": "abs_advantage", "selection_scope": "batch"},
-    "weighed over the batch": {"selection": "importance", "selection_scope": "batch", "steps_per_generation": 2},
-    "weighed, with a reference model": {"selection": "importance", "beta": 0.1},
-    "weighed, with a reference model, row mean": {"selection": "importance", "beta": 0.1, "loss_type": "grpo"},
+    "selected over the batch": {"selection": "abs_advantage", "selection_scope": "batch"},
+    "weighted over the batch": {"selection": "importance", "selection_scope": "batch", "steps_per_generation": 2},
+    "weighted, with a reference model": {"selection": "importance", "beta": 0.1},
+    "weighted, with a reference model, row mean": {"selection": "importance", "beta": 0.1, "loss_type": "grpo"},
 } | {strategy: {"selection": strategy} for strategy in STRATEGIES}
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
-def test_drop_equals_mask_however_it_is_trained(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_drop_equals_mask_in_every_variant(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     norms = {}
     for mode in ("drop", "mask"):
         trainer, recorder = make_trainer(
@@ -117,7 +120,7 @@ def test_drop_equals_mask_however_it_is_trained(model_dir: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "sapo"])
-def test_bucketing_leaves_the_step_as_it_is(model_dir: str, tmp_path: Path, loss_type: str) -> None:
+def test_bucketing_does_not_change_the_step(model_dir: str, tmp_path: Path, loss_type: str) -> None:
     norms = {}
     for bucketing in (False, True):
         trainer, recorder = make_trainer(
@@ -134,8 +137,8 @@ def test_bucketing_leaves_the_step_as_it_is(model_dir: str, tmp_path: Path, loss
     assert norms[False] == pytest.approx(norms[True], rel=1e-4)
 
 
-def test_bnpo_depends_on_who_shares_a_micro_batch(model_dir: str, tmp_path: Path) -> None:
-    """`drop` and `mask` cut alike and agree; a single micro-batch, with the same rows, gives another gradient."""
+def test_bnpo_depends_on_the_micro_batches(model_dir: str, tmp_path: Path) -> None:
+    """`drop` and `mask` use the same micro-batches and agree; one micro-batch with all rows gives another gradient."""
     norms = {}
     for name, settings in {
         "drop": {"subset_mode": "drop"},
@@ -152,8 +155,8 @@ def test_bnpo_depends_on_who_shares_a_micro_batch(model_dir: str, tmp_path: Path
     assert norms["drop"] != pytest.approx(norms["one micro-batch"], rel=1e-3)
 
 
-def test_subset_gradient_is_that_of_grpo_on_the_subset(model_dir: str, tmp_path: Path) -> None:
-    """A reference without our batching: the loss of TRL's trainer on the selected rows alone."""
+def test_the_gradient_equals_grpo_on_the_subset(model_dir: str, tmp_path: Path) -> None:
+    """Compares with a reference without our batching: the loss written out on the selected rows."""
     trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2, length_bucketing=False)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
@@ -163,7 +166,7 @@ def test_subset_gradient_is_that_of_grpo_on_the_subset(model_dir: str, tmp_path:
     kept = {name: value[selected] if value.ndim else value for name, value in batch.items()}
     tokens = kept["completion_mask"].sum()
 
-    # dapo, written out: every ratio is 1, so the gradient is that of -sum A log p over all selected tokens.
+    # dapo, written out: every ratio is 1, so the gradient is that of -sum A log p over the selected tokens.
     input_ids = torch.cat([kept["prompt_ids"], kept["completion_ids"]], dim=1)
     attention_mask = torch.cat([kept["prompt_mask"], kept["completion_mask"]], dim=1)
     logits = trainer.model(input_ids, attention_mask=attention_mask).logits[:, :-1]
@@ -180,8 +183,8 @@ def test_subset_gradient_is_that_of_grpo_on_the_subset(model_dir: str, tmp_path:
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_selection_leaves_global_generators_alone(model_dir: str, tmp_path: Path) -> None:
-    """One step on 2 of 8 and one on 8 of 8 leave every generator in the same state."""
+def test_selection_does_not_use_global_generators(model_dir: str, tmp_path: Path) -> None:
+    """A step on 2 of 8 and a step on 8 of 8 leave every generator in the same state."""
     states = []
     for selected in (8, 2):
         trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=selected, max_steps=1)
@@ -193,10 +196,10 @@ def test_selection_leaves_global_generators_alone(model_dir: str, tmp_path: Path
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("scope", ["group", "batch"])
-def test_weights_make_the_loss_an_estimate_of_that_on_all_rollouts(
+def test_weights_make_the_loss_an_estimate_over_all_rollouts(
     model_dir: str, tmp_path: Path, loss_type: str, beta: float, scope: str
 ) -> None:
-    """The gradient is sum_S w_i g_i, over the denominator of all G times m/G, with g_i from TRL's loss on each row."""
+    """The gradient is sum_S w_i g_i over m/G times the denominator of all G, with g_i from TRL's loss on each row."""
     trainer, _ = make_trainer(
         model_dir,
         tmp_path,
@@ -221,9 +224,9 @@ def test_weights_make_the_loss_an_estimate_of_that_on_all_rollouts(
     assert len(weights_[chosen].unique()) > 1
     total = [torch.zeros_like(parameter) for parameter in parameters]
     for row in chosen.nonzero().flatten().tolist():
-        one = {name: value[row : row + 1] if value.ndim else value for name, value in batch.items()}
-        one |= {"advantages": one["advantages"] / one["weights"], "num_items_in_batch": torch.tensor(1.0)}
-        loss = GRPOTrainer._compute_loss(trainer, trainer.model, one)
+        single = {name: value[row : row + 1] if value.ndim else value for name, value in batch.items()}
+        single |= {"advantages": single["advantages"] / single["weights"], "num_items_in_batch": torch.tensor(1.0)}
+        loss = GRPOTrainer._compute_loss(trainer, trainer.model, single)
         for gradient, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
             gradient += weights_[row] * part
     rollouts_on_m_rows = batch["completion_mask"].sum() * 2 / 8 if loss_type == "dapo" else 4
@@ -236,8 +239,8 @@ def test_weights_make_the_loss_an_estimate_of_that_on_all_rollouts(
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
-def test_advantages_are_those_of_trl_bit_for_bit(model_dir: str, tmp_path: Path, scale: str, aggregation: str) -> None:
-    """Also where a reward is missing; the selection is made from ours before TRL has any."""
+def test_advantages_equal_trl_bit_for_bit(model_dir: str, tmp_path: Path, scale: str, aggregation: str) -> None:
+    """Missing rewards included. The selection uses our advantages before TRL computes its own."""
 
     def with_gaps(completions: list[Any], **columns: Any) -> list[float | None]:
         return [None if row % 5 == 0 else reward for row, reward in enumerate(digit_reward(completions))]

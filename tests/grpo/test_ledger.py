@@ -75,7 +75,7 @@ def test_speedup_compares_with_all_rows_at_trls_padding() -> None:
 def test_the_constant_cost_of_a_micro_batch_is_not_attributed_to_its_cells() -> None:
     ledger = Ledger(clock=lambda: 0.0)
     for cells in (10, 20, 60):
-        ledger.observe_update(cells, 1.0 + 0.1 * cells)  # a second, and a tenth of one per cell
+        ledger.observe_update(cells, 1.0 + 0.1 * cells)  # 1 s, and 0.1 s per cell
     ledger.seconds["updating"] = 13.0  # 3 + 9, and 1 of the optimizer
     assert ledger.update_seconds(90) == pytest.approx(13)
     assert ledger.update_seconds(290) == pytest.approx(33)  # 200 cells more

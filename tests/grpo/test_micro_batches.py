@@ -1,4 +1,4 @@
-"""Dealing and packing lose no row, give every process its share, and waste as little padding as can be."""
+"""Dealing and packing lose no row, give every process its share, and minimise padding."""
 
 from itertools import combinations
 
@@ -17,7 +17,7 @@ from raml_trl.grpo.micro_batches import (
 
 
 def random_choice(seed: int) -> tuple[np.ndarray, int, int]:
-    """`(W, R)` chosen rows, of which each process can have the same number in each of `steps` micro-batches."""
+    """Return `(W, R)` chosen rows, in a number that divides evenly over processes and `steps` micro-batches."""
     rng = np.random.default_rng(seed)
     num_processes, steps, each = rng.integers(1, 5), rng.integers(1, 4), rng.integers(1, 4)
     num_rows = steps * each + rng.integers(0, 5)
@@ -27,7 +27,7 @@ def random_choice(seed: int) -> tuple[np.ndarray, int, int]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_process_gets_its_share_and_no_row_moves_without_need(seed: int) -> None:
+def test_every_process_gets_its_share_and_rows_move_only_if_needed(seed: int) -> None:
     chosen, steps, each = random_choice(seed)
     dealt = deal_in_order(chosen, steps)
     assert dealt.shape == (steps, len(chosen), each)
@@ -36,13 +36,13 @@ def test_every_process_gets_its_share_and_no_row_moves_without_need(seed: int) -
     assert own.sum(axis=(0, 2)).tolist() == np.minimum(chosen.sum(axis=1), steps * each).tolist()
 
 
-def test_rows_keep_their_order_where_none_has_to_move() -> None:
+def test_rows_keep_their_order_if_none_has_to_move() -> None:
     chosen = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=bool)
     assert deal_in_order(chosen, 2).tolist() == [[[0, 1], [6, 7]], [[3, 4], [8, 9]]]
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_packing_keeps_live_rows_in_their_step_and_is_alike_on_all_processes(seed: int) -> None:
+def test_packing_keeps_live_rows_in_their_step_and_is_uniform_over_processes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     chosen, steps, _ = random_choice(seed)
     window = int(rng.choice([divisor for divisor in range(1, steps + 1) if steps % divisor == 0]))
@@ -55,7 +55,7 @@ def test_packing_keeps_live_rows_in_their_step_and_is_alike_on_all_processes(see
         after = np.concatenate([part.ravel() for part in packed[start : start + window]])
         assert sorted(after[after != IDLE].tolist()) == sorted(before[live[before]].tolist())
         idle = (after == IDLE).sum()
-        # no more idle rows than make the counts equal, or give each process one row a micro-batch
+        # idle rows only make the counts equal, or give each process one row per micro-batch
         assert idle < len(chosen) or len(after) == len(chosen) * window
     assert all(part.shape[0] == len(chosen) and part.shape[1] >= 1 for part in packed)
 
@@ -79,7 +79,7 @@ def padded(widths: np.ndarray, cuts: object) -> int:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_cut_is_the_best_of_all(seed: int) -> None:
+def test_the_cut_is_optimal(seed: int) -> None:
     rng = np.random.default_rng(seed)
     num_rows = int(rng.integers(1, 11))
     num_parts = int(rng.integers(1, num_rows + 1))

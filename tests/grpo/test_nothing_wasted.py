@@ -1,4 +1,4 @@
-"""What cannot count is not computed, and the optimizer step is the same as if it had been."""
+"""Rows that cannot contribute are not computed, and the optimizer step stays the same."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def run(model_dir: str, tmp_path: Path, **settings: Any) -> tuple[Any, Any]:
 
 
 def close(first: Any, second: Any) -> bool:
-    """Whether two trainers ended with the same weights, up to rounding."""
+    """Return whether two trainers ended with the same weights up to rounding."""
     ours, theirs = weights(first), weights(second)
     return all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=2e-5) for name in ours)
 
@@ -49,26 +49,26 @@ def test_rows_without_advantage_change_nothing(model_dir: str, tmp_path: Path, l
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
-def test_all_of_g_with_everything_on_is_trl_to_rounding(model_dir: str, tmp_path: Path, loss_type: str) -> None:
+def test_all_of_g_with_all_savings_equals_trl_up_to_rounding(model_dir: str, tmp_path: Path, loss_type: str) -> None:
     settings = SEVERAL | {"loss_type": loss_type, "reward": half_dead_reward}
     stock, stock_logs = run(model_dir, tmp_path, stock=True, **settings)
     ours, logs = run(model_dir, tmp_path, **settings)
     assert ours.row_rules.skip_zero_advantage
     assert ours.row_rules.length_bucketing
     assert logs.of("grad_norm") == pytest.approx(stock_logs.of("grad_norm"), rel=1e-4)
-    assert logs.of("entropy")  # over live rows only, so another number
+    assert logs.of("entropy")  # over live rows only, so it differs from TRL's
     assert close(stock, ours)
 
 
-def test_a_step_of_which_no_row_counts(model_dir: str, tmp_path: Path) -> None:
-    """Every micro-batch still runs, on a row of which no token counts; nothing is learned and nothing is NaN."""
+def test_a_step_without_live_rows(model_dir: str, tmp_path: Path) -> None:
+    """Every micro-batch still runs, on a masked row; the weights stay the same and nothing becomes NaN."""
     settings = SEVERAL | {"reward": no_reward, "num_generations_update": 4}
     trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
     before = weights(trainer)
     trainer.train()
     assert recorder.of("grad_norm") == [0.0, 0.0, 0.0]
     assert recorder.of("rows/trained") == [0, 0, 0]
-    assert recorder.of("entropy") == [None] * 3  # of no token
+    assert recorder.of("entropy") == [None] * 3  # a mean over no token
     assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
 
 
@@ -83,7 +83,7 @@ def test_fewer_live_rows_than_micro_batches(model_dir: str, tmp_path: Path) -> N
 
 
 def scored(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts what goes through TRL's log-probs without gradient: rows and cells."""
+    """Count the rows and cells that TRL computes log-probs for without gradient."""
     counts = {"rows": 0, "cells": 0}
     stock = GRPOTrainer._get_per_token_logps_and_entropies
 
@@ -101,12 +101,12 @@ SCORING = {
     "a reference model": {"beta": 0.1},
     "old log-probs": {"steps_per_generation": 2},
     "both": {"beta": 0.1, "num_iterations": 2},
-    "a correction of what vLLM sampled": {"rollout_func": rollouts_with_logprobs},
+    "vLLM's importance sampling correction": {"rollout_func": rollouts_with_logprobs},
 }
 
 
 def sampled_by_vllm(trainer: Any) -> None:
-    """As if vLLM had drawn the rollouts: TRL then corrects for the difference between its log-probs and its own."""
+    """Pretend that vLLM sampled the rollouts, so that TRL corrects for the difference of log-probs."""
     trainer.use_vllm, trainer._last_loaded_step = True, -1
     trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
 
@@ -116,7 +116,7 @@ def sampled_by_vllm(trainer: Any) -> None:
 def test_only_selected_rows_are_scored(
     model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, settings: dict[str, Any]
 ) -> None:
-    """Against the same trainer that lets TRL score every row."""
+    """Compares with the same trainer when TRL scores every row."""
     settings = settings | {"num_generations_update": 2, "selection": strategy, "skip_zero_advantage": False}
     logs, counts = {}, {}
     for name in ("all", "selected"):
@@ -154,10 +154,10 @@ def test_rows_without_advantage_are_not_scored(model_dir: str, tmp_path: Path, m
     [{"loss_type": "vespo"}, {"importance_sampling_level": "sequence", "loss_type": "grpo"}, {"beta": 0.1}],
     ids=["vespo", "ratios of sequences", "a reference model"],
 )
-def test_a_row_may_be_trained_on_in_a_wider_micro_batch_than_it_was_scored_in(
+def test_a_row_may_be_trained_in_a_wider_micro_batch_than_it_was_scored_in(
     model_dir: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """Several optimizer steps of a generation, so that rows scored together are not trained on together."""
+    """With several optimizer steps per generation, rows scored together are not trained on together."""
     settings = settings | {"steps_per_generation": 4, "gradient_accumulation_steps": 1, "num_generations_update": 4}
     settings |= {"per_device_train_batch_size": 8, "max_steps": 8, "logging_nan_inf_filter": False}
     logs = {}
@@ -168,22 +168,22 @@ def test_a_row_may_be_trained_on_in_a_wider_micro_batch_than_it_was_scored_in(
     assert logs[True].of("loss") == pytest.approx(logs[False].of("loss"), rel=1e-3, abs=1e-5)
 
 
-def test_rewards_are_asked_for_once(model_dir: str, tmp_path: Path) -> None:
+def test_rewards_are_computed_once(model_dir: str, tmp_path: Path) -> None:
     calls = []
 
     def counted(completions: list[Any], log_metric: Any, **columns: Any) -> list[float]:
         calls.append(len(completions))
-        log_metric("asked", 1.0)
+        log_metric("calls", 1.0)
         return half_dead_reward(completions, **columns)
 
     _, recorder = run(model_dir, tmp_path, beta=0.1, num_generations_update=2, reward=counted)
     assert calls == [16, 16, 16]
-    assert recorder.of("asked") == [1.0, 1.0, 1.0]
+    assert recorder.of("calls") == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("strategy", ["random", "abs_advantage"])
-def test_fields_of_the_rollouts_reach_the_reward(model_dir: str, tmp_path: Path, strategy: str) -> None:
-    """What `rollout_func` hands on beside tokens, also where rewards come before scoring."""
+def test_extra_fields_of_the_rollouts_reach_the_reward(model_dir: str, tmp_path: Path, strategy: str) -> None:
+    """Fields that `rollout_func` returns besides tokens, also if rewards are computed before scoring."""
     seen = []
 
     def rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which rollouts are selected, with what weight, and that nothing but the key decides where rewards do not."""
+"""Strategies select the right rollouts with the right weights; only the key decides between equal rollouts."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from raml_trl.grpo.selection import (
 FOUR_LEVELS = (1.0, 0.0, -0.5, -1.0)  # RaML eq. 21
 KEYED = [strategy for strategy in STRATEGIES if strategy != "first"]
 READING = [strategy for strategy in STRATEGIES if strategy not in REWARD_BLIND]
-EXTREMES = ["max_variance", "balanced"]  # these read rewards, and so meet those that are missing
+EXTREMES = ["max_variance", "balanced"]  # these use rewards, so missing rewards matter
 
 
 def select(num_groups: int, num_rollouts: int, num_selected: int, **key: int) -> Selection:
@@ -40,7 +40,7 @@ def choose(rewards: np.ndarray, num_selected: int, strategy: Strategy, **key: in
 
 
 def advantages_of(rewards: np.ndarray) -> np.ndarray:
-    """TRL's: centred and scaled within the group, 0 where there is no reward."""
+    """Return TRL's advantages: centred and scaled within the group, 0 for a missing reward."""
     present = ~np.isnan(rewards)
     count = np.maximum(present.sum(axis=1, keepdims=True), 1)
     centred = np.where(present, rewards - np.nansum(rewards, axis=1, keepdims=True) / count, 0)
@@ -52,7 +52,7 @@ def sizes_of(advantages: np.ndarray) -> np.ndarray:
 
 
 def reward_patterns(num_rollouts: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """One group each: k right of G for every k, the four levels, and rewards without ties."""
+    """Yield groups: k correct of G for every k, the four levels, and rewards without ties."""
     for num_right in range(num_rollouts + 1):
         yield rng.permutation(np.arange(num_rollouts) < num_right).astype(float)
     for _ in range(4):
@@ -61,7 +61,7 @@ def reward_patterns(num_rollouts: int, rng: np.random.Generator) -> Iterator[np.
     yield rng.exponential(size=num_rollouts)
 
 
-# What every strategy promises
+# Properties of every strategy
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -81,34 +81,34 @@ def test_shape_and_order(strategy: Strategy, rollouts: int, selected: int, rng: 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("rollouts", [1, 3, 8, 49, 1000])
-def test_all_of_the_group_count_one_each(strategy: Strategy, rollouts: int, rng: np.random.Generator) -> None:
+def test_with_m_equal_to_g_all_weights_are_one(strategy: Strategy, rollouts: int, rng: np.random.Generator) -> None:
     for rewards in (rng.normal(size=(20, rollouts)), rng.choice([*FOUR_LEVELS, np.nan], (20, rollouts))):
         selection = choose(rewards, rollouts, strategy)
         assert (selection.indices == np.arange(rollouts)).all()
         assert (selection.weights == 1).all()
 
 
-def test_row_weights_are_the_weights_where_selected_and_zero_elsewhere() -> None:
+def test_row_weights_are_zero_for_unselected_rollouts() -> None:
     selection = Selection(np.array([[0, 2], [1, 2]]), np.array([[0.5, 1.5], [2.0, 3.0]]))
     assert selection.row_weights(4).tolist() == [[0.5, 0, 1.5, 0], [0, 2.0, 3.0, 0]]
     assert selection.mask(4).tolist() == [[True, False, True, False], [False, True, True, False]]
 
 
 @pytest.mark.parametrize("strategy", REWARD_BLIND)
-def test_a_blind_strategy_knows_only_the_shape(strategy: Strategy) -> None:
+def test_a_reward_blind_strategy_uses_only_the_shape(strategy: Strategy) -> None:
     shape = SimpleNamespace(shape=(20, 8))
     blind = select_rollouts(shape, shape, 3, strategy=strategy, seed=0, step=0)
     assert np.array_equal(blind.indices, choose(np.ones((20, 8)), 3, strategy).indices)
 
 
 @pytest.mark.parametrize("strategy", READING)
-def test_the_others_do_not(strategy: Strategy) -> None:
+def test_other_strategies_use_rewards(strategy: Strategy) -> None:
     shape = SimpleNamespace(shape=(20, 8))
     with pytest.raises((TypeError, AttributeError)):
         select_rollouts(shape, shape, 3, strategy=strategy, seed=0, step=0)
 
 
-def test_the_blind_ones_are_strategies() -> None:
+def test_reward_blind_strategies_are_strategies() -> None:
     assert set(REWARD_BLIND) < set(STRATEGIES) == set(get_args(Strategy))
 
 
@@ -125,7 +125,7 @@ def test_single_precision(strategy: Strategy, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_no_global_generator_is_touched(strategy: Strategy) -> None:
+def test_global_generators_are_not_used(strategy: Strategy) -> None:
     before = np.random.get_state()
     choose(np.eye(8), 3, strategy)
     after = np.random.get_state()
@@ -136,14 +136,16 @@ def test_no_global_generator_is_touched(strategy: Strategy) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_batch_as_one_group(strategy: Strategy, rng: np.random.Generator) -> None:
     rewards = rng.choice([*FOUR_LEVELS, np.nan], (2_000, 8))
-    rewards[:500] = 1  # a part of the groups has no signal
+    rewards[:500] = 1  # some groups have no signal
     advantages = advantages_of(rewards).reshape(1, -1)
     selection = select_rollouts(rewards.reshape(1, -1), advantages, 4_000, strategy=strategy, seed=0, step=0)
     assert len(np.unique(selection.indices)) == 4_000
     if strategy == "abs_advantage":
         kept = selection.mask(16_000)
         assert abs(advantages[kept]).min() >= abs(advantages[~kept]).max()
-    if strategy == "importance":  # the weights of a draw add to m in expectation; the order by A holds it close
+    if (
+        strategy == "importance"
+    ):  # the weights of a draw sum to m in expectation; the order by A keeps the sum close to m
         assert selection.weights.sum() == pytest.approx(4_000, rel=1e-3)
 
 
@@ -151,7 +153,7 @@ def test_the_batch_as_one_group(strategy: Strategy, rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("rollouts", [3, 4, 8, 9])
-def test_a_group_is_the_same_wherever_its_batch_begins(rollouts: int) -> None:
+def test_the_draws_of_a_group_do_not_depend_on_the_start_of_its_batch(rollouts: int) -> None:
     whole = group_draws(12, rollouts, seed=7, step=3)
     for first in range(12):
         part = group_draws(12 - first, rollouts, seed=7, step=3, first_group=first)
@@ -159,7 +161,7 @@ def test_a_group_is_the_same_wherever_its_batch_begins(rollouts: int) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_selection_is_the_same_wherever_its_batch_begins(strategy: Strategy, rng: np.random.Generator) -> None:
+def test_a_selection_does_not_depend_on_the_start_of_its_batch(strategy: Strategy, rng: np.random.Generator) -> None:
     for rewards in (rng.choice(FOUR_LEVELS, (24, 9)), rng.normal(size=(24, 9))):
         whole = choose(rewards, 4, strategy, seed=7, step=3)
         for first, last in ((0, 5), (5, 6), (6, 24)):
@@ -180,7 +182,7 @@ def test_seed_step_and_group_all_matter(strategy: Strategy) -> None:
 
 @pytest.mark.parametrize("strategy", KEYED)
 @pytest.mark.parametrize("selected", [1, 3, 4])
-def test_equal_rollouts_are_chosen_equally_often(strategy: Strategy, selected: int) -> None:
+def test_equal_rollouts_are_selected_equally_often(strategy: Strategy, selected: int) -> None:
     num_groups = 20_000
     rewards = np.array([1.0, 0, 0, 1, 0, 0, 0, 0])
     chosen = choose(np.tile(rewards, (num_groups, 1)), selected, strategy).mask(8).mean(axis=0)
@@ -191,7 +193,7 @@ def test_equal_rollouts_are_chosen_equally_often(strategy: Strategy, selected: i
 
 @pytest.mark.parametrize("strategy", KEYED)
 @pytest.mark.parametrize("reward", [0.0, 0.1, np.nan])
-def test_where_all_rewards_are_equal_every_subset_is_as_likely(strategy: Strategy, reward: float) -> None:
+def test_with_equal_rewards_every_subset_is_equally_likely(strategy: Strategy, reward: float) -> None:
     num_groups = 60_000
     selection = choose(np.full((num_groups, 5), reward), 2, strategy)
     counts = Counter(map(tuple, selection.indices.tolist()))
@@ -205,7 +207,7 @@ def test_where_all_rewards_are_equal_every_subset_is_as_likely(strategy: Strateg
 
 
 def test_the_draws_never_change() -> None:
-    """A run that is resumed by a later version selects what it would have selected."""
+    """A run resumed by a later version makes the same selections."""
     assert select(4, 8, 3, seed=1, step=2, first_group=5).indices.tolist() == [
         [0, 2, 5],
         [2, 6, 7],
@@ -214,14 +216,14 @@ def test_the_draws_never_change() -> None:
     ]
 
 
-def test_more_selected_contain_fewer() -> None:
+def test_subsets_are_nested() -> None:
     for fewer in range(1, 8):
         few, more = select(30, 8, fewer).mask(8), select(30, 8, fewer + 1).mask(8)
         assert (few <= more).all()
 
 
-def test_every_subset_equally_often_is_unbiased(rng: np.random.Generator) -> None:
-    """With the test above that `random` takes every subset equally often: its estimate is unbiased."""
+def test_uniform_subsets_are_unbiased(rng: np.random.Generator) -> None:
+    """`random` selects every subset equally often (tested above), so its estimate is unbiased."""
     values = rng.normal(size=6)
     subsets = np.array(list(combinations(range(6), 2)))
     every = Selection(subsets, np.ones(subsets.shape))
@@ -245,7 +247,7 @@ def test_first() -> None:
 
 @pytest.mark.parametrize("kind", ["continuous", "offset", "outlier", "tied", "binary", "decimal"])
 @pytest.mark.parametrize("rollouts", [2, 3, 5, 8, 10])
-def test_no_subset_has_more_variance(kind: str, rollouts: int, rng: np.random.Generator) -> None:
+def test_no_subset_has_a_larger_variance(kind: str, rollouts: int, rng: np.random.Generator) -> None:
     shape = (40, rollouts)
     rewards = {
         "continuous": rng.normal(size=shape),
@@ -263,7 +265,7 @@ def test_no_subset_has_more_variance(kind: str, rollouts: int, rng: np.random.Ge
 
 
 @pytest.mark.parametrize("levels", [(0.0, 1.0), (0.1, 0.7), (-3.3, 1e6)])
-def test_of_equal_variances_the_one_with_more_high_rewards_wins(levels: tuple[float, float]) -> None:
+def test_between_equal_variances_more_high_rewards_win(levels: tuple[float, float]) -> None:
     low, high = levels
     rewards = np.array([[low, high, low, high, high, low, low]])
     for selected, num_high in ((1, 1), (3, 2), (5, 3)):
@@ -271,13 +273,13 @@ def test_of_equal_variances_the_one_with_more_high_rewards_wins(levels: tuple[fl
         assert (chosen == high).sum() == num_high
 
 
-def test_one_of_the_group_with_most_variance_is_the_best(rng: np.random.Generator) -> None:
+def test_with_m_1_max_variance_selects_the_highest_reward(rng: np.random.Generator) -> None:
     rewards = rng.normal(size=(200, 8))
     assert np.array_equal(choose(rewards, 1, "max_variance").indices[:, 0], rewards.argmax(axis=1))
 
 
 @pytest.mark.parametrize("strategy", ["max_variance", "abs_advantage"])
-def test_without_signal_it_is_random(strategy: Strategy) -> None:
+def test_without_a_signal_the_subset_is_that_of_random(strategy: Strategy) -> None:
     for reward in (0.0, 0.1, np.nan):
         rewards = np.full((50, 7), reward)
         assert np.array_equal(choose(rewards, 3, strategy).indices, select(50, 7, 3).indices)
@@ -303,8 +305,8 @@ def test_best_and_worst(rng: np.random.Generator) -> None:
         assert choose(rewards, selected, "balanced").indices.tolist() == expected
 
 
-def test_balanced_binary_rewards_have_the_greatest_variance() -> None:
-    rewards = np.tril(np.ones((9, 8)), -1)  # k right of 8, for k from 0 to 8
+def test_balanced_subsets_of_binary_rewards_have_the_largest_variance() -> None:
+    rewards = np.tril(np.ones((9, 8)), -1)  # k correct of 8, for k from 0 to 8
     for selected in range(1, 9):
         variances = [
             np.take_along_axis(rewards, choose(rewards, selected, strategy).indices, axis=1).var(axis=1)
@@ -317,7 +319,7 @@ def test_balanced_binary_rewards_have_the_greatest_variance() -> None:
 
 
 @pytest.mark.parametrize("strategy", EXTREMES)
-def test_a_missing_reward_is_chosen_last(strategy: Strategy, rng: np.random.Generator) -> None:
+def test_a_missing_reward_is_selected_last(strategy: Strategy, rng: np.random.Generator) -> None:
     rewards = rng.choice(FOUR_LEVELS, (300, 8))
     rewards[rng.random(rewards.shape) < 0.4] = np.nan
     num_present = (~np.isnan(rewards)).sum(axis=1)
@@ -327,7 +329,7 @@ def test_a_missing_reward_is_chosen_last(strategy: Strategy, rng: np.random.Gene
 
 
 @pytest.mark.parametrize("strategy", EXTREMES)
-def test_missing_rewards_do_not_change_the_choice_among_the_others(
+def test_missing_rewards_do_not_change_the_selection_among_the_others(
     strategy: Strategy, rng: np.random.Generator
 ) -> None:
     rewards = rng.normal(size=(100, 6))
@@ -339,7 +341,7 @@ def test_missing_rewards_do_not_change_the_choice_among_the_others(
 
 
 @pytest.mark.parametrize("strategy", EXTREMES)
-def test_which_of_the_missing_is_drawn(strategy: Strategy) -> None:
+def test_missing_rewards_are_drawn_uniformly(strategy: Strategy) -> None:
     rewards = np.tile([np.nan, 1, np.nan, 0, np.nan], (20_000, 1))
     chosen = choose(rewards, 3, strategy).mask(5).mean(axis=0)
     # standard deviation sqrt(2/9 / 20000) = 0.0033
@@ -350,7 +352,7 @@ def test_which_of_the_missing_is_drawn(strategy: Strategy) -> None:
 
 
 def reference_probabilities(sizes: np.ndarray, num_selected: int) -> list[Fraction]:
-    """Cap at 1 whatever exceeds 1, share what is left among the others, and again; in exact arithmetic."""
+    """Cap probabilities at 1, share the rest among the others, and repeat; in exact arithmetic."""
     exact = [Fraction(float(size)) for size in sizes]
     certain: set[int] = set()
     while True:
@@ -387,13 +389,13 @@ def test_equal_sizes_have_exactly_equal_probabilities(size: float) -> None:
             assert (inclusion_probabilities(np.full((1, rollouts), size), selected) == selected / rollouts).all()
 
 
-def test_a_size_of_zero_is_refused() -> None:
+def test_a_size_of_zero_is_rejected() -> None:
     with pytest.raises(AssertionError):
         inclusion_probabilities(np.array([[1.0, 0.0]]), 1)
 
 
-def test_a_draw_has_m_rollouts_however_it_rounds(rng: np.random.Generator) -> None:
-    """Starts on, just before and just behind the ends of intervals, and as near 1 as can be."""
+def test_a_draw_has_m_rollouts_despite_rounding(rng: np.random.Generator) -> None:
+    """Starts at, just before and just after the ends of intervals, and as close to 1 as possible."""
     for selected in (1, 4, 7, 8):
         probabilities = inclusion_probabilities(rng.lognormal(sigma=2, size=(2_000, 8)), selected)
         on_an_end = rng.permuted(np.cumsum(probabilities, axis=1) % 1, axis=1)[:, :1]
@@ -403,7 +405,7 @@ def test_a_draw_has_m_rollouts_however_it_rounds(rng: np.random.Generator) -> No
 
 
 def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, np.ndarray]:
-    """All that can be drawn for one group: `(N, G + 1)` draws, and the `(N,)` probability of each.
+    """Return all possible draws for one group: `(N, G + 1)` draws, and the `(N,)` probability of each.
 
     The subset depends on the order in which equal rollouts come and on the start, and on that only through the
     intervals between the ends of the probabilities laid end to end.
@@ -421,11 +423,11 @@ def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, n
 
 @pytest.mark.parametrize("selected", range(1, 6))
 def test_importance_is_exactly_unbiased(selected: int, rng: np.random.Generator) -> None:
-    """The sum over every draw there is, times its probability."""
+    """Sums over every possible draw, weighted by its probability."""
     for rewards in reward_patterns(5, rng):
         advantages = advantages_of(rewards[None])[0]
         values = rng.normal(size=(5, 3))
-        values[:, 2] = 1  # so the weights add to m in expectation
+        values[:, 2] = 1  # so the weights sum to m in expectation
         if not advantages.any():
             continue  # a uniform subset: tested above
         draws, probabilities = every_draw(advantages, selected)
@@ -447,13 +449,13 @@ def test_no_weight_exceeds_its_bound(rng: np.random.Generator) -> None:
     for selected in (1, 2, 5):
         weights = choose(rng.normal(size=(5_000, 8)), selected, "importance").weights
         assert 2 < weights.max() <= (1 + FLOOR) / FLOOR
-    one_large = np.append(1, np.full(9_999, 1e-9))[None]  # comes near the bound
+    one_large = np.append(1, np.full(9_999, 1e-9))[None]  # comes close to the bound
     weights = select_rollouts(one_large, one_large, 1, strategy="importance", seed=0, step=0).weights
     assert weights.max() == pytest.approx((1 + FLOOR) / FLOOR, rel=1e-3)
 
 
-def test_binary_rewards_give_half_right_half_wrong_with_unbiased_weights() -> None:
-    """A sums to 0, so right and wrong have equal shares; and the floor does not bind."""
+def test_binary_rewards_give_half_correct_half_wrong_with_unbiased_weights() -> None:
+    """A sums to 0, so correct and wrong rollouts have equal shares, and the floor does not bind."""
     for num_right in range(1, 8):
         rewards = np.tile(np.arange(8) < num_right, (50, 1)).astype(float)
         for selected in (2, 4, 6):
@@ -466,7 +468,7 @@ def test_binary_rewards_give_half_right_half_wrong_with_unbiased_weights() -> No
 
 
 def relative_variances(rewards: np.ndarray, num_selected: int, common: float) -> tuple[float, float]:
-    """Variance of the gradient by `importance` over that by `random`; then the same draw without the order by A.
+    """Return the variance of the gradient with `importance` relative to `random`; also without the order by A.
 
     Gradients are A_i v_i: v_i are independent directions of length 1 plus one of length `common` that all share.
     """
@@ -517,7 +519,7 @@ CONTINUOUS = np.random.default_rng(1).normal(size=8)
 def test_importance_has_less_variance_than_random(
     rewards: np.ndarray, selected: int, independent: float, shared: float
 ) -> None:
-    """The numbers are the variance of `importance` over that of `random`, found once."""
+    """The expected numbers are variances of `importance` relative to `random`, computed once."""
     alone, _ = relative_variances(rewards, selected, common=0)
     together, unordered = relative_variances(rewards, selected, common=1)
     assert alone == pytest.approx(independent, rel=0.1)

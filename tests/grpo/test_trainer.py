@@ -1,4 +1,4 @@
-"""What the trainer trains on, logs and refuses."""
+"""Rows that the trainer trains on, metrics that it logs, and models that it rejects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from tests.helpers.trainers import digit_reward, fixed_rollouts, make_trainer, q
 
 
 def buffered(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    """What one generation leaves to be trained on."""
-    torch.manual_seed(0)  # of TRL's shuffle
+    """Return the buffered micro-batches of one generation."""
+    torch.manual_seed(0)  # for TRL's shuffle
     trainer.model.train()
     groups = trainer.args.generation_batch_size // trainer.num_generations
     trainer._prepare_inputs([row for row in trainer.train_dataset.select(range(groups)) for _ in range(8)])
@@ -39,7 +39,7 @@ def test_only_the_selected_rows_are_forwarded(model_dir: str, tmp_path: Path) ->
         assert torch.equal(masked["num_items_in_batch"], dropped["num_items_in_batch"])
 
 
-def test_what_is_trained_on_is_what_is_logged_as_selected(model_dir: str, tmp_path: Path) -> None:
+def test_the_trained_rows_are_those_logged_as_selected(model_dir: str, tmp_path: Path) -> None:
     trainer, _ = make_trainer(
         model_dir, tmp_path, num_generations_update=2, log_completions=True, rollout_func=fixed_rollouts
     )
@@ -50,11 +50,11 @@ def test_what_is_trained_on_is_what_is_logged_as_selected(model_dir: str, tmp_pa
     ]
     logged = [text if isinstance(text, str) else text[-1]["content"] for text in trainer._logs["completion"]]
     selected = trainer._logs["extra"]["selected"]
-    assert len(set(logged)) > 12  # of 16: texts tell rollouts apart
+    assert len(set(logged)) > 12  # of 16: the texts identify the rollouts
     assert sorted(trained) == sorted(text for text, chosen in zip(logged, selected, strict=True) if chosen)
 
 
-def test_bucketing_leaves_less_padding_and_the_same_tokens(model_dir: str, tmp_path: Path) -> None:
+def test_bucketing_reduces_padding_and_keeps_all_tokens(model_dir: str, tmp_path: Path) -> None:
     settings = {
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 4,
@@ -76,7 +76,7 @@ def test_bucketing_leaves_less_padding_and_the_same_tokens(model_dir: str, tmp_p
     assert cells[True] < 0.95 * cells[False]
 
 
-def test_metrics_are_over_all_rollouts(model_dir: str, tmp_path: Path) -> None:
+def test_reward_metrics_cover_all_rollouts(model_dir: str, tmp_path: Path) -> None:
     rewards = {}
     for selected in (8, 2):
         trainer, recorder = make_trainer(
@@ -91,12 +91,12 @@ def test_metrics_are_over_all_rollouts(model_dir: str, tmp_path: Path) -> None:
 
 
 def test_groups_are_counted_before_and_after_selection(model_dir: str, tmp_path: Path) -> None:
-    """Of two groups one is all right, and in the other only the first is, which is the only one selected."""
+    """One group is all correct; in the other only the first rollout is correct, and only it is selected."""
 
     def reward(completions: list[Any], log_extra: Any, **_: Any) -> list[float]:
         correct = [row >= 8 or row == 0 for row in range(len(completions))]
         log_extra("correct", correct)
-        return [float(one) for one in correct]
+        return [float(value) for value in correct]
 
     trainer, recorder = make_trainer(
         model_dir, tmp_path, num_generations_update=1, selection="first", max_steps=1, reward=reward
@@ -105,11 +105,11 @@ def test_groups_are_counted_before_and_after_selection(model_dir: str, tmp_path:
     logs = recorder.logs[0]
     assert [logs[f"groups/{name}"] for name in ("all_right", "mixed", "all_wrong")] == [0.5, 0.5, 0.0]
     assert [logs[f"selected/{name}"] for name in ("all_right", "mixed", "all_wrong")] == [1.0, 0.0, 0.0]
-    assert (logs["rows/selected"], logs["rows/trained"]) == (2, 1)  # the all-right group has no advantage
+    assert (logs["rows/selected"], logs["rows/trained"]) == (2, 1)  # the all-correct group has advantage 0
     assert logs["selection/group_same_reward"] == 0.5
 
 
-def test_advantages_that_are_not_those_of_trl_are_noticed(
+def test_a_mismatch_with_the_advantages_of_trl_is_an_error(
     model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other(rewards: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -121,7 +121,7 @@ def test_advantages_that_are_not_those_of_trl_are_noticed(
         trainer.train()
 
 
-def test_what_was_spent(model_dir: str, tmp_path: Path) -> None:
+def test_summary_counts_rows_tokens_and_seconds(model_dir: str, tmp_path: Path) -> None:
     settings = {"num_generations_update": 2, "beta": 0.1, "rollout_func": fixed_rollouts, "max_steps": 2}
     trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
     trainer.train()
@@ -135,6 +135,7 @@ def test_what_was_spent(model_dir: str, tmp_path: Path) -> None:
     assert all(spent["seconds"][phase] > 0 for phase in ("generating", "scoring", "updating", "selecting"))
     assert recorder.of("seconds/updating")[0] > 0
     assert spent["speedup"]["ceiling"] > 1
+    assert (spent["length_bucketing"], spent["skip_zero_advantage"]) == (True, False)  # KL: no row is skipped
 
 
 def test_evaluation_and_the_table_of_completions(model_dir: str, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_evaluation_and_the_table_of_completions(model_dir: str, tmp_path: Path)
     assert all("selected" in table for table in tables)
 
 
-def test_router_losses_are_refused_where_they_cannot_be_exact(model_dir: str, tmp_path: Path) -> None:
+def test_router_losses_are_rejected_if_they_cannot_be_exact(model_dir: str, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     config = Qwen3MoeConfig(
         vocab_size=len(tokenizer),
@@ -186,13 +187,13 @@ def test_router_losses_are_refused_where_they_cannot_be_exact(model_dir: str, tm
 
 
 class Processor(ProcessorMixin):
-    """A processor like those of vision-language models, with nothing but a tokenizer."""
+    """A processor like those of vision-language models, with a tokenizer only."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
 
 
-def test_multimodal_models_are_refused(model_dir: str, tmp_path: Path) -> None:
+def test_multimodal_models_are_rejected(model_dir: str, tmp_path: Path) -> None:
     processor = Processor(AutoTokenizer.from_pretrained(model_dir))
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     model.config.image_token_id = 0
@@ -201,14 +202,14 @@ def test_multimodal_models_are_refused(model_dir: str, tmp_path: Path) -> None:
         SubsetGRPOTrainer(model, digit_reward, args, train_dataset=questions(), processing_class=processor)
 
 
-def test_bucketing_is_on_where_it_is_exact(model_dir: str, tmp_path: Path) -> None:
+def test_bucketing_is_on_by_default_if_it_is_exact(model_dir: str, tmp_path: Path) -> None:
     settings = {"dapo": {}, "bnpo": {"loss_type": "bnpo"}, "off": {"length_bucketing": False}}
     trainers = {name: make_trainer(model_dir, tmp_path, **changes)[0] for name, changes in settings.items()}
     on = {name: trainer.row_rules.length_bucketing for name, trainer in trainers.items()}
     assert on == {"dapo": True, "bnpo": False, "off": False}
 
 
-def test_another_configuration_is_refused(model_dir: str, tmp_path: Path) -> None:
+def test_a_config_of_another_class_is_rejected(model_dir: str, tmp_path: Path) -> None:
     args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
     with pytest.raises(InputError, match="args must be a SubsetGRPOConfig, got GRPOConfig"):
         SubsetGRPOTrainer(model_dir, digit_reward, args, train_dataset=questions())
@@ -216,19 +217,15 @@ def test_another_configuration_is_refused(model_dir: str, tmp_path: Path) -> Non
 
 @dataclass
 class OnCPU(SubsetGRPOConfig):
-    """The configuration with defaults that this machine can train with."""
+    """The config with defaults for a CPU."""
 
     use_cpu: bool = True
     bf16: bool | None = False
 
 
-def test_without_a_configuration_it_is_the_default(
-    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_args_default_to_our_config(model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "raml_trl.grpo.trainer.SubsetGRPOConfig", OnCPU
-    )  # else the default asks for a GPU, as TRL's does
+    monkeypatch.setattr("raml_trl.grpo.trainer.SubsetGRPOConfig", OnCPU)  # the default needs a GPU, as TRL's does
     trainer = SubsetGRPOTrainer(model_dir, digit_reward, train_dataset=questions())
     assert isinstance(trainer.args, SubsetGRPOConfig)
     assert trainer.args.output_dir == f"{Path(model_dir).name}-GRPO"

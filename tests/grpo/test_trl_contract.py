@@ -1,15 +1,15 @@
-"""A release of TRL whose seam has moved is refused when the trainer is imported."""
+"""A release of TRL that changed something the trainer depends on is rejected at import."""
 
 from typing import Any
 
 import pytest
 from trl import GRPOTrainer
 
-from raml_trl.grpo import trl_contract as seam
+from raml_trl.grpo import trl_contract
 
 
-def test_it_holds() -> None:
-    assert list(seam.find_changes(GRPOTrainer)) == []
+def test_the_installed_release_fulfils_the_contract() -> None:
+    assert list(trl_contract.find_changes(GRPOTrainer)) == []
 
 
 class Gone(GRPOTrainer):
@@ -49,15 +49,15 @@ class OtherOrder(GRPOTrainer):
         (OtherOrder, "the order of a generation is"),
     ],
 )
-def test_what_has_moved_is_named(monkeypatch: pytest.MonkeyPatch, trainer: type, message: str) -> None:
-    [moved] = seam.find_changes(trainer)
-    assert message in moved
-    monkeypatch.setattr(seam, "GRPOTrainer", trainer)
+def test_changes_are_named(monkeypatch: pytest.MonkeyPatch, trainer: type, message: str) -> None:
+    [change] = trl_contract.find_changes(trainer)
+    assert message in change
+    monkeypatch.setattr(trl_contract, "GRPOTrainer", trainer)
     with pytest.raises(ImportError, match=r"raml_trl does not fit trl \d.*Install a release"):
-        seam.check_contract()
+        trl_contract.check_contract()
 
 
-def test_a_field_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seam, "_FIELDS", {"no_such_field"})
+def test_a_missing_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl_contract, "_FIELDS", {"no_such_field"})
     with pytest.raises(ImportError, match="GRPOConfig has no no_such_field"):
-        seam.check_contract()
+        trl_contract.check_contract()

@@ -1,4 +1,4 @@
-"""Bytes are what a calculation by hand, or autograd itself, says."""
+"""Predicted bytes match calculations by hand and autograd."""
 
 from typing import Any
 
@@ -31,14 +31,14 @@ SHAPE = Shape(
         ("full", 3000, 500, 500),
     ],
 )
-def test_states_are_sixteen_bytes_a_parameter_shared(
+def test_states_are_sixteen_bytes_per_parameter_divided_by_sharding(
     sharding: Any, optimizer: int, gradients: int, weights: int
 ) -> None:
     states = state_bytes(SHAPE, PRECISIONS["sharded"], sharding=sharding, num_processes=4, reference=False)
     assert states == {"optimizer": optimizer, "gradients": gradients, "weights": weights}
 
 
-def test_only_what_is_trained_has_gradients() -> None:
+def test_only_trained_parameters_have_gradients() -> None:
     adapter = SHAPE._replace(num_trained=10)
     states = state_bytes(adapter, PRECISIONS["float32"], sharding="none", num_processes=1, reference=True)
     assert states == {"optimizer": 80, "gradients": 40, "weights": 8000}
@@ -59,7 +59,7 @@ def test_precisions() -> None:
 def kept_by_autograd(
     rows: int, width: int, *, attention: str, dtype: torch.dtype, mixed: bool, checkpointing: bool
 ) -> int:
-    """Bytes that a forward pass keeps for its backward pass, but for parameters and their copies."""
+    """Return the bytes that a forward pass keeps for its backward pass, without parameters and their copies."""
     config = Qwen2Config(
         vocab_size=SHAPE.vocabulary, hidden_size=SHAPE.hidden, intermediate_size=SHAPE.intermediate,
         num_hidden_layers=SHAPE.num_layers, num_attention_heads=SHAPE.heads, num_key_value_heads=2,
@@ -70,7 +70,7 @@ def kept_by_autograd(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    storages: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so that no address is used twice
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -93,18 +93,18 @@ def kept_by_autograd(
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("float32", torch.float32), ("mixed", torch.float32), ("bfloat16", torch.bfloat16)]
 )
-def test_autograd_keeps_what_the_formula_says(attention: str, precision: str, dtype: torch.dtype) -> None:
+def test_the_formula_matches_the_memory_of_autograd(attention: str, precision: str, dtype: torch.dtype) -> None:
     rows, width = 20, 300
-    found = kept_by_autograd(
+    kept = kept_by_autograd(
         rows, width, attention=attention, dtype=dtype, mixed=precision == "mixed", checkpointing=False
     )
     formula = SHAPE.num_layers * kept_bytes(SHAPE, PRECISIONS[precision], width=width, attention=attention)
     last = SHAPE.hidden * (6 if precision == "bfloat16" else 8)  # the last norm's input, and normed
-    assert formula + last == pytest.approx(found / (rows * width), rel=0.01)
+    assert formula + last == pytest.approx(kept / (rows * width), rel=0.01)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed"])
-def test_with_checkpointing_autograd_keeps_the_residual(precision: str) -> None:
+def test_with_checkpointing_only_the_residual_is_kept(precision: str) -> None:
     kept = kept_by_autograd(
         20, 300, attention="sdpa", dtype=torch.float32, mixed=precision == "mixed", checkpointing=True
     )

@@ -1,4 +1,4 @@
-"""Rows, cells and seconds are what a calculation by hand says."""
+"""Predicted rows, cells and seconds match calculations by hand."""
 
 from dataclasses import replace
 from typing import Any
@@ -41,15 +41,15 @@ def draw(geometry: Geometry, lengths: np.ndarray, dead_groups: float = 0.0) -> W
     return draw_work(geometry, lengths, prompt_length=5, dead_groups=dead_groups, seed=0)
 
 
-def test_all_rollouts_without_bucketing_are_those_of_trl() -> None:
+def test_all_rollouts_without_bucketing_equal_trl() -> None:
     assert draw(GEOMETRY, EQUAL) == Work(rows=32, cells=32 * 35, cells_all=32 * 35)
-    drawn = draw(GEOMETRY, UNEQUAL)  # of 32 rollouts one is longest, as good as always
+    drawn = draw(GEOMETRY, UNEQUAL)  # of 32 rollouts almost always one has the maximal length
     assert drawn.cells == drawn.cells_all == pytest.approx(32 * 105, rel=1e-2)
 
 
 @pytest.mark.parametrize("selected", [1, 2, 4])
 @pytest.mark.parametrize("geometry", [GEOMETRY, TRIMMED])
-def test_of_equal_rollouts_their_part_runs(geometry: Geometry, selected: int) -> None:
+def test_a_share_of_equal_rollouts_runs(geometry: Geometry, selected: int) -> None:
     part = replace(geometry, num_generations_update=selected)
     assert draw(part, EQUAL) == Work(rows=4 * selected, cells=4 * selected * 35, cells_all=32 * 35)
 
@@ -66,7 +66,7 @@ def test_bucketing_trims_to_the_rows_themselves() -> None:
     assert drawn.cells == pytest.approx(64 * (5 + 40), rel=0.03)  # the mean of the four is 40
     assert drawn.cells_all == 64 * 105
     assert draw(TRIMMED, UNEQUAL).cells < draw(GEOMETRY, UNEQUAL).cells
-    # of three micro-batches, two may fall into different steps, so rows stay where they were dealt
+    # with steps of three micro-batches, any two may fall into different steps, so rows are not moved
     apart = draw(replace(TRIMMED, gradient_accumulation_steps=3), UNEQUAL)
     assert apart.cells / apart.cells_all > 1.1 * draw(TRIMMED, UNEQUAL).cells / draw(TRIMMED, UNEQUAL).cells_all
 
@@ -75,13 +75,13 @@ def test_rows_without_signal_are_left_out() -> None:
     assert draw(TRIMMED, EQUAL, 0.25).rows == pytest.approx(24, rel=0.1)
     assert draw(GEOMETRY, EQUAL, 0.25).rows == 32
     assert draw(TRIMMED, EQUAL, 1.0) == Work(rows=0, cells=4 * 6, cells_all=32 * 35)  # four idle rows of prompt and 1
-    # where the batch is chosen from as one, groups without signal get fewer
+    # selection over the whole batch gives groups without signal fewer rows
     batch = replace(TRIMMED, selection="abs_advantage", selection_scope="batch", num_generations_update=2)
     assert draw(batch, EQUAL, 0.25).rows == 8
     assert draw(replace(batch, selection_scope="group"), EQUAL, 0.25).rows == pytest.approx(6, rel=0.1)
 
 
-def test_a_step_is_what_its_micro_batches_are() -> None:
+def test_a_step_is_the_sum_of_its_micro_batches() -> None:
     half = replace(TRIMMED, gradient_accumulation_steps=2)
     assert draw(half, EQUAL) == Work(rows=16, cells=16 * 35, cells_all=16 * 35)
     assert half.rollouts_per_step == 16
@@ -96,23 +96,23 @@ def test_processes_share_the_rows(geometry: Geometry) -> None:
     assert draw(both, EQUAL) == Work(rows=16, cells=8 * 35, cells_all=32 * 35)
 
 
-def test_the_process_that_has_most_sets_the_pace() -> None:
-    one_each = replace(TRIMMED, num_processes=2, per_device_train_batch_size=1, steps_per_generation=1,
+def test_the_process_with_the_most_cells_counts() -> None:
+    single_rows = replace(TRIMMED, num_processes=2, per_device_train_batch_size=1, steps_per_generation=1,
                        gradient_accumulation_steps=1, num_generations=2, num_generations_update=2)  # fmt: skip
     # the greater of two lengths, 10 or 100 each, is 100 in three of four
-    assert draw(one_each, np.array([10, 100])).cells == pytest.approx(5 + 0.75 * 100 + 0.25 * 10, rel=0.03)
+    assert draw(single_rows, np.array([10, 100])).cells == pytest.approx(5 + 0.75 * 100 + 0.25 * 10, rel=0.03)
 
 
-def test_the_draw_is_the_same_again_and_for_every_m() -> None:
-    anything = np.arange(1, 1000)
-    assert draw(TRIMMED, anything) == draw(TRIMMED, anything)
-    works = [draw(replace(TRIMMED, num_generations_update=selected), anything) for selected in (1, 2, 4, 8)]
+def test_the_draw_is_reproducible_and_the_same_for_every_m() -> None:
+    lengths = np.arange(1, 1000)
+    assert draw(TRIMMED, lengths) == draw(TRIMMED, lengths)
+    works = [draw(replace(TRIMMED, num_generations_update=selected), lengths) for selected in (1, 2, 4, 8)]
     assert len({work.cells_all for work in works}) == 1
     assert sorted(work.cells for work in works) == [work.cells for work in works]
 
 
 def summary(**changes: Any) -> dict[str, Any]:
-    """64 rollouts of a run whose updates cost 1 s and 10 ms a cell."""
+    """Summary of a run with 64 rollouts whose updates cost 1 s and 10 ms per cell."""
     seconds = dict.fromkeys(("generating", "rewarding", "scoring", "preparing", "selecting", "updating"), 0.0)
     seconds |= {"generating": 6.0, "rewarding": 0.5, "preparing": 0.5, "selecting": 0.2, "updating": 2.0}
     whole = 7.0 + 5.0  # all 400 cells: 1 s + 4 s
@@ -124,7 +124,7 @@ def summary(**changes: Any) -> dict[str, Any]:
     return {name: value | changes.get(name, {}) for name, value in record.items()}
 
 
-def test_the_line_of_a_run_is_found_again() -> None:
+def test_the_constant_and_price_of_a_run_are_recovered() -> None:
     # a step has 32 rollouts: half of the 64
     assert measured_split(summary(), GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01))
     half = replace(GEOMETRY, gradient_accumulation_steps=2)
@@ -132,8 +132,8 @@ def test_the_line_of_a_run_is_found_again() -> None:
 
 
 def test_a_run_on_all_cells_has_a_price_only() -> None:
-    one = summary(counts={"cells_updating_all": 100})
-    assert measured_split(one, GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.0, 0.02))
+    record = summary(counts={"cells_updating_all": 100})
+    assert measured_split(record, GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.0, 0.02))
 
 
 @pytest.mark.parametrize(("estimated", "constant", "price"), [(0.5, 1.0, 0.0), (9.0, 0.0, 0.02)])
@@ -142,14 +142,14 @@ def test_neither_part_of_the_cost_is_negative(estimated: float, constant: float,
     assert split == pytest.approx(Split(3.5, 0.1, constant, price))
 
 
-def test_scoring_is_a_price() -> None:
+def test_scoring_has_a_price_only() -> None:
     # 1 s for 50 cells, of the 200 that TRL would score in 4 s
-    one = summary(
+    record = summary(
         seconds={"scoring": 1.0},
         counts={"cells_scoring": 50, "cells_scoring_all": 200},
         speedup={"estimated": (7.0 + 4.0 + 5.0) / 10.2},
     )
-    assert measured_split(one, GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01 + 0.01))
+    assert measured_split(record, GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01 + 0.01))
 
 
 def test_seconds() -> None:
@@ -165,7 +165,7 @@ def test_seconds() -> None:
     )
 
 
-def test_what_was_given_comes_back_for_all_rollouts() -> None:
+def test_given_seconds_are_returned_for_all_rollouts() -> None:
     work = draw(GEOMETRY, EQUAL)
     predicted = predict_seconds(given_split(3.0, 2.0, work), work, 1.0)
     assert predicted == pytest.approx({"generating": 3, "updating": 2, "step": 5, "speedup": 1, "ceiling": 1})
@@ -183,7 +183,7 @@ def test_lengths() -> None:
     assert lognormal_lengths(0.1, 0.0, 250, rng).min() == 1
 
 
-def test_a_log_normal_is_known_by_its_extremes() -> None:
+def test_a_log_normal_is_recovered_from_its_extremes() -> None:
     drawn = 100 * np.exp(0.5 * np.random.default_rng(0).standard_normal((200, 128)))  # 200 steps of 128 rollouts
     median, sigma = lognormal_of_extremes(drawn.mean(), drawn.min(axis=1).mean(), drawn.max(axis=1).mean(), 128)
     assert median == pytest.approx(100, rel=0.05)
