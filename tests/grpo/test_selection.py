@@ -145,7 +145,7 @@ def test_the_batch_as_one_group(strategy: Strategy, rng: np.random.Generator) ->
         assert abs(advantages[kept]).min() >= abs(advantages[~kept]).max()
     if (
         strategy == "importance"
-    ):  # the weights of a draw sum to m in expectation; the order by A keeps the sum close to m
+    ):  # weights sum to m in expectation; the order by A keeps the sum close to m
         assert selection.weights.sum() == pytest.approx(4_000, rel=1e-3)
 
 
