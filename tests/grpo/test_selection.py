@@ -143,9 +143,7 @@ def test_the_batch_as_one_group(strategy: Strategy, rng: np.random.Generator) ->
     if strategy == "abs_advantage":
         kept = selection.mask(16_000)
         assert abs(advantages[kept]).min() >= abs(advantages[~kept]).max()
-    if (
-        strategy == "importance"
-    ):  # weights sum to m in expectation; the order by A keeps the sum close to m
+    if strategy == "importance":  # weights sum to m in expectation; the order by A keeps the sum close to m
         assert selection.weights.sum() == pytest.approx(4_000, rel=1e-3)
 
 
