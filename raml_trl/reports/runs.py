@@ -63,6 +63,15 @@ class TrainingRun:
     def seed(self) -> int:
         return int(self.settings.get("seed", 42))  # transformers' default
 
+    @property
+    def num_generations(self) -> int:
+        return int(self.settings.get("num_generations", 8))  # TRL's default
+
+    @property
+    def num_generations_update(self) -> int:
+        m = self.settings.get("num_generations_update")
+        return self.num_generations if m is None else int(m)
+
     @cached_property
     def curves(self) -> dict[str, dict[int, float]]:
         """Every logged quantity, as its values by optimizer step."""

@@ -7,7 +7,8 @@ from raml_trl.render.tables import Cell, Table
 from raml_trl.reports.evaluations import Group, Rollout, Sample, Stage, common_metrics, difference_table, stage_table
 from raml_trl.reports.page import Block, Figure, Section, ShownCompletion
 from raml_trl.reports.runs import CurveFigure, Seeds, metric_title
-from raml_trl.reports.step_time import PARTS, Part, StepTimeComparison
+from raml_trl.reports.step_prediction import PARTS, Part
+from raml_trl.reports.step_time import StepTimeComparison
 from raml_trl.reports.step_time_tables import phases_of, speedup_table, split_table
 from raml_trl.reports.summary import Report, StepTimes, SweepSummary
 from raml_trl.reports.sweeps import combinations_table, label

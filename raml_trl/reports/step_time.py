@@ -1,27 +1,15 @@
-"""Seconds of a GRPO step by m: measured in runs, and predicted for other m from a single run."""
+"""Seconds of a GRPO step by m: measured in runs, beside the prediction made from a single run."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import exp, log
 from statistics import fmean, median
-from typing import Literal
-
-import numpy as np
 
 from raml_trl.evaluation.intervals import mean_over_seeds
 from raml_trl.grpo.ledger import PHASES
-from raml_trl.grpo.planning.step_cost import (
-    Geometry,
-    draw_work,
-    logged_lengths,
-    measured_split,
-    predict_seconds,
-)
 from raml_trl.reports.runs import TrainingRun
-from raml_trl.runtime.history import read_summary
+from raml_trl.reports.step_prediction import PARTS, Part, possible_m, predict_step
 
-Part = Literal["update", "step"]
-PARTS: tuple[Part, ...] = ("update", "step")
 _UPDATING = ("scoring", "selecting", "updating")
 """Phases that make up an update. They depend on m; the other phases take the same time for every m."""
 
@@ -91,12 +79,11 @@ class TimedRun:
 
     @property
     def g(self) -> int:
-        return int(self.run.settings.get("num_generations", 8))
+        return self.run.num_generations
 
     @property
     def m(self) -> int:
-        m = self.run.settings.get("num_generations_update")
-        return self.g if m is None else int(m)
+        return self.run.num_generations_update
 
     def medians(self) -> dict[Part, float]:
         """Return the median seconds of an update and of a step."""
@@ -135,79 +122,6 @@ def split_seconds(runs: Sequence[TrainingRun]) -> Split:
     return Split({phase: fmean(fmean(_phase(run, phase)) for run in runs) for phase in PHASES}, len(runs))
 
 
-def read_geometry(run: TrainingRun) -> Geometry:
-    """How the run cut its generations into micro-batches, from what was set and TRL's defaults."""
-    settings, processes = run.settings, run.processes
-    rollouts, accumulation = (
-        settings.get("per_device_train_batch_size", 8),
-        settings.get("gradient_accumulation_steps", 1),
-    )
-    generations = settings.get("steps_per_generation") or accumulation
-    if settings.get("generation_batch_size"):
-        generations = settings["generation_batch_size"] // (rollouts * processes)
-    group = settings.get("num_generations", 8)
-    m, mode = settings.get("num_generations_update"), settings.get("subset_mode", "drop")
-    # As in configs: what is a mean over a micro-batch depends on which rows share it.
-    free = settings.get("loss_type") != "bnpo" and settings.get("top_entropy_quantile", 1.0) == 1.0
-    free &= not any(settings.get(name) for name in ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef"))
-    skips = free and settings.get("beta", 0.0) == 0.0 and mode == "drop"
-    bucketing, skipping = settings.get("length_bucketing"), settings.get("skip_zero_advantage")
-    return Geometry(
-        num_processes=processes,
-        per_device_train_batch_size=rollouts,
-        steps_per_generation=generations,
-        gradient_accumulation_steps=accumulation,
-        num_iterations=settings.get("num_iterations", 1),
-        num_generations=group,
-        num_generations_update=group if m is None else m,
-        selection=settings.get("selection", "random"),
-        selection_scope=settings.get("selection_scope", "group"),
-        subset_mode=mode,
-        length_bucketing=free if bucketing is None else bucketing,
-        skip_zero_advantage=skips if skipping is None else skipping,
-    )
-
-
-def predict(source: TimedRun, ms: Iterable[int]) -> dict[int, dict[Part, float]]:
-    """Predict the seconds of an update and of a step for each m, from the seconds and lengths that `source` logged.
-
-    Raises:
-        ValueError: if the run did not record enough, naming what is missing.
-    """
-    summary = read_summary(source.run.directory)
-    if summary is None or not summary["counts"].get("trained"):
-        raise ValueError(f"{source.name} has no summary.json with counts of trained rows")
-    geometry, counts = read_geometry(source.run), summary["counts"]
-    lengths = logged_lengths(source.run.logs, geometry.rollouts, np.random.default_rng(0))
-    dead = 1 - counts["trained"] / counts["selected"]
-    prompt = _prompt_length(source.run, geometry, counts)
-    split = measured_split(summary, geometry)
-    predicted: dict[int, dict[Part, float]] = {}
-    for m in ms:
-        of_m = replace(geometry, num_generations_update=m)
-        work = draw_work(of_m, lengths, prompt_length=prompt, dead_groups=dead, seed=0)
-        seconds = predict_seconds(split, work, of_m.fraction)
-        predicted[m] = {"update": seconds["updating"], "step": seconds["step"]}
-    return predicted
-
-
-def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, int]) -> int:
-    """Return the tokens of a padded prompt.
-
-    TRL pads a rollout to the longest prompt plus the longest completion of its generation. Subtracting the mean of the
-    longest completions from the mean padded width leaves the prompt.
-    """
-    width = counts["cells_updating_all"] * geometry.num_processes / geometry.num_iterations / counts["rollouts"]
-    return max(1, round(width - fmean(run.curves["completions/max_length"].values())))
-
-
-def possible(source: TimedRun) -> list[int]:
-    """Return G and each power of two below it that leaves a whole number of rows in a micro-batch."""
-    geometry, g = read_geometry(source.run), source.g
-    powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}
-    return sorted(m for m in powers if geometry.per_device_train_batch_size * m % g == 0)
-
-
 def compare_step_times(timed: Sequence[TimedRun]) -> list[StepTimeComparison]:
     """Compare step times by m, among all runs that differ in m and seed alone.
 
@@ -231,11 +145,11 @@ def _compare(runs: Sequence[TimedRun]) -> StepTimeComparison:
     for other in others:
         of_m = measured.setdefault(other.m, {})
         of_m[other.run.seed, sum(seed == other.run.seed for seed, _ in of_m)] = other.medians()
-    ms = sorted({*measured, source.m, source.g}) if others else possible(source)
+    ms = sorted({*measured, source.m, source.g}) if others else possible_m(source.run)
     predicted: dict[int, dict[Part, float]] = {}
     reason = None
     try:
-        predicted = predict(source, ms)
+        predicted = predict_step(source.name, source.run, ms)
     except ValueError as error:
         reason = str(error)
     of_all = measured.get(source.g, {})

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from raml_trl.grpo.ledger import PHASES
 from raml_trl.render.tables import DASH, Cell, Table, interval, number
-from raml_trl.reports.step_time import PARTS, Part, Split, StepTimeComparison, StepTimeRow
+from raml_trl.reports.step_prediction import PARTS, Part
+from raml_trl.reports.step_time import Split, StepTimeComparison, StepTimeRow
 
 
 def phases_of(splits: Mapping[str, Split]) -> list[str]:

@@ -22,7 +22,7 @@ from raml_trl.grpo.planning.step_cost import draw_work, logged_lengths, measured
 from raml_trl.render.tables import code_block, escape_markdown
 from raml_trl.report import ReportConfig
 from raml_trl.reports.runs import average_curves
-from raml_trl.reports.step_time import read_geometry
+from raml_trl.reports.step_prediction import read_geometry
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import identity, open_run
 from tests.helpers import REPOSITORY
@@ -376,7 +376,7 @@ def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path
     summary = json.loads((tmp_path / "m2s0" / "summary.json").read_text())
     from raml_trl.reports.runs import read_training
 
-    geometry = read_geometry(read_training(tmp_path / "m2s0"))
+    geometry = read_geometry(read_training(tmp_path / "m2s0"), None)
     lengths = logged_lengths(grpo_logs(0, 2), 32, np.random.default_rng(0))
     split = measured_split(summary, geometry)
     of_four = replace(geometry, num_generations_update=4)
@@ -434,7 +434,19 @@ def test_geometry_equals_that_of_the_trainer_config(settings: dict[str, Any], tm
     given = {"per_device_train_batch_size": 8, **settings}
     config = SubsetGRPOConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False, report_to="none", **given)
     run = read_training(write_run(tmp_path / "run", "train_grpo", given, grpo_logs(0, 4)))
-    assert read_geometry(run) == plan_inputs.read_geometry(config, 1)
+    assert read_geometry(run, None) == plan_inputs.read_geometry(config, 1)
+
+
+def test_row_rules_are_read_from_the_summary(tmp_path: Path) -> None:
+    from raml_trl.reports.runs import read_training
+    from raml_trl.runtime.history import read_summary
+
+    directory = write_grpo(tmp_path / "grpo", 0, 4)
+    summary = json.loads((directory / "summary.json").read_text())
+    rules = {"length_bucketing": False, "skip_zero_advantage": True}
+    (directory / "summary.json").write_text(json.dumps(summary | rules))
+    geometry = read_geometry(read_training(directory), read_summary(directory))
+    assert (geometry.length_bucketing, geometry.skip_zero_advantage) == (False, True)
 
 
 def test_correct_and_wrong_completions_appear_with_their_questions(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Predicts the seconds of a GRPO step for other m, from a single run."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+
+from raml_trl.grpo.micro_batches import RowRules, settle_row_rules
+from raml_trl.grpo.planning.step_cost import (
+    Geometry,
+    draw_work,
+    logged_lengths,
+    measured_split,
+    predict_seconds,
+)
+from raml_trl.reports.runs import TrainingRun
+from raml_trl.runtime.history import RunSummary, read_summary
+
+Part = Literal["update", "step"]
+PARTS: tuple[Part, ...] = ("update", "step")
+
+
+def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
+    """Return how the run divided its generations into micro-batches, from its settings and TRL's defaults.
+
+    `summary` has the row rules in effect. Runs of older versions did not keep them; for these runs they are settled
+    again from the settings.
+    """
+    settings, processes = run.settings, run.processes
+    rollouts = settings.get("per_device_train_batch_size", 8)
+    accumulation = settings.get("gradient_accumulation_steps", 1)
+    generations = settings.get("steps_per_generation") or accumulation
+    if settings.get("generation_batch_size"):
+        generations = settings["generation_batch_size"] // (rollouts * processes)
+    rules = _row_rules(settings, summary)
+    return Geometry(
+        num_processes=processes,
+        per_device_train_batch_size=rollouts,
+        steps_per_generation=generations,
+        gradient_accumulation_steps=accumulation,
+        num_iterations=settings.get("num_iterations", 1),
+        num_generations=run.num_generations,
+        num_generations_update=run.num_generations_update,
+        selection=settings.get("selection", "random"),
+        selection_scope=settings.get("selection_scope", "group"),
+        subset_mode=settings.get("subset_mode", "drop"),
+        length_bucketing=rules.length_bucketing,
+        skip_zero_advantage=rules.skip_zero_advantage,
+    )
+
+
+def _row_rules(settings: Mapping[str, object], summary: RunSummary | None) -> RowRules:
+    if summary is not None and "length_bucketing" in summary and "skip_zero_advantage" in summary:
+        return RowRules(summary["length_bucketing"], summary["skip_zero_advantage"])
+    return settle_row_rules(settings)
+
+
+def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, dict[Part, float]]:
+    """Predict the seconds of an update and of a step for each m, from the seconds and lengths that `run` logged.
+
+    `name` stands for the run in errors.
+
+    Raises:
+        ValueError: if the run did not record enough, naming what is missing.
+    """
+    summary = read_summary(run.directory)
+    if summary is None or not summary["counts"].get("trained"):
+        raise ValueError(f"{name} has no summary.json with counts of trained rows")
+    geometry, counts = read_geometry(run, summary), summary["counts"]
+    lengths = logged_lengths(run.logs, geometry.rollouts, np.random.default_rng(0))
+    dead = 1 - counts["trained"] / counts["selected"]
+    prompt = _prompt_length(run, geometry, counts)
+    split = measured_split(summary, geometry)
+    predicted: dict[int, dict[Part, float]] = {}
+    for m in ms:
+        of_m = replace(geometry, num_generations_update=m)
+        work = draw_work(of_m, lengths, prompt_length=prompt, dead_groups=dead, seed=0)
+        seconds = predict_seconds(split, work, of_m.fraction)
+        predicted[m] = {"update": seconds["updating"], "step": seconds["step"]}
+    return predicted
+
+
+def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, int]) -> int:
+    """Return the tokens of a padded prompt.
+
+    TRL pads a rollout to the longest prompt plus the longest completion of its generation. Subtracting the mean of the
+    longest completions from the mean padded width leaves the prompt.
+    """
+    width = counts["cells_updating_all"] * geometry.num_processes / geometry.num_iterations / counts["rollouts"]
+    return max(1, round(width - fmean(run.curves["completions/max_length"].values())))
+
+
+def possible_m(run: TrainingRun) -> list[int]:
+    """Return G and each power of two below it that leaves a whole number of rows in a micro-batch."""
+    rollouts, g = run.settings.get("per_device_train_batch_size", 8), run.num_generations
+    powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}
+    return sorted(m for m in powers if rollouts * m % g == 0)
