@@ -1,11 +1,11 @@
-"""Tokens per second of SFT: ways to cut the same examples into micro-batches, side by side, by TRL's own trainer.
+"""Tokens per second of SFT with different ways to form micro-batches from the same examples, in TRL's own trainer.
 
     python -m benchmarks.data.sft_throughput
     python -m benchmarks.data.sft_throughput --device cuda --model 0.5b --attention flash_attention_2
 
-Every way trains on examples of the same lengths (log-normal), as many tokens an optimizer step but for packs, which
-are cut to be as many. `padding` is TRL's default. Tokens are real ones; what counts is the ratio to `padding` within a
-round, in which the ways take turns.
+All methods train on the same examples with log-normal lengths, and on as many tokens per optimizer step; for
+`packing`, the number of packs is chosen accordingly. `padding` is TRL's default. Padding tokens do not count. The
+result is the ratio to `padding` within a round; each round runs all methods in random order.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from raml_trl.build_model import arithmetic_tokenizer
 from raml_trl.sft.trainer import TrajectorySFTTrainer, take_prepared
 
 BATCH, MICRO_BATCH = 64, 8  # examples of an optimizer step, and of a micro-batch
-WAYS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "padding": {},
     "padding, one micro-batch": {"per_device_train_batch_size": BATCH, "gradient_accumulation_steps": 1},
     "group_by_length": {"train_sampling_strategy": "group_by_length"},
@@ -37,16 +37,16 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def make_examples(size: int, median: int, sigma: float, longest: int) -> Dataset:
-    """Random tokens, a third of them prompt."""
+    """Return examples of random tokens; a third of each is the prompt."""
     rng = np.random.default_rng(0)
     lengths = np.clip(median * np.exp(sigma * rng.standard_normal(size)), 8, longest).astype(int).tolist()
     ids = [rng.integers(8, 18, size=length).tolist() for length in lengths]
-    labels = [[-100] * (len(one) // 3) + one[len(one) // 3 :] for one in ids]
+    labels = [[-100] * (len(row) // 3) + row[len(row) // 3 :] for row in ids]
     return Dataset.from_dict({"input_ids": ids, "labels": labels, "length": lengths})
 
 
 class _Clock(TrainerCallback):
-    """Seconds and real tokens of the optimizer steps after the warm-up."""
+    """Counts the seconds and the tokens, without padding, of the optimizer steps after the warm-up."""
 
     def __init__(self) -> None:
         self.seconds, self.tokens = 0.0, 0
@@ -67,15 +67,15 @@ class _Clock(TrainerCallback):
 
 
 def tokens_per_second(
-    way: str, examples: Dataset, device: Device, *, steps: int, pack_length: int, attention: str
+    method: str, examples: Dataset, device: Device, *, steps: int, pack_length: int, attention: str
 ) -> float:
-    """Of one way, over `steps` optimizer steps after the warm-up."""
+    """Measure one method over `steps` optimizer steps after the warm-up."""
     settings: dict[str, Any] = {
         "per_device_train_batch_size": MICRO_BATCH,
         "gradient_accumulation_steps": BATCH // MICRO_BATCH,
-        **WAYS[way],
+        **METHODS[method],
     }
-    if way == "packing":  # one pack a micro-batch, and as many as hold the tokens of a batch
+    if method == "packing":  # one pack per micro-batch, and as many packs as hold the tokens of a batch
         packs = max(1, round(BATCH * float(np.mean(examples["length"])) / pack_length))
         settings |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": packs}
     with tempfile.TemporaryDirectory() as directory, quiet():
@@ -101,28 +101,37 @@ def tokens_per_second(
 
 
 def main() -> None:
-    """Measure, write, draw."""
-    given = parse(
+    """Run the benchmark, and write its results and the plot."""
+    options = parse(
         str(__doc__), rounds=7, steps=3, median=128, sigma=0.6, longest=1_024, pack_length=1_024, attention="sdpa"
     )
-    device = Device(given.device, given.model)
-    examples = make_examples(BATCH * (given.steps + WARM_UP_STEPS + 4), given.median, given.sigma, given.longest)
-    ratios: dict[str, list[float]] = {way: [] for way in WAYS}
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    device = Device(options.device, options.model)
+    examples = make_examples(
+        BATCH * (options.steps + WARM_UP_STEPS + 4), options.median, options.sigma, options.longest
+    )
+    ratios: dict[str, list[float]] = {method: [] for method in METHODS}
+    rates: dict[str, list[float]] = {method: [] for method in METHODS}
     rng = np.random.default_rng(0)
-    for _ in tqdm(range(given.rounds)):
+    for _ in tqdm(range(options.rounds)):
         measured = {
-            way: tokens_per_second(
-                way, examples, device, steps=given.steps, pack_length=given.pack_length, attention=given.attention
+            method: tokens_per_second(
+                method,
+                examples,
+                device,
+                steps=options.steps,
+                pack_length=options.pack_length,
+                attention=options.attention,
             )
-            for way in rng.permutation(list(WAYS)).tolist()
+            for method in rng.permutation(list(METHODS)).tolist()
         }
-        for way, rate in measured.items():
-            rates[way].append(rate)
-            ratios[way].append(rate / measured["padding"])
-    results = {way: {"tokens_per_second": spread(rates[way]), "ratio": spread(ratios[way])} for way in WAYS}
-    settings = {key: value for key, value in vars(given).items() if key != "output_dir"}
-    write(given.output_dir, "sft_throughput", settings, results, throughput_figure(results))
+        for method, rate in measured.items():
+            rates[method].append(rate)
+            ratios[method].append(rate / measured["padding"])
+    results = {
+        method: {"tokens_per_second": spread(rates[method]), "ratio": spread(ratios[method])} for method in METHODS
+    }
+    settings = {key: value for key, value in vars(options).items() if key != "output_dir"}
+    write(options.output_dir, "sft_throughput", settings, results, throughput_figure(results))
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ def test_growth_exponent_is_recovered() -> None:
 
 def test_every_way_to_form_micro_batches_runs() -> None:
     examples = sft_throughput.make_examples(128, median=12, sigma=0.5, longest=40)
-    for way in sft_throughput.WAYS:
+    for method in sft_throughput.METHODS:
         rate = sft_throughput.tokens_per_second(
-            way, examples, harness.Device(), steps=1, pack_length=64, attention="sdpa"
+            method, examples, harness.Device(), steps=1, pack_length=64, attention="sdpa"
         )
         assert rate > 0
 

@@ -1,4 +1,4 @@
-"""Pushed with the real client to a Hub on this machine, and loaded back."""
+"""Datasets pushed with the real client to a local Hub server, and loaded back."""
 
 import hashlib
 import re
@@ -18,7 +18,7 @@ from tests.helpers.hub_server import CUT, LOST, TOKEN, USER, HubServer
 
 REPO = f"{USER}/rows"
 SCHEMA = SCHEMAS[TRAJECTORIES]
-# What a command does: the user's mistake is one line and exit code 2.
+# Like a command, it reports an InputError in one line, with exit code 2.
 CLIENT = r"""
 import logging, sys
 from pathlib import Path
@@ -30,7 +30,7 @@ hub.PAUSES_SECONDS = (0, 0, 0)
 try:
     sys.stdout.write({call})
 except InputError as error:
-    sys.stderr.write(f"\n<told>{{error}}</told>\n")
+    sys.stderr.write(f"\n<error>{{error}}</error>\n")
     sys.exit(2)
 """
 
@@ -43,7 +43,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Two shards of three questions, the card, and a file that is not to be pushed."""
+    """Two shards of three questions each, the card, and a file that must not be pushed."""
     directory = tmp_path / "run"
     for shard in range(2):
         write_rows(shard_path(directory, TRAJECTORIES, shard), [row(shard, number) for number in range(3)], SCHEMA)
@@ -72,7 +72,7 @@ def row(shard: int, number: int) -> dict[str, Any]:
 def python(
     hub: HubServer, home: Path, code: str, token: str | None = TOKEN, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a process that takes `hub` for the Hub."""
+    """Run `code` in a process that uses `hub` as the Hub."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env=hub.environment(home, token) | environment,
@@ -84,7 +84,7 @@ def python(
 
 
 def push(hub: HubServer, run_dir: Path, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-    """Push what is in `run_dir`, and see that nothing in it changes and no token is told."""
+    """Push `run_dir`; check that no file in it changes, and that the output does not contain the token."""
     call = (
         f"hub.push_dataset(Path({str(run_dir)!r}), 'rows', private=True, "
         f"patterns=['README.md', {SHARDS!r}], message='Six questions')"
@@ -104,7 +104,7 @@ def fingerprints(directory: Path) -> dict[str, tuple[str, int]]:
 
 
 def pushed(run_dir: Path) -> dict[str, bytes]:
-    """What the Hub is to hold, beside what it makes itself."""
+    """The files that the Hub must hold after a push, beside its own `.gitattributes`."""
     return {path.name: path.read_bytes() for path in run_dir.iterdir() if path.name != "run.json"}
 
 
@@ -115,13 +115,13 @@ def held(hub: HubServer) -> dict[str, bytes]:
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
-    """What the user is told, in one line."""
+    """The error message, in one line."""
     assert done.returncode == 2, done.stderr
-    [told] = re.findall(r"<told>(.*)</told>", done.stderr)
-    return told
+    [error] = re.findall(r"<error>(.*)</error>", done.stderr)
+    return error
 
 
-def test_what_is_pushed_is_loaded(hub: HubServer, run_dir: Path) -> None:
+def test_pushed_rows_are_loaded_back(hub: HubServer, run_dir: Path) -> None:
     done = push(hub, run_dir)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{hub.url}/datasets/{REPO}"
@@ -136,15 +136,16 @@ def test_what_is_pushed_is_loaded(hub: HubServer, run_dir: Path) -> None:
     assert read_rows(copy) == [row(shard, number) for shard in range(2) for number in range(3)]
 
 
-def test_what_is_pushed_can_be_trained_on(hub: HubServer, run_dir: Path) -> None:
+def test_pushed_trajectories_can_be_read_for_training(hub: HubServer, run_dir: Path) -> None:
     assert push(hub, run_dir).returncode == 0
     code = f"""
 import sys
 from raml_trl.data.reading import stream_tasks
 from raml_trl.data.tables import open_table
 for task in stream_tasks(open_table({REPO!r})):
-    for one in task.trajectories:
-        sys.stdout.write(f"{{task.question.id}} {{one.correct:d}} {{one.model}} {{one.num_tokens}}\\n")
+    for trajectory in task.trajectories:
+        values = (task.question.id, int(trajectory.correct), trajectory.model, trajectory.num_tokens)
+        sys.stdout.write(" ".join(map(str, values)) + "\\n")
 """
     loaded = python(hub, run_dir.parent / "home", code)
     assert loaded.returncode == 0, loaded.stderr
@@ -161,7 +162,7 @@ def test_a_second_push_sends_nothing(hub: HubServer, run_dir: Path) -> None:
     assert held(hub) == pushed(run_dir)
 
 
-def test_a_push_takes_the_place_of_the_one_before(hub: HubServer, run_dir: Path) -> None:
+def test_a_push_replaces_the_previous_one(hub: HubServer, run_dir: Path) -> None:
     assert push(hub, run_dir).returncode == 0
     shard_path(run_dir, TRAJECTORIES, 1).unlink()
     write_rows(shard_path(run_dir, TRAJECTORIES, 0), [row(7, 7)], SCHEMA)
@@ -170,61 +171,61 @@ def test_a_push_takes_the_place_of_the_one_before(hub: HubServer, run_dir: Path)
     assert hub.requests.count("upload") == 3
 
 
-@pytest.mark.parametrize("what", [500, 429, CUT, LOST], ids=["500", "429", "cut", "lost"])
-def test_what_passes_is_survived(hub: HubServer, run_dir: Path, what: int) -> None:
+@pytest.mark.parametrize("fault", [500, 429, CUT, LOST], ids=["500", "429", "cut", "lost"])
+def test_transient_failures_are_retried(hub: HubServer, run_dir: Path, fault: int) -> None:
     kinds = ("whoami", "create", "upload", "commit")
     for kind in kinds:
-        hub.fail(kind, what, at=2 if kind == "upload" else 1)
+        hub.fail(kind, fault, at=2 if kind == "upload" else 1)
     done = push(hub, run_dir)
     assert done.returncode == 0, done.stderr
-    assert not hub.faults, "all of them came"
+    assert not hub.faults, "every fault occurred"
     assert held(hub) == pushed(run_dir)
-    # The first commit makes the repository. One of which the answer was lost is not made again.
+    # The first commit creates the repository. A commit whose response was lost is not repeated.
     assert [commit.summary for commit in hub.repos["dataset", REPO].commits] == ["initial commit", "Six questions"]
 
 
-def test_the_hub_says_when_to_come_back(hub: HubServer, run_dir: Path) -> None:
+def test_the_pause_that_the_hub_asks_for(hub: HubServer, run_dir: Path) -> None:
     hub.fail("commit", 429, retry_after=1)
     done = push(hub, run_dir)
     assert done.returncode == 0
     assert "429 (Too Many Requests); trying again in 1 seconds" in done.stderr
 
 
-def test_what_does_not_pass_is_told(hub: HubServer, run_dir: Path) -> None:
+def test_a_failure_that_persists_is_an_error(hub: HubServer, run_dir: Path) -> None:
     hub.fail("commit", 503, times=4)
-    told = message(push(hub, run_dir))
-    assert told == (
+    error = message(push(hub, run_dir))
+    assert error == (
         f"the Hub dataset {REPO}: the Hub answers 503 (Service Unavailable); no local file is lost, "
         "run the same command to try again"
     )
-    assert not hub.faults, "three times again"
-    # And it does: with the shards there already, only the commit is missing.
+    assert not hub.faults, "three further attempts"
+    # The same push succeeds later. The shards are there already, so only the commit is missing.
     assert push(hub, run_dir).returncode == 0
     assert hub.requests.count("upload") == 2
     assert held(hub) == pushed(run_dir)
 
 
-def test_half_a_push_is_carried_on(hub: HubServer, run_dir: Path) -> None:
+def test_an_interrupted_push_continues(hub: HubServer, run_dir: Path) -> None:
     hub.fail("upload", 403, at=2)
     assert "the Hub answers 403 (Forbidden)" in message(push(hub, run_dir))
     assert held(hub) == {}
     assert len(hub.objects) == 1
     assert push(hub, run_dir).returncode == 0
-    assert hub.requests.count("upload") == 3  # one that came, one that failed, and that one again
+    assert hub.requests.count("upload") == 3  # one succeeded, one failed, and that one was repeated
     assert held(hub) == pushed(run_dir)
 
 
-def test_a_card_that_the_hub_refuses_is_told(hub: HubServer, run_dir: Path) -> None:
+def test_a_card_that_the_hub_rejects_is_an_error(hub: HubServer, run_dir: Path) -> None:
     card = run_dir / "README.md"
     card.write_text(card.read_text(encoding="utf-8").replace("---\n", "---\nlicense: mine\n", 1), encoding="utf-8")
     assert '"license" must be one of' in message(push(hub, run_dir))
 
 
-def test_a_wrong_token_is_told(hub: HubServer, run_dir: Path) -> None:
-    told = message(push(hub, run_dir, token="hf_wrong"))
-    assert told.startswith("the Hub dataset rows: the Hub answers 401 (")
-    assert "log in with `hf auth login`, or set HF_TOKEN" in told
-    assert hub.requests == ["whoami"], "it is found at once"
+def test_a_wrong_token_is_an_error(hub: HubServer, run_dir: Path) -> None:
+    error = message(push(hub, run_dir, token="hf_wrong"))
+    assert error.startswith("the Hub dataset rows: the Hub answers 401 (")
+    assert "log in with `hf auth login`, or set HF_TOKEN" in error
+    assert hub.requests == ["whoami"], "detected by the first request"
 
 
 ACCESS = {
@@ -237,28 +238,28 @@ ACCESS = {
 }
 
 
-@pytest.mark.parametrize(("repo_id", "token", "environment", "told"), ACCESS.values(), ids=ACCESS)
+@pytest.mark.parametrize(("repo_id", "token", "environment", "expected"), ACCESS.values(), ids=ACCESS)
 def test_access_is_checked(
-    hub: HubServer, tmp_path: Path, repo_id: str, token: str | None, environment: dict[str, str], told: str
+    hub: HubServer, tmp_path: Path, repo_id: str, token: str | None, environment: dict[str, str], expected: str
 ) -> None:
     call = f"hub.check_hub_access({repo_id!r}, private=False)"
     done = python(hub, tmp_path, CLIENT.format(call=call), token, **environment)
-    assert message(done).startswith(f"the Hub dataset {repo_id}: {told}")
+    assert message(done).startswith(f"the Hub dataset {repo_id}: {expected}")
     assert not hub.repos
 
 
-def test_access_to_what_exists_is_checked(hub: HubServer, tmp_path: Path) -> None:
-    """Of a repository that is there, the Hub says neither that it is not mine nor that it is not private."""
+def test_access_to_an_existing_repository_is_checked(hub: HubServer, tmp_path: Path) -> None:
+    """When asked to create an existing repository, the Hub checks neither its owner nor its visibility."""
     call = "hub.check_hub_access('rows', private={private}).repo_id"
     assert python(hub, tmp_path, CLIENT.format(call=call.format(private=False))).stdout == REPO
-    told = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=True))))
-    assert told == "the Hub dataset rows must be private, but exists and is public: choose another name"
+    error = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=True))))
+    assert error == "the Hub dataset rows must be private, but exists and is public: choose another name"
     hub.fail("auth", 403)
-    told = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=False))))
-    assert "the Hub answers 403 (Forbidden): log in" in told
+    error = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=False))))
+    assert "the Hub answers 403 (Forbidden): log in" in error
 
 
-def test_the_server_speaks_of_models_too(hub: HubServer, tmp_path: Path) -> None:
+def test_the_server_supports_models_too(hub: HubServer, tmp_path: Path) -> None:
     weights = bytes(range(256)) * 16
     model = tmp_path / "model"
     (model / "checkpoint-1").mkdir(parents=True)

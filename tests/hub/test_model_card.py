@@ -1,4 +1,4 @@
-"""The card of a model: TRL's, and what we add; read by YAML and by a renderer, whatever its names are."""
+"""Model cards: TRL's card with our additions, parsed as YAML and rendered as Markdown, also with hostile names."""
 
 import subprocess
 from pathlib import Path
@@ -32,8 +32,8 @@ def write_trl_card(path: Path, **settings: Any) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_a_name_stays_a_name(name: str, tmp_path: Path) -> None:
-    """None adds a tag, a cell or a line of YAML to the card."""
+def test_a_name_adds_no_markup(name: str, tmp_path: Path) -> None:
+    """No name adds an HTML tag, a table cell or a line of YAML to the card."""
     seen = {}
     for given in ("x", name):
         path = tmp_path / "README.md"
@@ -46,14 +46,14 @@ def test_a_name_stays_a_name(name: str, tmp_path: Path) -> None:
     assert [len(row) for row in seen[name].rows] == [len(row) for row in seen["x"].rows]
 
 
-def test_what_is_added_stands_before_the_citations(tmp_path: Path) -> None:
+def test_our_section_is_before_the_citations(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     write_trl_card(path)
     before = path.read_text()
-    training = TrainingFacts(
+    facts = TrainingFacts(
         "base", "1.0", {"num_trajectories": 4}, step=1200, revision="step-1200", metrics=METRICS, metrics_step=1000
     )
-    complete_card(path, training)
+    complete_card(path, facts)
     card = path.read_text()
     assert before.split("## Citations")[1] == card.split("## Citations")[1]
     headings = [line for line in card.splitlines() if line.startswith("## ")]
@@ -69,14 +69,14 @@ def test_what_is_added_stands_before_the_citations(tmp_path: Path) -> None:
     assert path.read_text() == card.replace("USER/NAME", "me/model")
 
 
-def test_a_card_of_trl_without_citations_is_added_to(tmp_path: Path) -> None:
+def test_a_card_without_citations_is_completed(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text("---\ntags: [x]\n---\n\n# Card\n")
     complete_card(path, TrainingFacts("base", "1.0"))
     assert path.read_text().startswith("---\ntags: [x]\n---\n\n# Card\n\n## Training data and settings\n")
 
 
-def test_the_last_metrics_that_have_an_interval() -> None:
+def test_last_metrics_with_an_interval() -> None:
     value = {"eval_pass@1": 0.5, "eval_pass@1_low": 0.25, "eval_pass@1_high": 0.75, "eval_mean_tokens": 3.0}
     history = [value | {"step": 1}, value | {"step": 2, "eval_pass@1": 0.6}, {"step": 3, "loss": 1.0, "eval_loss": 2.0}]
     assert last_metrics(history) == (2, {"pass@1": METRICS["pass@1"] | {"mean": 0.6}})
@@ -84,7 +84,7 @@ def test_the_last_metrics_that_have_an_interval() -> None:
     assert last_metrics(history, step=3) == last_metrics(history[2:]) == last_metrics([]) == (0, {})
 
 
-def test_the_recipe_makes_the_run_again(tmp_path: Path) -> None:
+def test_the_recipe_repeats_the_run(tmp_path: Path) -> None:
     settings = {"model_name_or_path": str(tmp_path / "model"), "seed": 0, "k": [1, 8], "note": "```\n````"}
     text = recipe("train_grpo", settings)
     assert str(tmp_path) not in text
@@ -111,16 +111,16 @@ def test_version_includes_the_commit_of_a_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"hub_token": "hf_x"}, "hub_token is set, and all settings are saved"),
         ({"model_init_kwargs": {"token": "hf_x"}}, "token in model_init_kwargs is set, and all settings are saved"),
     ],
 )
-def test_a_token_in_the_settings_is_refused(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_a_token_in_the_settings_is_rejected(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     """transformers would write it into training_args.bin."""
     config = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, **settings)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         check_push(config, revisions=False)
     assert "hf_x" not in str(error.value)
 
@@ -131,7 +131,7 @@ def test_revisions_need_a_push(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_a_card_of_completions_is_read_as_one(name: str, tmp_path: Path) -> None:
+def test_completion_cards_with_hostile_names(name: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "completions_00001.parquet", [], SCHEMAS[SAMPLES])
     seen = {}
     for given in ("x", name):
@@ -145,8 +145,8 @@ def test_a_card_of_completions_is_read_as_one(name: str, tmp_path: Path) -> None
             assert 'load_dataset("me/it", split="train")' in card
         seen[given] = [Seen(card) for card in cards]
     assert "2 to 4 graded samples for each of 1,200 questions" in seen["x"][0].text
-    for one, other in zip(seen["x"], seen[name], strict=True):
-        assert one.tags == other.tags
-        assert [len(row) for row in one.rows] == [len(row) for row in other.rows]
+    for harmless, hostile in zip(seen["x"], seen[name], strict=True):
+        assert harmless.tags == hostile.tags
+        assert [len(row) for row in harmless.rows] == [len(row) for row in hostile.rows]
     documented = {row[0] for row in seen["x"][0].rows} & set(SCHEMAS[SAMPLES].names)
     assert documented == set(SCHEMAS[SAMPLES].names)

@@ -1,4 +1,4 @@
-"""Models, their checkpoints and what they wrote, pushed by the commands to a Hub on this machine, and loaded back."""
+"""Models, checkpoints, rollouts and samples: pushed by the commands to a local Hub server, and loaded back."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from raml_trl.runtime.files import read_rows
 from tests.helpers import REPOSITORY
 from tests.helpers.hub_server import HALF, TOKEN, USER, HubServer
 
-# A command as `python -m` runs it, but for the pauses before it tries again.
+# Runs a command as `python -m` does, but without pauses between attempts.
 COMMAND = r"""
 import runpy, sys
 from raml_trl.hub import client as hub
@@ -31,7 +31,7 @@ BASE |= {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "trai
 
 @dataclass(frozen=True)
 class Hub:
-    """A server, a home of its client, and the inputs of the commands."""
+    """A server, the home directory of its client, and the inputs of the commands."""
 
     server: HubServer
     home: Path
@@ -73,7 +73,7 @@ class Hub:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trajectories to fine-tune on in `sft`, questions in `grpo`."""
+    """Trajectories for fine-tuning in `sft`, questions in `grpo`."""
     from raml_trl.data.config import PrepareDataConfig
     from raml_trl.prepare_data import main
     from raml_trl.runtime.cli import call
@@ -87,7 +87,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_hub(directory: Path, student: Path, data: Path) -> Iterator[Hub]:
-    """Its model is right now and then, so that GRPO changes it."""
+    """Yield a hub whose model is sometimes correct, so that GRPO changes it."""
     with HubServer() as server:
         yield Hub(server, directory / "home", str(student / "model"), data)
 
@@ -104,7 +104,7 @@ def lasting_hub(tmp_path_factory: pytest.TempPathFactory, student: Path, data: P
 
 @pytest.fixture(scope="module")
 def sft_run(lasting_hub: Hub) -> tuple[Path, str]:
-    """Trained and pushed, though the first push in training failed: its directory, and what was said."""
+    """An SFT run that was pushed although its first push during training failed: the directory, and the log."""
     directory = lasting_hub.home.parent / "sft"
     evaluation = ["--eval_strategy", "steps", "--eval_steps", "2", "--eval_data", str(lasting_hub.data / "grpo")]
     evaluation += ["--eval_num_samples", "4", "--eval_k", "1", "--eval_max_completion_length", "8"]
@@ -116,7 +116,7 @@ def sft_run(lasting_hub: Hub) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def grpo_run(lasting_hub: Hub, sft_run: tuple[Path, str]) -> tuple[Path, str]:
-    """The same with revisions, of which the first failed at first, a cut upload, and a Hub that is busy."""
+    """A GRPO run with revisions; pushing the first fails once, an upload breaks off, and the Hub is busy."""
     directory, server = lasting_hub.home.parent / "grpo", lasting_hub.server
     server.fail("whoami", 500)
     server.fail("create", 429, at=2, retry_after=1)
@@ -127,7 +127,7 @@ def grpo_run(lasting_hub: Hub, sft_run: tuple[Path, str]) -> tuple[Path, str]:
     longer = ["--max_steps", "6", "--save_total_limit", "2"]
     done = lasting_hub.command(*lasting_hub.grpo(directory), *push, *longer)
     assert done.returncode == 0, done.stderr
-    assert not server.faults, "all of them came"
+    assert not server.faults, "every fault occurred"
     return directory, done.stderr
 
 
@@ -145,21 +145,21 @@ def fingerprints(directory: Path) -> dict[Path, tuple[str, int]]:
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
-    """What the user is told, in the last line."""
+    """The error message, in the last line."""
     assert done.returncode == 2, done.stderr
     return done.stderr.splitlines()[-1]
 
 
-def test_a_push_in_training_that_fails_does_not_end_it(lasting_hub: Hub, sft_run: tuple[Path, str]) -> None:
-    directory, said = sft_run
-    assert "a push during training failed (403" in said
-    assert f"pushed {directory} to {lasting_hub.server.url}/{USER}/sft\n" in said
+def test_a_failed_push_does_not_end_the_training(lasting_hub: Hub, sft_run: tuple[Path, str]) -> None:
+    directory, log = sft_run
+    assert "a push during training failed (403" in log
+    assert f"pushed {directory} to {lasting_hub.server.url}/{USER}/sft\n" in log
     assert json.loads((directory / "run.json").read_text())["status"] == "complete"
     assert without_attributes(lasting_hub.server.files("model", f"{USER}/sft")) == contents(directory)
     assert not lasting_hub.server.repos["model", f"{USER}/sft"].private
 
 
-def test_the_card_says_how_the_model_was_made(sft_run: tuple[Path, str]) -> None:
+def test_the_model_card_describes_the_training(sft_run: tuple[Path, str]) -> None:
     directory, _ = sft_run
     card = (directory / "README.md").read_text()
     assert f'model="{USER}/sft"' in card
@@ -167,7 +167,7 @@ def test_the_card_says_how_the_model_was_made(sft_run: tuple[Path, str]) -> None
         assert fact in card
     assert "python -m raml_trl.train_sft --config recipe.yaml" in card
     assert "\nlearning_rate: 0.003\n" in card
-    assert str(directory.parent) not in card, "where things lie here is nobody's business"
+    assert str(directory.parent) not in card, "no local path in the card"
     assert "@article{liu2025deciphering," in card
     assert "Graded samples of the model at step 4" in card
     last = json.loads((directory / "checkpoint-4" / "trainer_state.json").read_text())["log_history"][-1]
@@ -176,7 +176,7 @@ def test_the_card_says_how_the_model_was_made(sft_run: tuple[Path, str]) -> None
     assert f"name: pass@1, 4 samples, 95 % interval {low} to {high}" in card
 
 
-def test_model_and_checkpoints_are_loaded_bit_for_bit(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
+def test_model_and_checkpoints_are_loaded_back_bit_for_bit(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
     directory, _ = grpo_run
     server = lasting_hub.server
     assert server.repos["model", f"{USER}/policy"].private
@@ -203,10 +203,10 @@ assert any(not torch.equal(value, weights["step-4"][name]) for name, value in we
     assert loaded.returncode == 0, loaded.stderr
 
 
-def test_a_revision_that_fails_is_made_with_the_next(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
-    directory, said = grpo_run
-    assert f"{directory / 'checkpoint-2'} is not pushed yet: the Hub model {USER}/policy: the Hub answers 403" in said
-    assert said.count("is not pushed yet") == 1
+def test_a_failed_revision_is_pushed_with_the_next(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
+    directory, log = grpo_run
+    assert f"{directory / 'checkpoint-2'} is not pushed yet: the Hub model {USER}/policy: the Hub answers 403" in log
+    assert log.count("is not pushed yet") == 1
     commits = lasting_hub.server.repos["model", f"{USER}/policy"].branches
     assert [commits[f"step-{step}"][-1].summary for step in (2, 4, 6)] == ["Step 2", "Step 4", "Step 6"]
     card = lasting_hub.server.files("model", f"{USER}/policy", "step-4")["README.md"].decode()
@@ -216,9 +216,9 @@ def test_a_revision_that_fails_is_made_with_the_next(lasting_hub: Hub, grpo_run:
     assert "| `selection` | random |" in card
 
 
-def test_rollouts_are_a_data_set(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
-    directory, said = grpo_run
-    assert f" to {lasting_hub.server.url}/datasets/{USER}/rollouts\n" in said
+def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
+    directory, log = grpo_run
+    assert f" to {lasting_hub.server.url}/datasets/{USER}/rollouts\n" in log
     files = lasting_hub.server.files("dataset", f"{USER}/rollouts")
     assert without_attributes(files) == contents(directory / "completions")
     card = files["README.md"].decode()
@@ -235,37 +235,37 @@ def test_rollouts_are_a_data_set(lasting_hub: Hub, grpo_run: tuple[Path, str]) -
 
 
 def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, str], tmp_path: Path) -> None:
-    """And carries a push on that failed, without a step of training."""
+    """It also continues a failed push, without a further step of training."""
     directory = shutil.copytree(sft_run[0], tmp_path / "run")
     settings = json.loads((directory / "run.json").read_text())["settings"]
     evaluation = [word for name, value in settings.items() if "eval" in name for word in (f"--{name}", str(value))]
     evaluation = [word.strip("[]") for word in evaluation]
     command = [*hub.sft(directory), *evaluation, "--push_to_hub", "true", "--hub_model_id", "late"]
     card = directory / "README.md"
-    card.write_text(card.read_text().replace(f'"{USER}/sft"', '"USER/NAME"'))  # as where no push was asked for
+    card.write_text(card.read_text().replace(f'"{USER}/sft"', '"USER/NAME"'))  # as in a run without a push
     before = fingerprints(directory)
 
     hub.server.fail("upload", HALF)
     hub.server.fail("commit", 403)
-    told = message(hub.command(*command))
-    assert f"the Hub model {USER}/late: the Hub answers 403 (Forbidden)" in told
-    assert "no local file is lost, run the same command to try again" in told
-    assert {path for path, one in fingerprints(directory).items() if one != before[path]} == {card}
+    error = message(hub.command(*command))
+    assert f"the Hub model {USER}/late: the Hub answers 403 (Forbidden)" in error
+    assert "no local file is lost, run the same command to try again" in error
+    assert {path for path, now in fingerprints(directory).items() if now != before[path]} == {card}
     assert f'model="{USER}/late"' in card.read_text()
     before = fingerprints(directory)
     sent = hub.server.requests.count("upload")
-    assert sent == 3, "two files, and one of them twice"
+    assert sent == 3, "two files, one of them twice"
 
     again = hub.command(*command)
     assert again.returncode == 0, again.stderr
     assert ": pushed " in again.stderr
-    assert "it/s" not in again.stderr, "nothing is trained"
+    assert "it/s" not in again.stderr, "no training step"
     assert fingerprints(directory) == before
     assert hub.server.requests.count("upload") == sent
     assert without_attributes(hub.server.files("model", f"{USER}/late")) == contents(directory)
 
 
-def test_a_wrong_token_is_told_before_training(hub: Hub, tmp_path: Path) -> None:
+def test_a_wrong_token_is_an_error_before_training(hub: Hub, tmp_path: Path) -> None:
     done = hub.command(*hub.sft(tmp_path / "run"), "--push_to_hub", "true", token="hf_wrong")
     assert message(done).startswith("raml-trl train_sft: the Hub model run: the Hub answers 401 (")
     assert "log in with `hf auth login`, or set HF_TOKEN" in message(done)
@@ -293,12 +293,12 @@ def test_a_wrong_token_ends_all_processes(hub: Hub, tmp_path: Path) -> None:
 ACCESS = {
     "someone else's": ("someone/model", None, "the Hub model someone/model: the Hub answers 403 (You don't have the"),
     "no name": ("a model", None, "the Hub model a model: Repo id must use alphanumeric chars"),
-    "public": ("open", True, "the Hub model open is to be private, but exists and is public: choose another name"),
+    "public": ("open", True, "the Hub model open must be private, but exists and is public: choose another name"),
 }
 
 
-@pytest.mark.parametrize(("repo_id", "private", "told"), ACCESS.values(), ids=ACCESS)
-def test_access_is_checked(hub: Hub, repo_id: str, private: bool | None, told: str) -> None:
+@pytest.mark.parametrize(("repo_id", "private", "expected"), ACCESS.values(), ids=ACCESS)
+def test_access_is_checked(hub: Hub, repo_id: str, private: bool | None, expected: str) -> None:
     code = f"""
 from raml_trl.runtime.errors import InputError
 from raml_trl.hub.client import check_hub_access
@@ -310,10 +310,10 @@ except InputError as error:
 """
     done = hub.python(code)
     assert done.returncode == 1
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(expected)
 
 
-def test_samples_are_a_data_set(hub: Hub, tmp_path: Path) -> None:
+def test_samples_are_pushed_as_a_dataset(hub: Hub, tmp_path: Path) -> None:
     directory = tmp_path / "evaluation"
     command = ["evaluate", "--config", "recipes/tiny/demo/eval.yaml", "--model_name_or_path", hub.model]
     command += ["--dataset_name", str(hub.data / "grpo"), "--num_samples", "8", "--max_completion_length", "8"]

@@ -1,4 +1,4 @@
-"""The card of a data set: read by YAML, by the Hub's own reader and by a renderer, whatever its names are."""
+"""Dataset cards, read by YAML, by the Hub's own reader and by a Markdown renderer, also with hostile names."""
 
 import re
 from dataclasses import fields
@@ -18,7 +18,7 @@ from raml_trl.render.tables import escape_for_hub
 from raml_trl.sft.config import SFTArguments
 from tests.helpers import REPOSITORY
 
-# 3 questions, 4 trajectories of each, of which 0, 1 and 4 are correct: 5 of 12.
+# 3 questions with 4 trajectories each; 0, 1 and 4 of them are correct: 5 of 12.
 COUNTS = Counts(correct=[0, 1, 4], total=[4, 4, 4], finished=9, num_tokens=1_230, sources={"aime": 1, "math": 2})
 SETTINGS = {"temperature": 0.6, "top_p": 0.95, "max_completion_length": 8192}
 
@@ -36,7 +36,7 @@ HOSTILE = {
 
 
 class Seen(HTMLParser):
-    """What a reader of a page sees: its tags, its text, and the cells of its tables."""
+    """A rendered card: its HTML tags, its text, and the cells of its tables."""
 
     def __init__(self, card: str) -> None:
         super().__init__()
@@ -104,13 +104,13 @@ def test_numbers() -> None:
     assert seen.value("questions with a correct one") == "2 (66.7%)"
     assert seen.value("tokens per trajectory") == "102.5"  # 1230 / 12
     assert [seen.value(name) for name in SETTINGS] == ["0.6", "0.95", "8192"]
-    # The longest bar stands for the most questions: 2 of math, and so half as long for 1 of aime.
+    # The longest bar is that of the source with the most questions: 2 for math. For aime, with 1, it is half as long.
     assert seen.value("math") == "2"
     [[*_, math], [*_, aime]] = [row for row in seen.rows if row[0] in ("math", "aime")]
     assert (len(math), len(aime)) == (24, 12)
 
 
-def test_columns_are_those_of_the_shards() -> None:
+def test_the_columns_of_the_card_are_those_of_the_shards() -> None:
     assert list(COLUMNS) == SCHEMAS[TRAJECTORIES].names
     assert {name: seen for name, seen, _ in Seen(card()).rows[-len(COLUMNS) :]} == {
         name: kind for name, (kind, _) in COLUMNS.items()
@@ -118,13 +118,13 @@ def test_columns_are_those_of_the_shards() -> None:
     assert shard_path(Path("run"), TRAJECTORIES, 100_000).match(SHARDS)
 
 
-def test_one_question_of_many_has_a_bar() -> None:
+def test_one_question_of_a_thousand_has_a_bar() -> None:
     counts = Counts([0] + [1] * 999, [1] * 1000, 1000, 1000, {"math": 1000})
     [row] = [row for row in Seen(card(counts=counts)).rows if row[0] == "0 of 1"]
     assert row == ["0 of 1", "1", "█"]
 
 
-def test_of_many_sources_the_largest_are_shown() -> None:
+def test_the_largest_of_many_sources_are_shown() -> None:
     sources = {f"source {number}": number for number in range(1, 41)}
     rows = [row for row in Seen(card(counts=Counts([1] * 820, [1] * 820, 820, 820, sources))).rows if "o" in row[0]]
     named = [row[:2] for row in rows if row[0].startswith("source ")]
@@ -133,7 +133,7 @@ def test_of_many_sources_the_largest_are_shown() -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_a_name_is_text_wherever_it_stands(name: str) -> None:
+def test_a_name_adds_no_markup_anywhere(name: str) -> None:
     harmless = Seen(card(model="name", counts=Counts([0, 1, 4], [4] * 3, 9, 1_230, {"name": 3})))
     seen = Seen(card(model=name, counts=Counts([0, 1, 4], [4] * 3, 9, 1_230, {name: 3})))
     line = " ".join(name.split())
@@ -143,7 +143,7 @@ def test_a_name_is_text_wherever_it_stands(name: str) -> None:
     assert [row[1:] for row in seen.rows if row[0] == line] == [["3", "█" * 24]]
 
 
-def test_what_cannot_be_seen_is_shown() -> None:
+def test_invisible_characters_are_shown() -> None:
     assert escape_for_hub("a\u202eb\0c\udcff") == "a\ufffdb\ufffdc\ufffd"
     assert escape_for_hub("Qwen/Qwen2.5-Math (v1.0)") == "Qwen/Qwen2.5-Math (v1.0)"
 
@@ -153,31 +153,31 @@ def test_histogram_by_number() -> None:
 
 
 def test_histogram_by_tenths() -> None:
-    # 64 trajectories of a question: 1 is 1.6 %, 6 are 9.4 %, 7 are 10.9 %, 32 are 50 %, 63 are 98.4 %.
+    # Of 64 trajectories, 1 is 1.6 %, 6 are 9.4 %, 7 are 10.9 %, 32 are 50 % and 63 are 98.4 %.
     rows = dict(pass_rate_histogram([0, 1, 6, 7, 32, 63, 64, 64], [64] * 8))
     expected = {"none": 1, "0 to 10%": 2, "10 to 20%": 1, "50 to 60%": 1, "90 to 100%": 1, "all": 2}
     assert {name: number for name, number in rows.items() if number} == expected
 
 
 @pytest.mark.parametrize("num_trajectories", [[1], [4], [15], [16], [64], [1, 4], [3, 100]], ids=str)
-def test_histogram_has_every_question(num_trajectories: list[int], rng: np.random.Generator) -> None:
+def test_the_histogram_counts_every_question(num_trajectories: list[int], rng: np.random.Generator) -> None:
     total = [int(number) for number in rng.choice(num_trajectories, size=500)]
     correct = [int(rng.integers(0, number + 1)) for number in total]
     rows = pass_rate_histogram(correct, total)
     assert sum(number for _, number in rows) == 500
     assert rows[0][1] == correct.count(0)
-    assert rows[-1][1] == sum(right == of for right, of in zip(correct, total, strict=True))
+    assert rows[-1][1] == sum(right == number for right, number in zip(correct, total, strict=True))
     assert len(rows) <= 16
 
 
-def test_the_command_has_these_arguments() -> None:
+def test_the_command_in_the_card_is_valid() -> None:
     [command] = re.findall(r"```bash\n(.*?)```", card(), re.DOTALL)
     ours = {field.name for field in fields(SFTArguments)}
     assert set(re.findall(r"--(\w+)", command)) - ours == {"model_name_or_path", "output_dir"}
     assert "--dataset_name tester/rows --num_trajectories 4" in command
 
 
-def test_the_citation_is_the_one_of_the_repository() -> None:
+def test_the_citation_is_that_of_the_repository() -> None:
     assert BIBTEX in (REPOSITORY / "README.md").read_text(encoding="utf-8")
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
     plain = " ".join(re.sub(r"[{}]", "", BIBTEX).split())

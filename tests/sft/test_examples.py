@@ -1,4 +1,4 @@
-"""Training examples: tokenised as TRL does it, K per question, repeated as they should be, nothing lost uncounted."""
+"""Training examples: tokenised as by TRL, K per question, repeated as configured, with all left-out data counted."""
 
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +31,7 @@ ALL = Choice(
     completion_only=True,
     seed=0,
 )
-# Question 0 has no correct trajectory, question n has n; the longer the later.
+# Question n has n correct trajectories of increasing length; question 0 has none.
 TASKS = [
     Task(
         Question(str(number), f"a={number},b=1", "67", "test"),
@@ -51,7 +51,7 @@ def tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The tasks in shards of two."""
+    """The tasks, in shards of two."""
     monkeypatch.setattr("raml_trl.data.shards._BATCH_ROWS", 2)
     monkeypatch.setattr("raml_trl.data.shards._SHARD_BYTES", 1)
     write_shards(tmp_path / "data", map(task_row, TASKS), TRAJECTORIES)
@@ -73,7 +73,7 @@ def texts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> Counter[str]
 
 
 def prompts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """How often each question stands among the examples, in ascending order."""
+    """The numbers of examples of each question, in ascending order."""
     return sorted(Counter(text.partition("<assistant>")[0] for text in decoded(examples, tokenizer)).values())
 
 
@@ -83,11 +83,11 @@ def test_tokens_and_labels_are_those_of_trl(
     rows = [
         {
             "prompt": prompt_messages(task.question.question, "conclusion"),
-            "completion": [{"role": "assistant", "content": one.text}],
+            "completion": [{"role": "assistant", "content": trajectory.text}],
         }
         for task in TASKS
-        for one in task.trajectories
-        if one.correct
+        for trajectory in task.trajectories
+        if trajectory.correct
     ]
     for completion_only in (True, False):
         config = SFTConfig(
@@ -104,8 +104,8 @@ def test_tokens_and_labels_are_those_of_trl(
         assert all(row["length"] == len(row["input_ids"]) for row in examples)
 
 
-def test_a_tokenizer_that_begins_every_text_begins_none_twice(data: str, model_dir: str) -> None:
-    """As those of Llama do: the chat template has written the first token already."""
+def test_a_bos_token_is_not_added_twice(data: str, model_dir: str) -> None:
+    """Tokenizers such as Llama's add a first token, which the chat template has written already."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     user = tokenizer.convert_tokens_to_ids("<user>")
     begin = TemplateProcessing(single="<user> $A", special_tokens=[("<user>", user)])
@@ -141,31 +141,31 @@ def test_the_k_are_nested(data: str, tokenizer: PreTrainedTokenizerBase) -> None
 def test_longest_and_shortest(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     shortest, _ = build(data, tokenizer, num_trajectories=1, trajectory_order="shortest", repeat_to_fill=False)
     longest, _ = build(data, tokenizer, num_trajectories=1, trajectory_order="longest", repeat_to_fill=False)
-    steps = [[ids.count("+") for ids in decoded(one, tokenizer)] for one in (shortest, longest)]
+    steps = [[text.count("+") for text in decoded(examples, tokenizer)] for examples in (shortest, longest)]
     assert steps == [[1, 1, 1, 1], [1, 2, 3, 4]]
 
 
 def test_length_bins_have_the_same_questions_and_examples(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     short, long = (build(data, tokenizer, length_bin=part) for part in ("1/2", "2/2"))
     for examples, counts in (short, long):
-        assert len(examples) == 2 + 3 + 4  # question 1 has one, which is too few for two bins
+        assert len(examples) == 2 + 3 + 4  # question 1 has 1 trajectory, too few for two bins
         assert counts.left_out == 1
         assert prompts(examples, tokenizer) == [2, 3, 4]
     assert max(short[0]["length"]) < max(long[0]["length"])
 
 
-def test_every_question_alike(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_equal_weight_of_questions(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     examples, _ = build(data, tokenizer, num_trajectories=2, question_weight="equal")
     assert prompts(examples, tokenizer) == [2, 2, 3, 3]  # 10 examples over 4 questions
 
 
-def test_each_once(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_without_repetition_each_trajectory_is_an_example(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     examples, counts = build(data, tokenizer, num_trajectories=3, repeat_to_fill=False)
     assert set(texts(examples, tokenizer).values()) == {1}
     assert len(examples) == counts.trajectories == 1 + 2 + 3 + 3
 
 
-def test_another_takes_the_place_of_one_that_is_too_long(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_another_trajectory_replaces_an_overlong_trajectory(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     whole, _ = build(data, tokenizer)
     limit = sorted(set(whole["length"]))[1]  # trajectories of up to two steps
     examples, counts = build(data, tokenizer, max_length=limit)
@@ -182,7 +182,7 @@ def test_another_takes_the_place_of_one_that_is_too_long(data: str, tokenizer: P
     assert counts.overlong == 3
 
 
-def test_cut(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_cutting_overlong_trajectories(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     whole, _ = build(data, tokenizer)
     limit = sorted(set(whole["length"]))[1]
     examples, counts = build(data, tokenizer, max_length=limit, overlong="cut")
@@ -192,19 +192,19 @@ def test_cut(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     assert all(row["labels"][-1] == row["input_ids"][-1] for row in examples)
 
 
-def test_questions_of_which_nothing_fits_are_counted(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_questions_without_a_fitting_trajectory(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     whole, _ = build(data, tokenizer)
     _, counts = build(data, tokenizer, max_length=min(whole["length"]), trajectory_order="longest", num_trajectories=1)
-    assert counts.left_out == 0  # the shortest fits everywhere
+    assert counts.left_out == 0  # the shortest of each question fits
     with pytest.raises(InputError, match="no correct trajectory fits max_length 3 with its prompt, so there"):
         build(data, tokenizer, max_length=3)
     with pytest.raises(InputError, match="no correct trajectory fits max_length 3 with its prompt, so there"):
-        build(data, tokenizer, max_length=3, overlong="cut")  # nothing is left but the prompt
+        build(data, tokenizer, max_length=3, overlong="cut")  # only the prompt would remain
     with pytest.raises(InputError, match="no question has enough correct trajectories for length_bin 8/8, so there"):
         build(data, tokenizer, length_bin="8/8")
 
 
-def test_nothing_correct(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_no_correct_trajectory(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     write_shards(tmp_path, map(task_row, TASKS[:1]), TRAJECTORIES)
     with pytest.raises(InputError, match="no trajectory is correct, so there is nothing to train on"):
         build(str(tmp_path), tokenizer)
@@ -218,14 +218,14 @@ def test_the_same_text_twice_is_one_trajectory(tmp_path: Path, tokenizer: PreTra
     assert sorted(texts(examples, tokenizer).values()) == [1, 2]
 
 
-def test_several_processes_make_the_same(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    one, counts = build(data, tokenizer, num_trajectories=2, seed=1)
-    two, same = build(data, tokenizer, num_trajectories=2, seed=1, num_proc=2)
-    assert one.to_dict() == two.to_dict()
-    assert counts == same
+def test_several_processes_give_the_same_examples(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    alone, counts = build(data, tokenizer, num_trajectories=2, seed=1)
+    shared, shared_counts = build(data, tokenizer, num_trajectories=2, seed=1, num_proc=2)
+    assert alone.to_dict() == shared.to_dict()
+    assert counts == shared_counts
 
 
-def test_a_template_that_drops_the_reasoning_is_refused(data: str, model_dir: str) -> None:
+def test_a_template_that_drops_the_reasoning_is_rejected(data: str, model_dir: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     tokenizer.chat_template = tokenizer.chat_template.replace("message.content", "message.content.split('=')[-1]")
     with pytest.raises(InputError, match="the chat template alters the trajectory of question 1"):
@@ -238,5 +238,5 @@ def test_gsm8k_rollouts(shared_data: Path, tokenizer: PreTrainedTokenizerBase, k
     # questions with 0, 1, 2, 3, 4 correct trajectories: 432, 290, 236, 205, 156
     assert (counts.questions, counts.without_correct) == (1319, 432)
     assert counts.examples == 290 + 2 * 236 + 3 * 205 + 4 * 156 == 2001
-    # 887 + 597 less 1, and 2001 less 7: now and then two models wrote the same word for word
+    # 887 + 597 - 1, and 2001 - 7: a few trajectories of different models are identical
     assert counts.trajectories == distinct

@@ -1,4 +1,4 @@
-"""SFT: packs keep trajectories apart, batches by length leave a step as it is, a cut run logs what a whole one does."""
+"""SFT: packing isolates trajectories, batching by length does not change a step, and a resumed run logs the same."""
 
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ LENGTHS = [5, 30, 9, 17, 8, 26, 6, 12, 31, 7, 11, 20, 9, 14, 6, 28]
 
 @pytest.fixture(scope="module")
 def examples(model_dir: str) -> Dataset:
-    """Sixteen sequences of many lengths, of which the first three tokens are not trained on."""
+    """Sixteen sequences of different lengths; their first three tokens are ignored by the loss."""
     size = len(AutoTokenizer.from_pretrained(model_dir))
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(4, size, (length,), generator=generator).tolist() for length in LENGTHS]
-    labels = [[-100] * 3 + one[3:] for one in ids]
+    labels = [[-100] * 3 + row[3:] for row in ids]
     return Dataset.from_dict({"input_ids": ids, "labels": labels, "length": LENGTHS})
 
 
 class Log(TrainerCallback):
-    """What is logged, without what a clock said."""
+    """Collects the log entries that have a loss."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ def weights(trainer: SFTTrainer) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packing_keeps_trajectories_apart(model_dir: str, tmp_path: Path, examples: Dataset, attention: str) -> None:
+def test_packing_isolates_trajectories(model_dir: str, tmp_path: Path, examples: Dataset, attention: str) -> None:
     kwargs = {"attn_implementation": attention}
     _, [padded] = fit(model_dir, tmp_path, examples, model_init_kwargs=kwargs)
     trainer, [packed] = fit(model_dir, tmp_path, examples, model_init_kwargs=kwargs, packing=True)
@@ -79,17 +79,18 @@ def test_packing_keeps_trajectories_apart(model_dir: str, tmp_path: Path, exampl
     assert free["grad_norm"] == pytest.approx(padded["grad_norm"], rel=1e-5)
 
 
-def test_the_check_can_fail(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
-    """Sequences that do see each other give another gradient."""
+def test_the_check_detects_leaks(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
+    """Sequences that attend to each other give a different gradient."""
     _, [padded] = fit(model_dir, tmp_path, examples)
     rows = [examples[start : start + 4] for start in range(0, 16, 4)]
-    joined = {name: [[token for one in row[name] for token in one] for row in rows] for name in ("input_ids", "labels")}
+    names = ("input_ids", "labels")
+    joined = {name: [[token for sequence in row[name] for token in sequence] for row in rows] for name in names}
     _, [seen] = fit(model_dir, tmp_path, Dataset.from_dict(joined))
     assert seen["grad_norm"] != pytest.approx(padded["grad_norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("strategy", ["batch_rebalance", "group_by_length"])
-def test_batches_by_length_leave_the_step_as_it_is(
+def test_batches_by_length_do_not_change_a_step(
     model_dir: str, tmp_path: Path, examples: Dataset, strategy: str
 ) -> None:
     _, [whole] = fit(model_dir, tmp_path, examples)
@@ -99,8 +100,8 @@ def test_batches_by_length_leave_the_step_as_it_is(
     assert sorted_by_length["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
-def test_rebalanced_batches_are_the_same_run(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
-    """Not only the same step for the same examples: the same examples in every step of two epochs, to rounding."""
+def test_rebalanced_batches_do_not_change_a_run(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
+    """Every step of two epochs has the same examples, so the run is equal up to rounding."""
     settings = {"max_steps": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "seed": 3}
     _, random = fit(model_dir, tmp_path, examples, **settings)
     _, balanced = fit(model_dir, tmp_path, examples, train_sampling_strategy="batch_rebalance", **settings)
@@ -108,21 +109,21 @@ def test_rebalanced_batches_are_the_same_run(model_dir: str, tmp_path: Path, exa
         assert [line[name] for line in balanced] == pytest.approx([line[name] for line in random], rel=1e-4)
 
 
-def test_the_length_is_read_and_not_measured(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
+def test_the_sampler_reads_the_length_column(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
     trainer, _ = fit(model_dir, tmp_path, examples, train_sampling_strategy="batch_rebalance")
     sampler: Any = trainer.get_train_dataloader().batch_sampler
     while "BatchRebalance" not in type(sampler).__name__:
         sampler = sampler.batch_sampler
     assert sampler.lengths == LENGTHS
-    told = examples.remove_columns("length").add_column("length", [7] * 16)
-    trainer, _ = fit(model_dir, tmp_path, told, train_sampling_strategy="batch_rebalance")
+    changed = examples.remove_columns("length").add_column("length", [7] * 16)
+    trainer, _ = fit(model_dir, tmp_path, changed, train_sampling_strategy="batch_rebalance")
     sampler = trainer.get_train_dataloader().batch_sampler
     while "BatchRebalance" not in type(sampler).__name__:
         sampler = sampler.batch_sampler
     assert sampler.lengths == [7] * 16
 
 
-def test_every_seed_has_its_own_order(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
+def test_the_order_depends_on_the_seed(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
     orders = []
     for seed in (0, 1):
         trainer, _ = fit(model_dir, tmp_path, examples, train_sampling_strategy="batch_rebalance", seed=seed)
@@ -132,7 +133,7 @@ def test_every_seed_has_its_own_order(model_dir: str, tmp_path: Path, examples: 
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(16))
 
 
-def test_without_any_of_it_the_run_is_trls(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
+def test_with_default_settings_the_run_equals_trl(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
     settings = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     ours, _ = fit(model_dir, tmp_path, examples, **settings)
     stock, _ = fit(model_dir, tmp_path, examples, stock=True, **settings)
@@ -143,11 +144,11 @@ def test_without_any_of_it_the_run_is_trls(model_dir: str, tmp_path: Path, examp
     "settings",
     [{}, {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 2}, {"packing": True}],
 )
-def test_a_run_that_is_cut_off_logs_what_the_whole_run_does(
+def test_a_resumed_run_logs_the_same_as_an_uninterrupted_one(
     model_dir: str, tmp_path: Path, examples: Dataset, settings: dict[str, Any]
 ) -> None:
-    many = {"max_steps": 7, "logging_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
-    saved = many | {"save_strategy": "steps", "save_steps": 1, **settings}
+    steps = {"max_steps": 7, "logging_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
+    saved = steps | {"save_strategy": "steps", "save_steps": 1, **settings}
     whole, log = fit(model_dir, tmp_path / "whole", examples, **saved)
     checkpoint = str(tmp_path / "whole" / "checkpoint-3")
     resumed, rest = fit(model_dir, tmp_path / "resumed", examples, checkpoint=checkpoint, **saved)
@@ -167,7 +168,9 @@ def test_a_run_that_is_cut_off_logs_what_the_whole_run_does(
         ({"chat_template_path": "someone/model"}, "chat_template_path someone/model must be an existing .jinja file"),
     ],
 )
-def test_what_would_train_on_something_else_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_settings_that_would_train_on_other_examples_are_rejected(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **settings)
     with pytest.raises(InputError, match=message):
         check_sft(config)

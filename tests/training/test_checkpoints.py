@@ -1,4 +1,4 @@
-"""A checkpoint that was cut short is recognised, whichever of its files it is."""
+"""An incomplete checkpoint is detected, whichever file is truncated or missing."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def make_checkpoint(path: Path, num_processes: int = 2) -> Path:
     return path
 
 
-def test_a_whole_one(tmp_path: Path) -> None:
+def test_a_complete_checkpoint(tmp_path: Path) -> None:
     assert find_fault(make_checkpoint(tmp_path / "checkpoint-1")) is None
 
 
@@ -29,7 +29,7 @@ def test_a_whole_one(tmp_path: Path) -> None:
     "name", ["model.safetensors", "optimizer.pt", "rng_state_1.pth", "progress_1.pt", "trainer_state.json"]
 )
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
-def test_a_file_cut_short(tmp_path: Path, name: str, kept: float) -> None:
+def test_a_truncated_file(tmp_path: Path, name: str, kept: float) -> None:
     path = make_checkpoint(tmp_path / "checkpoint-1")
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[: int(len(content) * kept)])
@@ -47,7 +47,7 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
     assert find_fault(path) == f"{name} is missing"
 
 
-def test_the_one_before_is_used_and_the_fault_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_checkpoint_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (9, 10):
         make_checkpoint(tmp_path / f"checkpoint-{step}")
     weights = tmp_path / "checkpoint-10" / "model.safetensors"
@@ -56,7 +56,7 @@ def test_the_one_before_is_used_and_the_fault_is_said(tmp_path: Path, caplog: py
     assert "checkpoint-10 is incomplete (model.safetensors is truncated)" in caplog.text
 
 
-def test_progress_of_another_launch_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_of_another_launch_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = make_checkpoint(tmp_path / "checkpoint-1")
     progress = read_progress(path, 1, 2)
     assert progress is not None

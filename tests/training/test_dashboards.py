@@ -1,4 +1,4 @@
-"""What a training run tells W&B (offline) and trackio, read back: where it stands, and which rollouts were selected."""
+"""What a training run logs to W&B (offline) and trackio, read back: its group, and the selected rollouts."""
 
 import json
 import os
@@ -26,12 +26,12 @@ def train(model_dir: str, home: Path, output_dir: Path, tracker: str, **settings
         write_shards(
             data, [task_row(Task(Question(str(n), f"a=1+{n},b=2", str(n), "test"))) for n in range(8)], QUESTIONS
         )
-    given = {
+    arguments = {
         **{"model_name_or_path": model_dir, "dataset_name": data, "output_dir": output_dir, "report_to": tracker},
         **{"max_steps": 2, "per_device_train_batch_size": 16, "num_generations_update": 2, "max_completion_length": 8},
         **{"log_completions": "true", "num_completions_to_print": 1, "save_steps": 1, "disable_tqdm": "true"},
     } | settings
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "TRACKIO_"))}
     ours = {"WANDB_DIR": str(home), "WANDB_MODE": "offline", "TRACKIO_DIR": str(home / "trackio"), "HOME": str(home)}
     command = [sys.executable, "-m", "raml_trl.train_grpo", "--config", str(TINY / "grpo.yaml"), *words]
@@ -63,7 +63,7 @@ def test_groups(tmp_path: Path) -> None:
     assert run_group(tmp_path / "seeds" / "0") == "seeds"
 
 
-def test_messages_are_text_for_a_while() -> None:
+def test_messages_are_text_within_the_block() -> None:
     user, model = {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}
     tables: dict[str, Any] = {"prompt": [[user], [user, model]], "completion": ["2", [model]], "extra": {}}
     before = dict(tables)
@@ -79,20 +79,20 @@ def test_wandb(model_dir: str, tmp_path: Path) -> None:
     output_dir = tmp_path / "sweep" / "trials" / "m=2"
     train(model_dir, tmp_path, output_dir, "wandb")
     [file] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    told = list(records(file))
-    run = next(one.run for one in told if one.WhichOneof("record_type") == "run")
+    entries = list(records(file))
+    run = next(entry.run for entry in entries if entry.WhichOneof("record_type") == "run")
     assert (run.project, run.run_group, run.display_name) == ("raml_trl", "sweep", "m=2")
     assert run.run_id == key_of(output_dir)
     tables = sorted(file.parent.glob("files/media/table/completions_*.json"), key=lambda path: path.stat().st_mtime)
     table = json.loads(tables[-1].read_text())
     assert bits([dict(zip(table["columns"], row, strict=True)) for row in table["data"]]) == bits(on_disk(output_dir))
-    history = [values(one.history.item) for one in told if one.WhichOneof("record_type") == "history"]
-    assert any("train/selected/mixed" in one for one in history)
-    assert [one.exit.exit_code for one in told if one.WhichOneof("record_type") == "exit"] == [0]
+    history = [values(entry.history.item) for entry in entries if entry.WhichOneof("record_type") == "history"]
+    assert any("train/selected/mixed" in row for row in history)
+    assert [entry.exit.exit_code for entry in entries if entry.WhichOneof("record_type") == "exit"] == [0]
 
 
 @pytest.mark.slow
-def test_trackio_and_a_run_that_is_begun_anew(model_dir: str, tmp_path: Path) -> None:
+def test_trackio_keeps_two_runs_of_the_same_name_apart(model_dir: str, tmp_path: Path) -> None:
     pytest.importorskip("trackio", reason="trackio is an extra: pip install raml_trl[trackio]")
     outputs = [tmp_path / place / "same" for place in ("first", "second")]
     for output_dir in outputs:
@@ -105,12 +105,12 @@ def test_trackio_and_a_run_that_is_begun_anew(model_dir: str, tmp_path: Path) ->
     assert {config["num_generations_update"] for config in configs.values()} == {2}
     for output_dir in outputs:
         name = f"same {key_of(output_dir)}"
-        found = connection.execute("select metrics from metrics where run_name = ? order by id", [name])
-        logged = [json.loads(row[0]) for row in found]
-        table = [one["completions"]["_value"] for one in logged if "completions" in one][-1]
+        cursor = connection.execute("select metrics from metrics where run_name = ? order by id", [name])
+        logged = [json.loads(row[0]) for row in cursor]
+        table = [entry["completions"]["_value"] for entry in logged if "completions" in entry][-1]
         assert bits(table) == bits(on_disk(output_dir))
         assert all(isinstance(row[part], str) for row in table for part in ("prompt", "completion"))
-        names = {name.removeprefix("train/") for one in logged for name in one}
+        names = {name.removeprefix("train/") for entry in logged for name in entry}
         names = {name for name in names if not name.startswith("profiling/Time taken: ")}
         unknown = {name for name in names if not any(matches(known, name) for known in documented("GRPO"))}
         assert unknown == {"completions", "global_step"}

@@ -1,4 +1,4 @@
-"""Evaluation during training: the numbers of one afterwards, a run that is the same without it, the best checkpoint."""
+"""Evaluation during training equals one of the saved checkpoints, does not affect training, and finds the best step."""
 
 import json
 import random
@@ -38,7 +38,7 @@ EVALUATED = {
     "eval_num_samples": NUM_SAMPLES,
     "eval_k": "1 4",
     "eval_max_completion_length": SETTINGS.max_completion_length,
-    "per_device_eval_batch_size": 12,  # the samples of three questions: six chunks, and a seventh of two
+    "per_device_eval_batch_size": 12,  # three questions per chunk: six chunks of three, and one of two
     "metric_for_best_model": "eval_pass@1",
     "load_best_model_at_end": "true",
 }
@@ -59,7 +59,7 @@ def log_of(directory: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def home(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SFT run that is evaluated on what it learns by heart, in `sft`, and one that is not, in `plain`."""
+    """Two SFT runs: `sft` is evaluated on its own training questions, `plain` is not evaluated."""
     home = tmp_path_factory.mktemp("in_training")
     assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0
     settings = {"model_name_or_path": model_dir, "dataset_name": home / "data", "seed": SEED, "max_steps": 120}
@@ -71,13 +71,13 @@ def home(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(model_dir: Path, data: Path) -> dict[str, float]:
-    """What samples of a saved model say, with nothing of `in_training`."""
+    """The metrics of a saved model, computed without `training.evaluation`."""
     questions = load_questions(str(data))[:NUM_QUESTIONS]
     engine = TransformersEngine(*load_model(str(model_dir), dtype="auto"), batch_size=PER_CHUNK * NUM_SAMPLES)
     correct, formatted, finished, tokens = np.zeros(NUM_QUESTIONS, dtype=int), 0, 0, 0
     for number, first in enumerate(range(0, NUM_QUESTIONS, PER_CHUNK)):
         chunk = questions[first : first + PER_CHUNK]
-        prompts = [prompt_messages(one.question, "bare") for one in chunk]
+        prompts = [prompt_messages(question.question, "bare") for question in chunk]
         for sample in engine.sample(prompts, SETTINGS, seed=SEED * 1_000_003 + number):
             verdict = grade(with_opening(sample.text), chunk[sample.prompt].answer, style="bare")
             correct[first + sample.prompt] += verdict.correct
@@ -95,13 +95,13 @@ def by_hand(model_dir: Path, data: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("step", [40, 120])
-def test_the_numbers_are_those_of_the_saved_model(home: Path, step: int) -> None:
+def test_the_metrics_are_those_of_the_saved_model(home: Path, step: int) -> None:
     [logged] = [line for line in log_of(home / "sft") if line["step"] == step and "eval_pass@1" in line]
     expected = by_hand(home / "sft" / f"checkpoint-{step}", home / "data")
     assert {name: logged[name] for name in expected} == pytest.approx(expected)
     assert logged["eval_pass@1_low"] <= logged["eval_pass@1"] <= logged["eval_pass@1_high"]
     if step == 120:
-        assert 0.1 < logged["eval_pass@1"] < 1  # so that it could have been otherwise
+        assert 0.1 < logged["eval_pass@1"] < 1  # so that a wrong value would differ
 
 
 def test_evaluate_draws_the_same_samples(home: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_evaluate_draws_the_same_samples(home: Path, tmp_path: Path) -> None:
     assert np.mean([row["num_tokens"] for row in samples]) == pytest.approx(logged["eval_mean_tokens"])
 
 
-def test_sft_is_the_same_without_it(home: Path) -> None:
+def test_sft_is_the_same_without_evaluation(home: Path) -> None:
     for step in (40, 80, 120):
         evaluated, plain = (home / name / f"checkpoint-{step}" / "model.safetensors" for name in ("sft", "plain"))
         assert evaluated.read_bytes() == plain.read_bytes()
@@ -141,7 +141,7 @@ def test_the_best_checkpoint_is_recorded(home: Path) -> None:
 
 @dataclass
 class Scripted:
-    """Says what it is told to."""
+    """Returns the given scores in turn."""
 
     scores: list[float] = field(default_factory=lambda: [0.2, 0.7, 0.4])
 
@@ -160,7 +160,7 @@ def evaluation(home: Path) -> Evaluation:
     return Evaluation(questions, "bare", settings, (1, 4), batch_size=8, seed=SEED)
 
 
-def test_what_is_kept_is_the_best(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
+def test_the_best_checkpoint_is_kept(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
     rows, script = evaluation_rows(evaluation.questions, "bare"), Scripted()
     settings = SAVED | BEST | {"save_total_limit": 2}
     trainer, recorder = make_trainer(model_dir, tmp_path, sampled_evaluation=script, eval_dataset=rows, **settings)
@@ -174,7 +174,7 @@ def test_what_is_kept_is_the_best(model_dir: str, tmp_path: Path, evaluation: Ev
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_grpo_is_the_same_without_it(
+def test_grpo_is_the_same_without_evaluation(
     model_dir: str, tmp_path: Path, evaluation: Evaluation, checkpointing: bool
 ) -> None:
     settings = {"num_generations_update": 2, "gradient_checkpointing": checkpointing, "logging_steps": 2}
@@ -195,7 +195,9 @@ def test_grpo_is_the_same_without_it(
     assert evaluated.model.is_gradient_checkpointing == checkpointing
 
 
-def test_nothing_is_moved(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
+def test_random_generators_and_training_mode_are_restored(
+    model_dir: str, tmp_path: Path, evaluation: Evaluation
+) -> None:
     trainer, _ = make_trainer(model_dir, tmp_path, sampled_evaluation=evaluation)
     for training in (True, False):
         trainer.model.train(training)
@@ -219,32 +221,32 @@ def test_dropout_is_off(model_dir: str, tmp_path: Path, evaluation: Evaluation) 
 
 
 @pytest.mark.parametrize("gathered", [True, False])
-def test_zero3_is_gathered_where_trl_would(
+def test_zero3_gathers_as_trl_does(
     model_dir: str, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, gathered: bool
 ) -> None:
-    asked, unwrap = [], in_training.unwrap_model_for_generation
+    gathers, unwrap = [], in_training.unwrap_model_for_generation
 
     @wraps(unwrap)
-    def noted(*args: Any, **named: Any) -> Any:
-        asked.append(named["gather_deepspeed3_params"])
-        return unwrap(*args, **named)
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        gathers.append(kwargs["gather_deepspeed3_params"])
+        return unwrap(*args, **kwargs)
 
-    monkeypatch.setattr(in_training, "unwrap_model_for_generation", noted)
+    monkeypatch.setattr(in_training, "unwrap_model_for_generation", recording)
     trainer, _ = make_trainer(model_dir, tmp_path, sampled_evaluation=evaluation, ds3_gather_for_generation=gathered)
     trainer.evaluate()
-    assert asked == [gathered]
+    assert gathers == [gathered]
 
 
-def test_a_data_set_that_is_given_is_evaluated_as_trl_does(
-    model_dir: str, tmp_path: Path, evaluation: Evaluation
-) -> None:
+def test_an_explicit_dataset_is_evaluated_by_trl(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
     rows = evaluation_rows(evaluation.questions, "bare")
     trainer, _ = make_trainer(model_dir, tmp_path, sampled_evaluation=evaluation, per_device_eval_batch_size=8)
     trainer.model.eval()
     assert "eval_loss" in trainer.evaluate(rows)
 
 
-def test_a_resumed_run_goes_on_as_the_whole_one(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
+def test_a_resumed_run_evaluates_like_an_uninterrupted_one(
+    model_dir: str, tmp_path: Path, evaluation: Evaluation
+) -> None:
     settings = SAVED | BEST | {"metric_for_best_model": "eval_mean_tokens", "max_steps": 4}
     settings |= {"sampled_evaluation": evaluation, "eval_dataset": evaluation_rows(evaluation.questions, "bare")}
     logs: list[Recorder] = []
@@ -271,10 +273,10 @@ def test_a_resumed_run_goes_on_as_the_whole_one(model_dir: str, tmp_path: Path, 
     ],
 )
 @pytest.mark.parametrize("command", ["train_sft", "train_grpo"])
-def test_refused_before_a_model_is_loaded(
+def test_rejected_before_a_model_is_loaded(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, settings: dict[str, Any], message: str
 ) -> None:
-    empty = tmp_path / "model"  # there is nothing in it to load
+    empty = tmp_path / "model"  # without weights to load
     empty.mkdir()
     (empty / "config.json").write_text("{}")
     settings = {name: str(value).replace("DATA", str(home / "data")) for name, value in settings.items()}
@@ -300,6 +302,6 @@ def test_refused_before_a_model_is_loaded(
         ({"eval_data": 3}, "eval_data must be"),
     ],
 )
-def test_arguments_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+def test_invalid_arguments(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         GRPOArguments(dataset_name="data", **settings)

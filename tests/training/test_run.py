@@ -1,4 +1,4 @@
-"""Which checkpoint a run carries on from, and which models are refused at the door."""
+"""Which checkpoint a run resumes from, which models are rejected at the start, and the saved `rope_theta`."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def checkpoint(directory: Path, step: int, state: str | None = None) -> None:
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}) if state is None else state)
 
 
-def test_the_newest_whole_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_newest_complete_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert newest_checkpoint(tmp_path) is None
     for step in (2, 10, 9):
         checkpoint(tmp_path, step)
@@ -30,7 +30,7 @@ def test_the_newest_whole_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "checkpoint-11 is incomplete" in caplog.text
 
 
-def test_models_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_models(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="model_name_or_path is missing"):
         check_model(None)
     with pytest.raises(InputError, match="there is no such directory"):
@@ -40,7 +40,7 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
     check_model("Qwen/Qwen2.5-7B")
 
 
-def test_a_model_in_training_is_not_a_model_yet(tmp_path: Path) -> None:
+def test_a_model_still_in_training_is_rejected(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", "train_sft", {})
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is not complete"):
@@ -49,12 +49,12 @@ def test_a_model_in_training_is_not_a_model_yet(tmp_path: Path) -> None:
     check_model(str(tmp_path / "run"))
 
 
-def test_a_run_is_known_by_what_it_was_made_from(tmp_path: Path) -> None:
+def test_a_run_is_identified_by_its_inputs(tmp_path: Path) -> None:
     model = tmp_path / "model"
     open_run(model, "build_model", {"seed": "0"}).finish(1.0, {})
     settings = {"model_name_or_path": str(model)}
     open_run(tmp_path / "sft", "train_sft", settings)
-    assert not open_run(tmp_path / "sft", "train_sft", settings).complete  # carries on
+    assert not open_run(tmp_path / "sft", "train_sft", settings).complete  # resumes
 
     (model / "run.json").unlink()
     open_run(model, "build_model", {"seed": "1"}).finish(1.0, {})
@@ -72,23 +72,23 @@ ROTATIONS = {"default": {}, "yarn": {"factor": 4.0, "original_max_position_embed
 
 
 @pytest.mark.parametrize("rope_type", ROTATIONS)
-def test_the_base_of_positions_is_written_for_transformers_4_too(rope_type: str, tmp_path: Path) -> None:
+def test_rope_theta_is_also_written_for_transformers_4(rope_type: str, tmp_path: Path) -> None:
     parameters = {"rope_type": rope_type, "rope_theta": 1e6, **ROTATIONS[rope_type]}
-    for name in ("as it is", "kept"):
+    for name in ("original", "kept"):
         config = Qwen2Config(rope_parameters=dict(parameters))
         if name == "kept":
             keep_rope_theta(config)
         config.save_pretrained(tmp_path / name)
-    as_it_is, kept = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("as it is", "kept"))
-    assert kept == as_it_is | {"rope_theta": 1e6}
-    # And transformers 5 reads the one as the other.
-    one, other = (AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("as it is", "kept"))
-    assert one | {"_name_or_path": ""} == other | {"_name_or_path": ""}
-    assert other["rope_parameters"] == parameters
+    original, kept = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("original", "kept"))
+    assert kept == original | {"rope_theta": 1e6}
+    # transformers 5 reads both files the same.
+    original, kept = (AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("original", "kept"))
+    assert original | {"_name_or_path": ""} == kept | {"_name_or_path": ""}
+    assert kept["rope_parameters"] == parameters
 
 
-@pytest.mark.parametrize("config", [GPT2Config(), Gemma3TextConfig()], ids=["no positions turned", "two bases"])
-def test_without_one_base_none_is_written(config: PreTrainedConfig) -> None:
+@pytest.mark.parametrize("config", [GPT2Config(), Gemma3TextConfig()], ids=["no rotary embedding", "two bases"])
+def test_without_a_single_base_none_is_written(config: PreTrainedConfig) -> None:
     before = config.to_dict()
     keep_rope_theta(config)
     assert config.to_dict() == before
