@@ -20,7 +20,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import IntervalStrategy, Trainer, TrainingArguments
+from transformers import IntervalStrategy, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
@@ -62,13 +62,14 @@ class Evaluation:
         """Names of the metrics."""
         return list(self._metrics(np.zeros((len(self.questions), 4), dtype=np.int64)))
 
-    def measure(self, trainer: Any) -> dict[str, float]:
+    def measure(self, trainer: Trainer) -> dict[str, float]:
         """Sample from the model that a TRL trainer is training, and return the metrics.
 
         They are the same on every process, and do not depend on which process samples which questions. The global
         random generators and the training mode of the model are left as they were.
         """
-        accelerator, size = trainer.accelerator, self.questions_per_chunk
+        accelerator, tokenizer, size = trainer.accelerator, trainer.processing_class, self.questions_per_chunk
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
         chunks = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
         rounds = -(-len(chunks) // accelerator.num_processes)
         counts = {}
@@ -78,7 +79,7 @@ class Evaluation:
         ):
             training = model.training
             model.eval()
-            engine = TransformersEngine(model, trainer.processing_class, self.batch_size)
+            engine = TransformersEngine(model, tokenizer, self.batch_size)
             # Generating with a sharded model is collective, so every process must generate equally often. A process
             # without a chunk in the last round samples an earlier one again and discards the result.
             for number in range(
@@ -105,7 +106,7 @@ class Evaluation:
         return metrics | dict(zip(("eval_formatted", "eval_finished", "eval_mean_tokens"), means.tolist(), strict=True))
 
 
-def _unwrapping(trainer: Any) -> dict[str, Any]:
+def _unwrapping(trainer: Trainer) -> dict[str, Any]:
     """Return the options that TRL unwraps the model with for rollouts: ZeRO-3 gathering and gradient checkpointing."""
     # SFTConfig has no `ds3_gather_for_generation`. TRL's default for GRPO is to gather.
     gathered = trainer.args.ds3_gather_for_generation if isinstance(trainer.args, GRPOConfig) else True
@@ -163,9 +164,14 @@ class SampledEvaluation(Trainer):
         self.sampled_evaluation = sampled_evaluation
         super().__init__(*args, **kwargs)
 
-    def evaluate(self, eval_dataset: Dataset | None = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
         if self.sampled_evaluation is None or eval_dataset is not None:
-            return super().evaluate(eval_dataset, *args, **kwargs)
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         # RaML: graded samples instead of a loss.
         started = time.monotonic()
         metrics = self.sampled_evaluation.measure(self)

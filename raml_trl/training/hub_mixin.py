@@ -55,18 +55,21 @@ class HubTrainer(Trainer):
                 job.add_done_callback(_log_failure)  # RaML: transformers ignores a failed push during training
 
     @property
-    def _push_jobs(self) -> list[Future[Any]]:
+    def _push_jobs(self) -> list[Future[object]]:
         """The pushes that transformers has in progress, on the process that pushes."""
         return [] if self.hub_model_id is None or self.push_in_progress is None else [*self.push_in_progress.jobs]
 
     def create_model_card(  # type: ignore[override]  # TRL's signature
-        self, model_name: str | None = None, dataset_name: str | None = None, *args: Any, **kwargs: Any
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
     ) -> None:
         settings = self._settings
         data = settings.get("dataset_name")
         on_hub = data is not None and not Path(data).exists()
         create_card: Any = super().create_model_card
-        create_card(model_name, dataset_name or (data if on_hub else None), *args, **kwargs)
+        create_card(model_name, dataset_name or (data if on_hub else None), tags)
         if not self.is_world_process_zero():
             return
         # RaML: facts about the run that TRL does not know.
@@ -118,6 +121,6 @@ class HubTrainer(Trainer):
         return {} if record is None else record["settings"]
 
 
-def _log_failure(job: Future[Any]) -> None:
+def _log_failure(job: Future[object]) -> None:
     if job.exception() is not None:
         logger.warning("a push during training failed (%s); the push at the end sends its files", job.exception())
