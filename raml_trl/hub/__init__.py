@@ -1,1 +1,1 @@
-"""Pushes to the Hugging Face Hub, and the cards of models and data sets."""
+"""Pushes to the Hugging Face Hub, and the cards of models and datasets."""

@@ -1,1 +1,1 @@
-"""What SFT and GRPO share: checkpoints, evaluation during training, publishing."""
+"""Shared by SFT and GRPO: checkpoints, evaluation during training, dashboards, publishing."""
