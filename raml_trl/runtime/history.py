@@ -1,4 +1,4 @@
-"""Reads what a training run leaves behind: the log in `trainer_state.json` and the costs in `summary.json`.
+"""Reads the files that a training run leaves behind: the log in `trainer_state.json` and the costs in `summary.json`.
 
 transformers writes the first into every run directory, `train_grpo` the second.
 """
@@ -80,7 +80,7 @@ def logged_curves(entries: Iterable[LogEntry]) -> dict[str, dict[int, float]]:
 
 
 def read_summary(directory: Path) -> RunSummary | None:
-    """Read what the run in `directory` spent, or None if it kept no `summary.json`.
+    """Read the time and tokens that the run in `directory` spent. Returns None if it kept no `summary.json`.
 
     Raises:
         InputError: if the file is damaged.
