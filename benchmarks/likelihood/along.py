@@ -1,11 +1,11 @@
-r"""The likelihood of an answer after every prefix of a trajectory: prefix by prefix, and all at once.
+r"""Times the likelihood of an answer after every prefix of a trajectory: prefix by prefix, and all at once.
 
     python -m benchmarks.likelihood.along --rounds 3
 
-A model of 4 layers and width 128, a stub of 6 tokens and an answer of 3. The loop, one forward pass for each prefix
-that gives logits for the answer alone, is run whole up to `--whole` tokens; beyond, over every so-manieth prefix, and
-what lies between is interpolated. Both are timed in one process, ours before and after the loop; greatest difference
-of what they return is written as well.
+The model has 4 layers of width 128; the stub has 6 tokens and the answer 3. The loop runs one forward pass for each
+prefix, with logits for the answer only. Up to `--whole` tokens it covers every prefix. Beyond, it covers `--sampled`
+prefixes, and the time of the others is interpolated. Both ways are timed in one process, the packed one before and
+after the loop. The greatest difference of their results is recorded as well.
 """
 
 import time
@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks import harness
 from benchmarks.plots import likelihood_figure
-from raml_trl.analysis.likelihood import answer_nll, answer_nll_along
+from raml_trl.analysis import answer_nll, answer_nll_along
 
 PROMPT, STUB, ANSWER = 20, 6, 3
 MODEL = {
@@ -28,43 +28,43 @@ MODEL = {
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came of it."""
+    """Return the seconds that `run` takes, and its result."""
     started = time.perf_counter()
-    found = run()
-    return time.perf_counter() - started, found
+    result = run()
+    return time.perf_counter() - started, result
 
 
 def measure(model: Any, length: int, *, rounds: int, whole: int, sampled: int) -> dict[str, Any]:
-    """Seconds of both for a trajectory of `length` tokens."""
-    drawn = torch.Generator().manual_seed(length)
+    """Time both ways on a trajectory of `length` tokens."""
+    generator = torch.Generator().manual_seed(length)
     prompt, trajectory, stub, answer = (
-        torch.randint(1, MODEL["vocab_size"], (size,), generator=drawn) for size in (PROMPT, length, STUB, ANSWER)
+        torch.randint(1, MODEL["vocab_size"], (size,), generator=generator) for size in (PROMPT, length, STUB, ANSWER)
     )
     places = np.arange(length + 1) if length <= whole else np.linspace(0, length, sampled).round().astype(int)
-    at_once, loops, apart = [], [], 0.0
+    at_once, loops, gap = [], [], 0.0
     for _ in range(rounds):
         first, along = timed(lambda: answer_nll_along(model, prompt, trajectory, answer, stub_ids=stub))
-        taken = []
+        loop_seconds = []
         for t in places.tolist():
             prefix = torch.cat([prompt, trajectory[:t], stub])
             seconds, nll = timed(lambda prefix=prefix: answer_nll(model, prefix, answer))
-            taken.append(seconds)
-            apart = max(apart, abs(nll - along[t].item()))
+            loop_seconds.append(seconds)
+            gap = max(gap, abs(nll - along[t].item()))
         second, _ = timed(lambda: answer_nll_along(model, prompt, trajectory, answer, stub_ids=stub))
         at_once.append((first + second) / 2)
-        loops.append(sum(taken) if length <= whole else float(np.trapezoid(taken, places)))
+        loops.append(sum(loop_seconds) if length <= whole else float(np.trapezoid(loop_seconds, places)))
     return {
         "tokens": length,
         "prefixes_of_the_loop": len(places),
         "at_once": harness.spread(at_once),
         "loop": harness.spread(loops),
         "faster": harness.spread([loop / ours for loop, ours in zip(loops, at_once, strict=True)]),
-        "greatest_difference": apart,
+        "greatest_difference": gap,
     }
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure every length, and write results and figure after each."""
     given = harness.parse(__doc__, rounds=3, whole=1_024, sampled=65, longest=16_384)
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**MODEL)).eval()

@@ -1,11 +1,10 @@
-r"""How the time for an answer's likelihood after every prefix grows with the trajectory, by the width of the model.
+r"""Times the likelihood of an answer after every prefix, by the length of the trajectory and the width of the model.
 
     python -m benchmarks.likelihood.growth --rounds 2
 
-One layer of each model with random weights and a vocabulary of 1,024 words: other layers cost the same again, and the
-words of a large vocabulary an amount that is linear in the tokens. Lengths take turns within a round. The exponent is
-the slope of log seconds over log tokens; what it would be if nothing but the attention's share of the arithmetic
-counted is beside it.
+Each model has one layer with random weights and a vocabulary of 1,024 words. Every further layer costs the same again,
+and a larger vocabulary adds a cost that is linear in the tokens. Lengths take turns within a round. The exponent is the
+slope of log seconds over log tokens; beside it stands the exponent of the number of arithmetic operations.
 """
 
 import math
@@ -18,54 +17,54 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks import harness
 from benchmarks.likelihood.along import ANSWER, PROMPT, STUB, timed
 from benchmarks.plots import exponents_figure
-from raml_trl.analysis.likelihood import answer_nll_along
+from raml_trl.analysis import answer_nll_along
 
 LENGTHS = (256, 512, 1_024, 2_048, 4_096, 8_192, 16_384)
 
 
 def layer(name: str) -> Qwen2ForCausalLM:
-    """One layer of the model."""
+    """Build one layer of a model with random weights."""
     shape = harness.MODELS[name] | {"num_hidden_layers": 1, "vocab_size": 1024, "max_position_embeddings": 32_768}
     return Qwen2ForCausalLM(Qwen2Config(**shape)).eval()
 
 
 def arithmetic(name: str, length: int) -> float:
-    """Operations of a layer for all prefixes: of the trajectory, and of a stub and an answer each."""
+    """Count the operations of a layer for the trajectory, and for stub and answer after every prefix."""
     shape = harness.MODELS[name]
     width, inner = shape["hidden_size"], shape["intermediate_size"]
     keys = 2 * width * shape["num_key_value_heads"] // shape["num_attention_heads"]
-    linear = 2 * (width * (2 * width + keys) + 3 * width * inner)  # of a token
+    linear = 2 * (width * (2 * width + keys) + 3 * width * inner)  # per token
     block = STUB + ANSWER
     tokens = length * (1 + block)
     return tokens * (linear + 4 * width * (PROMPT + length / 2))
 
 
 def exponent(lengths: list[int], costs: list[float]) -> float:
-    """Of the power of the length that the cost is, by least squares of the logarithms."""
+    """Fit cost = c * length^x by least squares of the logarithms, and return x."""
     return float(np.polyfit(np.log(lengths), np.log(costs), 1)[0])
 
 
 def measure(name: str, *, rounds: int, longest: int) -> dict[str, Any]:
-    """Seconds for every length, and how they grow."""
+    """Time every length, and describe how the time grows."""
     torch.manual_seed(0)
     model = layer(name)
     lengths = [length for length in LENGTHS if length <= longest]
-    taken: dict[int, list[float]] = {length: [] for length in lengths}
-    drawn = torch.Generator().manual_seed(0)
-    prompt, stub, answer = (torch.randint(1, 1024, (size,), generator=drawn) for size in (PROMPT, STUB, ANSWER))
-    answer_nll_along(model, prompt, prompt, answer, stub_ids=stub)  # not the first of all
+    seconds_by_length: dict[int, list[float]] = {length: [] for length in lengths}
+    generator = torch.Generator().manual_seed(0)
+    prompt, stub, answer = (torch.randint(1, 1024, (size,), generator=generator) for size in (PROMPT, STUB, ANSWER))
+    answer_nll_along(model, prompt, prompt, answer, stub_ids=stub)  # warm-up
     for number in range(rounds):
         for length in lengths if number % 2 == 0 else reversed(lengths):
-            trajectory = torch.randint(1, 1024, (length,), generator=drawn)
+            trajectory = torch.randint(1, 1024, (length,), generator=generator)
             seconds, _ = timed(
                 lambda trajectory=trajectory: answer_nll_along(model, prompt, trajectory, answer, stub_ids=stub)
             )
-            taken[length].append(seconds)
-    medians = [float(np.median(taken[length])) for length in lengths]
+            seconds_by_length[length].append(seconds)
+    medians = [float(np.median(seconds_by_length[length])) for length in lengths]
     ratio = medians[-1] / medians[0]
     return {
         "width": harness.MODELS[name]["hidden_size"],
-        "seconds": {str(length): harness.spread(taken[length]) for length in lengths},
+        "seconds": {str(length): harness.spread(seconds_by_length[length]) for length in lengths},
         "exponent": round(exponent(lengths, medians), 3),
         "exponent_of_arithmetic": round(exponent(lengths, [arithmetic(name, length) for length in lengths]), 3),
         "times_as_long": round(ratio, 1),
@@ -75,7 +74,7 @@ def measure(name: str, *, rounds: int, longest: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure every model, and write results and figure after each."""
     given = harness.parse(__doc__, rounds=2, longest=16_384, models="tiny,0.5b,1.5b")
     results: dict[str, Any] = {}
     settings = {"rounds": given.rounds, "prompt": PROMPT, "stub": STUB, "answer": ANSWER, "layers": 1}
