@@ -1,4 +1,4 @@
-"""The likelihood of an answer along a trajectory: the numbers of one forward pass for each prefix, for any model."""
+"""Likelihood of an answer along a trajectory: packed passes equal one forward pass per prefix, for every model type."""
 
 import logging
 from typing import Any
@@ -48,7 +48,7 @@ PACKABLE: dict[str, tuple[PreTrainedConfig, str]] = {
 
 
 def make_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Weights large enough that what is attended to matters."""
+    """A model whose weights are large enough for attention to matter."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     for parameter in model.parameters():
@@ -65,7 +65,7 @@ def draw() -> Any:
 
 @torch.no_grad()
 def by_hand(model: Any, probe: Probe) -> Tensor:
-    """All of every text through the model, and log-softmax: nothing of `likelihood`."""
+    """Reference: one pass over each complete text and a log-softmax, without code of `likelihood`."""
     rows = []
     for t in probe.positions.tolist():
         ids = torch.cat([probe.prompt_ids, probe.trajectory_ids[:t], probe.stub_ids, probe.answer_ids])
@@ -75,40 +75,40 @@ def by_hand(model: Any, probe: Probe) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PACKABLE)
-def test_every_prefix_at_once(name: str, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_passes_equal_one_pass_per_prefix(name: str, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(*PACKABLE[name])
     assert unpackable_reason(model) is None
     monkeypatch.setattr(packed_passes, "_BLOCK_TOKENS", 60)  # several passes
-    monkeypatch.setattr(likelihood, "_nll_by_prefix", unreachable_after_two(likelihood._nll_by_prefix))
+    monkeypatch.setattr(likelihood, "_nll_by_prefix", fail_on_second_call(likelihood._nll_by_prefix))
     probes = [
-        make_probe(draw(1), draw(40), draw(1)),  # nothing but the trajectory leads to the answer
+        make_probe(draw(1), draw(40), draw(1)),  # without a stub
         make_probe(draw(9), draw(43), draw(3), stub_ids=draw(4)),
         make_probe(draw(30), draw(5), draw(2), stub_ids=draw(1)),
         make_probe(draw(7), draw(25), draw(4), positions=[25, 0, 7, 7]),
         make_probe(draw(7), draw(0), draw(2), stub_ids=[3, 1, 4]),
-        make_probe(draw(7), draw(9), draw(2), stub_ids=draw(20)),  # longer than any window
+        make_probe(draw(7), draw(9), draw(2), stub_ids=draw(20)),  # stub longer than any window
     ]
-    for probe, found in zip(probes, answer_nll_each(model, probes), strict=True):
+    for probe, nll in zip(probes, answer_nll_each(model, probes), strict=True):
         expected = by_hand(model, probe)
-        assert found.dtype == torch.float32
-        assert found.shape == (len(probe.positions), len(probe.answer_ids))
-        assert (found - expected).abs().max() < 2e-5, name
-        assert expected.std() > 0.1  # the positions do differ
+        assert nll.dtype == torch.float32
+        assert nll.shape == (len(probe.positions), len(probe.answer_ids))
+        assert (nll - expected).abs().max() < 2e-5, name
+        assert expected.std() > 0.1  # the answer's loss depends on the position
 
 
-def unreachable_after_two(by_prefix: Any) -> Any:
-    """The check on the first tokens asks prefix by prefix; nothing else may."""
+def fail_on_second_call(by_prefix: Any) -> Any:
+    """Allow the check on the first tokens to run prefix by prefix, and nothing else."""
     calls = []
 
     def counted(model: Any, probe: Probe) -> Tensor:
         calls.append(probe)
-        assert len(calls) == 1, "blocks were not used"
+        assert len(calls) == 1, "packed passes were not used"
         return by_prefix(model, probe)
 
     return counted
 
 
-def test_positions_and_means(draw: Any) -> None:
+def test_positions_may_come_in_any_order(draw: Any) -> None:
     model = make_model(*PACKABLE["qwen2"])
     prompt, trajectory, answer, stub = draw(5), draw(12), draw(3), draw(2)
     every = answer_nll_along(model, prompt, trajectory, answer, stub_ids=stub)
@@ -120,7 +120,7 @@ def test_positions_and_means(draw: Any) -> None:
         assert alone == pytest.approx(every[t].item(), abs=1e-5)
 
 
-def test_passes_are_shared_within_a_budget(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_share_passes_within_the_token_limit(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = make_model(*PACKABLE["qwen2"]), []
     packed = likelihood.packed_nll
 
@@ -130,13 +130,13 @@ def test_passes_are_shared_within_a_budget(draw: Any, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(likelihood, "packed_nll", watched)
     probes = [make_probe(draw(4), draw(length), draw(2)) for length in (6, 6, 16, 2, 90, 1)]
-    found = list(answer_nll_each(model, probes, tokens_per_pass=40))
+    along = list(answer_nll_each(model, probes, tokens_per_pass=40))
     assert sizes[1:] == [[10, 10], [20, 6], [94], [5]]  # the first is the check
-    for probe, one in zip(probes, found, strict=True):
-        assert (one - by_hand(model, probe)).abs().max() < 1e-5
+    for probe, nll in zip(probes, along, strict=True):
+        assert (nll - by_hand(model, probe)).abs().max() < 1e-5
 
 
-def test_half_precision_stays_near(draw: Any) -> None:
+def test_half_precision_is_close_to_float32(draw: Any) -> None:
     probe = make_probe(draw(9), draw(43), draw(3), stub_ids=draw(4))
     [exact] = answer_nll_each(make_model(*PACKABLE["llama"]), [probe])
     [rounded] = answer_nll_each(make_model(*PACKABLE["llama"], torch.bfloat16), [probe])
@@ -150,30 +150,30 @@ def test_half_precision_stays_near(draw: Any) -> None:
         (LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}), "dynamic"),
     ],
 )
-def test_models_that_are_asked_prefix_by_prefix(
+def test_models_that_cannot_be_packed_run_prefix_by_prefix(
     config: PreTrainedConfig, reason: str, draw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make_model(config, "eager")
     probe = make_probe(draw(5), draw(9), draw(2), stub_ids=draw(1))
     with caplog.at_level(logging.WARNING, logger="raml_trl"):
-        [found] = answer_nll_each(model, [probe])
+        [nll] = answer_nll_each(model, [probe])
     assert reason in caplog.text
-    assert (found - by_hand(model, probe)).abs().max() < 1e-5
+    assert (nll - by_hand(model, probe)).abs().max() < 1e-5
 
 
-def test_a_model_that_is_not_what_its_config_says(
+def test_a_model_that_ignores_our_mask_runs_prefix_by_prefix(
     draw: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make_model(*PACKABLE["mistral window"])
-    monkeypatch.setattr(packed_passes, "_masks", lambda *_: None)  # as if it took no mask of ours
+    monkeypatch.setattr(packed_passes, "_masks", lambda *_: None)  # the model gets no mask
     probe = make_probe(draw(5), draw(9), draw(2), stub_ids=draw(3))
     with caplog.at_level(logging.WARNING, logger="raml_trl"):
-        [found] = answer_nll_each(model, [probe])
+        [nll] = answer_nll_each(model, [probe])
     assert "differ from separate ones" in caplog.text
-    assert (found - by_hand(model, probe)).abs().max() < 1e-5
+    assert (nll - by_hand(model, probe)).abs().max() < 1e-5
 
 
-def test_the_model_is_left_as_it_was(draw: Any) -> None:
+def test_the_model_keeps_its_mode_and_gets_no_gradients(draw: Any) -> None:
     model = make_model(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0.5), "sdpa")
     prompt, trajectory, answer = draw(5), draw(9), draw(2)
     expected = answer_nll_along(model, prompt, trajectory, answer)
@@ -193,6 +193,8 @@ def test_the_model_is_left_as_it_was(draw: Any) -> None:
         ((5, 9, 2), [], "got none"),
     ],
 )
-def test_refused(lengths: tuple[int, int, int], positions: list[int] | None, message: str, draw: Any) -> None:
+def test_unusable_probes_are_rejected(
+    lengths: tuple[int, int, int], positions: list[int] | None, message: str, draw: Any
+) -> None:
     with pytest.raises(ValueError, match=message):
         make_probe(*map(draw, lengths), positions=positions)

@@ -1,4 +1,4 @@
-"""Where an answer first stands in a text, and not inside something else."""
+"""Finds where a text first states an answer, and not as part of something else."""
 
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from raml_trl.analysis.text import first_statement
     ("text", "answer", "stated"),
     [
         ("so 17 and then 7.", "7", "so 17 and then 7"),
-        ("17 27 0.7 7/2 1,007", "7", "17 27 0.7 7"),  # the 7 of 7/2 may be meant
+        ("17 27 0.7 7/2 1,007", "7", "17 27 0.7 7"),  # the 7 of 7/2 may be the answer
         ("171", "7", None),
         ("x=0.50 done", r"\frac{1}{2}", "x=0.50"),
         (r"so \frac{2}{4}", "0.5", r"so \frac{2}{4}"),
@@ -27,7 +27,7 @@ from raml_trl.analysis.text import first_statement
         ("BAD", "B", None),
         (r"thus 3 \sqrt{13} holds", r"3\sqrt{13}", r"thus 3 \sqrt{13}"),
         (r"thus 3\sqrt{131}", r"3\sqrt{13}", None),
-        (r"\dfrac{x}{2} is it", r"\frac{x}{2}", None),  # spelled otherwise: only numbers are read
+        (r"\dfrac{x}{2} is it", r"\frac{x}{2}", None),  # other spelling: only numbers are compared by value
         (r"so \frac{x}{2}", r"\dfrac{x}{2}", r"so \frac{x}{2}"),
         ("<think>b1+6=7;a9+7=6;</think>\\boxed{67}", "67", "<think>b1+6=7;a9+7=6;</think>\\boxed{67"),
         ("05 is five", "5", "05"),
@@ -41,7 +41,7 @@ def test_first_statement(text: str, answer: str, stated: str | None) -> None:
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=12), st.integers(0, 99))
-def test_numbers_among_numbers(numbers: list[int], wanted: int) -> None:
+def test_a_number_among_other_numbers(numbers: list[int], wanted: int) -> None:
     text = " ".join(f"{number}." if number % 2 else f"${number}$" for number in numbers)
     place = first_statement(text, str(wanted))
     if wanted not in numbers:
@@ -53,6 +53,6 @@ def test_numbers_among_numbers(numbers: list[int], wanted: int) -> None:
 
 
 @given(st.fractions(max_denominator=99, min_value=0, max_value=50))
-def test_a_fraction_in_any_form(value: Fraction) -> None:
+def test_a_fraction_counts_in_any_form(value: Fraction) -> None:
     text = rf"first \frac{{{3 * value.numerator}}}{{{3 * value.denominator}}} then"
     assert first_statement(text, f"{value.numerator}/{value.denominator}") == len(text) - len(" then")

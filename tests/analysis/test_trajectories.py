@@ -1,4 +1,4 @@
-"""Trajectories as tokens: where they begin and end in the text, and which token crosses which place."""
+"""Trajectories as tokens: where tokens end in the text, and where thinking and answer start and end."""
 
 from typing import Any
 
@@ -21,58 +21,63 @@ def bpe() -> Any:
     return train_bpe([ENGLISH * 3, TEXT], 300)
 
 
-def of(text: str, answer: str, tokenizer: Any = None) -> TrajectoryTokens:
+def tokens_of(text: str, answer: str, tokenizer: Any = None) -> TrajectoryTokens:
     question = Question("q", "a=1+1+1,b=2+2+2", answer, "made")
     return tokenise(tokenizer or arithmetic_tokenizer(), question, 3, Trajectory(text, True, "m"), "bare")
 
 
-def test_places_in_the_embedded_world() -> None:
-    one = of(TEXT, "67")
-    assert "".join(one.tokens) == TEXT
-    assert one.tokens[0] == "<think>"
-    assert one.thinking_start == 1
-    assert one.tokens[one.thinking_end] == "</think>"
-    assert one.tokens[one.box_after(0)] == "\\boxed{"
-    assert one.stated == one.tokens.index("\\boxed{") + 3
-    assert of(TEXT, "99").stated is None
-    assert of("b1+6=7;\\boxed{67}", "67").thinking_end is None
-    assert of("b1+6=7;\\boxed{67}", "67").thinking_start == 0
-    assert of("b1+6=7;", "67").box_after(0) is None
+def test_thinking_box_and_answer_are_located() -> None:
+    trajectory = tokens_of(TEXT, "67")
+    assert "".join(trajectory.tokens) == TEXT
+    assert trajectory.tokens[0] == "<think>"
+    assert trajectory.thinking_start == 1
+    assert trajectory.tokens[trajectory.thinking_end] == "</think>"
+    assert trajectory.tokens[trajectory.box_after(0)] == "\\boxed{"
+    assert trajectory.stated == trajectory.tokens.index("\\boxed{") + 3
+    assert tokens_of(TEXT, "99").stated is None
+    assert tokens_of("b1+6=7;\\boxed{67}", "67").thinking_end is None
+    assert tokens_of("b1+6=7;\\boxed{67}", "67").thinking_start == 0
+    assert tokens_of("b1+6=7;", "67").box_after(0) is None
 
 
-def test_nothing_was_written() -> None:
-    one = of("", "67")
-    assert one.ids.shape == (0,)
-    assert one.ids.dtype == torch.long
-    assert (one.tokens, one.thinking_start, one.thinking_end, one.stated) == ([], 0, None, None)
+def test_an_empty_trajectory() -> None:
+    trajectory = tokens_of("", "67")
+    assert trajectory.ids.shape == (0,)
+    assert trajectory.ids.dtype == torch.long
+    assert (trajectory.tokens, trajectory.thinking_start, trajectory.thinking_end, trajectory.stated) == (
+        [],
+        0,
+        None,
+        None,
+    )
 
 
-def test_prompt_and_trajectory_are_what_the_chat_template_makes() -> None:
-    tokenizer, one = arithmetic_tokenizer(), of(TEXT, "67")
-    messages = [{"role": "user", "content": one.question.question}, {"role": "assistant", "content": TEXT}]
-    whole = tokenizer.apply_chat_template(messages)["input_ids"]
-    assert torch.cat([one.prompt_ids, one.ids]).tolist() == whole[:-1]  # but for the end token
+def test_prompt_and_trajectory_match_the_chat_template() -> None:
+    tokenizer, trajectory = arithmetic_tokenizer(), tokens_of(TEXT, "67")
+    messages = [{"role": "user", "content": trajectory.question.question}, {"role": "assistant", "content": TEXT}]
+    complete = tokenizer.apply_chat_template(messages)["input_ids"]
+    assert torch.cat([trajectory.prompt_ids, trajectory.ids]).tolist() == complete[:-1]  # without the end token
 
 
-def test_a_template_that_opens_the_thinking() -> None:
+def test_a_chat_template_that_opens_the_thinking_block() -> None:
     bpe = train_bpe([ENGLISH], 280)
     bpe.chat_template = "{{ messages[0].content + '<think>\n' }}"
-    one = of("<think>\nwait</think>\\boxed{1}", "1", bpe)
-    assert one.text == "wait</think>\\boxed{1}"
-    assert one.thinking_start == 0
-    assert bpe.decode(one.prompt_ids).endswith("<think>\n")
+    trajectory = tokens_of("<think>\nwait</think>\\boxed{1}", "1", bpe)
+    assert trajectory.text == "wait</think>\\boxed{1}"
+    assert trajectory.thinking_start == 0
+    assert bpe.decode(trajectory.prompt_ids).endswith("<think>\n")
 
 
 @given(st.text(st.sampled_from("aé1 .Ω\n≤{}\\"), min_size=1, max_size=30), st.integers(0, 30))
-def test_prefixes_hold_what_they_say(text: str, character: int) -> None:
-    one = of(text, "1", _BPE)
+def test_prefix_lengths_match_their_characters(text: str, character: int) -> None:
+    trajectory = tokens_of(text, "1", _BPE)
     character = min(character, len(text))
-    lengths = [0, *one.ends]
-    reached, within = one.reaches(character), one.within(character)
+    lengths = [0, *trajectory.ends]
+    reached, within = trajectory.reaches(character), trajectory.within(character)
     assert lengths[reached] >= character
     assert reached == 0 or lengths[reached - 1] < character
     assert lengths[within] <= character
-    assert within == len(one.ends) or lengths[within + 1] > character
+    assert within == len(trajectory.ends) or lengths[within + 1] > character
 
 
 _BPE = train_bpe([ENGLISH * 3, "é≤Ω" * 9], 280)
@@ -87,14 +92,14 @@ def test_stub_and_answer_are_encoded_together(bpe: Any, answer: str) -> None:
     assert bpe.decode(answer_ids).endswith(answer)
 
 
-def test_the_stub_keeps_its_last_token() -> None:
+def test_the_stub_keeps_its_tokens() -> None:
     tokenizer = arithmetic_tokenizer()
     stub_ids, answer_ids = encode_answer(tokenizer, "</think>\\boxed{", "67")
     assert tokenizer.convert_ids_to_tokens(stub_ids) == ["</think>", "\\boxed{"]
     assert tokenizer.convert_ids_to_tokens(answer_ids) == ["6", "7"]
 
 
-def test_a_token_across_the_border_is_the_answers() -> None:
+def test_a_token_across_the_border_belongs_to_the_answer() -> None:
     tokenizer = train_bpe(["{x} {x} {x}"] * 50, 280)
     merged = tokenizer("{x", add_special_tokens=False)["input_ids"]
     assert len(merged) == 1, "the tokenizer learned no token across the border"
@@ -103,6 +108,6 @@ def test_a_token_across_the_border_is_the_answers() -> None:
     assert tokenizer.decode(stub_ids) == "x"
 
 
-def test_refused(bpe: Any) -> None:
+def test_an_empty_answer_is_rejected(bpe: Any) -> None:
     with pytest.raises(InputError, match="answer is empty"):
         encode_answer(bpe, "so ", "")

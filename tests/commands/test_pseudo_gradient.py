@@ -1,4 +1,4 @@
-"""`pseudo_gradient`: its curves are those of one forward pass a prefix, and a run that is cut off loses nothing."""
+"""`pseudo_gradient`: curves equal one forward pass per prefix, and an interrupted run resumes."""
 
 import json
 from collections import Counter
@@ -28,8 +28,8 @@ from raml_trl.sampling.loading import load_model
 NUM_QUESTIONS = 5
 
 
-def tasks(trajectories: bool) -> list[Task]:
-    """Questions of the embedded world, each with a right and a wrong trajectory, and one that never stops thinking."""
+def make_tasks(trajectories: bool) -> list[Task]:
+    """Questions of the embedded world, each with a right, a wrong and an unfinished trajectory."""
     made = []
     for number in range(NUM_QUESTIONS):
         a, b = (number, 1, 2), (3, number, 4)
@@ -44,12 +44,12 @@ def tasks(trajectories: bool) -> list[Task]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    write_shards(tmp_path / "data", map(task_row, tasks(trajectories=True)), TRAJECTORIES)
+    write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=True)), TRAJECTORIES)
     return str(tmp_path / "data")
 
 
 def analyse(directory: Path, **settings: Any) -> dict[str, Any]:
-    """What `run.json` says after the command has been run, in this process."""
+    """Run the command in this process and return the content of `run.json`."""
     given = {"prompt_style": "bare", "max_completion_length": 12, "window": 1, "questions_per_shard": 2, **settings}
     config = PseudoGradientConfig(output_dir=str(directory), **given)
     record = open_run(directory, "pseudo_gradient", settings)
@@ -58,7 +58,7 @@ def analyse(directory: Path, **settings: Any) -> dict[str, Any]:
     return json.loads((directory / "run.json").read_text())
 
 
-def test_curves_are_those_of_the_prefixes(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_curves_equal_one_pass_per_prefix(data: str, tmp_path: Path, model_dir: str) -> None:
     record = analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=data)
     rows = read_rows(tmp_path / "out" / "curves.parquet")
     assert len(rows) == 3 * NUM_QUESTIONS
@@ -88,17 +88,17 @@ def test_curves_are_those_of_the_prefixes(data: str, tmp_path: Path, model_dir: 
             assert row["answer"] in row["text"][:there]
     results = record["results"]
     assert results["modes"]["thinking"]["accuracy"]["mean"] == pytest.approx(1 / 3)
-    assert [(one["correct"], one["trajectories"]) for one in results["descent"]] == [
+    assert [(row["correct"], row["trajectories"]) for row in results["descent"]] == [
         (True, NUM_QUESTIONS),
         (False, 2 * NUM_QUESTIONS),
     ]
-    assert {one["group"] for one in results["token_effects"]} >= {"number", "operator", "punctuation"}
+    assert {row["group"] for row in results["token_effects"]} >= {"number", "operator", "punctuation"}
     for name in ("page.html", "curves.svg", "token_effects.svg"):
         assert (tmp_path / "out" / name).stat().st_size > 1_000
     assert not list((tmp_path / "out").glob("curves-*"))
 
 
-def test_the_window_and_only_what_comes_before_the_statement(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_effects_use_the_window_and_end_before_the_answer_is_stated(data: str, tmp_path: Path, model_dir: str) -> None:
     analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=data)
     rows = read_rows(tmp_path / "out" / "curves.parquet")
     config = PseudoGradientConfig(
@@ -115,8 +115,8 @@ def test_the_window_and_only_what_comes_before_the_statement(data: str, tmp_path
     assert {row.group: row.n for row in effects} == {name: n for name, n in classes.items() if n}
 
 
-def test_sampled_where_the_data_have_no_trajectories(tmp_path: Path, model_dir: str) -> None:
-    write_shards(tmp_path / "data", map(task_row, tasks(trajectories=False)), QUESTIONS)
+def test_trajectories_are_sampled_if_the_dataset_has_none(tmp_path: Path, model_dir: str) -> None:
+    write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=False)), QUESTIONS)
     settings = {"model_name_or_path": model_dir, "dataset_name": str(tmp_path / "data"), "no_thinking": "closed"}
     analyse(tmp_path / "out", **settings, num_trajectories=3)
     rows = read_rows(tmp_path / "out" / "curves.parquet")
@@ -124,19 +124,19 @@ def test_sampled_where_the_data_have_no_trajectories(tmp_path: Path, model_dir: 
     assert [len(of_mode) for of_mode in by_mode.values()] == [3 * NUM_QUESTIONS] * 2
     assert all(row["text"].startswith("<think></think>") for row in by_mode["no_thinking"])
     assert all(row["start"] == 2 for row in by_mode["no_thinking"])
-    for row in by_mode["no_thinking"]:  # the box is no part of what is measured
+    for row in by_mode["no_thinking"]:  # the measured part ends before the box
         assert "\\boxed" not in row["text"][: [0, *row["ends"]][row["end"]]]
     analyse(tmp_path / "again", **settings, num_trajectories=3)
     assert read_rows(tmp_path / "again" / "curves.parquet") == rows
 
 
-def test_without_thinking_the_stub_closes_nothing(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_without_thinking_the_stub_closes_no_block(data: str, tmp_path: Path, model_dir: str) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data, "no_thinking": "closed", "num_trajectories": 1}
     both = analyse(tmp_path / "out", **settings)["results"]["token_effects"]
     rows = read_rows(tmp_path / "out" / "curves.parquet")
     assert Counter(row["mode"] for row in rows) == {"thinking": NUM_QUESTIONS, "no_thinking": NUM_QUESTIONS}
     alone = analyse(tmp_path / "alone", **settings | {"no_thinking": "none"})["results"]["token_effects"]
-    assert {one["group"]: one["n"] for one in both} == {one["group"]: one["n"] for one in alone}
+    assert {row["group"]: row["n"] for row in both} == {row["group"]: row["n"] for row in alone}
     row = next(row for row in rows if row["mode"] == "no_thinking")
     model, tokenizer = load_model(model_dir, dtype="auto")
     prompt = tokenizer.apply_chat_template(
@@ -149,9 +149,7 @@ def test_without_thinking_the_stub_closes_nothing(data: str, tmp_path: Path, mod
     assert row["nll"][2] == pytest.approx(answer_nll(model, prefix, answer), abs=1e-4)
 
 
-def test_a_run_that_was_cut_off_carries_on(
-    data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_resumes(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data}
     analyse(tmp_path / "whole", **settings)
     measured = experiment.measure_curves
@@ -168,20 +166,20 @@ def test_a_run_that_was_cut_off_carries_on(
         analyse(tmp_path / "cut", **settings)
     assert len(list((tmp_path / "cut").glob("curves-*.parquet"))) == 2
     analyse(tmp_path / "cut", **settings)
-    assert len(calls) == 4  # only the last of three parts was left to do
+    assert len(calls) == 4  # only the last of three parts was missing
     for name in ("curves.parquet", "pseudo_gradient.json", "page.html", "curves.svg"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_each_process_its_share(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_work(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data}
-    analyse(tmp_path / "one", **settings)
+    analyse(tmp_path / "alone", **settings)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
-        record = analyse(tmp_path / "two", **settings)
+        record = analyse(tmp_path / "shared", **settings)
         assert (record["status"] == "complete") == (rank == "1")
-    assert read_rows(tmp_path / "two" / "curves.parquet") == read_rows(tmp_path / "one" / "curves.parquet")
+    assert read_rows(tmp_path / "shared" / "curves.parquet") == read_rows(tmp_path / "alone" / "curves.parquet")
 
 
 def test_the_page_shows_trajectories_of_every_kind() -> None:
@@ -196,14 +194,14 @@ def test_the_page_shows_trajectories_of_every_kind() -> None:
     assert choose_shown([replace(row, ends=[]) for row in rows], 99) == []
 
 
-def test_a_trajectory_of_nothing_is_a_curve_of_one_place(tmp_path: Path, model_dir: str) -> None:
-    [first, *_] = tasks(trajectories=True)
+def test_an_empty_trajectory_has_a_curve_of_a_single_place(tmp_path: Path, model_dir: str) -> None:
+    [first, *_] = make_tasks(trajectories=True)
     empty = Task(first.question, (Trajectory("", False, "m"), *first.trajectories))
     write_shards(tmp_path / "data", [task_row(empty)], TRAJECTORIES)
     record = analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=str(tmp_path / "data"))
     [row] = [row for row in read_rows(tmp_path / "out" / "curves.parquet") if not row["ends"]]
     assert (len(row["nll"]), row["start"], row["end"], row["sentences"]) == (1, 0, 0, [])
-    assert [(one["trajectories"], one["left_out"]) for one in record["results"]["descent"]] == [(1, 0), (2, 1)]
+    assert [(row["trajectories"], row["left_out"]) for row in record["results"]["descent"]] == [(1, 0), (2, 1)]
 
 
 @pytest.mark.parametrize(
@@ -216,19 +214,19 @@ def test_a_trajectory_of_nothing_is_a_curve_of_one_place(tmp_path: Path, model_d
         ({"num_trajectories": 0}, "num_trajectories"),
     ],
 )
-def test_arguments_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+def test_unusable_arguments_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PseudoGradientConfig(model_name_or_path="m", dataset_name="d", output_dir="o", prompt_style="bare", **settings)
 
 
-def test_questions_without_trajectories_among_others(tmp_path: Path, model_dir: str) -> None:
-    mixed = [*tasks(trajectories=True)[:2], *tasks(trajectories=False)[2:]]
+def test_all_or_no_questions_must_have_trajectories(tmp_path: Path, model_dir: str) -> None:
+    mixed = [*make_tasks(trajectories=True)[:2], *make_tasks(trajectories=False)[2:]]
     write_shards(tmp_path / "data", map(task_row, mixed), TRAJECTORIES)
     with pytest.raises(InputError, match="3 questions have no trajectory, first q2"):
         analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=str(tmp_path / "data"))
 
 
-def test_descent_and_effects_follow_from_the_curves(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_descent_follows_from_the_curves(data: str, tmp_path: Path, model_dir: str) -> None:
     record = analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=data)
     rows = [row for row in read_rows(tmp_path / "out" / "curves.parquet") if row["correct"]]
     changes = []

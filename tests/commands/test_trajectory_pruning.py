@@ -1,4 +1,4 @@
-"""The command that shortens trajectories: whole tables, nothing done twice, and data that can be trained on."""
+"""`trajectory_pruning`: complete tables, resuming without repeated work, and datasets to train on."""
 
 import json
 import re
@@ -33,7 +33,7 @@ NUM_QUESTIONS, NUM_TRAJECTORIES, PER_CHUNK = 5, 3, 2
 
 @pytest.fixture
 def data(tmp_path: Path, rng: np.random.Generator) -> str:
-    """Five questions with three trajectories each, one of them wrong, one cut off."""
+    """Five questions with three trajectories each: a right, a wrong and a truncated trajectory."""
     rows = []
     for number, made in enumerate(generate_questions("grpo", NUM_QUESTIONS, rng)):
         texts = generate_trajectories(made, NUM_TRAJECTORIES, rng)
@@ -46,7 +46,7 @@ def data(tmp_path: Path, rng: np.random.Generator) -> str:
 
 @pytest.fixture
 def right_answers(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
-    """A model that leaves the first of four boxes open, answers wrongly in the second, and rightly in the others."""
+    """A model that leaves the first of four boxes open, answers the second wrongly, and the others correctly."""
     tasks = list(stream_tasks(open_table(data)))
 
     def answer(_model: Any, tokenizer: Any, boxes: Sequence[OpenBox], **_settings: Any) -> list[str | None]:
@@ -61,7 +61,7 @@ def right_answers(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
 
 
 def prune(model: str, data: str, directory: Path, **settings: Any) -> dict[str, Any]:
-    """What `run.json` says after the command has been run, in this process."""
+    """Run the command in this process and return the content of `run.json`."""
     given = {
         "model_name_or_path": model,
         "dataset_name": data,
@@ -104,7 +104,7 @@ def test_every_trajectory_under_every_method(model_dir: str, data: str, tmp_path
         left = re.fullmatch(r"<think>(.*)</think>\\boxed\{(.*)\}", row["text"])
         assert left is not None
         assert left[2] == (row["predicted"] or "")
-        assert row["tokens_before"] == len(thinking)  # one token a character
+        assert row["tokens_before"] == len(thinking)  # one token per character
         assert row["tokens_after"] == len(left[1])
         assert row["num_tokens"] == len(tokenizer(row["text"])["input_ids"])
         if row["method"] == "none":
@@ -117,12 +117,12 @@ def test_every_trajectory_under_every_method(model_dir: str, data: str, tmp_path
     assert results == record["results"]
     assert (results["questions"], results["trajectories"], results["left_out"]) == (NUM_QUESTIONS, 15, 0)
     assert results["correct_as_sampled"] == pytest.approx(1 / 3)
-    assert [(one["name"], one["setting"]) for one in results["methods"]] == methods
-    for one in results["methods"]:
-        own = [row for row in rows if (row["method"], row["setting"]) == (one["name"], one["setting"])]
-        assert one["tokens"]["mean"] == pytest.approx(sum(row["tokens_after"] for row in own) / len(own))
-        assert one["leaked"] == sum(row["leaked"] for row in own) / len(own)
-        assert one["n"] == len(own)
+    assert [(method["name"], method["setting"]) for method in results["methods"]] == methods
+    for method in results["methods"]:
+        own = [row for row in rows if (row["method"], row["setting"]) == (method["name"], method["setting"])]
+        assert method["tokens"]["mean"] == pytest.approx(sum(row["tokens_after"] for row in own) / len(own))
+        assert method["leaked"] == sum(row["leaked"] for row in own) / len(own)
+        assert method["n"] == len(own)
     page = (tmp_path / "out" / "page.html").read_text()
     assert "How much of a trajectory is needed" in page
     assert (tmp_path / "out" / "frontier.svg").read_text().startswith("<svg")
@@ -130,7 +130,7 @@ def test_every_trajectory_under_every_method(model_dir: str, data: str, tmp_path
 
 
 @pytest.mark.usefixtures("right_answers")
-def test_what_is_still_correct_can_be_trained_on(model_dir: str, data: str, tmp_path: Path) -> None:
+def test_trajectories_that_are_still_correct_can_be_trained_on(model_dir: str, data: str, tmp_path: Path) -> None:
     prune(model_dir, data, tmp_path / "out")
     rows = read_rows(tmp_path / "out" / "pruned.parquet")
     assert {row["predicted"] is None for row in rows} == {row["correct"] for row in rows} == {True, False}
@@ -140,14 +140,18 @@ def test_what_is_still_correct_can_be_trained_on(model_dir: str, data: str, tmp_
             row for row in rows if row["method"] == kind and row["setting"] == (setting or None) and row["correct"]
         ]
         tasks = list(stream_tasks(open_table(str(tmp_path / "out" / f"data_{name.replace(':', '_')}"))))
-        assert [one.text for task in tasks for one in task.trajectories] == [row["text"] for row in correct]
+        assert [trajectory.text for task in tasks for trajectory in task.trajectories] == [
+            row["text"] for row in correct
+        ]
         assert [task.question.id for task in tasks for _ in task.trajectories] == [
             row["question_id"] for row in correct
         ]
         for task in tasks:
-            assert all(one.correct for one in task.trajectories)
-            assert all(extract_box(one.text) == task.question.answer for one in task.trajectories)
-        assert [one.model for task in tasks for one in task.trajectories] == [f"m{row['number']}" for row in correct]
+            assert all(trajectory.correct for trajectory in task.trajectories)
+            assert all(extract_box(trajectory.text) == task.question.answer for trajectory in task.trajectories)
+        assert [trajectory.model for task in tasks for trajectory in task.trajectories] == [
+            f"m{row['number']}" for row in correct
+        ]
 
     source = tmp_path / "out" / "data_budget_0.5"
     record = open_run(tmp_path / "sft", "train_sft", {})
@@ -163,7 +167,7 @@ def test_what_is_still_correct_can_be_trained_on(model_dir: str, data: str, tmp_
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> Callable[[], int]:
-    """Interrupts the command as it begins a method for the time `wanted`; how often it began one is told."""
+    """Interrupt the command at the start of method number `wanted`; return a counter of started methods."""
     calls = 0
     original = pruning_answers.prune
 
@@ -178,7 +182,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> Callable[[], int]:
     return lambda: calls
 
 
-def test_killed_and_resumed_equals_whole(
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     model_dir: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prune(model_dir, data, tmp_path / "whole")
@@ -190,7 +194,7 @@ def test_killed_and_resumed_equals_whole(
     assert [path.name for path in (tmp_path / "resumed").glob("*.parquet")] == ["pruned-00000.parquet"]
     done = kill_at(monkeypatch, 0)
     prune(model_dir, data, tmp_path / "resumed")
-    assert done() == 2 * of_chunk  # the first of three chunks was there
+    assert done() == 2 * of_chunk  # the first of three chunks was complete
     assert files(tmp_path / "resumed") == files(tmp_path / "whole")
 
 
@@ -212,7 +216,7 @@ def test_empty_trajectories_are_left_out_and_counted(
         prune(model_dir, str(tmp_path / "none"), tmp_path / "nothing")
 
 
-def test_trajectories_are_sampled_where_there_are_none(model_dir: str, data: str, tmp_path: Path) -> None:
+def test_trajectories_are_sampled_if_the_dataset_has_none(model_dir: str, data: str, tmp_path: Path) -> None:
     questions = [task_row(Task(task.question)) for task in stream_tasks(open_table(data))]
     write_shards(tmp_path / "questions", questions, TRAJECTORIES)
     settings = {"max_completion_length": 12, "num_questions": 3, "num_trajectories": 2, "methods": ["budget:0.5"]}
@@ -232,11 +236,11 @@ def test_trajectories_are_sampled_where_there_are_none(model_dir: str, data: str
         ({"methods": [3]}, "methods must be"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+def test_unusable_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrajectoryPruningConfig(model_name_or_path="m", dataset_name="d", output_dir="o", **settings)
 
 
-def test_a_summary_needs_words(model_dir: str, data: str, tmp_path: Path) -> None:
+def test_a_summary_needs_words_in_the_vocabulary(model_dir: str, data: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave summary out, or name a summariser"):
         prune(model_dir, data, tmp_path / "out", methods=["summary"])

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on a model and trajectories of the tests, and keep what they showed."""
+"""The notebooks run from top to bottom on a small model, and contain executed outputs."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from nbclient import NotebookClient
 from raml_trl.build_model import BuildModelConfig, arithmetic_tokenizer, build_model
 from raml_trl.data.records import task_row
 from raml_trl.data.shards import TRAJECTORIES, write_shards
-from tests.commands.test_pseudo_gradient import tasks
+from tests.commands.test_pseudo_gradient import make_tasks
 from tests.helpers import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
-def test_there_are_three() -> None:
+def test_there_are_three_notebooks() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["loss_landscape", "pseudo_gradient", "trajectory_pruning"]
 
 
 def other_model(directory: Path, seed: int) -> str:
-    """Another one of the sizes of `model_dir`."""
+    """A model of the same size as `model_dir` with other weights."""
     tokenizer = arithmetic_tokenizer()
     config = BuildModelConfig(output_dir=str(directory), num_hidden_layers=2, intermediate_size=64, seed=seed)
     build_model(config, tokenizer).save_pretrained(directory)
@@ -29,8 +29,8 @@ def other_model(directory: Path, seed: int) -> str:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path: Path, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shards(tmp_path / "data", map(task_row, tasks(trajectories=True)), TRAJECTORIES)
+def test_the_notebook_runs(path: Path, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=True)), TRAJECTORIES)
     settings = {"MODEL": model_dir, "TRAJECTORIES": str(tmp_path / "data"), "OUTPUT": str(tmp_path / "out")}
     settings |= {"NUM_QUESTIONS": 3, "STEPS": 5}
     if path.stem == "loss_landscape":
@@ -46,7 +46,7 @@ def test_it_runs(path: Path, tmp_path: Path, model_dir: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_kept_was_run(path: Path) -> None:
+def test_the_notebook_contains_executed_outputs(path: Path) -> None:
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert any(output.output_type == "execute_result" for cell in cells for output in cell.outputs)

@@ -1,4 +1,4 @@
-"""The surface around a model: where its points lie, that they are what they say, and that the model stays as it was."""
+"""Loss landscape: directions, losses and numbers of the grid, and weights that end bit-identical to their start."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def qwen2(*, tied: bool = False, dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.fixture
 def texts() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Prefixes and answers of seven questions, of all lengths and in no order."""
+    """Prefixes and answers of seven questions, with various lengths in no order."""
     generator = torch.Generator().manual_seed(3)
     lengths = [(9, 2), (1, 1), (30, 5), (4, 7), (30, 1), (12, 3), (2, 6)]
     drawn = [[torch.randint(97, (length,), generator=generator) for length in pair] for pair in lengths]
@@ -62,21 +62,23 @@ def bits(model: Any) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_filters_are_as_long_as_those_of_the_weights(dtype: torch.dtype) -> None:
+def test_filter_directions_have_the_norm_of_each_output_row(dtype: torch.dtype) -> None:
     model = qwen2(dtype=dtype)
     weights = dict(model.named_parameters())
     directions = RandomDirections(model, seed=0)
-    moved = [name for name, one in weights.items() if one.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    moved = [
+        name for name, weight in weights.items() if weight.ndim == 2 and "embed" not in name and "lm_head" not in name
+    ]
     assert sorted(directions.names) == sorted(moved)
     for number in (0, 1):
         for name in moved:
             drawn = directions.direction(number, name, weights[name].detach())
             for row, own in zip(drawn, weights[name], strict=True):
-                wanted = math.sqrt(sum(one**2 for one in own.tolist()))
-                assert math.sqrt(sum(one**2 for one in row.tolist())) == pytest.approx(wanted, rel=1e-5)
+                wanted = math.sqrt(sum(value**2 for value in own.tolist()))
+                assert math.sqrt(sum(value**2 for value in row.tolist())) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_tensors_are_as_long_as_those_of_the_weights() -> None:
+def test_tensor_directions_have_the_norm_of_each_tensor() -> None:
     model = qwen2()
     weights = dict(model.named_parameters())
     directions = RandomDirections(model, seed=0, normalisation="tensor")
@@ -84,32 +86,32 @@ def test_tensors_are_as_long_as_those_of_the_weights() -> None:
     rows_alike = True
     for name in directions.names:
         drawn, own = directions.direction(0, name, weights[name].detach()).numpy(), weights[name].detach().numpy()
-        # A bias of zeros stays where it is.
+        # A bias of zeros does not move.
         assert np.sqrt((drawn**2).sum()) == pytest.approx(np.sqrt((own**2).sum()), rel=1e-5)
         if own.ndim == 2:
             rows_alike &= np.allclose(np.linalg.norm(drawn, axis=1), np.linalg.norm(own, axis=1), rtol=1e-3)
     assert not rows_alike
 
 
-def test_one_factor_for_all() -> None:
+def test_global_directions_have_one_scale() -> None:
     model = qwen2()
-    weights = {name: one.detach() for name, one in model.named_parameters()}
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
     whole = RandomDirections(model, seed=0, normalisation="global")
     raw = RandomDirections(model, seed=0, normalisation="tensor")
     for number in (0, 1):
         drawn = {name: whole.direction(number, name, weights[name]).double().numpy() for name in whole.names}
-        length = math.sqrt(sum((one**2).sum() for one in drawn.values()))
+        length = math.sqrt(sum((direction**2).sum() for direction in drawn.values()))
         wanted = math.sqrt(sum((weights[name].double().numpy() ** 2).sum() for name in drawn))
         assert length == pytest.approx(wanted, rel=1e-5)
-        # The same draw as for tensors, each times one and the same number.
-        spreads = [one.std() for one in drawn.values() if one.size > 1000]
+        # The same draw as for tensors, times a single number.
+        spreads = [direction.std() for direction in drawn.values() if direction.size > 1000]
         assert max(spreads) / min(spreads) < 1.2
         name = "model.layers.0.mlp.up_proj.weight"
         ratio = drawn[name] / raw.direction(number, name, weights[name]).double().numpy()
         assert np.ptp(ratio) / ratio.mean() < 1e-4
 
 
-def test_a_direction_is_a_function_of_its_key() -> None:
+def test_a_direction_depends_only_on_seed_number_and_name() -> None:
     model, name = qwen2(), "model.layers.1.self_attn.q_proj.weight"
     other = "model.layers.2.self_attn.q_proj.weight"
     start = dict(model.named_parameters())[name].detach()
@@ -124,11 +126,11 @@ def test_a_direction_is_a_function_of_its_key() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     assert torch.equal(first, drawn(0, 0, name))
-    assert torch.equal(torch.random.get_rng_state(), before)  # the global generator is left alone
+    assert torch.equal(torch.random.get_rng_state(), before)  # the global generator is not used
 
 
 class Reordered:
-    """A model whose parameters come in the opposite order."""
+    """A model that lists its parameters in the opposite order."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -146,8 +148,8 @@ def test_the_order_of_parameters_does_not_matter(normalisation: Any) -> None:
     assert here.names == there.names[::-1]
     for name, weights in model.named_parameters():
         if name in here.names:
-            one, other = (each.at(name, weights.detach(), [0.3, -0.2]) for each in (here, there))
-            assert torch.allclose(one, other, rtol=1e-6, atol=0)
+            first, second = (each.at(name, weights.detach(), [0.3, -0.2]) for each in (here, there))
+            assert torch.allclose(first, second, rtol=1e-6, atol=0)
 
 
 def test_tied_embeddings_are_one_parameter() -> None:
@@ -159,13 +161,13 @@ def test_tied_embeddings_are_one_parameter() -> None:
     with movable(model, directions) as move:
         move([0.5])
         assert model.lm_head.weight is model.model.embed_tokens.weight
-        apart = (model.lm_head.weight.detach() - before).norm(dim=1) / before.norm(dim=1)
-        assert torch.allclose(apart, torch.full_like(apart, 0.5), rtol=1e-4)  # once, not twice
+        moved = (model.lm_head.weight.detach() - before).norm(dim=1) / before.norm(dim=1)
+        assert torch.allclose(moved, torch.full_like(moved, 0.5), rtol=1e-4)  # once, not twice
     untied = RandomDirections(qwen2(), seed=0, embeddings=True)
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= set(untied.names)
 
 
-# The model stays as it was
+# Weights are restored
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -178,12 +180,12 @@ def test_weights_end_as_they_began(dtype: torch.dtype, texts: Any) -> None:
     losses = AnswerLosses(model, *texts)
     first = scan(model, RandomDirections(model, seed=0, normalisation="tensor"), axes, losses)
     assert bits(model) == before
-    assert np.array_equal(first.losses[first.origin], losses())  # of the model itself, not of one near it
+    assert np.array_equal(first.losses[first.origin], losses())  # exactly the model itself
     again = scan(model, RandomDirections(model, seed=0, normalisation="tensor"), axes, losses)
     assert np.array_equal(first.losses, again.losses)
 
 
-def test_a_point_does_not_depend_on_the_way_to_it() -> None:
+def test_a_point_does_not_depend_on_earlier_points() -> None:
     model = qwen2(dtype=torch.bfloat16)
     directions = RandomDirections(model, seed=0)
     with movable(model, directions) as move:
@@ -208,11 +210,11 @@ def test_weights_are_restored_when_something_fails(error: type[BaseException]) -
 
     with pytest.raises(error, match="in the middle"):
         scan(model, RandomDirections(model, seed=0), (centred_axis(3, 1.0),) * 2, losses)
-    assert calls[-1] != before  # somewhere else than at the origin
+    assert calls[-1] != before  # the failure was away from the origin
     assert bits(model) == before
 
 
-def test_a_model_that_was_changed_meanwhile_is_told() -> None:
+def test_a_model_that_changes_meanwhile_raises() -> None:
     model = qwen2()
     layer = model.model.layers[0].self_attn.q_proj
 
@@ -224,7 +226,7 @@ def test_a_model_that_was_changed_meanwhile_is_told() -> None:
         scan(model, RandomDirections(model, seed=0), (centred_axis(3, 1.0),) * 2, losses)
 
 
-def test_the_mode_is_left_as_it_was(texts: Any) -> None:
+def test_losses_keep_the_mode_of_the_model(texts: Any) -> None:
     model = qwen2().train()
     AnswerLosses(model, *texts)()
     assert model.training
@@ -236,11 +238,11 @@ def test_the_mode_is_left_as_it_was(texts: Any) -> None:
 
 @pytest.mark.parametrize("name", PACKABLE)
 @pytest.mark.parametrize("tokens_per_pass", [1, 60, 10_000])
-def test_the_loss_is_that_of_each_answer_alone(name: str, tokens_per_pass: int, texts: Any) -> None:
+def test_losses_equal_those_of_each_question_alone(name: str, tokens_per_pass: int, texts: Any) -> None:
     model = make_model(*PACKABLE[name])
-    found = AnswerLosses(model, *texts, tokens_per_pass=tokens_per_pass)()
+    losses = AnswerLosses(model, *texts, tokens_per_pass=tokens_per_pass)()
     wanted = [answer_nll(model, prefix, answer) for prefix, answer in zip(*texts, strict=True)]
-    assert found.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+    assert losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-4)
     assert np.ptp(wanted) > 0.5
 
 
@@ -260,7 +262,7 @@ def test_batches_stay_within_their_tokens(texts: Any, monkeypatch: pytest.Monkey
         return forward(**inputs)
 
     losses = AnswerLosses(model, *texts, tokens_per_pass=60)
-    assert losses.tokens == sum(len(one) for part in texts for one in part) - 7
+    assert losses.tokens == sum(len(text) for part in texts for text in part) - 7
     monkeypatch.setattr(model, "forward", counted)
     losses()
     assert max(rows * width for rows, width in seen) <= 60
@@ -273,9 +275,9 @@ def test_batches_stay_within_their_tokens(texts: Any, monkeypatch: pytest.Monkey
     assert [rows for rows, _ in seen] == [1] * 7
 
 
-def test_nothing_to_be_likely() -> None:
-    one = torch.tensor([1])
-    for prefixes, answers in [([], []), ([one[:0]], [one]), ([one], [one[:0]])]:
+def test_losses_need_a_question_a_prefix_and_an_answer() -> None:
+    token = torch.tensor([1])
+    for prefixes, answers in [([], []), ([token[:0]], [token]), ([token], [token[:0]])]:
         with pytest.raises(ValueError, match="pass at least one question"):
             AnswerLosses(qwen2(), prefixes, answers)
 
@@ -284,7 +286,7 @@ def test_nothing_to_be_likely() -> None:
 
 
 def perturbed(model: Any, seed: int, **settings: Any) -> Any:
-    """Another model of the same shape, some of whose weights differ."""
+    """A model of the same shape with some other weights."""
     other, generator = qwen2(**settings), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in other.named_parameters():
@@ -315,13 +317,13 @@ def test_other_checkpoints_lie_at_one(dtype: torch.dtype, texts: Any) -> None:
         assert torch.allclose(parameters(model)[name].double(), halfway, atol=1e-2 if dtype == torch.bfloat16 else 1e-6)
     assert bits(model) == before
     axes = (axis_to_one(5, 0.5), axis_to_one(7, 0.5))
-    found = scan(model, directions, axes, AnswerLosses(model, *texts))
+    surface = scan(model, directions, axes, AnswerLosses(model, *texts))
     assert bits(model) == before
     for point, other in (([0, 0], model), ([1, 0], others[0]), ([0, 1], others[1])):
-        assert np.array_equal(found.losses[found.index(point)], AnswerLosses(other, *texts)())
+        assert np.array_equal(surface.losses[surface.index(point)], AnswerLosses(other, *texts)())
 
 
-def test_the_geometry_of_checkpoints() -> None:
+def test_distances_and_cosine_of_checkpoints() -> None:
     model = qwen2()
     name = "model.layers.0.mlp.up_proj.weight"
     corners = [parameters(model) for _ in range(2)]
@@ -331,15 +333,15 @@ def test_the_geometry_of_checkpoints() -> None:
     aside = apart.clone()
     aside[0, 1] = 4.0
     corners[1] = corners[1] | {name: corners[1][name] + aside}
-    found = CheckpointDirections(model, dict(zip("BC", corners, strict=True))).geometry
-    length = math.sqrt(sum(float((one.double() ** 2).sum()) for one in parameters(model).values()))
-    assert found["distance 1"] == pytest.approx(3, rel=1e-5)
-    assert found["distance 2"] == pytest.approx(5, rel=1e-5)
-    assert found["cosine between the axes"] == pytest.approx(0.6, rel=1e-5)
-    assert found["length of the weights"] == pytest.approx(length, rel=1e-6)
+    geometry = CheckpointDirections(model, dict(zip("BC", corners, strict=True))).geometry
+    length = math.sqrt(sum(float((weight.double() ** 2).sum()) for weight in parameters(model).values()))
+    assert geometry["distance 1"] == pytest.approx(3, rel=1e-5)
+    assert geometry["distance 2"] == pytest.approx(5, rel=1e-5)
+    assert geometry["cosine between the axes"] == pytest.approx(0.6, rel=1e-5)
+    assert geometry["length of the weights"] == pytest.approx(length, rel=1e-6)
 
 
-def test_checkpoints_of_another_model_are_refused() -> None:
+def test_checkpoints_of_another_model_are_rejected() -> None:
     model = qwen2()
     own = parameters(model)
     with pytest.raises(InputError, match=r"towards B: its weights equal those of model_name_or_path"):
@@ -352,11 +354,11 @@ def test_checkpoints_of_another_model_are_refused() -> None:
         CheckpointDirections(model, {"B": own | {"lm_head.weight": own["lm_head.weight"][:3]}})
 
 
-# The grid, and what is said of it
+# The grid and its numbers
 
 
 class Bowl(torch.nn.Module):
-    """Two tensors, whose loss is a known function of where they lie."""
+    """Two tensors whose loss is a known function of their position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -372,25 +374,26 @@ class Bowl(torch.nn.Module):
 
 def test_the_curvature_of_a_bowl() -> None:
     bowl = Bowl()
-    start = {name: one.detach().clone() for name, one in bowl.named_parameters()}
+    start = {name: weight.detach().clone() for name, weight in bowl.named_parameters()}
     stiffness = np.array([1.0, 3.0, 10.0])
     directions = RandomDirections(bowl, seed=0, normalisation="tensor")
     tilt = directions.direction(1, "a", start["a"])
 
     def losses() -> Any:
-        """c/2 |w - w0|^2 for three questions of stiffness c, and a tilt along the second axis."""
-        moved = sum(float((one.detach() - start[name]).square().sum()) for name, one in bowl.named_parameters())
+        """c/2 |w - w0|^2 for three questions with stiffness c, plus a slope along the second axis."""
+        moved = sum(float((weight.detach() - start[name]).square().sum()) for name, weight in bowl.named_parameters())
         slope = float(((bowl.a.detach() - start["a"]) * tilt).sum() / tilt.square().sum())
         return stiffness / 2 * moved + 0.25 * slope
 
-    found = scan(bowl, directions, (centred_axis(5, 0.4), centred_axis(7, 0.3)), losses)
-    numbers: Any = describe(found, np.random.default_rng(0), radius=0.2)
+    surface = scan(bowl, directions, (centred_axis(5, 0.4), centred_axis(7, 0.3)), losses)
+    numbers: Any = describe(surface, np.random.default_rng(0), radius=0.2)
     # Along an axis |w - w0| = alpha |w0|, so L'' = c |w0|^2.
-    squared = sum(float(one.square().sum()) for one in start.values())
+    squared = sum(float(weight.square().sum()) for weight in start.values())
     for axis in (1, 2):
         curvature = numbers[f"curvature {axis}"]
         assert curvature.mean == pytest.approx(squared * stiffness.mean(), rel=1e-6)
-        assert curvature.low == pytest.approx(squared * 1.0)  # of three questions, now and then all one
+        # Some resamples of three questions draw the same question three times.
+        assert curvature.low == pytest.approx(squared * 1.0)
         assert curvature.high == pytest.approx(squared * 10.0)
     overlap = float((directions.direction(0, "a", start["a"]) * tilt).sum() / tilt.square().sum())
     assert numbers["slope 1"].mean == pytest.approx(0.25 * overlap, rel=1e-5)
@@ -401,7 +404,7 @@ def test_the_curvature_of_a_bowl() -> None:
     assert numbers["share below the origin"] == 0
 
 
-def test_places_are_not_transposed() -> None:
+def test_axes_are_not_transposed() -> None:
     bowl = Bowl()
     directions = RandomDirections(bowl, seed=0, normalisation="tensor")
     start = bowl.a.detach().clone()
@@ -411,15 +414,15 @@ def test_places_are_not_transposed() -> None:
         return torch.linalg.lstsq(both, (bowl.a.detach() - start).flatten()[:, None]).solution[:, 0].numpy()
 
     axes = (centred_axis(3, 0.5), centred_axis(7, 0.3))
-    found = scan(bowl, directions, axes, losses)
-    assert found.losses.shape == (3, 7, 2)
+    surface = scan(bowl, directions, axes, losses)
+    assert surface.losses.shape == (3, 7, 2)
     for i, alpha in enumerate(axes[0]):
         for j, beta in enumerate(axes[1]):
-            assert found.losses[i, j] == pytest.approx([alpha, beta], abs=1e-6)
-    assert found.point((2, 0)) == [0.5, -0.3]
-    assert found.index([0.5, -0.3]) == (2, 0)
-    assert found.along(0)[:, 0] == pytest.approx(axes[0], abs=1e-6)
-    assert found.along(1)[:, 1] == pytest.approx(axes[1], abs=1e-6)
+            assert surface.losses[i, j] == pytest.approx([alpha, beta], abs=1e-6)
+    assert surface.point((2, 0)) == [0.5, -0.3]
+    assert surface.index([0.5, -0.3]) == (2, 0)
+    assert surface.along(0)[:, 0] == pytest.approx(axes[0], abs=1e-6)
+    assert surface.along(1)[:, 1] == pytest.approx(axes[1], abs=1e-6)
 
 
 def grid(values: Any, *axes: tuple[float, ...]) -> Surface:
@@ -434,15 +437,15 @@ def test_the_lowest_point_and_the_sharpest() -> None:
     values[3, 2] = 3.5  # 0.141 away
     values[0, 2] = 0.5
     values[1, 1] = values[2, 0] = values[2, 2] = values[1, 0] = values[1, 2] = values[3, 0] = 2.0
-    found: Any = describe(grid(values, *axes), np.random.default_rng(0), radius=0.1)
-    assert found["sharpness"].mean == 1.5
+    numbers: Any = describe(grid(values, *axes), np.random.default_rng(0), radius=0.1)
+    assert numbers["sharpness"].mean == 1.5
     further: Any = describe(grid(values, *axes), np.random.default_rng(0), radius=0.15)
     assert further["sharpness"].mean == 2.5
-    assert (found["lowest loss"], found["lowest at 1"], found["lowest at 2"]) == (0.5, -0.2, 0.1)
-    assert found["share below the origin"] == pytest.approx(1 / 15)
+    assert (numbers["lowest loss"], numbers["lowest at 1"], numbers["lowest at 2"]) == (0.5, -0.2, 0.1)
+    assert numbers["share below the origin"] == pytest.approx(1 / 15)
 
 
-def test_roughness_tells_noise_from_a_bowl(rng: np.random.Generator) -> None:
+def test_roughness_separates_noise_from_a_parabola(rng: np.random.Generator) -> None:
     x, y = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21), indexing="ij")
     assert roughness(3 * x - 2 * y) == pytest.approx(0, abs=1e-12)
     assert roughness(np.full((5, 5), 2.0)) == 0
@@ -454,21 +457,27 @@ def test_roughness_tells_noise_from_a_bowl(rng: np.random.Generator) -> None:
     assert np.isnan(roughness(np.array([0.0, np.nan, 1.0])))
 
 
-def test_what_is_not_finite_is_nothing() -> None:
+def test_numbers_that_are_not_finite_are_none() -> None:
     values = np.full((5, 5), 1.0)
     values[0, 0] = np.nan
     values[2, 3] = np.inf
     values[4, 4] = 0.5
-    found: Any = describe(
+    numbers: Any = describe(
         grid(values, centred_axis(5, 1.0), centred_axis(5, 1.0)), np.random.default_rng(0), radius=0.5
     )
-    assert found["curvature 1"].mean == 0
-    assert found["curvature 2"] is found["sharpness"] is found["roughness"] is found["roughness of a question"] is None
-    assert found["lowest loss"] == 0.5
-    json.dumps(found, allow_nan=False, default=asdict)
+    assert numbers["curvature 1"].mean == 0
+    assert (
+        numbers["curvature 2"]
+        is numbers["sharpness"]
+        is numbers["roughness"]
+        is numbers["roughness of a question"]
+        is None
+    )
+    assert numbers["lowest loss"] == 0.5
+    json.dumps(numbers, allow_nan=False, default=asdict)
 
 
-def test_a_barrier_on_the_way() -> None:
+def test_barrier_between_two_checkpoints() -> None:
     axis = axis_to_one(9, 0.5)  # -0.5, -0.25, 0, ..., 1.5
     assert axis == (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     assert barrier(grid([9, 9, 2, 4, 3, 2, 1, 9, 9], axis), 0) == pytest.approx(4 - 1.75)
@@ -488,7 +497,7 @@ def test_the_origin_is_on_the_grid(steps: int, span: float) -> None:
 
 @pytest.mark.parametrize("steps", [5, 7, 21, 101])
 @pytest.mark.parametrize("span", [0.01, 0.5, 1 / 3, 7.0])
-def test_both_ends_of_the_way_are_on_the_grid(steps: int, span: float) -> None:
+def test_the_origin_and_the_checkpoint_are_on_the_grid(steps: int, span: float) -> None:
     axis = axis_to_one(steps, span)
     assert len(axis) == steps
     assert 0.0 in axis[1:-1]
@@ -498,7 +507,7 @@ def test_both_ends_of_the_way_are_on_the_grid(steps: int, span: float) -> None:
     assert axis_to_one(21, 0.5)[0] == -0.5
 
 
-def test_a_grid_that_cannot_be() -> None:
+def test_unusable_grids_are_rejected() -> None:
     for make, steps in [(centred_axis, 4), (centred_axis, 1), (axis_to_one, 8), (axis_to_one, 3)]:
         with pytest.raises(ValueError, match="steps must be odd"):
             make(steps, 0.5)
@@ -510,13 +519,13 @@ def test_a_grid_that_cannot_be() -> None:
         grid([1, 2, 3, 4, 5], centred_axis(3, 1.0))
 
 
-def test_figures_show_names_as_they_are() -> None:
+def test_figures_show_names_verbatim() -> None:
     axes = (centred_axis(3, 0.5), centred_axis(5, 0.5))
     values = np.arange(15.0).reshape(3, 5)
     marks = [Mark("<b>$x^2$", [0.0, 0.0], 7.0), Mark("corner", [0.5, -0.5], 10.0)]
     drawn = surface_figure(grid(values, *axes), ["first $a_b$", "second"], marks)
     assert drawn.startswith("<svg")
-    assert ">&lt;b&gt;$x^2$ 7</text>" in drawn  # a comment beside it has the name whatever is drawn
+    assert ">&lt;b&gt;$x^2$ 7</text>" in drawn  # the comment that matplotlib adds always has the name
     assert "corner 10" in drawn
     assert ">first $a_b$</text>" in drawn
     values[0, 0] = np.nan
@@ -531,7 +540,7 @@ def test_figures_show_names_as_they_are() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Ten sums, each with a wrong trajectory before two right ones; the last has no right one."""
+    """Ten sums, each with a wrong trajectory and two right ones; the last sum has wrong ones only."""
     tasks = []
     for number in range(10):
         question = Question(f"q{number}", f"a={number}+2,b=1+{number}", str(number + 3), "test")
@@ -549,7 +558,7 @@ def settings_of(model_dir: str, data: str, **settings: Any) -> dict[str, Any]:
 
 
 def measure(directory: Path, **settings: Any) -> dict[str, Any]:
-    """What `run.json` says after the command has been run, in this process."""
+    """Run the command in this process and return the content of `run.json`."""
     config = LossLandscapeConfig(output_dir=str(directory), **settings)
     record = open_run(directory, "loss_landscape", settings)
     if not record.complete:
@@ -562,7 +571,7 @@ def results(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in names}
 
 
-def test_the_table_and_the_summary_are_of_the_same_points(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_table_and_summary_describe_the_same_points(data: str, tmp_path: Path, model_dir: str) -> None:
     out = tmp_path / "out"
     record = measure(out, **settings_of(model_dir, data))
     assert record["status"] == "complete"
@@ -578,12 +587,12 @@ def test_the_table_and_the_summary_are_of_the_same_points(data: str, tmp_path: P
             own = [row["loss"] for row in rows if (row["alpha"], row["beta"]) == (alpha, beta)]
             assert len(own) == 6
             assert summary["loss"][i][j] == pytest.approx(np.mean(own))
-    # At the origin: the model, asked question by question.
+    # At the origin: the model on each question alone.
     model, tokenizer = load_model(model_dir, dtype="auto")
     at_origin = {row["question_id"]: row["loss"] for row in rows if row["alpha"] == row["beta"] == 0}
     for question in load_questions(data)[:6]:
         text = f"<user>{question.question}<assistant>{STUB}"
-        ids = [torch.tensor(tokenizer(one, add_special_tokens=False)["input_ids"]) for one in (text, question.answer)]
+        ids = [torch.tensor(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (text, question.answer)]
         assert at_origin[question.id] == pytest.approx(answer_nll(model, *ids), rel=1e-5)
     marks = {mark["name"]: mark for mark in summary["marks"]}
     assert marks[Path(model_dir).name]["at"] == [0, 0]
@@ -591,32 +600,32 @@ def test_the_table_and_the_summary_are_of_the_same_points(data: str, tmp_path: P
     assert marks["lowest"]["loss"] == min(min(row) for row in summary["loss"])
     assert summary["numbers"]["loss at the origin"]["mean"] == pytest.approx(np.mean(list(at_origin.values())))
     assert summary["questions"] == 6
-    # A point off the origin, both coordinates of it: moved here by hand.
+    # A point away from the origin on both axes: moved here by hand.
     directions = RandomDirections(model, seed=0)
     with movable(model, directions) as move:
         move([0.2, -0.2])
         question = load_questions(data)[4]
         text = f"<user>{question.question}<assistant>{STUB}"
-        ids = [torch.tensor(tokenizer(one, add_special_tokens=False)["input_ids"]) for one in (text, question.answer)]
+        ids = [torch.tensor(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (text, question.answer)]
         wanted = answer_nll(model, *ids)
-    [found] = [row["loss"] for row in rows if (row["alpha"], row["beta"], row["question_id"]) == (0.2, -0.2, "q4")]
-    assert found == pytest.approx(wanted, rel=1e-5)
-    assert found != pytest.approx(at_origin["q4"], rel=1e-3)
+    [loss] = [row["loss"] for row in rows if (row["alpha"], row["beta"], row["question_id"]) == (0.2, -0.2, "q4")]
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert loss != pytest.approx(at_origin["q4"], rel=1e-3)
 
 
 def test_after_the_thinking_of_a_right_trajectory(data: str, tmp_path: Path, model_dir: str) -> None:
     measure(tmp_path / "out", **settings_of(model_dir, data, after_thinking=True, num_questions=None, steps=[3]))
     rows = read_rows(tmp_path / "out" / "loss_landscape.parquet")
     ids = [row["question_id"] for row in rows if row["alpha"] == 0]
-    assert ids == [f"q{number}" for number in range(9)]  # q9 has no right one
+    assert ids == [f"q{number}" for number in range(9)]  # q9 has no right trajectory
     model, tokenizer = load_model(model_dir, dtype="auto")
     text = f"<user>a=4+2,b=1+4<assistant><think>b=4+1{STUB}"
-    ids = [torch.tensor(tokenizer(one, add_special_tokens=False)["input_ids"]) for one in (text, "7")]
-    [found] = [row["loss"] for row in rows if row["alpha"] == 0 and row["question_id"] == "q4"]
-    assert found == pytest.approx(answer_nll(model, *ids), rel=1e-5)
+    ids = [torch.tensor(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (text, "7")]
+    [loss] = [row["loss"] for row in rows if row["alpha"] == 0 and row["question_id"] == "q4"]
+    assert loss == pytest.approx(answer_nll(model, *ids), rel=1e-5)
 
 
-def test_nothing_thinks(tmp_path: Path, model_dir: str) -> None:
+def test_after_thinking_needs_a_trajectory_that_thinks(tmp_path: Path, model_dir: str) -> None:
     write_shards(tmp_path / "data", [task_row(Task(Question("0", "a=1+1", "2", "s")))], QUESTIONS)
     with pytest.raises(InputError, match="has no right trajectory with thinking: leave after_thinking out"):
         measure(tmp_path / "out", **settings_of(model_dir, str(tmp_path / "data"), after_thinking=True))
@@ -634,7 +643,7 @@ def other_model(model_dir: str, directory: Path, seed: int, dtype: torch.dtype =
     return str(directory)
 
 
-def test_from_checkpoint_to_checkpoint(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_axes_towards_checkpoints(data: str, tmp_path: Path, model_dir: str) -> None:
     others = [other_model(model_dir, tmp_path / name, seed) for seed, name in enumerate(("B", "C"))]
     settings = settings_of(model_dir, data, towards=others, steps=[5, 7], radius=0.5)
     measure(tmp_path / "out", **settings)
@@ -644,13 +653,13 @@ def test_from_checkpoint_to_checkpoint(data: str, tmp_path: Path, model_dir: str
     assert (marks["B"]["at"], marks["C"]["at"]) == ([1, 0], [0, 1])
     for name, other in zip("BC", others, strict=True):
         alone = measure(tmp_path / f"of_{name}", **settings_of(other, data))
-        assert marks[name]["loss"] == alone["results"]["numbers"]["loss at the origin"]["mean"]  # not one bit off
+        assert marks[name]["loss"] == alone["results"]["numbers"]["loss at the origin"]["mean"]  # bit-equal
     assert marks["B"]["loss"] != marks["C"]["loss"]
     assert {"barrier 1", "barrier 2", "distance 1", "distance 2"} < set(summary["numbers"])
 
 
 def count_points(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The first coordinate of every point that is measured from now on."""
+    """Record the first coordinate of every point that is measured from now on."""
     points: list[float] = []
     whole = experiment.surface_row
 
@@ -662,7 +671,7 @@ def count_points(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return points
 
 
-def test_a_killed_run_carries_on(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(model_dir, data, dtype="bfloat16")
     measure(tmp_path / "whole", **settings)
     whole = experiment.surface_row
@@ -687,7 +696,7 @@ def test_a_killed_run_carries_on(data: str, tmp_path: Path, model_dir: str, monk
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_each_process_its_rows_and_the_last_closes_the_run(
+def test_processes_share_the_rows_and_the_last_completes_the_run(
     data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(model_dir, data)
@@ -706,7 +715,7 @@ def test_each_process_its_rows_and_the_last_closes_the_run(
     assert results(tmp_path / "out") == results(tmp_path / "alone")
 
 
-def test_a_curve(data: str, tmp_path: Path, model_dir: str) -> None:
+def test_a_single_axis_gives_a_curve(data: str, tmp_path: Path, model_dir: str) -> None:
     measure(tmp_path / "out", **settings_of(model_dir, data, steps=[7], span=[0.3]))
     summary = json.loads((tmp_path / "out" / "loss_landscape.json").read_text())
     assert len(summary["axes"]) == 1
@@ -718,7 +727,7 @@ def test_a_curve(data: str, tmp_path: Path, model_dir: str) -> None:
     assert [row[1] for row in plane["loss"]] == summary["loss"]  # the first axis is the same
 
 
-def test_losses_that_are_not_finite_are_written_as_nothing() -> None:
+def test_losses_that_are_not_finite_are_written_as_null() -> None:
     config = LossLandscapeConfig(dataset_name="d", model_name_or_path="m", output_dir="o", steps=[3, 3])
     losses = np.ones((3, 3, 4))
     losses[0, 2, 1], losses[2, 2] = np.inf, np.nan
@@ -728,11 +737,11 @@ def test_losses_that_are_not_finite_are_written_as_nothing() -> None:
     json.dumps(summary, allow_nan=False)
 
 
-def test_the_cost_is_said_before(data: str, tmp_path: Path, model_dir: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cost_is_logged(data: str, tmp_path: Path, model_dir: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     measure(tmp_path / "out", **settings_of(model_dir, data))
-    [said] = [line for line in caplog.messages if "points of" in line]
-    assert re.match(r"15 points of \d+ tokens each; \d+ of \d+ parameters move", said)
+    [cost] = [line for line in caplog.messages if "points of" in line]
+    assert re.match(r"15 points of \d+ tokens each; \d+ of \d+ parameters move", cost)
 
 
 @pytest.mark.parametrize(
@@ -752,13 +761,13 @@ def test_the_cost_is_said_before(data: str, tmp_path: Path, model_dir: str, capl
         ({"normalisation": "rows"}, "normalisation must be"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+def test_unusable_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         LossLandscapeConfig(dataset_name="d", model_name_or_path="m", output_dir="o", **settings)
 
 
 def start(directory: Path, model: str, data: str, num_processes: int = 1) -> list[str]:
-    """The command as a user starts it."""
+    """The command line that starts the command."""
     given = {
         **{"config": "recipes/tiny/analysis/loss_landscape.yaml", "model_name_or_path": model, "dataset_name": data},
         **{"output_dir": directory, "num_questions": 8},
@@ -769,10 +778,10 @@ def start(directory: Path, model: str, data: str, num_processes: int = 1) -> lis
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(data: str, model_dir: str, tmp_path: Path) -> None:
+def test_killed_processes_resume_with_equal_results(data: str, model_dir: str, tmp_path: Path) -> None:
     whole, killed, shared = (tmp_path / name for name in ("whole", "killed", "shared"))
     subprocess.run(start(whole, model_dir, data), cwd=REPOSITORY, check=True)
-    for number in (1, 9):  # SIGKILL, somewhere in the next row
+    for number in (1, 9):  # SIGKILL during the next row
         kill_when(killed / f"row-{number:05d}.parquet", start(killed, model_dir, data))
         assert json.loads((killed / "run.json").read_text())["status"] == "running"
     subprocess.run(start(killed, model_dir, data), cwd=REPOSITORY, check=True)

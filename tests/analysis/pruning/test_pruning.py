@@ -1,4 +1,4 @@
-"""Ways to shorten a trajectory: what each leaves, that it is what a plain loop leaves, and what is asked afterwards."""
+"""Pruning methods: each leaves the same text as a plain loop, and the model reads that text before it answers."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ PASS = 4096
 
 @pytest.fixture(scope="module")
 def model(model_dir: str) -> Any:
-    """Of random weights, large enough for the answer's loss to depend on what comes before it."""
+    """A model with random weights that are large enough for the answer's loss to depend on the prefix."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype="float32").eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -58,23 +58,23 @@ def tools(model: Any, tokenizer: Any) -> Tools:
     return Tools(model, tokenizer, PASS)
 
 
-def taken_apart(tokenizer: Any, text: str, *, answer: str = "67", style: str = "bare", number: int = 0) -> Thinking:
+def thinking_of(tokenizer: Any, text: str, *, answer: str = "67", style: str = "bare", number: int = 0) -> Thinking:
     question = Question("q", "a=7+7+2,b=6+5+6", answer, "test")
     tokens = tokenise(tokenizer, question, number, Trajectory(text, True, "m"), style)
     return find_thinking(tokenizer, tokens, find_style(style).stub)
 
 
-def made_up(tokenizer: Any, rng: np.random.Generator, count: int) -> list[Thinking]:
-    """Of one to five steps, their digits at random."""
-    found = []
+def random_thinkings(tokenizer: Any, rng: np.random.Generator, count: int) -> list[Thinking]:
+    """Trajectories of one to five steps with random digits."""
+    thinkings = []
     for number in range(count):
         steps = [
             f"{rng.choice(['a', 'b'])}{rng.integers(10)}+{rng.integers(10)}={rng.integers(10)};"
             for _ in range(rng.integers(1, 6))
         ]
         text = f"<think>{''.join(steps)}</think>\\boxed{{67}}"
-        found.append(taken_apart(tokenizer, text, answer=f"{rng.integers(10, 100)}", number=number))
-    return found
+        thinkings.append(thinking_of(tokenizer, text, answer=f"{rng.integers(10, 100)}", number=number))
+    return thinkings
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_sentences(text: str, sentences: list[str]) -> None:
     assert split_sentences(text) == sentences
 
 
-def test_sentences_lose_nothing(rng: np.random.Generator) -> None:
+def test_sentences_join_to_the_text(rng: np.random.Generator) -> None:
     for _ in range(500):
         text = "".join(rng.choice(list("ab1.;!?\\\n )-"), size=rng.integers(30)))
         sentences = split_sentences(text)
@@ -103,7 +103,7 @@ def test_sentences_lose_nothing(rng: np.random.Generator) -> None:
         assert all(sentences)
 
 
-def test_names_of_methods() -> None:
+def test_method_names_are_parsed() -> None:
     assert parse_method("none") == Method("none")
     assert parse_method("no_thinking:phrase").name == "no_thinking:phrase"
     assert [parse_method(f"budget:{budget}").budget(7) for budget in ("0", "3", "9", "0.5", "1.0", "0.0")] == [
@@ -121,7 +121,7 @@ def test_names_of_methods() -> None:
         *("curve", "curve:inf", "curve:-0.1", "drop_sentence", "drop_sentence:1e3", "drop_sentence:a"),
     ],
 )
-def test_methods_that_are_none(name: str) -> None:
+def test_unknown_methods_are_rejected(name: str) -> None:
     with pytest.raises(InputError, match="methods: '"):
         parse_method(name)
 
@@ -139,7 +139,7 @@ CLOSING = {
     [
         ("bare", f"<think>{STEPS}</think>\\boxed{{67}}", "<think>", STEPS),
         ("bare", "<think></think>\\boxed{67}", "<think>", ""),
-        ("bare", f"<think>{STEPS}", "<think>", STEPS),  # cut off
+        ("bare", f"<think>{STEPS}", "<think>", STEPS),  # truncated
         ("bare", "<think>b5+<think>a2;</think>\\boxed{82}", "<think>", "b5+<think>a2;"),
         ("bare", "</think>\\boxed{82}", "", ""),
         ("block", "<think>\n1. Or 2.\n</think>\n\nSo \\boxed{3}", "<think>\n", "1. Or 2."),
@@ -154,39 +154,37 @@ CLOSING = {
         ("conclusion", "<think>\nWe add 1 and 2.", "<think>\n", "We add 1 and 2."),
     ],
 )
-def test_a_trajectory_taken_apart(
-    tokenizer: Any, words: Any, closing: str, text: str, opening: str, thinking: str
-) -> None:
+def test_find_thinking(tokenizer: Any, words: Any, closing: str, text: str, opening: str, thinking: str) -> None:
     reader = tokenizer if closing == "bare" else words
     style, stub = "boxed" if closing == "block" else closing, CLOSING[closing]
-    found = taken_apart(reader, text, style=style, answer="3")
-    assert found.text.strip() == thinking
-    assert found.tokens.text[: (0, *found.tokens.ends)[found.start]] == opening
-    assert found.stub == stub
-    assert reader.decode(found.ids).strip() == thinking
-    assert reader.decode(torch.cat([found.stub_ids, found.answer_ids])) == f"{stub}3"
+    located = thinking_of(reader, text, style=style, answer="3")
+    assert located.text.strip() == thinking
+    assert located.tokens.text[: (0, *located.tokens.ends)[located.start]] == opening
+    assert located.stub == stub
+    assert reader.decode(located.ids).strip() == thinking
+    assert reader.decode(torch.cat([located.stub_ids, located.answer_ids])) == f"{stub}3"
 
 
-def test_a_block_that_the_chat_template_opens(words: Any) -> None:
+def test_a_thinking_block_that_the_chat_template_opens(words: Any) -> None:
     opening = copy.deepcopy(words)
     opening.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     for text in ("<think>\nWe add 1.\n</think>\n\\boxed{3}", "<think>\nWe add 1."):
-        found = taken_apart(opening, text, style="boxed", answer="3")
-        assert (found.text, found.start) == ("We add 1.", 0)
-        assert found.stub == "\n</think>\n\nThe answer is \\boxed{"
-        assert found.lay_out("We.", "3", "boxed") == "<think>\nWe.\n</think>\n\nThe answer is \\boxed{3}"
-        [left] = prune(parse_method("no_thinking:empty"), [found], Tools(None, opening, PASS))
+        located = thinking_of(opening, text, style="boxed", answer="3")
+        assert (located.text, located.start) == ("We add 1.", 0)
+        assert located.stub == "\n</think>\n\nThe answer is \\boxed{"
+        assert located.lay_out("We.", "3", "boxed") == "<think>\nWe.\n</think>\n\nThe answer is \\boxed{3}"
+        [left] = prune(parse_method("no_thinking:empty"), [located], Tools(None, opening, PASS))
         assert opening.decode(left.asked_ids).endswith("\n<think>\n\n</think>\n\nThe answer is \\boxed{")
 
 
-def test_trajectories_are_laid_out_as_they_were(tokenizer: Any, words: Any) -> None:
-    assert taken_apart(tokenizer, f"<think>{STEPS}").lay_out("a1;", "7", "bare") == "<think>a1;</think>\\boxed{7}"
-    plain = taken_apart(words, "We add 1. The answer is \\boxed{3}", style="boxed", answer="3")
+def test_trajectories_keep_their_layout(tokenizer: Any, words: Any) -> None:
+    assert thinking_of(tokenizer, f"<think>{STEPS}").lay_out("a1;", "7", "bare") == "<think>a1;</think>\\boxed{7}"
+    plain = thinking_of(words, "We add 1. The answer is \\boxed{3}", style="boxed", answer="3")
     assert plain.lay_out("We.", "3", "boxed") == "We.\n\nThe answer is \\boxed{3}"
 
 
 def kept(tokenizer: Any, thinking: Thinking, method: str, tools: Tools) -> tuple[str, str]:
-    """The text that is left, and all that the model reads after the prompt."""
+    """The shortened thinking, and the text that the model reads after the prompt."""
     [left] = prune(parse_method(method), [thinking], tools)
     read = torch.cat([left.prompt_ids, left.ids, left.stub_ids])
     assert torch.equal(read, left.asked_ids)
@@ -195,8 +193,8 @@ def kept(tokenizer: Any, thinking: Thinking, method: str, tools: Tools) -> tuple
     return left.text, tokenizer.decode(read[len(prompt) :])
 
 
-def test_budgets_and_none(tokenizer: Any, tools: Tools) -> None:
-    thinking = taken_apart(tokenizer, f"<think>{STEPS}</think>\\boxed{{67}}")
+def test_budgets_and_the_complete_thinking(tokenizer: Any, tools: Tools) -> None:
+    thinking = thinking_of(tokenizer, f"<think>{STEPS}</think>\\boxed{{67}}")
     for method, length in (("none", 28), ("budget:0.25", 7), ("budget:10", 10), ("budget:99", 28), ("budget:0", 0)):
         text, read = kept(tokenizer, thinking, method, tools)
         assert text == STEPS[:length]
@@ -204,10 +202,10 @@ def test_budgets_and_none(tokenizer: Any, tools: Tools) -> None:
 
 
 def test_no_thinking(tokenizer: Any, words: Any, tools: Tools) -> None:
-    thinking = taken_apart(tokenizer, f"<think>{STEPS}</think>\\boxed{{67}}")
+    thinking = thinking_of(tokenizer, f"<think>{STEPS}</think>\\boxed{{67}}")
     for method in ("no_thinking", "no_thinking:closed"):
         assert kept(tokenizer, thinking, method, tools) == ("", "<think></think>\\boxed{")
-    long = taken_apart(words, "<think>\nWe.\n</think>\n<conclusion>\nThe answer is \\boxed{3}", style="conclusion")
+    long = thinking_of(words, "<think>\nWe.\n</think>\n<conclusion>\nThe answer is \\boxed{3}", style="conclusion")
     others = Tools(None, words, PASS)
     conclusion = "<conclusion>\nThe answer is \\boxed{"
     assert kept(words, long, "no_thinking", others) == ("", f"<think>\n\n</think>\n{conclusion}")
@@ -217,8 +215,10 @@ def test_no_thinking(tokenizer: Any, words: Any, tools: Tools) -> None:
     assert phrase.endswith("the answer is")
 
 
-def test_curve_cuts_where_a_plain_loop_does(model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator) -> None:
-    thinkings = made_up(tokenizer, rng, 6)
+def test_curve_cuts_at_the_same_place_as_a_plain_loop(
+    model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator
+) -> None:
+    thinkings = random_thinkings(tokenizer, rng, 6)
     along = losses_along(model, thinkings, tokens_per_pass=PASS)
     lengths = set()
     for thinking, nll in zip(thinkings, along, strict=True):
@@ -240,12 +240,12 @@ def test_curve_cuts_where_a_plain_loop_does(model: Any, tokenizer: Any, tools: T
     ("nll", "cut"),
     [([5, 4, 3], 2), ([0.0, 0.0], 0), ([5, 0.2, 0.5, 0.2, 0.1], 3), ([0.1, 5], 1), ([9.0], 0), ([1, 0.5, 0.5], 2)],
 )
-def test_where_a_curve_has_settled(nll: list[float], cut: int) -> None:
+def test_settled_finds_the_last_crossing(nll: list[float], cut: int) -> None:
     assert settled(torch.tensor(nll, dtype=torch.float32), 0.5) == cut
 
 
-def drop_one_by_one(model: Any, tokenizer: Any, thinking: Thinking, tolerance: float, most: int | None) -> str:
-    """The greedy search of `drop_sentences`, for one trajectory and one prefix at a time."""
+def drop_in_a_plain_loop(model: Any, tokenizer: Any, thinking: Thinking, tolerance: float, most: int | None) -> str:
+    """The greedy search of `drop_sentences` for a single trajectory, with a pass for every candidate."""
 
     def loss(text: str) -> float:
         middle = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
@@ -262,36 +262,36 @@ def drop_one_by_one(model: Any, tokenizer: Any, thinking: Thinking, tolerance: f
 
 
 @pytest.mark.parametrize("most", [None, 1])
-def test_sentences_are_dropped_as_one_by_one(
+def test_drop_sentences_equals_a_plain_loop(
     model: Any, tokenizer: Any, rng: np.random.Generator, most: int | None
 ) -> None:
-    thinkings = [*made_up(tokenizer, rng, 10), taken_apart(tokenizer, "<think></think>\\boxed{67}")]
+    thinkings = [*random_thinkings(tokenizer, rng, 10), thinking_of(tokenizer, "<think></think>\\boxed{67}")]
     tools = Tools(model, tokenizer, PASS, max_drops=most)
-    found = set()
+    dropped = set()
     for tolerance in ("0", "0.3", "100"):
         left = prune(Method("drop_sentence", tolerance), thinkings, tools)
-        for thinking, one in zip(thinkings, left, strict=True):
-            assert one.text == drop_one_by_one(model, tokenizer, thinking, float(tolerance), most)
-            assert tokenizer.decode(one.ids) == one.text
+        for thinking, row in zip(thinkings, left, strict=True):
+            assert row.text == drop_in_a_plain_loop(model, tokenizer, thinking, float(tolerance), most)
+            assert tokenizer.decode(row.ids) == row.text
             sentences = iter(split_sentences(thinking.text))
-            assert all(sentence in sentences for sentence in split_sentences(one.text))  # whole, and in their order
-            found.add(len(split_sentences(thinking.text)) - len(split_sentences(one.text)))
+            assert all(
+                sentence in sentences for sentence in split_sentences(row.text)
+            )  # complete sentences in their order
+            dropped.add(len(split_sentences(thinking.text)) - len(split_sentences(row.text)))
             if tolerance == "100" and most is None:
-                assert one.text == ""
-    assert len(found) == (6 if most is None else 2)
+                assert row.text == ""
+    assert len(dropped) == (6 if most is None else 2)
 
 
-def test_losses_are_those_of_one_text_at_a_time(
-    model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator
-) -> None:
-    left = prune(parse_method("budget:0.5"), made_up(tokenizer, rng, 8), tools)
-    plain = [answer_nll(model, one.asked_ids, one.answer_ids) for one in left]
+def test_losses_equal_those_of_single_texts(model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator) -> None:
+    left = prune(parse_method("budget:0.5"), random_thinkings(tokenizer, rng, 8), tools)
+    plain = [answer_nll(model, row.asked_ids, row.answer_ids) for row in left]
     assert losses(model, left, tokens_per_pass=100) == pytest.approx(plain, abs=1e-3)
-    assert np.ptp(plain) > 0.5  # an order that is mixed up would show
+    assert np.ptp(plain) > 0.5  # so a wrong order would fail
 
 
 class Summariser:
-    """Writes what it is given, in any order, and keeps what it was asked."""
+    """Returns given texts in reverse order, and records the prompts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts, self.prompts = texts, list[Messages]()
@@ -304,14 +304,14 @@ class Summariser:
 
 def test_summaries(words: Any) -> None:
     thinkings = [
-        taken_apart(words, f"<think>\n{text}\n</think>\n\\boxed{{3}}", style="boxed", answer="3")
+        thinking_of(words, f"<think>\n{text}\n</think>\n\\boxed{{3}}", style="boxed", answer="3")
         for text in ("We add 1 and 2.", "", "So we have 1 + 2. It is 3.")
     ]
     summariser = Summariser(["<think>\nHm.\n</think>\n\nAdd them. ", "The sum is 3."])
     tools = Tools(None, words, PASS, None, summariser, SamplingSettings(1, 9, 1.0, 1.0, 0), max_summary_input=5)
     left = prune(parse_method("summary"), thinkings, tools)
-    assert [one.text for one in left] == ["Add them.", "", "The sum is 3."]
-    assert [leaks(one, "3") for one in left] == [False, False, True]
+    assert [row.text for row in left] == ["Add them.", "", "The sum is 3."]
+    assert [leaks(row, "3") for row in left] == [False, False, True]
     assert words.decode(left[0].asked_ids).endswith("<think>\nAdd them.\n</think>\n\nThe answer is \\boxed{")
     assert len(summariser.prompts) == 2
     for [message], thinking in zip(summariser.prompts, (thinkings[0], thinkings[2]), strict=True):
@@ -324,7 +324,7 @@ def test_summaries(words: Any) -> None:
         assert f"\nNotes:\n{text}\n\n" in message["content"]
 
 
-def test_summaries_of_a_model_without_words(tokenizer: Any, words: Any) -> None:
+def test_summaries_need_words_in_the_vocabulary(tokenizer: Any, words: Any) -> None:
     check_summaries(words)
     with pytest.raises(InputError, match=r"the tokenizer of .* lacks the words"):
         check_summaries(tokenizer)
@@ -339,13 +339,13 @@ def test_summaries_of_a_model_without_words(tokenizer: Any, words: Any) -> None:
     ],
 )
 def test_leaks(tokenizer: Any, tools: Tools, method: str, answer: str, leaked: bool) -> None:
-    thinking = taken_apart(tokenizer, f"<think>{STEPS}</think>\\boxed{{67}}", answer=answer)
+    thinking = thinking_of(tokenizer, f"<think>{STEPS}</think>\\boxed{{67}}", answer=answer)
     [left] = prune(parse_method(method), [thinking], tools)
     assert leaks(left, answer) == leaked
 
 
-def test_leaks_are_numbers_in_any_form(words: Any) -> None:
-    thinking = taken_apart(words, "<think>\nIt is 0.50, not 17.\n</think>\n\\boxed{3}", style="boxed")
+def test_numbers_leak_in_any_form(words: Any) -> None:
+    thinking = thinking_of(words, "<think>\nIt is 0.50, not 17.\n</think>\n\\boxed{3}", style="boxed")
     [left] = prune(parse_method("none"), [thinking], Tools(None, words, PASS))
     assert [leaks(left, answer) for answer in (r"\frac{1}{2}", "7", "17")] == [True, False, True]
 
@@ -367,14 +367,14 @@ def test_a_box_ends_where_its_braces_balance(text: str, end: int | None) -> None
     assert box_end("The answer is \\boxed{", text) == end
 
 
-def test_stubs_that_open_a_box() -> None:
+def test_all_styles_have_a_stub_that_opens_a_box() -> None:
     assert all(opens_box(style.stub) for style in STYLES.values())
     for stub in ("The answer is ", "\\boxed{3}", "\\boxed{\\frac{"):
         assert not opens_box(stub)
 
 
 class Scripted:
-    """Writes a text for each prompt, chosen by its last token, and stops as `generate` does."""
+    """Stands in for a model: `generate` writes a text chosen by the last token of each prompt."""
 
     device = torch.device("cpu")
 
@@ -401,7 +401,7 @@ class Scripted:
         return input_ids
 
 
-def test_forced_answers_end_with_their_box(words: Any) -> None:
+def test_forced_answers_end_when_the_box_closes(words: Any) -> None:
     texts = {5: r"\frac{1}{2}}. So", 6: "67} and \\boxed{8}", 7: "never closed, whatever comes", 8: "}"}
     scripted = Scripted(words, texts)
     boxes = [OpenBox(torch.tensor([1] * length + [last]), "\\boxed{") for length, last in enumerate((5, 6, 7, 8, 5, 6))]
@@ -415,7 +415,7 @@ def test_forced_answers_end_with_their_box(words: Any) -> None:
     assert done.written[0] < longest
 
 
-def test_like_texts_are_continued_once_and_long_ones_by_themselves(words: Any) -> None:
+def test_equal_texts_are_continued_once_and_long_texts_in_small_batches(words: Any) -> None:
     scripted = Scripted(words, {5: "1}", 6: "2}"})
     boxes = [OpenBox(torch.tensor([1, 1, last]), "\\boxed{") for last in (5, 6, 5, 5, 6)]
     answers = force_answers(scripted, words, boxes, max_tokens=9, batch_size=9, tokens_per_pass=3)
@@ -426,17 +426,15 @@ def test_like_texts_are_continued_once_and_long_ones_by_themselves(words: Any) -
     assert scripted.shapes[2:] == [(1, 31), (1, 13), (2, 10), (3, 4)]
 
 
-def test_answers_do_not_depend_on_their_batch(
-    model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator
-) -> None:
-    left = prune(parse_method("budget:0.5"), made_up(tokenizer, rng, 12), tools)
-    boxes = [OpenBox(one.asked_ids, one.stub) for one in left]
+def test_answers_do_not_depend_on_the_batch(model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator) -> None:
+    left = prune(parse_method("budget:0.5"), random_thinkings(tokenizer, rng, 12), tools)
+    boxes = [OpenBox(row.asked_ids, row.stub) for row in left]
     settings = {"max_tokens": 12, "tokens_per_pass": PASS}
     together = force_answers(model, tokenizer, boxes, batch_size=12, **settings)
     assert together == [force_answers(model, tokenizer, [box], batch_size=1, **settings)[0] for box in boxes]
 
 
-def test_frontier_is_that_of_all_pairs(rng: np.random.Generator) -> None:
+def test_frontier_agrees_with_a_comparison_of_all_pairs(rng: np.random.Generator) -> None:
     for _ in range(300):
         points = [(float(x), float(y)) for x, y in rng.integers(5, size=(rng.integers(1, 8), 2))]
         beaten = [
@@ -463,7 +461,7 @@ def table(**methods: Sequence[tuple[str, int, bool, bool]]) -> list[MethodOutcom
     ]
 
 
-def test_methods_compared() -> None:
+def test_compare_methods() -> None:
     whole = [("p", 10, True, True), ("p", 10, True, False), ("q", 10, True, False)]
     half = [("p", 5, True, False), ("p", 3, False, False), ("q", 2, False, True)]
     rows = table(
@@ -476,7 +474,7 @@ def test_methods_compared() -> None:
     assert five.tokens.mean == 3  # p has 4, q has 2
     assert five.accuracy == MeanInterval(0.25, 0.0, 0.5)
     assert five.difference.mean == -0.75
-    assert five.pass_at_k.mean == 0.25  # q has one trajectory
+    assert five.pass_at_k.mean == 0.25  # q has a single trajectory
     assert "pass@1" in five.as_json()
     assert five.kept == pytest.approx(10 / 30)
     assert (five.leaked, five.accuracy_without_leak) == (pytest.approx(1 / 3), 0.5)
@@ -489,7 +487,7 @@ def test_methods_compared() -> None:
         assert figure.count(f">{name}</text>") == 1
 
 
-def test_pass_at_k_counts_questions_with_a_correct_one() -> None:
+def test_pass_at_k_counts_questions_with_a_correct_trajectory() -> None:
     whole = [(question, 10, True, False) for question in "ppqq"]
     rows = table(none=whole, budget_5=[("p", 5, True, False), ("p", 5, False, False), *[("q", 5, False, False)] * 2])
     [none, five] = compare_methods(rows, seed=0)
