@@ -1,11 +1,11 @@
-"""Time and memory of `prepare_data` and of the choice of K as data grow: 10^4, 10^5 and 10^6 questions.
+"""Measures time and memory of `prepare_data` and of the choice of K trajectories for 10^4, 10^5 and 10^6 questions.
 
     python -m benchmarks.data.growth
 
-Every stage of every size runs in a process of its own, on questions with four trajectories each (about 100 and 150
-characters; half of the trajectories correct) that a seed makes. Memory is the peak of what the process holds itself
-(anonymous pages: not those of files that lie mapped, which the system takes back when it needs them), less that of one
-which only imports the same modules. Results: `results/data_growth.json` and `.svg`.
+Each stage and size runs in its own process, on generated questions of about 100 characters with four trajectories of
+about 150 characters, half of them correct. Memory is the peak of the anonymous pages of the process, minus that of a
+process that only imports the same modules. Pages of mapped files do not count, since the system can reclaim them.
+Results: `results/data_growth.json` and `.svg`.
 """
 
 import json
@@ -31,7 +31,7 @@ STAGES = ("imports", "prepare_data", "choice of K")
 
 
 def make_rows(size: int) -> Iterator[dict[str, Any]]:
-    """Questions in the form of the paper's rollout data sets, no two alike."""
+    """Yield distinct questions in the format of the paper's rollout datasets."""
     rng = np.random.default_rng(0)
     for start in range(0, size, 1_000):
         numbers = rng.integers(2, 1_000, size=(1_000, 3)).tolist()
@@ -53,7 +53,7 @@ def make_rows(size: int) -> Iterator[dict[str, Any]]:
 
 
 class _Peak:
-    """Looks every few hundredths of a second at how much memory this process holds, from now until `stop`."""
+    """Samples the memory of this process every 30 ms until `stop`, and keeps the maximum."""
 
     def __init__(self) -> None:
         self.mebibytes, self.stopped = 0.0, threading.Event()
@@ -74,7 +74,7 @@ class _Peak:
 
 
 def run_stage(stage: str, directory: Path) -> dict[str, float]:
-    """Seconds and peak memory of one stage, in this process."""
+    """Run one stage in this process, and return its seconds and peak memory."""
     from raml_trl import prepare_data
     from raml_trl.build_model import train_bpe
     from raml_trl.data.config import PrepareDataConfig
@@ -99,7 +99,7 @@ def run_stage(stage: str, directory: Path) -> dict[str, float]:
 
 
 def measure(size: int, stages: tuple[str, ...] = STAGES) -> dict[str, dict[str, float]]:
-    """What `run_stage` says of every stage, each in a process of its own."""
+    """Run each stage in its own process, and return the results of `run_stage`."""
     measured = {}
     with tempfile.TemporaryDirectory() as home:
         with (Path(home) / "rows.jsonl").open("w") as file:
@@ -112,7 +112,7 @@ def measure(size: int, stages: tuple[str, ...] = STAGES) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    """Measure, write, draw; or, in a process of its own, measure one stage."""
+    """Measure all sizes and write the results, or with `--stage` measure one stage in this process."""
     given = parse(str(__doc__), stage="", directory="", repeats=1)
     if given.stage:
         sys.stdout.write("\n" + json.dumps(run_stage(given.stage, Path(given.directory))) + "\n")
@@ -122,14 +122,14 @@ def main() -> None:
         for _ in range(given.repeats):
             measured = measure(size)
             base = measured.pop("imports")["mebibytes"]
-            for stage, one in measured.items():
+            for stage, values in measured.items():
                 results.append(
                     {
                         "stage": stage,
                         "questions": size,
-                        "seconds": one["seconds"],
-                        "microseconds_a_question": one["seconds"] / size * 1e6,
-                        "mebibytes": one["mebibytes"] - base,
+                        "seconds": values["seconds"],
+                        "microseconds_a_question": values["seconds"] / size * 1e6,
+                        "mebibytes": values["mebibytes"] - base,
                     }
                 )
     settings = {"num_trajectories": NUM_TRAJECTORIES, "K": K, "repeats": given.repeats, "threads": given.threads}
