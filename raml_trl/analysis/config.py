@@ -15,9 +15,9 @@ from raml_trl.sampling.config import SamplingArguments
 
 @dataclass(kw_only=True)
 class AnalysisArguments(SamplingArguments):
-    """Model, questions and trajectories: the settings that all analyses share.
+    """Settings that all analyses share: the model, the questions and the trajectories.
 
-    Trajectories come from the dataset if it holds any, and are sampled otherwise.
+    Trajectories are read from the dataset. If the dataset holds none, the model samples them.
     """
 
     num_questions: int | None = field(
@@ -43,13 +43,13 @@ class AnalysisArguments(SamplingArguments):
 
     @property
     def answer_stub(self) -> str:
-        """Text between a trajectory and its answer."""
+        """Text between a trajectory and its answer: `stub`, or by default the stub of the prompt style."""
         return find_style(self.prompt_style).stub if self.stub is None else self.stub
 
 
 @dataclass(kw_only=True)
 class PseudoGradientConfig(AnalysisArguments):
-    """Settings of `pseudo_gradient`: likelihood of the answer along trajectories."""
+    """Settings of `pseudo_gradient`, which measures the likelihood of the answer along trajectories."""
 
     no_thinking: str = field(
         default="none",
@@ -77,7 +77,7 @@ class PseudoGradientConfig(AnalysisArguments):
 
 @dataclass(kw_only=True)
 class LossLandscapeConfig(AnalysisArguments):
-    """Settings of `loss_landscape`: loss of the answers as the weights move along one or two axes."""
+    """Settings of `loss_landscape`, which measures the loss of the answers as the weights move along axes."""
 
     num_questions: int | None = field(
         default=32, metadata={"help": "Number of questions, from the first on; None takes all."}
@@ -158,13 +158,13 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius in which sharpness takes the worst loss."""
+        """Radius around the model in which sharpness takes the worst loss: `radius`, or by default one grid step."""
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
 
 @dataclass(kw_only=True)
 class TrajectoryPruningConfig(AnalysisArguments):
-    """Settings of `trajectory_pruning`: the part of its trajectories that a model needs."""
+    """Settings of `trajectory_pruning`, which measures how much of its trajectories a model needs."""
 
     methods: list[str] = field(
         default_factory=lambda: [
@@ -206,6 +206,6 @@ class TrajectoryPruningConfig(AnalysisArguments):
 
     @property
     def parsed_methods(self) -> list[Method]:
-        """The methods, starting with the reference."""
+        """The methods in parsed form. The reference method `none` comes first, even if `methods` does not name it."""
         methods = [parse_method(name) for name in self.methods]
         return [Method(WHOLE), *(method for method in methods if method.kind != WHOLE)]

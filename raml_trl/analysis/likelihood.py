@@ -1,9 +1,11 @@
 """Likelihood of an answer under a model: after one text, or after every prefix of a trajectory.
 
-L(t) is the mean of -log p over the answer tokens, in nats, after prompt + trajectory[:t] + stub. It is the loss that
-RaML, arXiv 2505.19815, sees fall along a trajectory (section 2.2). One forward pass per prefix costs O(T) tokens for
-each of T prefixes; `packed_passes` gets the same numbers from O(T A) tokens in all, A being the tokens of stub and
-answer.
+L(t) is the loss of the answer after the first t tokens of a trajectory: the mean of -log p over the answer tokens, in
+nats, after prompt + trajectory[:t] + stub. The stub is the text that introduces the answer. RaML, arXiv 2505.19815,
+reports that this loss falls along a trajectory (section 2.2).
+
+A trajectory has T tokens, a stub S and an answer A. One forward pass per prefix would process O(T^2) tokens.
+`packed_passes` computes the same numbers from O(T (S + A)) tokens.
 """
 
 import logging
@@ -20,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def answer_nll(model: PreTrainedModel, prefix_ids: Tensor, answer_ids: Tensor) -> float:
-    """Mean negative log-probability of the answer tokens after a prefix, in nats.
+    """Return the mean negative log-probability of the answer tokens after a prefix, in nats.
 
     Args:
         model: a causal language model of transformers.
-        prefix_ids: `(P,)`, all tokens before the answer.
-        answer_ids: `(A,)`.
+        prefix_ids: `(P,)`, ids of all tokens before the answer.
+        answer_ids: `(A,)`, ids of the answer tokens.
 
     Raises:
-        ValueError: if either is empty.
+        ValueError: if the prefix or the answer is empty.
     """
     empty = prefix_ids[:0]
     probe = Probe(prefix_ids, empty, answer_ids, empty, torch.tensor([0]))
@@ -45,19 +47,19 @@ def answer_nll_along(
     stub_ids: Tensor | Sequence[int] = (),
     positions: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
-    """`answer_nll` after prompt + trajectory[:t] + stub for every t, in a few passes.
+    """Return `answer_nll` after prompt + trajectory[:t] + stub for every prefix length t, in a few forward passes.
 
     Args:
-        model: a causal language model of transformers. If it cannot continue from inside a cache, as with linear
-            attention, every prefix takes a pass of its own and a warning gives the reason.
-        prompt_ids: `(P,)`.
-        trajectory_ids: `(T,)`.
-        answer_ids: `(A,)`.
-        stub_ids: `(S,)`, text between trajectory and answer.
-        positions: `(N,)` prefix lengths t, in any order. Default: 0 to T inclusive.
+        model: a causal language model of transformers. If the model cannot continue from inside a cache, for example
+            because it uses linear attention, every prefix takes a pass of its own and a warning gives the reason.
+        prompt_ids: `(P,)`, token ids of the prompt.
+        trajectory_ids: `(T,)`, token ids of the trajectory.
+        answer_ids: `(A,)`, token ids of the answer.
+        stub_ids: `(S,)`, token ids of the text that introduces the answer.
+        positions: `(N,)`, the prefix lengths t in tokens of the trajectory, in any order. Default: 0 to T inclusive.
 
     Returns:
-        `(N,)`, float32 on the CPU.
+        `(N,)`, one value for each of `positions`, in nats, float32 on the CPU.
 
     Raises:
         ValueError: if the prompt or the answer is empty, or a position is not between 0 and T.
@@ -70,9 +72,10 @@ def answer_nll_along(
 def answer_nll_each(
     model: PreTrainedModel, probes: Sequence[Probe], *, tokens_per_pass: int = TOKENS_PER_PASS
 ) -> Iterator[Tensor]:
-    """For each probe, in order, -log p of every answer token: `(N, A)`, float32 on the CPU.
+    """Yield -log p of every answer token after every prefix of each probe: one `(N, A)` per probe, float32 on the CPU.
 
-    Consecutive probes share passes of up to `tokens_per_pass` tokens, padding included, so sort probes by length.
+    Consecutive probes share passes of up to `tokens_per_pass` tokens, padding included. Sort the probes by length to
+    reduce padding.
     """
     if not probes:
         return
@@ -88,9 +91,11 @@ def answer_nll_each(
 
 
 def _disagreement(model: PreTrainedModel, probe: Probe) -> str | None:
-    """Compare packed with separate passes on the first tokens of `probe`; return a reason if they disagree.
+    """Compare packed passes with a separate pass per prefix on a short part of `probe`.
 
-    This catches models that do not behave as their config says.
+    Returns:
+        The reason not to use packed passes if the results disagree, otherwise None. They disagree for models that do
+        not behave as their config says.
     """
     trajectory = probe.trajectory_ids[:8]
     short = make_probe(
@@ -109,7 +114,7 @@ def _name(model: PreTrainedModel) -> str:
 
 
 def _batches(probes: Sequence[Probe], tokens_per_pass: int) -> Iterator[list[Probe]]:
-    """Split probes into batches whose padded texts hold at most `tokens_per_pass` tokens, or a single probe."""
+    """Split probes into batches of at most `tokens_per_pass` tokens with padding. A longer probe is a batch alone."""
     batch: list[Probe] = []
     for probe in probes:
         longest = max(len(row.prompt_ids) + len(row.trajectory_ids) for row in [*batch, probe])
@@ -121,7 +126,7 @@ def _batches(probes: Sequence[Probe], tokens_per_pass: int) -> Iterator[list[Pro
 
 
 def _nll_by_prefix(model: PreTrainedModel, probe: Probe) -> Tensor:
-    """-log p of the answer tokens from one forward pass per prefix, `(N, A)`."""
+    """Compute -log p of the answer tokens with one forward pass per prefix, `(N, A)`."""
     length, rows = len(probe.answer_ids), []
     for t in probe.positions.tolist():
         prefix = torch.cat([probe.prompt_ids, probe.trajectory_ids[:t], probe.stub_ids])

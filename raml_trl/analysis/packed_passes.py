@@ -1,8 +1,10 @@
-"""Scores an answer after many prefixes of a trajectory in a few forward passes.
+"""Computes the likelihood of an answer after many prefixes of a trajectory in a few forward passes.
 
-The first pass runs over prompt and trajectory and keeps their keys and values. Stub and answer then follow as one short
-block of tokens per prefix, many blocks to a pass. A block attends to its prefix and to itself, and its position ids
-continue from the end of the prefix. That takes O(T A) tokens, where A is the length of a block.
+The first pass runs over prompt and trajectory and keeps their keys and values in a cache. The following passes run over
+blocks. A block holds the tokens of the stub (the text that introduces the answer) and of the answer, and there is one
+block for each prefix. A block attends to its prefix and to itself but not to other blocks, and its position ids
+continue from the end of its prefix. For a trajectory of T tokens, a stub of S and an answer of A, all passes together
+process O(T (S + A)) tokens; a separate pass for each prefix would process O(T^2).
 """
 
 import inspect
@@ -18,16 +20,21 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 from raml_trl.analysis.probes import Probe, token_nll
 
 _ENTRIES_PER_PASS = 2**24
-"""Limit on the entries of the attention mask of a pass over blocks, and on those of its logits."""
+"""Limit on the number of entries in the attention mask of a pass over blocks, and also in its logits."""
 _BLOCK_TOKENS = 256
-"""Tokens of a pass over blocks on a CPU. More and fewer are both slower."""
+"""Tokens in a pass over blocks on a CPU. Larger and smaller numbers are both slower."""
 _BLOCK_TOKENS_GPU = 4096
+"""Tokens in a pass over blocks on a GPU."""
 _GROWING_ROPE = ("dynamic", "longrope")  # RoPE whose angles depend on the length of the text
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def unpackable_reason(model: PreTrainedModel) -> str | None:
-    """Return why a model cannot continue from many places inside a cache; None if its config shows no obstacle."""
+    """Return the reason why packed passes do not work for a model; None if its config shows no such reason.
+
+    Packed passes work for models that can continue from many places inside one cache. The reason completes a sentence
+    that ends in "because".
+    """
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
         return "its recurrent state cannot be cut at a prefix"
@@ -45,9 +52,11 @@ def unpackable_reason(model: PreTrainedModel) -> str | None:
 
 
 def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
-    """-log p of the answer tokens of each probe, `(N, A)`: one pass over all texts, then passes over blocks.
+    """Compute -log p of the answer tokens of each probe after each of its N prefixes, `(N, A)`.
 
-    Blocks of longer prefixes come first, because each pass overwrites the cache beyond the prefixes that it needs.
+    One pass runs over the texts of all probes, then passes run over their blocks. Blocks of longer prefixes come first,
+    because each pass overwrites the cache beyond the prefixes that it needs. In the comments, B is the number of
+    probes, and C is the number of blocks of each probe in a pass.
     """
     blocks = [_Blocks(probe) for probe in probes]
     width, start = max(block.width for block in blocks), min(block.start for block in blocks)
@@ -80,14 +89,15 @@ def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
 
 
 class PrefixCache(Cache):
-    """Keys and values of a pass over texts, of which later passes see a prefix.
+    """Cache of the keys and values of texts, from which a later pass can continue at any earlier token.
 
-    A pass writes its own keys over those beyond the prefix that it sees, so nothing is copied. To continue from several
-    prefixes, start with the longest.
+    `keep` sets how many tokens of the texts the next pass sees. The pass then writes its own keys and values over the
+    cached ones that follow these tokens, so nothing is copied. To continue from several prefixes of a text, therefore
+    start with the longest.
     """
 
     def __init__(self, passed: DynamicCache, room: int) -> None:
-        """Take over `passed`, with room for a pass of `room` tokens after its end."""
+        """Take the keys and values from `passed`, and add room for the `room` tokens of a later pass at the end."""
         self._own = [_PrefixLayer(layer, room) for layer in passed.layers]
         super().__init__(layers=list(self._own))
 
@@ -125,10 +135,10 @@ class _PrefixLayer(DynamicLayer):
 
 
 class _Blocks:
-    """The stub and the answer after every prefix of one trajectory, longest prefix first.
+    """The blocks of one probe: one for each prefix of its trajectory, longest prefix first.
 
-    A block holds the tokens that the model reads before the last answer token: stub and answer[:-1]. Without a stub,
-    the block starts with the last token of the prefix, whose logits predict the first answer token.
+    A block holds the tokens that the model reads between the prefix and the last answer token: stub and answer[:-1].
+    Without a stub, the block starts with the last token of the prefix, whose logits predict the first answer token.
     """
 
     def __init__(self, probe: Probe) -> None:
@@ -139,33 +149,36 @@ class _Blocks:
         self.ends = len(probe.prompt_ids) + probe.positions[self.order] - int(not len(probe.stub_ids))
 
     def take(self, places: range) -> Tensor:
-        """For each of the given blocks, how many tokens of the text it sees, `(C,)`.
+        """Return how many tokens of the text each of the given blocks sees, `(C,)`.
 
-        Beyond the last block, the last one is repeated.
+        If `places` reaches beyond the last block, the last block is repeated.
         """
         return self.ends[torch.tensor(places).clamp(max=len(self.ends) - 1)]
 
     def ids(self, ends: Tensor, width: int) -> Tensor:
-        """Tokens of blocks, `(C * width,)`. Each block is padded at its end, where no token of it attends."""
+        """Return the tokens of the blocks that see `ends` tokens of the text, `(C * width,)`.
+
+        Each block is padded to `width` tokens at its end. No token of the block attends to the padding.
+        """
         stub, answer = self.probe.stub_ids, self.probe.answer_ids[:-1]
         head = stub.expand(len(ends), -1) if len(stub) else self.text[ends][:, None]
         blocks = torch.cat([head, answer.expand(len(ends), -1)], dim=1)
         return functional.pad(blocks, (0, width - self.width)).flatten()
 
     def in_order(self, rows: Tensor) -> Tensor:
-        """Reorder rows of blocks to match `probe.positions`, without the repeated last block."""
+        """Drop the rows of the repeated last block, and put the other rows in the order of `probe.positions`."""
         return rows[: len(self.ends)][self.order.argsort()]
 
 
 def _masks(model: PreTrainedModel, ends: Tensor, width: int) -> Tensor | dict[str, Tensor]:
-    """Attention masks of blocks.
+    """Build the attention masks of a pass over blocks.
 
-    Tokens of a block attend to the first `ends` `(B, C)` tokens of the text, as far as a sliding window reaches, and
-    to the earlier tokens of their own block.
+    A token attends to the prefix of its block, whose length is in `ends` `(B, C)`, and to the tokens of its block up to
+    itself. In a layer with a sliding window, it attends to these tokens only as far as the window reaches.
 
     Returns:
-        `(B, 1, C * width, text + C * width)`, boolean for sdpa and additive for eager; a dict by layer type if the
-        layers differ.
+        The mask `(B, 1, C * width, longest prefix + C * width)`, boolean for sdpa and additive for eager. If the
+        layers have different types, a dict with the mask of each type.
     """
     config, length = model.config.get_text_config(), int(ends.max())
     within = torch.arange(width, device=ends.device).repeat(ends.shape[1])
@@ -189,12 +202,12 @@ def _masks(model: PreTrainedModel, ends: Tensor, width: int) -> Tensor | dict[st
 
 
 def _layer_types(config: PreTrainedConfig) -> list[str]:
-    """The attention type of every layer, or a single one that holds for all."""
+    """Return the attention type of every layer, or a single type if it is the same for all layers."""
     window = getattr(config, "sliding_window", None)
     return getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"]
 
 
 def _rope_types(parameters: Mapping[str, object]) -> set[str]:
-    """The RoPE types of a config, which may have different parameters for each layer type."""
+    """Return the RoPE types in the RoPE parameters of a config, which may differ between layer types."""
     nested = [value for value in parameters.values() if isinstance(value, Mapping)]
     return {str(rope.get("rope_type", "default")) for rope in nested or [parameters]}

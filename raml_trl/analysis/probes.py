@@ -1,4 +1,8 @@
-"""A reference answer to be scored after prefixes of a trajectory, and the score: -log p of each answer token."""
+r"""Probes, which ask how likely an answer is after prefixes of a trajectory, and the measure: -log p of each token.
+
+The model reads prompt + trajectory[:t] + stub for some prefix lengths t, counted in tokens of the trajectory. The stub
+is the text that introduces the answer, such as `</think>\boxed{`.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +18,10 @@ TOKENS_PER_PASS = 16_384
 
 @dataclass(frozen=True)
 class Probe:
-    """An answer to score after prefixes of a trajectory. All fields are 1-D tensors of token ids, except `positions`.
+    """An answer whose likelihood is measured after prefixes of a trajectory.
 
-    `positions` `(N,)` holds the lengths t of the prefixes, in any order.
+    `positions` `(N,)` holds the prefix lengths t, in any order. All other fields are 1-D tensors of token ids: the
+    `stub_ids`, which may be empty, stand between a prefix of the trajectory and the answer.
     """
 
     prompt_ids: Tensor
@@ -36,7 +41,7 @@ class Probe:
 
     @property
     def text(self) -> Tensor:
-        """Prompt and trajectory, `(P + T,)`."""
+        """Tokens of prompt and trajectory, `(P + T,)`."""
         return torch.cat([self.prompt_ids, self.trajectory_ids])
 
 
@@ -48,13 +53,13 @@ def make_probe(
     stub_ids: Tensor | Sequence[int] = (),
     positions: Tensor | Sequence[int] | None = None,
 ) -> Probe:
-    """Build a `Probe`. By default it has no stub and asks after every prefix, from length 0 to T."""
+    """Build a `Probe`. By default it has no stub, and every prefix length from 0 to the length of the trajectory."""
     lengths = torch.arange(len(trajectory_ids) + 1) if positions is None else torch.as_tensor(positions)
     return Probe(prompt_ids, trajectory_ids, answer_ids, torch.as_tensor(stub_ids, dtype=torch.long), lengths)
 
 
 def token_nll(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """-log p of the tokens `(A,)` under `logits` `(..., A, V)`: `(..., A)`, float32 on the CPU."""
+    """Return -log p of the tokens `(A,)` under `logits` `(..., A, vocabulary)`, as `(..., A)`, float32 on the CPU."""
     targets = token_ids.to(logits.device).expand(logits.shape[:-1])[..., None]
     logits = logits.float()
     return (logits.logsumexp(dim=-1) - logits.gather(-1, targets)[..., 0]).cpu()
@@ -62,7 +67,7 @@ def token_nll(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch off gradients and dropout inside the block, then restore the mode of the model."""
+    """Switch off gradients and dropout inside the `with` block, then restore the training or evaluation mode."""
     training = model.training
     model.eval()
     try:

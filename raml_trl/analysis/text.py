@@ -1,7 +1,7 @@
-r"""Text of a trajectory: where it first states the answer, and its sentences.
+r"""Finds where the text of a trajectory first states the answer, and splits the text into sentences.
 
-Once a text states the answer, the model can copy it, and the likelihood of the answer no longer says anything about
-reasoning.
+A text states the answer if it contains the answer anywhere. From there on the model can copy the answer, so its
+likelihood no longer says anything about the reasoning.
 """
 
 import re
@@ -15,17 +15,19 @@ _NUMBER = re.compile(
 )
 _SIGN = re.compile(r"[-−]\s*\Z")  # noqa: RUF001
 
-# The end of a line, a semicolon (it ends a step of the embedded world; `\;` is a space), or a full stop before a space.
+# A sentence ends at the end of a line, at a semicolon (which ends a step in the embedded arithmetic world; `\;` is a
+# space in LaTeX), or at a full stop, exclamation mark or question mark before a space.
 _SENTENCE_END = re.compile(r"(?:\n|(?<!\\);|[.!?][)\]}\"'*$]*(?=\s))\s*")
 _LABEL = re.compile(r"\s*(?:[0-9]{1,3}[.)]|[-*+])\s*")
 
 
 def first_statement(text: str, answer: str) -> int | None:
-    r"""Return the length of the shortest prefix of `text` that contains the answer; None if the text never does.
+    r"""Return the length in characters of the shortest prefix of `text` that contains the answer; None without one.
 
     A number counts in any form, but not as part of a longer number: `0.50` states `\frac{1}{2}`, and `17` does not
-    state `7`. Other answers must appear as they are written, or as `normalise` writes them, apart from spaces. The text
-    need not mean the number as its answer, so this is the earliest place from which the answer could be copied.
+    state `7`. Any other answer must appear as `answer` spells it, or as `normalise` rewrites it; spaces are ignored.
+    The text may contain the answer by chance, for example as an intermediate result. The prefix therefore ends at the
+    earliest place from which the model could copy the answer, not where the text concludes.
     """
     value = exact(normalise(answer))
     if value is None:
@@ -41,7 +43,7 @@ def first_statement(text: str, answer: str) -> int | None:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split `text` into sentences, each with the space that follows it. Joined, they give `text` again.
+    """Split `text` into sentences, each with the white space that follows it. Joined, the sentences give `text` again.
 
     The label of a list item, such as `2. `, belongs to the sentence after it.
     """
@@ -55,7 +57,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _number_lengths(number: str) -> Iterator[int]:
-    """Yield the lengths at which a number may end: `7,` and `3/4` may also be a 7 and a 3 with something after them."""
+    """Yield the lengths that a matched number may have: `7,` may be a 7 and a comma, `3/4` a 3 and a slash."""
     yield len(number)
     for mark in (",", "/"):
         if mark in number and not number.startswith("\\"):
@@ -63,7 +65,7 @@ def _number_lengths(number: str) -> Iterator[int]:
 
 
 def _first_spelling(text: str, answer: str) -> int | None:
-    """`first_statement` of an answer that is not a number: as it is written or normalised, with any spaces in it."""
+    """Return what `first_statement` returns, for an answer that is not a number."""
     if len(answer) > MAX_CHARACTERS:
         return None
     ends = []

@@ -1,4 +1,7 @@
-"""Trajectories to analyse: read or sampled, encoded as tokens, with the places where something happens in them."""
+"""Reads or samples the trajectories to analyse, encodes them, and finds where their thinking and their answer start.
+
+Places in a trajectory are given as prefix lengths: prefix length t stands for the place after the first t tokens.
+"""
 
 import logging
 from bisect import bisect_left, bisect_right
@@ -28,10 +31,10 @@ THINKING, ANSWERING = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class TrajectoryTokens:
-    """Tokens of the `number`-th trajectory of a question, and of the prompt before it.
+    """Tokens of a trajectory and of the prompt before it. `number` counts the trajectories of a question from 0.
 
-    `ids` `(T,)` encode `text`, and `ends` `(T,)` are the characters of `text` up to the end of each token.
-    `prompt_ids` is `(P,)`.
+    `ids` `(T,)` are the tokens of `text`. For each token, `ends` `(T,)` gives the number of characters of `text` up to
+    the end of the token. `prompt_ids` is `(P,)`.
     """
 
     question: Question
@@ -44,49 +47,50 @@ class TrajectoryTokens:
 
     @property
     def tokens(self) -> list[str]:
-        """The part of `text` that each token stands for, `(T,)`. Joined, they give `text`."""
+        """The part of `text` that each token encodes, `(T,)`. Joined, the parts give `text`."""
         return [self.text[start:end] for start, end in pairwise((0, *self.ends))]
 
     @property
     def thinking_start(self) -> int:
-        """Prefix length at which the thinking starts: after `<think>`, or 0 if the model did not write it."""
+        """Prefix length at which the thinking starts: after `<think>`, or 0 if `text` has no `<think>`."""
         place = self.text.find(THINKING)
         return 0 if place < 0 else self.reaches(place + len(THINKING))
 
     @property
     def thinking_end(self) -> int | None:
-        """Prefix length at which the thinking ends, before `</think>`; None if it never does."""
+        """Prefix length at which the thinking ends: before `</think>`, or None if `text` has no `</think>`."""
         place = self.text.rfind(ANSWERING)
         return None if place < 0 else self.within(place)
 
     @property
     def stated(self) -> int | None:
-        """Prefix length at which the text first contains the reference answer; None if it never does."""
+        """Smallest prefix length whose text contains the reference answer; None if no prefix does."""
         place = first_statement(self.text, self.question.answer)
         return None if place is None else self.reaches(place)
 
     def box_after(self, character: int) -> int | None:
-        """Prefix length before the first box that opens at `character` or later; None if there is no such box."""
+        r"""Prefix length before the first `\boxed` at `character` or later; None if there is no such `\boxed`."""
         place = self.text.find("\\boxed", character)
         return None if place < 0 else self.within(place)
 
     def within(self, character: int) -> int:
-        """Greatest prefix length that covers at most the first `character` characters."""
+        """Greatest prefix length whose text has at most `character` characters."""
         return bisect_right(self.ends, character)
 
     def reaches(self, character: int) -> int:
-        """Smallest prefix length that covers at least the first `character` characters."""
+        """Smallest prefix length whose text has at least `character` characters."""
         return bisect_left(self.ends, character) + 1 if character else 0
 
 
 def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task] | None:
     """Return the first `num_questions` questions, each with its first `num_trajectories` trajectories.
 
-    Trajectories are read from the dataset, or sampled and graded if it has none. Sampled trajectories are kept in
-    `output_dir` as shards, so a killed run resumes, and the processes of `accelerate launch` share the sampling.
+    Trajectories are read from the dataset. If the dataset has none, they are sampled and graded. Sampled trajectories
+    are kept in `output_dir` as shards, so a killed run resumes, and the processes of `accelerate launch` share the
+    sampling.
 
     Args:
-        config: dataset, and the settings to sample with.
+        config: names the dataset, and has the settings for sampling.
         opening: text that every trajectory starts with. If given, trajectories are always sampled.
 
     Returns:
@@ -122,9 +126,10 @@ def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task
 def tokenise(
     tokenizer: PreTrainedTokenizerBase, question: Question, number: int, trajectory: Trajectory, style: str
 ) -> TrajectoryTokens:
-    """Encode the prompt of a question and a trajectory, which may be empty.
+    """Encode a trajectory, which may be empty, and the prompt of its question.
 
-    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped.
+    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped. `number` is the
+    place of the trajectory among those of the question, and `style` the prompt style.
 
     Raises:
         InputError: if the tokenizer does not report the offsets of its tokens.
@@ -146,14 +151,15 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, question: Question, style: s
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Tokens of `text` without special tokens, `(N,)`."""
+    """Return the tokens of `text` without special tokens, `(N,)`."""
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, stub: str, answer: str) -> tuple[Tensor, Tensor]:
-    """Encode stub and answer together, and return the tokens of the stub `(S,)` and of the answer `(A,)`.
+    """Encode stub and answer as one text, and return the tokens of the stub `(S,)` and of the answer `(A,)`.
 
-    A token with characters of both belongs to the answer, because the model has to predict it.
+    The stub is the text that introduces the answer. A token with characters of both stub and answer belongs to the
+    answer, because the model has to predict it.
 
     Raises:
         InputError: if the answer is empty.
@@ -171,7 +177,7 @@ def opens_thinking(tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor) -> bo
 
 
 def _encode_with_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Tokens of `text` without special tokens, and the characters up to the end of each token."""
+    """Return the tokens of `text` without special tokens, and the number of characters up to the end of each token."""
     if not tokenizer.is_fast:
         raise InputError(
             f"the tokenizer of {tokenizer.name_or_path} does not report the offsets of its tokens: use a fast tokenizer"

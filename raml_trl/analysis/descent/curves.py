@@ -1,7 +1,11 @@
-"""Curves of the answer's negative log-likelihood along trajectories: descent before the answer is stated, and means.
+"""Curves of the loss of the answer along trajectories, how far the curves descend, and averages over trajectories.
 
-A curve is L(t) (see `likelihood`) for the prefix lengths t = 0 to T of a trajectory, in nats. Once the text states the
-answer, the model can copy it and L falls whatever the reasoning was. Descent is therefore measured before that place.
+A curve is L(t) for t = 0 to T, where T is the number of tokens in the trajectory. L(t) is the loss of the answer after
+the first t tokens, in nats (see `likelihood`). Descent is the fall of L along the thinking. Once the text states
+(contains) the answer, the model can copy the answer and L falls whatever the reasoning was. Descent is therefore
+measured only up to that place.
+
+The mode of a trajectory says whether it was sampled with thinking or without.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,17 +22,18 @@ Mode = Literal["thinking", "no_thinking"]
 Axis = Literal["tokens", "share"]
 
 SHARES = np.linspace(0, 1, 101)
-"""Places along the thinking, as shares of its length."""
+"""Places along the thinking at which curves are averaged, as shares of the length of the thinking."""
 BAND = (0.1, 0.9)
-"""Quantiles over trajectories between which a band is drawn."""
+"""Lower and upper edge of a band around a mean curve, as quantiles over trajectories."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """L along one trajectory, `nll` `(T + 1,)`, and the prefix lengths at which something happens in it.
+    """L along one trajectory, and the places where parts of the trajectory start and end.
 
-    The thinking takes the tokens from `start` to `end`. `stated` is the first prefix length whose text contains the
-    answer, or None. `sentences` are the prefix lengths of the thinking at which a sentence ends.
+    `number` counts the trajectories of a question from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T. The places are
+    values of t: the thinking starts at `start` and ends at `end`, the answer is first stated at `stated` (None if it
+    never is), and the sentences of the thinking end at `sentences`.
     """
 
     question_id: str
@@ -43,22 +48,25 @@ class Curve:
 
     @property
     def thinking(self) -> Floats:
-        """L from the start to the end of the thinking, at least one value."""
+        """L(t) from the start to the end of the thinking, both included, so at least one value."""
         return self.nll[self.start : self.end + 1]
 
     @property
     def last(self) -> int:
-        """The last prefix length of the thinking before the answer is stated."""
+        """The last prefix length t within the thinking at which the answer is not yet stated."""
         return self.end if self.stated is None else min(self.end, self.stated - 1)
 
     @property
     def unstated(self) -> Floats:
-        """The part of `thinking` before the answer is stated."""
+        """L(t) within the thinking before the answer is stated; empty if the answer is stated before the thinking."""
         return self.nll[self.start : self.last + 1]
 
     @property
     def unstated_sentences(self) -> Floats:
-        """`unstated` at its start and after each sentence, where a reader would expect an intermediate result."""
+        """L(t) at the start of the thinking and after each of its sentences before the answer is stated.
+
+        A reader would expect intermediate results at these places.
+        """
         return self.nll[[self.start, *(t for t in self.sentences if self.start < t <= self.last)]]
 
 
@@ -66,8 +74,9 @@ class Curve:
 class Descent:
     """How L changes over a stretch of a curve, in nats. Negative values of `slope` and `change` mean that L falls.
 
-    `slope` is the slope of the least-squares line, taken over the length of the stretch. `change` is L at the end minus
-    L at the start. `area` is the mean of L over the stretch minus L at the start.
+    - `slope`: by how much the least-squares line rises from the start to the end of the stretch.
+    - `change`: L at the end minus L at the start.
+    - `area`: the mean of L over the stretch minus L at the start. It is negative if L is on average below its start.
     """
 
     slope: float
@@ -77,10 +86,14 @@ class Descent:
 
 @dataclass(frozen=True)
 class GroupDescent:
-    """Mean `Descent` of a group of trajectories, and the share of trajectories with a falling slope.
+    """Mean descent of a group: the trajectories of one mode that are right, or those that are wrong.
 
-    `left_out` counts the trajectories of the group that state the answer before descent can be measured. The means are
-    None if that leaves no trajectory.
+    - `trajectories`, `questions`: the number of trajectories in which descent was measured, and of their questions.
+    - `left_out`: the number of other trajectories. They have fewer than two values of L before the answer is stated.
+    - `slope`, `change`, `area`: means of these fields of `Descent`.
+    - `share`: the share of trajectories with a negative slope.
+
+    The last four are means over questions. They are None if every trajectory was left out.
     """
 
     mode: Mode
@@ -96,7 +109,11 @@ class GroupDescent:
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """Means for a mode: `accuracy`, `tokens` of a trajectory, and L at the start (`first`) and end (`final`)."""
+    """Averages over the trajectories of a mode.
+
+    `accuracy` is the share of right trajectories, and `tokens` the mean number of tokens in a trajectory. `first` and
+    `final` are the means of L at the start and at the end of the thinking.
+    """
 
     questions: int
     trajectories: int
@@ -108,7 +125,11 @@ class ModeSummary:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean of L and the quantiles `BAND` at each place of `x`, over `count` trajectories of a group."""
+    """Mean and quantiles of L along the thinking, for the right or the wrong trajectories of one mode.
+
+    `x` lists places along the thinking, in tokens or as shares of its length (`axis`). For each place, `mean` is the
+    mean of L over `count` trajectories, and `low` and `high` are the quantiles `BAND`.
+    """
 
     mode: Mode
     correct: bool
@@ -121,7 +142,7 @@ class Band:
 
 
 def descent(values: Floats) -> Descent | None:
-    """Measure descent over a stretch `(N,)`; None if it has fewer than two places."""
+    """Measure the descent of L over a stretch of a curve, values `(N,)`; None if there are fewer than two values."""
     if len(values) < 2:
         return None
     x = np.linspace(-0.5, 0.5, len(values))
@@ -132,10 +153,10 @@ def descent(values: Floats) -> Descent | None:
 def summarise_descent(
     curves: Sequence[Curve], rng: np.random.Generator, *, by_sentence: bool = False
 ) -> list[GroupDescent]:
-    """Average descent before the answer is stated, by mode and by right or wrong trajectories.
+    """Average the descent before the answer is stated, for the right and the wrong trajectories of each mode.
 
-    Descent is measured after every token, or after every sentence. Each value is averaged over the trajectories of a
-    question, then over questions.
+    Descent is measured on L after every token, or on L after every sentence if `by_sentence` is set. Each value is
+    averaged over the trajectories of a question, then over questions.
     """
     rows = []
     for mode, correct, group in _groups(curves):
@@ -148,7 +169,7 @@ def summarise_descent(
                 by_question.setdefault(question, []).append(stretch)
         measured = sum(map(len, by_question.values()))
         row = GroupDescent(mode, correct, measured, len(group) - measured, len(by_question))
-        if by_question:  # the order of the means fixes their random draws
+        if by_question:  # the means share one random generator, so their order affects the intervals
             row = replace(
                 row,
                 slope=_mean_over_questions(by_question, lambda own: own.slope, rng),
@@ -161,7 +182,7 @@ def summarise_descent(
 
 
 def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[str, ModeSummary]:
-    """Average each mode over the trajectories of a question, then over questions."""
+    """Summarise every mode. Each value is averaged over the trajectories of a question, then over questions."""
     summary: dict[str, ModeSummary] = {}
     for mode in sorted({curve.mode for curve in curves}):
         values: dict[str, list[list[float]]] = {}
@@ -177,10 +198,10 @@ def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[s
 
 
 def bands(curves: Sequence[Curve], axis: Axis) -> list[Band]:
-    """Average L over trajectories along their thinking, by mode and by right or wrong.
+    """Compute mean and quantiles of L along the thinking, for the right and the wrong trajectories of each mode.
 
-    On the axis of tokens, each place counts the trajectories that are long enough. On the axis of shares of the
-    thinking, each place counts all of them, interpolated between two tokens.
+    With `axis` "tokens", each place includes the trajectories whose thinking is long enough. With `axis` "share", each
+    place includes all trajectories, and L is interpolated between two tokens.
     """
     rows = []
     for mode, correct, group in _groups(curves):
@@ -209,7 +230,7 @@ def _mean_over_questions(
 
 
 def _groups(curves: Iterable[Curve]) -> list[tuple[Mode, bool, list[Curve]]]:
-    """Group curves by mode and by right or wrong, with thinking first and right before wrong."""
+    """Split curves into right and wrong trajectories of each mode: thinking comes first, and right before wrong."""
     groups: dict[tuple[Mode, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.mode, curve.correct), []).append(curve)

@@ -1,7 +1,8 @@
-"""Runs pseudo gradient descent: measures curves part by part, summarises them, and writes the results.
+"""Runs the experiment of `pseudo_gradient`: measures curves part by part, summarises them, and writes the results.
 
-Every part is a file that holds the curves of some questions. A killed run resumes with the missing parts, and the
-processes of a launch share them. The process that finds all parts complete writes the results.
+A curve is the loss of the answer along a trajectory. A part is a file that holds the curves of some questions. A killed
+run resumes with the missing parts, and the processes of `accelerate launch` share the parts. The process that finds all
+parts complete writes the results.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[]
     content = summary.as_json()
     write_json(record.directory / "pseudo_gradient.json", content)
     write_figures_and_page(record.directory, rows, summary, num_shown=config.num_shown)
-    record.writes = True  # any process of the launch can be the last
+    record.writes = True  # the process that finishes last writes the results, whichever it is
     record.finish(clock() - started, content)
     for path in parts:
         path.unlink()
@@ -56,7 +57,7 @@ def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[]
 
 
 def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
-    """Measure this process's share of the missing parts.
+    """Measure this process's share of the missing parts, each a file with the curves of some questions.
 
     Returns:
         The files of all parts, or None if other processes are still sampling or measuring.
@@ -88,14 +89,14 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
 
 
 def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) -> Summary:
-    """Summarise measured trajectories: means by mode, descent, and effects of tokens within the thinking."""
+    """Summarise measured trajectories: averages of each mode, descent, and effects of the tokens of the thinking."""
     curves, rng = [row.curve for row in rows], np.random.default_rng(config.seed)
     measured = [
         effects(row.question_id, row.text, row.ends, curve.nll, curve.start, curve.last, config.window)
         for row, curve in zip(rows, curves, strict=True)
         if curve.mode == "thinking"
     ]
-    # The order of the following calls fixes their random draws.
+    # The following calls share one random generator, so their order affects the intervals.
     return Summary(
         model=shown_name(config.model_name_or_path),
         modes=summarise_modes(curves, rng),

@@ -1,4 +1,4 @@
-"""Measures the likelihood of the answer after every token of trajectories: the rows of `curves.parquet`."""
+"""Measures the likelihood of the answer after every token of a trajectory, which gives the rows of `curves.parquet`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from raml_trl.prompts import NO_THINKING
 SCHEMA = pa.schema(
     {
         **dict.fromkeys(("question_id", "question", "answer", "mode", "text"), pa.string()),
-        **dict.fromkeys(("number", "start", "end", "stated"), pa.int32()),  # stated is null if it never is
+        **dict.fromkeys(("number", "start", "end", "stated"), pa.int32()),  # `stated` is null if the answer never is
         "sentences": pa.list_(pa.int32()),
         "correct": pa.bool_(),
         "ends": pa.list_(pa.int32()),
@@ -32,10 +32,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class MeasuredTrajectory:
-    """The `number`-th trajectory of a question with its curve: a row of `curves.parquet`.
+    """A trajectory with its curve: a row of `curves.parquet`.
 
-    `nll` `(T + 1,)` is L after 0 to T tokens, and `ends` `(T,)` are the characters of `text` up to the end of each
-    token. The other lists and numbers are those of `Curve`.
+    `nll` `(T + 1,)` holds L(t), the loss of the answer after the first t tokens, for t = 0 to T. For each token, `ends`
+    `(T,)` gives the number of characters of `text` up to the end of the token. `number`, `mode`, `start`, `end`,
+    `stated` and `sentences` have the meaning that `Curve` gives them.
     """
 
     question_id: str
@@ -69,7 +70,7 @@ class MeasuredTrajectory:
 
     @property
     def tokens(self) -> list[str]:
-        """The part of `text` that each token stands for, `(T,)`."""
+        """The part of `text` that each token encodes, `(T,)`."""
         return [self.text[start:end] for start, end in pairwise([0, *self.ends])]
 
 
@@ -80,7 +81,7 @@ def measure_curves(
     tasks: Sequence[Task],
     config: PseudoGradientConfig,
 ) -> Iterator[MeasuredTrajectory]:
-    """Measure all trajectories of `tasks`, from the shortest to the longest."""
+    """Measure all trajectories of `tasks`, which were sampled in `mode`, from the shortest to the longest."""
     opening = NO_THINKING[config.no_thinking] if mode == "no_thinking" else ""
     # The opening already closes the thinking block, so the stub must not close it again.
     stub = config.answer_stub.rpartition(ANSWERING)[2] if opening else config.answer_stub
@@ -112,7 +113,11 @@ def measure_curves(
 
 
 def _measured_part(trajectory: TrajectoryTokens, opening: str) -> tuple[int, int]:
-    """Prefix lengths at which the thinking starts and ends; without thinking, the text from `opening` to the box."""
+    """Return the prefix lengths at which the thinking starts and ends.
+
+    If the trajectory was sampled without thinking, or never closes its thinking, the text from `opening` to the first
+    box counts as thinking.
+    """
     start, end = trajectory.thinking_start, trajectory.thinking_end
     if opening or end is None:
         start = max(start, trajectory.reaches(len(opening)))
@@ -121,7 +126,7 @@ def _measured_part(trajectory: TrajectoryTokens, opening: str) -> tuple[int, int
 
 
 def _sentence_ends(trajectory: TrajectoryTokens, start: int, end: int) -> list[int]:
-    """Prefix lengths after each sentence between two prefix lengths."""
+    """Return the prefix lengths at which the sentences between the prefix lengths `start` and `end` end."""
     first, last = ([0, *trajectory.ends][t] for t in (start, end))
     lengths = map(len, split_sentences(trajectory.text[first:last]))
     return [trajectory.reaches(first + length) for length in accumulate(lengths)]

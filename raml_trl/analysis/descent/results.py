@@ -19,7 +19,7 @@ _NAMES = {"thinking": "thinking", "no_thinking": "no thinking"}
 
 @dataclass(frozen=True)
 class Summary:
-    """Content of `pseudo_gradient.json`: a function of the curves, the window and the seed."""
+    """Content of `pseudo_gradient.json`. It depends only on the model name, the curves, the window and the seed."""
 
     model: str
     modes: dict[str, ModeSummary]
@@ -29,7 +29,7 @@ class Summary:
     window: int
 
     def as_json(self) -> dict[str, object]:
-        """Convert to JSON. Groups of which no trajectory could be measured have no means."""
+        """Convert to JSON. Means are omitted for a group in which descent was measured in no trajectory."""
         rows = {"descent": self.descent, "descent_by_sentence": self.descent_by_sentence}
         return asdict(self) | {name: list(map(_descent_json, own)) for name, own in rows.items()}
 
@@ -60,9 +60,10 @@ def write_figures_and_page(
 
 
 def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[MeasuredTrajectory]:
-    """Choose up to `number` trajectories for the page, sorted by question, and none without a token.
+    """Choose up to `number` trajectories to show on the page, and sort them by question. Empty ones are not chosen.
 
-    Modes and right and wrong trajectories take turns, each group from its first question on.
+    Right and wrong trajectories of each mode form a group. The groups take turns, and each starts with its first
+    question.
     """
     groups: dict[tuple[str, bool], list[MeasuredTrajectory]] = {}
     written = [row for row in rows if row.ends]
@@ -74,9 +75,9 @@ def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[Measur
 
 
 def bands_figure(bands: Sequence[Band]) -> str:
-    """Draw mean and band of the answer's NLL, by tokens and by share of the thinking.
+    """Draw mean and band of the loss of the answer, against tokens and against the share of the thinking.
 
-    On a long axis, the mean is smoothed over a hundredth of the axis.
+    The mean is smoothed over a hundredth of the axis if the axis is long enough.
 
     Args:
         bands: result of `curves.bands`, for both axes.
@@ -99,7 +100,7 @@ def bands_figure(bands: Sequence[Band]) -> str:
 
 
 def effects_figure(rows: Sequence[GroupEffect]) -> str:
-    """Draw the median effects of groups of tokens with their intervals, the largest on top.
+    """Draw the median effect (change of log L) of every group of tokens with its interval, the largest on top.
 
     Args:
         rows: result of `token_effects.compare_groups`.

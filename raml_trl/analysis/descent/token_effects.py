@@ -1,8 +1,11 @@
-r"""How much single tokens change the likelihood of the answer: words of reflection, and classes of tokens.
+r"""Measures how much single tokens change the likelihood of the answer, and compares groups of tokens.
 
-The effect of a token is |log L(t + w) - log L(t)| over a window of w tokens that starts with it; w is the same for all
-tokens. The paper's |L(t + w) - L(t)| / L(t) (RaML, arXiv 2505.19815, fig. 6) has no useful mean, because L comes near
-0. For the same reason L is taken `FLOOR` nats higher than it is, and medians are compared.
+L(t) is the loss of the answer after the first t tokens of a trajectory (see `likelihood`). The effect of the next token
+is |log L(t + w) - log L(t)|: the change of log L over a window of w tokens that starts with this token. All tokens have
+the same w. A group is either a kind of words of reflection, such as "wait", or a class of tokens, such as numbers.
+
+The paper measures |L(t + w) - L(t)| / L(t) instead (RaML, arXiv 2505.19815, fig. 6). The mean of this ratio is not
+useful, because L comes near 0. For the same reason, `FLOOR` nats are added to L here and medians are compared.
 """
 
 import re
@@ -16,8 +19,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FLOOR = 0.01
-"""Nats added to L: the loss of an answer that has probability 99 %."""
+"""Nats added to L before the logarithm: about the loss of an answer that has probability 99 %."""
 _TIE = 1e-12
+"""Two differences between medians count as equally large if they are this close."""
 
 REFLECTION: dict[str, tuple[str, ...]] = {
     "wait": ("wait",),
@@ -28,7 +32,7 @@ REFLECTION: dict[str, tuple[str, ...]] = {
     "therefore": ("therefore", "thus", "hence", "so"),
     "since": ("since", "because"),
 }
-"""Words at which a trajectory turns or concludes. A group matches any of its forms as a separate word, in any case."""
+"""Words at which a trajectory turns or concludes, in groups. Every form counts as a separate word only, in any case."""
 
 CLASSES: dict[str, re.Pattern[str]] = {
     "delimiter": re.compile(r"\s*(?:</?think>|</?answer>|</?conclusion>|<\|[^|>]*\|>|\\boxed\{?)\s*"),
@@ -38,12 +42,12 @@ CLASSES: dict[str, re.Pattern[str]] = {
     "punctuation": re.compile(r"\s*[^\w\s\\]+\s*"),
     "word": re.compile(r"\s*[^\W\d_]+\s*"),
 }
-"""Classes of tokens by the pattern that the complete token matches; the first match counts. The rest is "other"."""
+"""Classes of tokens. A token is in the first class whose pattern matches all of it, or in "other" if none does."""
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Effects `values` `(N,)` at the places of one trajectory, and the groups that each place belongs to."""
+    """Effects `values` `(N,)` of successive tokens of one trajectory, and the `groups` that each token belongs to."""
 
     question_id: str
     values: Floats
@@ -52,10 +56,10 @@ class Effects:
 
 @dataclass(frozen=True)
 class GroupEffect:
-    """Median effect of a group of `n` tokens with its interval, and `rest`, the median effect of all other tokens.
+    """Median effect of the `n` tokens of a group, compared with `rest`, the median effect of all other tokens.
 
-    `p` is the adjusted p-value of the difference of the two medians. `rest` and `p` are None if there are no other
-    tokens.
+    `low` and `high` are the 95 % interval of `median`. `p` is the adjusted p-value of the difference between `median`
+    and `rest`. `rest` and `p` are None if there are no other tokens.
     """
 
     group: str
@@ -70,16 +74,16 @@ class GroupEffect:
 def effects(
     question_id: str, text: str, ends: Sequence[int], nll: Floats, start: int, stop: int, window: int
 ) -> Effects:
-    """Measure the effects of the tokens from `start` on whose window ends at `stop` or before.
+    """Measure the effects on log L of the tokens whose windows lie between `start` and `stop`.
 
     Args:
-        question_id: question of the trajectory.
-        text: text of the trajectory.
-        ends: `(T,)`, characters of `text` up to the end of each token.
-        nll: `(T + 1,)`.
-        start: prefix length.
-        stop: prefix length.
-        window: w, in tokens.
+        question_id: id of the question that the trajectory belongs to.
+        text: text of the trajectory, which has T tokens.
+        ends: `(T,)`, the number of characters of `text` up to the end of each token.
+        nll: `(T + 1,)`, L(t) for t = 0 to T.
+        start: first t at which a window starts, in tokens of the trajectory.
+        stop: last t at which a window may end, in tokens of the trajectory.
+        window: w, the number of tokens over which the change of log L is measured.
     """
     logs = np.log(nll + FLOOR)
     places = range(start, max(start, stop - window + 1))
@@ -94,17 +98,26 @@ def effects(
 
 
 def token_class(token: str) -> str:
-    """Return the class of a token by its text."""
+    """Return the class of a token, a key of `CLASSES` or "other"."""
     return next((name for name, pattern in CLASSES.items() if pattern.fullmatch(token)), "other")
 
 
 def compare_groups(
     measured: Sequence[Effects], rng: np.random.Generator, *, num_resamples: int = 1_000, num_permutations: int = 2_000
 ) -> list[GroupEffect]:
-    """Compare the median effect of every group with that of all other tokens, largest median first.
+    """Compare the median effect of every group of tokens with the median effect of all other tokens.
 
-    Intervals (95 %) are bootstrapped over questions. The p-value is from a permutation test that shuffles the effects
-    within each trajectory, adjusted for the number of groups (Holm).
+    Intervals (95 %) are bootstrapped over questions. The p-values are from a permutation test that shuffles the effects
+    within each trajectory, and are adjusted for the number of groups (Holm).
+
+    Args:
+        measured: the effects of each trajectory.
+        rng: generator of the bootstrap and of the permutations.
+        num_resamples: resamples of the bootstrap.
+        num_permutations: permutations of the test.
+
+    Returns:
+        One row per group, largest median first.
     """
     names = sorted({name for trajectory in measured for groups in trajectory.groups for name in groups})
     values = np.concatenate([trajectory.values for trajectory in measured]) if measured else np.zeros(0)
@@ -125,7 +138,7 @@ def compare_groups(
 
 
 def _interval(measured: Sequence[Effects], name: str, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    """Percentile interval of the median of a group; the questions that have it are drawn with replacement."""
+    """Return the percentile bootstrap interval of a group's median, resampling the questions that have the group."""
     by_question: dict[str, list[float]] = {}
     for trajectory in measured:
         pairs = zip(trajectory.values.tolist(), trajectory.groups, strict=True)
@@ -146,7 +159,10 @@ def _permutation_p(
     rng: np.random.Generator,
     permutations: int,
 ) -> dict[str, float]:
-    """For each group, how often its median differs as much from the rest after effects are shuffled by trajectory."""
+    """Return the p-value of each group: how often a shuffle separates its median as far from the rest as the data do.
+
+    A shuffle exchanges the effects of the tokens within each trajectory.
+    """
 
     def differences(shuffled: Floats) -> Floats:
         return np.array([abs(np.median(shuffled[mask]) - np.median(shuffled[~mask])) for mask in inside.values()])
@@ -159,7 +175,11 @@ def _permutation_p(
 
 
 def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust n p-values: the smallest is multiplied by n, the next by n - 1, and none is below the one before."""
+    """Adjust n p-values by Holm's method.
+
+    The smallest is multiplied by n, the second smallest by n - 1, and so on. No result is above 1, and none is below
+    the result of a smaller p-value.
+    """
     adjusted, least = {}, 0.0
     for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         least = min(1.0, max(least, p_values[name] * (len(p_values) - place)))
