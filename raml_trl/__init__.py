@@ -1,6 +1,7 @@
-"""Train reasoning models on m of G rollouts: RaML (arXiv 2505.19815) on TRL.
+"""Trains reasoning models with GRPO on m of the G rollouts of each question: RaML (arXiv 2505.19815) on TRL.
 
-The sub-packages, in order of dependency. Each imports only from those above it; import-linter checks this.
+These are the sub-packages in order of dependency. Each imports only from sub-packages listed above it; import-linter
+checks this.
 
 - `runtime`: errors, files, run records, parsing of YAML and command lines
 - `render`: tables, figures, HTML pages
@@ -9,16 +10,16 @@ The sub-packages, in order of dependency. Each imports only from those above it;
 - `evaluation`: metrics, intervals and comparisons from counts of correct samples
 - `data`: questions and trajectories on disk
 - `sampling`: samples completions outside training
-- `hub`: pushes to the Hugging Face Hub, with model and dataset cards
-- `training`: shared by SFT and GRPO: the course of a run, evaluation, checkpoints, publishing
+- `hub`: pushes models and datasets to the Hugging Face Hub, each with a card
+- `training`: code that SFT and GRPO share: the training loop, evaluation, checkpoints, publishing
 - `sft`: supervised fine-tuning on K trajectories per question
-- `grpo`: GRPO on m of G rollouts per group; `grpo.planning` predicts its time and memory
-- `analysis`: the likelihood of the answer along trajectories, with `analysis.descent`, `analysis.landscape` and
-  `analysis.pruning`
-- `sweeps`: sweep files, their trials, and claims tested on their results
-- `reports`: the report as HTML and Markdown
+- `grpo`: GRPO on m of G rollouts per group; `grpo.planning` predicts the time and memory of a step
+- `analysis`: experiments on the likelihood of the reference answer: along a trajectory (`analysis.descent`), as the
+  weights move (`analysis.landscape`), and after shortened trajectories (`analysis.pruning`)
+- `sweeps`: sweep files, the trials of a sweep, and claims tested on the results of sweeps
+- `reports`: a report about evaluations, runs and sweeps, as HTML and Markdown
 
-The modules beside this one are the commands: `python -m raml_trl.X --config recipes/...yaml`.
+The modules in the folder of this file are the commands: `python -m raml_trl.X --config recipes/...yaml`.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The `raml-trl` program: `raml-trl X ...` and `python -m raml_trl X ...` do the same as `python -m raml_trl.X ...`."""
+"""The `raml-trl` program. For a command X, `raml-trl X ...` is short for `python -m raml_trl.X ...`."""
 
 import argparse
 import runpy

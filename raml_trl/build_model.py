@@ -2,7 +2,7 @@
 
     python -m raml_trl.build_model --config recipes/tiny/demo/model.yaml
 
-All other commands accept the directory wherever they accept a name such as `Qwen/Qwen2.5-7B`.
+Wherever another command takes the name of a model, such as `Qwen/Qwen2.5-7B`, it also takes this `output_dir`.
 """
 
 import time
@@ -81,10 +81,11 @@ def main(config: BuildModelConfig, record: Run) -> None:
 
 
 def arithmetic_tokenizer() -> Qwen2Tokenizer:
-    """Return a tokenizer with one token per word of the arithmetic world. Decoding restores the exact text.
+    """Return a tokenizer with one token for each entry of the vocabulary of the built-in arithmetic questions.
 
-    It must be Qwen's own class, because transformers loads the tokenizer of any `qwen2` model as that class. Single
-    characters form a BPE without merges; longer words are added tokens.
+    Decoding restores the exact text. The tokenizer is an instance of Qwen's own class, because transformers loads the
+    tokenizer of any `qwen2` model as that class. Single characters form a BPE (byte-pair encoding) without merges;
+    longer words are added tokens.
     """
     pad, eos, *_ = arithmetic.SPECIAL_TOKENS
     vocabulary = {token: index for index, token in enumerate(arithmetic.VOCABULARY)}
@@ -104,7 +105,7 @@ def arithmetic_tokenizer() -> Qwen2Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """Train a byte-level BPE with `vocab_size` tokens on `texts`, with Qwen's chat template."""
+    """Train a byte-level BPE tokenizer of `vocab_size` tokens on `texts`, and give it Qwen's chat template."""
     pad, start, eos = _CHATML_TOKENS
     untrained = Qwen2Tokenizer(unk_token=pad, pad_token=pad, eos_token=pad)
     trained = untrained.train_new_from_iterator(texts, vocab_size, new_special_tokens=[start, eos], show_progress=False)

@@ -1,8 +1,9 @@
-r"""Compares evaluations of the same questions: every metric's difference to the first, with interval and p-value.
+r"""Compares two or more evaluations of the same questions.
 
     python -m raml_trl.compare --evaluations SFT=runs/demo/eval_sft GRPO=runs/demo/eval_grpo \
         --output_dir runs/demo/compare
 
+For every metric it computes the difference of each evaluation from the first one, with an interval and a p-value.
 `output_dir` gets `comparison.json` and `comparison.md`.
 """
 

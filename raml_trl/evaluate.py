@@ -3,11 +3,13 @@ r"""Draws n samples per question, grades them and computes Pass@k, mG-Pass@k and
     python -m raml_trl.evaluate --config recipes/tiny/demo/eval.yaml \
         --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
 
-`output_dir` gets `samples.parquet`, with every sample and its grade, and `metrics.json`, which is computed from it.
-With `--from_samples FILE` nothing is sampled: the metrics are computed from an earlier run's samples, for other k.
+`output_dir` gets `samples.parquet`, with every sample and its grade, and `metrics.json`, which is computed from
+`samples.parquet`. `docs/evaluation.md` defines the metrics. With `--from_samples FILE` nothing is sampled: the metrics
+are computed from the samples of an earlier run, for example for other values of k.
 
-Samples are written to shards until the end, so a run that is killed can continue, and the processes of `accelerate
-launch` share the shards. `push_to_hub` uploads the samples with a card, also for a run that was already complete.
+Until all samples are drawn, they are kept in shards, files that each hold the samples of some of the questions. A
+killed run therefore resumes with the missing shards. The processes of `accelerate launch` divide the shards among
+themselves. `push_to_hub` uploads the samples with a card, even if the run was already complete.
 """
 
 import logging
@@ -55,7 +57,7 @@ def main(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_models(config: EvaluateConfig, record: Run) -> None:
-    """Evaluates each model in a directory of its own, and compares all with the first."""
+    """Evaluates each model in a directory of its own, and compares the other models with the first."""
     started = time.monotonic()
     directories: dict[str, Path] = {}
     for model in (config.model_name_or_path, *config.models):
@@ -74,13 +76,13 @@ def evaluate_models(config: EvaluateConfig, record: Run) -> None:
     runs = {name: read_samples(directory / SAMPLES_FILE) for name, directory in directories.items()}
     compared = compare_runs(runs, config.k, config.seed)
     write_comparison(record.directory, compared)
-    record.writes = True  # whichever process this is, it is the last one
+    record.writes = True  # this process finished last, whatever its rank
     record.finish(time.monotonic() - started, compared)
     logger.info("%s", comparison_table(compared))
 
 
 def evaluate_model(config: EvaluateConfig, record: Run) -> None:
-    """Samples and grades, computes the metrics, writes and reports them."""
+    """Samples and grades completions of one model, computes the metrics, and writes and reports the metrics."""
     started = time.monotonic()
     shards: list[Path] = []
     if config.from_samples is not None:
@@ -112,7 +114,7 @@ def evaluate_model(config: EvaluateConfig, record: Run) -> None:
         settings={name: value for name, value in asdict(config).items() if name not in ("api_key_variable",)},
         metrics={name: value["mean"] for name, value in results["metrics"].items()},
     )
-    record.writes = True  # whichever process this is, it is the last one
+    record.writes = True  # this process finished last, whatever its rank
     record.finish(time.monotonic() - started, results)
     for path in shards:
         path.unlink()
@@ -144,7 +146,11 @@ def publish(config: EvaluateConfig, record: Run) -> list[str]:
 
 
 def draw_shards(config: EvaluateConfig) -> list[Path] | None:
-    """Draws this process's share of the samples. Returns all shards, or None while other processes still sample."""
+    """Draws this process's share of the samples.
+
+    Returns:
+        The paths of all shards, or None if other processes are still sampling.
+    """
     if config.engine != "server":
         check_model(config.model_name_or_path)
     table = open_data(config)
@@ -158,7 +164,7 @@ def draw_shards(config: EvaluateConfig) -> list[Path] | None:
 
 
 def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, object]]:
-    """Yields a row of `samples.parquet` for each sample. The samples are ordered by question."""
+    """Yields a row of `samples.parquet` for each sample. `samples` must be sorted by question."""
     by_question = groupby(samples, lambda sample: sample.question)
     graded = [[(sample.text, sample.outcome) for sample in question_samples] for _, question_samples in by_question]
     votes = chain.from_iterable(number_answers(graded, pool))

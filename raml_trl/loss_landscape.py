@@ -1,16 +1,18 @@
-r"""Maps the loss surface around a model: how likely it finds the answers as its weights move.
+r"""Maps the loss surface around a model: the loss of the reference answers at many points near the model's weights.
 
     python -m raml_trl.loss_landscape --config recipes/tiny/analysis/loss_landscape.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.loss_landscape --config recipes/qwen2.5-7b/loss_landscape.yaml
 
-The axes are random directions scaled to the weights, or lead to one or two other checkpoints (`towards`). At every
-point of the grid, the loss of a question is the mean of -log p over the tokens of its answer, after the prompt and the
-text that leads to an answer (`stub`). With `after_thinking`, the thinking of a right trajectory stands between the two.
+The points form a grid on one or two axes in weight space. The axes are random directions scaled to the weights, or each
+axis leads to another checkpoint (`towards`). At every point, the loss of a question is the mean of -log p over the
+tokens of the reference answer. The answer follows the prompt and the stub (`stub`), which is the text that introduces
+an answer. With `after_thinking`, the thinking of a correct trajectory stands between the prompt and the stub.
 
 `output_dir` gets `loss_landscape.parquet` (the loss of every question at every point), `loss_landscape.json` (mean
 losses and the numbers that describe the surface, see `analysis.landscape.surface.describe`), `surface.svg` and
-`page.html`. A killed run resumes with the missing rows of the grid; the processes of a launch share them.
+`page.html`. A killed run resumes with the missing rows of the grid. The processes of a launch divide the rows among
+themselves.
 """
 
 import logging

@@ -1,9 +1,9 @@
-"""Predicts seconds and memory of a step of a GRPO recipe for several m, before any GPU hour is spent.
+"""Predicts the time and memory of a training step of a GRPO recipe for several values of m, without training.
 
     python -m raml_trl.plan --config recipes/tiny/demo/plan.yaml
 
-Writes `plan.json` and `plan.svg` to `output_dir`. Seconds are based on a timed run or on given seconds, memory on a
-formula; the output names the basis of each number.
+Writes `plan.json` and `plan.svg` to `output_dir`. Times are derived from a run that was timed, or from seconds given in
+the settings. Memory is computed by a formula. The output says for each number where it comes from.
 """
 
 import sys
@@ -40,7 +40,10 @@ def main(config: PlanConfig, record: Run) -> None:
 
 
 def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
-    """Return the predictions as a Markdown table, one row per name."""
+    """Return a Markdown table with one row per prediction, labelled by `names`.
+
+    Its column "cells" counts token positions, padding included.
+    """
     head = ["trainer", "rows of a micro-batch", "rows", "cells", "generating s", "updating s", "step s"]
     head += ["speed-up", "ceiling", "GiB of a device"]
     body = [
@@ -84,7 +87,7 @@ def plan_figure(
 
 
 def _three_digits(value: float) -> str:
-    """Format to three significant digits, with all digits of large numbers."""
+    """Format `value` to three significant digits, or to an integer from 100 on."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 

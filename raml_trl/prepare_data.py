@@ -1,4 +1,4 @@
-"""Check questions and trajectories, and write them in the format that all other commands read.
+"""Check questions and trajectories, and write the valid ones in the format that all other commands read.
 
     python -m raml_trl.prepare_data --config recipes/tiny/demo/data_sft.yaml
 
@@ -29,7 +29,7 @@ def main(config: PrepareDataConfig, record: Run) -> None:
 
 
 def token_counter(name: str) -> Callable[[str], int]:
-    """Return a function that counts the tokens of a text with the tokenizer of a model."""
+    """Return a function that counts the tokens of a text with the tokenizer of the model `name`."""
     tokenizer = load_tokenizer(name)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -1,7 +1,8 @@
-"""Prompt styles: the instructions that models read, and the layout that their completions must have.
+"""Prompt styles: how a model is asked a question, and which layout the completion must have.
 
-A style is data: the instruction, its position (a system turn, or after the question in the user turn), and the pattern
-that a formatted completion matches from start to end. To add a style, add an entry to `STYLES`.
+A style has three parts: an instruction, the position of the instruction (a system turn, or after the question in the
+user turn), and a pattern. A completion is formatted if the pattern matches all of it. To add a style, add an entry to
+`STYLES`.
 """
 
 import re
@@ -10,16 +11,16 @@ from typing import Literal
 
 from raml_trl.runtime.errors import InputError
 
-# A box without a line break. The grader decides whether the answer inside is correct.
+# Pattern of \boxed{...} without a line break inside. Whether the answer in the box is correct is up to the grader.
 _BOX = r"\\boxed\{[^\n]+\}"
 
 
 @dataclass(frozen=True)
 class Style:
-    """How the model is asked a question, and the layout that its completion must have.
+    """How a model is asked a question, and the layout that the completion must have.
 
     `layout` must match the complete completion, without surrounding white space. Matching takes time linear in the
-    length of the text, because every repetition stops at a literal that it cannot match itself.
+    length of the text, because every repeated part of the pattern stops at a literal that the part itself cannot match.
     """
 
     instruction: str
@@ -30,19 +31,20 @@ class Style:
 
     @property
     def stub(self) -> str:
-        """The text between a trajectory, or a part of one, and its answer."""
+        """The text that introduces the answer: it stands between a trajectory, or a part of one, and the answer."""
         return self.template.partition("TRAJECTORY")[2].partition("ANSWER")[0]
 
 
 STYLES: dict[str, Style] = {
-    # The question alone, for the arithmetic world, whose vocabulary has no words for an instruction.
+    # The question alone: the vocabulary of the built-in arithmetic questions has no words for an instruction.
     "bare": Style(
         "",
         "after",
         re.compile(rf"<think>(?:(?!</think>).)*</think>\s*{_BOX}", re.DOTALL),
         "<think>TRAJECTORY</think>\\boxed{ANSWER}",
     ),
-    # The paper's prompt for the short teacher and for its analyses (C.2). Any text with a box counts as formatted.
+    # The paper's prompt for the teacher with short trajectories and for the paper's analyses (C.2). Any text with a box
+    # counts as formatted.
     "boxed": Style(
         "\n\nReason step by step and write your final answer inside \\boxed{}.",
         "after",
@@ -75,7 +77,7 @@ STYLES: dict[str, Style] = {
         ),
         "TRAJECTORY\n<conclusion>\nThe answer is \\boxed{ANSWER}\n</conclusion>",
     ),
-    # The paper's prompt for SFT on the long teacher (C.2): thinking, then the answer, each in tags.
+    # The paper's prompt for SFT on the teacher with long trajectories (C.2): thinking, then the answer, each in tags.
     "answer": Style(
         "You solve mathematical problems. First think inside <think> and </think>; then give your answer inside "
         "<answer> and </answer>, in \\boxed{}.",
@@ -91,13 +93,16 @@ STYLES: dict[str, Style] = {
 
 
 NO_THINKING: dict[str, str] = {
-    # An empty thinking block: as Qwen3 writes it without thinking, and without white space inside.
+    # Two forms of an empty thinking block: the form that Qwen3 writes, and the form without white space inside.
     "empty": "<think>\n\n</think>\n\n",
     "closed": "<think></think>",
-    # Thinking that goes straight to the answer, for models such as QwQ, which always open a thinking block.
+    # Thinking that goes straight to the answer. It suits models such as QwQ, which always open a thinking block.
     "phrase": "<think>\nI have thought about this long enough: the answer is",
 }
-"""The start of a completion that makes a model answer without thinking, by family of models."""
+"""Texts, by name, that make a model answer without thinking if its completion starts with them.
+
+Which one works depends on the family of the model.
+"""
 
 
 SUMMARY = (
@@ -105,11 +110,11 @@ SUMMARY = (
     "their order, the steps and intermediate results without which the solution would not be found, and nothing else. "
     "Do not write down the final answer, in any form: stop before the step that yields it."
 )
-"""The instruction for a summary of a trajectory that helps to find the answer without revealing it."""
+"""The instruction that asks for a summary of a trajectory. The summary must not reveal the answer."""
 
 
 def summary_messages(question: str, thinking: str) -> list[dict[str, str]]:
-    """Return the chat messages that ask for a summary of the thinking on a question."""
+    """Return the chat messages that ask for a summary of `thinking`, the reasoning about `question`."""
     return [{"role": "user", "content": f"Problem:\n{question}\n\nNotes:\n{thinking}\n\n{SUMMARY}"}]
 
 
@@ -126,7 +131,7 @@ def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
 
 
 def lay_out(trajectory: str, answer: str, style: str) -> str:
-    """Write `trajectory` in the layout of `style`, with `answer` in its box.
+    """Return a completion in the layout of `style`, with `trajectory` as its reasoning and `answer` in the box.
 
     Raises:
         InputError: if `style` is not a key of `STYLES`.
@@ -136,7 +141,10 @@ def lay_out(trajectory: str, answer: str, style: str) -> str:
 
 
 def with_opening(text: str) -> str:
-    """Prepend the `<think>` that a chat template wrote for the model, if `text` has only the end of that block."""
+    """Return the completion `text`, with `<think>` prepended if it closes a thinking block that it does not open.
+
+    Some chat templates end the prompt with `<think>`, so the completion starts inside the block.
+    """
     thinking, end, _ = text.partition("</think>")
     return f"<think>\n{text}" if end and "<think>" not in thinking else text
 

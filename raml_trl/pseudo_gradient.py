@@ -1,14 +1,16 @@
-r"""Measures how likely a model finds the answer along trajectories, token by token: does thinking descend?
+r"""Measures the likelihood of the reference answer after every token of a trajectory: does thinking raise it?
 
     python -m raml_trl.pseudo_gradient --config recipes/tiny/analysis/pseudo_gradient.yaml
 
-RaML reads a trajectory as the steps of a descent on -log p(answer). This command measures -log p(answer) after every
-prefix of right and wrong trajectories, with thinking and without. Trajectories come from a rollout dataset or are
-sampled. The command finds where the thinking ends and where the answer is first stated, measures the descent before
-that place, and tests which tokens move the likelihood.
+RaML regards a trajectory as the steps of a gradient descent on -log p(answer). This command measures -log p(answer)
+after every prefix of a trajectory; these values are the curve of the trajectory. It measures correct and wrong
+trajectories, with thinking and without. Trajectories come from a rollout dataset or are sampled. The command finds
+where the thinking ends and where the answer is first stated, measures the descent before that place, and tests which
+tokens change the likelihood.
 
 `output_dir` gets `curves.parquet` (every curve), `pseudo_gradient.json` (the summary), two figures, and `page.html`,
-which shows the tokens under the curve. A killed run resumes; the processes of `accelerate launch` share the work.
+which shows the tokens under the curve. A killed run resumes. The processes of `accelerate launch` divide the work among
+themselves.
 """
 
 import logging

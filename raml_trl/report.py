@@ -1,4 +1,4 @@
-"""Write one self-contained page about training runs, evaluations and sweeps, and show its tables in the terminal.
+"""Write a self-contained page about training runs, evaluations and sweeps, and print the tables of the page.
 
     python -m raml_trl.report --config recipes/tiny/demo/report.yaml
 
@@ -71,7 +71,7 @@ class ReportConfig:
 
 
 def main(config: ReportConfig, record: Run) -> None:
-    """Read the directories, write the three files, show the tables."""
+    """Read the directories, write the three files, and print the tables."""
     report = read_report(
         runs=[_split(value) for value in config.runs],
         evaluations=[_split(value) for value in config.evaluations],

@@ -1,13 +1,14 @@
-r"""Sample n trajectories of a teacher per question, grade them, and write them as Parquet shards.
+r"""Sample trajectories for each question from a teacher model, grade them, and write them as Parquet shards.
 
     python -m raml_trl.sample_trajectories --config recipes/tiny/demo/sample.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.sample_trajectories --config recipes/qwen2.5-7b/sample_distill_14b.yaml
 
-Each process of the launch makes its share of the shards and waits for no other process. A shard appears when it is
-complete. Started again, on any number of processes, the command makes the missing shards, with the same content as
-without the interruption. The process that finishes last completes the run. `output_dir` is then a dataset for
-`train_sft`, in the format of the paper's rollout datasets; `push_to_hub` pushes it to the Hub with a card.
+A shard is a file with the trajectories of some of the questions. Each process of the launch writes its share of the
+shards and never waits for another process. A shard appears on disk only once it is complete. If the command was
+interrupted, the same command, on any number of processes, writes the missing shards, with the same content as without
+the interruption. The process that finishes last completes the run. `output_dir` is then a dataset for `train_sft`, in
+the format of the paper's rollout datasets. `push_to_hub` pushes the dataset to the Hub with a card.
 """
 
 import logging
@@ -33,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: SampleTrajectoriesConfig, record: Run) -> None:
-    """Make the shards of this process, and complete the run if they were the last."""
+    """Write this process's share of the shards, and complete the run if no shard is missing then."""
     started = time.monotonic()
     if config.engine != "server":
         check_model(config.model_name_or_path)
     table = open_data(config)
-    if config.hub_dataset_id is not None and is_first_process():  # before hours of sampling
+    if config.hub_dataset_id is not None and is_first_process():  # fail now rather than after sampling
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
     paths = sample_shards(
         config,
@@ -81,13 +82,13 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
         "shards": len(paths),
     }
     remove_partials(record.directory)
-    record.writes = True  # the last process to finish, whatever its rank
+    record.writes = True  # this process finished last, whatever its rank
     record.finish(seconds, results)
     logger.info("%s: %s", record.directory, results)
 
 
 def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
-    """The README.md of the data set."""
+    """Return the card of the dataset, which becomes its README.md."""
     names = ("num_trajectories", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style")
     return trajectories_card(
         repo_id,

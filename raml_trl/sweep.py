@@ -1,12 +1,15 @@
-r"""Run a sweep file of Weights & Biases without W&B, each trial as a process, several at a time.
+r"""Run all trials of a sweep file in the format of Weights & Biases (W&B), without W&B.
 
     python -m raml_trl.sweep recipes/sweeps/grpo_selection.yaml --devices 0 1 2 3
     python -m raml_trl.sweep recipes/tiny/sweeps/grpo_selection.yaml --agents 2
 
-Writes `sweep.json`, `sweep.md` and `sweep.svg` to `output_dir`, and for each trial its run to `trials/` and its output
-to `logs/`. After an interruption, the same command resumes the sweep and its interrupted trials, and runs failed trials
-once more. Started several times, on one machine or on machines that share the file system, the processes share the
-trials.
+A trial runs the command of the sweep file with one combination of the swept parameters, in a process of its own.
+Several trials can run at a time.
+
+Writes `sweep.json`, `sweep.md` and `sweep.svg` to `output_dir`. The directory of each trial is in `trials/`, and what
+the trial printed is in `logs/`. After an interruption, the same command resumes the sweep and its interrupted trials,
+and runs failed trials once more. The command can be started several times at once, on one machine or on machines that
+share the file system: the trials are then divided among the started commands.
 """
 
 import signal

@@ -1,11 +1,12 @@
-r"""GRPO on m of G rollouts, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
+r"""Train with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
 
     python -m raml_trl.train_grpo --config recipes/tiny/demo/grpo.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
 
-Recipe and command line accept every field of TRL's `GRPOConfig` and `ModelConfig`. The same command resumes an
-interrupted run from its last checkpoint. With `push_to_hub`, it pushes a complete run unless the Hub has all of it.
+The recipe and the command line accept every field of TRL's `GRPOConfig` and `ModelConfig`. The same command resumes an
+interrupted run from its last checkpoint. If `push_to_hub` is true and the run is complete, the command pushes the files
+that the Hub does not have yet.
 """
 
 import logging
@@ -50,7 +51,7 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         summarize=summarize,
         reward_funcs=make_reward(data.prompt_style),
         train_dataset=rows,
-        # Not read by `SampledEvaluation`, but transformers refuses to evaluate without an eval_dataset.
+        # `SampledEvaluation` does not read this, but transformers refuses to evaluate without an eval_dataset.
         eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style),
         sampled_evaluation=evaluation,
     )
@@ -64,7 +65,7 @@ def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
 
 
 def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> list[str]:
-    """Push the complete run if `push_to_hub` is on."""
+    """Push the complete run to the Hub if the settings ask for it, and return the URLs."""
     return push_run(config, record, revisions=data.hub_revisions, choice=config.choice)
 
 

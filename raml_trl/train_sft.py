@@ -1,12 +1,12 @@
-r"""Supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
+r"""Train with supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
 
     python -m raml_trl.train_sft --config recipes/tiny/demo/sft.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_sft --config recipes/qwen2.5-7b/sft.yaml
 
 The recipe and the command line accept every field of TRL's `SFTConfig` and `ModelConfig`. The loss is on the completion
-only, unless `completion_only_loss` is false. The same command resumes an interrupted run from its last checkpoint. For
-a complete run it pushes to the Hub, if `push_to_hub` is true, the files that are not there yet.
+only, unless `completion_only_loss` is false. The same command resumes an interrupted run from its last checkpoint. If
+`push_to_hub` is true and the run is complete, the command pushes the files that the Hub does not have yet.
 """
 
 import logging
@@ -52,7 +52,7 @@ def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: R
         results={"data": asdict(counts)},
         choice=choice,
         train_dataset=examples,
-        # Not read by `SampledEvaluation`, but transformers refuses to evaluate without an eval_dataset.
+        # `SampledEvaluation` does not read this, but transformers refuses to evaluate without an eval_dataset.
         eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style, tokenizer),
         sampled_evaluation=evaluation,
     )

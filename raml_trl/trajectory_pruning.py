@@ -1,19 +1,22 @@
-r"""Measures how much of its trajectories a model needs: shortens them in several ways and forces an answer after each.
+r"""Measures how much of a trajectory a model needs to find the answer, with several methods to shorten trajectories.
 
     python -m raml_trl.trajectory_pruning --config recipes/tiny/analysis/trajectory_pruning.yaml
+
+Each method shortens the thinking of every trajectory. The model must then answer at once: the stub (the text that
+introduces the answer) is appended, and the answer is decoded greedily.
 
 `output_dir` gets:
 
 - `pruned.parquet`: every trajectory as every method shortened it;
-- `trajectory_pruning.json`: accuracy and tokens of each method with intervals over questions, and paired differences to
-  the complete trajectories; `frontier.svg` and `page.html` show them;
+- `trajectory_pruning.json`: the accuracy and the number of tokens of each method, and the paired differences from the
+  complete trajectories, all with intervals over questions; `frontier.svg` and `page.html` show these numbers;
 - `data_METHOD`, for each method: the shortened trajectories whose answer is still correct, a dataset for `train_sft`.
 
 A killed run resumes with the questions that are not done yet.
 
-The answers of the reference method `none` are forced and greedy too, so that methods differ only in the thinking that
-they leave. `curve` and `drop_sentence` use the reference answer: they show how short a trajectory could be, and are no
-way to shorten one whose answer is unknown.
+The reference method `none` keeps all thinking, and its answers are decoded in the same way. Methods therefore differ
+only in the thinking that they keep. `curve` and `drop_sentence` use the reference answer. They show how short a
+trajectory could be, but cannot shorten a trajectory whose answer is unknown.
 """
 
 import logging

@@ -1,9 +1,11 @@
-r"""Make a report page in W&B about a group of runs: curves by m, selection, cost, the sweep, rollouts.
+r"""Make a report page in Weights & Biases (W&B) about a group of runs.
 
     python -m raml_trl.wandb_report --project raml_trl --group grpo_num_generations_update \
         --output_dir runs/wandb_report
 
-The runs must already be in W&B, see `docs/logging.md`. `output_dir` gets `report.json`, the page in W&B's own format.
+The page shows learning curves, one for each m (each K for SFT), and the sweep results. For GRPO it also shows the
+selection, the cost and the last rollouts. The runs must already be in W&B, see `docs/logging.md`. `output_dir` gets
+`report.json`, the page in W&B's own format.
 """
 
 import logging

@@ -1,10 +1,14 @@
-"""Test claims on the sweeps that were run for them: each claim holds, does not hold, or is inconclusive.
+"""Test claims, such as "GRPO improves with m", on the results of sweeps.
 
     python -m raml_trl.weigh_claims --config recipes/tiny/claims/weigh_claims.yaml
 
-Writes to `output_dir`: `claims.md` and `claims.json`, with every claim, its comparisons, and a summary of every
-setting; `claims.svg`, a figure of the comparisons; a figure of learning curves for every sweep; and `trials.json`, the
-curves themselves, from which all other files can be generated again.
+The verdict on a claim is that it holds, that it does not hold, or that it is inconclusive. A setting is one combination
+of the swept parameters, with one trial for each seed. `output_dir` gets:
+
+- `claims.md` and `claims.json`: every claim with its comparisons, and a summary of every setting;
+- `claims.svg`: a figure of the comparisons;
+- `SWEEP.svg`, for each sweep: a figure of the learning curves;
+- `trials.json`: the learning curves, from which all other files can be generated again.
 """
 
 import sys
@@ -42,7 +46,7 @@ class WeighClaimsConfig:
 
 
 def main(config: WeighClaimsConfig, record: Run) -> None:
-    """Weigh the claims, write the results, and print the verdicts."""
+    """Test the claims, write the results, and print the verdicts."""
     sweeps = read_trials(Path(config.sweeps))
     claims = [weigh(claim, sweeps) for claim in read_claims(Path(config.claims))]
     settings = {
