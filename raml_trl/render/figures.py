@@ -14,7 +14,7 @@ INK = "#2b2f36"
 
 
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Create a figure of this size in inches with one pair of axes in our style."""
+    """Create a figure with one pair of axes in our style. `width` and `height` are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     dress(axes)
@@ -30,7 +30,7 @@ def dress(axes: Axes) -> None:
 
 
 def smooth(values: Sequence[float] | NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Return the centred moving mean `(N,)` over `window` values, over fewer at the ends."""
+    """Return the centred moving mean of `values`, both `(N,)`. Each mean is over `window` values, fewer at the ends."""
     array = np.asarray(values, dtype=np.float64)
     sums = np.concatenate([[0.0], np.cumsum(array)])
     before = (window - 1) // 2
@@ -42,7 +42,8 @@ def smooth(values: Sequence[float] | NDArray[np.float64], window: int) -> NDArra
 def svg(figure: Figure) -> str:
     """Draw `figure` as an SVG element. The same data give the same bytes."""
     buffer = io.StringIO()
-    # Without the date and with a fixed salt the bytes are reproducible. fonttype none keeps text as text.
+    # Leaving out the date and fixing the salt of element ids makes the bytes reproducible. With fonttype none, text
+    # stays text and is not converted to outlines.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raml_trl", "font.family": "sans-serif"}):
         figure.savefig(
             buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))

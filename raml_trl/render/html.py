@@ -1,7 +1,8 @@
-"""Writes HTML pages that are one self-contained file and load nothing from the network.
+"""Writes HTML pages. Each page is one self-contained file and loads nothing from the network.
 
-Questions, trajectories and tokens come from models and datasets, so they are untrusted. They are embedded as JSON that
-cannot end its `<script>` element, and the scripts in `templates/` insert them as text, never as HTML.
+Questions, trajectories and tokens come from models and datasets, so they are untrusted. A page holds them as JSON in a
+`<script>` element, escaped so that they cannot end this element. The scripts in `templates/` insert them into the page
+as text, never as HTML.
 """
 
 import json
@@ -18,7 +19,7 @@ from raml_trl.runtime.files import whole_file
 
 KINDS = ("pseudo_gradient", "loss_landscape", "trajectory_pruning")
 
-_DIGITS = 7  # the precision of float32, in half the bytes of a printed double
+_DIGITS = 7  # the precision of float32; a number takes half the bytes that a double with all digits takes
 # Characters that could end or open an element, that older scripts read as line ends, or that UTF-8 cannot encode.
 _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 
@@ -29,8 +30,9 @@ def write_page(path: Path, kind: str, data: Mapping[str, object]) -> None:
     Args:
         path: the HTML file.
         kind: one of `KINDS`; selects the template.
-        data: `title`, `lead` and `model` as text, and the values that the template's script reads. They may be
-            mappings, sequences, text, numbers, booleans and None. Floats keep 7 digits; NaN and infinity become null.
+        data: `title`, `lead` (the introduction) and `model` as text, and the values that the template's script reads.
+            Values may be mappings, sequences, text, numbers, booleans and None. Floats keep 7 digits; NaN and infinity
+            become null.
 
     Raises:
         ValueError: if `kind` is unknown.
@@ -46,9 +48,9 @@ def render_page(template: str, data: object, **values: object) -> str:
     """Render an HTML template.
 
     Args:
-        template: its file name in `templates/`.
-        data: the values that its script reads, as for `write_page`.
-        values: the values that its HTML shows; they are escaped.
+        template: file name of the template in `templates/`.
+        data: the values that the template's script reads, of the types that `write_page` allows.
+        values: the values that the template inserts into the HTML; they are escaped.
     """
     environment = Environment(loader=PackageLoader("raml_trl.render"), autoescape=True, undefined=StrictUndefined)
     return environment.get_template(template).render(**values, colours=COLOURS, data=Markup(_embedded_json(data)))

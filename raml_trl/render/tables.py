@@ -1,4 +1,4 @@
-"""Tables, numbers and Markdown: the one place that writes Markdown and escapes untrusted text in it."""
+"""Formats numbers and tables, writes tables as Markdown, and escapes untrusted text for Markdown."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 DASH = "\N{EN DASH}"
 
-# Characters that Markdown, or the HTML within it, would interpret. Brackets alone make no link.
+# Characters that Markdown, or HTML inside Markdown, would interpret. Brackets are no link without the character after
+# the closing bracket, so only that character is matched.
 _ACTIVE = re.compile(r"([\\`*_<>|&~$]|(?<=\])[(\[:]|^(?:[#+-]|\d+[.)])(?= ))")
-# All characters but those that neither Markdown nor HTML interprets.
+# All characters except letters, digits and the few other characters that neither Markdown nor HTML interprets.
 _INERT = re.compile(r"[^\w ./,()-]|_")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, with its interval (or the reason why there is no value) in `small`, and its p-value in `p`."""
+    """A table cell: the value as `text`, its interval (or why there is no value) as `small`, its p-value as `p`."""
 
     text: str
     small: str = ""
@@ -26,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`head` names the columns of `rows`; `note` explains the intervals and lists the rows left out."""
+    """A table. `head` has the column names; `note` explains the intervals and lists the rows that were left out."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -34,7 +35,7 @@ class Table:
 
 
 class Estimate(Protocol):
-    """A mean and its interval; None where there are too few values for it."""
+    """A mean and the bounds of its interval. Each is None if there are too few values to compute it."""
 
     @property
     def mean(self) -> float | None: ...
@@ -47,17 +48,17 @@ class Estimate(Protocol):
 
 
 def number(value: float | None, digits: str = ".3f") -> str:
-    """Format a number with a true minus sign; None becomes a dash."""
+    """Format a number with a true minus sign (U+2212). None becomes a dash."""
     return DASH if value is None else f"{value:{digits}}".replace("-", "\N{MINUS SIGN}")
 
 
 def p_value(p: float) -> str:
-    """Format a p-value to three decimals; smaller ones as "< 0.001"."""
+    """Format a p-value with three decimals, or as "< 0.001" if it is smaller than that."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interval(value: Estimate | None, digits: str = ".3f", p: float | None = None) -> Cell:
-    """Format a mean, its interval and its p-value; a dash if there is no mean."""
+    """Return a table cell with a mean, its interval and its p-value, or with a dash if there is no mean."""
     if value is None or value.mean is None:
         return Cell(DASH)
     has_bounds = value.low is not None and value.high is not None
@@ -66,7 +67,7 @@ def interval(value: Estimate | None, digits: str = ".3f", p: float | None = None
 
 
 def format_interval(value: Mapping[str, float]) -> str:
-    """Format `mean`, `low` and `high` as "mean [low, high]", to three digits."""
+    """Format the entries `mean`, `low` and `high` as "mean [low, high]", each to three significant digits."""
     return "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**value)
 
 
@@ -81,8 +82,8 @@ def markdown_table(rows: Sequence[Sequence[str]], *, aligned: bool = True) -> st
     """Write `rows` as a Markdown table. Nothing is escaped.
 
     Args:
-        rows: the first row is the head.
-        aligned: pad the cells of a column to the same width.
+        rows: the rows, each a sequence of cells; the first row is the head.
+        aligned: pad all cells of a column to the same width.
     """
     head, *body = rows
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if aligned else [0] * len(head)
@@ -99,7 +100,7 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_for_hub(text: str) -> str:
-    """Escape `text` with character references, so that it is plain text to Markdown and HTML alike, on one line.
+    """Escape `text` with character references, so that Markdown and HTML both show it unchanged on one line.
 
     Characters that cannot be printed become U+FFFD.
     """
@@ -118,7 +119,7 @@ def code_block(text: str, language: str = "text") -> str:
 
 
 def markdown_template(name: str) -> Template:
-    """Load a Markdown template. It escapes nothing: pass untrusted text through `escape_for_hub` first."""
+    """Load a Markdown template by file name. It escapes nothing: pass untrusted text through `escape_for_hub` first."""
     templates = Environment(
         loader=PackageLoader("raml_trl.render"), autoescape=False, undefined=StrictUndefined, trim_blocks=True
     )

@@ -28,13 +28,16 @@ _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fs
 
 
 class StrictParser(TrlParser):
-    """TRL's parser, except that it raises errors instead of printing its usage, and checks the types in YAML."""
+    """TRL's parser with two changes: errors are raised instead of printed, and the types of YAML values are checked."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
     def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
-        """Parse a command line, and the YAML file after `--config`, into the dataclasses, in their order.
+        """Parse a command line and the YAML file named by `--config`.
+
+        Returns:
+            One instance of each of the parser's dataclasses, in the order in which the parser was given them.
 
         Raises:
             InputError: for an unreadable file, an unknown key or option, or an invalid value.
@@ -52,7 +55,10 @@ class StrictParser(TrlParser):
             raise InputError(" ".join(str(error).split())) from error
 
     def explicit_settings(self, arguments: Sequence[str]) -> Settings:
-        """Return the settings that the user gave, by field name. The command line takes precedence over the file."""
+        """Return the settings that the user gave, by field name; defaults are left out.
+
+        The command line takes precedence over the YAML file.
+        """
         arguments = list(arguments)
         settings: Settings = {}
         if "--config" in arguments:
@@ -103,18 +109,19 @@ def run(
 ) -> NoReturn:
     """Parse the command line, open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
-    A complete run is not run again. The exit code is 0 if the run is complete, 2 after a user error, which is one line
-    on standard error, and 130 after an interruption. Any other exception is a defect and keeps its traceback.
+    `main` is not called if the run is already complete. The exit code is 0 without an error, 2 after a user error and
+    130 after an interruption. A user error is reported in one line on standard error. Any other exception is a defect
+    and keeps its traceback.
 
     Args:
-        main: the command.
-        dataclass_types: the dataclasses that configure it.
-        distributed: call `main` in every process of a launch. By default only the first process calls it, and the
-            others exit at once.
-        repeatable: run again even if the run is complete. This suits commands that are cheap and depend only on the
-            files they read.
-        publish: called as `publish(*configs, run)` if the run is complete, now or already before. It pushes the
-            results to the Hub and returns their URLs.
+        main: the function of the command.
+        dataclass_types: the dataclasses that the settings are parsed into; `configs` are their instances.
+        distributed: call `main` in every process of a launch. By default only the first process calls `main`, and the
+            other processes exit at once.
+        repeatable: call `main` even if the run is already complete. This suits commands that are cheap and depend only
+            on the files they read.
+        publish: function that pushes the results to the Hub and returns their URLs. It is called as
+            `publish(*configs, run)` if the run is complete, even if the run was complete before.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in _CHATTY_LIBRARIES:
@@ -144,7 +151,7 @@ def run(
 def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
     """Run a command from Python and return its results.
 
-    The run is the same as that of `python -m` with these settings:
+    This makes the same run as `python -m raml_trl.X` with the same settings. An example:
 
         call(pseudo_gradient.main, PseudoGradientConfig(model_name_or_path="runs/sft", ...))
 

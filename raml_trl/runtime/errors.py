@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-    """An input cannot be used: a setting, a data file, a checkpoint or a directory.
+    """Raised if an input (a setting, a data file, a checkpoint or a directory) cannot be used.
 
-    The message is one line that names the value and then the remedy. Any other exception is a defect of the program
-    and keeps its traceback.
+    The message is one line that names first the value and then the remedy. Any other exception is a defect of the
+    program and keeps its traceback.
     """

@@ -1,4 +1,4 @@
-"""Reads and writes files. A file is replaced in one step, so that it is either complete or absent."""
+"""Reads and writes files. A write replaces the file in one step, so a file is never half-written."""
 
 import json
 import os
@@ -14,17 +14,17 @@ import yaml
 from raml_trl.runtime.errors import InputError
 
 Row = dict[str, Any]
-"""A row of a table, by column name."""
+"""A row of a table: its values by column name."""
 
 Settings = dict[str, Any]
-"""Settings by name, with values that YAML and JSON can hold."""
+"""Settings by name. The values are of types that YAML and JSON can represent."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and move it to `path` when the block ends without an error.
 
-    After an error `path` is as it was before.
+    After an error, `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

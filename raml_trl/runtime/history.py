@@ -1,6 +1,6 @@
-"""Reads the files that a training run leaves behind: the log in `trainer_state.json` and the costs in `summary.json`.
+"""Reads two files of a training run: `trainer_state.json`, which holds the log, and `summary.json`, which holds costs.
 
-transformers writes the first into every run directory, `train_grpo` the second.
+transformers writes `trainer_state.json` in every training run. `train_grpo` writes `summary.json`.
 """
 
 import json
@@ -14,21 +14,24 @@ STATE_FILE = "trainer_state.json"
 SUMMARY_FILE = "summary.json"
 
 LogEntry = dict[str, float]
-"""The numbers logged together, by name; `step` is the optimizer step at which they were logged."""
+"""The numbers that were logged at one time, by metric name. `step` is the optimizer step at that time."""
 
 
 class Speedup(TypedDict):
-    """Speed-up of a step over one that trains on all G rollouts."""
+    """How many times as fast a step of the run is as a step that trains on all G rollouts with TRL's padding."""
 
     estimated: float
+    """The estimate for this run."""
     ceiling: float
+    """The largest possible value if only the selection of m of G rollouts saves time."""
 
 
 class Costs(TypedDict):
     """The time and tokens that a GRPO run spent.
 
-    `seconds` are by phase. `counts` hold rollouts, tokens and cells (tokens and padding). `padding` is the share of
-    padding among the cells of the updates.
+    `seconds` has the seconds of each phase, such as generating or updating. `counts` has the numbers of rollouts,
+    tokens and cells; a cell is a token position, padding included. `padding` is the share of padding among the cells of
+    the updates.
     """
 
     seconds: dict[str, float]
@@ -38,9 +41,9 @@ class Costs(TypedDict):
 
 
 class RunSummary(Costs):
-    """`summary.json`: the costs of a GRPO run, and the settings in effect that they depend on.
+    """The content of `summary.json`: the costs of a GRPO run, and the settings that determine the costs.
 
-    Runs of older versions lack `length_bucketing` and `skip_zero_advantage`.
+    The files of older versions lack `length_bucketing` and `skip_zero_advantage`.
     """
 
     steps: int
@@ -51,7 +54,9 @@ class RunSummary(Costs):
 
 
 def read_log_history(directory: Path) -> list[LogEntry]:
-    """Read the entries that the training run in `directory` logged, in order. Only their numbers are kept.
+    """Return the log entries of the training run in `directory`, in the order of logging.
+
+    Values that are not numbers, such as texts and booleans, are left out.
 
     Raises:
         InputError: if `trainer_state.json` is missing or damaged.
@@ -67,9 +72,9 @@ def read_log_history(directory: Path) -> list[LogEntry]:
 
 
 def logged_curves(entries: Iterable[LogEntry]) -> dict[str, dict[int, float]]:
-    """Return each logged quantity as its values by optimizer step, without NaN.
+    """Return the curve of each metric: its values by optimizer step.
 
-    An entry without a step is left out.
+    NaN values and entries without a step are left out.
     """
     curves: dict[str, dict[int, float]] = {}
     for entry in entries:
@@ -80,7 +85,7 @@ def logged_curves(entries: Iterable[LogEntry]) -> dict[str, dict[int, float]]:
 
 
 def read_summary(directory: Path) -> RunSummary | None:
-    """Read the time and tokens that the run in `directory` spent. Returns None if it kept no `summary.json`.
+    """Read the `summary.json` of the run in `directory`. Returns None if there is no such file.
 
     Raises:
         InputError: if the file is damaged.
@@ -97,7 +102,7 @@ def read_summary(directory: Path) -> RunSummary | None:
 def _read_mapping(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # missing, no JSON, no UTF-8
+    except (OSError, ValueError) as error:  # the file is missing, not JSON or not UTF-8
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} cannot be read: it is not a JSON object")

@@ -1,7 +1,7 @@
 """The record of a run: `run.json`, which every command writes into its `output_dir`.
 
-A directory holds one run. Starting the same command with the same settings again resumes an unfinished run, and leaves
-a complete one as it is. Anything else is refused, so that no run overwrites another.
+A directory holds one run. The same command with the same settings resumes the run if it is unfinished, and leaves it
+unchanged if it is complete. Another command, or other settings, are refused, so that no run overwrites another.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from raml_trl.runtime.files import Settings, is_partial, write_json
 
 RECORD = "run.json"
 
-# Settings that do not change the result of a run: how it is logged, saved and pushed, and where its servers and devices
-# are. They are not recorded, so they may change when a run is resumed.
+# Settings that do not change the result of a run, such as those for logging, saving, pushing, servers and devices. They
+# are not recorded, so they may change when a run is resumed.
 _NOT_RECORDED = frozenset(
     {
         *("output_dir", "disable_tqdm", "report_to", "run_name", "project", "log_level"),
@@ -44,13 +44,14 @@ class RunRecord(TypedDict):
     seconds: float
     """Seconds spent on the run so far, summed over all its sessions."""
     results: NotRequired[Settings]
-    """Present once the run is complete."""
+    """The results that the command reported. Present once the run is complete."""
     dashboard_key: NotRequired[str]
+    """Random key that identifies the run in dashboards, also after a resume. Present once a dashboard was used."""
 
 
 @dataclass
 class Run:
-    """The run in a directory, with the content of its `run.json`. Only a process with `writes` set updates the file."""
+    """The run in a directory, with the content of its `run.json`. The file is only updated if `writes` is true."""
 
     directory: Path
     record: RunRecord
@@ -66,28 +67,30 @@ class Run:
         return self.record["seconds"]
 
     def save(self, seconds: float) -> None:
-        """Record how many seconds the run has taken so far."""
+        """Record that the run has taken `seconds` so far, and write `run.json`."""
         self.record["seconds"] = round(seconds, 3)
         if self.writes:
             write_json(self.directory / RECORD, self.record)
 
     def discard(self) -> None:
-        """Delete the directory of a run that failed before it wrote anything else, so that it can be started again."""
+        """Delete the directory if it holds nothing but `run.json`, so that a failed command can be started again."""
         if self.writes and [path.name for path in self.directory.iterdir()] == [RECORD]:
             (self.directory / RECORD).unlink()
             self.directory.rmdir()
 
     def finish(self, seconds: float, results: Mapping[str, object]) -> None:
-        """Mark the run as complete. All its other files must be on disk already."""
+        """Mark the run as complete and write `run.json`. All other files of the run must be on disk already."""
         self.record["status"] = "complete"
         self.record["results"] = dict(results)
         self.save(seconds)
 
 
 def open_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run:
-    """Return the run of `command` with `settings` in `directory`: the existing one, or a new one.
+    """Return the run of `command` with `settings` in `directory`. The run is started if it does not exist yet.
 
     Args:
+        directory: the `output_dir` of the run.
+        command: name of the command.
         settings: the settings that the user gave, by field name.
 
     Raises:
@@ -102,7 +105,7 @@ def open_run(directory: Path, command: str, settings: Mapping[str, object]) -> R
         _check_same_run(directory, record, new)
         return Run(directory, record, writes=is_first_process())
     occupied = directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir())))
-    if occupied and not path.exists():  # look again: another process of the launch may have written it meanwhile
+    if occupied and not path.exists():  # look again: another process may have written run.json meanwhile
         raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -148,10 +151,10 @@ def is_complete(directory: Path) -> bool:
 
 
 def complete_record(directory: str, *commands: str) -> RunRecord:
-    """Read `run.json` of a complete run of one of `commands`.
+    """Read `run.json` in `directory`, which must hold a complete run of one of `commands`.
 
     Raises:
-        InputError: if there is no such run in `directory`, or it is unfinished.
+        InputError: if `directory` holds no run, a run of another command, or an unfinished run.
     """
     record = read_record(Path(directory))
     if record["command"] not in commands:

@@ -1,6 +1,6 @@
-"""Reports the metrics of a run to a dashboard: Weights & Biases, or trackio, which needs no account.
+"""Reports the metrics of a run to a tracker: Weights & Biases (wandb), or trackio, which needs no account.
 
-Both packages have the same interface.
+A tracker is a package that shows metrics on a dashboard. Both packages have the same interface.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,20 @@ from raml_trl.runtime.errors import InputError
 Tracker = Literal["none", "wandb", "trackio"]
 
 PROJECT = "raml_trl"
-"""The project of runs that name none."""
+"""The dashboard project of runs whose settings name no project."""
 
 
 def run_group(directory: Path) -> str:
-    """Return the dashboard group of the run in `directory`: the name of its sweep, or else of its parent directory."""
+    """Return the dashboard group of the run in `directory`.
+
+    The group is the name of the sweep if the run is a trial, otherwise the name of the parent directory.
+    """
     parent = directory.resolve().parent
     return parent.parent.name if parent.name == "trials" else parent.name
 
 
 def check_tracker(tracker: Tracker) -> None:
-    """Check before the work starts that the tracker can be used afterwards.
+    """Check that the tracker can be used, so that a run fails before the work starts and not when it reports.
 
     Raises:
         InputError: if the tracker is not installed, or the user is not logged in.
@@ -37,7 +40,7 @@ def check_tracker(tracker: Tracker) -> None:
         if error.name != tracker:
             raise
         raise missing from error
-    if module.__file__ is None:  # a directory such as ./wandb, which wandb writes its runs into, imports as a package
+    if module.__file__ is None:  # a directory ./wandb, where wandb stores its runs, can be imported too
         raise missing
     if tracker == "wandb":
         try:
@@ -56,7 +59,7 @@ def report(
     settings: Mapping[str, object],
     metrics: Mapping[str, float],
 ) -> None:
-    """Log `metrics` as one run of `project`."""
+    """Log `metrics` to the tracker as one run of `project`. Does nothing if the tracker is none."""
     if tracker == "none":
         return
     module = import_module(tracker)

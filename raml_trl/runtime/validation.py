@@ -1,4 +1,4 @@
-"""Checks the values in a config: types, minimums, and the nearest values that would work."""
+"""Checks the types and minimums of the values in a config, and finds the nearest valid value for an error message."""
 
 import types
 from collections.abc import Callable
@@ -8,12 +8,13 @@ from raml_trl.runtime.errors import InputError
 
 
 def check_types(config: object, declared_by: type) -> None:
-    """Check the fields that the class `declared_by` declares against their type hints.
+    """Check the values of `config` against the type hints of the fields that the class `declared_by` declares.
 
-    Neither YAML nor Python checks them. Every class checks its own fields, so those of a subclass are all checked.
+    Neither YAML nor Python checks these types. Each config class calls this for its own fields and leaves inherited
+    fields to its base class.
 
     Raises:
-        InputError: if a value has another type. The message names the field, the value and the type.
+        InputError: if a value does not have the declared type. The message names the field, the value and the type.
     """
     hints = get_type_hints(declared_by)
     for name in declared_by.__annotations__:
@@ -24,7 +25,7 @@ def check_type(name: str, value: object, hint: object) -> None:
     """Check the `value` of the field `name` against a type hint.
 
     Raises:
-        InputError: if it has another type. The message names the field, the value and the type.
+        InputError: if `value` does not have this type. The message names the field, the value and the type.
     """
     if not _has_type(value, hint):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
@@ -51,7 +52,7 @@ def _has_type(value: object, hint: object) -> bool:
 
 
 def check_at_least(config: object, **minimums: int) -> None:
-    """Check fields of `config` against their minimums. None is accepted.
+    """Check that each field named in `minimums` has at least the given value. A field that is None passes.
 
     Raises:
         InputError: if a value is too small. The message names the field, the value and the minimum.
@@ -63,7 +64,7 @@ def check_at_least(config: object, **minimums: int) -> None:
 
 
 def nearest(value: int, works: Callable[[int], bool]) -> str:
-    """Return, as text, the nearest positive integers below and above `value` for which `works` is true."""
+    """Return the nearest positive integers below and above `value` for which `works` is true, such as "96 or 104"."""
     limit = 100_000
     below = next((candidate for candidate in range(value - 1, 0, -1) if works(candidate)), None)
     above = next((candidate for candidate in range(value + 1, value + limit) if works(candidate)), None)
