@@ -1,17 +1,19 @@
 r"""Generates arithmetic questions with many correct trajectories each and a checkable answer, all from a seed.
 
-A question asks for the last digits of two sums, `a=7+7+2,b=6+5+6`; the answer is the two digits, `67`. A trajectory
-adds step by step. The order of the operands and the interleaving of the two sums are free:
+A question such as `a=7+7+2,b=6+5+6` asks for the last digit of each of two sums, here of 16 and 17, so its answer is
+`67`. A trajectory adds one operand per step and keeps only the last digit of the result. It may take the operands of a
+sum in any order, and alternate between the two sums in any order:
 
     <think>b5+6=1;a7+2=9;b1+6=7;a9+7=6;</think>\boxed{67}
 
-So a question has dozens of correct trajectories, which makes their number per question (K) matter. A single wrong step
-spoils the answer, which leaves reinforcement learning something to improve. Before each step a trajectory may skip to
-the answer (`exit_probability`). A model copies this bad habit and can unlearn it later; it also learns to answer a
-truncated trajectory.
+So a question has dozens of correct trajectories, and the number of trajectories per question (K) can be varied. A
+single wrong step spoils the answer, which leaves reinforcement learning something to improve. With the probability
+`exit_probability` before each step, a trajectory skips the remaining steps and states the answer. A model that is
+trained on these trajectories also learns to skip steps, a bad habit that reinforcement learning can remove, and it
+learns to state an answer after truncated reasoning.
 
-Splits are disjoint by construction: the split of a question depends on its operands only, not on their order or on the
-sum they belong to. So no test question occurs in training in any order.
+The splits share no question by construction. A question with other orders of the operands or of the two sums is in the
+same split, so no test question occurs in training in any order.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ NUM_OPERANDS = 3
 """Digits in each of the two sums."""
 
 SPLITS: dict[str, range] = {"test": range(0, 20), "sft": range(20, 50), "grpo": range(50, 100)}
-"""The hundredths of all questions that belong to each split."""
+"""The split of a question is the one whose range contains the hash of its operands modulo 100."""
 
 SPECIAL_TOKENS: tuple[str, ...] = ("<pad>", "<eos>", "<user>", "<assistant>")
 VOCABULARY: tuple[str, ...] = (*SPECIAL_TOKENS, "<think>", "</think>", "\\boxed{", "}", *"0123456789ab=+,;")
@@ -37,12 +39,12 @@ CHAT_TEMPLATE = (
     "{% else %}<user>{{ message.content }}<assistant>{% endif %}"
     "{% endfor %}"
 )
-"""The user turn ends with `<assistant>`, so the prompt is a prefix of prompt and completion."""
+"""The prompt ends with `<assistant>`, so the text of a whole conversation begins with the text of its prompt."""
 
 
 @dataclass(frozen=True)
 class ArithmeticQuestion:
-    """Two sums of digits, in the order of the question's text."""
+    """A question: the digits to add in each of its two sums, in the order of the text."""
 
     a: tuple[int, ...]
     b: tuple[int, ...]
@@ -57,7 +59,7 @@ class ArithmeticQuestion:
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
-        """A key that is the same for every order of the operands and of the two sums."""
+        """The operands in sorted order: equal for questions that differ only in the order of operands or sums."""
         return tuple(sorted((tuple(sorted(self.a)), tuple(sorted(self.b)))))
 
     @property
@@ -68,10 +70,10 @@ class ArithmeticQuestion:
 
 
 def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
-    """Generate `num_questions` questions of `split` that differ in more than the order of operands.
+    """Generate `num_questions` questions of `split`, no two of which differ only in the order of operands or sums.
 
     Raises:
-        InputError: if the split does not contain that many questions.
+        InputError: if the random draws give fewer such questions, since the split contains too few.
     """
     assert split in SPLITS, split
     questions: dict[tuple[tuple[int, ...], ...], ArithmeticQuestion] = {}
@@ -97,7 +99,7 @@ def generate_trajectories(
     """Generate `num_trajectories` different correct trajectories of `question`.
 
     Raises:
-        InputError: if there are not that many (equal operands leave fewer orders).
+        InputError: if the random draws give fewer. A question with equal operands has fewer trajectories.
     """
     trajectories: dict[str, None] = {}
     attempts = 1_000 * num_trajectories
@@ -115,7 +117,7 @@ def generate_trajectories(
 
 
 def _steps(question: ArithmeticQuestion, rng: np.random.Generator, exit_probability: float) -> Iterator[str]:
-    """The steps of one trajectory, up to the one where it skips to the answer."""
+    """Yield the steps of one trajectory, such as `b5+6=1;`, until it ends or skips to the answer."""
     operands = {"a": rng.permutation(question.a).tolist(), "b": rng.permutation(question.b).tolist()}
     running = {name: digits.pop() for name, digits in operands.items()}
     for name in rng.permutation(["a", "b"] * (NUM_OPERANDS - 1)).tolist():

@@ -1,7 +1,9 @@
-"""Finds the columns of a table: by the usual names, or by the names in a recipe.
+"""Finds the columns of a table that hold the question, its answer and so on.
 
-A column may also be a path into a nested row: `1.ground_truth.value` is the field `value` of the field `ground_truth`
-of element 1 of a list (or of column `1`).
+A column is found under one of its usual names, such as `problem` for the question, unless the recipe names it. In place
+of a name, a recipe may give the path of a value in a nested row: keys and list positions, joined by dots. The path
+`1.ground_truth.value` means `row[1]["ground_truth"]["value"]` for a row that is a list, and
+`row["1"]["ground_truth"]["value"]` for a row that is a mapping.
 """
 
 import hashlib
@@ -34,7 +36,7 @@ _HASHES = re.compile(r".*####(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Columns:
-    """The name or path of each column that a row may have, or None."""
+    """The column name or path of the question, of its answer and so on; None for a value that the rows do not have."""
 
     question: str | None = None
     answer: str | None = None
@@ -51,10 +53,11 @@ class RowFormat:
     """The settings of a recipe that say how to read a row.
 
     Args:
-        columns: columns that have none of the usual names.
-        answer_form: what the answer column contains.
+        columns: the columns that the recipe names. The other columns are found by their usual names.
+        answer_form: what the answer column contains: only the answer (`plain`), or a solution with the answer in its
+            last box (`boxed`) or after `####` (`hashes`).
         choices: columns with the options of a multiple-choice question, the correct option first.
-        where: pairs of column and value; only rows with all of these values are read.
+        where: conditions `(column, value)`. Only rows that meet all of them are read.
     """
 
     columns: Columns = Columns()
@@ -64,10 +67,16 @@ class RowFormat:
 
 
 def find_columns(row: Row, given: Columns, name: str, required: Sequence[str] = ("question", "answer")) -> Columns:
-    """Complete `given` with the usual names that occur in `row`, the first row of the table `name`.
+    """Return the columns of a table: those that `given` names, and those that have a usual name.
+
+    Args:
+        row: the first row of the table.
+        given: the columns that the recipe names.
+        name: the table, as error messages call it.
+        required: the fields of `Columns` that must be found.
 
     Raises:
-        InputError: if one of the `required` columns is not found, or a given column does not exist.
+        InputError: if a required column is not found, or the table lacks a column that the recipe names.
     """
     present = list(row) if isinstance(row, dict) else [str(position) for position in range(len(row))]
     paths: dict[str, str | None] = {}
@@ -86,7 +95,7 @@ def find_columns(row: Row, given: Columns, name: str, required: Sequence[str] = 
 
 
 def find_value(row: object, path: str | None) -> object:
-    """Return the value at `path` of `row`, or None if there is no value."""
+    """Return the value at `path`, a column name or a path of keys, in `row`; return None if there is no value."""
     if path is None:
         return None
     if isinstance(row, dict) and path in row:
@@ -102,9 +111,10 @@ def find_value(row: object, path: str | None) -> object:
 
 
 def final_answer(text: str, form: AnswerForm) -> str:
-    r"""Extract the answer from a column, or return an empty string.
+    r"""Return the answer that the text of an answer column contains, or an empty string if it contains none.
 
-    The form `boxed` takes the content of the last `\boxed{}` (MATH), `hashes` the text after the last `####` (GSM8K).
+    The form `plain` returns the whole text. The form `boxed` returns the content of the last `\boxed{}`, for solutions
+    as in MATH. The form `hashes` returns the text after the last `####`, for solutions as in GSM8K.
     """
     if form == "hashes":
         match = _HASHES.fullmatch(text)
@@ -115,11 +125,11 @@ def final_answer(text: str, form: AnswerForm) -> str:
 
 
 def ask_for_choice(question: str, options: Sequence[str], key: str) -> tuple[str, str]:
-    """Return a multiple-choice question and the letter of its correct option.
+    """Return a question followed by its options as lettered lines, and the letter of the correct option.
 
     Args:
-        options: the correct option first; they are listed in a random order.
-        key: seeds the order.
+        options: the options, the correct one first. They are listed in a random order.
+        key: the order depends only on this text.
     """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(options)).tolist()

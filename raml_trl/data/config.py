@@ -1,4 +1,4 @@
-"""The config of `prepare_data`, and the options of every command that reads a dataset. Invalid values are rejected."""
+"""The options of `prepare_data`, and the options of all commands that read a dataset. Invalid values are rejected."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass(kw_only=True)
 class TableArguments:
-    """Which dataset to read, and how its rows are laid out."""
+    """The options that name a dataset and say which columns its rows have."""
 
     dataset_name: str = field(
         metadata={
@@ -65,7 +65,7 @@ class TableArguments:
 
 @dataclass(kw_only=True)
 class DatasetArguments(TableArguments):
-    """Which dataset to train on or evaluate with, and how to prompt the model with its questions."""
+    """The options that name the dataset to train on or evaluate with, and the prompt for its questions."""
 
     prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
 
@@ -77,7 +77,10 @@ class DatasetArguments(TableArguments):
 
 @dataclass(kw_only=True)
 class PrepareDataConfig(TableArguments):
-    """`prepare_data`: check questions, and trajectories if there are any, and write them as Parquet shards."""
+    """The options of `prepare_data`, which checks the questions of a dataset and writes them as Parquet shards.
+
+    The trajectories of the dataset, if it has any, are written with their questions.
+    """
 
     output_dir: str
     num_questions: int | None = field(

@@ -1,9 +1,12 @@
-"""Finds repeated questions, and questions that overlap with those of a benchmark.
+"""Finds repeated questions, and questions that overlap with a question of a benchmark.
 
-The overlap of two questions is the number of word n-grams that they share, divided by the number of n-grams of the
-question that has fewer (the overlap coefficient of the two sets). It is 1 if one question contains the other. A single
-shared n-gram, the criterion of GPT-3 (arXiv 2005.14165, appendix C), proves nothing for competition problems: their set
-phrases ("m/n where m and n are relatively prime positive integers, find m + n") are longer than any usual n.
+An n-gram is a sequence of n consecutive words. The overlap of two questions is the number of n-grams that they share,
+divided by the number of n-grams of the question that has fewer (the overlap coefficient of the two sets). The overlap
+is 1 if one question contains the other.
+
+GPT-3's criterion, a single shared n-gram (arXiv 2005.14165, appendix C), would leave out too many competition problems,
+because these share set phrases ("m/n where m and n are relatively prime positive integers, find m + n") with more words
+than any usual n.
 """
 
 import hashlib
@@ -19,14 +22,20 @@ _SPACING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|[,;:! ])(?![a-zA
 
 
 class SeenQuestions:
-    """The questions of one pass over a dataset, as 16-byte digests: about 200 bytes of memory per question."""
+    """Remembers the questions of one pass over a dataset and recognises repeated ones.
+
+    It stores two 16-byte digests per question instead of the text, which takes about 200 bytes of memory.
+    """
 
     def __init__(self) -> None:
         self._exact: set[bytes] = set()
         self._normalised: set[bytes] = set()
 
     def add(self, text: str) -> Literal["duplicate", "near duplicate"] | None:
-        """Add a question, and return how it repeats an earlier one, or None if it is new."""
+        """Add a question; return "duplicate" or "near duplicate" if it repeats an earlier question, otherwise None.
+
+        The text of a duplicate is the same. The text of a near duplicate is the same only after `normalise`.
+        """
         exact, normalised = _digest(text), _digest(normalise(text))
         repeats: Literal["duplicate", "near duplicate"] | None = None
         if normalised in self._normalised:
@@ -37,9 +46,10 @@ class SeenQuestions:
 
 
 def normalise(text: str) -> str:
-    """Return the text without case, white space, dollar signs and TeX spacing.
+    r"""Return a form of the text that is the same for near duplicates.
 
-    Signs and digits remain, since they make a different question.
+    The form has no upper case, white space, dollar signs, TeX spacing and final punctuation, and `\frac` in place of
+    `\dfrac`. Digits and mathematical signs remain, because a question with another digit or sign is another question.
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return _SPACING.sub("", text).rstrip(".?!")
@@ -47,7 +57,14 @@ def normalise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Overlap:
-    """The benchmark question that a question overlaps with, the overlap (0 to 1), and the first shared words."""
+    """An overlap of a question with a benchmark question.
+
+    Args:
+        benchmark: name of the benchmark.
+        question_id: id of the benchmark question.
+        share: the overlap, from 0 to 1.
+        words: the first n-gram that the two questions share.
+    """
 
     benchmark: str
     question_id: str
@@ -59,9 +76,9 @@ class Benchmarks:
     """An index of the n-grams of benchmark questions.
 
     Args:
-        questions: benchmark, id and text of every question.
-        ngram_size: n, in words. A question of fewer words counts as one n-gram if it has `least_words`.
-        least_words: shorter questions ("What is 1 + 1?") are ignored.
+        questions: benchmark, id and text of every benchmark question.
+        ngram_size: n, in words. A question with fewer than n words counts as a single n-gram.
+        least_words: questions with fewer words ("What is 1 + 1?") are ignored.
     """
 
     def __init__(self, questions: Iterable[tuple[str, str, str]], *, ngram_size: int, least_words: int = 5) -> None:
@@ -77,11 +94,11 @@ class Benchmarks:
         self._short = sorted({len(ngram) for ngram in self._holders} - {ngram_size})
 
     def find(self, text: str, *, min_share: float) -> Overlap | None:
-        """Return the largest overlap with a benchmark question, or None if it is below `min_share`."""
+        """Return the largest overlap of `text` with a benchmark question, or None if it is less than `min_share`."""
         words = split_words(text)
         own = self._ngrams(text)
         common = [ngram for ngram in own if ngram in self._holders]
-        # Benchmark questions shorter than an n-gram must occur as a whole.
+        # A benchmark question with fewer than n words is indexed as a whole, so look for sequences of that length.
         for size in self._short:
             common += [ngram for ngram in _ngrams(words, size) if ngram not in own and ngram in self._holders]
         if not common:
@@ -107,7 +124,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _ngrams(words: list[str], size: int) -> dict[tuple[str, ...], None]:
-    """The distinct n-grams, in the order of the text."""
+    """Return the distinct n-grams of `size` words, in the order of the text."""
     return {tuple(words[start : start + size]): None for start in range(len(words) - size + 1)}
 
 

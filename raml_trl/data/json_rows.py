@@ -1,7 +1,7 @@
-"""Rows of JSON Lines files and of JSON arrays, read in a stream.
+"""Reads the rows of a JSON Lines file or of a JSON array, one at a time.
 
-A line or element that is not a row becomes a `Fault`, which the reader counts or refuses. A file that ends in the
-middle of a row raises `CutShort`, since more than that row is missing.
+A line or element that is not a row is yielded as a `Fault`, so that the caller can count it or stop. A file that ends
+in the middle of a row raises `CutShort`, because any rows after it are missing as well.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import TypeAlias
 import ijson
 
 Row: TypeAlias = dict[str, object] | list[object]
-"""The columns of a row, by name or by position."""
+"""The values of a row: a mapping from column names, or a list whose positions are the columns."""
 
 _CHUNK_BYTES = 2**16
 _EXCERPT_CHARACTERS = 200
@@ -23,18 +23,18 @@ _NOT_A_ROW = "not a row of columns"
 
 @dataclass(frozen=True)
 class Fault:
-    """A line or element that is not a row: the reason, and the beginning of its text."""
+    """A line or element that is not a row, with the reason and the first 200 characters of its text."""
 
     reason: str
     excerpt: str
 
 
 class CutShort(Exception):
-    """The data end in the middle of a row, or are damaged; the message gives the place."""
+    """The data end in the middle of a row, or are damaged. The message says where."""
 
 
 def read_lines(lines: Iterable[bytes]) -> Iterator[Row | Fault]:
-    """Yield the mapping or list of each line, and a `Fault` for every other line that is not blank.
+    """Yield the row (a JSON mapping or list) on each line, or a `Fault` if the line has none. Blank lines are skipped.
 
     Raises:
         CutShort: if the last line has no line end and is not JSON.
@@ -56,9 +56,9 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Row | Fault]:
 
 
 def read_array(file: BufferedIOBase) -> Iterator[Row | Fault]:
-    """Yield the elements of a JSON array that are mappings or lists, and a `Fault` for every other element.
+    """Yield each element of a JSON array that is a row (a mapping or list), and a `Fault` for any other element.
 
-    Memory holds a chunk of the file and one element.
+    Memory holds a chunk of the file and one element at a time.
 
     Raises:
         CutShort: if the array is damaged or incomplete.
@@ -77,7 +77,7 @@ def read_array(file: BufferedIOBase) -> Iterator[Row | Fault]:
 
 
 def _plain(value: object) -> object:
-    """Replace each Decimal by a float, as `json` reads it; ijson's own `use_float` rejects integers over 64 bits."""
+    """Replace each Decimal by a float, as `json` would. ijson's own `use_float` rejects integers over 64 bits."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, dict):
@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 
 def _reason(error: ijson.JSONError) -> str:
-    """The parser's message and the text around the place, without the arrow that it draws below."""
+    """Return ijson's message and its excerpt of the text around the error, without the arrow that marks the place."""
     [message] = error.args
     text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
     return " ".join(text.partition("(right here)")[0].split())

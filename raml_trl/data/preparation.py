@@ -1,6 +1,6 @@
-"""Checks the rows of a dataset and writes the questions and trajectories that can be used as Parquet shards.
+"""Checks the rows of a dataset, and writes the questions and trajectories that pass as Parquet shards.
 
-Everything is done in one pass. Memory holds a few rows, and digests of the questions so far.
+The rows are read once. Memory holds a few rows at a time, and a digest of each question to recognise duplicates.
 """
 
 import json
@@ -29,7 +29,7 @@ from raml_trl.runtime.files import remove_partials, whole_file
 
 @dataclass
 class Counts:
-    """The numbers of rows read, of questions and trajectories kept, and of rows left out for each reason."""
+    """The number of rows read, of questions and trajectories kept, and of rows left out for each reason."""
 
     rows: int = 0
     questions: int = 0
@@ -43,7 +43,9 @@ class Counts:
 
 
 def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[str], int] = len) -> Counts:
-    """Write the shards, `rejects.jsonl` and `report.md` into `directory`, and return the counts.
+    """Check the rows of a dataset, write the results into `directory`, and return the counts.
+
+    The results are the shards, `rejects.jsonl` (the rows left out) and `report.md` (the counts for each reason).
 
     Args:
         count_tokens: counts the tokens of a question, for `max_question_tokens`.
@@ -69,7 +71,7 @@ def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[
 
 
 def _generate_arithmetic(config: PrepareDataConfig) -> tuple[Iterator[Task], str]:
-    """Arithmetic questions of one split, and correct trajectories for them."""
+    """Return generated arithmetic questions with correct trajectories, and the kind of shards for them."""
     assert config.num_questions is not None
     rng = np.random.default_rng([config.seed, list(arithmetic.SPLITS).index(config.dataset_split)])
     generated = arithmetic.generate_questions(config.dataset_split, config.num_questions, rng)
@@ -84,7 +86,7 @@ def _generate_arithmetic(config: PrepareDataConfig) -> tuple[Iterator[Task], str
 
 
 def _read_table(config: PrepareDataConfig) -> tuple[Iterator[Task | Reject], str]:
-    """The tasks of a file or a Hub dataset, and the kind of shards for them."""
+    """Return the tasks and rejected rows of a file or a Hub dataset, and the kind of shards for the tasks."""
     table = open_data(config)
     return read_tasks(table), QUESTIONS if table_columns(table).generations is None else TRAJECTORIES
 
@@ -102,7 +104,7 @@ def _open_screen(config: PrepareDataConfig, count_tokens: Callable[[str], int]) 
 
 
 def _read_benchmarks(references: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """The benchmark, id and text of each question of the benchmarks."""
+    """Yield the benchmark's name, the id and the text of each question of the benchmarks."""
     for reference in map(DatasetReference.parse, references):
         for task in stream_tasks(reference.open()):
             yield Path(reference.name).name, task.question.id, task.question.question
@@ -115,7 +117,10 @@ def _screen_tasks(
     counts: Counts,
     reject: Callable[[int, str, Mapping[str, object]], None],
 ) -> Iterator[Task]:
-    """Yield the tasks that pass the checks, in the requested layout; count them, and report the others to `reject`."""
+    """Yield the tasks that pass the checks, in the requested layout, and count them in `counts`.
+
+    `reject` is called with the row number, the reason and the content of each task that does not pass.
+    """
     for number, task in enumerate(tasks):
         counts.rows += 1
         if isinstance(task, Reject):
@@ -136,7 +141,7 @@ def _screen_tasks(
 
 
 def _change_layout(task: Task, layout: str) -> Task:
-    """Write the correct trajectories in a layout, with the answer in its box."""
+    """Rewrite the correct trajectories in the layout of a prompt style, with the reference answer in the box."""
     answer = task.question.answer
     return replace(
         task,
@@ -150,7 +155,7 @@ def _change_layout(task: Task, layout: str) -> Task:
 
 
 def _format_report(config: PrepareDataConfig, counts: Counts) -> str:
-    """The counts, and the meaning of each reason, in Markdown."""
+    """Return the counts as Markdown, with an explanation of each reason to leave rows out."""
     table = [["left out because", "rows", "share", "what it means"]]
     for reason, count in counts.left_out.most_common():
         table.append([reason, f"{count:,}", f"{count / counts.rows:.2%}", REASONS.get(reason, "the row is malformed")])

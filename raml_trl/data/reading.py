@@ -1,8 +1,9 @@
 """Reads questions and their trajectories from tables of any layout, and checks every row.
 
-A row has a question (`problem` or `question`), its `answer`, and optionally an `id`, a `source`, and, as in the rollout
-datasets of the paper, `generations` (texts) with `labels` (1 for correct). The output of `prepare_data` and
-`sample_trajectories` has the same columns.
+A row has a question (in the column `problem` or `question`) and its `answer`. It may also have an `id`, a `source`, and
+trajectories: `generations` is the list of their texts, and `labels` is a list with 1 for each correct trajectory and 0
+for each wrong one. The rollout datasets of the RaML paper have these columns, as does the output of `prepare_data` and
+`sample_trajectories`.
 """
 
 from collections.abc import Iterator
@@ -22,10 +23,10 @@ _EXCERPT_CHARACTERS = 2_000
 
 
 def open_data(arguments: TableArguments) -> DataTable:
-    """Open the table that a recipe names, with the row format of the recipe.
+    """Open the dataset that a recipe names, to be read in the row format that the recipe gives.
 
     Raises:
-        InputError: as `tables.open_table`.
+        InputError: if the dataset does not exist, is not data, or is the output of an unfinished run.
     """
     table = open_table(arguments.dataset_name, config=arguments.dataset_config, split=arguments.dataset_split)
     row_format = arguments.row_format
@@ -34,12 +35,13 @@ def open_data(arguments: TableArguments) -> DataTable:
 
 
 def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
-    """Yield each row of a table that fulfils the `where` conditions, in order, as a task or as a reject.
+    """Yield the rows of a table in order: a `Task` for a usable row, a `Reject` for any other row.
 
-    A question without an `id` gets the number of its row.
+    Rows that do not meet the `where` conditions of the recipe are skipped. A question without an `id` gets the number
+    of its row, counted from 0, as its id.
 
     Raises:
-        InputError: if a column is missing, the data are damaged, or there is no row.
+        InputError: if a required column is missing, the data are damaged, or there is no row.
     """
     columns = table_columns(table)
     source = Path(table.name).name if Path(table.name).exists() else table.name  # no local path in the data
@@ -64,10 +66,10 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
 
 
 def table_columns(table: DataTable) -> Columns:
-    """Return the columns of a table, which are found in its first row.
+    """Return the columns of a table, judged by its first row.
 
     Raises:
-        InputError: if a column is missing, or there is no row.
+        InputError: if a required column is missing, or there is no row.
     """
     row_format = table.row_format
     required = ("question",) if row_format.choices else ("question", "answer")
@@ -82,10 +84,10 @@ def table_columns(table: DataTable) -> Columns:
 
 
 def stream_tasks(table: DataTable) -> Iterator[Task]:
-    """Yield each task of a table.
+    """Yield each row of a table as a task.
 
     Raises:
-        InputError: as `read_tasks`, and if a row cannot be used.
+        InputError: if a row is not usable, a required column is missing, the data are damaged, or there is no row.
     """
     for task in read_tasks(table):
         if isinstance(task, Reject):
@@ -99,7 +101,7 @@ def stream_questions(table: DataTable) -> Iterator[Question]:
     """Yield each question of a table.
 
     Raises:
-        InputError: as `stream_tasks`, and if the grader cannot read an answer.
+        InputError: if the grader cannot read an answer, or `stream_tasks` raises it.
     """
     for task in stream_tasks(table):
         question = task.question
@@ -122,14 +124,14 @@ def load_questions(name: str, *, config: str | None = None, split: str = "train"
 
 
 def load_texts(name: str) -> Iterator[str]:
-    """Yield the texts of all questions and trajectories of a dataset, to train a tokenizer on."""
+    """Yield the text of every question and every trajectory of a dataset, as training data for a tokenizer."""
     for task in stream_tasks(open_table(name)):
         yield task.question.question
         yield from (trajectory.text for trajectory in task.trajectories)
 
 
 class _UnusableRow(Exception):
-    """A row is not a task; the message is the reason."""
+    """A row cannot be read as a task. The message gives the reason."""
 
 
 def _read_task(row: Row, columns: Columns, row_format: RowFormat, number: int, default_source: str) -> Task:
@@ -187,6 +189,6 @@ def _read_list(value: object, name: str) -> list[object]:
 
 
 def _excerpt(row: Row, columns: Columns) -> dict[str, str]:
-    """The columns of a row that a rejects file shows: the question without its trajectories."""
+    """Return the values of a row that `rejects.jsonl` shows: id, question, answer and source, but no trajectories."""
     values = {name: find_value(row, path) for name, path in vars(columns).items() if name in _EXCERPT_COLUMNS}
     return {name: str(value)[:_EXCERPT_CHARACTERS] for name, value in values.items() if value is not None}

@@ -1,11 +1,11 @@
-"""The typed records of the data: questions, their trajectories, and rows that were left out."""
+"""Dataclasses for questions, their trajectories, and rows that were left out."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question for the model, and the reference answer that its answers are graded against."""
+    """A question for the model, and the reference answer against which answers of the model are graded."""
 
     id: str
     question: str
@@ -15,7 +15,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The reasoning text of a `model` for a question, and whether its answer is correct."""
+    """The text that `model` wrote for a question (reasoning and answer), and whether the answer is correct."""
 
     text: str
     correct: bool
@@ -33,7 +33,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that was left out: its number, the reason, and an excerpt of its columns."""
+    """A row that was left out: its number (from 0), the reason, and an excerpt of its values."""
 
     row: int
     reason: str

@@ -1,8 +1,8 @@
 """Decides which questions can be trained on, and cleans their text.
 
-The patterns come from web collections of competition problems. These contain links to a wiki around every other word,
-figures in Asymptote, solutions that were copied along with the question, and ligatures and backslashes that some
-program turned into control characters.
+The patterns were made for collections of competition problems from the web. Their questions contain links to a wiki,
+figures in the drawing language Asymptote, solutions that were copied along with the question, and control characters
+where a program has replaced a ligature (fi, ff) or a backslash.
 """
 
 import html
@@ -31,7 +31,7 @@ REASONS: dict[str, str] = {
     "overlaps a benchmark": "it shares too many n-grams with a question of a benchmark",
     "answer the grader cannot read": "no completion could be graded correct against it",
 }
-"""The meaning of each reason to leave a row out. The first six come from `reading.read_tasks`."""
+"""Explains each reason to leave a row out. `reading.read_tasks` checks the first six, `Screen` the other ones."""
 
 _TAGS = "a|b|br|center|code|details|div|em|font|h[1-6]|hr|i|li|ol|p|pre|s|small|span|strong|summary|table|td|th|tr|u|ul"
 _ATTRIBUTES = r"""(?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*"""
@@ -57,29 +57,30 @@ _SOLUTION = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-# TeX commands whose backslash was read as an escape: \theta gives a tab, \neq a line feed, \right a carriage return.
+# TeX commands whose backslash and first letter were read as an escape sequence: the \t of \theta as a tab, the \n of
+# \neq as a line feed, the \r of \right as a carriage return.
 _LOST_BACKSLASH = re.compile(r"\t(?:heta|imes|ext\{|riangle|frac)|\n(?:eq|abla)\b|\r(?:ight|ho)\b")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason to leave a task out, and the evidence for an overlap."""
+    """The reason to leave a task out, and the overlap with a benchmark if that is the reason."""
 
     reason: str
     overlap: Overlap | None = None
 
 
 class Screen:
-    """The checks of one pass over a dataset. It remembers the questions that passed, to find duplicates.
+    """Checks the tasks of a dataset one by one, and remembers the questions that passed in order to find duplicates.
 
     Args:
         markup: remove HTML and URLs from the question.
         figures: leave out questions that need a figure.
         duplicates: leave out repeated questions.
         count_tokens: counts the tokens of a text, for `max_question_tokens`.
-        max_question_tokens: leave out longer questions.
-        benchmarks: leave out questions that overlap with these by `min_overlap`.
-        min_overlap: from 0 to 1.
+        max_question_tokens: leave out questions with more tokens.
+        benchmarks: leave out questions that overlap with a question of these benchmarks.
+        min_overlap: the smallest overlap, from 0 to 1, for which a question is left out.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Screen:
         self._seen = SeenQuestions()
 
     def check(self, task: Task) -> Task | Refusal:
-        """Return the task with its question cleaned, or the reason to leave it out."""
+        """Return the task without markup in its question, or the reason to leave the task out."""
         question = task.question
         text = question.question
         if self.markup and (stripped := strip_markup(text)) != text:
@@ -112,7 +113,7 @@ class Screen:
             return Refusal("garbled")
         if holds_solution(question.question):
             return Refusal("solution in the question")
-        if self.figures and needs_figure(question.question):  # before markup is removed: it may hold the figure
+        if self.figures and needs_figure(question.question):  # in the original text, since the markup may be a figure
             return Refusal("needs a figure")
         if self.count_tokens(text) > self.max_question_tokens:
             return Refusal("too long")
@@ -121,21 +122,22 @@ class Screen:
             return Refusal("overlaps a benchmark", overlap)
         if not readable(question.answer):
             return Refusal("answer the grader cannot read")
-        # Last, so that a question that was left out does not exclude a usable copy.
+        # This check comes last, so that a question left out for another reason does not make a usable copy a duplicate.
         if self.duplicates and (repeats := self._seen.add(text)) is not None:
             return Refusal(repeats)
         return replace(task, question=replace(question, question=text))
 
 
 def strip_markup(text: str) -> str:
-    """Remove HTML and URLs. Links keep their words; powers and indices become TeX; entities become characters.
+    """Return the text without HTML tags and URLs.
 
+    The words of a link remain, `<sup>` and `<sub>` become TeX powers and indices, and HTML entities become characters.
     Only known tags are removed, so the inequality signs of `a<b and c>d` remain.
     """
     if "<" in text:
         closed = {match[2].lower() for match in _TAG.finditer(text) if match[1]}
         text = _POWER.sub(lambda match: ("^{" if match[1].lower() == "sup" else "_{") + match[2] + "}", text)
-        # A <b> that is never closed may be the middle of a < b > c.
+        # A one-letter tag that is never closed may be part of an inequality, as in a <b> c.
         text = _TAG.sub(lambda match: match[0] if len(match[2]) == 1 and match[2].lower() not in closed else " ", text)
     if "&" in text:
         text = re.sub(r"&(?:[a-z]{2,8}|#[0-9]{1,6});", lambda match: html.unescape(match[0]), text)
@@ -155,5 +157,5 @@ def holds_solution(text: str) -> bool:
 
 
 def is_garbled(text: str) -> bool:
-    """Return whether characters were lost: there are control characters, or a TeX command without its backslash."""
+    """Return whether the text contains control characters, or TeX commands that have lost their backslash."""
     return _CONTROL.search(text) is not None or _LOST_BACKSLASH.search(text) is not None

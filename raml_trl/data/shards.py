@@ -1,8 +1,8 @@
 """Writes and reads datasets as Parquet shards, each of which is either complete or absent.
 
-A directory contains shards of one kind: `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ... Their
-columns are those of the paper's rollout datasets, with one row per question. A question and its trajectories are thus
-read together, in memory that does not grow with their number.
+A directory contains shards of one kind, such as `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ...
+Shards of these two kinds have the columns of the RaML paper's rollout datasets and one row per question. A row also
+holds all trajectories of its question, so rows can be read one after the other in little memory.
 """
 
 import json
@@ -31,9 +31,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         {
             **_QUESTION,
             "generations": pa.list_(pa.string()),
-            "labels": pa.list_(pa.int64()),  # 1 if correct, otherwise 0
+            "labels": pa.list_(pa.int64()),  # 1 for a correct trajectory, otherwise 0
             "models": pa.list_(pa.string()),
-            "num_tokens": pa.list_(pa.int64()),  # null if they were not counted
+            "num_tokens": pa.list_(pa.int64()),  # null for a trajectory whose tokens were not counted
         }
     ),
     SAMPLES: pa.schema(
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "correct": pa.bool_(),
             "formatted": pa.bool_(),
             "outcome": pa.string(),
-            "vote": pa.int32(),  # number of the answer within its question; null for an abstention
+            "vote": pa.int32(),  # the same number for equal answers to a question; null for no readable answer
             "num_tokens": pa.int32(),
             "finished": pa.bool_(),
         }
@@ -52,17 +52,17 @@ SCHEMAS: dict[str, pa.Schema] = {
     PRUNED: pa.schema(
         {
             "question_id": pa.string(),
-            "number": pa.int32(),  # of the trajectory within its question
+            "number": pa.int32(),  # position of the trajectory among those of its question
             "method": pa.string(),
             "setting": pa.string(),  # null for a method without settings
             "text": pa.string(),  # in the prompt's layout, with the forced answer
             "predicted": pa.string(),  # null if the box was not closed
-            "tokens_before": pa.int32(),  # of the thinking
-            "tokens_after": pa.int32(),
-            "num_tokens": pa.int32(),  # of the text
+            "tokens_before": pa.int32(),  # tokens of the thinking before pruning
+            "tokens_after": pa.int32(),  # tokens of the thinking after pruning
+            "num_tokens": pa.int32(),  # tokens of `text`
             "correct": pa.bool_(),
             "leaked": pa.bool_(),
-            "nll": pa.float32(),  # of the reference answer, in nats per token
+            "nll": pa.float32(),  # negative log-likelihood of the reference answer, in nats per token
         }
     ),
 }
@@ -75,12 +75,12 @@ _SHARD_BYTES = 2**28
 
 
 def shard_path(directory: Path, kind: str, number: int) -> Path:
-    """Return the path of the shard with this number."""
+    """Return the path of shard `number` of a kind, such as `directory/questions-00000.parquet`."""
     return directory / f"{kind}-{number:05d}.parquet"
 
 
 def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
-    """Return the kind of the shards in `directory` and their paths in order, or None if there are no shards."""
+    """Return the kind of the shards in `directory` and their paths in order of their numbers; None without shards."""
     shards: dict[str, list[tuple[int, Path]]] = {}
     if directory.is_dir():
         for path in directory.iterdir():
@@ -93,7 +93,7 @@ def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
 
 
 def write_shard(path: Path, rows: Iterable[Mapping[str, object]], kind: str, notes: Mapping[str, object]) -> None:
-    """Write one shard, and with it `notes` (JSON) about how it was made."""
+    """Write rows as one shard, with `notes` (values that JSON can express) in its metadata."""
     schema = SCHEMAS[kind].with_metadata({_NOTES: json.dumps(notes)})
     with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for batch in _batches(rows):
@@ -101,14 +101,14 @@ def write_shard(path: Path, rows: Iterable[Mapping[str, object]], kind: str, not
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """Return the notes of a shard."""
+    """Return the notes that `write_shard` put into the metadata of a shard."""
     return json.loads(pq.read_schema(path).metadata[_NOTES])
 
 
 def write_shards(directory: Path, rows: Iterable[Mapping[str, object]], kind: str) -> int:
-    """Write `rows` as shards of some hundred megabytes, replace earlier shards, and return the number of shards.
+    """Write `rows` as shards of about 256 MiB (before compression) and return the number of shards.
 
-    Memory holds one batch of rows at a time.
+    Earlier shards in `directory` are deleted first. Memory holds one batch of rows at a time.
     """
     _, stale = find_shards(directory) or (kind, [])
     for path in stale:
@@ -129,7 +129,7 @@ def write_shards(directory: Path, rows: Iterable[Mapping[str, object]], kind: st
 
 
 def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the shards in order. Memory holds a few rows at a time."""
+    """Yield the rows of the shards in order, with all columns or the given ones. Memory holds a few rows at a time."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=64, columns=columns):
@@ -137,7 +137,7 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
-    """Write the rows of all shards into one file. Columns that a shard lacks are null."""
+    """Write the rows of all shards into one file. A column that a shard lacks becomes null in its rows."""
     empty = SCHEMAS[kind].empty_table()
     with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         for shard in paths:
@@ -148,7 +148,7 @@ def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
 
 
 def is_complete_shard(path: Path) -> bool:
-    """Return whether a shard exists and is readable. A damaged shard is logged."""
+    """Return whether a shard exists and is readable. A damaged shard is logged as a warning."""
     if not path.exists():
         return False
     try:
@@ -166,7 +166,7 @@ def _count_characters(value: object) -> int:
 
 
 def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
-    """Group rows in batches of limited numbers of rows and characters, since trajectories may be long."""
+    """Group rows into batches with a limited number of rows and of characters, since trajectories may be long."""
     batch: list[Mapping[str, object]] = []
     characters = 0
     for row in rows:

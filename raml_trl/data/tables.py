@@ -1,8 +1,8 @@
-"""Opens datasets as tables of rows, which are read in a stream, and caches rows that are derived from them.
+"""Opens datasets as tables whose rows are read one at a time, and caches the results of processing them.
 
 A dataset is a JSON Lines file (also gzipped), a JSON array, a Parquet file, a directory written by `prepare_data` or
-`sample_trajectories`, or a dataset on the Hub. Files that are not data (a Git LFS pointer, a truncated file) are
-rejected by name.
+`sample_trajectories`, or a dataset on the Hub. If a file is truncated, or is a Git LFS pointer instead of the data, the
+error message names the file.
 """
 
 import gzip
@@ -36,11 +36,12 @@ class DataTable:
     """A dataset that can be read from its beginning any number of times.
 
     Args:
-        read: yields the rows as they were written, or a `Fault` in place of a row.
-        signature: changes when the data change.
-        parts: the same rows in several tables, for several processes to read at once.
-        checked: `prepare_data` or `sample_trajectories` has written and checked the rows.
-        row_format: how to read a row.
+        name: path or Hub name of the dataset.
+        read: yields the rows in the form in which they were written, or a `Fault` in place of an unreadable row.
+        signature: a text that changes when the data change.
+        parts: the same rows as several tables, which several processes can read at once.
+        checked: True if `prepare_data` or `sample_trajectories` has written, and thus checked, the rows.
+        row_format: the settings that say which columns hold the question, the answer and so on.
     """
 
     name: str
@@ -52,7 +53,7 @@ class DataTable:
 
 
 class DatasetReference(NamedTuple):
-    """A dataset as options refer to it: `NAME`, `NAME@SPLIT` or `NAME@SPLIT@CONFIG`."""
+    """A dataset that an option names as `NAME`, `NAME@SPLIT` or `NAME@SPLIT@CONFIG`."""
 
     name: str
     split: str = "train"
@@ -60,21 +61,21 @@ class DatasetReference(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Split the text at its `@`; an empty part takes its default."""
+        """Parse the text of an option. An empty or missing part takes its default."""
         name, split, config = (*text.split("@"), "", "")[:3]
         return cls(name, split or "train", config or None)
 
     def open(self) -> DataTable:
-        """Open the dataset as `open_table` does."""
+        """Open the dataset with `open_table`."""
         return open_table(self.name, config=self.config, split=self.split)
 
 
 def open_table(name: str, *, config: str | None = None, split: str = "train") -> DataTable:
-    """Open a dataset. Only its beginning is read.
+    """Open a dataset without reading its rows. A dataset on the Hub is downloaded.
 
     Raises:
-        InputError: if the dataset does not exist, is not data, or is the output of an unfinished run. `read` of the
-            table raises it if the data are damaged.
+        InputError: if the dataset does not exist, is not data, or is the output of an unfinished run. Damaged data are
+            found only later: `DataTable.read` then raises this error.
     """
     require_complete(name)
     path = Path(name)
@@ -107,11 +108,19 @@ def cached_rows(
     num_proc: int | None = None,
     **arguments: object,
 ) -> Dataset:
-    """Return the rows of `generate(tables, **arguments)` as a memory-mapped dataset, from a cache if possible.
+    """Return the rows that `generate` yields as a memory-mapped dataset, from a cache if possible.
 
-    The rows are generated again when the data of the table, the `key` (JSON) or the code of this package change.
-    Several processes share the parts of the table, so `generate` must treat each table independently. If several
-    processes ask for the same rows at once, one generates them and the others wait.
+    The rows are generated again when the data of the table, the `key` or the code of this package change. If several
+    processes ask for the same rows at once, one process generates them and the others wait.
+
+    Args:
+        generate: called as `generate(tables, **arguments)`. With `num_proc`, each process calls it with some of the
+            tables, so its rows for one table must not depend on the other tables.
+        table: the data; `generate` gets its parts, or the table itself if it has no parts.
+        features: the columns of the rows and their types.
+        key: values that JSON can express, which identify the rows besides the table and the code. They must determine
+            `arguments`.
+        num_proc: number of processes that generate.
 
     Raises:
         InputError: if `generate` raised it.
@@ -134,7 +143,7 @@ def cached_rows(
 
 
 def _code_digest() -> str:
-    """A digest of the source code of this package, so that no cache outlives the code that wrote it."""
+    """Return a digest of the source code of this package, so that rows of older code are not taken from the cache."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())

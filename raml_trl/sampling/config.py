@@ -1,4 +1,4 @@
-"""The configs of the commands that sample and grade. Invalid values are rejected before any work."""
+"""The options of `sample_trajectories` and `evaluate`. Invalid values are rejected before any work is done."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,7 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass(kw_only=True)
 class SamplingArguments(DatasetArguments):
-    """The options that `sample_trajectories` and `evaluate` share: model, questions, engine and sampling settings."""
+    """The options that `sample_trajectories` and `evaluate` share: questions, model, sampling settings and engine."""
 
     model_name_or_path: str = field(metadata={"help": "Directory or Hub name; with a server, its name there."})
     output_dir: str = field(metadata={"help": "Shared by all processes and machines of the launch."})
@@ -76,10 +76,14 @@ class SamplingArguments(DatasetArguments):
             raise InputError(f"engine is {self.engine} and server_url is {self.server_url}: each needs the other")
 
     def check_number(self, name: str, number: int) -> None:
-        """Check the number of samples in the field `name` against the temperature.
+        """Check that greedy decoding (temperature 0) is not to draw several samples, which would all be the same.
+
+        Args:
+            name: the field that gives the number of samples per question, for the error message.
+            number: the number of samples per question.
 
         Raises:
-            InputError: if it is more than 1 and decoding is greedy, since all samples would be the same.
+            InputError: if the temperature is 0 and the number is more than 1.
         """
         if self.temperature == 0 and number > 1:
             raise InputError(
@@ -89,7 +93,7 @@ class SamplingArguments(DatasetArguments):
 
 @dataclass(kw_only=True)
 class SampleTrajectoriesConfig(SamplingArguments):
-    """`sample_trajectories`: draw n trajectories of a teacher per question, and grade them."""
+    """The options of `sample_trajectories`, which draws n trajectories of a teacher per question and grades them."""
 
     num_trajectories: int = field(default=64, metadata={"help": "n: trajectories per question."})
 
@@ -102,7 +106,7 @@ class SampleTrajectoriesConfig(SamplingArguments):
 
 @dataclass(kw_only=True)
 class EvaluateConfig(SamplingArguments):
-    """`evaluate`: draw n samples per question, grade them, and compute metrics from the counts."""
+    """The options of `evaluate`, which draws n samples per question, grades them and computes metrics."""
 
     num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
     k: list[int] = field(

@@ -1,7 +1,7 @@
-"""The interface of the engines, which draw n completions per prompt.
+"""Defines `Engine`, the interface of all classes that draw n completions per prompt.
 
-An engine is any object with the method `sample` of `Engine`: `transformers_engine` (a model in this process),
-`vllm_engine` (vLLM in this process) or `server_engine` (an OpenAI-compatible server).
+An engine is any object with the method `Engine.sample`. The modules `transformers_engine` (a model in this process),
+`vllm_engine` (vLLM in this process) and `server_engine` (an OpenAI-compatible server) each contain one.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ class Completion:
     """One completion of a prompt.
 
     Args:
-        prompt: position of the prompt.
-        sample: number of the completion among the n of its prompt.
-        num_tokens: its tokens, including the end token.
-        finished: the model ended the text; False if it was cut at the maximum length.
+        prompt: position of the prompt in the list of prompts.
+        sample: position of the completion among the n completions of its prompt, from 0 to n - 1.
+        num_tokens: number of tokens of the completion, including the end token.
+        finished: True if the model ended the text, False if the text was cut at the maximum length.
     """
 
     prompt: int
@@ -43,7 +43,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Draws completions."""
+    """Draws n completions per prompt."""
 
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
         """Yield `settings.num_samples` completions of every prompt, each exactly once, in any order.
@@ -54,5 +54,5 @@ class Engine(Protocol):
 
 
 def keyed_seed(*key: int) -> int:
-    """Return a seed that depends on the key alone. It has 31 bits, which every server accepts."""
+    """Return a seed that depends only on the numbers in `key`. The seed has 31 bits, which every server accepts."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "big") >> 1

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers from a directory or the Hub, and opens engines. Failures give an error of one line."""
+"""Loads models and tokenizers from a directory or the Hub, and creates engines. Error messages have one line."""
 
 import os
 from pathlib import Path
@@ -23,14 +23,15 @@ from raml_trl.sampling.transformers_engine import TransformersEngine
 from raml_trl.sampling.vllm_engine import VLLMEngine
 
 LOADING_ERRORS = (OSError, SafetensorError)
-"""The errors of transformers for files that are missing, unreachable or damaged."""
+"""The exceptions that transformers raises for files that are missing, unreachable or damaged."""
 
 
 def check_model(name: str | None) -> str:
-    """Return the name of a model if it may exist. Nothing is loaded.
+    """Check the name of a model without loading the model or asking the Hub, and return the name.
 
     Raises:
-        InputError: if no name is given, or it names a missing directory, one without a model, or an unfinished run.
+        InputError: if the name is missing, or is the path of a missing directory, of a directory without a model, or of
+            an unfinished run.
     """
     if not name:
         raise InputError("model_name_or_path is missing: name a directory or a model on the Hub")
@@ -48,7 +49,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     """Load the tokenizer of a model.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: if the tokenizer cannot be loaded.
     """
     check_model(name)
     try:
@@ -58,15 +59,15 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 
 
 def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model for inference on the device of this process, and its tokenizer.
+    """Load a model and its tokenizer for inference on the device of this process.
 
     Args:
         name: directory or name on the Hub.
-        dtype: of the weights.
-        all_devices: spread the layers over all devices, for a model that does not fit on one.
+        dtype: dtype of the weights, such as `bfloat16`; `auto` uses the dtype of the checkpoint.
+        all_devices: spread the layers over all devices, for a model that does not fit on a single device.
 
     Raises:
-        InputError: if either cannot be loaded.
+        InputError: if the model or the tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(name)
     try:
@@ -77,15 +78,15 @@ def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[Pre
         return model.eval(), tokenizer
     device: Any = "cpu"  # typed too narrowly by transformers
     if torch.cuda.is_available():
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each process of a launch has its own
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each process of a launch has its own device
     return model.to(device).eval(), tokenizer
 
 
 def open_engine(config: SamplingArguments) -> Engine:
-    """Load the model of a recipe, or check that the server offers it.
+    """Return the engine that the recipe names, with the model loaded or, for a server, checked to be served.
 
     Raises:
-        InputError: if that fails.
+        InputError: if the model cannot be loaded, vLLM or a device is missing, or the server does not offer the model.
     """
     name = config.model_name_or_path
     if config.engine == "server":
@@ -106,21 +107,22 @@ def open_engine(config: SamplingArguments) -> Engine:
 
 
 def keep_rope_theta(config: PreTrainedConfig) -> None:
-    """Set `rope_theta` in a config, so that transformers 4 reads the model correctly.
+    """Set `rope_theta` (the base of the rotary positions) in a config, so that transformers 4 reads the right base.
 
-    transformers 4 ignores `rope_parameters` and assumes a base of 10,000. transformers 5 reads `rope_parameters` first,
-    and ignores `rope_theta`. Bases that differ by layer cannot be expressed for transformers 4.
+    transformers 5 writes the base to `rope_parameters`, which transformers 4 ignores; without `rope_theta` it would
+    assume a base of 10,000. transformers 5 ignores `rope_theta` if there are `rope_parameters`. A config whose bases
+    differ between layers is left unchanged, because transformers 4 cannot express such bases.
     """
-    parameters = config.to_dict().get("rope_parameters") or {}  # models without rotary positions have none
+    parameters = config.to_dict().get("rope_parameters") or {}  # None for a model without rotary positions
     if "rope_theta" in parameters:
         config.rope_theta = parameters["rope_theta"]
 
 
 def shown_name(name: str) -> str:
-    """Return the name of a model or dataset to show to others: without its local path."""
+    """Return the name of a model or dataset for publication: the last part of a local path, or the Hub name."""
     return Path(name).name if Path(name).exists() else name
 
 
 def cannot_load(name: str, error: Exception) -> InputError:
-    """Return the error to raise for a failure of transformers, on one line."""
+    """Return the error to raise if transformers cannot load a model, with the message of transformers on one line."""
     return InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}")

@@ -16,22 +16,22 @@ from raml_trl.sampling.server_requests import Reply, Server, event_loop
 
 @dataclass(frozen=True)
 class ServerEngine:
-    """Sends one request per sample, at most `max_requests` at a time, and retries those that fail temporarily.
+    """Draws completions from a server: one request per sample, repeated if it fails temporarily.
 
-    A request sets only the options that it needs. `top_k` 0 is not sent, so vLLM then uses the default that comes with
-    the model, unless the server was started with `--generation-config vllm`.
+    `top_k` 0 is not sent. A vLLM server then uses the `top_k` from the generation config of the model, unless the
+    server was started with `--generation-config vllm`.
 
     Args:
-        url: address of the server up to its `/v1`.
+        url: address of the server up to and including `/v1`.
         model: name of the model on the server.
         api_key: sent as a bearer token; None sends no token.
-        max_requests: requests in flight.
-        timeout_seconds: limit for one attempt, from connecting to the last byte. It includes the server's queue.
-        deadline_seconds: limit for one request: all its attempts and the waits between them.
-        max_attempts: attempts per request.
+        max_requests: maximum number of requests in flight at a time.
+        timeout_seconds: limit for one attempt, from connecting to the last byte, time in the server's queue included.
+        deadline_seconds: limit for one request, that is for all its attempts and the pauses between them.
+        max_attempts: maximum number of attempts per request.
         max_response_bytes: limit for the body of one response.
-        pause: waits so many seconds before the next attempt.
-        clock: monotonic time in seconds, against which the deadline is checked.
+        pause: called with the number of seconds to wait before the next attempt, and awaited; tests replace it.
+        clock: returns a monotonic time in seconds, for the deadline; tests replace it.
 
     Raises:
         InputError: if the url or the key is malformed, or a number is too small.
@@ -49,7 +49,7 @@ class ServerEngine:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
-        # The messages show neither value, since a url may hold a password.
+        # The error messages show neither the url, which may contain a password, nor the key.
         if not re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?(/[\w./~-]*)?", self.url, re.ASCII):
             raise InputError("url is not the plain http(s) address of a server: give one like http://localhost:8000/v1")
         if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
@@ -58,7 +58,7 @@ class ServerEngine:
         check_at_least(self, timeout_seconds=1, deadline_seconds=1)
 
     def check(self) -> None:
-        """Check that the server offers the model. A server that does not list its models passes.
+        """Check that the server offers the model. The check passes if the server does not list its models.
 
         Raises:
             InputError: if the server does not offer the model, cannot be reached, or refuses the request.
@@ -74,10 +74,10 @@ class ServerEngine:
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
         """Yield the completions as they arrive. Each request has its own seed (`keyed_seed`), which servers may ignore.
 
-        Closing the iterator closes the connections, and thereby ends the server's work on the open requests.
+        Closing the iterator closes the connections, so that the server stops working on the open requests.
 
         Raises:
-            InputError: if the server refuses a request, or a request fails until its attempts or its time run out.
+            InputError: if the server refuses a request, or all attempts of a request fail, or its deadline passes.
         """
         decoding: dict[str, float] = {"temperature": settings.temperature, "top_p": settings.top_p}
         if settings.top_k > 0:
@@ -117,7 +117,7 @@ class ServerEngine:
 
 
 def _read_models(reply: Reply) -> list[str] | None:
-    """Return the names of the models, or an empty list for a server that does not list them."""
+    """Return the names of the models, an empty list if the server does not list them, or None for a malformed reply."""
     match reply:
         case Reply(status=404 | 405):
             return []
@@ -127,7 +127,7 @@ def _read_models(reply: Reply) -> list[str] | None:
 
 
 def _read_completion(reply: Reply) -> tuple[str, int, bool] | None:
-    """Return the text, its number of tokens, and whether the model ended it."""
+    """Return the text, its number of tokens, and whether the model ended the text; None for a malformed reply."""
     match reply.json:
         case {
             "choices": [{"message": {"content": str() | None as content, **rest}, "finish_reason": str(reason)}, *_],
@@ -137,7 +137,7 @@ def _read_completion(reply: Reply) -> tuple[str, int, bool] | None:
         case _:
             return None
     reasoning = rest.get("reasoning_content") or rest.get("reasoning")
-    if reasoning:  # restored as the model wrote it; the block stays open if the completion was cut inside it
+    if reasoning:  # put the block back into the text; leave it open if the completion was cut inside the block
         end = "\n</think>\n\n" if text or finished else ""
         text = f"<think>\n{str(reasoning).strip()}{end}{text.lstrip()}"
     return text, num_tokens, finished

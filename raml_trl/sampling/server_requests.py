@@ -1,8 +1,8 @@
-"""Sends requests to an OpenAI-compatible server: with retries, deadlines and a limit for the size of a response.
+"""Sends requests to an OpenAI-compatible server with retries, deadlines and a limit for the size of a response.
 
-The `openai` client builds and sends the requests. Its own limits do not suffice for runs of many hours: its timeout
-applies to each read, it reads responses of any length, and it takes keys and headers from the environment. So the
-limits and the headers are set here.
+The `openai` client builds and sends the requests. This module adds the limits and sets the headers, because the client
+alone is not enough for runs of many hours: its timeout applies to each read instead of the whole response, it reads
+responses of any length, and it takes keys and headers from environment variables.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Reply:
-    """The response to one attempt. Status 0 means that there was none; `content` then gives the reason."""
+    """The response to one attempt. Status 0 means that no response arrived; `content` then contains the reason."""
 
     status: int
     content: bytes
@@ -53,7 +53,7 @@ class Reply:
 
     @property
     def json(self) -> object:
-        """The body of a successful response, or None."""
+        """The parsed body of a response with status 200, or None for any other response and for malformed JSON."""
         try:
             return json.loads(self.content) if self.status == 200 else None
         except ValueError:
@@ -62,7 +62,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and the limits for requests to it. `ServerEngine` documents the fields."""
+    """The address of a server and the limits for requests. The docstring of `ServerEngine` explains the fields."""
 
     url: str
     api_key: str | None = field(repr=False)
@@ -74,14 +74,14 @@ class Server:
     clock: Callable[[], float] = field(repr=False)
 
     def client(self) -> "AsyncOpenAI":
-        """Create a client, which several requests may share."""
+        """Create a client that several requests may share."""
         from openai import AsyncOpenAI  # takes seconds to import
 
         return AsyncOpenAI(
             base_url=self.url,
             api_key="set by _Transport",
             max_retries=0,
-            timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),  # `_attempt` limits the rest
+            timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),  # `_attempt` limits the total time
             http_client=httpx2.AsyncClient(
                 transport=_Transport(self.api_key, self.max_response_bytes),
                 follow_redirects=False,  # a redirect could send the key to another host
@@ -98,7 +98,19 @@ class Server:
         *,
         jitter: int,
     ) -> _T:
-        """Return the first value that `read` extracts from a response, after as many attempts as it takes."""
+        """Send a request until `read` returns a value for the response, and return that value.
+
+        Args:
+            client: from `Server.client`.
+            method: GET or POST, for messages.
+            path: appended to the url, such as `/models`.
+            body: sent as JSON with POST; None sends a GET request.
+            read: returns the value in a response, or None if the attempt has failed.
+            jitter: seed for the random part of the pauses between attempts.
+
+        Raises:
+            InputError: if the server refuses the request, or the attempts or the time run out.
+        """
         name = f"{method} {self.url.rstrip('/')}{path}"
         deadline = self.clock() + self.deadline_seconds
         for attempt in range(1, self.max_attempts + 1):
@@ -143,7 +155,7 @@ class Server:
         return Reply(response.status_code, response.content, _retry_after(response.headers.get("Retry-After")))
 
     def _reason(self, reply: Reply) -> str:
-        """Describe a failed attempt in one line. Servers may repeat the key, so it is masked."""
+        """Describe a failed attempt in one line. The API key is masked, since a reply of the server may repeat it."""
         status = {0: "no reply", 200: "a reply that is not one of this protocol"}.get(reply.status, str(reply.status))
         text = "".join(letter if letter.isprintable() else " " for letter in reply.content.decode(errors="replace"))
         if self.api_key is not None:
@@ -152,10 +164,10 @@ class Server:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """Sends fixed headers only, and reads at most `max_bytes` of a response.
+    """Replaces the headers of the `openai` client by fixed ones, and rejects responses of more than `max_bytes`.
 
-    The `openai` client also sends the organisation, project and headers that it finds in the environment, which are
-    meant for OpenAI's server alone. Compressed responses are not requested, since their size is not known in advance.
+    The client would also send the organisation, the project and further headers from environment variables, which are
+    meant only for OpenAI's server. Uncompressed responses are requested, since a compressed one may expand to any size.
     """
 
     def __init__(self, api_key: str | None, max_bytes: int) -> None:
@@ -191,7 +203,7 @@ class _Transport(httpx2.AsyncBaseTransport):
 
 @contextmanager
 def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop in a thread of its own, since a notebook already runs one in the caller's thread.
+    """Run an event loop in a separate thread, since a notebook already runs an event loop in the caller's thread.
 
     On exit the remaining tasks are cancelled, which closes their connections.
     """
@@ -221,7 +233,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _retry_after(header: str | None) -> float:
-    """The seconds until the time in a Retry-After header, which holds a number or a date; 0 if it holds neither."""
+    """Return how many seconds a Retry-After header (a number or a date) asks to wait, or 0 if it cannot be read."""
     if header is None:
         return 0.0
     if re.fullmatch(r"\d{1,9}(\.\d*)?", header):

@@ -1,7 +1,9 @@
 """Samples and grades many questions shard by shard, so that a run can be killed and resumed on any number of processes.
 
-Each process of a launch makes its share of the shards and never waits for another process. A shard appears when it is
-complete. Its content depends only on the settings and on its number, so any process can make the missing shards.
+A shard is a Parquet file with the samples of `questions_per_shard` questions. Each process of a launch makes every
+N-th shard, where N is the number of processes, and never waits for another process. A shard file appears only when the
+shard is complete. The content of a shard depends on the questions, the settings and the number of the shard, but not on
+the process, so any process can make the missing shards.
 """
 
 import time
@@ -40,7 +42,7 @@ class Sample:
 
 
 class Notes(TypedDict):
-    """Counts of samples: by grading outcome, of finished samples, and of their tokens."""
+    """The counts stored with a shard: samples for each grading outcome, finished samples, and tokens of all samples."""
 
     outcomes: dict[str, int]
     finished: int
@@ -48,25 +50,26 @@ class Notes(TypedDict):
 
 
 Questions = Callable[[], Iterator[Question]]
-"""Returns the questions, from the first one at each call."""
+"""Returns an iterator over all questions. Each call starts again at the first question."""
 Rows = Callable[[Sequence[Sample], GradingPool], Iterable[Mapping[str, object]]]
-"""Returns the rows of a shard, from its samples (sorted by question and number) and the pool that graded them."""
+"""Converts the samples of a shard, sorted by question and number, into its rows. May use the pool that graded them."""
 
 
 def sample_shards(
     config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows, *, opening: str = ""
 ) -> list[Path] | None:
-    """Make the share of this process of the missing shards.
+    """Sample, grade and write those missing shards that this process is responsible for.
 
     Args:
-        config: engine and settings; the shards are written to its `output_dir`.
-        num_samples: n, per question.
-        kind: of the shards.
-        to_rows: returns rows in the schema of `kind`.
-        opening: the beginning of every sample.
+        config: engine and sampling settings; the shards are written to its `output_dir`.
+        questions: returns an iterator over all questions.
+        num_samples: n, the number of samples per question.
+        kind: kind of the shards, a key of `shards.SCHEMAS`.
+        to_rows: converts samples into rows with the schema of `kind`.
+        opening: a text with which every sample begins and which the model continues.
 
     Returns:
-        The paths of all shards, or None if other processes still have to make some.
+        The paths of all shards, or None if other processes have not finished their shards.
     """
     rank, num_processes = process_share()
     paths, missing, total = [], {}, 0
@@ -95,9 +98,11 @@ def draw_samples(
     """Draw and grade `settings.num_samples` samples per question, sorted by question and number.
 
     Args:
-        style: a key of `prompts.STYLES`.
-        opening: the beginning of every sample; its tokens are not counted.
-        tick: called after each sample is drawn.
+        engine: draws the samples.
+        pool: grades the samples.
+        style: the prompt style, a key of `prompts.STYLES`.
+        opening: a text with which every sample begins and which the model continues. Its tokens are not counted.
+        tick: called each time that a sample has been drawn, to show the progress.
     """
     prompts = [prompt_messages(question.question, style) for question in questions]
     if opening:
@@ -129,7 +134,7 @@ def draw_samples(
 
 
 def trajectory_rows(model: str) -> Rows:
-    """Return a function for `sample_shards` that makes rows of a rollout dataset, with trajectories of `model`."""
+    """Return a function that converts samples of `model` into rows of a rollout dataset, for `sample_shards`."""
 
     def to_rows(samples: Sequence[Sample], _pool: GradingPool) -> Iterator[Mapping[str, object]]:
         for question, own in groupby(samples, key=lambda sample: sample.question):
@@ -140,12 +145,12 @@ def trajectory_rows(model: str) -> Rows:
 
 
 def shard_seed(seed: int, number: int) -> int:
-    """Return the seed for the samples of a shard."""
+    """Return the seed for the samples of shard `number` in a run with the seed `seed`."""
     return seed * 1_000_003 + number
 
 
 def add_notes(paths: Iterable[Path]) -> Notes:
-    """Return the sum of the notes of all shards."""
+    """Read the notes of all shards and return their sum."""
     outcomes: Counter[str] = Counter()
     finished = tokens = 0
     for notes in map(read_notes, paths):
@@ -156,7 +161,7 @@ def add_notes(paths: Iterable[Path]) -> Notes:
 
 
 def _chunks(questions: Questions, size: int) -> Iterator[tuple[int, list[Question]]]:
-    """The number of every shard and its questions."""
+    """Yield the number and the questions of each shard."""
     stream, number = questions(), 0
     while chunk := list(islice(stream, size)):
         yield number, chunk

@@ -1,4 +1,4 @@
-"""Draws completions from a transformers model in this process. It needs no further package."""
+"""Draws completions from a transformers model in this process, without further packages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from raml_trl.sampling.engine import Completion, Messages, SamplingSettings
 
 @dataclass(frozen=True)
 class TransformersEngine:
-    """Calls `model.generate` with `batch_size` samples at a time."""
+    """Draws completions with `model.generate`, `batch_size` completions at a time."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -21,8 +21,8 @@ class TransformersEngine:
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
         """Yield the completions batch by batch.
 
-        Prompts are sorted by length, so that a batch has little padding. The completions depend on the prompts, the
-        settings, the seed and the batch size. The global random generators keep their state.
+        The prompts are sorted by length, so that a batch has little padding. The completions depend on the prompts, the
+        settings, the seed and the batch size. The state of PyTorch's global random generators is restored.
         """
         prompt_ids = [_encode(self.tokenizer, prompt) for prompt in prompts]
         pairs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples)]
@@ -38,11 +38,12 @@ class TransformersEngine:
             inputs = self.tokenizer.pad(
                 {"input_ids": [prompt_ids[prompt] for prompt, _ in batch]}, padding_side="left", return_tensors="pt"
             ).to(self.model.device)
-            # Not in inference mode: its tensors, such as cached rotary frequencies, cannot be used in training later.
+            # `inference_mode` is not used, because tensors that the model caches in it, such as rotary frequencies,
+            # cannot be used in training later.
             with torch.no_grad(), torch.random.fork_rng(devices):
                 torch.manual_seed(seed * 1_000_003 + start)
                 output = generate(**inputs, max_new_tokens=settings.max_completion_length, **decoding)
-            completions = output[:, inputs["input_ids"].size(1) :]  # (batch, T)
+            completions = output[:, inputs["input_ids"].size(1) :]  # (batch, T), T is the longest completion
             ends = _find_ends(completions, self.model.generation_config.eos_token_id)
             for (prompt, sample), ids, (length, finished) in zip(batch, completions.tolist(), ends, strict=True):
                 text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
@@ -50,7 +51,7 @@ class TransformersEngine:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
-    """Return the tokens of a prompt. The model continues a last message of the assistant."""
+    """Return the token ids of a prompt. If the last message is the assistant's, the model continues that message."""
     started = prompt[-1]["role"] == "assistant"
     encoded: Any = tokenizer.apply_chat_template(
         prompt, add_generation_prompt=not started, continue_final_message=started
@@ -59,10 +60,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
 
 
 def _find_ends(completions: torch.Tensor, eos_token_id: int | list[int] | None) -> list[tuple[int, bool]]:
-    """Return for each row its length up to and including the first end token, and whether there is an end token.
+    """Return the length of each completion up to and including its first end token, and whether it has an end token.
 
     Args:
-        completions: token ids, `(batch, T)`.
+        completions: token ids, `(batch, T)` for T tokens in the longest completion.
+        eos_token_id: the end tokens.
     """
     if eos_token_id is None:
         return [(completions.size(1), False)] * len(completions)

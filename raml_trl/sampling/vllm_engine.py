@@ -1,7 +1,7 @@
 """Draws completions from vLLM in this process, on one or more GPUs.
 
-Under `accelerate launch` or `torchrun` every process runs a model of its own on its own block of GPUs. The caller
-decides which process gets which prompts.
+Under `accelerate launch` or `torchrun`, every process loads the model once more, on GPUs that no other process uses.
+The caller decides which prompts each process gets.
 """
 
 import os
@@ -23,10 +23,10 @@ _LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTE
 
 
 def check_vllm() -> None:
-    """Check that vLLM is installed, before any work is done.
+    """Check that vLLM is installed. Commands call this function before any work is done.
 
     Raises:
-        InputError: if it is not.
+        InputError: if vLLM is not installed.
     """
     if find_spec("vllm") is None:
         raise InputError("vLLM is not installed: pip install raml_trl[vllm], or do without it")
@@ -34,7 +34,10 @@ def check_vllm() -> None:
 
 @dataclass(frozen=True)
 class VLLMEngine:
-    """Submits requests to `llm`, a `vllm.LLM`, which forms the batches. `open` creates one."""
+    """Draws completions from `llm`, a `vllm.LLM`, which combines the requests into batches.
+
+    `VLLMEngine.open` loads a model and returns the engine for it.
+    """
 
     llm: Any
 
@@ -49,15 +52,16 @@ class VLLMEngine:
         dtype: str = "auto",
         enforce_eager: bool = False,
     ) -> Self:
-        """Load a model on the GPUs of this process.
+        """Load a model on the GPUs of this process, and return the engine for it.
 
         Args:
             model: directory or name on the Hub.
             tensor_parallel_size: GPUs per process.
             max_model_length: limit for the tokens of a prompt and its completion; None takes the model's own limit.
             gpu_memory_utilization: share of the memory of each GPU that vLLM may use.
-            dtype: a dtype of vLLM; `auto` takes that of the checkpoint, with bfloat16 in place of float32.
-            enforce_eager: skip CUDA graphs, for a faster start and slower sampling.
+            dtype: dtype of the weights, as vLLM names it; `auto` uses the dtype of the checkpoint, but bfloat16 for
+                float32.
+            enforce_eager: do not build CUDA graphs, so that the start is faster and sampling is slower.
 
         Raises:
             InputError: if vLLM is not installed, or there are too few GPUs.
@@ -74,13 +78,13 @@ class VLLMEngine:
         return cls(llm)
 
     def sample(self, prompts: Sequence[Messages], settings: SamplingSettings, *, seed: int) -> Iterator[Completion]:
-        """Yield the completions as they finish. Each has its own seed (`keyed_seed`).
+        """Yield the completions as they finish. Each completion has its own seed (`keyed_seed`).
 
-        vLLM's arithmetic depends on the composition of its batches, so the same seed gives the same text in nearly all
+        Rounding in vLLM depends on which requests share a batch, so the same seed gives the same text in nearly all
         cases, but not in all. Closing the iterator aborts the running requests.
 
         Raises:
-            InputError: if a prompt and its completion may exceed the context length of the model.
+            InputError: if a prompt and its completion could exceed the maximum length of the model.
         """
         vllm, engine, tokenizer = _import_vllm(), self.llm.llm_engine, self.llm.get_tokenizer()
         prompt_ids = [
@@ -103,7 +107,7 @@ class VLLMEngine:
         submitted = (submit(*pair) for pair in pairs)
         running: dict[str, tuple[int, int]] = {}
         try:
-            # Submit twice the number that runs at once, rather than all of them.
+            # Submit only twice as many requests as vLLM runs at once; submit another one for each that finishes.
             running.update(islice(submitted, 2 * engine.vllm_config.scheduler_config.max_num_seqs))
             while running:
                 for output in engine.step():
@@ -117,10 +121,12 @@ class VLLMEngine:
 
 
 def devices_of(local_rank: int, tensor_parallel_size: int, visible: Sequence[str]) -> Sequence[str]:
-    """Return the block of `visible` devices that belongs to the process `local_rank` of this machine.
+    """Return those of the `visible` devices that the process `local_rank` of this machine is to use.
+
+    Process 0 uses the first `tensor_parallel_size` devices, process 1 the next ones, and so on.
 
     Raises:
-        InputError: if there are too few.
+        InputError: if too few devices are visible.
     """
     start, end = local_rank * tensor_parallel_size, (local_rank + 1) * tensor_parallel_size
     if len(visible) < end:
@@ -134,13 +140,14 @@ def devices_of(local_rank: int, tensor_parallel_size: int, visible: Sequence[str
 
 @contextmanager
 def _process_environment(tensor_parallel_size: int) -> Iterator[None]:
-    """Show vLLM the devices of this process and no launcher; restore the environment afterwards.
+    """Hide from vLLM the devices of other processes and the variables of the launcher; restore both afterwards.
 
-    Under torchrun's TORCHELASTIC_USE_AGENT_STORE, workers that meet at an address of their own wait for each other
-    forever. The workers of vLLM 0.30 meet at a file, except on ROCm; those of earlier releases do not.
+    vLLM must not see the variable TORCHELASTIC_USE_AGENT_STORE of torchrun. With this variable, worker processes that
+    connect at an address of their own, as those of vLLM before 0.30 do, wait for each other forever. The worker
+    processes of vLLM 0.30 connect through a file, except on ROCm.
     """
     before = {name: value for name, value in os.environ.items() if name == _VISIBLE or _LAUNCHER.fullmatch(name)}
-    num_devices = torch.cuda.device_count()  # does not initialise CUDA, after which devices could not be hidden
+    num_devices = torch.cuda.device_count()  # this does not initialise CUDA; after that, devices cannot be hidden
     if num_devices > 0:  # vLLM may also run on CPUs
         numbers = before[_VISIBLE].split(",") if _VISIBLE in before else [str(number) for number in range(num_devices)]
         devices = devices_of(int(before.get("LOCAL_RANK", "0")), tensor_parallel_size, numbers)
@@ -162,7 +169,7 @@ def _import_vllm() -> Any:
 
 
 def _check_lengths(prompt_ids: Sequence[Sequence[int]], settings: SamplingSettings, max_model_length: int) -> None:
-    """Check that vLLM will not silently cut completions before `max_completion_length`."""
+    """Check that the longest prompt leaves room for `max_completion_length`; vLLM would cut completions silently."""
     longest = max(map(len, prompt_ids), default=0)
     needed = longest + settings.max_completion_length
     if needed > max_model_length:
