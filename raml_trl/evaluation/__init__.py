@@ -1,4 +1,4 @@
-"""Metrics, confidence intervals and comparisons from counts of correct samples."""
+"""Computes metrics, confidence intervals and comparisons of runs from counts of correct samples."""
 
 from raml_trl.evaluation.intervals import (
     Difference,

@@ -1,7 +1,7 @@
-"""Compares evaluations of the same questions: for every metric, the difference to the first run with its p-value.
+"""Compares runs, which are evaluations of the same questions: for every metric, each run's difference to the first run.
 
-Pairing by question removes question difficulty from the noise. Each p-value is for one comparison: among many, some
-are small by chance.
+Pairing by question removes question difficulty from the noise. The p-values are not corrected for multiple comparisons,
+so among many of them some are small by chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from raml_trl.runtime.files import whole_file, write_json
 
 
 class DifferenceToFirst(TypedDict):
-    """The fields of `intervals.Difference`, as `comparison.json` has them."""
+    """Difference of a run to the first run, as in `comparison.json`. The fields are those of `intervals.Difference`."""
 
     mean: float
     low: float
@@ -30,7 +30,10 @@ class DifferenceToFirst(TypedDict):
 
 
 class RunMetric(TypedDict):
-    """Mean of a metric in one run, its 95 % interval, and for all runs but the first the difference to the first."""
+    """Mean of a metric over the questions of one run, with its 95 % interval.
+
+    Every run except the first also has its `difference` to the first run.
+    """
 
     mean: float
     low: float
@@ -39,14 +42,19 @@ class RunMetric(TypedDict):
 
 
 Comparison = dict[str, dict[str, RunMetric]]
-"""By metric, then by run."""
+"""Maps the name of each metric, such as `pass@8`, to the results of the runs by name of the run."""
 
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:
-    """Compares every run with the first, in Pass@k, in mG-Pass@k for even k, and in maj@k if all runs have votes.
+    """Compares every run with the first run, in Pass@k, mG-Pass@k for even k, and maj@k if all runs have votes.
+
+    Args:
+        runs: the counted samples of each run, by name of the run.
+        ks: values of k.
+        seed: seed of the bootstrap and of the sign-flip test.
 
     Raises:
-        InputError: if the runs have different questions, or one has fewer than k samples of a question.
+        InputError: if the runs have different questions, or a question has fewer than max(ks) samples in a run.
     """
     first_name, first = next(iter(runs.items()))
     for name, samples in runs.items():
@@ -88,7 +96,7 @@ def _difference(
 
 
 def _values(samples: SampleCounts, kind: str, k: int) -> NDArray[np.float64]:
-    """Returns a metric for every question `(Q,)`, in the order of the file."""
+    """Returns the metric `kind` at k for every question `(Q,)`, in the order of `samples`."""
     if kind == "maj":
         assert samples.votes is not None
         return majority_each(samples.votes, k)

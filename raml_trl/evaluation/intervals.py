@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_BLOCK = 2**14  # numbers drawn at once: few enough for the CPU cache, and memory does not grow with the questions
-_MAX_ENUMERATED = 12  # questions up to which all sign patterns are enumerated: 4,096
-_TIE = 1e-10  # of the largest possible sum: more than rounding errors, less than the gap between two different sums
+_BLOCK = 2**14  # numbers drawn at once: they fit the CPU cache, and memory does not grow with the number of questions
+_MAX_ENUMERATED = 12  # up to this many differences, all sign patterns (2^12 = 4,096) are enumerated
+_TIE = 1e-10  # share of the largest possible sum: above rounding errors, below the gap between two different sums
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class MeanInterval:
 
 @dataclass(frozen=True)
 class SeedMean:
-    """Mean of `n` values, one per seed, with its 95 % interval. Fields that `n` is too small for are None."""
+    """Mean of `n` values, one per seed, with its 95 % interval.
+
+    `mean` is None without values; `low` and `high` are None for fewer than two values.
+    """
 
     n: int
     mean: float | None
@@ -51,7 +54,9 @@ def bootstrap_interval(
     confidence: float = 0.95,
     num_resamples: int = 2_000,
 ) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of the mean of `values` `(Q,)`, resampling questions with replacement.
+    """Returns the bootstrap confidence interval of the mean of `values` `(Q,)`, one value per question.
+
+    Questions are resampled with replacement, and the interval lies between quantiles of the resampled means.
 
     Source: Efron, Bootstrap methods, 1979; the percentile form.
 
@@ -77,9 +82,10 @@ def mean_interval(values: Sequence[float] | NDArray[np.floating], rng: np.random
 
 
 def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns Student's interval of the mean of a few `values`, such as one per seed. Assumes a normal distribution.
+    """Returns Student's confidence interval of the mean of a few `values`, such as one per seed.
 
-    With so few values the bootstrap is far too narrow: it never exceeds their range.
+    It assumes normally distributed values. A bootstrap interval of so few values would be far too narrow, because it
+    never exceeds their range.
 
     Source: Student, The Probable Error of a Mean, 1908.
 
@@ -94,18 +100,19 @@ def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tu
 
 
 def mean_over_seeds(values: Sequence[float]) -> SeedMean:
-    """Returns the mean of `values`, one per seed; from two values on with Student's 95 % interval."""
+    """Returns the mean of `values`, one per seed, with Student's 95 % interval if there are at least two values."""
     low, high = student_interval(values) if len(values) > 1 else (None, None)
     return SeedMean(len(values), fmean(values) if values else None, low, high)
 
 
 def student_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """Returns the paired t-test of `second` minus `first`: two settings on the same few seeds, in the same order.
+    """Compares two settings that were run with the same few seeds, by a paired t-test of `second` minus `first`.
 
-    If all differences are equal, the interval is a single point and p is 0, or 1 if they are zero.
+    `first` and `second` hold one value per seed, in the same order of seeds. If all differences are equal, the interval
+    is a single point, and the p-value is 1 if the differences are zero and 0 otherwise.
 
     Raises:
-        ValueError: if the two differ in length or have fewer than two values.
+        ValueError: if `first` and `second` differ in length or have fewer than two values.
     """
     if len(first) != len(second):
         raise ValueError(f"two settings must have the same seeds, got {len(first)} and {len(second)} values")
@@ -117,7 +124,7 @@ def student_difference(first: Sequence[float], second: Sequence[float], *, confi
 
 
 def _student_quantile(confidence: float, degrees: int) -> float:
-    """Returns t with P(|T| <= t) = `confidence` for Student's distribution, by bisection."""
+    """Returns the t with P(|T| <= t) = `confidence`, by bisection. T is Student's t with `degrees` of freedom."""
     low, high = 0.0, math.pi / 2  # bounds of the angle whose tangent is t / sqrt(degrees)
     for _ in range(60):
         middle = (low + high) / 2
@@ -126,7 +133,10 @@ def _student_quantile(confidence: float, degrees: int) -> float:
 
 
 def _student_probability(angle: float, degrees: int) -> float:
-    """Returns P(|T| <= tan(angle) sqrt(degrees)). Source: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    """Returns P(|T| <= tan(angle) sqrt(degrees)), where T is Student's t with `degrees` of freedom.
+
+    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
     odd = degrees % 2
     term, total = math.cos(angle) if odd else 1.0, 0.0
     for power in range(odd, degrees - 1, 2):
@@ -146,15 +156,16 @@ def paired_difference(
 ) -> Difference:
     """Compares two runs on the same questions `(Q,)`, in the same order. The difference is `second` minus `first`.
 
-    The interval is the paired bootstrap: each resampled question brings the values of both runs. The p-value is that of
-    the two-sided sign-flip test: if the runs were equally good, each question's difference could have either sign. With
-    at most 12 nonzero differences, all sign patterns are enumerated and the p-value is exact. With more, `num_flips`
-    patterns are drawn, and the observed one is added to them, so that p is never 0.
+    The interval is a paired bootstrap: each resampled question brings the values of both runs. The p-value is from a
+    two-sided sign-flip test: if the runs were equally good, the difference of each question would be equally likely to
+    have either sign. With at most 12 nonzero differences, all sign patterns are enumerated and the p-value is exact.
+    With more, `num_flips` patterns are drawn, and the observed pattern is added to them, so that p is never 0.
 
-    Source: Fisher, The Design of Experiments, 1935, section 21. Phipson and Smyth, arXiv 1603.05766, for the added one.
+    Source: Fisher, The Design of Experiments, 1935, section 21. Phipson and Smyth, arXiv 1603.05766, for the added
+    pattern.
 
     Raises:
-        ValueError: if there are no questions, the runs differ in their number, or a value is not finite.
+        ValueError: if there are no questions, the runs have different numbers of them, or a value is not finite.
     """
     before, after = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if before.shape != after.shape or before.ndim != 1:
@@ -169,7 +180,10 @@ def paired_difference(
 
 
 def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips: int) -> float:
-    """Returns the share of sign patterns with which the sum of `differences` `(D,)` is at least as far from zero."""
+    """Returns the share of sign patterns under which the sum of `differences` `(D,)` is at least as far from zero.
+
+    The comparison is with the observed sum, without any sign flipped.
+    """
     as_far = abs(differences.sum()) - _TIE * np.abs(differences).sum()
     if differences.size <= _MAX_ENUMERATED:
         flipped = np.arange(2**differences.size)[:, None] >> np.arange(differences.size) & 1  # (2^D, D)
@@ -183,6 +197,9 @@ def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips:
 
 
 def _in_blocks(draw: Callable[[int], Floats], total: int, width: int) -> Floats:
-    """Returns `draw(total)` for rows of `width` numbers, computed `_BLOCK` numbers at a time to the same result."""
+    """Returns the same values as `draw(total)`, but calls `draw` for only a few rows at a time to save memory.
+
+    A row takes `width` random numbers, and a call draws about `_BLOCK` numbers.
+    """
     step = max(1, _BLOCK // width)
     return np.concatenate([draw(min(step, total - start)) for start in range(0, total, step)])

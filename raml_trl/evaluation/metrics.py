@@ -1,7 +1,7 @@
 """Metrics of n samples per question: Pass@k, G-Pass@k and mG-Pass@k, with confidence intervals.
 
-The inputs are counts, never rewards: n samples of a question, c of them correct. The arithmetic uses exact integers up
-to the final division.
+The inputs are counts, never rewards: a question has n samples, and c of them are correct. The arithmetic uses exact
+integers up to the final division.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +39,10 @@ def avg_at_n(n: int, c: int) -> float:
 
 
 def g_pass_at_k(n: int, c: int, k: int, tau: float | Fraction | str) -> float:
-    """Returns the probability that at least max(ceil(tau * k), 1) of k samples are correct.
+    """Returns the probability that at least max(ceil(tau * k), 1) of k samples, drawn without replacement, are correct.
 
-    With tau = 0 this is Pass@k. `tau` is converted through its decimal text: in floating point, 25 * 0.28 exceeds 7 and
-    would round up to 8.
+    With tau = 0 this is Pass@k. A float `tau` is read as the decimal that Python prints for it, because in floating
+    point 25 * 0.28 exceeds 7 and would round up to 8.
 
     Source: GPassK, arXiv 2412.13147, eq. 2.
 
@@ -57,10 +57,10 @@ def g_pass_at_k(n: int, c: int, k: int, tau: float | Fraction | str) -> float:
 
 
 def mg_pass_at_k(n: int, c: int, k: int) -> float:
-    """Returns the mean of G-Pass@k over the thresholds above one half.
+    """Returns the mean of G-Pass@k over the thresholds tau = i/k above one half.
 
-    For X correct samples among k this is (2/k) * sum over i from k/2 + 1 to k of P[X >= i], which equals
-    (2/k) * E[max(X - k/2, 0)].
+    If X is the number of correct samples among k, this is (2/k) * sum over i from k/2 + 1 to k of P[X >= i], which
+    equals (2/k) * E[max(X - k/2, 0)].
 
     Source: GPassK, arXiv 2412.13147, eq. 5; RaML, arXiv 2505.19815, eq. 23.
 
@@ -75,7 +75,7 @@ def mg_pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def _expected(n: int, c: int, k: int, worth: Callable[[int], int]) -> Fraction:
-    """Returns E[worth(X)], where X is hypergeometric: the correct samples among k, drawn from n with c correct."""
+    """Returns E[worth(X)], where X is the number of correct samples among k that are drawn without replacement."""
     if not 0 <= c <= n:
         raise ValueError(f"c must lie between 0 and n = {n}, got {c}")
     check_k(n, k)
@@ -88,16 +88,17 @@ def each_question(
 ) -> NDArray[np.float64]:
     """Returns `metric(n, c, *settings)` for every question `(Q,)`, as in `each_question(g_pass_at_k, n, c, 8, "0.5")`.
 
-    Each distinct pair of n and c is computed once, so 100,000 questions take little longer than their distinct pairs.
+    The metric is computed once for each distinct pair of n and c, so even 100,000 questions are fast.
 
     Args:
         metric: `pass_at_k`, `avg_at_n`, `g_pass_at_k` or `mg_pass_at_k`.
-        n: samples per question: one number for all questions, or `(Q,)`.
-        c: `(Q,)` correct samples.
+        n: number of samples: one number for all questions, or `(Q,)`.
+        c: `(Q,)` number of correct samples of each question.
         settings: k, and tau if the metric has one.
 
     Raises:
-        ValueError: if n and c differ in length, or if `metric` raises one; then with the position of the question.
+        ValueError: if n and c differ in length, or if `metric` raises a ValueError for a question. The message then
+            names the position of the question.
     """
     correct = np.asarray(c)
     samples = np.broadcast_to(n, correct.shape) if np.ndim(n) == 0 else np.asarray(n)
@@ -116,18 +117,21 @@ def summarise(
     thresholds: Sequence[float | Fraction | str] = (),
     votes: Sequence[Votes] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Returns mean and 95 % interval over questions of Pass@k for every k, and of mG-Pass@k for every even k.
+    """Returns Pass@k for every k and mG-Pass@k for every even k, each as a mean over questions with a 95 % interval.
+
+    The keys of the result are `pass@K` and `mg_pass@K`. Its values have the fields of `MeanInterval`.
 
     Args:
-        correct: `(Q,)` correct samples.
-        num_samples: n: one number for all questions, or `(Q,)`.
+        correct: `(Q,)` number of correct samples of each question.
+        num_samples: number of samples n: one number for all questions, or `(Q,)`.
         ks: values of k.
         rng: generator for the bootstrap.
-        thresholds: each adds G-Pass@k for every k, as `g_pass@K_TAU`.
-        votes: `(Q,)`; if given, adds the majority vote `maj@K` for every k above 1 (one vote is Pass@1).
+        thresholds: values of tau. Each adds G-Pass@k for every k, as `g_pass@K_TAU`.
+        votes: `(Q,)` votes of each question. If given, they add the majority vote `maj@K` for every k above 1, since a
+            vote of a single sample is the same as Pass@1.
 
     Raises:
-        ValueError: as `each_question` does, or if `votes` do not match the questions and their samples.
+        ValueError: if `each_question` raises it, or if `votes` do not match the questions and their samples.
     """
     columns = {f"pass@{k}": each_question(pass_at_k, num_samples, correct, k) for k in ks}
     columns |= {f"mg_pass@{k}": each_question(mg_pass_at_k, num_samples, correct, k) for k in ks if k % 2 == 0}

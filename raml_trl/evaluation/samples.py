@@ -1,4 +1,4 @@
-"""Reads the `samples.parquet` of an evaluation, and counts samples, correct ones and votes per question."""
+"""Reads the `samples.parquet` of an evaluation, and counts the samples, correct samples and votes of each question."""
 
 import logging
 from collections import Counter
@@ -23,9 +23,11 @@ _COLUMNS = ["question_id", "correct", "formatted", "num_tokens", "outcome"]
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """Samples `n` and correct ones `(Q,)` of every question, in the order of the file, and means over all samples.
+    """Counts of the samples of an evaluation.
 
-    `votes` `(Q,)` is None if the file has no usable votes.
+    `n` (samples), `correct` (correct samples) and `votes` have one entry per question `(Q,)`, in the order of
+    `question_ids`. `votes` is None if the file has no usable votes. `formatted` and `mean_tokens` are means over all
+    samples, and `outcomes` is the number of samples with each outcome of the grading.
     """
 
     question_ids: tuple[str, ...]
@@ -38,7 +40,10 @@ class SampleCounts:
 
 
 class SampleMetrics(TypedDict):
-    """The content of `metrics.json`. `samples_per_question` is one number, or the smallest and the largest."""
+    """The content of `metrics.json`.
+
+    `samples_per_question` is a single number if it is the same for all questions, otherwise [smallest, largest].
+    """
 
     questions: int
     samples_per_question: int | list[int]
@@ -49,7 +54,9 @@ class SampleMetrics(TypedDict):
 
 
 def read_samples(path: Path) -> SampleCounts:
-    """Counts the samples in a file. Logs a warning if it has no votes, or votes that contradict its grades.
+    """Reads a `samples.parquet` and counts its samples per question.
+
+    Logs a warning if the file has no votes, or votes that contradict the grades.
 
     Raises:
         InputError: if the file is missing or damaged, lacks a column or has no rows.
@@ -86,7 +93,10 @@ def read_samples(path: Path) -> SampleCounts:
 def _count_votes(
     path: Path, questions: Sequence[str], votes: Sequence[int | None], correct: Sequence[bool]
 ) -> tuple[Votes, ...] | None:
-    """Counts the votes of each question from the columns of the file, or returns None if they contradict the grades."""
+    """Counts the votes of each question. Returns None, with a warning, if the votes contradict the grades.
+
+    The arguments `questions`, `votes` and `correct` are columns of the file `path`, with one entry per sample.
+    """
     counts: dict[str, Counter[int | None]] = {}
     answers: dict[str, tuple[set[int | None], set[int | None]]] = {}  # votes of wrong and of correct samples
     for question, vote, right in zip(questions, votes, correct, strict=True):
@@ -107,16 +117,16 @@ def _count_votes(
 def sample_metrics(
     path: Path, ks: Sequence[int], rng: np.random.Generator, *, thresholds: Sequence[float] = ()
 ) -> SampleMetrics:
-    """Computes all metrics of a file of samples, with bootstrap intervals.
+    """Computes all metrics of the samples in a file, with bootstrap intervals.
 
     Args:
         path: the `samples.parquet`.
         ks: values of k.
         rng: generator for the bootstrap.
-        thresholds: each adds G-Pass@k for every k.
+        thresholds: values of tau. Each adds G-Pass@k for every k.
 
     Raises:
-        InputError: if the samples cannot be read, or a question has fewer than k.
+        InputError: if the samples cannot be read, or a question has fewer than max(ks) samples.
     """
     samples = read_samples(path)
     n = samples.n

@@ -1,4 +1,8 @@
-"""The majority vote of k of n samples, maj@k: groups samples by answer, and computes the exact mean over all draws."""
+"""Computes maj@k: how often the most frequent answer among k of the n samples of a question is correct.
+
+`number_answers` finds out which samples have the same answer. `majority_at_k` then computes the exact mean over all
+draws of k samples.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -23,7 +27,11 @@ _UNFINISHED = ("timeout", "crash")
 
 @dataclass(frozen=True)
 class Votes:
-    """The votes of one question's samples: `counts` per distinct answer, and the number of abstaining samples."""
+    """The votes of the samples of one question.
+
+    `counts` is the number of samples with each distinct answer, and `correct_index` the index of the correct answer in
+    it (None if no sample is correct). `abstaining` is the number of samples that do not vote.
+    """
 
     counts: tuple[int, ...]
     correct_index: int | None
@@ -41,22 +49,25 @@ def number_answers(questions: Sequence[Sequence[tuple[str, Outcome]]], pool: Gra
     Answers are numbered within a question, from 0 in order of first appearance. All samples graded correct share one
     answer, since each equals the reference, and no other sample joins them. The grader compares the remaining answers
     in rounds, for all questions at once. In each round, the most frequent remaining answer of a question serves as the
-    reference for its other remaining answers. There are as many rounds as a question has different answers.
+    reference for its other remaining answers. The question with the most different answers determines the number of
+    rounds.
 
-    Samples without an answer abstain. So do samples with an unreadable answer: it cannot be matched with another, and
-    equal answers would count as different votes. An answer on which the grader timed out or crashed is readable. It
-    votes together with identical spellings, but is not compared again, since that would end the same way.
+    Samples without an answer abstain. Samples with an unreadable answer also abstain, because the grader cannot compare
+    them, and equal answers would then count as different votes. A sample on which the grader timed out or crashed votes
+    together with samples of the identical spelling. Its answer is not compared with others, because the grader would
+    time out or crash again.
 
-    The grader's equality is not transitive (50% equals 0.5 and 50, which differ) and may depend on which side is the
-    reference. The comparisons made depend on the frequency and spelling of answers only, not on the order of samples.
-    The groups are therefore independent of that order, unless a comparison is close to its deadline.
+    The grader's equality is not transitive (50% equals both 0.5 and 50, which differ from each other) and may depend on
+    which side is the reference. The choice of comparisons depends on the frequency and spelling of the answers only,
+    not on the order of the samples. The groups are therefore independent of the order of the samples, unless a
+    comparison ends close to its deadline.
 
     Args:
         questions: for each question, the text of every sample and the outcome of its grading.
-        pool: compares answers, with a deadline for each pair.
+        pool: the pool that compares the answers.
     """
     keys = [[_key(text, outcome) for text, outcome in samples] for samples in questions]
-    leaders: list[dict[str, str]] = [{} for _ in questions]  # for each question: answer -> the equal answer that leads
+    leaders: list[dict[str, str]] = [{} for _ in questions]  # by question: answer -> the equal reference
     remaining = [_to_compare(question_keys, samples) for question_keys, samples in zip(keys, questions, strict=True)]
     while any(remaining):
         outcomes = iter(pool.compare([(answer, answers[0]) for answers in remaining for answer in answers[1:]]))
@@ -67,14 +78,14 @@ def number_answers(questions: Sequence[Sequence[tuple[str, Outcome]]], pool: Gra
 
 
 def _key(text: str, outcome: Outcome) -> str | None:
-    """Returns a key that is equal for samples known to agree without a comparison; None for abstaining samples."""
+    """Returns the key of a sample, or None if the sample abstains. Samples with equal keys have the same answer."""
     if outcome in _ABSTAINING:
         return None
     return _CORRECT if outcome == "correct" else extract_answer(text)
 
 
 def _to_compare(keys: Sequence[str | None], samples: Sequence[tuple[str, Outcome]]) -> list[str]:
-    """Returns the distinct answers to compare, the most frequent first, then the shortest."""
+    """Returns the distinct answers to compare: the most frequent first, and the shortest first if equally frequent."""
     counts = Counter(key for key in keys if key)
     unfinished = {key for key, (_, outcome) in zip(keys, samples, strict=True) if outcome in _UNFINISHED}
     return sorted(counts.keys() - unfinished, key=lambda answer: (-counts[answer], len(answer), answer))
@@ -88,21 +99,23 @@ def _numbers(keys: Sequence[str | None], leaders: dict[str, str]) -> list[int | 
 def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abstaining: int = 0) -> float:
     """Returns the exact probability that the plurality vote of k samples, drawn without replacement, is correct.
 
-    Answers that tie for most votes share the question equally. A draw with abstaining samples only has no winner. At
-    worst, a question takes half a millisecond for n = 64, a tenth of a second for n = 256 and some seconds for n = 512.
+    If t answers tie for the most votes and the correct answer is among them, the draw counts 1/t. A draw that has only
+    abstaining samples counts 0. At worst, a question takes half a millisecond for n = 64, a tenth of a second for
+    n = 256 and some seconds for n = 512.
 
     Args:
-        counts: `(A,)` samples with each of the A distinct answers.
+        counts: `(A,)` number of samples with each of the A distinct answers.
         correct_index: index of the correct answer in `counts`, or None if no sample is correct.
-        k: samples in a draw, voting or abstaining.
-        abstaining: samples without an answer, which are drawn like the others. To let a sample with an unreadable
-            answer vote for itself, add an answer with a count of one instead.
+        k: number of samples in a draw, including abstaining samples.
+        abstaining: number of samples that do not vote but are drawn like the others. To let a sample with an unreadable
+            answer vote for itself, add a count of one to `counts` instead.
 
-    Source: Wang et al., arXiv 2203.11171 (self-consistency); here its mean over all draws.
+    Source: Wang et al., arXiv 2203.11171 (self-consistency). This function computes the mean of that vote over all
+    draws.
 
     Raises:
-        ValueError: if a count is negative, `correct_index` is out of range, or not 1 <= k <= n for n the sum of all
-            counts.
+        ValueError: if a count is negative, `correct_index` is out of range, or not 1 <= k <= n, where n is the sum of
+            `counts` and `abstaining`.
     """
     if min((*counts, abstaining)) < 0:
         raise ValueError(f"counts must not be negative, got {list(counts)} and {abstaining} abstaining")
@@ -122,15 +135,15 @@ def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abst
 
 
 def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int) -> list[int]:
-    """Counts the ways to draw `draws` samples so that no answer gets more than `votes`.
+    """Counts the ways to draw `draws` samples so that no answer has more than `votes` samples in the draw.
 
-    Entry t of the result counts the ways in which exactly t answers get `votes`.
+    Entry t of the result is the number of ways in which exactly t answers have `votes` samples in the draw.
 
-    The generating function of an answer with c samples is (1 + x)^c, cut off after x^votes; the power of x is the
+    The generating function of an answer with c samples is (1 + x)^c, cut off after x^votes, where the power of x is the
     number of samples drawn. Abstaining samples, and answers with fewer than `votes` samples, contribute the complete
-    (1 + x)^c. A polynomial is stored as one integer, with x a power of two so large that no coefficient carries over:
-    none exceeds 2^n. At most n / votes answers can reach `votes`, and at most draws / votes of them tie. That makes
-    O(n k) products, few of them with long factors.
+    (1 + x)^c. A polynomial is stored as one integer: its value at a power of two x that exceeds every coefficient. No
+    coefficient exceeds 2^n. At most n / votes answers can reach `votes`, and at most draws / votes of them tie. That
+    makes O(n k) products, few of which have long factors.
     """
     bits = sum(counts) + abstaining + 1
     x = 1 << bits
@@ -148,10 +161,10 @@ def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int)
 
 
 def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
-    """Returns `majority_at_k` for every question `(Q,)`. Equal votes are computed once.
+    """Returns `majority_at_k` for every question `(Q,)`. Computes it once for questions with equal votes.
 
     Raises:
-        ValueError: as `majority_at_k` does, with the position of the question.
+        ValueError: if `majority_at_k` raises it. The message names the position of the question.
     """
     return by_question(
         lambda question: majority_at_k(question.counts, question.correct_index, k, question.abstaining), votes
@@ -159,10 +172,10 @@ def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
 
 
 def by_question(value: Callable[[Question], float], questions: Iterable[Question]) -> NDArray[np.float64]:
-    """Returns `value(question)` for every question `(Q,)`. Equal questions are computed once.
+    """Returns `value(question)` for every question `(Q,)`. Calls `value` once for equal questions.
 
     Raises:
-        ValueError: as `value` does, with the position of the question.
+        ValueError: if `value` raises it. The message names the position of the question.
     """
     known: dict[Question, float] = {}
     values = []

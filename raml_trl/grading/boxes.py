@@ -1,23 +1,23 @@
 r"""Finds the contents of `\boxed{...}` in a text.
 
-A box ends where its braces balance, not at the first `}`: `\boxed{\frac{1}{2}}` contains three.
+A box ends where its braces balance, not at the first `}`: the content of `\boxed{\frac{1}{2}}` is `\frac{1}{2}`.
 """
 
 import re
 
-_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\.` skips an escaped brace, which is text
+_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\\.` skips escaped braces, which are text
 
 
 def extract_answer(text: str) -> str | None:
-    """Returns the content of the last complete box after the thinking block, or None without one.
+    """Returns the content of the last complete box after the thinking block, or None if there is no such box.
 
-    If the thinking block never ends, there is no answer.
+    A box inside a thinking block does not count, even if that block never ends.
     """
     return extract_box(text.rpartition("</think>")[2].partition("<think>")[0])
 
 
 def extract_box(text: str) -> str | None:
-    r"""Returns the content of the last `\boxed{...}` whose braces balance, or None without one."""
+    r"""Returns the content of the last `\boxed{...}` whose braces balance, or None if there is none."""
     if "\\boxed" not in text:
         return None
     open_braces: list[int] = []  # for each open brace, the start of its box content, or -1 for an ordinary brace
@@ -34,12 +34,15 @@ def extract_box(text: str) -> str | None:
 
 
 def opens_box(stub: str) -> bool:
-    """Whether `stub` ends inside an open box, so that the next characters are the answer."""
+    r"""Whether `stub`, the text that introduces an answer, ends with an open `\boxed{` that the answer completes."""
     return extract_box(stub) is None and extract_box(stub + "0}") == "0"
 
 
 def box_end(stub: str, text: str) -> int | None:
-    """Returns how many characters of `text` close the box that `stub` opens, or None if it stays open."""
+    """Returns the length of the shortest prefix of `text` that closes the box left open at the end of `stub`.
+
+    Returns None if `text` does not close the box.
+    """
     for end, character in enumerate(text, start=1):
         if character == "}" and extract_box(stub + text[:end]) is not None:
             return end

@@ -1,7 +1,8 @@
 r"""Decides whether two answers mean the same to a mathematician, as far as possible without symbolic algebra.
 
-Numbers are compared exactly. Lists, sets, tuples, intervals, matrices, equations, units and choices are compared part
-by part, and the function `leaf` compares the parts that have no such structure.
+Numbers are compared exactly. Lists, sets, tuples, intervals, matrices, equations, quantities with units, and choices
+(the letters of multiple-choice questions) are compared part by part. The parts without such a structure are the leaves;
+the caller passes the function `leaf` that compares two leaves.
 """
 
 import re
@@ -11,11 +12,11 @@ from raml_trl.grading.notation import Group, compact, find_group, is_known_unit,
 from raml_trl.grading.numbers import exact, same_number
 
 Leaf = Callable[[str, str], bool | None]
-"""Compares two answers without structure, the predicted one and the reference. None means undecided."""
+"""Function that compares a leaf of the predicted answer with one of the reference. None means undecided."""
 
-_MAX_UNORDERED = 32  # parts to compare in every order; longer groups are compared in their own order
+_MAX_UNORDERED = 32  # longest list or set whose parts may match in any order; longer ones must have the same order
 _WORD = re.compile(r"[A-Z]{2,3}|(?i:no|yes|[a-z][a-z' -]{3,})")
-_LETTER = re.compile(r"[A-Za-df-z]")  # e is a number
+_LETTER = re.compile(r"[A-Za-df-z]")  # all letters except e, which is a number
 _LETTERS = re.compile(r"[A-Za-z]+")
 _CHOICE = re.compile(r"\(([A-J])\)[.:]?\s*(.*)|([A-J])[.):]?", re.DOTALL)
 _BASED = re.compile(r"([0-9A-Z]+)\s*_\{\s*(\d+)\s*\}")
@@ -29,12 +30,12 @@ _RELATION = re.compile(r"<|>|\\le|\\ge")
 
 
 def same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
-    """Whether two answers mean the same, or None where `leaf` leaves that undecided."""
+    """Whether a predicted and a reference answer mean the same, or None if that depends on an undecided `leaf`."""
     return _same(normalise(predicted), normalise(answer), leaf)
 
 
 def leaves(answer: str) -> list[str]:
-    """Returns the parts of an answer that only algebra can compare with others."""
+    """Returns the parts of `answer` that only algebra can compare, because they are neither numbers nor words."""
     answer = split_unit(normalise(answer))[0]
     group = find_group(answer)
     if group is not None:
@@ -89,7 +90,7 @@ def _unwrap(answer: str) -> str:
 
 
 def _same_quantities(predicted: tuple[str, str], answer: tuple[str, str], leaf: Leaf) -> bool | None:
-    """Compares values with units. Units may be missing on one side, but must not differ.
+    """Compares two pairs of value and unit. A unit may be missing on one side, but two known units must be equal.
 
     50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
     """
@@ -121,7 +122,10 @@ def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
 
 
 def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Leaf) -> bool | None:
-    """Compares a group with an answer that is none; exactly one of `p` and `a` is given."""
+    """Compares two answers if only one of them is a group.
+
+    `p` and `a` are the groups of `predicted` and `answer`; exactly one of them is None.
+    """
     group = p or a
     assert group is not None
     if group.kind == "ratio" and len(group.parts) == 2:
@@ -138,9 +142,10 @@ def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None
 
 
 def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Compares answers that are chains of `=`, given by their members. None means that only algebra can decide.
+    """Compares two answers of which at least one is a chain of equations. None means that only algebra can decide.
 
-    A name stands for the value that it is set equal to.
+    The arguments are the members of each chain, `["x", "y", "1"]` for `x = y = 1`. A name such as `x` stands for the
+    value on the other side of its `=`.
     """
     p_named, a_named = (_NAME.fullmatch(plain(members[0])) is not None for members in (predicted, answer))
     if len(predicted) > 1 and len(answer) > 1:
@@ -155,7 +160,7 @@ def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf)
 
 
 def _values(members: Sequence[str]) -> Sequence[str]:
-    """Returns the values that the names in a chain of `=` stand for: 1 in `x = y = 1`, and b in `a = b`."""
+    """Returns the values in a chain of equations: 1 in `x = y = 1`, and the last member, b, in `a = b`."""
     return [member for member in members if not _NAME.fullmatch(plain(member))] or members[-1:]
 
 
@@ -164,7 +169,7 @@ def _same_texts(predicted: str, answer: str, leaf: Leaf) -> bool | None:
         if pattern.fullmatch(predicted) and like.fullmatch(answer):
             return compact(predicted).casefold() == compact(answer).casefold()
     if _BASED.fullmatch(predicted) or _BASED.fullmatch(answer):
-        return False  # without a base, it is ten
+        return False  # the other answer shows no base, so its base is ten
     p_choice, a_choice = _CHOICE.fullmatch(predicted), _CHOICE.fullmatch(answer)
     if p_choice and a_choice:
         letters = (p_choice[1] or p_choice[3]) == (a_choice[1] or a_choice[3])
@@ -185,7 +190,10 @@ def _is_text(answer: str) -> bool:
 
 
 def _interval(answer: str) -> Group | None:
-    r"""Returns the interval that an inequality in one name describes: `(3, 4]` for `3 < x \le 4`."""
+    r"""Returns the interval that an inequality describes, such as `(3, 4]` for `3 < x \le 4`.
+
+    Returns None if `answer` is not an inequality, or not one in a single variable.
+    """
     pieces = split(answer, _RELATION)
     if len(pieces) not in (2, 3) or not all(pieces):
         return None
@@ -221,7 +229,7 @@ def _all(verdicts: Iterable[bool | None]) -> bool | None:
 
 
 def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Whether the parts of two groups can be paired so that each pair is equal, in any order."""
+    """Whether each part of one group equals a different part of the other, in any order. None if undecided."""
     if len(predicted) != len(answer):
         return False
     if len(answer) > _MAX_UNORDERED:

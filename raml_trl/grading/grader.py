@@ -1,7 +1,8 @@
 r"""Grades a completion against a reference answer: is the answer correct, and does the text have the required layout?
 
-The answer is the content of the last complete `\boxed{...}` after the thinking block. `equality` decides most pairs.
-The others need computer algebra, which may run without end: `pool` therefore runs it in child processes.
+The predicted answer is the content of the last complete `\boxed{...}` after the thinking block. The module `equality`
+decides most pairs of predicted answer and reference. The other pairs need computer algebra. Algebra may never finish,
+so the module `pool` runs it in child processes.
 """
 
 import signal
@@ -30,7 +31,10 @@ _AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Grade:
-    """The two bits that eq. 21 of the paper rewards. `correct` is `outcome == "correct"`."""
+    """Whether a completion is correct and formatted (the two bits that eq. 21 of the paper rewards), and its outcome.
+
+    `correct` is `outcome == "correct"`.
+    """
 
     correct: bool
     formatted: bool
@@ -40,14 +44,14 @@ class Grade:
 def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
     """Grades one completion against its reference answer.
 
-    A pair that needs algebra has `SECONDS` for it. The limit uses SIGALRM, so it holds on the main thread only, and a
-    single long instruction of the interpreter is not interrupted. A timer that the caller has set keeps running. Memory
-    is not limited. Use `GradingPool` where both limits must hold.
+    If the pair needs algebra, the outcome is "timeout" after `SECONDS`. This limit uses SIGALRM. It therefore applies
+    on the main thread only and cannot interrupt a single long instruction of the interpreter. A SIGALRM timer that the
+    caller has set keeps running. Memory is not limited. Use `GradingPool` to limit both time and memory reliably.
 
     Args:
         text: the completion, without the prompt.
         answer: the reference, as it would be written inside the box.
-        style: a key of `prompts.STYLES`; its layout decides `formatted`.
+        style: a key of `prompts.STYLES`; the completion is `formatted` if it has the layout of this style.
 
     Raises:
         InputError: if `style` is unknown.
@@ -79,7 +83,10 @@ def readable(answer: str) -> bool:
 
 
 def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None:
-    """Returns the outcome of a pair, or None if only algebra can decide it."""
+    """Returns the outcome of a predicted answer and its reference, or None if only algebra can decide it.
+
+    `predicted` is None if the completion has no box.
+    """
     if not predicted:
         return "no answer"
     if is_too_long(predicted):
@@ -95,7 +102,7 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
 
 
 def decide_with_algebra(predicted: str, answer: str) -> Outcome:
-    """Returns the outcome of a pair that `decide_without_algebra` left open. Time and memory are unlimited."""
+    """Returns the outcome of a pair for which `decide_without_algebra` returns None. Limits neither time nor memory."""
     from raml_trl.grading.symbolic import equal_expressions
 
     verdict = same(predicted, answer, equal_expressions)
@@ -106,9 +113,9 @@ def decide_with_algebra(predicted: str, answer: str) -> Outcome:
 
 @cache
 def load_algebra() -> None:
-    """Imports math-verify, and the modules that it imports at its first comparison.
+    """Imports math-verify, and runs a first comparison, because math-verify imports further modules then.
 
-    This takes about a second, once per process, and belongs to no comparison's time limit.
+    This takes about a second, once per process. Call it before the time limit of a comparison starts.
     """
     from raml_trl.grading.symbolic import equal_expressions
 
@@ -122,11 +129,11 @@ def _parses(expression: str) -> bool:
 
 
 class _LateError(BaseException):
-    """Not an Exception: math-verify would catch it and report a failed comparison."""
+    """Raised at the time limit. Not an `Exception`, because math-verify would catch that and report "not equal"."""
 
 
 def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
-    """Returns `decide()`, or "timeout" if that takes more than `seconds`. Only the main thread has a limit."""
+    """Returns `decide()`, or "timeout" if the call takes more than `seconds`. Off the main thread there is no limit."""
     if threading.current_thread() is not threading.main_thread():
         return decide()
 
@@ -161,8 +168,8 @@ def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
 def _may_raise(frame: FrameType | None) -> bool:
     """Whether an exception raised in `frame` reaches `_limit_time` and does no damage on the way.
 
-    Python ignores exceptions in finalizers (with a warning), and an interrupted import leaves broken modules behind.
-    Both end soon, and the alarm repeats.
+    It does not inside a finalizer, where Python ignores exceptions (with a warning), nor inside an import, which would
+    leave broken modules behind. Finalizers and imports end soon, and the alarm then repeats.
     """
     while frame is not None and frame.f_code is not _limit_time.__code__:
         if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):

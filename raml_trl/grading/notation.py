@@ -1,6 +1,6 @@
-r"""Normalises the spelling of answers, and splits them into units, lists, tuples and other groups.
+r"""Normalises the spelling of answers, separates units, and splits lists, tuples and other groups into their parts.
 
-This module knows notation only; `equality` decides which answers are equal.
+This module handles notation only; the module `equality` decides which answers are equal.
 """
 
 import re
@@ -74,7 +74,10 @@ _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.A
 
 @lru_cache(maxsize=4096)
 def normalise(answer: str) -> str:
-    """Replaces the spellings that LaTeX and Unicode offer for one symbol by a single one. Keeps text and units."""
+    r"""Returns `answer` with a single spelling for each symbol: `\frac` for `\dfrac`, and `\pi` for π.
+
+    Text commands such as `\text{cm}` and units stay.
+    """
     answer = answer.translate(_SIGNS)
     for pattern, replacement in _SPELLINGS:
         answer = pattern.sub(replacement, answer)
@@ -90,12 +93,12 @@ def plain(answer: str) -> str:
 
 
 def compact(answer: str) -> str:
-    """Removes text commands and spaces. The result is only good for comparison."""
+    """Removes text commands and spaces. Compare the result, but do not parse it: words may have merged."""
     return plain(answer).replace(" ", "")
 
 
 def split_unit(answer: str) -> tuple[str, str]:
-    """Returns the answer without its unit, and the unit's canonical name, which is empty without a unit."""
+    """Returns the answer without its unit, and the canonical name of the unit, or "" if there is none."""
     match = _UNIT.search(answer)
     if match is None or _AMOUNT.search(answer, 0, match.start()) is None:
         return answer, ""
@@ -111,7 +114,7 @@ def split_unit(answer: str) -> tuple[str, str]:
 
 
 def is_known_unit(unit: str) -> bool:
-    """Whether `unit` is in our table, so that it certainly differs from every other unit there."""
+    """Whether the canonical name `unit` is in our table. Different units of the table are never equal."""
     return unit.partition("^")[0] in _UNIT_NAMES
 
 
@@ -130,7 +133,7 @@ def split(answer: str, separator: re.Pattern[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """An answer made of several: a list, a set, a tuple or interval, a union, a matrix or a ratio."""
+    """An answer that consists of parts: a list, a set, a tuple or interval, a union, a matrix or a ratio."""
 
     kind: str  # "list", "set", "union", "ratio", "matrix [row lengths]", or the brackets of a tuple or interval
     parts: tuple[str, ...]
@@ -141,7 +144,7 @@ class Group:
 
     @property
     def is_interval(self) -> bool:
-        """Whether this may be an interval; it may also be a pair."""
+        """Whether the notation is that of an interval. `(1, 2)` is also the notation of a point."""
         return self.kind in ("()", "(]", "[)", "[]") and len(self.parts) == 2
 
 
@@ -150,7 +153,7 @@ _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
 def find_group(answer: str) -> Group | None:
-    """Returns the group that `answer` is, or None if it is a single answer."""
+    """Splits `answer` into a group, or returns None if it is a single answer."""
     if _THOUSANDS.fullmatch(answer):
         return None
     pieces = split(answer, _SEPARATORS)

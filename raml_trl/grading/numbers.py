@@ -1,7 +1,7 @@
 r"""Reads rational numbers in LaTeX exactly, without sympy: `1\frac{4}{5}`, `2^{27} - 2^{11}`, `\binom{15}{7}`.
 
-The input is spelled as `notation.normalise` returns it. The work is bounded: a text that is too long or nested too
-deeply, or a number that is too large, is not read.
+The input must be spelled as `notation.normalise` returns it. To bound the work, texts that are too long or nested too
+deeply are rejected, and so are numbers that are too large.
 """
 
 import re
@@ -30,11 +30,11 @@ _ROUNDED_DIGITS = 6
 
 
 class _Unread(Exception):
-    """The text is not a rational number, or one that is too large."""
+    """Raised if a text is not a rational number, or if the number is too large."""
 
 
 def exact(text: str) -> Fraction | None:
-    """Returns the rational number in `text`, or None if it is not a rational number or too large."""
+    """Returns the rational number that `text` spells, or None if it spells none or one that is too large."""
     if len(text) > MAX_CHARACTERS:
         return None
     if _PLAIN.fullmatch(text):
@@ -49,7 +49,7 @@ def exact(text: str) -> Fraction | None:
 
 
 def same_number(first: str, second: str) -> bool | None:
-    """Whether both texts are the same rational number; None unless both are rational.
+    """Whether two texts spell the same rational number, or None if `exact` cannot read one of them.
 
     A decimal with six or more significant digits also equals a fraction that rounds to it.
     """
@@ -103,9 +103,9 @@ def has_huge_number(answer: str) -> bool:
 
 
 def _matching_bracket(text: str, start: int, step: int) -> int:
-    """Returns the index of the bracket that matches the one at `start`, or the last index without one.
+    """Returns the index of the bracket that matches the bracket at `start`.
 
-    `step` is the direction of the search, 1 or -1.
+    `step` is the direction of the search, 1 or -1. If no bracket matches, returns the last index in that direction.
     """
     depth, index = 0, start
     for index in range(start, len(text) if step > 0 else -1, step):
@@ -116,7 +116,7 @@ def _matching_bracket(text: str, start: int, step: int) -> int:
 
 
 class _Reader:
-    """Recursive-descent parser of one text. Each method parses one level of the grammar: sum, product, power, atom."""
+    """Recursive-descent parser. Each method parses one level of the grammar: sum, product, power, atom."""
 
     def __init__(self, text: str) -> None:
         self.tokens: list[str] = []

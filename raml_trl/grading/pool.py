@@ -1,9 +1,11 @@
-"""Grades many texts at once. Algebra runs in child processes, which may hang or crash without harm.
+"""Grades many completions at once. Computer algebra runs in child processes, which may hang or crash without harm.
 
-A time limit inside a process needs SIGALRM and the main thread, and cannot interrupt a single long instruction.
-math-verify therefore never runs in the calling process. Pairs that need no algebra are decided there; the others go to
-child processes (`worker`) that live as long as the pool. Each comparison has a deadline, and a child that misses it or
-dies is replaced.
+A pair is a predicted answer with its reference. The calling process decides all pairs that need no algebra. It sends
+the other pairs to child processes (module `worker`) that live as long as the pool. Each comparison has a deadline, and
+a child that dies or misses a deadline is replaced.
+
+The calling process never runs algebra, because it could limit the time only by SIGALRM. That works on the main thread
+only and cannot interrupt a single long instruction of the interpreter.
 """
 
 import json
@@ -23,20 +25,21 @@ from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.grader import SECONDS, Grade, Outcome, decide_without_algebra, formatted
 
 STARTING_SECONDS = 120
-"""Limit for the start of a child. It takes a second or two; the rest is for a busy machine."""
+"""Time limit for the start of a child process. A start takes a second or two, and more on a busy machine."""
 
 LOOKAHEAD = 16
-"""Number of waiting pairs per child. Among so many, one likely shares an expression that the child has parsed."""
+"""Number of waiting pairs per child, from which a free child gets one with an expression that it has parsed before."""
 
 Pair = tuple[str | None, str]
-"""The predicted answer, None without a box, and the reference."""
+"""The predicted answer (None if the completion has no box), and the reference."""
 
 
 class GradingPool:
-    """Context manager with at most `num_workers` child processes, started when the first pair needs algebra.
+    """Grades with up to `num_workers` child processes. Use it as a context manager, which ends the children.
 
-    `seconds` is the deadline of one comparison. Any thread may grade; calls run one after the other. A forked process,
-    or one that receives the pool by pickling, starts its own children.
+    A child starts when a pair needs algebra and no child is free. `seconds` is the time limit of one comparison. Any
+    thread may grade, but calls run one after the other. A forked process, or a process that receives the pool by
+    pickling, starts its own children.
     """
 
     def __init__(self, num_workers: int, *, seconds: float = SECONDS) -> None:
@@ -72,8 +75,8 @@ class GradingPool:
         """Grades completions against their reference answers. Returns one grade per pair, in order.
 
         Args:
-            pairs: the completion, without the prompt, and the reference, as it would be written inside the box.
-            style: a key of `prompts.STYLES`; its layout decides `formatted`.
+            pairs: each completion, without the prompt, with its reference, as it would be written inside the box.
+            style: a key of `prompts.STYLES`; a completion is `formatted` if it has the layout of this style.
 
         Raises:
             InputError: if `style` is unknown.
@@ -83,7 +86,7 @@ class GradingPool:
         return [Grade(outcome == "correct", layout, outcome) for outcome, layout in zip(outcomes, layouts, strict=True)]
 
     def compare(self, pairs: Sequence[Pair]) -> list[Outcome]:
-        """Compares answers, as written inside the box, with references. Returns one outcome per pair, in order."""
+        """Compares predicted answers, as written inside the box, with references. Returns outcomes in order."""
         if self._process != os.getpid():  # after a fork, children and lock belong to the parent
             self._reset()
         decided: dict[Pair, Outcome | None] = {}
@@ -99,7 +102,10 @@ class GradingPool:
         return [decided[pair] or by_algebra[pair] for pair in pairs]
 
     def _ask_children(self, pairs: Iterator[Pair]) -> dict[Pair, Outcome]:
-        """Returns the children's outcomes of distinct `pairs`. The iterator advances while the children work."""
+        """Lets the children compare distinct `pairs` and returns the outcomes.
+
+        Takes further pairs from the iterator while the children work, so that this process does not wait for them.
+        """
         outcomes: dict[Pair, Outcome] = {}
         readers: dict[str, _Child] = {}
         waiting, retried = list(islice(pairs, self._num_workers)), set[Pair]()
@@ -132,14 +138,14 @@ class GradingPool:
 
 
 class _Child:
-    """A child process and the pair that it was given last. Its next line is due at `deadline`."""
+    """A child process. `pair` is the last pair given to it, and its next line of output is due at `deadline`."""
 
     pair: Pair
     deadline: float
 
     def __init__(self, seconds: float) -> None:
         command = [sys.executable, "-m", "raml_trl.grading.worker", str(seconds)]
-        # A session of its own keeps Ctrl-C away from it. Without buffering, `wait` sees every reply.
+        # A new session keeps Ctrl-C away from the child. Without buffering, `wait` sees every reply.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -153,13 +159,13 @@ class _Child:
         return self._replies.fileno()
 
     def take(self, pair: Pair) -> None:
-        """Sends `pair` to the child once it is ready. Its start does not count towards the deadline."""
+        """Sends `pair` to the child as soon as it is ready. Its start does not count towards `seconds`."""
         self.pair, self.deadline = pair, time.monotonic() + STARTING_SECONDS
         if self.ready:
             self._ask()
 
     def hear(self) -> Outcome | None:
-        """Reads one line. Returns the outcome of the pair, or None if the child has only become ready."""
+        """Reads one line of output. Returns the outcome of the pair, or None if the line reports the child as ready."""
         reply = self._replies.readline()
         if not reply:
             return "crash"
@@ -183,13 +189,14 @@ class _Child:
 def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) -> Pair:
     """Removes from `waiting` the pair that needs the least parsing by `child`, and returns it.
 
-    Parsing is most of the work, and a child caches what it has parsed. So a child prefers a pair with an expression
-    that it has parsed itself, then one that no child has parsed; rather than idle, it takes one that another child has.
+    Parsing is most of the work, and a child caches the expressions that it has parsed. The first choice is therefore a
+    pair with an expression in the cache of `child`, the second a pair with expressions new to all children, and the
+    last a pair with an expression in the cache of another child.
 
     Args:
-        child: the child that is free.
+        child: the free child.
         waiting: the pairs to choose from.
-        readers: for each expression, the child that parsed it last; updated here.
+        readers: maps each expression to the child that parsed it last; updated for the chosen pair.
     """
 
     def parsing_cost(pair: Pair) -> int:
@@ -203,9 +210,9 @@ def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) ->
 
 
 def _settled(children: Sequence[_Child], *, patient: bool) -> list[tuple[_Child, Outcome]]:
-    """Returns the children whose pair is finished, with its outcome.
+    """Returns each child that has finished its pair, died or missed its deadline, with the outcome of the pair.
 
-    If `patient`, wait until a child replies or misses its deadline.
+    If `patient`, waits until a child replies or the first deadline passes. Otherwise returns at once.
     """
     first = min(child.deadline for child in children)
     heard = wait([child.fileno() for child in children], max(0.0, first - time.monotonic()) if patient else 0)

@@ -1,7 +1,7 @@
 r"""Compares two expressions with computer algebra. This is the only module that imports math-verify and sympy.
 
-Importing it takes about a second and most pairs need no algebra, so `grader` imports it on first use. A comparison may
-take unlimited time and memory; the callers bound both.
+Importing this module takes about a second, and most pairs need no algebra, so `grader` imports it on first use. A
+comparison may take any amount of time and memory, so callers must limit them.
 """
 
 import logging
@@ -15,9 +15,9 @@ from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 _DIGITS = 15
 _RELATIVE = 1e-5  # decimals are often rounded to six digits
-_STEP = 0.37  # between the values of two symbols
+_STEP = 0.37  # distance between the values that two symbols get in a numerical comparison
 
-# Expressions whose value is quick to find and reliable: no matrix, sum or infinity among them.
+# Types of expressions that evaluate quickly and reliably. Matrices, sums and infinities are not among them.
 _NUMBERS = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
 _FUNCTIONS = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
 _SCALARS = (sympy.Add, sympy.Mul, sympy.Pow, *_NUMBERS, *_FUNCTIONS)
@@ -36,8 +36,8 @@ def equal_expressions(predicted: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=256)
 def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
-    """Parses one expression with math-verify. Returns its readings, the first the best, or () if there is none."""
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no timeout; the callers have one
+    """Parses one expression with math-verify. Returns its possible readings, the best first, or () if there is none."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no timeout, but callers set one
     # Without dollars `3\sqrt{13}` would be parsed as 3, and any number in a text would be accepted.
     text = "$" + expression.replace("%", r"\%") + "$"
     # `units` stays off: units are already compared, and math-verify would remove the h of 2h as one.
@@ -47,9 +47,10 @@ def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
 
 
 def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
-    r"""Whether two expressions certainly differ, because their values differ at some point.
+    r"""Whether two expressions certainly differ, because their values at one point differ.
 
-    This avoids most of the algebra. It also separates values too small for math-verify, which takes 2^{-99}\pi for 0.
+    This numerical check avoids most of the algebra. It also separates values too small for math-verify, for which
+    2^{-99}\pi equals 0.
     """
     if isinstance(gold, Relational) and isinstance(target, Relational):
         # math-verify considers all relations without a solution equal.
@@ -65,7 +66,7 @@ def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
             for scalar in (gold, target)
         )
         return bool(a.is_finite and b.is_finite and abs(a - b) > _RELATIVE * abs(a))
-    except (ArithmeticError, TypeError, ValueError, RecursionError):  # it has no value, or none at this point
+    except (ArithmeticError, TypeError, ValueError, RecursionError):  # an expression has no value at this point
         return False
 
 

@@ -1,9 +1,9 @@
-"""The child process of `GradingPool`. It compares answers with algebra, where a hang or a crash harms nobody else.
+"""The child process of `GradingPool`: compares answers with algebra, so that a hang or a crash harms no other process.
 
     python -m raml_trl.grading.worker 8
 
-The argument is the number of seconds that the parent allows for one comparison. The worker first writes one line to
-stdout to report that it is ready. It then answers every line of stdin, `{"predicted": ..., "answer": ...}`, with one
+The argument is the time limit of one comparison in seconds, which the parent enforces. The worker first writes one line
+to stdout to report that it is ready. It then answers every line of stdin, `{"predicted": ..., "answer": ...}`, with one
 line that holds the outcome.
 """
 
@@ -17,24 +17,24 @@ import sys
 from raml_trl.grading.grader import decide_with_algebra, load_algebra
 
 MEMORY_BYTES = 4 * 2**30
-"""Limit of the address space of the process. A larger allocation fails, and the machine keeps running."""
+"""Limit of the address space of the process. Allocations beyond it fail, so the machine does not run out of memory."""
 
 
 def main(seconds: float) -> None:
     """Answers the lines of stdin until it closes, which also happens when the parent dies."""
-    # Output of libraries goes to stderr: the real stdout carries only replies.
+    # Output of libraries goes to stderr, because the real stdout must carry only replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     logging.disable()  # nobody reads the log of a worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly if the parent is gone
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(MEMORY_BYTES, hard), hard))
     load_algebra()
     replies.write('"ready"\n')
     for line in sys.stdin:
-        # If the parent cannot enforce the deadline, SIGPROF does: by default it ends the process, even inside one long
-        # instruction.
+        # If the parent dies, nobody enforces the time limit. SIGPROF then ends the process after twice the limit of CPU
+        # time, even inside a single long instruction.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
         replies.write(json.dumps(decide_with_algebra(**json.loads(line))) + "\n")
 
