@@ -19,8 +19,8 @@ _BOX = r"\\boxed\{[^\n]+\}"
 class Style:
     """How a model is asked a question, and the layout that the completion must have.
 
-    `layout` must match the complete completion, without surrounding white space. Matching takes time linear in the
-    length of the text, because every repeated part of the pattern stops at a literal that the part itself cannot match.
+    `layout` must match the complete completion, without surrounding white space. Matching a long text is fast, because
+    every repeated part of the pattern before the box stops at a literal that the part itself cannot match.
     """
 
     instruction: str
