@@ -1,4 +1,4 @@
-"""The commands of the demo, one after the other, at a small size."""
+"""Runs the commands of the demo one after the other, with small numbers of questions and steps."""
 
 import json
 import re
@@ -122,7 +122,7 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
 
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count('class="drawing"') >= 3
-    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)  # the page loads nothing
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)  # the page loads no other files
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [stage["name"] for stage in data["stages"]] == ["base", "SFT", "GRPO"]
 
@@ -134,7 +134,7 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     correct = sum(row["correct"] for row in samples) / 48
     assert metrics["metrics"]["pass@1"]["mean"] == pytest.approx(correct)
 
-    # the logged tables hold all G rollouts and mark the selected ones
+    # The logged tables contain all G rollouts of each group and mark the selected ones.
     table = pd.read_parquet(sorted((tmp_path / "grpo" / "completions").iterdir())[-1])
     assert len(table) == 16
     assert table["selected"].tolist().count(True) == 8
@@ -144,10 +144,10 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     assert "# Model Card for grpo" in card
     assert "2505.19815" in card
 
-    for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # transformers 4 needs this key
+    for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # transformers 4 needs the key rope_theta
         assert json.loads((tmp_path / saved / "config.json").read_text())["rope_theta"] == 10_000
 
-    # a second time: nothing is done again, and the table is the same
+    # When all commands are started a second time, none of them does its work again, and the report's table is the same.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json") if path.parent.name != "report"}
     run_pipeline(start, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before

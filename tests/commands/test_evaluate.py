@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> str:
 
 
 def model(request: Request) -> Answer:
-    """Answers correctly with a probability that decreases with the number."""
+    """Answers correctly with a probability that decreases with the number in the question."""
     number = int(request["messages"][-1]["content"].split()[1])
     return Answer(rf"\boxed{{{2 * number + (request['seed'] % NUM_QUESTIONS < number)}}}", 3)
 
@@ -121,7 +121,7 @@ def evaluate_part(directory: Path, **settings: Any) -> list[str]:
     return sorted(path.name for path in directory.glob("*.parquet"))
 
 
-# Completions of the model and the value of their answers. `varied_model` adds the reference of the question.
+# Completions and the values of their answers. `varied_model` also draws from two spellings of the correct answer.
 COMPLETIONS: list[tuple[str, Fraction | None]] = [
     (r"\boxed{1/2}", Fraction(1, 2)),
     (r"\boxed{0.5}", Fraction(1, 2)),
@@ -171,7 +171,7 @@ def test_votes_and_thresholds_equal_the_enumeration_of_draws(data: str, tmp_path
         assert majority == pytest.approx(float(won / NUM_QUESTIONS), abs=1e-12)
         for tau in taus:
             assert metrics[f"g_pass@{k}_{tau}"]["mean"] == pytest.approx(float(reached[tau] / NUM_QUESTIONS), abs=1e-12)
-    assert ties  # without a tie, its sharing would not be tested
+    assert ties  # otherwise the case of several answers with equally many votes would not be tested
     assert metrics["maj@6"]["mean"] != metrics["pass@1"]["mean"]
 
 
@@ -188,7 +188,7 @@ def test_samples_without_votes_have_all_metrics_but_the_vote(
     assert "older.parquet have no column vote, because they are from an older version: no maj@k" in caplog.text
     assert list(older["metrics"]) == ["pass@1", "pass@2", "mg_pass@2"]
     assert older == whole | {"metrics": {name: whole["metrics"][name] for name in older["metrics"]}}
-    # A comparison and a report leave the vote out too. The run with from_samples has no samples.parquet of its own.
+    # `compare` and `report` also leave maj@k out. The run with from_samples has written no samples.parquet, so move it.
     (tmp_path / "older.parquet").rename(tmp_path / "older" / "samples.parquet")
     runs = [f"{name}={tmp_path}/{name}" for name in ("out", "older")]
     compare.main(
@@ -250,7 +250,7 @@ def test_run_started_by_a_version_without_votes_continues(
         monkeypatch.setenv("WORLD_SIZE", "1")
         monkeypatch.setenv("RANK", "0")
         results = evaluate(tmp_path / "out", **settings)["results"]
-    assert any(table["correct"].to_pylist())  # the shard had votes
+    assert any(table["correct"].to_pylist())  # a correct sample has a vote, so the shard had votes
     kept = {name: value for name, value in whole["metrics"].items() if "maj" not in name}
     assert results == whole | {"metrics": kept}
     written = pq.read_schema(tmp_path / "out" / "samples.parquet")

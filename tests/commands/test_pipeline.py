@@ -1,4 +1,7 @@
-"""From questions to a student: prepare, sample with a teacher, choose K, train; every stage as a user starts it."""
+"""Trains a student from questions: prepares data, samples from a teacher, chooses K trajectories and trains.
+
+Each command is started in a process of its own, as a user starts it.
+"""
 
 import json
 import subprocess
@@ -14,7 +17,7 @@ from tests.launches.test_interruption import LAUNCH
 
 
 def run(command: str, recipe: str, directory: Path, *, processes: int = 1, **settings: object) -> dict[str, Any]:
-    """What `run.json` says of the command's results."""
+    """Run a command with a demo recipe and return the `results` of its `run.json`."""
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     start = [sys.executable] if processes == 1 else LAUNCH
     start = [*start, "-m", f"raml_trl.{command}", "--config", f"recipes/tiny/demo/{recipe}.yaml"]
@@ -49,7 +52,7 @@ def test_a_student_of_sampled_trajectories(tmp_path: Path) -> None:
     prepared = run("prepare_data", "data_sft", data, num_questions=24)
     assert prepared["trajectories"] == 24 * 8
     run("build_model", "model", model)
-    # A teacher that knows these questions by heart is right now and then.
+    # The teacher is trained on the same questions, so that some of its sampled trajectories are correct.
     short = {"model_name_or_path": model, "per_device_train_batch_size": 32, "save_steps": 1000}
     trained = run("train_sft", "sft", teacher, dataset_name=data, **short, max_steps=180)
     assert trained["data"]["trajectories"] == 24 * 4

@@ -1,4 +1,4 @@
-"""`plan` at a small size: its table, its errors, and a comparison with a real run."""
+"""Tests `plan` with a small model: its table, its error messages, and its predictions for a real run."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 @pytest.fixture
 def recipe(model_dir: str, tmp_path: Path) -> Callable[..., Path]:
-    """Writes the GRPO recipe of the demo with a smaller batch and some values replaced."""
+    """Returns a function that writes the demo's GRPO recipe, with a smaller batch and the given values replaced."""
 
     def recipe(**changes: object) -> Path:
         settings = yaml.safe_load((REPOSITORY / "recipes" / "tiny" / "demo" / "grpo.yaml").read_text())
@@ -84,21 +84,25 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     assert (baseline["trainer"], baseline["rows"]) == ("TRL", 16)
     assert [row["seconds"]["step"] for row in ours] == sorted(row["seconds"]["step"] for row in ours)
     assert [row["rows"] for row in ours] == [2, 4, 8, 16]
-    # float32: 16 bytes a parameter of the fixture's 2 layers, hidden 64, feed-forward 64, 24 words, tied
+    # float32 takes 16 bytes per parameter. The model has 2 layers, hidden size 64, feed-forward size 64, 24 words, and
+    # one matrix for both embedding and head.
     parameters = 24 * 64 + 2 * (4 * 64 * 64 + 3 * 64 + 3 * 64 * 64 + 2 * 64) + 64
     states = ("optimizer", "gradients", "weights")
     assert [ours[0]["bytes"][state] for state in states] == [8 * parameters, 4 * parameters, 4 * parameters]
-    # 2 rows of 60 cells: the tensors that 2 layers keep, and the working memory of the backward pass, which exceeds the
-    # head's on a CPU
+    # A micro-batch has 2 rows of 60 token positions. Its memory consists of the tensors that 2 layers keep and of the
+    # working memory of the backward pass, which on a CPU is larger than the working memory of the head.
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
     assert ours[0]["bytes"]["activations"] == 120 * (2 * layer + 4 * (3 * 64 + 2 * 64))
     assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
 
 
 def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Compares rows and cells for m = 2 and 8 with a plan from a run with m = 8. Seconds depend on the machine."""
+    """Compares runs with m = 2 and 8 with a plan that is based on the run with m = 8.
+
+    It compares rows and cells (token positions, padding included), but not seconds, which depend on the machine.
+    """
     start("prepare_data", dataset_name="arithmetic", dataset_split="grpo", num_questions=40, output_dir="data")
-    # random weights are never correct: otherwise no row would run
+    # A model with random weights is never correct, so with skip_zero_advantage no row would be trained.
     planned = recipe(gradient_accumulation_steps=2, skip_zero_advantage=False, max_steps=6, log_completions=True)
     for selected in (8, 2):
         settings = {"output_dir": f"run-{selected}", "disable_tqdm": "true", "save_strategy": "no"}
@@ -107,7 +111,8 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
     code, output, error = start("plan", recipe=planned, prompt_length=18, run="run-8", output_dir="out")
     assert code == 0, error
     assert "Measured: run-8, 6 steps at m = 8" in output
-    predictions = {row["num_generations_update"]: row for row in read(tmp_path / "out")}  # ours replaces TRL's
+    # For m = 8 there are two predictions: the one for our trainer replaces the one for TRL's.
+    predictions = {row["num_generations_update"]: row for row in read(tmp_path / "out")}
     for selected in (8, 2):
         counts = json.loads((tmp_path / f"run-{selected}" / "summary.json").read_text())["counts"]
         assert predictions[selected]["rows"] == counts["trained"] / 6 == 4 * selected
@@ -118,7 +123,7 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
         (seconds["generating"] + seconds["rewarding"] + seconds["preparing"]) / 6, rel=1e-3
     )
 
-    baseline = read(tmp_path / "out")[0]  # TRL selects all
+    baseline = read(tmp_path / "out")[0]  # TRL's trainer, which trains on all rollouts
     assert baseline["seconds"]["speedup"] == pytest.approx(1)
 
     record = json.loads((tmp_path / "run-8" / "summary.json").read_text())
@@ -149,13 +154,15 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
 
 
 def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
-    half = recipe(per_device_train_batch_size=4, num_generations_update=2)  # 4 rollouts on each: half a group
+    # Each process has 4 rollouts, which is half a group, so the recipe needs two processes.
+    half = recipe(per_device_train_batch_size=4, num_generations_update=2)
     settings = {"recipe": half, "prompt_length": 20, "output_dir": "out", **GIVEN}
     code, _, error = start("plan", **settings)
     assert code == 2
     assert "gives 4 rollouts, which is not a multiple of num_generations (G = 8)" in error
     assert start("plan", **settings, num_processes=2)[0] == 0
-    assert [row["num_generations_update"] for row in read(tmp_path / "out")] == [8, 2, 4, 8]  # 4 * 1 / 8 is not whole
+    # There is no plan for m = 1, which would give a micro-batch of 4 * 1 / 8 rows.
+    assert [row["num_generations_update"] for row in read(tmp_path / "out")] == [8, 2, 4, 8]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +178,8 @@ def test_lengths_from_a_file(
     if content == [5, 10, 1500]:
         assert code == 0
         assert "from 3 lengths (mean 18, longest 40)" in output
-        assert read(tmp_path / "out")[0]["cells"] == pytest.approx(16 * 60, rel=0.01)  # cut at 40
+        # The completions are cut at 40 tokens, after a prompt of 20 tokens.
+        assert read(tmp_path / "out")[0]["cells"] == pytest.approx(16 * 60, rel=0.01)
     else:
         assert code == 2
         assert "lengths lengths.json must be a non-empty list of whole numbers" in error
@@ -253,19 +261,21 @@ def test_with_kl_a_reference_model_is_counted_and_no_row_is_skipped(
 def test_an_adapter_has_small_gradients(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     lora = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]}
     assert start("plan", recipe=recipe(**lora), prompt_length=20, output_dir="out", **GIVEN)[0] == 0
-    assert read(tmp_path / "out")[0]["bytes"]["gradients"] == 4 * 2 * 2 * 2 * (64 + 64)  # 2 layers, 2 matrices, rank 2
+    # 4 bytes, 2 layers, 2 adapted matrices per layer, rank 2
+    assert read(tmp_path / "out")[0]["bytes"]["gradients"] == 4 * 2 * 2 * 2 * (64 + 64)
 
 
 def test_the_7b_recipe_can_be_planned_from_any_directory(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(forecast, "draw_work", lambda *_, **__: Work(1.0, 1.0, 1.0))  # the draw takes seconds
+    monkeypatch.setattr(forecast, "draw_work", lambda *_, **__: Work(1.0, 1.0, 1.0))  # the real draw takes seconds
     code, _, error = start("plan", config="recipes/qwen2.5-7b/plan.yaml", output_dir=tmp_path / "out")
     assert code == 0, error
     sizes = read(tmp_path / "out")[-1]["bytes"]
     assert sizes["weights"] == 2 * 7_615_616_512 // 8  # the number of parameters on the model's card
-    # four rows of 1,024 + 16,384: the residuals of 28 layers, one complete layer, and its working memory
+    # A micro-batch has four rows of 1,024 + 16,384 token positions. With gradient checkpointing, its memory consists of
+    # the residuals of 28 layers, the tensors of one complete layer, and the working memory of this layer.
     layer = 16 * 3584 + 2 * (2 * 3584 + 2 * 512 + 4 * 18944) + 4 * 28
     working = layer + 2 * (3 * 18944 + 2 * 3584)
     assert sizes["activations"] == 4 * 17408 * (28 * 2 * 3584 + working)

@@ -1,4 +1,4 @@
-"""`prepare_data`: every row is kept, or counted with the reason to leave it out."""
+"""Tests that `prepare_data` keeps each row or counts it with the reason to leave it out."""
 
 import json
 from collections import Counter

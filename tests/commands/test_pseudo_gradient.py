@@ -1,4 +1,8 @@
-"""`pseudo_gradient`: curves equal one forward pass per prefix, and an interrupted run resumes."""
+"""Tests `pseudo_gradient`.
+
+A curve is the likelihood of the answer after every prefix of a trajectory. It must equal the result of one forward pass
+per prefix. Interrupted runs must resume.
+"""
 
 import json
 from collections import Counter
@@ -29,7 +33,7 @@ NUM_QUESTIONS = 5
 
 
 def make_tasks(trajectories: bool) -> list[Task]:
-    """Questions of the embedded world, each with a right, a wrong and an unfinished trajectory."""
+    """Return arithmetic questions, each with a correct, a wrong and an unfinished trajectory or with none."""
     made = []
     for number in range(NUM_QUESTIONS):
         a, b = (number, 1, 2), (3, number, 4)
@@ -124,7 +128,7 @@ def test_trajectories_are_sampled_if_the_dataset_has_none(tmp_path: Path, model_
     assert [len(of_mode) for of_mode in by_mode.values()] == [3 * NUM_QUESTIONS] * 2
     assert all(row["text"].startswith("<think></think>") for row in by_mode["no_thinking"])
     assert all(row["start"] == 2 for row in by_mode["no_thinking"])
-    for row in by_mode["no_thinking"]:  # the measured part ends before the box
+    for row in by_mode["no_thinking"]:  # the part of the text that the curve covers ends before the box
         assert "\\boxed" not in row["text"][: [0, *row["ends"]][row["end"]]]
     analyse(tmp_path / "again", **settings, num_trajectories=3)
     assert read_rows(tmp_path / "again" / "curves.parquet") == rows
@@ -166,7 +170,7 @@ def test_an_interrupted_run_resumes(data: str, tmp_path: Path, model_dir: str, m
         analyse(tmp_path / "cut", **settings)
     assert len(list((tmp_path / "cut").glob("curves-*.parquet"))) == 2
     analyse(tmp_path / "cut", **settings)
-    assert len(calls) == 4  # only the last of three parts was missing
+    assert len(calls) == 4  # three calls before the interruption; then one, for the last of three parts
     for name in ("curves.parquet", "pseudo_gradient.json", "page.html", "curves.svg"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

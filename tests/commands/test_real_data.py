@@ -1,4 +1,4 @@
-"""The main commands on real data: GSM8K trajectories and Open-Reasoner-Zero questions. Skipped without the data."""
+"""Runs the main commands on GSM8K trajectories and Open-Reasoner-Zero questions. Skipped if the data are missing."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`sample_trajectories`: complete shards, no sample lost or repeated, the same for any number of processes."""
+"""Tests that `sample_trajectories` writes complete shards, the same for any number of processes and interruptions."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ COLUMNS = ["id", "problem", "answer", "source", "generations", "labels", "models
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Ten questions; question n has the answer n/7."""
+    """Writes ten questions and returns their directory. Question n has the answer n/7."""
     questions = [
         Question(str(number), f"What is {number} over 7?", rf"\frac{{{number}}}{{7}}", f"s{number % 2}")
         for number in range(NUM_QUESTIONS)
@@ -50,7 +50,7 @@ def teacher(request: Request) -> Answer:
         case 1:
             return Answer(rf"\boxed{{{number + 1}/7}}", 5)
         case 2:
-            return Answer("no idea</think>none", 3)  # the template has opened the block
+            return Answer("no idea</think>none", 3)  # like a model whose chat template already wrote <think>
         case _:
             return Answer(rf"\boxed{{{number}/", 40, "length")
 
@@ -101,14 +101,14 @@ def test_rows_have_the_format_of_the_papers_datasets(data: str, tmp_path: Path, 
     assert results["shards"] == 4
     assert sum(text.startswith("<think>\n") for row in rows for text in row["generations"]) == seeds[2]
 
-    # train_sft and datasets can read the output
+    # The output can be read by train_sft and by the `datasets` library.
     table = open_table(str(tmp_path / "out"))
     from tests.sft.test_examples import ALL
 
     _, counts = build_examples(table, AutoTokenizer.from_pretrained(model_dir), ALL)
     assert counts.examples == seeds[0]
     assert load_questions(str(tmp_path / "out")) == load_questions(data)
-    loaded = load_dataset(str(tmp_path / "out"), split="train")  # by the card
+    loaded = load_dataset(str(tmp_path / "out"), split="train")  # the card names the files of the split
     assert loaded.column_names == COLUMNS
     assert loaded["labels"] == [row["labels"] for row in rows]
     card = (tmp_path / "out" / "README.md").read_text()
@@ -206,7 +206,7 @@ def test_push_with_a_card(data: str, tmp_path: Path) -> None:
 
         done = push()
         assert done.returncode == 0, done.stderr
-        assert len(server.requests) == asked  # nothing but the push is repeated
+        assert len(server.requests) == asked  # only the push is repeated
         assert shards(out) == made
         files = hub.files("dataset", f"{USER}/rollouts")
     assert {"README.md", "trajectories-00000.parquet"} <= set(files)
@@ -215,7 +215,7 @@ def test_push_with_a_card(data: str, tmp_path: Path) -> None:
 
 
 def start(directory: Path, model: str, data: str, num_processes: int = 1) -> list[str]:
-    """The command line as a user starts it, with a model in the process."""
+    """Return the command line that samples from `model` with the engine `transformers`, as a user would type it."""
     given = {
         **{"config": "recipes/tiny/demo/sample.yaml", "model_name_or_path": model, "dataset_name": data},
         **{"output_dir": directory, "num_questions": 24, "num_trajectories": 4, "questions_per_shard": 2},
@@ -233,7 +233,7 @@ def test_a_killed_run_can_be_resumed_on_any_number_of_processes(model_dir: str, 
     whole, killed, shared = (tmp_path / name for name in ("whole", "killed", "shared"))
     subprocess.run(start(whole, model_dir, data), cwd=REPOSITORY, check=True)
 
-    for number in (1, 4, 9):  # SIGKILL three times, each time during the next shard
+    for number in (1, 4, 9):  # kill the run three times, each time while it makes the shard after shard `number`
         kill_when(killed / f"trajectories-{number:05d}.parquet", start(killed, model_dir, data))
         assert json.loads((killed / "run.json").read_text())["status"] == "running"
         assert len(shards(killed)) < 12

@@ -1,4 +1,4 @@
-"""`trajectory_pruning`: complete tables, resuming without repeated work, and datasets to train on."""
+"""Tests `trajectory_pruning`: the tables are complete, a killed run resumes, and the results can be trained on."""
 
 import json
 import re
@@ -33,7 +33,7 @@ NUM_QUESTIONS, NUM_TRAJECTORIES, PER_CHUNK = 5, 3, 2
 
 @pytest.fixture
 def data(tmp_path: Path, rng: np.random.Generator) -> str:
-    """Five questions with three trajectories each: a right, a wrong and a truncated trajectory."""
+    """Writes five questions with three trajectories each (correct, wrong, truncated) and returns their directory."""
     rows = []
     for number, made in enumerate(generate_questions("grpo", NUM_QUESTIONS, rng)):
         texts = generate_trajectories(made, NUM_TRAJECTORIES, rng)
@@ -46,7 +46,7 @@ def data(tmp_path: Path, rng: np.random.Generator) -> str:
 
 @pytest.fixture
 def right_answers(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
-    """A model that leaves the first of four boxes open, answers the second wrongly, and the others correctly."""
+    """Replaces the model's answers. Of each four answers, one does not close its box, one is wrong, two are correct."""
     tasks = list(stream_tasks(open_table(data)))
 
     def answer(_model: Any, tokenizer: Any, boxes: Sequence[OpenBox], **_settings: Any) -> list[str | None]:
@@ -167,7 +167,7 @@ def test_trajectories_that_are_still_correct_can_be_trained_on(model_dir: str, d
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> Callable[[], int]:
-    """Interrupt the command at the start of method number `wanted`; return a counter of started methods."""
+    """Make the command fail when it calls a pruning method for the `wanted`-th time; return a counter of the calls."""
     calls = 0
     original = pruning_answers.prune
 
@@ -194,7 +194,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     assert [path.name for path in (tmp_path / "resumed").glob("*.parquet")] == ["pruned-00000.parquet"]
     done = kill_at(monkeypatch, 0)
     prune(model_dir, data, tmp_path / "resumed")
-    assert done() == 2 * of_chunk  # the first of three chunks was complete
+    assert done() == 2 * of_chunk  # two chunks of three were missing, since the first was complete
     assert files(tmp_path / "resumed") == files(tmp_path / "whole")
 
 

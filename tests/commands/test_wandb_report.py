@@ -1,4 +1,4 @@
-"""The page in W&B: W&B's real client builds it and sends it to a stub server."""
+"""Tests the report page in W&B, which W&B's real client builds and sends to a stand-in server."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def make(tmp_path: Path, server: WandbServer, *words: str, key: str = "0" * 40) 
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield every text in a page."""
+    """Yield every string in the nested lists and mappings of a page."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from texts(item)

@@ -1,4 +1,4 @@
-"""The arithmetic questions: correct sums, many trajectories, and splits that share no question in any order."""
+"""Tests the arithmetic questions: correct sums, distinct trajectories, and splits without a common question."""
 
 import re
 from itertools import permutations
@@ -44,7 +44,7 @@ def test_exit_probability(rng: np.random.Generator) -> None:
 
 
 def test_equal_operands_have_few_trajectories(rng: np.random.Generator) -> None:
-    with pytest.raises(InputError, match="gave only 6 different"):  # 4! / (2! 2!) interleavings
+    with pytest.raises(InputError, match="gave only 6 different"):  # 4! / (2! 2!) orders of two steps of a and two of b
         generate_trajectories(ArithmeticQuestion((7, 7, 7), (5, 5, 5)), 7, rng, exit_probability=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Columns of common datasets: Open-Reasoner-Zero, MATH, GSM8K, AIME and the rollouts of the paper."""
+"""Tests that the columns of common datasets are found: Open-Reasoner-Zero, MATH, GSM8K and AIME."""
 
 from typing import Any
 

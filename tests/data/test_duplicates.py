@@ -1,4 +1,7 @@
-"""Repeated questions, and overlap with a benchmark: copies, copies inside other text, short questions, set phrases."""
+"""Tests the search for repeated questions and for overlaps with a benchmark.
+
+The overlaps include whole copies, copies inside other text, parts of a question, short questions and set phrases.
+"""
 
 import tracemalloc
 from pathlib import Path
@@ -34,7 +37,7 @@ def benchmarks() -> Benchmarks:
         (TORUS, ("aime", "7")),
         (TORUS.upper().replace("$", ""), ("aime", "7")),
         (f"Example 4. {TORUS} Prove that this is all.", ("aime", "7")),
-        (TORUS[: len(TORUS) // 2], ("aime", "7")),  # a part of it
+        (TORUS[: len(TORUS) // 2], ("aime", "7")),  # a part of the benchmark question
         (f"Consider this. {SHORT} And the next one?", ("quiz", "1")),
         (SHORT, ("quiz", "1")),
         (SET_PHRASE, None),
@@ -66,7 +69,7 @@ def test_benchmark_questions_overlap_with_themselves_and_training_questions_do_n
     for _, _, text in questions:
         overlap = benchmarks.find(text, min_share=1.0)
         assert overlap is not None or len(text.split()) < 8
-    # Open-Reasoner-Zero: 162 of 2,000 share an 8-gram with one of them, and none is the same question
+    # 162 of 2,000 questions of Open-Reasoner-Zero share an 8-gram with a benchmark question, but none is the same.
     tasks = stream_tasks(open_table(str(shared_data / "orz_math_sample_2000.jsonl.gz")))
     overlaps = [benchmarks.find(strip_markup(task.question.question), min_share=0.0) for task in tasks]
     shares = [overlap.share for overlap in overlaps if overlap is not None]

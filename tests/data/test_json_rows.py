@@ -1,4 +1,4 @@
-"""JSON Lines and arrays, row by row: complete, damaged and cut short."""
+"""Tests that JSON Lines files and JSON arrays, complete, damaged or cut short, are read row by row."""
 
 import io
 import json

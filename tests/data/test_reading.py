@@ -1,4 +1,4 @@
-"""Questions and trajectories from tables of every layout, and rows that cannot be used."""
+"""Tests that questions and trajectories are read from rows of every format, and that unusable rows are rejected."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def read(directory: Path, *rows: Any) -> list[Task | Reject]:
 def test_rollout_datasets(tmp_path: Path) -> None:
     first, second = read(tmp_path, *ROLLOUTS)
     assert isinstance(first, Task)
-    assert first.question == Question("0", "1+1", "2", "data.jsonl")  # no local path in the data
+    assert first.question == Question("0", "1+1", "2", "data.jsonl")  # the source is the file's name, without its path
     assert [(trajectory.text, trajectory.correct, trajectory.model) for trajectory in first.trajectories] == [
         ("two", True, "unknown"),
         ("three", False, "unknown"),

@@ -1,4 +1,4 @@
-"""Each reason to leave a question out, and the text patterns behind them, with cases that only look alike."""
+"""Tests each reason to leave a question out, and its text pattern, also on similar texts that are to be kept."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Datasets of every format, and files that are not datasets."""
+"""Tests that datasets of every format can be read, and that other files are rejected."""
 
 import gzip
 import json

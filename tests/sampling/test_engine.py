@@ -1,4 +1,4 @@
-"""`TransformersEngine`: every sample once, reproducible, and greedy decoding that follows the model."""
+"""Tests that `TransformersEngine` draws every sample once, reproducibly, and decodes greedily at temperature 0."""
 
 from collections import Counter
 
@@ -42,7 +42,7 @@ def test_each_sample_is_drawn_once(loaded: tuple[PreTrainedModel, PreTrainedToke
 def test_the_seed_decides_and_global_generators_keep_their_state(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
 ) -> None:
-    torch.manual_seed(123)  # a state that no draw leaves behind
+    torch.manual_seed(123)  # a state different from the one that a draw without restoring would leave
     before = torch.get_rng_state()
     assert draw(loaded) == draw(loaded)
     assert torch.equal(before, torch.get_rng_state())

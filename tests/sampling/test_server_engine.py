@@ -1,4 +1,4 @@
-"""`ServerEngine` against a local HTTP server that fails in the ways real servers do."""
+"""Tests `ServerEngine` with a local HTTP server that fails in the same ways as real servers."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 class Waits(list[float]):
-    """Records the seconds in place of waiting."""
+    """Stands in for `pause`: records the seconds to wait, and does not wait."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
@@ -51,7 +51,7 @@ def place(completion: Completion) -> tuple[int, int]:
 
 
 def refused(server: OpenAIServer, **settings: Any) -> str:
-    """Return the message of the error, which must be a single line."""
+    """Request one sample, check that this raises an error whose message has one line, and return the message."""
     with pytest.raises(InputError) as caught:
         list(ServerEngine(server.url, server.model, **settings).sample(PROMPTS[:1], ONE, seed=0))
     assert "\n" not in str(caught.value)
@@ -105,7 +105,8 @@ def test_requests_are_submitted_as_samples_are_drawn(server: OpenAIServer, monke
     completions = ServerEngine(server.url, server.model, max_requests=2).sample(PROMPTS * 100, SETTINGS, seed=0)
     for drawn in range(1, 51):
         next(completions)
-        assert len(submitted) <= drawn + 2 * 4  # of 1,200: twice max_requests, and as many that ended together
+        # Of 1,200 requests, 2 * max_requests are submitted in advance, and as many again if these all end at once.
+        assert len(submitted) <= drawn + 2 * 4
     completions.close()
 
 
@@ -190,14 +191,14 @@ def test_no_wait_passes_the_deadline(server: OpenAIServer) -> None:
 
 
 def test_the_deadline_covers_all_attempts(server: OpenAIServer) -> None:
-    times = iter([0.0, 0.0, 30.0, 31.0, 60.0])  # start; then before and after each attempt
+    times = iter([0.0, 0.0, 30.0, 31.0, 60.0])  # at the start, then before and after each of two attempts
     server.faults += [CUT] * 9
     message = refused(server, deadline_seconds=60, clock=lambda: next(times), pause=Waits())
     assert "failed 2 times" in message
 
 
 def test_a_body_that_drips_is_stopped_by_the_deadline(server: OpenAIServer) -> None:
-    server.faults += [Reply(200, b" " * 1_000, seconds_per_byte=0.1)]  # each read is far below any timeout
+    server.faults += [Reply(200, b" " * 1_000, seconds_per_byte=0.1)]  # no single read takes long enough for a timeout
     started = time.monotonic()
     message = refused(server, deadline_seconds=1)
     assert time.monotonic() - started < 5

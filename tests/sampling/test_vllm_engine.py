@@ -1,4 +1,4 @@
-"""`VLLMEngine`: the GPUs of each process, its requests, and, if vLLM is installed, equal completions."""
+"""Tests `VLLMEngine`: the GPUs of each process, the requests, and, with vLLM installed, the completions."""
 
 import os
 import sys
@@ -27,14 +27,14 @@ LAUNCHED = {
 
 
 class ScriptedLLM:
-    """The used part of `vllm.LLM` and its engine. It runs three requests at once and ends two per step, newest first.
+    """Stands in for `vllm.LLM` and its engine. It runs three requests at once and ends two per step, newest first.
 
-    The text of a completion is its requested seed; it is cut if the seed is even.
+    The text of a completion is the seed of its request. A completion with an even seed counts as cut.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self.arguments, self.settings, self.environment = arguments, settings, dict(os.environ)
-        self.asked: list[SimpleNamespace] = []  # the SamplingParams
+        self.asked: list[SimpleNamespace] = []  # the SamplingParams of all requests
         self.unfinished: dict[str, SimpleNamespace] = {}
         self.most_unfinished = 0
         self.model_config = SimpleNamespace(max_model_len=27)
@@ -148,7 +148,7 @@ def test_each_sample_is_requested_once_with_its_settings() -> None:
     assert {completion.finished for completion in completions} == {True, False}
     [drawn] = {(params.max_tokens, params.temperature, params.top_p, params.top_k) for params in llm.asked}
     assert drawn == (10, 0.7, 0.9, 20)
-    assert llm.most_unfinished == 6  # of 12: never all at once
+    assert llm.most_unfinished == 6  # of 12 requests: they are never all submitted at once
 
 
 @pytest.mark.usefixtures("scripted")
