@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 CARD = "README.md"
 NO_REPO = "USER/NAME"
-"""Stands in a card for the repository of a model or dataset that is not on the Hub."""
+"""Placeholder in a card for the repository name of a model or dataset that is not on the Hub."""
 
 BIBTEX = """\
 @article{liu2025deciphering,
@@ -29,14 +29,14 @@ PAPER = {
     "id": "2505.19815",
     "citation": BIBTEX,
 }
-"""The paper, in the form of the `_paper` attribute of TRL's trainers."""
+"""The RaML paper, in the form of the `_paper` attribute of TRL's trainers."""
 
 Metrics = Mapping[str, Mapping[str, float]]
-"""By name of the metric: `mean`, and the interval from `low` to `high`."""
+"""Metrics by name: the `mean` of each, and the ends `low` and `high` of its 95 % interval."""
 
 
 def write_card(path: Path, text: str) -> None:
-    """Write the text of a card, so that no reader sees half of it."""
+    """Write the text of a card to a file. A reader sees either the old text or the new one, never a part."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -46,7 +46,8 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
 
     Args:
         command: the name of the command, such as `train_sft`.
-        settings: those in `run.json`, which contain no tokens. Absolute paths are cut to their last part.
+        settings: the settings in `run.json`, which contain no tokens. Absolute paths among them are cut to their last
+            part.
     """
     shown = {name: _without_path(value) for name, value in settings.items()}
     call = f"python -m raml_trl.{command} --config recipe.yaml --output_dir OUTPUT_DIR"
@@ -55,7 +56,7 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
 
 
 def version(package: Path = _PACKAGE) -> str:
-    """Return the version of raml_trl and, in a git checkout, its commit and whether files were changed since."""
+    """Return the version of raml_trl; in a git checkout also its commit and whether files have changed since then."""
     root = package.parent
     if not (root / ".git").exists():
         return __version__
@@ -70,7 +71,7 @@ def version(package: Path = _PACKAGE) -> str:
 
 
 def facts_table(facts: Iterable[tuple[str, object]], settings: Mapping[str, object]) -> str:
-    """Return a Markdown table of facts, and then of settings with their names as code."""
+    """Return a Markdown table with a row for each fact, and then for each setting, whose name is shown as code."""
     rows = [(escape_for_hub(name), escape_for_hub(str(value))) for name, value in facts]
     rows += [(f"`{name}`", escape_for_hub(str(value))) for name, value in settings.items()]
     return markdown_table([("", "value"), *rows], aligned=False)

@@ -1,7 +1,7 @@
 """Pushes models and datasets to the Hugging Face Hub, and checks beforehand that this is possible.
 
-Calls are idempotent: an existing repository stays, and a file that is already there is not sent again. So transient
-failures are retried from the start, here or by running the same command again.
+Calls are idempotent: an existing repository is kept, and a file that is already there is not sent again. So `insist`
+can repeat a call from its start after a transient failure, and the user can run the same command again.
 """
 
 import logging
@@ -18,11 +18,11 @@ from raml_trl.runtime.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-PAUSES_SECONDS = (1, 4, 16)  # before each further attempt
+PAUSES_SECONDS = (1, 4, 16)  # the pauses before the second, third and fourth attempt
 LONGEST_PAUSE_SECONDS = 300  # the Hub limits requests per five minutes, and may ask to wait for the next window
 
-# What huggingface_hub raises: an error response, or no response; no token, or offline mode; an invalid argument; and
-# RuntimeError around the failure of one file among several.
+# The exceptions of huggingface_hub: HTTPError for an error response or no response, OSError for a missing token or
+# offline mode, ValueError for an invalid argument, and RuntimeError around the failure of one of several files.
 _FAILURES = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that has write access"
@@ -34,13 +34,13 @@ RepoType = Literal["model", "dataset"]
 def check_hub_access(repo_id: str, *, private: bool | None, repo_type: RepoType = "dataset") -> RepoUrl:
     """Check that a repository can be pushed to, create it if it does not exist, and return its URL.
 
-    Called before hours of work, so that a missing token costs no time. The `repo_id` of the returned URL includes the
-    namespace, which the argument may leave out.
+    Commands call this before hours of work, so that a missing token costs no time. The returned URL has an attribute
+    `repo_id` that includes the namespace, even if the argument does not.
 
     Args:
         repo_id: NAME or NAMESPACE/NAME.
-        private: whether it must be private. None leaves this to the Hub: public, unless an organisation decides
-            otherwise.
+        private: whether the repository must be private. With None the Hub decides: a new repository is public, unless
+            the organisation has another default.
         repo_type: model or dataset.
 
     Raises:
@@ -65,10 +65,10 @@ def check_hub_access(repo_id: str, *, private: bool | None, repo_type: RepoType 
 
 
 def open_branch(repo_id: str, branch: str) -> None:
-    """Create a branch of a model repository from `main`, unless it exists.
+    """Create a branch of a model repository from `main`, unless the branch exists.
 
     Raises:
-        InputError: if it cannot be created.
+        InputError: if the branch cannot be created.
     """
     insist(lambda: HfApi().create_branch(repo_id, branch=branch, exist_ok=True), f"model {repo_id}")
 
@@ -77,12 +77,12 @@ def push_dataset(directory: Path, repo_id: str, *, private: bool | None, pattern
     """Push files of a directory to a dataset repository, and return its URL.
 
     Args:
-        directory: is not changed.
+        directory: the directory with the files, which is not changed.
         repo_id: NAME or NAMESPACE/NAME.
         private: as in `check_hub_access`.
-        patterns: of the files, such as `README.md` and `trajectories-*.parquet`. Files on the Hub that match but are
-            not in `directory` are deleted, since shards of an earlier run must not mix with these.
-        message: of the commit.
+        patterns: patterns of the files to push, such as `README.md` and `trajectories-*.parquet`. Files on the Hub that
+            match a pattern but are not in `directory` are deleted, since old shards must not mix with new ones.
+        message: the commit message.
 
     Raises:
         InputError: if the push fails.
@@ -104,17 +104,19 @@ def push_folder(
     branch: str | None = None,
     message: str,
 ) -> None:
-    """Push the files of a directory that the repository does not have yet. An interrupted push continues.
+    """Push the files of a directory to a repository.
+
+    Files that the repository already has are not sent again, so repeating an interrupted push continues it.
 
     Args:
-        directory: is not changed.
-        repo_id: with its namespace, as `check_hub_access` returns it.
+        directory: the directory with the files, which is not changed.
+        repo_id: NAMESPACE/NAME, as `check_hub_access` returns it.
         repo_type: model or dataset.
-        patterns: of the paths to send, relative to `directory`; None sends all.
-        ignored: patterns of paths to leave out of these.
-        replaced: patterns of paths to delete on the Hub unless `directory` has them to send.
-        branch: an existing branch; None is `main`.
-        message: of the commit.
+        patterns: patterns of the paths to send, relative to `directory`; None sends all files.
+        ignored: patterns of paths to leave out, even if they match `patterns`.
+        replaced: patterns of paths to delete on the Hub if they are not among the files to send.
+        branch: the branch to push to, which must exist; None is `main`.
+        message: the commit message.
 
     Raises:
         InputError: if the push fails.
@@ -137,13 +139,13 @@ def push_folder(
 
 
 def insist(call: Callable[[], T], name: str) -> T:
-    """Return the result of `call`, repeating it while the Hub is busy or cannot be reached.
+    """Return the result of `call`. If the Hub is busy or cannot be reached, pause and call again, three times at most.
 
     huggingface_hub itself retries uploads of files, but not the creation of a repository or a commit.
 
     Args:
-        call: one or more requests, which can be repeated.
-        name: for messages, such as `model USER/NAME`.
+        call: sends one or more requests, and can be repeated from its start.
+        name: the repository in messages, such as `model USER/NAME`.
 
     Raises:
         InputError: if the failure is permanent, or remains after the last attempt.

@@ -1,4 +1,4 @@
-"""The dataset cards of completions: the samples of an evaluation, and the rollouts that a GRPO run logged."""
+"""Builds the dataset cards of two kinds of completions: samples of an evaluation, and rollouts of a GRPO run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_temp
 ROLLOUTS = "completions_*.parquet"
 SAMPLES_FILE = "samples.parquet"
 
-# The columns of samples are those of `shards.SCHEMAS`; those of rollouts are what TRL and our trainer log.
+# Samples have the columns of `shards.SCHEMAS`. Rollouts have the columns that TRL and our trainer log.
 SAMPLE_COLUMNS = {
     "question_id": "id of the question",
     "sample": "number of the sample for its question, from 0",
@@ -46,16 +46,16 @@ def samples_card(
     metrics: Metrics,
     recipe: str,
 ) -> str:
-    """Return the README.md of the samples of an evaluation.
+    """Return the README.md of a dataset that holds the samples of an evaluation.
 
     Args:
         repo_id: the dataset on the Hub, with its namespace.
         model: the model that wrote the samples.
-        data: the dataset of the questions.
-        settings: of sampling.
-        questions: how many there are.
-        samples_per_question: n, or the smallest and the largest n.
-        metrics: the result of the evaluation.
+        data: the dataset that the questions come from.
+        settings: the sampling settings.
+        questions: the number of questions.
+        samples_per_question: the number of samples per question, or the smallest and the largest number.
+        metrics: the metrics of the evaluation.
         recipe: Markdown from `card_parts.recipe`.
     """
     n = samples_per_question
@@ -73,13 +73,13 @@ def samples_card(
 
 
 def rollouts_card(repo_id: str, directory: Path, *, model: str, settings: Mapping[str, object], recipe: str) -> str:
-    """Return the README.md of the rollouts that a GRPO run logged.
+    """Return the README.md of a dataset that holds the rollouts logged by a GRPO run.
 
     Args:
         repo_id: the dataset on the Hub, with its namespace.
-        directory: of the Parquet files; there is at least one.
+        directory: the directory with the Parquet files of the rollouts, at least one.
         model: the model that was trained.
-        settings: of the rollout selection.
+        settings: the settings of the rollout selection.
         recipe: Markdown from `card_parts.recipe`.
     """
     paths = sorted(directory.glob(ROLLOUTS))

@@ -1,6 +1,6 @@
 """Completes the model card that TRL writes, and adds evaluation results to its metadata, which the Hub displays.
 
-The Hub renders Markdown and HTML, so names from outside are escaped by `escape_for_hub`.
+The Hub renders Markdown and HTML, so names that come from outside are escaped by `escape_for_hub`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class TrainingFacts:
     version: str
     """The version and commit of raml_trl."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """How trajectories or rollouts were chosen."""
+    """The settings by which trajectories or rollouts were chosen."""
     data: str | None = None
     recipe: str | None = None
     """Markdown from `card_parts.recipe`."""
@@ -32,14 +32,14 @@ class TrainingFacts:
     """Optimizer steps taken."""
     repo_id: str | None = None
     revision: str | None = None
-    """An example of a revision that holds a checkpoint, if there are any."""
+    """The name of a revision that holds a checkpoint, as an example; None if the run pushes no revisions."""
     metrics: Metrics = field(default_factory=dict)
-    """The last evaluation during training, with values from 0 to 1."""
+    """The metrics of the last evaluation during training, with values from 0 to 1."""
     metrics_step: int = 0
 
 
 def complete_card(path: Path, facts: TrainingFacts) -> None:
-    """Add the facts that TRL does not know to the card that it has written at `path`."""
+    """Add facts that TRL does not know to the card that TRL has written at `path`."""
     described = [("base model", facts.base), *([] if facts.data is None else [("data", facts.data)])]
     described += [("steps", f"{facts.step:,}"), ("raml_trl", facts.version)]
     section = markdown_template("model_card_section.md.j2").render(
@@ -59,7 +59,7 @@ def complete_card(path: Path, facts: TrainingFacts) -> None:
 
 
 def name_repo(path: Path, repo_id: str) -> None:
-    """Replace the placeholder for the repository in a card by the repository that the model is pushed to."""
+    """In a card, replace the placeholder for the repository with the repository that the model is pushed to."""
     text = path.read_text(encoding="utf-8")
     if f'"{NO_REPO}"' in text:
         write_card(path, text.replace(f'"{NO_REPO}"', f'"{repo_id}"'))
@@ -68,11 +68,13 @@ def name_repo(path: Path, repo_id: str) -> None:
 def last_metrics(
     history: Sequence[Mapping[str, float]], *, step: int | None = None
 ) -> tuple[int, dict[str, dict[str, float]]]:
-    """Return the step and the metrics of the last evaluation in a log that has intervals; (0, {}) without one.
+    """Return the step and the metrics of the last evaluation in a log, or (0, {}) if there is none.
+
+    Only metrics that were logged with both ends of their intervals are returned.
 
     Args:
         history: the `log_history` of transformers.
-        step: return the evaluation at this step instead of the last.
+        step: the step of the evaluation to return; None takes the last evaluation.
     """
     for entry in reversed(history):
         metrics = {
@@ -86,14 +88,14 @@ def last_metrics(
 
 
 def add_results(model: Path, *, dataset: str, split: str, metrics: Metrics, samples: Sequence[int]) -> None:
-    """Write evaluation results into the card of a model, replacing earlier ones on the same dataset and split.
+    """Write evaluation results into the card of a model. They replace earlier results on the same dataset and split.
 
     Args:
         model: the directory of the model.
-        dataset: its name on the Hub, or its file or directory name.
-        split: of the dataset.
-        metrics: with values from 0 to 1.
-        samples: the numbers of samples per question that occur.
+        dataset: the name of the dataset on the Hub, or of its file or directory.
+        split: the split of the dataset.
+        metrics: the metrics, with values from 0 to 1.
+        samples: every number of samples per question that occurs in the evaluation.
     """
     path = model / CARD
     card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else "---\n---\n")

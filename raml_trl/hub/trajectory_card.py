@@ -1,6 +1,7 @@
-"""The dataset card of sampled trajectories: the README.md that the Hub displays, which tells `load_dataset` the files.
+"""Builds the dataset card of sampled trajectories, a README.md.
 
-The Hub renders Markdown and HTML, so names of models and sources from outside are escaped by `escape_for_hub`.
+The Hub displays the card, and `load_dataset` reads from it which files to load. The Hub renders Markdown and HTML, so
+names that come from outside, of models and sources, are escaped by `escape_for_hub`.
 """
 
 import re
@@ -28,27 +29,27 @@ COLUMNS = {
     "num_tokens": ("list of integers", "for each trajectory, its length with the end token"),
 }
 
-_MAX_ROWS = 16  # of a table whose length depends on the data
+_MAX_ROWS = 16  # maximum, for a table whose length depends on the data
 _BAR_LENGTH = 24  # characters
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of questions and trajectories, for the card."""
+    """The numbers of questions and trajectories that the card states."""
 
     correct: Sequence[int]
-    """Correct trajectories of each question."""
+    """Number of correct trajectories of each question."""
     total: Sequence[int]
-    """All trajectories of each question."""
+    """Number of all trajectories of each question."""
     finished: int
-    """Trajectories that ended before the limit of tokens."""
+    """Number of trajectories that ended before the token limit."""
     num_tokens: int
-    """Tokens of all trajectories."""
+    """Number of tokens of all trajectories together."""
     sources: Mapping[str, int]
-    """Questions by source."""
+    """Number of questions from each source."""
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    """Trajectories by the result of their grading."""
+    """Number of trajectories with each result of grading, such as `wrong`."""
 
 
 def trajectories_card(
@@ -59,10 +60,10 @@ def trajectories_card(
     Args:
         repo_id: the dataset on the Hub, with its namespace.
         model: the model that wrote the trajectories.
-        engine: the engine that ran it.
-        settings: of sampling.
-        counts: with at least one question and one trajectory.
-        license: its identifier on the Hub; None leaves it out.
+        engine: the engine that ran the model.
+        settings: the sampling settings.
+        counts: the numbers to state, of at least one question and one trajectory.
+        license: the Hub's identifier of the license; None states no license.
     """
     assert re.fullmatch(r"[\w./-]+", repo_id, re.ASCII), repo_id
     questions, total = len(counts.total), sum(counts.total)
@@ -75,7 +76,7 @@ def trajectories_card(
         "questions with a correct one": _share(sum(map(bool, counts.correct)), questions),
         "tokens per trajectory": f"{counts.num_tokens / total:,.1f}",
     }
-    # The reasons why trajectories are not correct. The remainder is "wrong".
+    # The reasons why trajectories are not correct, such as a missing answer. All remaining trajectories are "wrong".
     amounts |= {
         f"graded as: {outcome}": _share(number, total)
         for outcome, number in sorted(counts.outcomes.items())
@@ -100,14 +101,15 @@ def trajectories_card(
 
 
 def pass_rate_histogram(correct: Sequence[int], total: Sequence[int]) -> list[tuple[str, int]]:
-    """Count the questions by how many of their trajectories are correct, from none to all.
+    """Return a histogram of the pass rates of questions: the label of each row, and the number of its questions.
 
-    If all questions have the same small number of trajectories, each possible count is a row. Otherwise the rows are
-    none, all, and the tenths between them.
+    The pass rate of a question is the share of its trajectories that are correct. If all questions have the same number
+    of trajectories, less than 16, each possible number of correct ones is a row. Otherwise the rows are `none`, ten
+    intervals of 10 % each, and `all`.
 
     Args:
-        correct: correct trajectories of each question.
-        total: all trajectories of each question, at least 1.
+        correct: number of correct trajectories of each question.
+        total: number of all trajectories of each question, at least 1.
     """
     pairs = list(zip(correct, total, strict=True))
     assert all(0 <= right <= number > 0 for right, number in pairs)

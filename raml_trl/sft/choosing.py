@@ -1,8 +1,10 @@
-"""Chooses K trajectories of each question and how often to train on each: pure functions of texts, lengths and a seed.
+"""Chooses K trajectories of each question, and how often to train on each of them.
 
-Every order is a ranking whose first K are taken, so the trajectories for K = 4 contain those for K = 2.
+The trajectories of a question are ranked in one of several orders, and the first K are taken. So the trajectories for
+K = 4 contain the trajectories for K = 2. The choice depends only on the texts, their lengths and a seed.
 
-Shapes: N distinct correct trajectories of one question; T chosen trajectories of all questions; Q questions.
+In shapes, N is the number of distinct correct trajectories of one question, T the number of chosen trajectories of all
+questions together, and Q the number of questions.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which trajectories to train on, how often, and in which prompt; see `SFTArguments`."""
+    """Which trajectories to train on, how often, and with which prompt. `SFTArguments` explains the fields."""
 
     num_trajectories: int | None
     trajectory_order: Order
@@ -48,15 +50,15 @@ def choose(
     seed: int,
     question_id: str,
 ) -> list[int]:
-    """Return the positions of the trajectories to train on; the first K of them are the choice for K.
+    """Rank the trajectories of a question, and return their positions in `texts`. Training takes the first K.
 
     Args:
         texts: the N distinct correct trajectories of a question.
-        lengths: of each, in tokens or characters.
-        order: as in `order_trajectories`.
-        length_bin: choose from one bin only, such as `1/3` for the shortest third.
-        seed: of the random orders.
-        question_id: of the question.
+        lengths: the length of each trajectory, in tokens or characters.
+        order: the order of the ranking, as in `order_trajectories`.
+        length_bin: the length bin to choose from, such as `1/3` for the shortest third; None takes all trajectories.
+        seed: the seed of the random order.
+        question_id: the id of the question.
 
     Raises:
         InputError: if `length_bin` is malformed.
@@ -74,13 +76,14 @@ def order_trajectories(
 ) -> list[int]:
     """Return the positions of the N trajectories in the order in which they are taken.
 
-    - `random`: drawn from a generator keyed by (seed, question), so other questions have no influence.
-    - `shortest`, `longest`: by `lengths`.
-    - `most_different`: farthest-first traversal (Gonzalez 1985). It starts with the first of `random`; each next
-      trajectory is the one whose smallest distance to those already taken is largest. The distance is the Jaccard
-      distance between the sets of three consecutive words.
+    - `random`: a random permutation. Its generator is seeded with `seed` and the question, so that other questions have
+      no influence.
+    - `shortest`, `longest`: sorted by `lengths`.
+    - `most_different`: farthest-first traversal (Gonzalez 1985). It starts with the first trajectory of `random`. Each
+      further trajectory is the one whose smallest distance to the trajectories already taken is largest. The distance
+      of two trajectories is the Jaccard distance of their sets of three consecutive words.
 
-    Ties are resolved by the order of `random`.
+    Trajectories that tie are taken in the order of `random`.
     """
     digest = hashlib.blake2b(question_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
@@ -94,10 +97,11 @@ def order_trajectories(
 
 
 def in_length_bin(lengths: Sequence[int], part: int, num_parts: int) -> list[int]:
-    """Return the positions of the trajectories in length bin `part` of `num_parts` equal ones, shortest first.
+    """Return the positions of the trajectories in one length bin, shortest first.
 
-    Trajectories of equal length keep their order. With N < `num_parts`, every bin is empty, so that all bins cover the
-    same questions.
+    The N trajectories of a question, sorted by length, are cut into `num_parts` bins of equal size up to rounding, and
+    `part` is the number of the bin, from 1. Trajectories of equal length keep their order. If N < `num_parts`, every
+    bin is empty, so that all bins cover the same questions.
     """
     if len(lengths) < num_parts:
         return []
@@ -106,10 +110,10 @@ def in_length_bin(lengths: Sequence[int], part: int, num_parts: int) -> list[int
 
 
 def parse_length_bin(text: str) -> tuple[int, int]:
-    """Parse `2/3`, the second of three bins, as (2, 3).
+    """Return the number of a length bin and the number of bins: (2, 3) for `2/3`, the second of three bins.
 
     Raises:
-        InputError: unless it has the form i/n with 1 <= i <= n.
+        InputError: unless `text` has the form i/n with 1 <= i <= n.
     """
     match = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -123,15 +127,15 @@ def count_examples(
     """Return how often each chosen trajectory is trained on.
 
     Args:
-        question: `(T,)` number of the question of each trajectory, ascending.
+        question: `(T,)` index of the question that each chosen trajectory belongs to, in ascending order.
         correct: `(T,)` number of correct trajectories of that question, chosen or not.
-        weight: `correct`: a question gets as many examples as it has correct trajectories (the paper's: easy questions
-            weigh more). `equal`: every question gets the same number; the total stays the same.
-        repeat: fill a question's examples by cycling through its chosen trajectories, so that the number of examples
-            does not depend on K. Otherwise each chosen trajectory is trained on once.
+        weight: `correct`: a question gets as many examples as it has correct trajectories, as in the paper, so easy
+            questions weigh more. `equal`: all questions get the same number, up to 1, with the same total.
+        repeat: whether to cycle through the chosen trajectories of a question until it has its number of examples, so
+            that this number does not depend on K. Otherwise each chosen trajectory is trained on once.
 
     Returns:
-        `(T,)` counts. They are 0 for the last trajectories of a question with fewer examples than chosen trajectories.
+        `(T,)` counts. If a question gets fewer examples than it has chosen trajectories, its last counts are 0.
 
     Source: RaML, arXiv 2505.19815, section 4.3, for `correct` with `repeat`.
     """

@@ -1,4 +1,4 @@
-"""The options of `train_sft` that are not TRL's, checked before any work starts."""
+"""The options that `train_sft` adds to those of TRL, checked before any work starts."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,7 @@ from raml_trl.training.config import TrainArguments
 
 @dataclass(kw_only=True)
 class SFTArguments(TrainArguments):
-    """Options of `train_sft`, beside those of TRL's `SFTConfig` and `ModelConfig`."""
+    """The options of `train_sft` that are not in TRL's `SFTConfig` and `ModelConfig`."""
 
     num_trajectories: int | None = field(
         default=None, metadata={"help": "K: distinct correct trajectories per question; None takes all."}
@@ -58,7 +58,7 @@ class SFTArguments(TrainArguments):
             parse_length_bin(self.length_bin)
 
     def choice(self, config: SFTConfig) -> Choice:
-        """Return the choice of trajectories that these options and those of the trainer describe."""
+        """Return the settings by which trajectories are chosen, from these options and from those of the trainer."""
         return Choice(
             num_trajectories=self.num_trajectories,
             trajectory_order=self.trajectory_order,

@@ -1,7 +1,7 @@
 """Builds the training examples of SFT: K trajectories per question, tokenised once and repeated as often as needed.
 
-Distinct trajectories are stored on disk as token ids, and an example is an index into them. So neither a million
-questions nor a trajectory repeated sixty-four times takes memory.
+Distinct trajectories are stored on disk as token ids, and each example is the index of a trajectory. So a million
+questions, or trajectories repeated sixty-four times, take little memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,26 +29,27 @@ _FEATURES = Features(
         "input_ids": List(Value("int32")),
         "labels": List(Value("int32")),
         "length": Value("int32"),
-        "first": Value("bool"),  # the first row of its question
-        "correct": Value("int32"),  # correct trajectories of the question
-        "overlong": Value("int32"),  # trajectories longer than max_length, of those tried since the row before
+        "first": Value("bool"),  # whether this is the first row of its question
+        "correct": Value("int32"),  # number of correct trajectories of the question
+        "overlong": Value("int32"),  # number of overlong trajectories tried since the previous row
     }
 )
 
 
 @dataclass(frozen=True)
 class ExampleCounts:
-    """How many questions, trajectories and tokens are trained on, and how many are left out."""
+    """The numbers of questions, trajectories and tokens in the data, used for training or left out."""
 
     questions: int
+    """All questions in the data."""
     without_correct: int
     """Questions without a correct trajectory."""
     left_out: int
-    """Questions whose correct trajectories are all too long, or too few for the length bin."""
+    """Questions whose correct trajectories are all too long, or too few to fill the length bins."""
     trajectories: int
     """Distinct trajectories trained on."""
     overlong: int
-    """Trajectories that were longer than max_length, of those tried."""
+    """Trajectories longer than max_length, among those that were tried in order to get K per question."""
     examples: int
     tokens: int
 
@@ -56,9 +57,10 @@ class ExampleCounts:
 def build_examples(
     table: DataTable, tokenizer: PreTrainedTokenizerBase, choice: Choice, *, num_proc: int | None = None
 ) -> tuple[Dataset, ExampleCounts]:
-    """Return the examples, with columns `input_ids`, `labels` and `length`, and counts of the data used and left out.
+    """Return the training examples, and counts of the data used and left out.
 
-    An example is prompt and trajectory in the model's chat template, tokenised as TRL's `SFTTrainer` does.
+    An example has the columns `input_ids`, `labels` and `length`. It holds a prompt and a trajectory in the model's
+    chat template, tokenised as TRL's `SFTTrainer` does.
 
     Raises:
         InputError: if no trajectory is left to train on, or the chat template alters trajectories.
@@ -95,7 +97,7 @@ def build_examples(
 
 
 def evaluation_rows(questions: Iterable[Question], style: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Return the tokenised prompts of `questions`, all of whose labels are ignored."""
+    """Return the tokenised prompts of `questions`, with labels that the loss ignores."""
     prompts = [prompt_messages(question.question, style) for question in questions]
     encoded = _encode(tokenizer, [_render(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts])
     return Dataset.from_dict({"input_ids": encoded, "labels": [[IGNORED] * len(ids) for ids in encoded]})
@@ -110,7 +112,7 @@ def _why_empty(correct: NDArray[np.int32], overlong: NDArray[np.int32], choice: 
 
 
 def describe(counts: ExampleCounts, choice: Choice) -> str:
-    """Describe in one line the data that are trained on and those left out."""
+    """Describe in one line the data used for training and the data left out."""
     used = counts.questions - counts.without_correct - counts.left_out
     parts = [
         f"{counts.examples:,} examples ({counts.tokens:,} tokens) of {counts.trajectories:,} distinct trajectories, "
@@ -129,7 +131,11 @@ def describe(counts: ExampleCounts, choice: Choice) -> str:
 def tokenised_trajectories(
     tables: list[DataTable], tokenizer: PreTrainedTokenizerBase, choice: Choice
 ) -> Iterator[dict[str, object]]:
-    """Yield rows of `_FEATURES`: one for each trajectory taken, and empty ones that only count what was left out."""
+    """Yield a row for each trajectory taken, with the columns of `_FEATURES`.
+
+    A question yields a further row without tokens if none of its trajectories is taken, or if overlong ones remain to
+    be counted after the last one taken.
+    """
     for table in tables:
         for task in stream_tasks(table):
             first, taken, overlong = True, 0, 0
@@ -164,8 +170,8 @@ def _row(ids: list[int], labels: list[int], *, first: bool, correct: int, overlo
 def _candidates(task: Task, tokenizer: PreTrainedTokenizerBase, choice: Choice) -> Iterator[tuple[list[int], int]]:
     """Yield the distinct correct trajectories of a question in the order in which they are taken.
 
-    Each comes as the token ids of prompt and trajectory, and the number of them that belong to the prompt. They are
-    tokenised in small batches, so that no more than necessary are tokenised.
+    For each trajectory, yield the token ids of prompt and trajectory together, and the number of ids that belong to the
+    prompt. Trajectories are tokenised K at a time, so that few are tokenised but not taken.
     """
     distinct = {trajectory.text: trajectory for trajectory in task.trajectories if trajectory.correct}
     texts = list(distinct)

@@ -1,6 +1,6 @@
-"""TRL's `SFTTrainer` on examples that are already tokenised. A resumed run logs the same as an uninterrupted one.
+"""Trains with TRL's `SFTTrainer` on examples that are already tokenised.
 
-The loss and the optimizer steps are those of TRL.
+The loss and the optimizer steps are TRL's. A resumed run logs the same metrics as an uninterrupted one.
 """
 
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def check_sft(config: SFTConfig) -> None:
     """Reject settings that would train on something other than the chosen examples.
 
     Raises:
-        InputError: with the field and the value to use instead.
+        InputError: if there is such a setting. The message names the value to use instead.
     """
     if config.packing and config.packing_strategy == "wrapped":
         raise InputError(
@@ -40,8 +40,8 @@ def check_sft(config: SFTConfig) -> None:
 
 
 def take_prepared(config: SFTConfig) -> None:
-    """Make TRL use the examples unchanged: they are tokenised, and none is longer than `max_length`."""
-    # RaML: TRL does not read all examples again, except to pack them; then `max_length` is the length of a pack.
+    """Make TRL use the examples unchanged, since they are tokenised and none is longer than `max_length`."""
+    # RaML: skip TRL's preparation, which reads all examples. Only packing needs it, with `max_length` tokens in a pack.
     options: Any = config.dataset_kwargs or {}
     config.dataset_kwargs = options | {"skip_prepare_dataset": not config.packing}
     if not config.packing:
@@ -49,7 +49,9 @@ def take_prepared(config: SFTConfig) -> None:
 
 
 class TrajectorySFTTrainer(HubTrainer, SampledEvaluation, ResumableTrainer, SFTTrainer):
-    """TRL's `SFTTrainer` with sampled evaluation, our model card, and checkpoints that keep unlogged metrics.
+    """TRL's `SFTTrainer` with our evaluation on graded samples, our model card, and checkpoints for exact resumption.
+
+    The checkpoints also hold the metrics that were gathered since the last log entry.
 
     Args:
         choice: how the trajectories were chosen, for the model card.

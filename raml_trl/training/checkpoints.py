@@ -15,7 +15,7 @@ from transformers import Trainer
 logger = logging.getLogger(__name__)
 
 Progress = dict[str, Any]
-"""The state of one process in a checkpoint: tensors and plain Python values, by name."""
+"""The state that we add to a checkpoint for one process: tensors and plain Python values, by name."""
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"  # transformers writes this file last
@@ -24,13 +24,16 @@ _STATE = "trainer_state.json"  # transformers writes this file last
 class _LogsMetrics(Protocol):
     """The attributes of a TRL trainer that hold metrics between two log entries."""
 
-    _metrics: dict[str, defaultdict[str, list[float]]]  # by mode, "train" or "eval", and name
+    _metrics: dict[str, defaultdict[str, list[float]]]  # values by mode ("train" or "eval") and metric
     _tr_loss: torch.Tensor
     _globalstep_last_logged: int
 
 
 def newest_checkpoint(directory: Path) -> str | None:
-    """Return the newest complete checkpoint in `directory`, or None. Incomplete ones are skipped with a warning."""
+    """Return the newest complete checkpoint in `directory`, or None if there is none.
+
+    Incomplete checkpoints are skipped with a warning.
+    """
     for _, path in sorted(find_checkpoints(directory).items(), reverse=True):
         fault = find_fault(path)
         if fault is None:
@@ -40,16 +43,16 @@ def newest_checkpoint(directory: Path) -> str | None:
 
 
 def find_checkpoints(directory: Path) -> dict[int, Path]:
-    """Return the checkpoints in `directory` by their step, complete or not."""
+    """Return all checkpoints in `directory`, complete or incomplete, by their step."""
     return {int(match[1]): path for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
 
 
 def find_fault(checkpoint: Path) -> str | None:
     """Return why a checkpoint is incomplete, or None if it is complete.
 
-    Files are checked as far as their format allows: a safetensors file against the sizes in its header, a `torch.save`
-    file by the zip directory at its end, JSON by parsing it. A weight index must have all its shards, and every process
-    of the launch must have saved its progress.
+    Truncated files are found as far as the format allows: a safetensors file must have the size that its header gives,
+    a `torch.save` file must end with a zip directory, and a JSON file must parse. All weight shards that an index file
+    lists must exist, and every process of the launch must have saved its progress.
     """
     if not (checkpoint / _STATE).is_file():
         return f"{_STATE} is missing"
@@ -71,7 +74,7 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def write_progress(checkpoint: Path, progress: Progress, process_index: int) -> None:
-    """Save the progress of one process in a checkpoint."""
+    """Save the progress, which is our additional state of one process, in a checkpoint."""
     torch.save(progress, progress_path(checkpoint, process_index))
 
 
@@ -85,8 +88,9 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> P
 
     Args:
         checkpoint: the directory that training resumes from.
-        process_index: of this process.
-        num_processes: of this launch. Progress of a launch with another number of processes cannot be used.
+        process_index: the index of this process in the launch.
+        num_processes: the number of processes of this launch. It cannot use the progress that a launch with another
+            number of processes has saved.
     """
     path = progress_path(checkpoint, process_index)
     if not path.is_file():
@@ -122,7 +126,7 @@ def restore_log(trainer: _LogsMetrics, state: Progress) -> None:
 class ResumableTrainer(Trainer):
     """Mixin for TRL trainers: a resumed run logs the same metrics as a run that was not interrupted.
 
-    Subclasses extend `_progress` and `_restore_progress` by the state of their own.
+    Subclasses that have further state extend `_progress` and `_restore_progress`.
     """
 
     _metrics: dict[str, defaultdict[str, list[float]]]

@@ -1,4 +1,4 @@
-"""The options that `train_sft` and `train_grpo` share beside those of TRL, checked before any work starts."""
+"""The options that both `train_sft` and `train_grpo` add to those of TRL, checked before any work starts."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,10 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass(kw_only=True)
 class EvaluationArguments(DatasetArguments):
-    """The questions and samples of an evaluation during training. TRL's `eval_strategy` and `eval_steps` say when."""
+    """Options for the questions and samples of an evaluation during training.
+
+    TRL's `eval_strategy` and `eval_steps` decide when to evaluate.
+    """
 
     eval_data: str | None = field(
         default=None,
@@ -55,7 +58,7 @@ class EvaluationArguments(DatasetArguments):
 
 @dataclass(kw_only=True)
 class TrainArguments(EvaluationArguments):
-    """All options that both training commands share."""
+    """All options that both training commands add to those of TRL."""
 
     hub_revisions: bool = field(
         default=False,

@@ -47,7 +47,10 @@ def check_dashboards(config: TrainingArguments) -> None:
 
 
 def dashboard_run(config: TrainingArguments, record: Run) -> DashboardRun:
-    """Return how the run appears in a dashboard. Its key is drawn once and kept in `run.json` for later sessions."""
+    """Return how the run appears in a dashboard.
+
+    The key of the run is drawn at random in its first session and kept in `run.json` for later sessions.
+    """
     if "dashboard_key" not in record.record:
         record.record["dashboard_key"] = secrets.token_hex(4)
         record.save(record.seconds)
@@ -61,7 +64,7 @@ def dashboard_run(config: TrainingArguments, record: Run) -> DashboardRun:
 
 
 def open_dashboards(trainer: Trainer, record: Run) -> None:
-    """Open the run in the dashboards that `report_to` names. Only the first process of a launch does so."""
+    """Open the run in the dashboards that `report_to` names. Only the first process of a launch opens it."""
     requested = _requested(trainer.args)
     if not requested or not is_first_process():
         return
@@ -73,7 +76,7 @@ def open_dashboards(trainer: Trainer, record: Run) -> None:
 
 
 def close_dashboards(config: TrainingArguments) -> None:
-    """End the W&B run, which transformers leaves open. It ends the trackio run itself."""
+    """End the W&B run, which transformers leaves open. transformers ends the trackio run itself."""
     if is_first_process() and "wandb" in _requested(config):
         import_module("wandb").finish()
 
@@ -86,7 +89,7 @@ def _open_wandb(run: DashboardRun) -> None:
     wandb: Any = import_module("wandb")
     if wandb.run is not None:
         return
-    # For the trial of a W&B agent, W&B has already set id and name.
+    # If a W&B agent runs this process as a trial, W&B has already set id and name.
     agent = "WANDB_SWEEP_ID" in os.environ
     wandb.init(
         project=os.environ.get("WANDB_PROJECT", run.project),
@@ -97,7 +100,7 @@ def _open_wandb(run: DashboardRun) -> None:
 
 
 class GroupedTrackio(TrackioCallback):
-    """transformers' trackio callback, with a group and a run name that no other run has."""
+    """transformers' trackio callback, which we extend to set the group and a unique name of the run."""
 
     def __init__(self, run: DashboardRun) -> None:
         super().__init__()
@@ -114,7 +117,7 @@ class GroupedTrackio(TrackioCallback):
 
 @contextmanager
 def messages_as_text(tables: dict[str, Any]) -> Iterator[None]:
-    """Within the `with` block, the prompts and completions of TRL's completion table are text instead of messages."""
+    """Within the `with` block, prompts and completions in TRL's completion table are text instead of chat messages."""
     messages = {name: tables[name] for name in ("prompt", "completion")}
     for name, cells in messages.items():
         tables[name] = [cell if isinstance(cell, str) else _text(cell) for cell in cells]

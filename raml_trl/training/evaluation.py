@@ -1,4 +1,6 @@
-"""Evaluates the model while it is trained: Pass@k of samples drawn as `evaluate` draws them, on every process.
+"""Evaluates the model during training: all processes sample answers to questions, which are graded to give Pass@k.
+
+Settings in a recipe that ask for it, for example:
 
     eval_strategy: steps
     eval_steps: 100
@@ -6,8 +8,8 @@
     metric_for_best_model: eval_pass@1
     load_best_model_at_end: true
 
-`evaluate` draws the same samples from a saved checkpoint if it has the same seed and batch size, and
-`Evaluation.questions_per_chunk` as its `questions_per_shard`.
+The command `evaluate` draws the same samples from a saved checkpoint if its seed and batch size are the same, and its
+`questions_per_shard` equals `Evaluation.questions_per_chunk`.
 """
 
 import inspect
@@ -36,7 +38,7 @@ from raml_trl.sampling.transformers_engine import TransformersEngine
 from raml_trl.training.config import EvaluationArguments
 
 MAX_COMPLETION_LENGTH = 1024
-"""Tokens of a sample at most, if no setting gives a limit."""
+"""The maximum number of tokens of a sample, if no setting gives a limit."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,28 @@ class Evaluation:
     settings: SamplingSettings
     k: tuple[int, ...]
     batch_size: int
-    """Samples that a process draws at once."""
+    """Number of samples that a process draws at once."""
     seed: int
     num_graders: int = 2
 
     @property
     def questions_per_chunk(self) -> int:
-        """Questions sampled from one seed: as many as fill a batch, or one if its samples need several batches."""
+        """Number of questions in a chunk, which is sampled from one seed.
+
+        A chunk has as many questions as fill a batch, or one if the samples of one question need several batches.
+        """
         return max(1, self.batch_size // self.settings.num_samples)
 
     @property
     def names(self) -> list[str]:
-        """Names of the metrics."""
+        """The names of the metrics that `measure` returns."""
         return list(self._metrics(np.zeros((len(self.questions), 4), dtype=np.int64)))
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """Sample from the model that a TRL trainer is training, and return the metrics.
 
-        They are the same on every process, and do not depend on which process samples which questions. The global
-        random generators and the training mode of the model are left as they were.
+        The metrics are the same on every process, and do not depend on which process samples which questions. The
+        state of the global random generators and the training mode of the model do not change.
         """
         accelerator, tokenizer, size = trainer.accelerator, trainer.processing_class, self.questions_per_chunk
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
@@ -80,8 +85,8 @@ class Evaluation:
             training = model.training
             model.eval()
             engine = TransformersEngine(model, tokenizer, self.batch_size)
-            # Generating with a sharded model is collective, so every process must generate equally often. A process
-            # without a chunk in the last round samples an earlier one again and discards the result.
+            # All processes must generate together with a sharded model, so each one must generate equally often. A
+            # process without a chunk in the last round samples an earlier chunk again and discards the result.
             for number in range(
                 accelerator.process_index, rounds * accelerator.num_processes, accelerator.num_processes
             ):
@@ -96,7 +101,10 @@ class Evaluation:
         return self._metrics(np.concatenate(list(all_counts.values())))
 
     def _metrics(self, counts: NDArray[np.int64]) -> dict[str, float]:
-        """Compute the metrics from counts per question, `(Q, 4)`: correct, formatted and finished samples; tokens."""
+        """Compute the metrics from `(Q, 4)` counts.
+
+        Each of the Q questions has the numbers of its correct, formatted and finished samples, and of all their tokens.
+        """
         n, rng = self.settings.num_samples, np.random.default_rng(self.seed)
         metrics = {}
         for name, value in summarise(counts[:, 0], n, self.k, rng).items():
@@ -107,7 +115,7 @@ class Evaluation:
 
 
 def _unwrapping(trainer: Trainer) -> dict[str, Any]:
-    """Return the options that TRL unwraps the model with for rollouts: ZeRO-3 gathering and gradient checkpointing."""
+    """Return the options with which TRL unwraps the model for rollouts: ZeRO-3 gathering, gradient checkpointing."""
     # SFTConfig has no `ds3_gather_for_generation`. TRL's default for GRPO is to gather.
     gathered = trainer.args.ds3_gather_for_generation if isinstance(trainer.args, GRPOConfig) else True
     name = "gradient_checkpointing_kwargs"
@@ -119,12 +127,13 @@ def _unwrapping(trainer: Trainer) -> dict[str, Any]:
 def read_evaluation(
     options: EvaluationArguments, config: TrainingArguments, max_completion_length: int | None = None
 ) -> Evaluation | None:
-    """Read the questions of the evaluation that a recipe asks for; None if it asks for none.
+    """Read the questions for evaluation during training. Return None if the recipe asks for no evaluation.
 
     Args:
-        options: the questions and samples.
-        config: when to evaluate, the seed, and in `per_device_eval_batch_size` the samples a process draws at once.
-        max_completion_length: the limit of a sample if `options` has none.
+        options: the options for the questions and samples.
+        config: the settings of the trainer. They decide when to evaluate and give the seed; a process draws
+            `per_device_eval_batch_size` samples at once.
+        max_completion_length: the token limit of a sample if `options` has no limit.
 
     Raises:
         InputError: if only one of `eval_data` and `eval_strategy` is set, the questions cannot be read, or
@@ -154,7 +163,7 @@ def read_evaluation(
 
 
 class SampledEvaluation(Trainer):
-    """Mixin for TRL trainers: evaluates by graded samples instead of the loss on a dataset.
+    """Mixin for TRL trainers: evaluation grades sampled answers instead of computing the loss on a dataset.
 
     transformers' own settings still decide when to evaluate (`eval_strategy`, `eval_steps`) and how the result is used
     (`metric_for_best_model`, `load_best_model_at_end`).
@@ -176,7 +185,7 @@ class SampledEvaluation(Trainer):
         started = time.monotonic()
         metrics = self.sampled_evaluation.measure(self)
         metrics["eval_runtime"] = time.monotonic() - started
-        # RaML: not TRL's `log`, which would add the training metrics gathered since the last log entry.
+        # RaML: call transformers' `log`; TRL's would add the training metrics gathered since the last log entry.
         Trainer.log(self, metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -1,6 +1,7 @@
 """Mixin for TRL trainers: writes our model card, and keeps a failed push from ending the run.
 
-transformers' `hub_strategy` still decides when a run pushes during training. `publishing` does the push at the end.
+transformers' `hub_strategy` still decides when a run pushes during training. The module `publishing` pushes
+at the end of the run.
 """
 
 import logging
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class HubTrainer(Trainer):
-    """Completes the model card that TRL writes with each checkpoint and at the end, and makes pushes robust."""
+    """Completes the model cards that TRL writes, and retries or logs pushes that fail."""
 
     sampled_evaluation: Evaluation | None
 
@@ -35,7 +36,7 @@ class HubTrainer(Trainer):
 
     @property
     def choice(self) -> Mapping[str, object]:
-        """The settings by which trajectories or rollouts are chosen, for the card."""
+        """The settings by which trajectories or rollouts are chosen, which the card states."""
         return {}
 
     @property
@@ -43,7 +44,7 @@ class HubTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        # RaML: retried while the Hub is busy, where transformers would end the run.
+        # RaML: retry while the Hub is busy. transformers would end the run.
         init = super().init_hf_repo
         insist(lambda: init(*args, **kwargs), f"model {self.args.hub_model_id or self._directory.name}")
 
@@ -52,11 +53,11 @@ class HubTrainer(Trainer):
         super()._push_from_checkpoint(checkpoint_folder)
         for job in self._push_jobs:
             if job not in before:
-                job.add_done_callback(_log_failure)  # RaML: transformers ignores a failed push during training
+                job.add_done_callback(_log_failure)  # RaML: log failures, which transformers ignores
 
     @property
     def _push_jobs(self) -> list[Future[object]]:
-        """The pushes that transformers has in progress, on the process that pushes."""
+        """The pushes that transformers has in progress. Only the process that pushes has any."""
         return [] if self.hub_model_id is None or self.push_in_progress is None else [*self.push_in_progress.jobs]
 
     def create_model_card(  # type: ignore[override]  # TRL's signature

@@ -1,7 +1,8 @@
-"""Pushes the results of a training run to the Hub: the model, its checkpoints as revisions, its rollouts.
+"""Pushes the results of a training run to the Hub: the model, its checkpoints and its rollouts.
 
-No record is kept of past pushes. huggingface_hub compares local files with the repository and sends only the
-differences, so a failed push continues when it is repeated, and a complete one sends nothing.
+A checkpoint is pushed as a revision of the model, a branch such as `step-200`. No record is kept of past pushes,
+because huggingface_hub compares local files with the repository and sends only the differences. So repeating a failed
+push continues it, and repeating a complete push sends nothing.
 """
 
 import logging
@@ -26,17 +27,17 @@ logger = logging.getLogger(__name__)
 
 # Files of a run that do not belong to the model: those that transformers does not push in training, and partial files.
 _NOT_MODEL = ("_*", "checkpoint-*", ".*", "*.partial")
-# Weights of an earlier model, with another number of shards, must not stay beside the new ones.
+# Weight files. A push deletes those on the Hub that it does not replace, such as shards of an earlier, larger model.
 _WEIGHTS = ("model*.safetensors*", "adapter_model*", "pytorch_model*")
-# Files of a checkpoint to push: weights, configuration, tokenizer, card and log; not the optimizer state.
+# The files of a checkpoint to push: weights, configuration, tokenizer, card and log, but not the optimizer state.
 _LOADABLE = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", CARD)
 _NOT_LOADABLE = ("global_step*", "zero_to_fp32.py", ".*")
 
 
 def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
-    """Check before training that its results can be pushed.
+    """Check before training that the results can be pushed.
 
-    Only the first process of a launch asks the Hub. If it fails, the launcher ends the others.
+    Only the first process of a launch asks the Hub. If that process fails, the launcher ends the other processes.
 
     Args:
         config: the settings of the trainer.
@@ -65,20 +66,20 @@ def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
 def push_run(
     config: SFTConfig | GRPOConfig, record: Run, *, revisions: bool, choice: Mapping[str, object] | None = None
 ) -> list[str]:
-    """Push the results of a complete run, as far as `config` asks for it.
+    """Push those results of a complete run that `config` asks to push.
 
     Args:
         config: the settings of the trainer.
-        record: the run.
-        revisions: whether to push each checkpoint in its directory as a revision.
+        record: the record of the run.
+        revisions: whether to push each checkpoint in the directory of the run as a revision.
         choice: the settings of the rollout selection, for the card of the rollouts.
 
     Returns:
         The URLs of the repositories.
 
     Raises:
-        InputError: if a push fails. The same command tries again. Of the local files, only the card may have changed:
-            it then names the repository.
+        InputError: if a push fails. Running the same command again repeats the push. No local file is changed, except
+            that the card may already name the repository.
     """
     _refuse_tokens(config)
     urls = []
@@ -112,7 +113,7 @@ def push_checkpoint(checkpoint: Path, repo_id: str, step: int) -> None:
     """Push a checkpoint as a revision of its model: the files that `from_pretrained` reads, and the card.
 
     Args:
-        checkpoint: its directory.
+        checkpoint: the directory of the checkpoint.
         repo_id: the repository of the model, with its namespace.
         step: the optimizer step of the checkpoint.
 
@@ -146,8 +147,8 @@ def revision(step: int) -> str:
 class RevisionPusher(TrainerCallback):
     """Pushes every checkpoint as a revision when it is saved, before `save_total_limit` removes it.
 
-    If a push fails, it logs a warning and tries again at the next checkpoint, and `push_run` does at the end of the
-    run, as long as the checkpoint still exists.
+    If a push fails, a warning is logged. The push is tried again when the next checkpoint is saved, and once more by
+    `push_run` at the end of the run, provided that the checkpoint still exists.
     """
 
     def __init__(self, repo_id: str | None) -> None:
@@ -161,7 +162,7 @@ class RevisionPusher(TrainerCallback):
         checkpoints = find_checkpoints(directory)
         with whole_file(checkpoints[current] / CARD) as partial:
             partial.write_bytes((directory / CARD).read_bytes())
-        # The current checkpoint may lack files that other processes are still writing. Those are not pushed anyway.
+        # The current checkpoint may lack files that other processes are still writing. Such files are never pushed.
         complete = {step for step, path in checkpoints.items() if step == current or find_fault(path) is None}
         for step in sorted(complete - self.pushed):
             try:
@@ -173,7 +174,7 @@ class RevisionPusher(TrainerCallback):
 
 
 def _open_model(config: SFTConfig | GRPOConfig) -> RepoUrl:
-    # transformers, too, falls back to the name of the output directory.
+    # Without `hub_model_id`, use the name of the output directory, as transformers does.
     url = check_hub_access(
         config.hub_model_id or Path(str(config.output_dir)).absolute().name,
         private=config.hub_private_repo,
@@ -194,7 +195,7 @@ def _push_rollouts(name: str, record: Run, *, private: bool | None, choice: Mapp
 
 
 def _rollouts_id(config: SFTConfig | GRPOConfig) -> str | None:
-    """Return the dataset repository to which TRL also pushes the completions that it logs."""
+    """Return the name of the dataset repository to which TRL pushes the rollouts that it logs; None if it is unset."""
     return config.log_completions_hub_repo if isinstance(config, GRPOConfig) else None
 
 

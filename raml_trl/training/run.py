@@ -41,7 +41,7 @@ class ProgressBar(ProgressCallback):
 
 
 class Clock(TrainerCallback):
-    """Measures the duration of a run over all its sessions, and records it with every checkpoint."""
+    """Measures the duration of a run over all its sessions, and saves it in the run's record with every checkpoint."""
 
     def __init__(self, record: Run) -> None:
         self.record = record
@@ -73,13 +73,13 @@ def train(
     """Train, resuming from the newest complete checkpoint in the output directory, and save the model.
 
     Args:
-        trainer_class: a trainer of TRL, or one of ours.
+        trainer_class: the class of the trainer, from TRL or ours.
         config: the `args` of the trainer. The loading options of `model` are added to its `model_init_kwargs`.
-        model: the model, and optionally its adapter and quantization.
-        record: the run to finish.
-        revisions: push each checkpoint to the Hub as a revision when it is saved.
+        model: the settings of the model, and optionally of its adapter and quantization.
+        record: the record of the run, which is complete afterwards.
+        revisions: whether to push each checkpoint to the Hub as a revision when it is saved.
         summarize: maps the trainer to the contents of `summary.json`. It is called on every process.
-        results: results of the command, to stand in `run.json` beside those of the training.
+        results: further results of the command, to save in `run.json` with the results of training.
         trainer_arguments: further arguments of the trainer.
 
     Raises:
@@ -107,7 +107,7 @@ def train(
         logger.info("resuming from %s", checkpoint)
     open_dashboards(trainer, record)
     output = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(_internal_call=True)  # RaML: a call by the user would push, and end the run if that fails
+    trainer.save_model(_internal_call=True)  # RaML: any other call would push, and a failed push would end the run
     trainer.save_state()
     trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
     if summarize is not None:
@@ -133,7 +133,7 @@ def train(
 
 
 def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained`, as TRL's scripts do: those of `config` override those of `model`."""
+    """Return arguments for `from_pretrained`, as TRL's scripts do. Arguments in `config` override those in `model`."""
     overrides = config.model_init_kwargs
     assert overrides is None or isinstance(overrides, dict)
     return {
