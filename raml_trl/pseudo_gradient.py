@@ -5,8 +5,8 @@ r"""Measures the likelihood of the reference answer after every token of a traje
 RaML regards a trajectory as the steps of a gradient descent on -log p(answer). This command measures -log p(answer)
 after every prefix of a trajectory; these values are the curve of the trajectory. It measures correct and wrong
 trajectories, with thinking and without. Trajectories come from a rollout dataset or are sampled. The command finds
-where the thinking ends and where the answer is first stated, measures the descent before that place, and tests which
-tokens change the likelihood.
+where the thinking ends and where the text first contains the answer, measures the descent before both places, and tests
+which tokens change the likelihood.
 
 `output_dir` gets `curves.parquet` (every curve), `pseudo_gradient.json` (the summary), two figures, and `page.html`,
 which shows the tokens under the curve. A killed run resumes. The processes of `accelerate launch` divide the work among

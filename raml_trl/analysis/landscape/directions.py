@@ -1,8 +1,9 @@
-"""Axes in the weight space of a model, random or towards other checkpoints, and moving the weights along them.
+"""Axes in the weight space of a model, and a function that moves the weights along them.
 
-Beside the model, only a snapshot of the moved weights is kept, on the CPU. Random directions are drawn again whenever
-they are needed, from a seed of their own for every parameter. Weights are always computed from the snapshot, never from
-their current values, so errors do not accumulate and the weights end bit-identical to their start.
+An axis is a random direction or leads to another checkpoint. A snapshot of the weights that move is kept on the CPU.
+Random directions are not stored: they are drawn again whenever they are needed, with a separate seed for every
+parameter. Moved weights are always computed from the snapshot, never from the current weights, so errors do not
+accumulate and the weights end bit-identical to their start.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ Move = Callable[[Sequence[float]], None]
 
 
 class Directions(Protocol):
-    """One or two axes in the weight space. `names` are the parameters that move along them."""
+    """One or two axes in the weight space. `names` are the names of the parameters that move along the axes."""
 
     names: tuple[str, ...]
 
@@ -39,17 +40,18 @@ class Directions(Protocol):
 
 
 class RandomDirections:
-    """Gaussian directions. Each is a function of the seed, its number and the name of the parameter, on one device.
+    """Axes along random directions with Gaussian entries.
 
-    `normalisation` is the unit that is scaled to the norm of its weights, so that a step of 1 is as long as the weights
-    themselves:
+    On a given device, the entries for a parameter depend only on the seed, the number of the axis and the name of the
+    parameter. They are scaled to the norm of the weights, so that a step of 1 is as long as the weights themselves.
+    `normalisation` says which weights are scaled together:
 
-    - filter: every output row, i.e. all of a tensor below its first dimension. Tensors of one dimension (norms, biases)
-      do not move. Source: Li et al., arXiv 1712.09913, section 4.
-    - tensor: every tensor, including those of one dimension.
-    - global: all weights by one factor. Tensors with small weights move far relative to their size.
+    - filter: every output row, i.e. all entries of a tensor with the same first index. Tensors of one dimension (norms,
+      biases) do not move. Source: Li et al., arXiv 1712.09913, section 4.
+    - tensor: every tensor, including tensors of one dimension.
+    - global: all weights, by one factor. Tensors with small weights move far relative to their size.
 
-    Input and output embeddings move only with `embeddings`. Tied embeddings are one parameter and move once.
+    Input and output embeddings move only if `embeddings` is set. Tied embeddings are one parameter and move once.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class RandomDirections:
                 self._scales[number] = length / drawn**0.5
 
     def direction(self, number: int, name: str, start: Tensor) -> Tensor:
-        """Direction `number` for the parameter with weights `start`, of the same shape, in float32 or wider."""
+        """Return direction `number` for parameter `name` with weights `start`: same shape, float32 or wider."""
         drawn = self._draw(number, name, start)
         if self._normalisation == "global":
             return drawn * self._scales[number]
@@ -101,14 +103,15 @@ class RandomDirections:
 
 
 class CheckpointDirections:
-    """Axes from a model to one or two other checkpoints, whose weights lie exactly at 1, bit for bit.
+    """Axes from a model to one or two other checkpoints. A step of 1 gives the weights of a checkpoint bit for bit.
 
     Args:
-        model: the origin.
-        others: the parameters of each checkpoint by name, on the CPU. They are kept in memory.
+        model: the model at the origin.
+        others: for the title of each checkpoint, its parameters by name, on the CPU. They are kept in memory.
 
     Raises:
-        InputError: if the checkpoints have other parameters than the model, or the same weights.
+        InputError: if the parameters of a checkpoint have other names or shapes than those of the model, or if all its
+            weights equal those of the model.
     """
 
     def __init__(self, model: nn.Module, others: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -132,7 +135,7 @@ class CheckpointDirections:
         self.geometry = self._geometry(own)
 
     def at(self, name: str, start: Tensor, point: Sequence[float]) -> Tensor:
-        # A weighted mean of the corners instead of start + difference: at a corner it is that corner without rounding.
+        # A weighted mean of the model and the checkpoints. Unlike start + difference, it gives a checkpoint exactly.
         corners = [start, *(other[name].to(start.device) for other in self._others)]
         weights = [1 - sum(point), *point]
         moved, *others = (
@@ -145,7 +148,7 @@ class CheckpointDirections:
         return moved
 
     def _geometry(self, own: Mapping[str, Tensor]) -> dict[str, float]:
-        """Distances of the checkpoints from the model, the norm of its weights, and the cosine between two axes."""
+        """Compute the distances of the checkpoints from the model, its norm, and the cosine between two axes."""
         products = np.zeros((len(self._others), len(self._others)))
         for name in self.names:
             steps = [(other[name].double() - own[name].double()).flatten() for other in self._others]
@@ -161,7 +164,7 @@ class CheckpointDirections:
 
 @contextmanager
 def movable(model: nn.Module, directions: Directions) -> Iterator[Move]:
-    """Yield a function that moves the weights of `model` along `directions`, and restore the weights afterwards.
+    """Yield a function that moves the weights of `model` along `directions`, and restore the weights at the end.
 
     Raises:
         RuntimeError: if the restored weights are not bit-identical, because something else changed the model.
@@ -198,7 +201,7 @@ def _at_least_float32(weights: Tensor) -> torch.dtype:
 
 
 def _on_cpu(parameter: Tensor) -> Tensor:
-    """Copy a parameter to the CPU, pinned if it will travel back to a GPU."""
+    """Copy a parameter to the CPU, into pinned memory if the parameter is on a GPU."""
     copy = torch.empty_like(parameter, device="cpu", pin_memory=parameter.is_cuda, requires_grad=False)
     return copy.copy_(parameter.detach())
 

@@ -1,7 +1,8 @@
-"""Runs a loss landscape: measures the losses on the grid row by row, summarises them, and writes the results.
+"""Runs the experiment of `loss_landscape`: measures the losses on the grid, summarises them, and writes the results.
 
-Every row of the grid is a file until all rows are measured. A killed run resumes with the missing rows, and the
-processes of a launch share them. The process that finds all rows complete writes the results.
+A row of the grid, i.e. all points with the same first coordinate, is kept in a file until all rows are measured. A
+killed run resumes with the missing rows, and the processes of `accelerate launch` share the rows. The process that
+finds all rows complete writes the results.
 """
 
 import logging
@@ -47,7 +48,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EncodedQuestion:
-    """A question as tokens: `prefix_ids` `(P,)` come before its answer, `answer_ids` are `(A,)`."""
+    """A question as tokens: `prefix_ids` `(P,)` are all tokens before the answer, `answer_ids` `(A,)` the answer."""
 
     id: str
     prefix_ids: Tensor
@@ -56,7 +57,7 @@ class EncodedQuestion:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Everything that is needed to measure a row of the grid."""
+    """Everything that is needed to measure the losses on the grid."""
 
     model: PreTrainedModel
     directions: RandomDirections | CheckpointDirections
@@ -98,7 +99,7 @@ def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[],
         figure = surface_figure(surface, [axis.name for axis in summary.axes], summary.marks)
         partial.write_text(figure, encoding="utf-8")
     write_page(record.directory / "page.html", "loss_landscape", content)
-    record.writes = True  # any process of the launch can be the last
+    record.writes = True  # the process that finishes last writes the results, whichever it is
     record.finish(clock() - started, {"questions": summary.questions, "numbers": content["numbers"]})
     for path in paths:
         path.unlink(missing_ok=True)  # another process that also saw the last row may have removed it
@@ -107,7 +108,7 @@ def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[],
 
 
 def prepare(config: LossLandscapeConfig) -> Landscape:
-    """Encode the questions and load the model and its directions.
+    """Encode the questions, load the model, and make the axes along which its weights move.
 
     Raises:
         InputError: if no question can be used, or a model cannot be loaded.
@@ -123,7 +124,7 @@ def prepare(config: LossLandscapeConfig) -> Landscape:
 
 
 def make_directions(config: LossLandscapeConfig, model: PreTrainedModel) -> RandomDirections | CheckpointDirections:
-    """Make the axes that the config asks for.
+    """Make the axes that the config asks for: random directions, or axes towards other checkpoints.
 
     Raises:
         InputError: if another checkpoint cannot be loaded, or does not match the model.
@@ -140,10 +141,10 @@ def make_directions(config: LossLandscapeConfig, model: PreTrainedModel) -> Rand
 
 
 def read_weights(name: str, dtype: str) -> dict[str, Tensor]:
-    """Read the parameters of a model on the CPU.
+    """Return the parameters of the model `name`, on the CPU.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: if the model cannot be loaded.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(check_model(name), dtype=dtype)
@@ -153,9 +154,10 @@ def read_weights(name: str, dtype: str) -> dict[str, Tensor]:
 
 
 def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[EncodedQuestion]:
-    """Encode every question, after the thinking of its first right trajectory if the config says so.
+    """Yield every question as tokens: prompt and stub (the text that introduces the answer), then the answer.
 
-    With `after_thinking`, questions without a right trajectory that ends its thinking are left out.
+    With `after_thinking`, the thinking of a trajectory stands between prompt and stub: the first trajectory that is
+    right and ends its thinking. Questions without such a trajectory are left out.
     """
     if not config.after_thinking:
         for question in stream_questions(open_data(config)):
@@ -174,7 +176,7 @@ def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizer
 
 
 def log_cost(config: LossLandscapeConfig, landscape: Landscape) -> None:
-    """Log the number of points and tokens and the memory that the run takes, before it starts."""
+    """Log the number of points, the tokens per point and the memory that the run will take."""
     names = set(landscape.directions.names)
     parameters = dict(landscape.model.named_parameters())
     moved = [parameter for name, parameter in parameters.items() if name in names]

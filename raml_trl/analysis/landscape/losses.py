@@ -1,4 +1,4 @@
-"""Loss of a model on the answers of many questions: the height of a loss landscape at one point."""
+"""Computes the loss of a model on the answers of many questions: the height of a loss landscape at one point."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,16 @@ from raml_trl.analysis.probes import TOKENS_PER_PASS, evaluating, token_nll
 Floats = NDArray[np.float64]
 
 _LOGITS_PER_PASS = 2**27
+"""Limit on the number of logits that a forward pass returns."""
 
 
 class AnswerLosses:
-    """Calling it returns the loss of every question under the current weights of the model.
+    """Callable that returns the loss of every question under the current weights of the model.
 
     Args:
         model: a causal language model of transformers.
         prefixes: for each question `(P,)`, all tokens before its answer.
-        answers: for each question `(A,)`.
+        answers: for each question `(A,)`, the tokens of its answer.
         tokens_per_pass: limit on the tokens of a forward pass, padding included.
 
     Raises:
@@ -59,7 +60,7 @@ class AnswerLosses:
         self._batches.append(_Batch(batch, texts, answers, model.device))
 
     def __call__(self) -> Floats:
-        """Mean of -log p over the answer tokens of each question, in nats, `(Q,)`."""
+        """Return the mean of -log p over the answer tokens of each of Q questions, in nats, `(Q,)`."""
         losses = np.empty(self._count)
         with evaluating(self._model):
             for batch in self._batches:
@@ -68,7 +69,7 @@ class AnswerLosses:
 
 
 class _Batch:
-    """Texts of one forward pass. Padding follows each text, so under causal attention no token of it attends there."""
+    """Texts of one forward pass. Padding follows a text, so under causal attention no token of a text attends to it."""
 
     def __init__(
         self, questions: Sequence[int], texts: Sequence[Tensor], answers: Sequence[Tensor], device: torch.device
@@ -78,7 +79,7 @@ class _Batch:
         own_answers = [answers[question] for question in questions]
         self._ids = pad_sequence(own_texts, batch_first=True).to(device)
         self._lengths = [len(answer) for answer in own_answers]
-        # The logits at len(text) - 1 predict the last answer token, those before it the tokens before.
+        # The logits at place len(text) - 1 predict the last answer token; the logits before predict the other ones.
         places = [
             torch.arange(len(text) - length, len(text)) for text, length in zip(own_texts, self._lengths, strict=True)
         ]

@@ -14,7 +14,7 @@ from raml_trl.render.figures import COLOURS, INK, dress, svg
 from raml_trl.sampling.loading import shown_name
 
 _LEVELS = 20
-_SHOWN = 90  # percent of the points within the colour range; far from the model the loss may take any value
+_SHOWN = 90  # percent of the points within the colour range, because far from the model the loss may take any value
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Summary:
-    """Content of `loss_landscape.json` and of the page. `loss` holds the mean losses, nested as the axes are."""
+    """Content of `loss_landscape.json` and of the page. `loss` nests the mean losses in lists, one level per axis."""
 
     title: str
     lead: str
@@ -49,12 +49,12 @@ class Summary:
 
 
 def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[str, float]) -> Summary:
-    """Describe a surface, and name its axes and points.
+    """Describe a surface in numbers, and name its axes and its marked points.
 
     Args:
         config: settings of the run.
         surface: losses on the grid.
-        geometry: distances between checkpoints; empty for random directions.
+        geometry: distances of the checkpoints and the cosine between two axes; empty for random directions.
     """
     numbers = describe(surface, np.random.default_rng(config.seed), radius=config.reach)
     model, *towards = _titles(config)
@@ -91,19 +91,19 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
 
 
 def format_number(value: float | MeanInterval | None) -> str:
-    """A number, and its interval if it has one, to four digits."""
+    """Format a number. A mean with an interval is rounded to four digits."""
     if value is None or isinstance(value, float):
         return str(value)
     return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]"
 
 
 def surface_figure(surface: Surface, names: Sequence[str], marks: Sequence[Mark]) -> str:
-    """Draw the mean loss over the questions with marks: contours in a plane, a curve with a band on one axis.
+    """Draw the mean loss over the questions: as contours for two axes, as a curve with a band for one axis.
 
     Args:
         surface: losses on the grid.
-        names: names of its axes.
-        marks: points of the grid.
+        names: names of the axes.
+        marks: points of the grid to mark, with their names and losses.
     """
     figure = Figure(figsize=(5.4, 4.2) if len(names) == 2 else (5.4, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -148,7 +148,7 @@ def _curve(axes: Axes, surface: Surface) -> None:
 
 
 def _titles(config: LossLandscapeConfig) -> list[str]:
-    """Short names of the models; full names if short ones are ambiguous."""
+    """Return short names of the models, or the full names if two short names are equal."""
     names = [config.model_name_or_path, *config.towards]
     short = [shown_name(name) for name in names]
     return short if len(set(short)) == len(short) else names

@@ -1,8 +1,9 @@
-r"""The loss surface around a model: losses on a grid of weights, and the numbers that describe it.
+r"""The loss surface around a model: losses at the points of a grid in weight space, and numbers that describe them.
 
-The loss of a question is the mean of -log p over the tokens of its answer, in nats, as `likelihood.answer_nll` computes
-it. An axis is a random direction scaled to the weights (Li et al., arXiv 1712.09913), or leads to another checkpoint,
-so that it shows the course of training.
+The loss of a question is the mean of -log p over the tokens of its answer, in nats (see `likelihood.answer_nll`). An
+axis of the grid is a random direction scaled to the weights (Li et al., arXiv 1712.09913), or leads to another
+checkpoint and so shows the course of training. In shapes, Q is the number of questions, and S1 and S2 are the numbers
+of points on the first and the second axis.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from raml_trl.analysis.landscape.directions import Directions, Move, movable
 from raml_trl.evaluation.intervals import MeanInterval, mean_interval
 
 Axes = tuple[tuple[float, ...], ...]
+"""Coordinates of the grid points along each axis."""
 Floats = NDArray[np.float64]
 Numbers = dict[str, float | MeanInterval | None]
 """Numbers that describe a surface, by name. None stands for values that are not finite."""
@@ -56,7 +58,7 @@ def centred_axis(steps: int, span: float) -> tuple[float, ...]:
 
 
 def axis_to_one(steps: int, span: float) -> tuple[float, ...]:
-    """Return `steps` evenly spaced numbers from below 0 to above 1 that include both, reaching about `span` beyond.
+    """Return `steps` evenly spaced numbers that include 0 and 1 and reach about `span` below 0 and above 1.
 
     Raises:
         ValueError: if `steps` is even or below 5, or `span` is not positive.
@@ -86,20 +88,20 @@ class Surface:
 
     @cached_property
     def mean(self) -> Floats:
-        """Mean over the questions, `(S1[, S2])`; not finite where the loss of a question is not."""
+        """Mean loss over the questions at each point, `(S1[, S2])`; not finite where any of the losses is not."""
         return self.losses.mean(axis=-1)
 
     @cached_property
     def origin(self) -> tuple[int, ...]:
-        """Index of the model itself."""
+        """Index of the origin, the point of the unchanged model."""
         return self.index([0] * len(self.axes))
 
     def index(self, point: Sequence[float]) -> tuple[int, ...]:
-        """Index of a point of the grid."""
+        """Return the index of the grid point with the coordinates `point`."""
         return tuple(axis.index(value) for axis, value in zip(self.axes, point, strict=True))
 
     def point(self, index: Sequence[int]) -> list[float]:
-        """Coordinates of an index."""
+        """Return the coordinates of the grid point with this index."""
         return [axis[int(place)] for axis, place in zip(self.axes, index, strict=True)]
 
     def step(self, axis: int) -> float:
@@ -107,11 +109,11 @@ class Surface:
         return self.axes[axis][1] - self.axes[axis][0]
 
     def along(self, axis: int) -> Floats:
-        """Losses on the line through the origin along `axis`, `(S, Q)`."""
+        """Losses at the S points of `axis` on the line through the origin, `(S, Q)`."""
         return self.losses[tuple(slice(None) if other == axis else place for other, place in enumerate(self.origin))]
 
     def lowest(self) -> tuple[int, ...]:
-        """Index of the lowest finite mean loss."""
+        """Index of the point with the lowest finite mean loss."""
         least = np.argmin(np.where(np.isfinite(self.mean), self.mean, np.inf))
         return tuple(int(place) for place in np.unravel_index(least, self.mean.shape))
 
@@ -119,18 +121,19 @@ class Surface:
 def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Numbers:
     """Describe a surface in numbers. Means over questions have 95 % intervals.
 
-    h is the step of an axis and L the loss of a question.
+    The numbers are listed by their names, in which k is the number of an axis. h is the distance between neighbouring
+    points of an axis. L(x) is the loss of a question at coordinate x of axis k, on the line through the origin.
 
-    - loss at the origin: the loss of the model itself.
+    - loss at the origin: the loss of the unchanged model.
     - slope k: (L(h) - L(-h)) / 2h at the origin along axis k, in nats for a step of 1.
     - curvature k: (L(h) - 2 L(0) + L(-h)) / h^2 along axis k, the curvature of the parabola through these points.
     - sharpness: the highest mean loss within `radius` of the origin, minus the loss at the origin.
     - lowest loss, lowest at k: the lowest mean loss on the grid, and its coordinates.
-    - share below the origin: the share of points with a lower mean loss than the origin; 0 at a minimum.
-    - roughness: the mean of |f(h) - 2 f(0) + f(-h)| over all interior points and axes of the mean surface f, after
-      scaling f to lie between 0 and 1. A plane has 0, a parabola over S points about 8 / (S - 1)^2, white noise about a
-      third. Compare only surfaces with the same number of steps.
-    - roughness of a question: the same for the surface of each question.
+    - share below the origin: the share of points with a lower mean loss than the origin; 0 if there is none.
+    - roughness: the mean of |f(x + h) - 2 f(x) + f(x - h)| over all axes and interior points x. f is the mean loss,
+      scaled to lie between 0 and 1. A plane has roughness 0, a parabola over S points about 8 / (S - 1)^2, white noise
+      about a third. Compare only surfaces with the same number of steps.
+    - roughness of a question: the roughness of the losses of one question, averaged over questions.
     """
     origin, losses = surface.losses[surface.origin], surface.losses
     numbers: Numbers = {"loss at the origin": _finite_mean(origin, rng)}
@@ -154,7 +157,7 @@ def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Nu
 
 
 def roughness(values: Floats) -> float:
-    """Roughness of a surface `(S1[, S2])`, defined in `describe`; 0 if it is flat, NaN if a value is not finite."""
+    """Return the roughness (see `describe`) of a surface `(S1[, S2])`; 0 if flat, NaN if a value is not finite."""
     height = values.max() - values.min()
     if height == 0:
         return 0.0
@@ -163,9 +166,10 @@ def roughness(values: Floats) -> float:
 
 
 def barrier(surface: Surface, axis: int) -> float | None:
-    """Greatest height of the mean loss between 0 and 1 along `axis` above the straight line between its ends.
+    """Return how far the mean loss rises above the straight line between its values at 0 and 1 of `axis`.
 
-    None if it is not finite. Source: Frankle et al., arXiv 1912.05671, section 3, who define it for the error.
+    The result is None if it is not finite. Source: Frankle et al., arXiv 1912.05671, section 3, who define the barrier
+    for the error instead of the loss.
     """
     values, line = np.array(surface.axes[axis]), surface.along(axis).mean(axis=-1)
     inside = (values >= 0) & (values <= 1)

@@ -1,1 +1,1 @@
-"""Trajectory pruning: the part of a trajectory that the answer needs."""
+"""Trajectory pruning: how much of a trajectory the model needs to give the answer."""

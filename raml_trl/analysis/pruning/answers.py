@@ -1,6 +1,7 @@
-r"""Answers after shortened trajectories: forced, graded, and stored as rows.
+r"""Forces an answer after every shortened trajectory, grades the answer, and stores both as a row.
 
-To force an answer, the text ends inside an open box and the model writes greedily until the box closes.
+To force an answer, the model gets a text that ends inside an open `\boxed{` and continues it greedily until the box
+closes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ _Key = tuple[tuple[int, ...], str]
 
 @dataclass(frozen=True)
 class OpenBox:
-    r"""A text that ends inside an open box: its tokens `ids` `(N,)`, and its end `stub`, which holds the `\boxed{`."""
+    r"""A text that ends inside an open box. `ids` `(N,)` are its tokens, `stub` is its last part with the `\boxed{`."""
 
     ids: Tensor
     stub: str
@@ -38,8 +39,9 @@ class OpenBox:
 class MethodOutcome:
     """Outcome of a method for one trajectory: the columns of `pruned.parquet` by which methods are compared.
 
-    `tokens_before` and `tokens_after` count tokens of thinking. `leaked`: the shortened thinking states the answer.
-    `nll` is the loss of the reference answer, in nats per token.
+    `tokens_before` and `tokens_after` count tokens of thinking. `correct` says whether the forced answer is correct,
+    and `leaked` whether the shortened thinking states (contains) the reference answer. `nll` is the loss of the
+    reference answer, in nats per token.
     """
 
     question_id: str
@@ -54,10 +56,11 @@ class MethodOutcome:
 
 @dataclass(frozen=True)
 class PrunedTrajectory(MethodOutcome):
-    """A row of `pruned.parquet`: the `number`-th trajectory of its question as a method shortened it.
+    """A row of `pruned.parquet`: a trajectory as a method shortened it.
 
-    `text` is laid out as a trajectory with the forced answer. `predicted` is that answer, None if the box stayed open.
-    `num_tokens` counts the tokens of `text`.
+    `number` counts the trajectories of a question from 0. `text` is the shortened thinking with the forced answer, laid
+    out as a trajectory, and `num_tokens` counts its tokens. `predicted` is the forced answer, or None if the box stayed
+    open.
     """
 
     number: int
@@ -75,7 +78,7 @@ def prune_and_answer(
     *,
     seed: int,
 ) -> Iterator[PrunedTrajectory]:
-    """Shorten trajectories with a method, force an answer after each, and grade it."""
+    """Shorten every trajectory with a method, force an answer after it, and grade the answer."""
     pruned = prune(method, thinkings, tools, seed=seed)
     predicted = force_answers(
         tools.model,
@@ -108,11 +111,11 @@ def prune_and_answer(
 
 
 def still_correct(tasks: Sequence[Task], method: Method, paths: Sequence[Path]) -> Iterator[Task]:
-    """Yield the questions with the shortened trajectories whose answer is correct; questions without one are left out.
+    """Yield every question with its shortened trajectories that led to a correct answer, if there are any.
 
     Args:
         tasks: the questions with their original trajectories.
-        method: the method that shortened them.
+        method: the method that shortened the trajectories.
         paths: shards of `PrunedTrajectory` rows.
     """
     by_id = {task.question.id: task for task in tasks}
@@ -138,9 +141,9 @@ def force_answers(
     batch_size: int,
     tokens_per_pass: int,
 ) -> list[str | None]:
-    """Let the model write greedily into each box, and return the contents in order; None if a box stays open.
+    """Let the model write greedily into each box, and return the contents in order, or None for a box that stays open.
 
-    Equal texts are continued once.
+    A text that occurs several times is continued only once.
 
     Args:
         model: a causal language model of transformers.
@@ -162,7 +165,7 @@ def force_answers(
 
 
 def _batches(keys: Sequence[_Key], batch_size: int, tokens_per_pass: int) -> Iterator[list[_Key]]:
-    """Split texts, sorted from long to short, into batches; the first text of a batch sets its padded length."""
+    """Split texts, sorted from long to short, into batches. The other texts of a batch are padded to its first one."""
     start = 0
     while start < len(keys):
         size = max(1, min(batch_size, tokens_per_pass // len(keys[start][0])))

@@ -1,4 +1,4 @@
-"""Names of pruning methods in recipes, such as `budget:0.5`."""
+"""Parses the names of pruning methods in recipes, such as `budget:0.5`."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +12,7 @@ _FORMS = "none, no_thinking, no_thinking:KIND, budget:SHARE, budget:TOKENS, curv
 
 @dataclass(frozen=True)
 class Method:
-    """A way to shorten a trajectory: its `kind`, and its `setting` as written in the recipe."""
+    """A way to shorten a trajectory: its `kind`, such as `budget`, and its `setting` as written in the recipe."""
 
     kind: str
     setting: str | None = None
@@ -29,9 +29,10 @@ class Method:
         return float(self.setting)
 
     def budget(self, tokens: int) -> int:
-        """How many of `tokens` a budget keeps.
+        """Return how many tokens a budget keeps of a thinking of `tokens` tokens.
 
-        A setting with a decimal point (0.5, 1.0) is a share, rounded down; otherwise it is a number of tokens.
+        A setting with a decimal point (0.5, 1.0) is a share of the tokens, and the result is rounded down. Any other
+        setting is a number of tokens.
         """
         assert self.setting is not None, self.kind
         return int(Fraction(self.setting) * tokens) if "." in self.setting else min(int(self.setting), tokens)
@@ -68,5 +69,5 @@ def parse_method(name: str) -> Method:
 
 
 def _is_number(setting: str) -> bool:
-    """Whether `setting` is a plain decimal, without sign or exponent and not infinite."""
+    """Whether `setting` is a plain decimal number without a sign or an exponent."""
     return setting.replace(".", "", 1).isdecimal()

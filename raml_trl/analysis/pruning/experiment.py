@@ -1,6 +1,7 @@
-"""Runs trajectory pruning: shortens and answers trajectories chunk by chunk, compares methods, writes the results.
+"""Runs the experiment of `trajectory_pruning`: shortens trajectories, forces answers, and compares the methods.
 
-Every chunk of questions is a shard until all chunks are complete. A killed run resumes with the missing chunks.
+The work is done in chunks of questions. The rows of a chunk are kept in a shard until all chunks are complete. A killed
+run resumes with the missing chunks.
 """
 
 import logging
@@ -100,7 +101,10 @@ def run_experiment(
 
 
 def fill_chunks(config: TrajectoryPruningConfig, chunks: Sequence[Sequence[Task]], missing: Mapping[int, Path]) -> None:
-    """Shorten and answer the trajectories of the missing chunks, and write their shards."""
+    """Shorten the trajectories of the missing chunks, force an answer after each, and write one shard per chunk.
+
+    `missing` maps the number of a chunk to the path of its shard.
+    """
     tools = load_tools(config)
     methods = config.parsed_methods
     total = len(methods) * sum(1 for number in missing for _ in _written(chunks[number]))
@@ -120,7 +124,7 @@ def load_tools(config: TrajectoryPruningConfig) -> Tools:
     """Load the model, and the summariser if a method needs it.
 
     Raises:
-        InputError: if one of them cannot be loaded, or the summariser cannot read the request for a summary.
+        InputError: if a model cannot be loaded, or the summariser cannot read the request for a summary.
     """
     model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype, all_devices=config.all_devices)
     summaries = any(method.kind == "summary" for method in config.parsed_methods)
@@ -147,7 +151,7 @@ def open_summariser(
     """Open the engine that writes summaries: the model itself, or the `summariser` of the config.
 
     Raises:
-        InputError: if it cannot be loaded, or cannot read the request for a summary.
+        InputError: if the engine cannot be loaded, or its model cannot read the request for a summary.
     """
     engine: Engine
     if config.engine == "transformers" and config.summariser is None:
@@ -162,7 +166,7 @@ def open_summariser(
 def page_content(
     config: TrajectoryPruningConfig, tasks: Sequence[Task], methods: Sequence[MethodSummary], paths: Sequence[Path]
 ) -> dict[str, object]:
-    """Content of `page.html`: the methods, and the first trajectory of the first questions under each of them."""
+    """Return the content of `page.html`: the methods, and some trajectories as each method shortened them."""
     shown = {task.question.id: task for task in tasks[:_EXAMPLES]}
     columns = ("name", "setting", "tokens", "accuracy", "leaked", "n", "frontier")
     rows = (PrunedTrajectory(**row) for row in read_shards(paths[:_EXAMPLES]))
@@ -195,7 +199,7 @@ def page_content(
 def _thinkings(
     config: TrajectoryPruningConfig, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task]
 ) -> list[Thinking]:
-    """The thinking of every trajectory that has text."""
+    """Find the thinking of every trajectory that has text."""
     tokens = [
         tokenise(tokenizer, task.question, number, trajectory, config.prompt_style)
         for task in tasks
@@ -206,7 +210,7 @@ def _thinkings(
 
 
 def _written(tasks: Iterable[Task]) -> Iterable[Trajectory]:
-    """The trajectories that have text."""
+    """Yield the trajectories that have text."""
     return (trajectory for task in tasks for trajectory in task.trajectories if not _is_empty(trajectory))
 
 

@@ -1,4 +1,4 @@
-"""Compares pruning methods: tokens against accuracy, and the frontier of methods that no other method beats."""
+"""Compares pruning methods by tokens and accuracy, and finds the frontier: the methods that no other method beats."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +16,23 @@ from raml_trl.render.tables import markdown_table
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """Results of a method over `n` trajectories. Means are over questions, each the mean of its trajectories.
+    """Results of a method over `n` trajectories.
 
-    - `tokens`: tokens of thinking that the method leaves. `kept`: their share of all tokens of thinking.
-    - `accuracy`: share of correct answers. `difference`: accuracy minus that of the complete trajectories, paired by
-      question. `accuracy_without_leak`: over trajectories that do not state the answer; None if all do.
+    Averages over the trajectories of each question, then over questions:
+
+    - `tokens`: tokens of thinking that the method keeps.
+    - `accuracy`: share of correct answers.
+    - `difference`: accuracy minus the accuracy of the complete trajectories, paired by question.
     - `pass_at_k`: Pass@k for the largest `k` for which every question has enough trajectories.
-    - `leaked`: share of trajectories that state the answer. `nll`: loss of the reference answer, in nats per token.
-    - `frontier`: no other method has as few tokens and as high an accuracy, and is better in one of them.
+
+    Averages over all trajectories:
+
+    - `kept`: share of the tokens of thinking that the method keeps.
+    - `leaked`: share of shortened trajectories that state (contain) the answer.
+    - `accuracy_without_leak`: accuracy over trajectories that do not state the answer; None if all state it.
+    - `nll`: loss of the reference answer, in nats per token.
+
+    A method is on the `frontier` if no other method has as few tokens and as high an accuracy, and is better in one.
     """
 
     name: str
@@ -41,7 +50,7 @@ class MethodSummary:
     frontier: bool = False
 
     def as_json(self) -> dict[str, object]:
-        """Convert to JSON, with Pass@k under a key such as `pass@4`."""
+        """Convert to JSON. Pass@k gets a key with the number k in it, such as `pass@4`."""
         content = {(f"pass@{self.k}" if name == "pass_at_k" else name): value for name, value in asdict(self).items()}
         del content["k"]
         return content
@@ -69,7 +78,7 @@ def compare_methods(rows: Sequence[MethodOutcome], seed: int) -> list[MethodSumm
         accuracy = np.array([fmean(row.correct for row in own) for own in by_question])
         passed = each_question(pass_at_k, counts, [sum(row.correct for row in own) for own in by_question], min(counts))
         sealed = [row.correct for row in outcomes if not row.leaked]
-        summary = MethodSummary(  # the order of the arguments fixes the random draws
+        summary = MethodSummary(  # the arguments share one random generator, so their order affects the intervals
             name=method.kind,
             setting=method.setting,
             tokens=mean_interval(tokens, rng),
@@ -89,7 +98,7 @@ def compare_methods(rows: Sequence[MethodOutcome], seed: int) -> list[MethodSumm
 
 
 def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each `(tokens, accuracy)`, whether no other point is as good in both and better in one of them."""
+    """Return for each point `(tokens, accuracy)` whether no other point is as good in both and better in one."""
     flags = {}
     best = -np.inf
     for tokens, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):
@@ -99,7 +108,7 @@ def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def frontier_figure(methods: Sequence[MethodSummary]) -> str:
-    """Draw accuracy against tokens with both intervals, and the frontier as steps."""
+    """Draw the accuracy of every method against its tokens, with intervals of both, and the frontier as steps."""
     figure, axes = blank_figure(7.2, 3.6)
     edge = sorted((row.tokens.mean, row.accuracy.mean) for row in methods if row.frontier)
     axes.plot(*zip(*edge, strict=True), color=COLOURS[-1], linewidth=1, drawstyle="steps-post", alpha=0.6, zorder=1)

@@ -1,14 +1,16 @@
 """Pruning methods: functions that shorten the thinking of trajectories.
 
-Cost for a trajectory with T tokens of thinking in S sentences:
+A trajectory has T tokens of thinking in S sentences, followed by A tokens of stub (the text that introduces the answer)
+and answer. The methods differ in the number of tokens that a model must process to shorten it:
 
-- `none`, `no_thinking`, `budget`: nothing.
-- `curve`: the losses of the answer after T prefixes, about one pass over O(T A) tokens (see `likelihood`).
-- `drop_sentence`: at most S passes over T tokens for every dropped sentence, O(S^2 T) in all; `max_drops` limits it.
-- `summary`: the tokens that a second model reads and writes.
+- `none`, `no_thinking`, `budget`: none.
+- `curve`: O(T A), for the losses of the answer after all prefixes (see `likelihood`).
+- `drop_sentence`: O(S^2 T), because every dropped sentence takes up to S passes over up to T tokens. `max_drops` limits
+  the number of dropped sentences.
+- `summary`: the tokens that the summariser reads and writes.
 
 `curve` and `drop_sentence` use the reference answer. They are oracles: they measure how much of a trajectory is needed,
-and cannot shorten a trajectory whose answer is unknown.
+but they cannot shorten a trajectory whose answer is unknown.
 """
 
 from collections.abc import Sequence
@@ -31,10 +33,10 @@ from raml_trl.sampling.engine import Engine, SamplingSettings
 
 @dataclass(frozen=True)
 class Pruned:
-    """The shortened thinking `text` of a trajectory, and the tokens that the model reads before it answers.
+    """The shortened thinking of a trajectory as `text`, and the tokens that the model reads before it answers.
 
-    They are `prompt_ids` `(P,)`, everything before the thinking, then `ids` `(N,)`, the thinking, then `stub_ids`
-    `(S,)`.
+    The model reads `prompt_ids` `(P,)`, all tokens before the thinking; then `ids` `(N,)`, the shortened thinking; then
+    `stub_ids` `(S,)`, the text that introduces the answer.
     """
 
     text: str
@@ -46,7 +48,7 @@ class Pruned:
 
     @property
     def asked_ids(self) -> Tensor:
-        """Everything before the answer, `(P + N + S,)`."""
+        """All tokens before the answer, `(P + N + S,)`."""
         return torch.cat([self.prompt_ids, self.ids, self.stub_ids])
 
 
@@ -67,9 +69,9 @@ def prune(method: Method, thinkings: Sequence[Thinking], tools: Tools, *, seed: 
     """Shorten each thinking with `method`. The result is in the order of `thinkings`.
 
     Args:
-        method: the method.
+        method: how to shorten.
         thinkings: the thinking of each trajectory.
-        tools: models and limits.
+        tools: models and limits that the methods need.
         seed: seed for sampling summaries.
     """
     if method.kind == WHOLE:
@@ -95,9 +97,9 @@ def keep_first(thinking: Thinking, count: int) -> Pruned:
 
 
 def leave_out(thinking: Thinking, tokenizer: PreTrainedTokenizerBase, kind: str | None = None) -> Pruned:
-    """Leave out the thinking: its block is empty, or holds the text of `prompts.NO_THINKING` under `kind`.
+    """Leave out the thinking, or replace it by the opening `prompts.NO_THINKING[kind]` if `kind` is given.
 
-    If that text already closes the block, only the part of the stub after the end of a block follows.
+    If the opening already closes the thinking block, only the part of the stub after `</think>` follows the opening.
     """
     if kind is None:
         return keep_first(thinking, 0)
@@ -111,13 +113,13 @@ def leave_out(thinking: Thinking, tokenizer: PreTrainedTokenizerBase, kind: str 
         opening = opening.removeprefix(THINKING).removeprefix("\n")
     stub_ids, answer_ids = encode_answer(tokenizer, stub, tokens.question.answer)
     ids = encode(tokenizer, opening)
-    kept = 0 if closed else len(ids)  # text after a closed block is not thinking
+    kept = 0 if closed else len(ids)  # an opening that closes the block counts as prompt, not as thinking
     prompt_ids = torch.cat([tokens.prompt_ids, ids[: len(ids) - kept]])
     return Pruned(text.strip(), prompt_ids, ids[len(ids) - kept :], stub, stub_ids, answer_ids)
 
 
 def losses_along(model: PreTrainedModel, thinkings: Sequence[Thinking], *, tokens_per_pass: int) -> list[Tensor]:
-    """L(t) of each answer, in nats, after t tokens of its thinking and the stub, for t from 0 to N: `(N + 1,)`."""
+    """Compute the loss L(t) of the answer, in nats, after the first t of the N tokens of each thinking, `(N + 1,)`."""
     probes = [
         make_probe(thinking.opening_ids, thinking.ids, thinking.answer_ids, stub_ids=thinking.stub_ids)
         for thinking in thinkings
@@ -127,16 +129,19 @@ def losses_along(model: PreTrainedModel, thinkings: Sequence[Thinking], *, token
 
 
 def settled(nll: Tensor, below: float) -> int:
-    """Return the first t from which on L(t) `(N + 1,)` stays below `below`; N if even the last value does not."""
+    """Return the first t from which on the loss stays below `below`; N if even the last value is not below.
+
+    `nll` `(N + 1,)` holds the loss L(t) after t tokens, for t = 0 to N.
+    """
     above = (nll >= below).nonzero()[:, 0]
     return min(int(above[-1]) + 1, len(nll) - 1) if len(above) else 0
 
 
 def drop_sentences(thinkings: Sequence[Thinking], tolerance: float, tools: Tools) -> list[Pruned]:
-    """Drop sentences greedily while the loss of the answer stays within `tolerance` nats of the complete thinking's.
+    """Drop sentences greedily, as long as the loss of the answer rises by at most `tolerance` nats.
 
-    Each round drops the sentence without which the loss is lowest, the first of them in a tie. All trajectories run
-    their rounds together.
+    The rise is measured against the complete thinking. Each round drops the sentence whose absence gives the lowest
+    loss, and the first such sentence in a tie. A round handles all trajectories together.
     """
     left = [split_sentences(thinking.text) for thinking in thinkings]
     pruned = [keep_first(thinking, len(thinking.ids)) for thinking in thinkings]
@@ -163,7 +168,7 @@ def drop_sentences(thinkings: Sequence[Thinking], tolerance: float, tools: Tools
 
 
 def summarise(thinkings: Sequence[Thinking], tools: Tools, *, seed: int) -> list[Pruned]:
-    """Replace each thinking by a summary sampled from `tools.summariser`; an empty thinking stays empty."""
+    """Replace each thinking by a summary that `tools.summariser` writes. An empty thinking stays empty."""
     assert tools.summariser is not None
     assert tools.summary_settings is not None
     written = [thinking for thinking in thinkings if thinking.text.strip()]
@@ -174,7 +179,7 @@ def summarise(thinkings: Sequence[Thinking], tools: Tools, *, seed: int) -> list
     texts = [""] * len(written)
     if written:
         for completion in tools.summariser.sample(prompts, tools.summary_settings, seed=seed):
-            # A summariser that thinks has a block of its own; the summary follows it.
+            # The summariser may think before it writes. The summary follows its thinking block.
             text = completion.text.rpartition(ANSWERING)[2].partition(THINKING)[0]
             texts[completion.prompt] = text.strip()
     summaries = iter(texts)
@@ -188,7 +193,7 @@ def check_summaries(tokenizer: PreTrainedTokenizerBase) -> None:
     """Reject a model that cannot read the request for a summary.
 
     Raises:
-        InputError: if the vocabulary of its tokenizer lacks the words, as in the embedded world.
+        InputError: if its tokenizer lacks the words of the request, as in the embedded arithmetic world.
     """
     ids = tokenizer(SUMMARY, add_special_tokens=False)["input_ids"]
     if "".join(str(tokenizer.decode(ids)).split()) != "".join(SUMMARY.split()):
@@ -199,7 +204,7 @@ def check_summaries(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def losses(model: PreTrainedModel, pruned: Sequence[Pruned], *, tokens_per_pass: int) -> list[float]:
-    """Loss of each answer after the shortened thinking, in nats."""
+    """Compute the loss of each answer after the shortened thinking, in nats."""
     probes = [
         make_probe(row.prompt_ids, row.ids, row.answer_ids, stub_ids=row.stub_ids, positions=[len(row.ids)])
         for row in pruned
@@ -216,7 +221,7 @@ def leaks(pruned: Pruned, answer: str) -> bool:
 def _nll_by_length(
     model: PreTrainedModel, probes: Sequence[Probe], lengths: Sequence[int], tokens_per_pass: int
 ) -> list[Tensor]:
-    """`answer_nll_each` for probes sorted by `lengths`, with the results in the order of `probes`."""
+    """Run `answer_nll_each` on the probes sorted by `lengths`, and return the results in the order of `probes`."""
     order = sorted(range(len(probes)), key=lengths.__getitem__)
     nll = answer_nll_each(model, [probes[place] for place in order], tokens_per_pass=tokens_per_pass)
     by_place = dict(zip(order, nll, strict=True))

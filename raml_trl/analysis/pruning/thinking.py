@@ -1,4 +1,4 @@
-"""Splits a trajectory into the text before its thinking, the thinking, and the stub that leads to the answer."""
+"""Finds the thinking of a trajectory, and prepares the stub (the text that introduces the answer) to follow it."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from raml_trl.prompts import find_style, lay_out
 
 @dataclass(frozen=True)
 class Thinking:
-    """The thinking of a trajectory, tokens `start` to `end`, and the stub and reference answer that follow it.
+    """The thinking of a trajectory, and the stub and the reference answer that follow it.
 
-    `stub` closes the thinking and opens the box. It stays the same however much of the thinking is left, so that
-    answers and losses can be compared. `stub_ids` is `(S,)` and `answer_ids` is `(A,)`.
+    The thinking is `tokens.ids[start:end]`. `stub` closes the thinking and opens the box. The stub stays the same
+    however much of the thinking is kept, so that answers and losses can be compared. `stub_ids` is `(S,)` and
+    `answer_ids` is `(A,)`.
     """
 
     tokens: TrajectoryTokens
@@ -34,7 +35,7 @@ class Thinking:
 
     @property
     def opening_ids(self) -> Tensor:
-        """The prompt, and the part of the trajectory before the thinking, `(P,)`."""
+        """Tokens of the prompt and of the trajectory before the thinking, `(P,)`."""
         return torch.cat([self.tokens.prompt_ids, self.tokens.ids[: self.start]])
 
     @property
@@ -43,14 +44,14 @@ class Thinking:
         return self.first(self.end - self.start)
 
     def first(self, count: int) -> str:
-        """Text of the first `count` tokens of the thinking, or of all if there are fewer."""
+        """Return the text of the first `count` tokens of the thinking, or all of its text if it has fewer."""
         ends = (0, *self.tokens.ends)
         return self.tokens.text[ends[self.start] : ends[min(self.start + count, self.end)]]
 
     def lay_out(self, text: str, answer: str, style: str) -> str:
         """Write a trajectory with the thinking `text` in the layout of `style`.
 
-        If this trajectory thinks in a block, the text is put into a block too.
+        If this trajectory thinks in a `<think>` block, `text` is put into such a block too.
         """
         if ANSWERING in self.stub and ANSWERING not in find_style(style).template:
             text = f"{THINKING}\n{text.strip()}\n{ANSWERING}"
@@ -60,14 +61,15 @@ class Thinking:
 def find_thinking(tokenizer: PreTrainedTokenizerBase, tokens: TrajectoryTokens, stub: str) -> Thinking:
     """Find the thinking of a trajectory, without the white space around it.
 
-    In a thinking block, it ends at `</think>`, or at the end of the text if the block was never closed, as in a
-    truncated sample. Without a block, it ends before the sentence with the last box, which the forced answer replaces.
+    In a thinking block, the thinking ends at `</think>`, or at the end of the text if the block is never closed, as in
+    a truncated sample. Without a block, the thinking ends before the sentence with the last box, because the forced
+    answer replaces this sentence.
 
     Args:
         tokenizer: tokenizer of the model.
         tokens: the trajectory.
-        stub: text between a trajectory and its answer. If the trajectory has a block that the stub does not close,
-            the end of the block is put before it.
+        stub: text between a trajectory and its answer. If the trajectory has a thinking block and the stub contains no
+            `</think>`, the result's stub starts with `</think>`.
 
     Raises:
         InputError: if the reference answer is empty.
@@ -91,7 +93,7 @@ def find_thinking(tokenizer: PreTrainedTokenizerBase, tokens: TrajectoryTokens, 
 
 
 def _before_answer(text: str) -> int:
-    """Number of characters before the sentence with the last box; all of them if there is no box."""
+    """Return the number of characters before the sentence with the last box; all characters if there is no box."""
     box = text.rfind("\\boxed")
     before = 0
     for sentence in split_sentences(text):
