@@ -6,6 +6,8 @@ sum in any order, and alternate between the two sums in any order:
 
     <think>b5+6=1;a7+2=9;b1+6=7;a9+7=6;</think>\boxed{67}
 
+Here the first step, `b5+6=1`, adds two operands of the sum b, and the third step, `b1+6=7`, adds the last one.
+
 So a question has dozens of correct trajectories, and the number of trajectories per question (K) can be varied. A
 single wrong step spoils the answer, which leaves reinforcement learning something to improve. With the probability
 `exit_probability` before each step, a trajectory skips the remaining steps and states the answer. A model that is

@@ -67,7 +67,7 @@ class RowFormat:
 
 
 def find_columns(row: Row, given: Columns, name: str, required: Sequence[str] = ("question", "answer")) -> Columns:
-    """Return the columns of a table: those that `given` names, and those that have a usual name.
+    """Return the columns of a table: those that the recipe names, and those found under a usual name.
 
     Args:
         row: the first row of the table.

@@ -78,7 +78,7 @@ class Benchmarks:
     Args:
         questions: benchmark, id and text of every benchmark question.
         ngram_size: n, in words. A question with fewer than n words counts as a single n-gram.
-        least_words: questions with fewer words ("What is 1 + 1?") are ignored.
+        least_words: questions with fewer than n words are ignored if they also have fewer words than this.
     """
 
     def __init__(self, questions: Iterable[tuple[str, str, str]], *, ngram_size: int, least_words: int = 5) -> None:

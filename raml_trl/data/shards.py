@@ -1,8 +1,9 @@
 """Writes and reads datasets as Parquet shards, each of which is either complete or absent.
 
 A directory contains shards of one kind, such as `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ...
-Shards of these two kinds have the columns of the RaML paper's rollout datasets and one row per question. A row also
-holds all trajectories of its question, so rows can be read one after the other in little memory.
+Shards of these two kinds have one row per question. The columns are those of the RaML paper's rollout datasets; a row
+of a `trajectories` shard also holds all trajectories of its question. Rows can be read one after the other, in memory
+that does not grow with their number.
 """
 
 import json
