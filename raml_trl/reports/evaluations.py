@@ -1,4 +1,8 @@
-"""Evaluations in a report: a stage for each, its paired difference to the stage before, and some of its samples."""
+"""Reads the evaluations that a report shows.
+
+Each evaluation is a stage of the report, such as the base model, SFT and GRPO. A stage has metrics, paired differences
+to the stage before it, and some of its samples.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +20,8 @@ from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.runs import complete_record, identity, is_run, read_record
 
 _SAMPLES = "samples.parquet"
-_SAMPLES_SHOWN = 2  # correct ones, and as many wrong ones, of each stage
-_ROLLOUTS_SHOWN = 16  # of a logged group
+_SAMPLES_SHOWN = 2  # correct samples of each stage, and as many wrong samples
+_ROLLOUTS_SHOWN = 16  # at most, of a logged group
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class MetricMean:
 
 @dataclass(frozen=True)
 class StageComparison:
-    """Differences of a stage to the stage `before`, by metric; or the `reason` why there are none."""
+    """The differences of a stage to the stage named `before`, by metric.
+
+    If the two stages cannot be compared, there are no differences, and `reason` says why.
+    """
 
     before: str
     differences: Mapping[str, Difference]
@@ -40,7 +47,10 @@ class StageComparison:
 
 @dataclass(frozen=True)
 class Stage:
-    """One evaluation. `results` are those of its `run.json`; `seconds` is how long the training before it took."""
+    """One evaluation. `results` are those in its `run.json`.
+
+    `seconds` is the duration of the training with the same name, or None if the report has no such training.
+    """
 
     name: str
     directory: str
@@ -56,7 +66,7 @@ class Stage:
         }
 
     def to_json(self) -> dict[str, object]:
-        """Return the stage as `report.json` has it."""
+        """Return the stage in the form in which `report.json` stores it."""
         content = {"name": self.name, "directory": self.directory, "seconds": self.seconds, **self.results}
         if self.comparison is not None:
             differences = {name: asdict(value) for name, value in self.comparison.differences.items()}
@@ -70,7 +80,7 @@ def read_stages(named: Sequence[tuple[str, str]], seconds: Mapping[str, float], 
 
     Args:
         named: name and directory of each evaluation, in order.
-        seconds: duration of the training runs by name.
+        seconds: duration of the training runs, by name.
         seed: for the resampling behind intervals and p-values.
 
     Raises:
@@ -94,7 +104,7 @@ def common_metrics(stages: Sequence[Stage]) -> list[str]:
 
 
 def _compared(before: Stage, stage: Stage, metrics: Sequence[str], seed: int) -> Stage:
-    """Return `stage` with its differences to `before`; metrics that `compare` does not know have none."""
+    """Return `stage` with its differences to `before`. Metrics that `compare` does not compute have no difference."""
     try:
         differences, reason = _differences(before, stage, metrics, seed), None
     except InputError as error:  # the report still shows each stage by itself
@@ -154,7 +164,7 @@ def _difference_cell(difference: Difference | None) -> Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample of an evaluation. `question` is None if its dataset is gone or was made again with other settings."""
+    """A sample of an evaluation. `question` is the text of the question, None if the dataset is gone or has changed."""
 
     question_id: str
     question: str | None
@@ -183,7 +193,7 @@ class Group:
 
 
 def choose_samples(stage: Stage) -> list[Sample]:
-    """Return the first correct and the first wrong samples of a stage, looking at one sample of each question."""
+    """Return the first two correct and the first two wrong samples of a stage, from the first sample per question."""
     path = Path(stage.directory) / _SAMPLES
     rows = [row for row in read_rows(path) if row["sample"] == 0] if path.is_file() else []
     right, wrong = ([row for row in rows if row["correct"] == correct] for correct in (True, False))
@@ -195,7 +205,7 @@ def choose_samples(stage: Stage) -> list[Sample]:
 
 
 def _questions(directory: Path, ids: set[str]) -> dict[str, str]:
-    """Return question texts by id, if the dataset is still the one that the evaluation in `directory` read."""
+    """Return the texts of questions by id, or none if the dataset has changed since the evaluation in `directory`."""
     record = read_record(directory)
     data = record["settings"].get("dataset_name")
     if not is_run(data) or identity(Path(data)) != record["inputs"].get("dataset_name"):
@@ -207,7 +217,7 @@ def _questions(directory: Path, ids: set[str]) -> dict[str, str]:
 def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
     """Return, for each GRPO training that logged completions, one group of the last logged step.
 
-    A group with both correct and wrong rollouts is preferred. Of several seeds the first is used.
+    A group with both correct and wrong rollouts is preferred. If a training has several seeds, the first is used.
     """
     groups = []
     for training in trainings:

@@ -13,7 +13,7 @@ from raml_trl.render.tables import Table, code_block, escape_markdown, markdown
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that the page's script draws. `kind` names its function there, which reads `data`."""
+    """A figure that the script of the page draws. `kind` names the drawing function, and `data` is its input."""
 
     kind: str
     title: str
@@ -22,7 +22,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class ShownCompletion:
-    """A text of a model; `verdict` is right, wrong or not graded, `facts` are shown after it, `pale` fades it."""
+    """A completion as the page shows it.
+
+    `verdict` is right, wrong or not graded. `facts` are shown after the verdict. A `pale` completion is faded.
+    """
 
     question: str
     text: str
@@ -33,7 +36,10 @@ class ShownCompletion:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section, in this order: title, text, figures with their caption, tables, completions."""
+    """A part of a section. It shows its title, text, figures with their caption, tables and completions, in this order.
+
+    A `folded` block shows only its title until the reader opens it.
+    """
 
     title: str = ""
     text: str = ""

@@ -1,4 +1,4 @@
-"""Training runs as a report reads them: their settings, what they logged, and its curves averaged over seeds."""
+"""Reads the training runs that a report shows: settings, logged quantities, and their curves averaged over seeds."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,12 +32,12 @@ _QUANTITIES = {
 _METRIC = re.compile(r"(eval[_/])?(pass|mg_pass|g_pass|maj)@(\d+)(?:_([\d.]+))?")
 _METRIC_NAMES = {"pass": "Pass", "mg_pass": "mG-Pass", "g_pass": "G-Pass", "maj": "maj"}
 _WINDOWS = 20  # the moving mean of a long curve covers a twentieth of its steps
-_POINTS = 400  # per curve; a figure has fewer pixels across
+_POINTS = 400  # at most, per curve; a figure is fewer pixels wide
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A complete run of `train_sft` or `train_grpo`. `logs` are the entries of its `log_history`."""
+    """A complete run of `train_sft` or `train_grpo`. `record` is its `run.json`, `logs` its `log_history`."""
 
     directory: Path
     record: Mapping[str, Any]
@@ -80,7 +80,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Seeds:
-    """One training under one name, with a run for each seed."""
+    """A training under the name that the report shows, with one run for each seed."""
 
     name: str
     runs: tuple[TrainingRun, ...]
@@ -128,10 +128,11 @@ def read_seeds(named: Sequence[tuple[str, str]]) -> list[Seeds]:
 
 @dataclass(frozen=True)
 class Band:
-    """A quantity over optimizer steps, averaged over seeds.
+    """A logged quantity at the optimizer steps `x`, averaged over `n` seeds.
 
     `low` and `high` are the 95 % interval of the mean, or None with a single seed. `window` is the number of values
-    in the moving mean. `raw` are a single seed's values before smoothing, or None.
+    that the moving mean averages. `raw` holds the values before smoothing; it is None for several seeds, and if nothing
+    was smoothed.
     """
 
     x: list[int]
@@ -145,7 +146,7 @@ class Band:
 
 @dataclass(frozen=True)
 class CurveFigure:
-    """A figure of one logged quantity: the band of each line, by the name of the line."""
+    """A figure of one logged quantity. `lines` maps the name of each line to its mean curve and interval."""
 
     name: str
     title: str
@@ -153,10 +154,10 @@ class CurveFigure:
 
 
 def average_curves(seeds: Sequence[Curve]) -> Band | None:
-    """Average a quantity over `seeds`, with Student's 95 % interval, at the steps that all of them logged.
+    """Average the curves of one quantity over seeds, with Student's 95 % interval, at the steps that all seeds logged.
 
-    From 40 steps on, each seed's curve is first smoothed over a twentieth of the steps. Of more than 400 steps, evenly
-    spaced ones are kept.
+    Curves of 40 steps or more are first smoothed with a moving mean over a twentieth of the steps. Of more than 400
+    steps, at most 400 evenly spaced steps are kept.
 
     Returns:
         The band, or None if the seeds have no step in common.
@@ -182,7 +183,10 @@ def average_curves(seeds: Sequence[Curve]) -> Band | None:
 
 
 def curve_figures(lines: Mapping[str, Sequence[TrainingRun]]) -> list[CurveFigure]:
-    """Make a figure for every quantity that the runs logged; `lines` maps the name of a line to its seeds."""
+    """Make a figure for every quantity of interest that the runs logged.
+
+    `lines` maps the name of each line to the runs that the line averages, one for each seed.
+    """
     figures = []
     for name in _quantities([run for runs in lines.values() for run in runs]):
         bands = {}
@@ -196,9 +200,9 @@ def curve_figures(lines: Mapping[str, Sequence[TrainingRun]]) -> list[CurveFigur
 
 
 def _quantities(runs: Sequence[TrainingRun]) -> list[str]:
-    """Names of the quantities that get a figure: those that a run logged at two steps or more.
+    """Return the names of the quantities that get a figure, if a run logged them at two steps or more.
 
-    The loss of GRPO is left out. Up to clipping it is zero, whatever the model learns.
+    The loss of GRPO gets none: apart from the effect of clipping it is zero, whatever the model learns.
     """
     logged = {name for run in runs for name, curve in run.curves.items() if len(curve) > 1}
     logged -= {"loss"} if runs and runs[0].command == "train_grpo" else set()
@@ -225,5 +229,5 @@ def is_held_out(name: str) -> bool:
 
 
 def metric_order(name: str) -> tuple[int, str]:
-    """Sort key for metrics of evaluations during training: Pass@k and maj@k before those with longer names."""
+    """Sort key for metrics of evaluations during training: Pass@k and maj@k first, then mG-Pass@k, then G-Pass@k."""
     return name.count("_"), name.replace("pass", "")

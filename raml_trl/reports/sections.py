@@ -1,4 +1,4 @@
-"""The sections of a report page, made from its content."""
+"""Makes the sections of a report page from the content of the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,7 +33,7 @@ def summary_tables(report: Report) -> list[Table]:
 
 
 def _stage_section(stages: Sequence[Stage]) -> Section:
-    """The evaluations: bars, a table, and the difference of each stage to the one before it."""
+    """Make the section of evaluations: bars, a table, and the difference of each stage to the stage before it."""
     metrics = common_metrics(stages)
     bars = {
         "groups": [metric_title(name) for name in metrics],
@@ -53,7 +53,7 @@ def _stage_section(stages: Sequence[Stage]) -> Section:
 
 
 def _training_section(trainings: Sequence[Seeds], curves: Mapping[str, Sequence[CurveFigure]]) -> Section:
-    """The curves of the runs, with a block for each command."""
+    """Make the section with the curves of the training runs, one block for each command."""
     blocks = []
     for command, figures in curves.items():
         of_command = [training for training in trainings if training.command == command]
@@ -66,9 +66,9 @@ def _training_section(trainings: Sequence[Seeds], curves: Mapping[str, Sequence[
 
 
 def _sweep_section(place: int, sweep: SweepSummary) -> Section:
-    """A sweep: which trials are complete, its curves, and its combinations compared with the baseline.
+    """Make the section of a sweep: complete trials, curves, and each combination compared with the baseline.
 
-    `place` is the sweep's position in the report, for its anchor.
+    `place` is the position of the sweep among the sweeps of the report. The anchor of the section contains it.
     """
     text = sweep.trials.sentence()
     measured = {label(row.parameters) for row in sweep.combinations if row.value.mean is not None}
@@ -87,7 +87,7 @@ def _drawn(figures: Sequence[CurveFigure]) -> list[Figure]:
 
 
 def _caption(figures: Sequence[CurveFigure]) -> str:
-    """Explain the lines and bands of the figures."""
+    """Return a caption that explains the lines and bands of the figures."""
     bands = [band for figure in figures for band in figure.lines.values()]
     if not bands:
         return "None of these training runs logged a curve."
@@ -111,7 +111,7 @@ def _caption(figures: Sequence[CurveFigure]) -> str:
 
 
 def _time_section(times: StepTimes) -> Section:
-    """Seconds of a step by phase, and predicted against measured speed-up."""
+    """Make the section of step times: seconds by phase, and predicted beside measured speed-ups."""
     splits = times.splits
     parts = {phase: [split.seconds[phase] for split in splits.values()] for phase in phases_of(splits)}
     alone = [
@@ -154,7 +154,7 @@ def _speedup_data(compared: StepTimeComparison, part: Part) -> dict[str, object]
 
 
 def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequence[Group]) -> Section:
-    """Samples of each stage, and of each GRPO training a group with its selection."""
+    """Make the section of completions: samples of each stage, and a group of rollouts of each GRPO training."""
     blocks = [
         Block(
             name,
@@ -191,7 +191,7 @@ def _selection(rollout: Rollout) -> str:
 
 
 def _settings_section(trainings: Sequence[Seeds]) -> Section:
-    """The settings of each training."""
+    """Make the section with the settings of each training."""
     blocks = []
     for training in trainings:
         rows = tuple((Cell(name), Cell(str(value))) for name, value in training.runs[0].settings.items())

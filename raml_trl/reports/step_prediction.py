@@ -1,4 +1,4 @@
-"""Predicts the seconds of a GRPO step for other m, from a single run."""
+"""Predicts the seconds of a GRPO step for other values of m (rollouts selected per group), from a single run."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,8 +25,8 @@ PARTS: tuple[Part, ...] = ("update", "step")
 def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
     """Return how the run divided its generations into micro-batches, from its settings and TRL's defaults.
 
-    `summary` has the row rules in effect. Runs of older versions did not keep them; for these runs they are settled
-    again from the settings.
+    `summary` says whether `length_bucketing` and `skip_zero_advantage` were on. The summaries of older versions do not,
+    so for these runs it is derived from the settings.
     """
     settings, processes = run.settings, run.processes
     rollouts = settings.get("per_device_train_batch_size", 8)
@@ -60,10 +60,15 @@ def _row_rules(settings: Mapping[str, object], summary: RunSummary | None) -> Ro
 def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, dict[Part, float]]:
     """Predict the seconds of an update and of a step for each m, from the seconds and lengths that `run` logged.
 
-    `name` stands for the run in errors.
+    An update is the part of a step that depends on m: scoring, selecting and updating.
+
+    Args:
+        name: name of the run in error messages.
+        run: a run of `train_grpo`, with any m.
+        ms: the values of m to predict.
 
     Raises:
-        ValueError: if the run did not record enough, naming what is missing.
+        ValueError: if the run did not record what the prediction needs. The message says what is missing.
     """
     summary = read_summary(run.directory)
     if summary is None or not summary["counts"].get("trained"):
@@ -83,17 +88,17 @@ def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, di
 
 
 def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, int]) -> int:
-    """Return the tokens of a padded prompt.
+    """Return the length of the prompts in tokens, padding included.
 
-    TRL pads a rollout to the longest prompt plus the longest completion of its generation. Subtracting the mean of the
-    longest completions from the mean padded width leaves the prompt.
+    TRL pads every rollout to the longest prompt plus the longest completion that were generated with it. So the length
+    of the prompts is the mean padded length of a rollout minus the mean length of the longest completions.
     """
     width = counts["cells_updating_all"] * geometry.num_processes / geometry.num_iterations / counts["rollouts"]
     return max(1, round(width - fmean(run.curves["completions/max_length"].values())))
 
 
 def possible_m(run: TrainingRun) -> list[int]:
-    """Return G and each power of two below it that leaves a whole number of rows in a micro-batch."""
+    """Return G and the powers of two below G, if a micro-batch holds a whole number of selected rows with that m."""
     rollouts, g = run.settings.get("per_device_train_batch_size", 8), run.num_generations
     powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}
     return sorted(m for m in powers if rollouts * m % g == 0)

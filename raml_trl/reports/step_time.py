@@ -1,4 +1,7 @@
-"""Seconds of a GRPO step by m: measured in runs, beside the prediction made from a single run."""
+"""Compares the seconds of a GRPO step for different m (rollouts selected per group).
+
+The seconds are measured in runs with different m, and predicted for each m from a single run.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ _NOT_COMPARED = frozenset({"num_generations_update", "seed", "log_completions", 
 
 @dataclass(frozen=True)
 class Split:
-    """Mean seconds of an optimizer step by phase, over the steps of `n` runs."""
+    """Mean seconds of each phase of an optimizer step, over the steps of `n` runs."""
 
     seconds: dict[str, float]
     n: int
@@ -26,7 +29,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Speedup:
-    """Measured speed-up over m = G: the geometric mean over seeds, and its 95 % interval with two seeds or more."""
+    """Measured speed-up over m = G: the geometric mean over seeds, with its 95 % interval.
+
+    `low` and `high` are None with a single seed.
+    """
 
     mean: float
     low: float | None
@@ -35,9 +41,9 @@ class Speedup:
 
 @dataclass(frozen=True)
 class StepTimeRow:
-    """Seconds of an update and of a step for one m, and its speed-ups over m = G; None where unknown.
+    """Seconds of an update and of a step for one m, and the speed-ups of both over m = G; None if unknown.
 
-    `n` is the number of measured runs.
+    `n` is the number of measured runs with this m.
     """
 
     m: int
@@ -50,15 +56,15 @@ class StepTimeRow:
 
 @dataclass(frozen=True)
 class StepTimeComparison:
-    """Step time by m over runs that differ in m and seed alone.
+    """Step times by m, over runs that differ only in m and seed.
 
     Attributes:
-        source: name of the run that the predictions are made from. It is in no measurement.
-        g: G of all runs.
+        source: name of the run that the predictions are made from. It is not one of the measured runs.
+        g: G (rollouts generated per group), the same in all runs.
         others: number of measured runs.
-        differ: whether the runs differ in m.
+        differ: whether there are runs with different m.
         reason: why nothing is predicted, or None.
-        rows: one for each m.
+        rows: the times of each m.
     """
 
     source: str
@@ -71,7 +77,7 @@ class StepTimeComparison:
 
 @dataclass(frozen=True)
 class TimedRun:
-    """A GRPO run that logged its seconds. Runs with the same `setting` differ in m and seed alone."""
+    """A GRPO run that logged the seconds of its steps. Runs with the same `setting` differ only in m and seed."""
 
     name: str
     run: TrainingRun
@@ -106,11 +112,12 @@ def is_timed(run: TrainingRun) -> bool:
 
 
 def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
-    """Return a key that is the same for runs that differ in m and seed alone.
+    """Return a key that is the same for runs that differ only in m and seed.
 
     Args:
         run: a run of `train_grpo`.
-        same_inputs: whether the key includes model and data. Seeds of a sweep may each have their own.
+        same_inputs: whether runs with different models or data get different keys. False suits the trials of a sweep,
+            where each seed may have its own model and data.
     """
     ignored = _NOT_COMPARED | (set() if same_inputs else set(run.record["inputs"]))
     settings = {name: value for name, value in run.settings.items() if name not in ignored}
@@ -123,10 +130,10 @@ def split_seconds(runs: Sequence[TrainingRun]) -> Split:
 
 
 def compare_step_times(timed: Sequence[TimedRun]) -> list[StepTimeComparison]:
-    """Compare step times by m, among all runs that differ in m and seed alone.
+    """Group the runs that differ only in m and seed, and compare the step times of each group by m.
 
-    Predictions are made from the first run with m below G, or the first run if there is none. The other runs are
-    measured.
+    Predictions are made from the first run of the group with m below G, or from its first run if all have m = G. The
+    other runs of the group are measured.
     """
     settings: dict[str, list[TimedRun]] = {}
     for run in timed:
@@ -135,7 +142,7 @@ def compare_step_times(timed: Sequence[TimedRun]) -> list[StepTimeComparison]:
 
 
 _Medians = Mapping[tuple[int, int], Mapping[Part, float]]
-"""Median seconds of runs of one m, by seed and how many runs before it had that seed."""
+"""Median seconds of the runs with one m. A key is the seed of the run, and the number of runs before with that seed."""
 
 
 def _compare(runs: Sequence[TimedRun]) -> StepTimeComparison:
@@ -174,9 +181,10 @@ def _means(medians: _Medians) -> dict[Part, float] | None:
 
 
 def _speedups(of_all: _Medians, of_m: _Medians) -> dict[Part, Speedup] | None:
-    """Return how many times faster m is than all G.
+    """Return how many times faster a step with this m is than a step with m = G.
 
-    This is the geometric mean over the seeds that both have. Without a common seed it is the ratio of their means.
+    The speed-up is the geometric mean of the ratios over the seeds that ran with both. Without such a seed it is the
+    ratio of the mean seconds.
     """
     if not of_all or not of_m:
         return None
@@ -186,7 +194,7 @@ def _speedups(of_all: _Medians, of_m: _Medians) -> dict[Part, Speedup] | None:
         ratios = [of_all[seed][part] / of_m[seed][part] for seed in seeds]
         if not ratios:
             ratios = [fmean(run[part] for run in of_all.values()) / fmean(run[part] for run in of_m.values())]
-        logs = mean_over_seeds([log(ratio) for ratio in ratios])  # half as fast is as far from 1 as twice as fast
+        logs = mean_over_seeds([log(ratio) for ratio in ratios])  # half and twice as fast are then equally far from 1
         assert logs.mean is not None
         speedups[part] = Speedup(
             mean=exp(logs.mean),

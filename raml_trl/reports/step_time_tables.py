@@ -1,4 +1,4 @@
-"""Tables of the seconds of a GRPO step: by phase, and predicted against measured speed-up by m."""
+"""Makes the tables of the seconds of a GRPO step: by phase, and predicted beside measured speed-ups by m."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ def phases_of(splits: Mapping[str, Split]) -> list[str]:
 
 
 def split_table(splits: Mapping[str, Split]) -> Table:
-    """Make the table of seconds by phase, one row per training or combination."""
+    """Make the table of seconds by phase, one row per training or combination of a sweep."""
     phases = phases_of(splits)
     rows = []
     for name, split in splits.items():
@@ -28,7 +28,7 @@ def split_table(splits: Mapping[str, Split]) -> Table:
 
 
 def speedup_table(compared: StepTimeComparison) -> Table:
-    """Make the table of seconds and speed-ups by m, predicted and, where other runs exist, measured."""
+    """Make the table of seconds and speed-ups by m: predicted and, if there are other runs, measured."""
     kinds = ("predicted", "measured") if compared.others else ("predicted",)
     quantities = ("update s", "step s", "speed-up of an update", "speed-up of a step")
     rows = []
@@ -60,7 +60,7 @@ def _speedup_cells(row: StepTimeRow, part: Part, *, is_all: bool) -> tuple[Cell,
 
 
 def speedup_note(compared: StepTimeComparison) -> str:
-    """Explain where the numbers come from."""
+    """Return the note below the table, which says how its numbers were predicted and measured."""
     if compared.reason:
         basis = f"No prediction: {compared.reason}."
     else:

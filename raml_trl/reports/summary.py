@@ -1,4 +1,7 @@
-"""The content of a report: evaluations, trainings, sweeps and step times, read from their directories."""
+"""Collects the content of a report: evaluations, trainings, sweeps and step times, read from their directories.
+
+A combination is one setting of a sweep: values of the swept parameters except the seed.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +31,7 @@ from raml_trl.reports.sweeps import (
 )
 from raml_trl.sweeps.sweep_file import Settings
 
-_MOST_LINES = 12  # in a figure; more could not be distinguished
+_MOST_LINES = 12  # in a figure; with more, they could not be told apart
 
 NamedPaths = Sequence[tuple[str, str]]
 """Names given by the user, each with a directory."""
@@ -36,7 +39,7 @@ NamedPaths = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """A sweep with its combinations compared to `baseline`. `drawn` are the combinations that have curves."""
+    """A sweep, with each combination compared with `baseline`. `drawn` are the combinations whose curves are drawn."""
 
     name: str
     metric: str
@@ -54,8 +57,8 @@ class StepTimes:
 
     Attributes:
         splits: seconds by phase of each training and each combination of a sweep.
-        speedups: comparisons by m, under the name of the runs compared.
-        alone: sweeps over m whose trials also differ in other settings, so that they are not compared.
+        speedups: comparisons of step times by m. The key says which runs are compared.
+        alone: names of the sweeps over m whose trials also differ in other settings, and are therefore not compared.
     """
 
     splits: dict[str, Split]
@@ -65,7 +68,7 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows. `samples` are by stage, `curves` by command."""
+    """Everything a report shows. `samples` is by name of the stage, `curves` by command (such as `train_grpo`)."""
 
     stages: list[Stage]
     trainings: list[Seeds]
@@ -112,14 +115,15 @@ def read_report(
     """Read all directories and compute everything the report shows.
 
     Args:
-        runs: training runs; several with one name are seeds of one training.
-        evaluations: evaluations in the order of the table.
-        sweeps: directories of `sweep`.
-        baselines: by name of a sweep, its baseline as `parameter=value,…`.
+        runs: training runs; several runs with one name are seeds of one training.
+        evaluations: evaluations, in the order of the table.
+        sweeps: output directories of `sweep`.
+        baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. Sweeps that are not in it
+            get the default baseline.
         seed: for the resampling behind intervals and p-values.
 
     Raises:
-        InputError: if a directory does not hold what it should.
+        InputError: if a directory does not hold a run, an evaluation or a sweep that can be reported.
     """
     trainings = read_seeds(runs)
     stages = read_stages(evaluations, {training.name: training.seconds for training in trainings}, seed)
@@ -189,7 +193,7 @@ def _sweep_times(sweep: SweepResults) -> StepTimes:
 
 
 def _named(name: str, comparisons: Sequence[StepTimeComparison]) -> dict[str, StepTimeComparison]:
-    """Return the comparisons under `name`; of several, each under a name with its source."""
+    """Return the comparisons by name. If there are several, the source of each comparison is added to `name`."""
     if len(comparisons) == 1:
         return {name: comparisons[0]}
     return {f"{name} like {comparison.source}": comparison for comparison in comparisons}

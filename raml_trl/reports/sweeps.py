@@ -1,4 +1,7 @@
-"""Sweeps in a report, complete or not: their trials, and each combination of parameters compared with a baseline."""
+"""Reads the sweeps that a report shows, complete or not, and compares each combination with a baseline.
+
+A combination is one setting of a sweep: values of the swept parameters except the seed.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,7 @@ _SHORT = {M: "m", "num_generations": "G", "num_trajectories": "K"}  # symbols of
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A trial that is not complete, and why."""
+    """A trial that is not complete, and the reason."""
 
     trial: str
     status: str
@@ -48,9 +51,9 @@ class TrialCounts:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """A sweep: its trials, the training runs of the complete ones, and its combinations of parameters.
+    """A sweep: its trials, and its combinations in the order of the sweep file.
 
-    A combination holds the swept parameters except the seed. Combinations are in the order of the sweep file.
+    `runs` has the training runs of the complete trials, by name of the trial.
     """
 
     name: str
@@ -69,12 +72,12 @@ class SweepResults:
         ]
 
     def runs_of(self, combination: Settings) -> list[TrainingRun]:
-        """Return the training runs of a combination's complete trials, by seed."""
+        """Return the training runs of a combination's complete trials, ordered by seed."""
         runs = [self.runs[trial.name] for trial in self.trials_of(combination) if trial.name in self.runs]
         return sorted(runs, key=lambda run: run.seed)
 
     def final_metrics(self, trial: TrialResult) -> dict[str, float]:
-        """Return the sweep's metric of a complete trial, and every metric of its last evaluation in training."""
+        """Return the sweep's metric of a complete trial, and all metrics of the last evaluation during its training."""
         assert trial.metric is not None
         run = self.runs.get(trial.name)
         held_out = {name: curve[max(curve)] for name, curve in (run.curves if run else {}).items() if is_held_out(name)}
@@ -93,7 +96,8 @@ def read_sweep_results(name: str, directory: str) -> SweepResults:
     """Read the sweep in `directory`, including one that is still running or was stopped.
 
     Raises:
-        InputError: if there is none, or one that is not complete cannot be read without its sweep file.
+        InputError: if `directory` holds no sweep, or if the sweep is not complete and its sweep file is gone or has
+            changed.
     """
     path, record = Path(directory), read_record(Path(directory))
     if record["command"] != "sweep":
@@ -128,9 +132,9 @@ def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
     """Return the combination that the others are compared with.
 
     Args:
-        sweep: the sweep whose combination it is.
-        wanted: the combination as `parameter=value,…`. None means the first one with the largest m, or the first one
-            if m was not swept.
+        sweep: the sweep to choose from.
+        wanted: the combination, in the form `parameter=value,…`. None means the first combination with the largest m,
+            or the first combination if m was not swept.
 
     Raises:
         InputError: if `wanted` matches no combination, or several.
@@ -168,13 +172,13 @@ def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
 
 
 def settings_beside_m(combination: Settings) -> str:
-    """Return a key that is the same for combinations that differ in m alone."""
+    """Return a key that is the same for combinations that differ only in m."""
     return repr([(name, value) for name, value in combination.items() if name != M])
 
 
 @dataclass(frozen=True)
 class SeedDifference(Difference):
-    """Difference of a combination to the baseline, paired over `n` seeds."""
+    """Difference of a combination to the baseline, paired by seed, over `n` seeds."""
 
     n: int
 
@@ -183,7 +187,8 @@ class SeedDifference(Difference):
 class CombinationMean:
     """Final value of a metric for one combination, averaged over seeds.
 
-    `difference` is that to the baseline. The baseline itself has none; otherwise `reason` says why there is none.
+    `difference` is the value minus that of the baseline, paired by seed. The baseline itself has no difference. If
+    another combination has none, `reason` says why.
     """
 
     metric: str
@@ -193,7 +198,7 @@ class CombinationMean:
     reason: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return the mean as `report.json` has it."""
+        """Return the mean in the form in which `report.json` stores it."""
         content = {"metric": self.metric, "parameters": self.parameters, **asdict(self.value)}
         if self.difference is not None:
             content["difference"] = asdict(self.difference)
@@ -203,7 +208,7 @@ class CombinationMean:
 
 
 def compare_combinations(sweep: SweepResults, baseline: Settings) -> list[CombinationMean]:
-    """Average every metric of every combination over seeds, and compare with `baseline`, paired by seed."""
+    """Average every metric of every combination over seeds, and compare it with `baseline`, paired by seed."""
     finals = {trial.name: sweep.final_metrics(trial) for trial in sweep.trials if trial.metric is not None}
     metrics = list(dict.fromkeys(name for values in finals.values() for name in values)) or [sweep.metric]
     rows = []
@@ -223,7 +228,7 @@ def compare_combinations(sweep: SweepResults, baseline: Settings) -> list[Combin
 def _by_seed(
     sweep: SweepResults, combination: Settings, finals: Mapping[str, Mapping[str, float]], metric: str
 ) -> list[tuple[object, float]]:
-    """Return seed and final value of each complete trial that has the metric."""
+    """Return the seed and the final value of each complete trial of `combination` that has the metric."""
     trials = [trial for trial in sweep.trials_of(combination) if metric in finals[trial.name]]
     return [(trial.parameters.get(SEED), finals[trial.name][metric]) for trial in trials]
 
@@ -231,7 +236,7 @@ def _by_seed(
 def _paired(
     baseline: Mapping[object, float], values: Mapping[object, float]
 ) -> tuple[SeedDifference | None, str | None]:
-    """Return the difference over common seeds, or None and the reason."""
+    """Return the difference over the seeds that both have, or None and the reason."""
     seeds = [seed for seed in values if seed in baseline and seed is not None]
     if len(seeds) < 2:
         return None, f"{len(seeds)} seed{'s' * (len(seeds) != 1)} in common"

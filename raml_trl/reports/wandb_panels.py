@@ -1,4 +1,4 @@
-"""A report page in W&B about a group of runs, as blocks of its report API: learning, selection, cost, sweep, rollouts.
+"""Builds a report page in W&B about a group of runs, from blocks of W&B's report API.
 
 All plotted metrics are logged by our trainers; `docs/logging.md` explains them.
 """
@@ -13,7 +13,7 @@ from wandb_workspaces.reports import v2 as wr
 from raml_trl.grpo.ledger import PHASES
 
 _Plots = Sequence[tuple[str, Sequence[str]]]
-"""Titles of line plots, each with the logged metrics it shows."""
+"""Titles of line plots, each with the logged metrics that the plot shows."""
 
 _LEARNING: dict[str, _Plots] = {
     "grpo": [
@@ -49,9 +49,9 @@ class Page:
         project: project of the runs.
         group: group of the runs; None means all runs of the project.
         stage: the training that the runs did.
-        compare: setting whose values get one curve each, over all runs that share the value.
+        compare: setting whose values get one curve each; a curve is the mean over all runs with that value.
         metric: final metric of a run, as W&B names it, such as `eval/pass@1`.
-        settings: swept settings, by field name.
+        settings: field names of the swept settings.
     """
 
     entity: str

@@ -1,1 +1,1 @@
-"""Sweeps: read a sweep file, run its trials, and test claims on their results."""
+"""Reads sweep files, runs their trials, and tests claims on the results."""

@@ -1,9 +1,10 @@
-"""Agents: threads that run the trials of a study, each trial as a process group of its own.
+"""Runs the trials of a study in agents: threads that each run one trial at a time, in a process group of its own.
 
-An agent claims a trial by locking its log with `flock`. The log is also the standard output of the trial's processes,
-so the lock lasts until the last of them has ended, even when the agent is killed. A trial without a result whose log
-is not locked was therefore interrupted, and the next agent resumes it. This also holds for agents on other machines if
-they share the file system.
+A study is the list of trials of a sweep, with the directory that holds their results. An agent claims a trial by
+locking the log file of the trial with `flock`. The log is also the standard output of the trial's processes, so it
+stays locked until the last of these processes has ended, even if the agent is killed. If a trial has no result and its
+log is not locked, the trial was therefore never started or was interrupted, and the next free agent runs it. Agents on
+other machines see the same locks if they share the file system.
 """
 
 import fcntl
@@ -35,23 +36,24 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None))
-"""The signals that stop a trial, and how many seconds each is given before the next."""
+"""The signals that stop a trial, each with the seconds to wait for its end before the next signal is sent."""
 
 
 class Stopped(Exception):
-    """The agents are stopping; the trial keeps no result, so that it can be resumed."""
+    """Raised when the agents are told to stop while a trial runs. No result is saved, so the trial can be resumed."""
 
 
 def run_trials(study: Study, devices: Sequence[str | None], extra: Mapping[str, str]) -> list[TrialResult]:
-    """Run all trials of `study` that have no result, and return the results of all.
+    """Run the trials of `study` that have no result, and return the results of all trials.
 
     Args:
         study: the trials.
-        devices: `CUDA_VISIBLE_DEVICES` of each agent; None keeps that of the environment.
+        devices: one entry per agent, the value of `CUDA_VISIBLE_DEVICES` for its trials. None keeps the value of the
+            environment.
         extra: arguments that every trial gets in addition to its parameters and `output_dir`.
 
     Raises:
-        InputError: if the command cannot be started, or a complete trial does not have the sweep's metric.
+        InputError: if the command cannot be started, or a complete run does not have the sweep's metric.
     """
     agents = Agents(study, extra)
     results = study.results()
@@ -73,7 +75,7 @@ def run_trials(study: Study, devices: Sequence[str | None], extra: Mapping[str, 
 
 @dataclass
 class Agents:
-    """Runs the trials of `study` until all have a result; each agent is a thread that calls `work`.
+    """The agents of `study`: each is a thread that calls `work`, which returns when every trial has a result.
 
     Every trial gets the arguments `extra` in addition to its parameters and `output_dir`. Setting `stop` ends all
     agents.
@@ -84,13 +86,15 @@ class Agents:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def work(self, device: str | None = None) -> None:
-        """Run one trial after another; wait for trials that other agents run, in case they are interrupted.
+        """Run one trial after another until every trial has a result.
+
+        While other agents run the remaining trials, wait: a trial that is interrupted has to be taken over.
 
         Args:
-            device: `CUDA_VISIBLE_DEVICES` of the trials; None keeps that of the environment.
+            device: value of `CUDA_VISIBLE_DEVICES` for the trials; None keeps the value of the environment.
 
         Raises:
-            InputError: if the command cannot be started, or a complete trial does not have the sweep's metric.
+            InputError: if the command cannot be started, or a complete run does not have the sweep's metric.
         """
         while not self.stop.is_set() and (unfinished := self.study.unfinished()):
             for name in unfinished:
@@ -106,7 +110,7 @@ class Agents:
 
     @contextmanager
     def _claimed(self, name: str) -> Iterator[IO[bytes] | None]:
-        """Yield the trial's log, locked; None if another agent runs the trial or has just ended it."""
+        """Lock the trial's log and yield it. Yield None if another agent runs the trial or has just finished it."""
         path = self.study.log_file(name)
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as log:
@@ -118,7 +122,7 @@ class Agents:
             yield None if self.study.result_file(name).exists() else log
 
     def _run(self, name: str, log: IO[bytes], device: str | None) -> None:
-        """Run the trial and save its result; a run that is already complete only has its metric read."""
+        """Run the trial and save its result. If its run is already complete, only read the metric."""
         run_directory = self.study.run_directory(name)
         reason = None if is_complete(run_directory) else self._execute(name, log, device)
         if reason is None:
@@ -131,7 +135,7 @@ class Agents:
         logger.warning("%s failed (%s): see %s", name, reason, log.name)
 
     def _execute(self, name: str, log: IO[bytes], device: str | None) -> str | None:
-        """Run the trial's command; returns the reason if it fails."""
+        """Run the trial's command. Return the reason if it fails, otherwise None."""
         environment = dict(os.environ)
         # `python` and `accelerate` must be those of this environment, whether or not it is activated.
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
@@ -152,7 +156,7 @@ class Agents:
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def _wait(self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> int:
-        """Return the exit code of `command`; unless it is 0, no process of its group is left."""
+        """Run `command` and return its exit code. If it fails, kill the processes left in its process group."""
         try:
             process = subprocess.Popen(
                 command,
@@ -160,7 +164,7 @@ class Agents:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                process_group=0,  # Ctrl-C reaches the agents alone, which then stop each group
+                process_group=0,  # Ctrl-C then reaches only the agents, which stop the trials
             )
         except OSError as error:
             raise InputError(f"{self.study.sweep.path}: {command[0]} cannot be started: {error.strerror}") from error
@@ -180,7 +184,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             continue
-        _signal_group(process, signal.SIGKILL)  # its children may outlive it
+        _signal_group(process, signal.SIGKILL)  # children may outlive the process
         return
 
 

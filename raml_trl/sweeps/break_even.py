@@ -1,9 +1,11 @@
-"""The generation share below which selecting fewer of the rollouts wins in wall-clock time.
+"""Computes how cheap generation must be for selecting a smaller share of the rollouts to win in wall-clock time.
 
-Of two arms, let a step of the one that selects the larger share of its rollouts cost 1, a share f of it generation. A
-step of the other arm costs f x + (1 - f) y, where x is the ratio of their rollouts and y the ratio of the rows they
-train on. The arms break even where this cost equals the ratio of the steps that they need to reach the same value of
-the metric. Since x > y, a smaller f favours the arm with the smaller share.
+An arm is one setting of a sweep, run with several seeds. Of two arms, `more` selects the larger share m/G of its
+rollouts and `fewer` the smaller share. Let a step of `more` cost 1: its generation costs f, its update 1 - f. A step of
+`fewer` then costs f x + (1 - f) y. Here x is the number of rollouts that a step of `fewer` generates, divided by the
+same number for `more`; y is the same ratio of the selected rows. To reach the same value of the metric, `more` needs s
+times as many steps as `fewer`. Both arms therefore take the same time (they break even) if f x + (1 - f) y = s. Since
+x > y, `fewer` is faster if f is smaller than that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,30 +23,33 @@ from raml_trl.sweeps.learning_curves import Trial, mean_steps_to
 class BreakEven:
     """The break-even of two arms, of which `fewer` selects the smaller share of its rollouts.
 
-    `share` is the f below which `fewer` is faster: never if it is 0 or less, always if it is 1 or more. `low` and
-    `high` are its extremes when one seed is left out. `allowed`, `share`, `low` and `high` are None if an arm reaches
-    the level before its first evaluation.
+    `fewer` reaches `level` earlier than `more` if generation takes less than `share` of a step of `more`. So `fewer` is
+    never faster if `share` is 0 or less, and always faster if it is 1 or more. `low` and `high` are the smallest and
+    the largest share when one seed is left out. `allowed`, `share`, `low` and `high` are None if an arm reaches the
+    level already at its first evaluation, which leaves the number of steps unknown.
     """
 
     fewer: Arm
     more: Arm
     metric: str
     level: float
-    """The lower of the two final values, means over seeds."""
+    """The lower of the final values of the two arms, each a mean over seeds."""
     allowed: float | None
     """The cost of a step of `fewer` at which the arms break even; a step of `more` costs 1."""
     measured: float
-    """The measured cost of a step of `fewer`, by medians over trials."""
+    """The measured seconds of a step of `fewer` over those of a step of `more`, both medians over trials."""
     share: float | None
     low: float | None
     high: float | None
 
 
 def break_evens(comparisons: Iterable[ArmComparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
-    """Return the break-even of each comparison in time whose arms generate rollouts and select different shares.
+    """Return the break-even of each `equal_seconds` comparison of arms that select different shares of rollouts.
+
+    Comparisons with an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
 
     Raises:
-        InputError: as `claims.arm_trials`.
+        InputError: for the reasons given at `claims.arm_trials`.
     """
     return [
         break_even(comparison, sweeps)
@@ -59,10 +64,10 @@ def _shares_differ(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Tria
 
 
 def break_even(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> BreakEven:
-    """Return the break-even of the two arms of `comparison`, over their common seeds.
+    """Return the break-even of the two arms of `comparison`, computed from the seeds that both arms have.
 
     Raises:
-        InputError: as `claims.arm_trials`.
+        InputError: for the reasons given at `claims.arm_trials`.
     """
     metric = comparison.metric
     arms = [(arm, arm_trials(arm, sweeps, metric)) for arm in (comparison.higher, comparison.lower)]

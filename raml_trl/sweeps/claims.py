@@ -1,4 +1,4 @@
-"""Tests claims on sweeps: each claim is a list of comparisons of two arms, paired by seed.
+"""Tests claims on the results of sweeps. A claim consists of comparisons; each compares two arms, paired by seed.
 
 A file of claims is YAML, with one entry for each claim:
 
@@ -10,9 +10,15 @@ A file of claims is YAML, with one entry for each claim:
           higher: {sweep: grpo_num_generations_update, num_generations_update: 4, learning_rate: 3.0e-4}
           lower: {sweep: grpo_num_generations_update, num_generations_update: 2, learning_rate: 3.0e-4}
 
-The claim is that the arm `higher` exceeds the arm `lower`. An arm is the trials of a sweep with these parameters, one
-for each seed. `NAME: tuned` takes, for each seed, the value of NAME that did best on the other seeds by the last value
-of the metric, so that an arm is not selected on the data that it is judged by.
+An arm is one setting of a sweep: the trials with the given parameters, one trial for each seed. A comparison claims
+that the arm `higher` exceeds the arm `lower`. They are compared by one of four measures:
+
+- last: the metric at the last evaluation
+- steadiness: minus the largest drop of the metric below its previous maximum
+- equal_seconds, equal_rollouts: the metric after the same training time, or after the same number of rollouts
+
+`NAME: tuned` chooses a value of the parameter NAME for each seed: the value with the highest mean of the last metric
+over the other seeds. So no trial is chosen for its own result.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +43,7 @@ _FEWEST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Arm:
-    """The trials of `sweep` with `parameters`."""
+    """One setting of a sweep: the trials of `sweep` that have these `parameters`, one for each seed."""
 
     sweep: str
     parameters: Mapping[str, Scalar]
@@ -48,7 +54,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """The claim that `higher` exceeds `lower` in `metric`, compared by `measure`."""
+    """The statement that the arm `higher` exceeds the arm `lower` in `metric`, compared by `measure`."""
 
     measure: Measure
     metric: str
@@ -58,7 +64,7 @@ class ArmComparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the comparisons that must all hold for it."""
+    """A claim in one sentence, and the comparisons that must all hold for the claim to hold."""
 
     name: str
     claim: str
@@ -67,7 +73,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """The result of a comparison: the means of both arms over their common `seeds`, and their difference."""
+    """The result of a comparison: the means of the two arms over the `seeds` that both have, and the difference."""
 
     comparison: ArmComparison
     seeds: tuple[int, ...]
@@ -77,13 +83,13 @@ class ArmDifference:
 
     @property
     def verdict(self) -> Verdict:
-        """`inconclusive` if the 95 % interval of the difference contains zero."""
+        """`holds` if the 95 % interval of the difference is above zero, `does not hold` if it is below zero."""
         if self.difference.low > 0:
             return "holds"
         return "does not hold" if self.difference.high < 0 else "inconclusive"
 
     def as_json(self) -> dict[str, object]:
-        """Return the comparison as it stands in `claims.json`."""
+        """Return the comparison in the form in which `claims.json` stores it."""
         higher, lower, difference = self.comparison.higher, self.comparison.lower, self.difference
         return {
             "measure": self.comparison.measure,
@@ -110,10 +116,11 @@ class WeighedClaim:
 
     @property
     def verdict(self) -> Verdict:
-        """`holds` if all comparisons hold, `does not hold` if one of them is reversed.
+        """`holds` if all comparisons hold; `does not hold` if the verdict of at least one is `does not hold`.
 
-        Requiring all comparisons at once needs no correction for their number (intersection-union test: Berger,
-        Technometrics 24, 1982). A single reversed comparison would need one; with a handful it is taken as a warning.
+        `holds` needs no correction for the number of comparisons, because all of them must hold (intersection-union
+        test: Berger, Technometrics 24, 1982). `does not hold` rests on a single comparison and would need a correction.
+        None is made: with a handful of comparisons, this verdict is a warning.
         """
         verdicts = {difference.verdict for difference in self.differences}
         if "does not hold" in verdicts:
@@ -121,7 +128,7 @@ class WeighedClaim:
         return "holds" if verdicts == {"holds"} else "inconclusive"
 
     def as_json(self) -> dict[str, object]:
-        """Return the claim as it stands in `claims.json`."""
+        """Return the claim in the form in which `claims.json` stores it."""
         return {
             "name": self.claim.name,
             "claim": self.claim.claim,
@@ -134,7 +141,7 @@ def read_claims(path: Path) -> list[Claim]:
     """Read a file of claims.
 
     Raises:
-        InputError: if it is not in the format of claims.
+        InputError: if the file does not have the format described at the top of this module.
     """
     claims = []
     for name, content in read_yaml(path).items():
@@ -164,10 +171,14 @@ def _comparison(prefix: str, content: object) -> ArmComparison:
 
 
 def weigh(claim: Claim, sweeps: Mapping[str, Sequence[Trial]]) -> WeighedClaim:
-    """Carry out all comparisons of `claim`.
+    """Make all comparisons of `claim`, and return the claim with their results.
+
+    Args:
+        claim: the claim to test.
+        sweeps: the trials of each sweep, by the name of the sweep.
 
     Raises:
-        InputError: as `compare_arms`.
+        InputError: for the reasons given at `compare_arms`.
     """
     return WeighedClaim(claim, tuple(compare_arms(comparison, sweeps) for comparison in claim.comparisons))
 
@@ -175,8 +186,9 @@ def weigh(claim: Claim, sweeps: Mapping[str, Sequence[Trial]]) -> WeighedClaim:
 def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> ArmDifference:
     """Compare two arms, paired by seed.
 
-    With an equal budget of seconds or rollouts, each trial is evaluated where the shorter of the two arms ends. The
-    seconds of a step are the median over the trials of an arm, since other load on the machine affects all of them.
+    For `equal_seconds` and `equal_rollouts`, the arm that ends with less time or fewer rollouts sets the budget, and
+    the metric of both arms is read where this budget is spent. All trials of an arm count with the same seconds per
+    step, the median over the arm, since other load on the machine changes the times of single trials.
 
     Raises:
         InputError: if an arm has no trial, several for one seed, or the arms have fewer than three seeds in common.
@@ -198,7 +210,7 @@ def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]
 def _scores(
     comparison: ArmComparison, higher: Iterable[Trial], lower: Iterable[Trial]
 ) -> tuple[Callable[[Trial], float], Callable[[Trial], float]]:
-    """Return the functions that score the trials of the two arms."""
+    """Return two functions: one gives the score of a trial of `higher`, the other of a trial of `lower`."""
     metric = comparison.metric
     if comparison.measure == "last":
         return (lambda trial: last(trial, metric),) * 2
@@ -219,12 +231,12 @@ def _scores(
 
 
 def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
-    """Return the median seconds or rollouts of a step."""
+    """Return the seconds or rollouts of a step, as the median over `trials`."""
     return median(trial.step_seconds if measure == "equal_seconds" else trial.step_rollouts for trial in trials)
 
 
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
-    """Return the trials of an arm by seed; tuned parameters are chosen on the other seeds.
+    """Return the trials of an arm by seed. A tuned parameter has, for each seed, its best value on the other seeds.
 
     Raises:
         InputError: if the arm has no trial, or several for one seed.

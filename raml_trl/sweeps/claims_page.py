@@ -1,4 +1,4 @@
-"""The page of `weigh_claims`: tables of claims and settings, and figures of differences and learning curves."""
+"""Makes the page of `weigh_claims`: tables of claims and settings, figures of differences and learning curves."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -23,7 +23,7 @@ def claims_page(
     settings: Mapping[str, Sequence[SettingSummary]],
     metric: str,
 ) -> str:
-    """Format all results as a Markdown page; `settings` are by sweep."""
+    """Format all results as a Markdown page. `settings` holds the summaries of the settings of each sweep, by name."""
     parts = [
         "# Claims",
         verdicts_table(claims),
@@ -74,7 +74,7 @@ def _format_difference(result: ArmDifference) -> str:
 
 
 def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
-    """Format settings as a Markdown table, with `metric` first."""
+    """Format a Markdown table with one row per setting; of its metrics, `metric` comes first."""
     if not summaries:
         return "No trial is complete."
     first = summaries[0]
@@ -103,7 +103,7 @@ def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
 
 
 def comparisons_figure(claims: Sequence[WeighedClaim]) -> str:
-    """Plot each claimed difference with its interval over seeds, one line per comparison, as SVG."""
+    """Plot the difference of each comparison with its 95 % interval over seeds, one row per comparison, as SVG."""
     rows = [(weighed.claim.name, result) for weighed in claims for result in weighed.differences]
     figure = Figure(figsize=(9.2, 0.7 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -134,8 +134,8 @@ def _format_comparison(comparison: ArmComparison) -> str:
 def curves_figure(trials: Sequence[Trial], metric: str) -> str:
     """Plot the mean of `metric` over seeds with its interval, against steps (top) and seconds (bottom), as SVG.
 
-    There is one line for each value of the parameter that is swept first, and one panel for each combination of the
-    others.
+    There is one line for each value of the first swept parameter, and one column of panels for each combination of
+    values of the other swept parameters.
     """
     panels: dict[Setting, dict[str, list[Trial]]] = {}
     for setting, group in by_setting(trials).items():

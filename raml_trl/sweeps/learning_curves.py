@@ -1,4 +1,8 @@
-"""Learning curves of the trials of a sweep: final values, steadiness, and the steps and seconds to reach a level."""
+"""Reads the learning curves of the trials of sweeps, and summarises them by setting.
+
+A learning curve holds the values of a metric over optimizer steps. The trials of one setting differ only in the seed.
+A summary has final values, steadiness, and the steps and seconds to reach given levels (values of the metric).
+"""
 
 import json
 import logging
@@ -17,18 +21,18 @@ from raml_trl.sweeps.sweep_file import SEED, Scalar, Settings
 logger = logging.getLogger(__name__)
 
 Setting = tuple[tuple[str, Scalar], ...]
-"""The parameters of a setting, as pairs of name and value."""
+"""The swept parameters of a setting, except the seed, as pairs of name and value."""
 
 _EVALUATED = "eval_"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A training run that was evaluated several times in training.
+    """A complete training run of a sweep, which was evaluated at `steps` (optimizer steps).
 
-    `curves` holds, for each metric, one value for each of `steps` (optimizer steps). `step_seconds` is the median over
-    steps if the trainer logs them (GRPO), otherwise the mean; evaluations are excluded. A step generates
-    `step_rollouts` rollouts and selects `step_rows` of them; both are 0 in SFT.
+    `curves` holds, for each metric, its values at `steps`. `step_seconds` is the time of an optimizer step without
+    evaluation: the median over steps if the trainer logs the time of each step (GRPO), otherwise the mean (SFT). A step
+    generates `step_rollouts` rollouts and selects `step_rows` of them; both are 0 for SFT.
     """
 
     parameters: Settings
@@ -48,7 +52,7 @@ class Trial:
         """Return the values of `metric` at `steps`.
 
         Raises:
-            InputError: if it was not evaluated.
+            InputError: if the evaluations of the trial do not have this metric.
         """
         if metric not in self.curves:
             raise InputError(f"{self.parameters} has no evaluation of {metric!r}, only of {', '.join(self.curves)}")
@@ -56,13 +60,13 @@ class Trial:
 
 
 def read_trials(path: Path) -> dict[str, list[Trial]]:
-    """Read the complete trials of all sweeps in `path`, by the name of the sweep.
+    """Read the complete trials of all sweeps in `path`, and return them by the name of the sweep.
 
     Args:
-        path: a directory with one directory for each sweep, or a `trials.json` of `weigh_claims`.
+        path: a directory with one directory for each sweep, or a `trials.json` that `weigh_claims` wrote.
 
     Raises:
-        InputError: if it has no sweep, or a trial was not evaluated in training.
+        InputError: if `path` has no sweep, or a trial was not evaluated in training.
     """
     if path.is_file():
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -90,10 +94,10 @@ def _parse_trial(content: Mapping[str, object]) -> Trial:
 
 
 def read_trial(directory: Path, parameters: Settings) -> Trial:
-    """Read the trial whose run is in `directory`.
+    """Read the training run in `directory` as a trial with these `parameters`.
 
     Raises:
-        InputError: if it was not evaluated in training, or its log or summary is missing or damaged.
+        InputError: if the run was not evaluated in training, or its log or summary is missing or damaged.
     """
     logs = read_log_history(directory)
     evaluations = [log for log in logs if f"{_EVALUATED}runtime" in log]
@@ -129,7 +133,7 @@ def _step_rollouts(directory: Path, rows: int) -> int:
 
 
 def last(trial: Trial, metric: str) -> float:
-    """Return the metric of the last evaluation."""
+    """Return the value of `metric` at the last evaluation."""
     return trial.curve(metric)[-1]
 
 
@@ -152,7 +156,7 @@ def value_at(trial: Trial, metric: str, steps: float) -> float:
 
 
 def steps_to(trial: Trial, metric: str, level: float) -> int | None:
-    """Return the step of the first evaluation at which the metric is at least `level`, or None."""
+    """Return the step of the first evaluation at which the metric is at least `level`, or None without one."""
     curve = trial.curve(metric)
     return next((step for step, value in zip(trial.steps, curve, strict=True) if value >= level), None)
 
@@ -160,7 +164,7 @@ def steps_to(trial: Trial, metric: str, level: float) -> int | None:
 def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float | None:
     """Return the step at which the mean curve of `trials` first reaches `level`, interpolated between evaluations.
 
-    None if it reaches `level` at the first evaluation or never.
+    Return None if the mean curve never reaches `level`, or is there already at the first evaluation.
     """
     curve = np.mean([trial.curve(metric) for trial in trials], axis=0)
     reached = np.flatnonzero(curve >= level)
@@ -173,7 +177,11 @@ def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float |
 
 
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
-    """Group the trials that differ in the seed alone, by the parameters that differ between groups."""
+    """Group trials by setting, so that the trials of a group differ only in the seed.
+
+    The key is the swept parameters (those with several values among `trials`), or all parameters if none is swept. For
+    example, a sweep over m, learning rate and seed has one group for each pair of m and learning rate.
+    """
     names = [name for name in trials[0].parameters if name != SEED] if trials else []
     values = {name: {trial.parameters[name] for trial in trials} for name in names}
     swept = [name for name in names if len(values[name]) > 1] or names
@@ -184,14 +192,17 @@ def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:
-    """Sort numbers by size, before strings."""
+    """Sort key that puts numbers, by size, before strings."""
     number = float(value) if isinstance(value, int | float) else None
     return number is None, number or 0.0, str(value)
 
 
 @dataclass(frozen=True)
 class LevelReached:
-    """`reached` seeds reach `level`; `steps` and `seconds` are medians over all seeds, None unless all reach it."""
+    """How many seeds of a setting reach a `level` of the metric, and how fast.
+
+    `steps` and `seconds` are medians over all seeds. They are None unless all seeds reach the level.
+    """
 
     level: float
     reached: int
@@ -201,10 +212,10 @@ class LevelReached:
 
 @dataclass(frozen=True)
 class SettingSummary:
-    """A setting over its `n` seeds.
+    """The results of one setting over its `n` seeds.
 
-    `metrics` are the last values. `steadiness` is a mean, `steps` the smallest number of steps, `step_seconds` and
-    `step_rollouts` are medians.
+    `metrics` are means of the values at the last evaluation, and `steadiness` is a mean too. `step_seconds` and
+    `step_rollouts` are medians. `steps` is the smallest number of steps that a seed was trained and evaluated for.
     """
 
     parameters: Settings
@@ -217,13 +228,19 @@ class SettingSummary:
     levels: list[LevelReached]
 
     def as_json(self) -> dict[str, object]:
-        """Return the summary as it stands in `claims.json`."""
+        """Return the summary in the form in which `claims.json` stores it."""
         metrics = {name: {"mean": mean.mean, "low": mean.low, "high": mean.high} for name, mean in self.metrics.items()}
         return {**asdict(self), "metrics": metrics}
 
 
 def summarise_settings(trials: Sequence[Trial], *, metric: str, levels: Sequence[float]) -> list[SettingSummary]:
-    """Summarise each setting over its seeds; `steadiness` and `levels` are those of `metric`."""
+    """Summarise each setting over its seeds.
+
+    Args:
+        trials: all trials of one sweep.
+        metric: the metric whose steadiness and levels are computed.
+        levels: values of `metric`; the summary says how fast each is reached.
+    """
     summaries = []
     for parameters, group in by_setting(trials).items():
         step_seconds = median(trial.step_seconds for trial in group)

@@ -25,10 +25,11 @@ STATUSES: tuple[Status, ...] = ("complete", "failed", "unfinished")
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The result of a trial.
+    """The result of a trial so far.
 
-    `metric` is None unless the trial is complete, `reason` unless it failed. `seconds` is the duration of its run, over
-    all its sessions.
+    `metric` is the sweep's metric, None unless the trial is complete. `reason` says why the trial failed, None unless
+    it did. `seconds` is the duration of the run, summed over its sessions if it was interrupted and resumed; None if it
+    has not started. `log` is the path of the log file.
     """
 
     name: str
@@ -44,8 +45,8 @@ class TrialResult:
 class SettingMean:
     """The metric of one setting, averaged over its `n` complete trials, one per seed.
 
-    `parameters` are the swept parameters except the seed. `low` and `high` bound the 95 % interval, which needs two
-    trials.
+    `parameters` are the swept parameters except the seed. `low` and `high` bound the 95 % interval of the mean. They
+    are None with fewer than two trials.
     """
 
     parameters: Settings
@@ -58,11 +59,15 @@ class SettingMean:
 def read_metric(directory: Path, name: str) -> float:
     """Read the metric `name` of the run in `directory`.
 
-    It is looked up in this order: in the logs of a training run (`log_history` of `trainer_state.json`, last value, as
-    logged there or as W&B names it), in the means of an evaluation (`metrics.json`), and in the results in `run.json`.
+    `name` is the name that was logged (`eval_pass@1`) or the name that W&B shows (`eval/pass@1`). The value comes from
+    the first of these places that has the metric:
+
+    - `log_history` in the `trainer_state.json` of a training run: the last value
+    - `metrics.json` of an evaluation: the mean
+    - the results in `run.json`
 
     Raises:
-        InputError: if the run has no such metric; lists the metrics that it has.
+        InputError: if the run has no such metric. The message lists the metrics of the run.
     """
     sources = [_logged(directory), _evaluated(directory), _numbers(_read(directory / "run.json").get("results"))]
     for source in sources:
@@ -105,7 +110,10 @@ def read_seconds(directory: Path) -> float | None:
 
 
 def means_over_seeds(sweep: Sweep, results: Sequence[TrialResult]) -> list[SettingMean]:
-    """Average the metric of complete trials over the seeds of each setting, in the order of the sweep file."""
+    """Average the metric of complete trials over the seeds of each setting.
+
+    Settings are in the order in which the sweep file lists their values.
+    """
     names = [name for name in sweep.swept if name != SEED]
     values: dict[tuple[Scalar, ...], list[float]] = {}
     for result in results:
@@ -115,7 +123,7 @@ def means_over_seeds(sweep: Sweep, results: Sequence[TrialResult]) -> list[Setti
     listed = [sweep.parameters[name].values for name in names]
 
     def position(setting: tuple[Scalar, ...]) -> list[float]:
-        """The place of listed values in the file; a value drawn from a range is a number and its own place."""
+        """Sort key of a setting: listed values by their place in the file, numbers drawn from a range by size."""
         return [
             places.index(value) if places else float(value or 0) for value, places in zip(setting, listed, strict=True)
         ]
@@ -129,14 +137,14 @@ def means_over_seeds(sweep: Sweep, results: Sequence[TrialResult]) -> list[Setti
 
 
 def best_setting(sweep: Sweep, means: Sequence[SettingMean]) -> SettingMean | None:
-    """Return the setting with the best mean by the sweep's goal; None if no trial is complete."""
+    """Return the setting with the highest or lowest mean, as the sweep's goal says; None if no trial is complete."""
     known = [(row.mean, row) for row in means if row.mean is not None]
     choose = max if sweep.goal == "maximize" else min
     return choose(known, key=lambda pair: pair[0])[1] if known else None
 
 
 def means_table(sweep: Sweep, means: Sequence[SettingMean]) -> str:
-    """Format the means as a Markdown table, one line per setting."""
+    """Format the means as a Markdown table, one row per setting."""
     names = [name for name in sweep.swept if name != SEED]
     rows = [[*names, "trials", f"{sweep.metric}: mean", "95 % interval"]]
     for row in means:
@@ -147,7 +155,7 @@ def means_table(sweep: Sweep, means: Sequence[SettingMean]) -> str:
 
 
 def write_results(directory: Path, sweep: Sweep, results: Sequence[TrialResult], means: Sequence[SettingMean]) -> None:
-    """Write `sweep.json`, `sweep.md` and `sweep.svg`."""
+    """Write `sweep.json`, `sweep.md` and `sweep.svg` to `directory`."""
     best = best_setting(sweep, means)
     content: dict[str, object] = {
         "sweep": str(sweep.path),
@@ -169,9 +177,9 @@ def write_results(directory: Path, sweep: Sweep, results: Sequence[TrialResult],
 def sweep_figure(sweep: Sweep, results: Sequence[TrialResult]) -> str:
     """Plot the metric against the swept parameters, as SVG.
 
-    If all parameters list their values: means over seeds with intervals along the parameter with the most values, one
-    line for each combination of the others, and a pale dot for each trial. Otherwise: one panel for each continuous
-    parameter, and a dot for each trial.
+    If the sweep file lists all values, the horizontal axis is the parameter with the most values, and each combination
+    of the other parameters has a colour. Diamonds are means over seeds with 95 % intervals; pale dots are trials. If
+    some parameters are drawn from a range, each of these has a panel with a dot for each trial.
     """
     ranges = [name for name, parameter in sweep.swept.items() if not parameter.values]
     if not ranges:

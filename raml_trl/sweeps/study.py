@@ -1,11 +1,13 @@
 """The trials of a sweep and their results on disk.
 
-The list of trials is a pure function of the sweep file, a count and a seed. The directory of a sweep holds
+The list of trials is a pure function of the sweep file, the number of trials and a seed. The directory of a sweep
+holds
 
-    trials.json          the sweep, the count and the seed that the trials were drawn with
-    trials/TRIAL/        the run of each trial
-    logs/TRIAL.log       its output; logs/TRIAL.json, its settings
-    results/TRIAL.json   how it ended; missing while it is unfinished
+    trials.json          the sweep, the number of trials and the seed that the list follows from
+    trials/TRIAL/        the run of the trial
+    logs/TRIAL.log       the output of the trial
+    logs/TRIAL.json      the arguments of the trial
+    results/TRIAL.json   how the trial ended; missing while it is unfinished
 """
 
 import fcntl
@@ -28,11 +30,13 @@ _TRIALS = "trials.json"
 
 
 def draw_trials(sweep: Sweep, count: int | None, seed: int) -> list[Settings]:
-    """Return `count` different trials; the first n trials of a longer list are the list of n.
+    """Return the parameters of `count` different trials.
+
+    A list with a larger count starts with the same trials.
 
     Args:
         sweep: the sweep file.
-        count: number of trials; None takes all combinations, of which there must be finitely many.
+        count: number of trials; None takes all combinations, which requires that no parameter is continuous.
         seed: determines the order of a grid and the values of a random search.
 
     Raises:
@@ -50,7 +54,7 @@ def draw_trials(sweep: Sweep, count: int | None, seed: int) -> list[Settings]:
 
 
 def _shuffled_grid(sweep: Sweep, rng: np.random.RandomState) -> Iterator[Settings]:
-    """Yield the combinations in a random order, which spreads the settings evenly over the time that a sweep takes."""
+    """Yield all combinations in random order, so that every setting is spread over the duration of the sweep."""
     names = sorted(sweep.swept)
     combinations = list(product(*(sweep.swept[name].values for name in names)))
     order = np.arange(len(combinations))
@@ -84,7 +88,10 @@ def _draw(parameter: Parameter, rng: np.random.RandomState) -> Scalar:
 
 @dataclass(frozen=True)
 class Study:
-    """The trials of `sweep` in `directory`, by name, in the order in which they were drawn."""
+    """The trials of a sweep, and their files in `directory`.
+
+    `trials` maps the name of each trial to its parameters, in the order in which the trials were drawn.
+    """
 
     directory: Path
     sweep: Sweep
@@ -95,11 +102,11 @@ class Study:
         return self.directory / "trials" / name
 
     def log_file(self, name: str) -> Path:
-        """Return the file of the trial's output."""
+        """Return the file that the trial's output goes to."""
         return self.directory / "logs" / f"{name}.log"
 
     def settings_file(self, name: str) -> Path:
-        """Return the file that `${args_json_file}` of the command names."""
+        """Return the file with the trial's arguments, which `${args_json_file}` in the command stands for."""
         return self.directory / "logs" / f"{name}.json"
 
     def result_file(self, name: str) -> Path:
@@ -111,15 +118,15 @@ class Study:
         return [name for name in self.trials if not self.result_file(name).exists()]
 
     def save_metric(self, name: str, metric: float) -> None:
-        """Record that the trial is complete."""
+        """Record that the trial is complete, with its metric."""
         write_json(self.result_file(name), {"status": "complete", "metric": metric, "reason": None})
 
     def save_failure(self, name: str, reason: str) -> None:
-        """Record that the trial failed."""
+        """Record that the trial failed, and why."""
         write_json(self.result_file(name), {"status": "failed", "metric": None, "reason": reason})
 
     def results(self) -> list[TrialResult]:
-        """Read the results of all trials as they stand."""
+        """Read the results of all trials so far, unfinished trials included."""
         return [self._result(name) for name in self.trials]
 
     def _result(self, name: str) -> TrialResult:
@@ -139,10 +146,10 @@ class Study:
 
 
 def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> Study:
-    """Start the study in `directory`, or resume it with its failed trials to be run once more.
+    """Start the study in `directory`, or resume it. Failed trials lose their result, so that they are run once more.
 
     Args:
-        directory: the directory of the sweep.
+        directory: the output directory of the sweep.
         sweep: the sweep file.
         count: number of trials; None takes all combinations of a grid.
         seed: determines the order of a grid and the values of a random search.
@@ -173,7 +180,7 @@ def read_study(directory: Path, sweep: Sweep) -> Study:
     """Read the study in `directory` without changing anything.
 
     Raises:
-        InputError: if no study was started there, or it is one of another sweep.
+        InputError: if no study was started in `directory`, or the sweep file has changed since.
     """
     path = directory / _TRIALS
     if not path.is_file():

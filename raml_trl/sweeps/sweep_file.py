@@ -1,7 +1,7 @@
-"""Sweep files of Weights & Biases: the parameters of a sweep, and the command that each trial runs.
+"""Reads sweep files: the parameters of a sweep, and the command that each trial runs.
 
-The format is W&B's. Options that need their server (`bayes`, `early_terminate`, …) are rejected. Macros expand as in
-W&B's agent.
+The format is that of Weights & Biases (W&B). Options that need W&B's server (`bayes`, `early_terminate`, …) are
+rejected. Macros in the command, such as `${args}`, expand as in W&B's agent.
 
 Source: docs.wandb.ai/models/sweeps/sweep-config-keys, and `wandb/sdk/launch/sweeps/utils.py` of wandb 0.31.0.
 """
@@ -20,10 +20,10 @@ from raml_trl.runtime.files import read_yaml
 
 Scalar = str | int | float | bool | None
 Settings = dict[str, Scalar]
-"""The parameters of a trial, by name."""
+"""The values of the parameters of a trial, by name of the parameter."""
 
 SEED = "seed"
-"""The parameter over which trials are averaged."""
+"""The name of the parameter whose values repeat a setting. Results are averaged over them."""
 
 _KEYS = frozenset({"program", "command", "method", "metric", "parameters", "run_cap"})
 _LABELS = frozenset({"name", "description", "project", "entity"})  # shown by W&B, ignored here
@@ -37,7 +37,10 @@ _LONGEST_NAME = 120  # characters; file systems allow 255 bytes, and suffixes mu
 
 @dataclass(frozen=True)
 class Parameter:
-    """One of `values`, or a number from `low` to `high`; `log`: uniform in the logarithm, `whole`: an integer."""
+    """The values that a parameter of a sweep may take: `values` or, if these are empty, numbers from `low` to `high`.
+
+    With `log`, numbers are drawn uniformly in the logarithm. With `whole`, they are integers.
+    """
 
     values: tuple[Scalar, ...] = ()
     low: float = 0.0
@@ -80,13 +83,13 @@ class Sweep:
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def settings(self, drawn: Mapping[str, Scalar]) -> Settings:
-        """Complete the swept parameters of a trial to all parameters, in the order of the file."""
+        """Add the constant parameters to those `drawn` for a trial, and return all in the order of the file."""
         return {
             name: drawn[name] if name in drawn else parameter.values[0] for name, parameter in self.parameters.items()
         }
 
     def trial_name(self, settings: Settings) -> str:
-        """Return a name that is unique within the sweep and safe for a directory."""
+        """Name the trial with these settings. The name is unique within the sweep and can name a directory."""
         exact = ",".join(f"{name}={settings[name]}" for name in self.swept) or "only"
         safe = _UNSAFE.sub("_", exact)
         if safe == exact and len(exact) <= _LONGEST_NAME and "." not in exact[:1]:
@@ -105,7 +108,7 @@ def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep file.
 
     Raises:
-        InputError: if it cannot be read, is not in W&B's format, or needs W&B's server.
+        InputError: if the file cannot be read, is not in W&B's format, or needs W&B's server.
     """
     content = read_yaml(path)
     unknown = sorted(content.keys() - _KEYS - _LABELS)
@@ -150,9 +153,10 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
 
     Args:
         sweep: the sweep whose command is expanded.
-        settings: all arguments of the trial, in order; W&B's agent passes the parameters alone.
+        settings: all arguments of the trial, in order: its parameters, and others that W&B's agent does not pass.
         json_file: the path that `${args_json_file}` expands to.
-        environment: the variables that `${envvar:…}` expands to; None skips words that need one.
+        environment: the environment variables that `${envvar:NAME}` expands to. With None, words of the command that
+            contain such a macro are left out.
 
     Raises:
         InputError: for an unknown macro or an environment variable that is not set.
@@ -163,7 +167,7 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
         "args": [f"--{name}={value}" for name, value in settings.items()],
         "args_no_hyphens": [f"{name}={value}" for name, value in settings.items()],
         "args_no_equals": [word for name, value in settings.items() for word in (f"--{name}", str(value))],
-        # A boolean becomes a flag without a value, which is present if it is true.
+        # True becomes a flag without a value; false is left out.
         "args_no_boolean_flags": [
             f"--{name}" if value is True else f"--{name}={value}"
             for name, value in settings.items()
@@ -182,7 +186,7 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
             word = _expand_variables(word, environment, sweep.path)
         elif _VARIABLE.search(word):
             continue
-        # A macro is a word of its own; ${x} inside a longer word may belong to the shell.
+        # Only a whole word is a macro: ${x} inside a longer word may belong to the shell.
         macro = _MACRO.fullmatch(word)
         if macro is None:
             words.append(word)
@@ -197,7 +201,7 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
 
 def _expand_variables(word: str, environment: Mapping[str, str], path: Path) -> str:
     for name in _VARIABLE.findall(word):
-        if name not in environment:  # W&B's agent would insert the name instead
+        if name not in environment:  # W&B's agent would insert the name of the variable
             raise InputError(f"{path}: the command needs the environment variable {name}, which is not set")
     return _VARIABLE.sub(lambda match: environment[match[1]], word)
 
@@ -247,7 +251,7 @@ def _range(prefix: str, low: object, high: object, distribution: str | None, met
         return Parameter(low=low, high=high, whole=True)
     if method == "grid":
         raise InputError(f"{prefix} is continuous and has no grid: list its values, or use method random")
-    if distribution == "log_uniform":  # W&B gives the bounds of the logarithm
+    if distribution == "log_uniform":  # min and max of W&B are logarithms here
         return Parameter(low=math.exp(low), high=math.exp(high), log=True)
     if distribution == "log_uniform_values" and low <= 0:
         raise InputError(f"{prefix}: log_uniform_values needs a min above 0, got {low!r}")
@@ -255,7 +259,7 @@ def _range(prefix: str, low: object, high: object, distribution: str | None, met
 
 
 def sweep_identity(sweep: Sweep) -> dict[str, object]:
-    """Return everything that determines the trials of a sweep, as JSON; equal for two files of the same sweep."""
+    """Return everything that determines the trials of a sweep, as JSON. It is equal for two files of one sweep."""
     spaces = {name: vars(parameter) for name, parameter in sweep.parameters.items()}
     content = [sweep.method, sweep.metric, sweep.goal, sweep.command, sweep.program, spaces]
     return {"sweep": json.loads(json.dumps(content))}
