@@ -1,9 +1,9 @@
-"""Advantages over the whole group, and over the selected subset.
+"""Computes advantages over the whole group, or over its selected rollouts only.
 
-TRL computes the advantages over the whole group itself, but only after scoring. Selection needs them before, so they
-are computed here as well. A test checks that both are equal bit for bit.
+TRL also computes the advantages over the whole group, but only after the log-probabilities of all rollouts. Selection
+needs the advantages earlier, so this module computes them too. A test checks that both are equal bit for bit.
 
-Shapes: P groups (prompts), G rollouts in each, M selected of each, F reward functions.
+Shapes: P groups (one per prompt), G rollouts in each group, M of them selected, F reward functions.
 """
 
 import torch
@@ -14,15 +14,25 @@ _EPSILON = 1e-4  # added by TRL to every standard deviation
 
 
 def total_rewards(rewards_per_func: Tensor, weights: Tensor) -> Tensor:
-    """`(P, G)`: the weighted sum over reward functions of `(P, G, F)`; NaN if no function returned a reward."""
+    """Return the total reward of every rollout: the weighted sum over reward functions, NaN if none gave a reward.
+
+    Args:
+        rewards_per_func: `(P, G, F)`; NaN where a function returned no reward.
+        weights: `(F,)`, TRL's `reward_weights`.
+
+    Returns:
+        `(P, G)`.
+    """
     return (rewards_per_func * weights).nansum(dim=2).masked_fill(rewards_per_func.isnan().all(dim=2), torch.nan)
 
 
 def group_advantages(rewards_per_func: Tensor, weights: Tensor, *, scale: str, aggregation: str) -> Tensor:
-    """`(P, G)`: advantages over the whole group, as TRL computes them; 0 for a rollout without a reward.
+    """Return the advantages `(P, G)` over the whole group, as TRL computes them.
+
+    A rollout without a reward has advantage 0.
 
     Args:
-        rewards_per_func: `(P, G, F)`; NaN if a function returned no reward.
+        rewards_per_func: `(P, G, F)`; NaN where a function returned no reward.
         weights: `(F,)`, TRL's `reward_weights`.
         scale: TRL's `scale_rewards`.
         aggregation: TRL's `multi_objective_aggregation`: `sum_then_normalize` (GRPO, arXiv 2402.03300), or
@@ -40,13 +50,17 @@ def group_advantages(rewards_per_func: Tensor, weights: Tensor, *, scale: str, a
 
 
 def recentre_on_subset(rewards: Tensor, mask: Tensor, *, scale: str) -> Tensor:
-    """`(P, G)`: advantages over the m selected of each group instead of all G; 0 for the others.
+    """Return advantages `(P, G)` relative to the m selected rollouts of each group instead of all G.
+
+    Rollouts that are not selected get 0.
 
     Args:
-        rewards: `(P, G)`; rollouts with NaN are left out of mean and deviation and get advantage 0, as in TRL.
-        mask: `(P, G)`, true for the m selected of each group.
+        rewards: `(P, G)`; NaN for a rollout without a reward. Such rollouts are left out of the mean and the standard
+            deviation, and get advantage 0, as in TRL.
+        mask: `(P, G)`; true for the m selected rollouts of each group.
         scale: TRL's `scale_rewards`. `group` divides by the standard deviation (Bessel-corrected, plus 1e-4) of the m
-            rewards, `batch` by that of all selected rows of the batch, `none` does not divide.
+            selected rewards of the group, `batch` by the standard deviation of all selected rewards of the batch.
+            `none` does not divide.
 
     Source: PODS, arXiv 2504.13818, section 3 (advantages after down-sampling).
     """
@@ -55,7 +69,7 @@ def recentre_on_subset(rewards: Tensor, mask: Tensor, *, scale: str) -> Tensor:
 
 
 def _normalize(rewards: Tensor, scale: str) -> Tensor:
-    """Centre `(P, M)` rewards on the mean of their group, and divide by the standard deviation that `scale` names."""
+    """Centre rewards `(P, M)` on the mean of each group, and divide by the standard deviation that `scale` names."""
     centred = rewards - rewards.nanmean(dim=1, keepdim=True)
     if scale == "group":
         return centred / (nanstd(rewards, dim=1, keepdim=True) + _EPSILON)

@@ -1,9 +1,11 @@
-"""Tensors of the buffered rollouts: takes rows, exchanges them between processes, trims padding.
+"""Handles the tensors of buffered rollouts: takes rows, exchanges rows between processes, trims padding.
 
-A batch is TRL's: a dict of tensors with one row per rollout, and 0-d tensors that apply to all rows. `micro_batches`
-decides which rows go where.
+Buffered rollouts are those that TRL keeps in memory to train on. A batch has TRL's format: a dict of tensors with one
+row per rollout, and of 0-d tensors that apply to all rows. The module `micro_batches` decides which rows go where.
+Where a process has no row left, `IDLE` stands for a placeholder row, called an idle row.
 
-Shapes: W processes, R rows on each, C completion tokens, P prompt tokens (padded), N rows of a micro-batch.
+Shapes: W processes with R rows each. A row has P prompt tokens and C completion tokens, padding included. In a
+micro-batch each process has N rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +23,11 @@ Batch = dict[str, Tensor]
 
 
 class RowTable(NamedTuple):
-    """What the dealing of rows needs to know about the rows of all processes. All fields are `(W, R)`."""
+    """The properties of the rows of all processes that decide in which micro-batch each row goes.
+
+    `selected`: whether the row is selected. `live`: whether the row is trained on if it is selected. `lengths`: tokens
+    of the row, without padding. All fields are `(W, R)`.
+    """
 
     selected: NDArray[np.bool_]
     live: NDArray[np.bool_]
@@ -32,9 +38,9 @@ def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> Ro
     """Gather the row table from all processes.
 
     Args:
-        batch: of this process, R rows on each.
-        live: `(R,)`: the rows that would run if they are selected.
-        accelerator: of the trainer.
+        batch: the batch of this process.
+        live: `(R,)`; true for rows that are trained on if they are selected.
+        accelerator: the trainer's.
     """
     lengths = torch.from_numpy(row_lengths(batch)).to(accelerator.device)
     columns = torch.stack([batch["selected"].long(), live.long(), lengths], dim=1)
@@ -50,14 +56,17 @@ def take_micro_batches(
     mask_unselected: bool,
     trim: Callable[[Batch], Batch],
 ) -> list[Batch]:
-    """Return the micro-batches of this process, each with a 0-d tensor `idle`: whether no process has a row in it.
+    """Return the micro-batches of this process.
+
+    Each has a 0-d tensor `idle`, which is true if the micro-batch contains only idle rows, on every process.
 
     Args:
-        batch: of this process, with a column `selected`.
-        micro_batches: each `(W, N)` rows, numbered over all processes, or `IDLE`.
-        accelerator: of the trainer.
+        batch: the batch of this process, with a column `selected`.
+        micro_batches: each `(W, N)`: for every process the numbers of its rows, or `IDLE`. Rows are numbered over all
+            processes: row r is on process r // R.
+        accelerator: the trainer's.
         mask_unselected: whether to mask the loss of rows that are not selected.
-        trim: applied to every micro-batch.
+        trim: function that trims padding; it is applied to every micro-batch.
     """
     here, num_rows = accelerator.process_index, len(batch["selected"])
     wanted = [np.concatenate([part[process] for part in micro_batches]) for process in range(len(micro_batches[0]))]
@@ -65,9 +74,9 @@ def take_micro_batches(
     if all((rows[rows != IDLE] // num_rows == process).all() for process, rows in enumerate(wanted)):
         own = [np.where(rows == IDLE, IDLE, rows - here * num_rows) for rows in own]
     else:
-        # RaML: rows move between processes if a group straddles them, or to balance their tokens.
+        # RaML: rows move between processes if a process has too few, or to give all processes about as many tokens.
         needed = [rows[rows != IDLE] for rows in wanted]
-        needed = [  # a process with idle rows only still needs a row to stand in for them
+        needed = [  # a process that has only idle rows still needs one real row to copy
             rows if len(rows) else np.array([process * num_rows]) for process, rows in enumerate(needed)
         ]
         batch = exchange_rows(batch, needed, accelerator)
@@ -85,9 +94,10 @@ def take_micro_batches(
 
 
 def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:
-    """Return the masked rows of this process, filled up with row 0 to the same number on every process.
+    """Return the rows of this process for which `mask` is true, padded with row 0 to the same number on every process.
 
-    Every rank scores the same number of rows, since forward passes may be collective.
+    Every process computes log-probabilities for the same number of rows (at least one), since a forward pass may
+    be a collective operation.
     """
     own: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
     most = int(accelerator.gather(torch.tensor(len(own), device=mask.device)).max())
@@ -95,7 +105,7 @@ def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Undo TRL's `split_tensor_dict`: concatenate the rows, keep the 0-d tensors."""
+    """Concatenate the rows of batches from TRL's `split_tensor_dict`. All of them have the same 0-d tensors."""
     first = batches[0]
     return {
         name: torch.cat([batch[name] for batch in batches]) if value.ndim else value for name, value in first.items()
@@ -103,7 +113,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 
 def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """Return a batch of `rows` in the given order; `IDLE` becomes a row without a counted token."""
+    """Return a batch of `rows` in the given order; `IDLE` becomes a row that has no token in the loss."""
     if (rows == IDLE).any():
         return _with_idle_rows(batch, rows)
     return {
@@ -113,7 +123,7 @@ def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
 
 
 def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """Fill idle places with the row of the shortest prompt, its completion masked, its log-probs and advantage 0."""
+    """Replace `IDLE` by a copy of the row with the shortest prompt: completion masked, log-probs and advantage 0."""
     shortest = int(batch["prompt_mask"].sum(dim=1).argmin())
     taken = take_rows(batch, np.where(rows == IDLE, shortest, rows))
     idle = torch.as_tensor(rows == IDLE, device=taken["advantages"].device)
@@ -124,14 +134,16 @@ def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
 
 
 def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator: Accelerator) -> Batch:
-    """Return the rows that this process wants, in its order, from whichever processes hold them.
+    """Return the rows that this process wants, in the order it wants them, from the processes that hold them.
 
-    One all-to-all sends the rows as bytes. A process receives only the rows it wants, and never holds the rows of all.
+    One all-to-all operation sends the rows as bytes. A process receives only the rows that it wants, so no process
+    ever holds the rows of all processes.
 
     Args:
-        batch: of this process, R rows on each.
-        wanted: for each process the rows it wants, numbered over all processes; the same list on every process.
-        accelerator: of the trainer.
+        batch: the batch of this process.
+        wanted: for each process the rows that it wants, numbered over all processes. Every process passes the same
+            list.
+        accelerator: the trainer's.
     """
     here, num_rows = accelerator.process_index, batch["advantages"].size(0)
     columns = {name: _padded_alike(name, value, accelerator) for name, value in batch.items() if value.ndim}
@@ -146,7 +158,7 @@ def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator
         output_split_sizes=np.bincount(owners[here], minlength=len(wanted)).tolist(),
         input_split_sizes=[int((owner == here).sum()) for owner in owners],
     )
-    order = np.argsort(np.argsort(owners[here], kind="stable"))  # they arrive ordered by process
+    order = np.argsort(np.argsort(owners[here], kind="stable"))  # rows arrive ordered by their sender
     incoming = incoming[torch.as_tensor(order, device=incoming.device)]
     pieces = incoming.split([piece.size(1) for piece in flat.values()], dim=1)
     received = {
@@ -157,14 +169,14 @@ def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator
 
 
 def _padded_alike(name: str, value: Tensor, accelerator: Accelerator) -> Tensor:
-    """Pad a column to its largest width over all processes, on the side where TRL pads it."""
+    """Pad a column to its largest width on any process, on the side on which TRL pads it."""
     if value.ndim < 2:
         return value
     return accelerator.pad_across_processes(value, dim=1, pad_first=name.startswith("prompt_"))
 
 
 def split_completions(input_ids: Tensor, attention_mask: Tensor, width: int) -> Batch:
-    """Split `input_ids` `(R, P + C)` and their mask into prompts and completions; `width` is C."""
+    """Split `input_ids` and `attention_mask`, both `(R, P + C)`, into prompts and completions; `width` is C."""
     return {
         "prompt_ids": input_ids[:, :-width],
         "prompt_mask": attention_mask[:, :-width],
@@ -174,18 +186,18 @@ def split_completions(input_ids: Tensor, attention_mask: Tensor, width: int) -> 
 
 
 def row_lengths(batch: Batch) -> NDArray[np.int64]:
-    """`(R,)`: prompt and completion tokens of each row, without padding."""
+    """Return the number of tokens `(R,)` of each row: prompt and completion, without padding."""
     lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
     return lengths.cpu().numpy()
 
 
 def num_cells(batch: Batch) -> int:
-    """Count the cells of a forward pass: tokens and padding."""
+    """Count the cells of a batch: the token positions that a forward pass computes, padding included."""
     return batch["prompt_ids"].numel() + batch["completion_ids"].numel()
 
 
 def join_completions(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return `input_ids` and `attention_mask`, both `(R, P + C)`: the inverse of `split_completions`."""
+    """Join prompts and completions into `input_ids` and `attention_mask`, both `(R, P + C)`."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     return ids, torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
 
@@ -194,8 +206,8 @@ def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
     """Trim prompts (padded on the left) and completions (padded on the right) to the longest of this batch.
 
     Args:
-        batch: with the masks `prompt_mask` `(R, P)` and `completion_mask` `(R, C)`; every two-dimensional tensor is as
-            wide as one of them, or has width 1.
+        batch: a batch with `prompt_mask` `(R, P)` and `completion_mask` `(R, C)`. Every other two-dimensional tensor
+            has width P, C or 1.
         multiple: round widths up to a multiple of this (TRL's `pad_to_multiple_of`).
     """
     prompt_width, completion_width = batch["prompt_mask"].size(1), batch["completion_mask"].size(1)
@@ -215,7 +227,7 @@ def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
 
 
 def _kept_width(mask: Tensor, multiple: int | None) -> int:
-    """Return the columns up to the last used by any row, at least one, rounded up to `multiple`."""
+    """Return the number of columns to keep: up to the last one that any row uses, rounded up to `multiple`."""
     used = mask.any(dim=0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 1
     if multiple is not None:

@@ -1,7 +1,7 @@
-"""`SubsetGRPOConfig`: TRL's `GRPOConfig`, and which m of the G rollouts of a group carry gradient.
+"""`SubsetGRPOConfig`: TRL's `GRPOConfig` with settings that choose which m of G rollouts per group carry gradient.
 
-Settings that cannot work are rejected here, before a model or a dataset is loaded. The error names all numbers
-involved and the nearest valid values.
+Settings that cannot work are rejected when the config is created, before a model or a dataset is loaded. The error
+names all numbers involved and the nearest valid values.
 """
 
 import logging
@@ -28,10 +28,10 @@ _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 @dataclass
 class SubsetGRPOConfig(GRPOConfig):
-    """TRL's `GRPOConfig`, and which m of the G rollouts of a group carry gradient.
+    """TRL's `GRPOConfig` with settings that choose which m of the G rollouts of a group carry gradient.
 
-    `per_device_train_batch_size` and `steps_per_generation` count rollouts before selection, as in TRL. A micro-batch
-    of B rollouts trains on B * m / G rows.
+    `per_device_train_batch_size` (B) and `steps_per_generation` count rollouts before selection, as in TRL. A
+    micro-batch is made from B rollouts and trains on B * m / G rows.
     """
 
     num_generations_update: int | None = field(
@@ -86,18 +86,18 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def fraction(self) -> float:
-        """m/G."""
+        """The share of rollouts that carry gradient, m/G."""
         return self.num_generations_update / self.num_generations
 
     @property
     def choice(self) -> dict[str, object]:
-        """The settings of the selection by name, for model cards."""
+        """The settings that determine the selection and the loss, by name, for model cards."""
         names = ("num_generations", "num_generations_update", "selection", "selection_scope", "subset_mode")
         return {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
 
     @property
     def weighs(self) -> bool:
-        """Whether selected rows have different weights."""
+        """Whether selected rows have different weights in the loss."""
         return self.selection == "importance" and self.num_generations_update < self.num_generations
 
     @property
@@ -106,7 +106,7 @@ class SubsetGRPOConfig(GRPOConfig):
         return per_micro_batch_terms(vars(self))
 
     def row_rules(self, *, router_loss: bool = False) -> RowRules:
-        """Settle `length_bucketing` and `skip_zero_advantage` if they are None.
+        """Return `length_bucketing` and `skip_zero_advantage`, with a value for each that is None.
 
         Args:
             router_loss: whether the model adds a router loss, which is a mean over a micro-batch.
@@ -124,16 +124,16 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def rows_per_micro_batch(self) -> int:
-        """B * m / G."""
+        """Rows of a micro-batch that carry gradient: B * m / G, where B is `per_device_train_batch_size`."""
         return self.per_device_train_batch_size * self.num_generations_update // self.num_generations
 
     @property
     def bucketing_window(self) -> int:
-        """Number of consecutive micro-batches of a generation that always fall into one optimizer step."""
+        """Number of consecutive micro-batches of a generation that always fall into the same optimizer step."""
         return gcd(self.steps_per_generation, self.gradient_accumulation_steps)
 
     def _check_geometry(self) -> None:
-        # Set by the launcher. TRL's own property would start the process group before the numbers are checked.
+        # The launcher sets WORLD_SIZE. TRL's `world_size` would start the process group before the numbers are checked.
         num_processes = int(os.environ.get("WORLD_SIZE", "1"))
         steps = self.steps_per_generation or self.gradient_accumulation_steps
         if self.generation_batch_size is not None and self.steps_per_generation is None:
@@ -225,17 +225,17 @@ class SubsetGRPOConfig(GRPOConfig):
 
 
 def check_geometry(batch: int, steps: int, num_processes: int, group: int, selected: int) -> None:
-    """Reject numbers of rollouts that do not divide into whole groups and whole micro-batches.
+    """Check that a generation consists of whole groups, and that a micro-batch has a whole number of selected rows.
 
     Args:
         batch: per_device_train_batch_size, in rollouts before selection.
-        steps: steps_per_generation.
-        num_processes: of the launch.
+        steps: steps_per_generation, the micro-batches of a generation on one process.
+        num_processes: number of processes that train.
         group: num_generations (G).
         selected: num_generations_update (m).
 
     Raises:
-        InputError: with all numbers and the nearest valid ones.
+        InputError: if they do not; the message has all numbers and the nearest valid ones.
     """
     if not 1 <= selected <= group:
         raise InputError(

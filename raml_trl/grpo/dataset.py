@@ -1,4 +1,4 @@
-"""The rows that `GRPOTrainer` reads, and the options of `train_grpo` that are not TRL's."""
+"""Builds the dataset that TRL's `GRPOTrainer` reads, and defines the options of the command `train_grpo`."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ _FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value(
 
 @dataclass(kw_only=True)
 class GRPOArguments(TrainArguments):
-    """Options of `train_grpo`, beside those of `SubsetGRPOConfig` and TRL's `ModelConfig`."""
+    """Options of the command `train_grpo` that are in neither `SubsetGRPOConfig` nor TRL's `ModelConfig`."""
 
 
 def grpo_rows(table: DataTable, style: str) -> Dataset:
     """Return one row per question of `table`: the prompt as chat messages, and the answer for the reward function.
 
-    The rows are cached on disk.
+    `style` is the style of the prompt, a key of `prompts.STYLES`. The rows are cached on disk.
 
     Raises:
         InputError: if the table cannot be read, or the grader cannot read an answer.
@@ -31,7 +31,7 @@ def grpo_rows(table: DataTable, style: str) -> Dataset:
 
 
 def evaluation_rows(questions: Iterable[Question], style: str) -> Dataset:
-    """Return the same rows for a few questions, in memory."""
+    """Return rows like those of `grpo_rows` for a few questions, without a cache on disk."""
     return Dataset.from_list([_row(question, style) for question in questions], features=_FEATURES)
 
 

@@ -1,10 +1,11 @@
-"""One generation of rollouts on its way through TRL, and the subset of it that is trained on.
+"""Follows one generation of rollouts through TRL, and chooses the subset that is trained on.
 
-TRL makes a generation in one method that calls others: it samples rollouts, takes log-probabilities, computes rewards
-and advantages. The trainer overrides these steps, and `Generation` carries their results from one to the next.
+A generation is the batch of rollouts that TRL samples at once. One method of TRL samples the rollouts and computes
+log-probabilities, rewards and advantages; it calls another method for most of these steps. Our trainer overrides these
+methods, and a `Generation` carries the results of one step to the next.
 
-Shapes: P groups (prompts), G rollouts in each, M selected of each, F reward functions, over all processes; W processes
-with R rows each.
+Shapes: P groups (one per prompt) with G rollouts each, over all processes; F reward functions; R rows on this process,
+with C completion tokens each.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Subset:
-    """The m of G rollouts of every group that carry gradient, the same on every process. All fields are `(P, G)`."""
+    """Which m of G rollouts of every group carry gradient. All fields are `(P, G)` and equal on every process."""
 
     rewards: Tensor
     advantages: Tensor
@@ -37,16 +38,16 @@ class Subset:
 
 @dataclass
 class Generation:
-    """A generation while TRL is making it."""
+    """The intermediate results of a generation while TRL is making it."""
 
-    inputs: list[Row]  # of this process
+    inputs: list[Row]  # the dataset row of every rollout of this process
     rewards_per_func: Tensor | None = None  # (P * G, F)
     subset: Subset | None = None
-    rows_to_score: NDArray[np.int64] | None = None  # rows of this process; None for all
-    tokens_scored: int = 0
+    rows_to_score: NDArray[np.int64] | None = None  # rows of this process that need log-probs; None for all rows
+    tokens_scored: int = 0  # completion tokens of this process whose log-probs were computed
 
     def reward_inputs(self, extra_fields: Mapping[str, object]) -> list[Row]:
-        """Return the inputs with the extra fields of a `rollout_func`, as TRL hands them to reward functions."""
+        """Return the inputs, with the extra fields that a `rollout_func` returned, as TRL passes them to rewards."""
         rows = [dict(row) for row in self.inputs]
         for name, values in extra_fields.items():
             for row, value in zip(rows, values if isinstance(values, list) else [values] * len(rows), strict=False):
@@ -55,10 +56,10 @@ class Generation:
 
 
 class GenerationCounter:
-    """Numbers the generations of a run: the key of their random selection.
+    """Numbers the generations of a run. The number is part of the key for random selection.
 
-    A number depends only on the optimizer step and on how often this step has generated, so a resumed run continues
-    with the same numbers.
+    A number depends only on the optimizer step and on how many generations were made in this step before, so a resumed
+    run continues with the same numbers.
     """
 
     def __init__(self, args: SubsetGRPOConfig, num_iterations: int) -> None:
@@ -66,7 +67,7 @@ class GenerationCounter:
         self._step, self._index = -1, 0
 
     def next(self, step: int) -> int:
-        """Return the number of the next generation, which belongs to optimizer step `step`."""
+        """Return the number of the next generation, which is made in optimizer step `step`."""
         self._index = self._index + 1 if step == self._step else 0
         self._step = step
         return step * self._per_step + self._index
@@ -78,8 +79,8 @@ def choose_subset(rewards_per_func: Tensor, reward_weights: Tensor, args: Subset
     Args:
         rewards_per_func: `(P * G, F)`, gathered from all processes.
         reward_weights: `(F,)`, TRL's.
-        args: of the trainer.
-        number: of this generation within the run.
+        args: the trainer's config.
+        number: number of this generation, from `GenerationCounter`.
     """
     group = args.num_generations
     rewards_per_func = rewards_per_func.view(-1, group, rewards_per_func.size(-1))
@@ -112,15 +113,16 @@ def choose_subset(rewards_per_func: Tensor, reward_weights: Tensor, args: Subset
 def write_subset(batch: Batch, subset: Subset, args: SubsetGRPOConfig, accelerator: Accelerator) -> None:
     """Write the subset into the batch of this process, which TRL will shuffle and buffer.
 
-    Sets `selected`, `advantages`, `weights` (if rows are weighted) and `num_items_in_batch`.
+    Sets `selected`, `advantages`, `weights` (if rows are weighted) and `num_items_in_batch`, the number of tokens that
+    TRL's token-normalised losses divide by.
     """
     batch["selected"] = local_rows(subset.selected, accelerator)
     batch["advantages"] = local_rows(subset.advantages, accelerator)
     if subset.weights is not None:
         batch["weights"] = local_rows(subset.weights, accelerator)
         batch["advantages"] = batch["advantages"] * batch["weights"]
-    # RaML: token-normalised losses divide by the tokens of the selected rows. Weighted rows estimate the sum over all
-    # G, so they divide by m/G of the tokens of all G instead.
+    # RaML: token-normalised losses divide by the tokens of the selected rows. If rows are weighted, their sum estimates
+    # m/G of the sum over all G rollouts, so the loss is divided by m/G of the tokens of all G rollouts instead.
     if subset.weights is not None:
         batch["num_items_in_batch"] = batch["num_items_in_batch"] * args.fraction
     else:
@@ -139,10 +141,10 @@ def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator) -> 
 
 
 def loss_mask(batch: Batch) -> Tensor:
-    """`(R, C)`: the completion tokens that TRL takes the loss over."""
+    """Return a mask `(R, C)`: 1 for the completion tokens that enter TRL's loss, otherwise 0."""
     return batch["completion_mask"] * batch.get("tool_mask", 1)
 
 
 def local_rows(values: Tensor, accelerator: Accelerator) -> Tensor:
-    """`(R,)`: the rows of this process from `(P, G)` values over all processes."""
+    """Return the values `(R,)` for the rows of this process, from values `(P, G)` for the rows of all processes."""
     return values.reshape(accelerator.num_processes, -1)[accelerator.process_index]

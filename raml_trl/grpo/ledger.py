@@ -1,6 +1,6 @@
-"""Accounts for the cost of a run: seconds by phase, rows, tokens, and the speed-up over training on all G.
+"""Accounts for the cost of a run: seconds by phase, rows, tokens, and the speed-up over training on all G rollouts.
 
-A cell is a token or padding: one position that a forward pass computes.
+A cell is one token position that a forward pass computes, padding included: n rows of width w have n * w cells.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,16 @@ PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updat
 """The phases of a step:
 
 - generating: sampling rollouts
-- rewarding: reward functions
-- scoring: old and reference log-probabilities
-- preparing: whatever else TRL does before an update
-- selecting: choosing rollouts and dealing rows to micro-batches
-- updating: forward, backward and optimizer step
+- rewarding: calling the reward functions
+- scoring: computing log-probabilities of the rollouts before training (old model and reference model)
+- preparing: all other work of TRL before an update
+- selecting: choosing rollouts and assigning rows to micro-batches
+- updating: forward pass, backward pass and optimizer step
 """
 
 
 class LedgerState(TypedDict):
-    """The ledger as a checkpoint stores it."""
+    """The state of a ledger, as stored in a checkpoint."""
 
     seconds: dict[str, float]
     counts: dict[str, int]
@@ -35,11 +35,15 @@ class LedgerState(TypedDict):
 
 @dataclass
 class Ledger:
-    """Seconds of this process by phase, and counts over all processes by name."""
+    """Seconds of this process by phase, and counts by name.
+
+    Counts whose names begin with `cells`, and `tokens_updating`, are of this process; the others are of all processes.
+    """
 
     clock: Callable[[], float]
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     counts: dict[str, int] = field(default_factory=dict)
+    # Sums over micro-batches of the products of each two of 1, cells and seconds.
     updates: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
     _running: list[str] = field(default_factory=list)
     _since: float = 0.0
@@ -47,7 +51,7 @@ class Ledger:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the time of the `with` block to `name`; an inner phase pauses the outer phase."""
+        """Charge the time of the `with` block to the phase `name`; an inner phase pauses the outer phase."""
         self.enter(name)
         try:
             yield
@@ -55,12 +59,12 @@ class Ledger:
             self.leave()
 
     def enter(self, name: str) -> None:
-        """Start a phase."""
+        """Start a phase, and pause the phase that was running."""
         self._charge()
         self._running.append(name)
 
     def leave(self) -> None:
-        """End the phase that was started last."""
+        """End the phase that was started last, and continue the phase that it paused."""
         self._charge()
         self._running.pop()
 
@@ -77,27 +81,28 @@ class Ledger:
         return seconds
 
     def count(self, **amounts: int) -> None:
-        """Add to the counts."""
+        """Add each amount to the count of the same name."""
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 
     def observe_update(self, cells: int, seconds: float) -> None:
-        """Record the size and duration of one micro-batch, from which `update_seconds` extrapolates."""
+        """Record the cells and the seconds of one micro-batch, from which `update_seconds` extrapolates."""
         point = np.array([1.0, cells, seconds])
         self.updates += np.outer(point, point)
 
     def update_seconds(self, cells: int) -> float:
-        """Estimate the seconds that all updates would have taken with `cells` cells in total.
+        """Estimate how long the updates of the run so far would have taken if they had computed `cells` cells in total.
 
-        A micro-batch costs a constant plus a price per cell, fitted by least squares to the observed micro-batches. If
-        all of them have the same size, the whole cost is attributed to the cells.
+        A micro-batch is assumed to take a constant time plus a time per cell. Both are fitted by least squares to the
+        recorded micro-batches. If all of these have the same size, the two cannot be separated, and all the time is
+        attributed to the cells.
         """
         (number, own, spent), (_, squares, products), _ = self.updates.tolist()
         if not own:
             return 0.0
         spread = number * squares - own * own
         price = (number * products - own * spent) / spread if spread > 1e-9 * own * own else spent / own
-        price = min(max(price, 0.0), spent / own)  # neither part of the cost is negative
+        price = min(max(price, 0.0), spent / own)  # so that neither the constant nor the price is negative
         return self.seconds["updating"] + price * (cells - own)
 
     def state(self) -> LedgerState:
@@ -113,20 +118,25 @@ class Ledger:
 
 
 def ceiling(generating: float, fraction: float) -> float:
-    """Return the largest possible speed-up of a step that updates on m of G: 1 / (f + (1 - f) m/G).
+    """Return the largest speed-up that updating on m of G rollouts can give: 1 / (f + (1 - f) m/G).
 
     Args:
-        generating: f, the share of a step on all G that does not shrink with m.
+        generating: f, the share of the time of a step on all G that does not shrink with m.
         fraction: m/G.
     """
     return 1 / (generating + (1 - generating) * fraction)
 
 
 def speedup(ledger: Ledger, fraction: float) -> Speedup:
-    """Return `ceiling` and `estimated` speed-up over a step that trains on all G with TRL's padding.
+    """Return the estimated speed-up of the run so far over training on all G with TRL's padding, and its ceiling.
 
-    The cost of that other step is estimated from ours: scoring in proportion to the cells it would forward, updates by
-    `Ledger.update_seconds`. `estimated` exceeds `ceiling` if bucketing and skipped rows save more than m/G does.
+    The time of training on all G is estimated from the time of this run. Scoring is taken to be proportional to the
+    cells, and updates come from `Ledger.update_seconds`. `ceiling` is the function of that name. `estimated` can exceed
+    `ceiling`, because bucketing and skipped rows save time in addition to m/G.
+
+    Args:
+        ledger: the ledger of the run.
+        fraction: m/G.
     """
     seconds, counts = ledger.seconds, ledger.counts
     ours = sum(seconds.values())
@@ -139,10 +149,10 @@ def speedup(ledger: Ledger, fraction: float) -> Speedup:
 
 
 def summary(ledger: Ledger, fraction: float) -> Costs:
-    """Return the cost of the run so far.
+    """Return the cost of the run so far: seconds, counts, share of padding in the updates, and speed-up.
 
     Args:
-        ledger: of the run.
+        ledger: the ledger of the run.
         fraction: m/G.
     """
     counts, speed = ledger.counts, speedup(ledger, fraction)
@@ -156,7 +166,7 @@ def summary(ledger: Ledger, fraction: float) -> Costs:
 
 
 def summary_lines(costs: Costs) -> str:
-    """Format the cost of a run for a person to read."""
+    """Format the cost of a run as text for a person to read."""
     seconds, counts, speed = costs["seconds"], costs["counts"], costs["speedup"]
     total = sum(seconds.values()) or 1.0
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())

@@ -1,11 +1,14 @@
-"""Decides which process trains on which rows, and in which micro-batch: indices only, no tensors.
+"""Decides which process trains on which rows, and in which micro-batch. It works on row numbers, not on tensors.
 
 The gradient of an optimizer step is a sum over its rows, so within a step any row may move to any process and any
-micro-batch. Moving rows reduces padding and the time that processes wait for each other; the step stays the same.
-Losses with a mean over a micro-batch are the exception: see `per_micro_batch_terms`.
+micro-batch without changing the gradient. Moving rows reduces padding and the time that processes wait for each other.
+Losses with a mean over one micro-batch are the exception: see `per_micro_batch_terms`.
 
-Shapes: W processes, R rows on each before selection, K micro-batches of each (TRL's `steps_per_generation`), N rows of
-a micro-batch. Rows are numbered over all processes: row r lies on process r // R.
+Dealing rows means distributing them over processes and micro-batches. Live rows are those that are trained on if they
+are selected; the others have advantage 0 and are skipped.
+
+Shapes: W processes with R rows each before selection; each process has K micro-batches (TRL's `steps_per_generation`)
+of N rows. Rows are numbered over all processes: row r is on process r // R.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 IDLE = -1
-"""Stands for a missing row: the process has no row left to train on, but must take part in the backward pass."""
+"""A row number that stands for no row: the process has no row left to train on, but must run a backward pass."""
 
-_MAX_ROUNDS_PER_CUT = 256  # bounds the search for the best cut, which is quadratic
+_MAX_ROUNDS_PER_CUT = 256  # limits the search for the best cut, whose cost is quadratic
 
-# Settings that add a mean over one micro-batch to the loss, with the values that switch the term off; default first.
+# Settings that add a mean over one micro-batch to the loss, each with the values that switch it off; TRL's default
+# comes first.
 _MICRO_BATCH_MEANS: dict[str, tuple[object, ...]] = {
     "entropy_coef": (0.0,),
     "use_adaptive_entropy": (False,),
@@ -29,29 +33,29 @@ _MICRO_BATCH_MEANS: dict[str, tuple[object, ...]] = {
 
 
 class RowRules(NamedTuple):
-    """What may happen to rows within an optimizer step."""
+    """Whether rows are sorted into micro-batches by length, and whether rows with advantage 0 are skipped."""
 
     length_bucketing: bool
     skip_zero_advantage: bool
 
 
 def per_micro_batch_terms(settings: Mapping[str, object]) -> list[str]:
-    """Name the settings that make the loss depend on which rows share a micro-batch.
+    """Return the names of the settings that make the loss depend on which rows share a micro-batch.
 
     Args:
-        settings: fields of `SubsetGRPOConfig` by name; missing ones have TRL's default.
+        settings: fields of `SubsetGRPOConfig` by name; a missing field counts as its default.
     """
     terms = ["loss_type: bnpo"] if settings.get("loss_type") == "bnpo" else []
     return terms + [name for name, off in _MICRO_BATCH_MEANS.items() if settings.get(name, off[0]) not in off]
 
 
 def settle_row_rules(settings: Mapping[str, object], *, router_loss: bool = False) -> RowRules:
-    """Decide `length_bucketing` and `skip_zero_advantage` if the settings leave them at None.
+    """Return whether `length_bucketing` and `skip_zero_advantage` are on.
 
-    Both are on by default if they leave the gradient of the step unchanged.
+    Either of them that is None in the settings is on if it leaves the gradient of the step unchanged.
 
     Args:
-        settings: fields of `SubsetGRPOConfig` by name; missing ones have their default.
+        settings: fields of `SubsetGRPOConfig` by name; a missing field counts as its default.
         router_loss: whether the model adds a router loss, which is a mean over a micro-batch.
     """
     movable = not per_micro_batch_terms(settings) and not router_loss
@@ -72,17 +76,20 @@ def deal_micro_batches(
     live: NDArray[np.bool_] | None,
     keep_unselected: bool,
 ) -> list[NDArray[np.int64]]:
-    """Return the K micro-batches of a generation, each `(W, N)` rows or `IDLE`.
+    """Deal the rows of a generation to processes and micro-batches.
 
-    Rows are packed by length and liveness if `lengths` or `live` is given, and dealt in order otherwise.
+    If neither `lengths` nor `live` is given, rows keep their order. Otherwise `pack_steps` reorders them.
 
     Args:
-        selected: `(W, R)`; the number selected is a multiple of W * K.
+        selected: `(W, R)`; true for selected rows, whose number is a multiple of W * K.
         num_micro_batches: K.
-        window: micro-batches that always fall into one optimizer step; divides K.
-        lengths: `(W, R)` tokens of each row, to bucket by; None leaves rows of all lengths together.
-        live: `(W, R)`, the rows that run; None runs all.
+        window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
+        lengths: `(W, R)`: tokens of each row, to put rows of similar length together; None to ignore lengths.
+        live: `(W, R)`; false for rows to skip; None to skip none.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
+
+    Returns:
+        K micro-batches, each `(W, N)`: the row numbers of each process, or `IDLE`.
     """
     dealt = deal_in_order(selected, num_micro_batches)
     if keep_unselected:
@@ -95,16 +102,16 @@ def deal_micro_batches(
 
 
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
-    """Deal the chosen rows to processes in equal numbers, and cut them into micro-batches in their order.
+    """Deal equally many of the chosen rows to every process, and cut them into micro-batches without reordering.
 
-    A process keeps its own rows up to its share; its surplus goes to processes with too few.
+    A process keeps its own rows up to its share. Surplus rows go to processes that have fewer than their share.
 
     Args:
-        chosen: `(W, R)`; the number chosen is a multiple of W * K.
+        chosen: `(W, R)`; true for the rows to deal, whose number is a multiple of W * K.
         num_micro_batches: K.
 
     Returns:
-        `(K, W, N)`.
+        `(K, W, N)` row numbers.
     """
     num_processes = len(chosen)
     share, remainder = divmod(int(chosen.sum()), num_processes)
@@ -122,19 +129,20 @@ def pack_steps(
 ) -> list[NDArray[np.int64]]:
     """Pack the live rows of every optimizer step into its micro-batches with little padding.
 
-    Rows are sorted by length and dealt in rounds of one row per process; in each round the longest row goes to the
-    process with the fewest tokens so far. All processes then have rows of similar length at any moment, and similar
-    totals at the end. Finally all processes cut their rows into micro-batches at the same places.
+    Rows are sorted by length and dealt in rounds of one row per process. In each round the longest row goes to the
+    process with the fewest tokens so far, the second longest to the process with the second fewest, and so on. At any
+    moment all processes then run rows of similar length, and at the end they have run similar numbers of tokens.
+    Finally all processes cut their rows into micro-batches at the same places.
 
     Args:
-        dealt: `(K, W, N)`, from `deal_in_order`.
-        lengths: `(W * R,)` tokens of each row.
-        live: `(W * R,)`, false for rows to leave out because they add nothing to the gradient.
-        window: micro-batches that always fall into one optimizer step; divides K.
+        dealt: `(K, W, N)` row numbers, from `deal_in_order`.
+        lengths: `(W * R,)`: tokens of each row.
+        live: `(W * R,)`; false for rows to skip, because they add nothing to the gradient.
+        window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
 
     Returns:
-        K micro-batches, each `(W, N')` rows, or `IDLE` where a process has none. N' differs between micro-batches but
-        not between processes.
+        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE` where a process has no row. N' can
+        differ between micro-batches, but not between processes.
     """
     num_micro_batches = len(dealt)
     assert num_micro_batches % window == 0, (num_micro_batches, window)
@@ -152,7 +160,7 @@ def _pack_step(
     num_rounds = max(-(-len(rows) // num_processes), num_micro_batches)
     rounds = np.full((num_rounds, num_processes), IDLE)
     rounds.ravel()[: len(rows)] = rows
-    tokens = np.where(rounds == IDLE, 1, lengths[rounds])  # descending in each round, and from one to the next
+    tokens = np.where(rounds == IDLE, 1, lengths[rounds])  # descending within a round and from round to round
     widths = tokens[:, 0].copy()
     if num_processes > 1:
         load = np.zeros(num_processes, dtype=np.int64)
@@ -164,13 +172,14 @@ def _pack_step(
 
 
 def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]:
-    """Cut rows sorted by width into parts, minimising the sum of (rows x widest row) over the parts.
+    """Cut rows sorted by width into parts with the smallest total size.
 
-    No part exceeds the first part of an even cut in rows x widest row, so peak memory does not rise. The result is
-    optimal up to 256 rows; more rows are first cut evenly. A dynamic programme over the parts: O(parts x rows^2).
+    The size of a part is its number of rows times the width of its widest row. No part is larger than the first part of
+    an even cut, so peak memory does not rise. The result is optimal for up to 256 rows, by a dynamic programme in
+    O(parts x rows^2). More than 256 rows are first cut evenly into pieces, and then every piece is cut optimally.
 
     Args:
-        widths: `(N,)`, descending, N at least `num_parts`.
+        widths: `(N,)`: width of each row in tokens, descending; N is at least `num_parts`.
 
     Returns:
         `(num_parts - 1,)` positions to cut at, ascending.
@@ -190,7 +199,7 @@ def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]
     sizes = places[None, :] - places[:, None]  # (from, to)
     costs = np.where(sizes > 0, sizes * np.append(widths, 0)[:, None], np.inf)
     costs[costs > -(-num_rows // num_parts) * widths[0]] = np.inf
-    best = costs[0]  # (N + 1,): cost of the rows before each place, in one part
+    best = costs[0]  # (N + 1,): cost of all rows before each place, as one part
     choices = []
     for _ in range(num_parts - 1):
         totals = best[:, None] + costs
@@ -205,13 +214,13 @@ def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]
 def cut_for_scoring(
     rows: NDArray[np.int64], lengths: NDArray[np.int64], max_rows: int, *, bucketing: bool
 ) -> list[NDArray[np.int64]]:
-    """Cut the rows to score into batches of about `max_rows`, sorted by length if `bucketing`.
+    """Cut the rows whose log-probabilities are needed into batches of about `max_rows` rows.
 
     Args:
         rows: positions in `lengths`.
-        lengths: `(R,)` tokens of each row.
-        max_rows: of an even cut.
-        bucketing: whether to sort rows by length and to choose the cuts by `cut_by_width`.
+        lengths: `(R,)`: tokens of each row.
+        max_rows: the most rows of a batch without `bucketing`; with it, a batch of short rows may have more.
+        bucketing: whether to sort rows by length and to cut them by `cut_by_width`.
     """
     num_parts = -(-len(rows) // max_rows)
     if not bucketing:

@@ -1,7 +1,7 @@
 """`BufferResumingTrainer`: a `GRPOTrainer` whose checkpoints include the generation that is being trained on.
 
-TRL keeps the buffered rollouts of a generation, and the completions that are not yet logged, in memory only. Without
-them a run resumed in the middle of a generation would generate again and end with other weights.
+TRL keeps the rollouts of a generation, and the completions that are not yet logged, in memory only. A run that was
+resumed in the middle of a generation would therefore generate new rollouts and end with different weights.
 """
 
 from typing import Any, cast
@@ -13,13 +13,13 @@ from raml_trl.training.checkpoints import Progress, ResumableTrainer
 
 
 class BufferResumingTrainer(ResumableTrainer, GRPOTrainer):
-    """Saves and restores the buffered rollouts and the completions that are not yet logged."""
+    """A `GRPOTrainer` that saves and restores buffered rollouts, and completions that are not yet logged."""
 
     args: GRPOConfig
     _buffered_inputs: list[Batch]  # type: ignore[assignment]  # TRL declares it None
 
     def _progress(self) -> Progress:
-        # RaML: the state of this process that TRL holds in memory only.
+        # RaML: the part of this process's state that TRL keeps in memory only.
         between_generations = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         return super()._progress() | {
             "step": self._step,
@@ -29,7 +29,7 @@ class BufferResumingTrainer(ResumableTrainer, GRPOTrainer):
 
     def _restore_progress(self, progress: Progress) -> None:
         super()._restore_progress(progress)
-        if not self.args.ignore_data_skip:  # otherwise the data start again, and with them a generation
+        if not self.args.ignore_data_skip:  # if it is set, the data start over with a new generation
             self._step, buffered = progress["step"], progress["buffered"]
             self._buffered_inputs = buffered and [self._on_device(batch) for batch in buffered]
         logs = self._completion_logs
@@ -40,7 +40,7 @@ class BufferResumingTrainer(ResumableTrainer, GRPOTrainer):
                 logs[part][name].extend(values)
 
     def _pending_completions(self) -> Progress:
-        """Return TRL's columns of completions that are not yet logged; empty unless `log_completions`."""
+        """Return the completions that TRL has not yet logged, by column; empty columns without `log_completions`."""
         if not self.log_completions:
             return {"tables": {}, "columns": {"rewards": {}, "extra": {}}}
         logs = self._completion_logs
@@ -56,5 +56,5 @@ class BufferResumingTrainer(ResumableTrainer, GRPOTrainer):
 
     @property
     def _completion_logs(self) -> dict[str, Any]:
-        """TRL's completions that are not yet logged: lists by column, and columns by name in `rewards` and `extra`."""
+        """The completions that TRL has not yet logged: a list per column; `rewards` and `extra` are dicts of lists."""
         return cast(dict[str, Any], self._logs)

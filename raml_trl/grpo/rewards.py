@@ -16,7 +16,7 @@ REWARDS: dict[tuple[bool, bool], float] = {
     (True, False): -0.5,
     (False, False): -1.0,
 }
-"""Eq. 21: the reward by (correct, formatted).
+"""The reward for (correct, formatted), from eq. 21.
 
 A wrong answer in the right format earns more than a correct answer in the wrong format. Use the metric `correct`, not
 the reward, to count correct answers.
@@ -26,15 +26,15 @@ the reward, to count correct answers.
 def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float]]:
     """Return a reward function for TRL.
 
-    TRL calls it with the completions (text, or chat messages that end with the model's), the dataset's `answer` column,
-    and hooks for metrics and for columns of the completions table. It logs `correct` and `formatted` of every grade. If
-    some answers could not be compared, it also logs their share by outcome ("timeout", "crash", "unreadable answer",
-    "unreadable reference"); they count as wrong.
+    TRL calls the reward function with the completions and the dataset's `answer` column. A completion is a text, or a
+    list of chat messages that ends with the model's message. The reward function logs the metrics `correct` and
+    `formatted`, and adds both as columns to TRL's table of completions. Answers that could not be compared count as
+    wrong. Their share is logged by reason: "timeout", "crash", "unreadable answer" or "unreadable reference".
 
     Args:
-        style: of the prompt, a key of `prompts.STYLES`.
-        num_graders: child processes for grading, at most. They start with the first completions that need computer
-            algebra, and end with the function or the interpreter.
+        style: style of the prompt, a key of `prompts.STYLES`.
+        num_graders: the most child processes to grade with. They start when a completion first needs computer algebra,
+            and end when the reward function is deleted or the interpreter exits.
     """
     find_style(style)
     pool = GradingPool(num_graders)

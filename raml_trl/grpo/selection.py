@@ -1,13 +1,17 @@
 """Selects the m of G rollouts of every group that carry gradient.
 
-Every strategy is one pure function. Keyed random draws break ties, never the position in the group (except in `first`).
-To select over the whole batch instead of within each group, pass the batch as one group of P * G rollouts.
+Every strategy is one pure function. Random draws decide between equal rollouts; only `first` uses the position in the
+group. To select over the whole batch instead of within each group, pass the batch as one group of P * G rollouts.
 
-Randomness is keyed: the draws for a group depend only on the seed, the step and the index of the group in the global
-batch. The subset of a group is therefore the same for any number of processes, any layout of micro-batches, and after a
-resume. No global random generator is used.
+Randomness is keyed: the draws for a group depend only on the seed, the step (the number of the generation) and the
+index of the group in the global batch. The subset of a group is therefore the same for any number of processes, any
+layout of micro-batches, and after a resume. No global random generator is used.
 
-Shapes: P groups (prompts), G rollouts in each, M selected of each.
+Notation: A is the advantage of a rollout, S the selected subset of a group, w_i the weight of rollout i, and x_i its
+gradient. A strategy is unbiased if the expectation of the mean over S, `(1/m) sum_S w_i x_i`, is the mean over the
+group, `(1/G) sum x_i`. Its subsets are nested if, for the same key, the subset of m contains the subset of m - 1.
+
+Shapes: P groups (one per prompt), G rollouts in each group, M of them selected.
 """
 
 from dataclasses import dataclass
@@ -26,10 +30,11 @@ REWARD_BLIND: tuple[str, ...] = ("random", "first")
 FLOOR = 0.5
 """`importance` treats every |A| as at least this fraction of the mean |A| of its group.
 
-Without a floor, a rollout with |A| near 0 would be drawn rarely and then get a huge weight; with KL it has a gradient
-even if A = 0. With the floor no weight exceeds (1 + FLOOR) / FLOOR = 3. One half is the largest floor that never binds
-on binary rewards, where the smallest |A| is 1 / (2 max(q, 1 - q)) of the mean if a fraction q is correct. On rewards
-with more levels it adds at most about a tenth to the variance at a floor near 0.
+Without a floor, a rollout with |A| near 0 would be drawn rarely and then get a huge weight. With a KL term it has a
+gradient even if A = 0. With the floor no weight exceeds (1 + FLOOR) / FLOOR = 3. One half is the largest floor that has
+no effect on binary rewards: if a fraction q of the rollouts is correct, the smallest |A| is 1 / (2 max(q, 1 - q)) of
+the mean, which is at least one half. For rewards with more levels, the variance is at most about a tenth larger with
+this floor than with a floor near 0.
 """
 
 _DRAWS_PER_COUNT = 4  # Philox4x64 yields four numbers per counter value
@@ -38,23 +43,24 @@ _ROUNDING = 1e-12  # variances whose relative difference is smaller count as equ
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected rollouts of P groups.
+    """The selected rollouts of P groups, and their weights.
 
     `indices` `(P, M)`: positions within the group, ascending.
-    `weights` `(P, M)`: the weight w_i of each selected row, such that `(1/m) sum_S w_i x_i` estimates `(1/G) sum x_i`.
+    `weights` `(P, M)`: the weight w_i of each selected rollout, such that `(1/m) sum_S w_i x_i` estimates
+    `(1/G) sum x_i`.
     """
 
     indices: NDArray[np.int64]
     weights: NDArray[np.float64]
 
     def mask(self, num_rollouts: int) -> NDArray[np.bool_]:
-        """`(P, G)`: true where a rollout is selected."""
+        """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G."""
         mask = np.zeros((len(self.indices), num_rollouts), dtype=bool)
         np.put_along_axis(mask, self.indices, True, axis=1)
         return mask
 
     def row_weights(self, num_rollouts: int) -> NDArray[np.float64]:
-        """`(P, G)`: the weight of a selected rollout, 0 for the others."""
+        """Return the weights as `(P, G)`: 0 for rollouts that are not selected. `num_rollouts` is G."""
         weights = np.zeros((len(self.indices), num_rollouts))
         np.put_along_axis(weights, self.indices, self.weights, axis=1)
         return weights
@@ -70,14 +76,16 @@ def select_rollouts(
     step: int,
     first_group: int = 0,
 ) -> Selection:
-    """Select `num_selected` rollouts of every group; with m = G every strategy selects all of them with weight 1.
+    """Select `num_selected` rollouts of every group.
+
+    With m = G every strategy selects all rollouts with weight 1.
 
     Args:
-        rewards: `(P, G)`; NaN if no reward function returned a reward.
-        advantages: `(P, G)`, over the whole group; never NaN.
+        rewards: `(P, G)`; NaN for a rollout without a reward.
+        advantages: `(P, G)`, computed over the whole group; never NaN.
         num_selected: m, from 1 to G.
-        strategy: one of `STRATEGIES`; those in `REWARD_BLIND` use only the shape of rewards and advantages.
-        seed: of the run.
+        strategy: one of `STRATEGIES`. Those in `REWARD_BLIND` use only the shape of rewards and advantages.
+        seed: seed of the run.
         step: number of the generation, counted from the start of the run.
         first_group: index of the first of these groups in the global batch.
     """
@@ -105,10 +113,10 @@ def select_rollouts(
 def group_draws(
     num_groups: int, num_rollouts: int, *, seed: int, step: int, first_group: int = 0
 ) -> NDArray[np.float64]:
-    """`(P, G)` numbers in [0, 1), each a function of (seed, step, group, rollout) only.
+    """Draw numbers `(P, G)` in [0, 1). Each depends only on seed, step, index of the group and index of the rollout.
 
-    One counter-based generator per (seed, step), with its counter set to the group. Drawing for a million groups costs
-    no more than drawing a million numbers. Source: Philox4x64-10, Salmon et al., SC 2011.
+    There is one counter-based generator per (seed, step), and its counter is set to the first group. All groups are
+    then drawn in one call, so a group costs no more than its numbers. Source: Philox4x64-10, Salmon et al., SC 2011.
     """
     counts = -(-num_rollouts // _DRAWS_PER_COUNT)
     philox = np.random.Philox(np.random.SeedSequence([seed, step]))
@@ -118,10 +126,11 @@ def group_draws(
 
 
 def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> NDArray[np.float64]:
-    """`(P, G)` probabilities min(1, c * size) that sum to `num_selected`, with one c per group.
+    """Return probabilities `(P, G)` that are proportional to `sizes`, capped at 1, and sum to m in each group.
 
-    Water-filling: the k largest sizes get probability 1, then c = (m - k) / (sum of the others); k is the smallest
-    number for which no other probability exceeds 1. Equal sizes give exactly m/G, and m = G gives exactly 1.
+    The k largest sizes get probability 1, and every other size c * size with c = (m - k) / (sum of the other sizes).
+    k is the smallest number for which no probability exceeds 1. Equal sizes give exactly m/G, and m = G gives exactly
+    1.
 
     Args:
         sizes: `(P, G)`, positive.
@@ -136,45 +145,44 @@ def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> N
     others = np.cumsum(descending[:, ::-1], axis=1)[:, ::-1]  # (P, G): sum of all but the k largest, for k = 0, 1, ...
     remaining = num_selected - np.arange(num_selected)  # (M,): m - k
     exceeds = remaining * descending[:, :num_selected] > others[:, :num_selected]
-    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k; with m - k = 1 no size exceeds its own sum
+    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k, at most m - 1: no size exceeds a sum with it
     return np.minimum(1, remaining[num_certain] * sizes / np.take_along_axis(others, num_certain, axis=1))
 
 
 def _random(draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """Uniform without replacement; rewards are not used.
+    """Select m rollouts uniformly without replacement; rewards are not used.
 
     Source: RaML, arXiv 2505.19815, section 4.4 (n of 16 random trajectories carry the gradient).
-    Unbiased: every rollout is selected with probability m/G, so with weights 1 the mean over S estimates the mean over
-    the group. Subsets are nested: for one key, the m selected contain the m - 1 selected. With m = 1 many groups give
-    only a positive or only a negative signal. Equal or missing rewards make no difference.
+    Unbiased: every rollout is selected with probability m/G and has weight 1. Subsets are nested. With m = 1 a group
+    gives only a positive or only a negative signal. Equal or missing rewards do not change the selection.
     """
     return _unweighted(np.argsort(draws, axis=1, kind="stable")[:, :num_selected])
 
 
 def _first(num_groups: int, num_selected: int) -> Selection:
-    """The first m of each group: a control that trains on the rollouts of G = m, with advantages over all G.
+    """Select the first m rollouts of each group. As a control it is GRPO with G = m, except for advantages over all G.
 
-    Unbiased over the sampling of the rollouts, which are exchangeable; given the rollouts it is one fixed subset.
-    Subsets are nested. Equal or missing rewards and m = 1 make no difference.
+    Unbiased only in expectation over the sampling of rollouts, which are exchangeable: once they are sampled, the
+    subset is fixed. Subsets are nested. Equal or missing rewards do not change the selection.
     """
     return _unweighted(np.tile(np.arange(num_selected), (num_groups, 1)))
 
 
 def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """The subset with the largest variance of rewards.
+    """Select the subset with the largest variance of rewards.
 
     Source: PODS, arXiv 2504.13818. This subset consists of the m - k highest and the k lowest rewards for some k from 0
     to m, so m + 1 candidates are compared, in O(G log G + m). Of candidates with equal variance, the one with the most
     high rewards wins.
-    Biased: extremes are always selected and have weight 1, so the mean over S differs from the mean over the group.
-    If all rewards are equal, the subset is that of `random`. With m = 1 it is the highest reward. A rollout with reward
-    NaN is selected only if fewer than m rollouts have a reward.
+    Biased: extremes are always selected and have weight 1. If all rewards are equal, the subset is that of `random`.
+    With m = 1 it is the rollout with the highest reward. A rollout with reward NaN is selected only if fewer than m
+    rollouts have a reward.
     """
     order = _descending(rewards, draws)
     num_present = np.count_nonzero(~np.isnan(rewards), axis=1, keepdims=True)
     ranked = np.take_along_axis(np.asarray(rewards, dtype=np.float64), order, axis=1)
-    # Centring leaves the variance unchanged and reduces rounding errors. The median is close to most rewards, and equal
-    # rewards become exactly 0, since it is one of them.
+    # Centring on the median leaves the variance unchanged and reduces rounding errors, since the median is close to
+    # most rewards. The median is one of the rewards, so equal rewards become exactly 0.
     centred = ranked - np.take_along_axis(ranked, num_present // 2, axis=1)
     centred[np.isnan(centred)] = 0
     num_worst = np.arange(num_selected + 1)  # (M + 1,): the candidates k
@@ -192,23 +200,24 @@ def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num
 
 
 def _abs_advantage(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """The m rollouts with the largest |A|.
+    """Select the m rollouts with the largest |A|.
 
-    Source: CPPO, arXiv 2503.22342, which keeps the largest |A| of the completions of a process; here, of each group.
-    Biased: small |A| are never selected, so the mean over S is too large. The rarer of correct and wrong has the larger
-    |A| and is selected first, so all m may have the same sign. Subsets are nested. If all rewards are equal, the subset
-    is that of `random`. With m = 1 it is the rollout farthest from the mean. A rollout without a reward has A = 0 and
-    comes last.
+    Source: CPPO, arXiv 2503.22342. CPPO keeps the largest |A| among the completions of a process; this function keeps
+    the largest of each group.
+    Biased: small |A| are never selected, so the terms in the mean over S are too large. The rarer outcome (correct or
+    wrong) has the larger |A| and is selected first, so all m rollouts may have advantages of the same sign. Subsets
+    are nested. If all rewards are equal, the subset is that of `random`. With m = 1 it is the rollout farthest from the
+    mean. A rollout without a reward has A = 0 and comes last.
     """
     return _unweighted(_descending(np.abs(advantages), draws)[:, :num_selected])
 
 
 def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """The ceil(m/2) highest and the floor(m/2) lowest rewards.
+    """Select the rollouts with the ceil(m/2) highest and the floor(m/2) lowest rewards.
 
-    For binary rewards this subset also has the largest variance (PODS, arXiv 2504.13818), for odd m too.
-    Biased like `max_variance`. If all rewards are equal, the subset is uniform. With m = 1 it is the highest reward. A
-    rollout with reward NaN is selected only if fewer than m rollouts have a reward.
+    For binary rewards this subset also has the largest variance (PODS, arXiv 2504.13818), for even and odd m.
+    Biased like `max_variance`. If all rewards are equal, every subset is equally likely. With m = 1 it is the rollout
+    with the highest reward. A rollout with reward NaN is selected only if fewer than m rollouts have a reward.
     """
     num_present = np.count_nonzero(~np.isnan(rewards), axis=1, keepdims=True)
     num_best = np.full_like(num_present, (num_selected + 1) // 2)
@@ -216,20 +225,22 @@ def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_sel
 
 
 def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
-    """Drawn with probability p proportional to |A| (with a `FLOOR`), and weighted by (m/G)/p.
+    """Draw rollouts with probability p proportional to |A| (raised to a `FLOOR`), and weight them by (m/G)/p.
 
     Unbiased: (1/m) sum_S w_i x_i = (1/G) sum_S x_i / p_i has expectation (1/G) sum x_i. Source: Horvitz and Thompson,
     JASA 1952. The gradient of a rollout is proportional to its A, so large terms are drawn more often with smaller
     weights. The variance is lower than that of `random`: see tests/grpo/test_selection.py for numbers.
-    The m are drawn systematically from the group sorted by A, so every draw has its share of high and low advantages.
-    A sums to 0 over a group, so with binary rewards the subset has m/2 correct and m/2 wrong rollouts (or all there
-    are), as in `balanced`, but with weights that remove the bias.
-    If all A = 0, the subset is uniform with weights exactly 1. With m = 1 it is one rollout, of either sign. A rollout
-    with reward NaN has A = 0.
+    The rollouts are drawn systematically from the group sorted by A, so every subset has its share of high and low
+    advantages. A sums to 0 over a group, so with binary rewards and even m the subset has m/2 correct and m/2 wrong
+    rollouts, as in `balanced`, but with weights that remove the bias. If there are fewer than m/2 of one kind, all of
+    them are selected.
+    If all A are 0, every subset is equally likely and the weights are exactly 1. With m = 1 the subset is one rollout
+    with an advantage of either sign. A rollout with reward NaN has A = 0.
 
     Args:
         advantages: `(P, G)`.
-        draws: `(P, G + 1)`; the last is the start of the systematic draw, the others order equal advantages.
+        draws: `(P, G + 1)`; the last number of a group is the start of the systematic draw, and the other numbers
+            order its rollouts with equal advantages.
         num_selected: m.
     """
     draws, start = draws[:, :-1], draws[:, -1:]
@@ -244,19 +255,19 @@ def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], nu
 
 
 def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], num_selected: int) -> NDArray[np.bool_]:
-    """`(P, G)`, m true in each row: selects rollout i with exactly its probability.
+    """Return a mask `(P, G)` of m rollouts per group, in which each rollout is true with exactly its probability.
 
     Source: Madow, Annals of Mathematical Statistics 1949. The probabilities are intervals laid end to end over [0, m).
-    The m points start, start + 1, ... fall into m different intervals, since none is longer than 1.
+    The m points start, start + 1, ... fall into m different intervals, since no interval is longer than 1.
 
     Args:
-        probabilities: `(P, G)`, in the order of the intervals.
-        start: `(P, 1)`, in [0, 1).
-        num_selected: m, the sum of each row.
+        probabilities: `(P, G)`, in the order of the intervals; those of a group sum to m.
+        start: `(P, 1)`, the first point, in [0, 1).
+        num_selected: m.
     """
     points_before = np.ceil(np.cumsum(probabilities, axis=1) - start)  # (P, G): points before the end of interval i
-    # Rounding may put two points into one interval, or the last point behind the end: let the count grow by at most 1
-    # per interval, and end at m.
+    # Rounding may put two points into one interval, or the last point behind the last interval. Therefore the count is
+    # made to grow by at most 1 per interval, and to end at m.
     intervals = np.arange(1, probabilities.shape[1] + 1)
     points_before = np.minimum.accumulate(points_before - intervals, axis=1) + intervals
     points_before = np.clip(points_before, num_selected - intervals[::-1] + 1, num_selected)
@@ -264,24 +275,26 @@ def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], 
 
 
 def _unweighted(indices: NDArray[np.int64]) -> Selection:
-    """Select these rollouts with weight 1."""
+    """Return the selection of these rollouts, with weight 1."""
     return Selection(np.sort(indices, axis=1), np.ones(indices.shape))
 
 
 def _descending(values: NDArray[np.floating], draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`(P, G)`: the rollouts of each group from highest to lowest value, NaN last, equal values in drawn order."""
+    """Return the rollouts `(P, G)` of each group from highest to lowest value. NaN is last; draws order equal values."""
     return np.lexsort((draws, -values), axis=1)
 
 
 def _best_and_worst(
     order: NDArray[np.int64], num_present: NDArray[np.int64], num_best: NDArray[np.int64], num_selected: int
 ) -> NDArray[np.int64]:
-    """`(P, M)`: the first `num_best` of each `order`, and the rest of the m from its end.
+    """Return m rollouts `(P, M)` of each group: the `num_best` best, and the worst ones that have a reward.
+
+    Rollouts without a reward are returned only if fewer than m rollouts have one.
 
     Args:
-        order: `(P, G)`, best first.
-        num_present: `(P, 1)`: number with a reward; rollouts without one are selected only if it is less than m.
-        num_best: `(P, 1)`.
+        order: `(P, G)`: the rollouts from best to worst; those without a reward come last.
+        num_present: `(P, 1)`: number of rollouts with a reward.
+        num_best: `(P, 1)`: number of rollouts to take from the start of `order`.
         num_selected: m.
     """
     ranks = np.arange(num_selected)

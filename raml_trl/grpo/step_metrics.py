@@ -1,6 +1,6 @@
-"""Metrics that the trainer logs beside TRL's own, and the bookkeeping around them.
+"""Computes the metrics that the trainer logs in addition to TRL's.
 
-Shapes: P groups (prompts), G rollouts in each, over all processes; R rows on this process.
+Shapes: P groups (one per prompt) with G rollouts each, over all processes; R rows on this process.
 """
 
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -21,14 +21,14 @@ from raml_trl.grpo.ledger import Ledger, speedup
 def count_generation(
     ledger: Ledger, accelerator: Accelerator, batch: Batch, generation: Generation, trained: Tensor
 ) -> dict[str, float]:
-    """Count the rows and completion tokens of a generation over all processes, and return them as metrics.
+    """Add the rows and completion tokens of a generation, over all processes, to the ledger; return them as metrics.
 
     Args:
-        ledger: of the run.
-        accelerator: of the trainer.
-        batch: of this process, R rows.
-        generation: with its subset.
-        trained: `(R,)`: the rows that will run.
+        ledger: the ledger of the run.
+        accelerator: the trainer's.
+        batch: the batch of this process.
+        generation: the generation, after its subset was chosen.
+        trained: `(R,)`; true for rows that will be trained on.
     """
     trained_tokens = (loss_mask(batch) * trained.unsqueeze(1)).sum().long()
     tokens_scored = torch.tensor(generation.tokens_scored, device=trained.device)
@@ -59,8 +59,8 @@ def selection_metrics(
 
     Args:
         rewards: `(P, G)`.
-        selected: `(P, G)`.
-        correct: `(P, G)`, or None if no reward function reports which rollouts are correct.
+        selected: `(P, G)`; true for selected rollouts.
+        correct: `(P, G)`; true for correct rollouts. None if no reward function reports which rollouts are correct.
     """
     everything = np.ones_like(selected)
     metrics = {
@@ -74,16 +74,16 @@ def selection_metrics(
 
 
 def time_metrics(ledger: Ledger, fraction: float) -> dict[str, float]:
-    """Return the seconds of each phase since the last optimizer step, and the speed-up over the run so far."""
+    """Return the seconds of each phase since the last call, and the speed-up of the run so far; `fraction` is m/G."""
     seconds = {f"seconds/{phase}": spent for phase, spent in ledger.lap().items()}
     speed = speedup(ledger, fraction)
     return seconds | {"speedup/ceiling": speed["ceiling"], "speedup/estimated": speed["estimated"]}
 
 
 def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """Return the share of groups whose masked values `(P, G)` are all equal.
+    """Return the share of groups in which all values marked by `mask` are equal; both arguments are `(P, G)`.
 
-    Groups with an empty mask do not count; NaN if no other group remains.
+    Groups in which the mask marks nothing are left out. If no group remains, the share is NaN.
     """
     least = np.where(mask, values, np.inf).min(axis=1)
     most = np.where(mask, values, -np.inf).max(axis=1)
@@ -92,9 +92,10 @@ def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -
 
 
 def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[str, float]:
-    """Return the shares of groups whose masked rollouts `(P, G)` are all, partly or not at all correct.
+    """Return the shares of groups in which all, some or none of the rollouts marked by `mask` are correct.
 
-    Groups with an empty mask do not count; NaN if no other group remains.
+    Both arguments are `(P, G)`. Groups in which the mask marks nothing are left out. If no group remains, the shares
+    are NaN.
     """
     size = mask.sum(axis=1)
     right = (correct & mask).sum(axis=1)
@@ -104,9 +105,10 @@ def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[
 
 
 def latest_correct(column: Sequence[bool], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Return the last P * G values of TRL's `correct` column as `(P, G)`, or None if it holds fewer.
+    """Return the last P * G values of `column` as `(P, G)`, or None if the column has fewer values.
 
-    A reward function fills this column through TRL's `log_extra`; see `rewards.make_reward`.
+    `column` is the column `correct` of TRL's table of completions. A reward function fills it through TRL's
+    `log_extra`; see `rewards.make_reward`.
     """
     size = shape[0] * shape[1]
     return np.array(list(column)[-size:], dtype=bool).reshape(shape) if len(column) >= size else None
@@ -114,9 +116,10 @@ def latest_correct(column: Sequence[bool], shape: tuple[int, int]) -> NDArray[np
 
 @contextmanager
 def discarded_metrics(metrics: MutableMapping[str, list[float]]) -> Iterator[None]:
-    """Replace the metrics appended in the `with` block by NaN, which TRL leaves out of its means.
+    """Replace the values appended to `metrics` in the `with` block by NaN, which TRL leaves out of the logged means.
 
-    For a micro-batch whose rows do not count: its entropy and clip ratios are means over no token.
+    The trainer uses this for a micro-batch that contains only idle rows, whose tokens are all masked. The entropy and
+    clip ratios that TRL computes for such a micro-batch are meaningless.
     """
     before = {name: len(values) for name, values in metrics.items()}
     yield
@@ -126,7 +129,7 @@ def discarded_metrics(metrics: MutableMapping[str, list[float]]) -> Iterator[Non
 
 
 class OptimizerClock(TrainerCallback):
-    """Charges the optimizer step, which runs outside of `training_step`, to the phase `updating`."""
+    """Charges the time of the optimizer step, which runs outside `training_step`, to the phase `updating`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger

@@ -1,17 +1,19 @@
 """`SubsetGRPOTrainer`: TRL's `GRPOTrainer` that trains on m of the G rollouts of every group.
 
 It differs from `GRPOTrainer` in five ways; each place is marked `# RaML:`.
-1. Once rewards are known, m rollouts of each group are selected. This happens before TRL takes log-probabilities from
-   the old and the reference model, so only the selected rollouts are scored.
-2. `drop` removes the other rows from TRL's buffer; `mask` keeps them and masks their loss. Both give the same gradient.
-3. Rows with advantage 0 do not run if they add nothing to the gradient.
+1. As soon as rewards are known, m rollouts of each group are selected. This happens before TRL computes
+   log-probabilities under the old and the reference model. Only the selected rollouts are scored, that is, get these
+   log-probabilities.
+2. `subset_mode: drop` removes the other rows from the rollouts that TRL buffers; `mask` keeps these rows and masks
+   their loss. Both give the same gradient.
+3. Rows with advantage 0 are skipped if they add nothing to the gradient.
 4. Within an optimizer step, rows move between processes and micro-batches so that rows of similar length share a
-   micro-batch, which removes padding.
+   micro-batch, which reduces padding.
 5. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
 
-TRL owns generation, rewards, advantages and the loss: its methods are called through `super()`, never copied. Metrics
-of rewards, advantages and completions cover all G rollouts, so curves for different m are comparable. Metrics of the
-loss (entropy, KL, clipping) cover the rows that the loss was computed on.
+Generation, rewards, advantages and the loss are computed by TRL: its methods are called through `super()`, never
+copied. Metrics of rewards, advantages and completions cover all G rollouts, so curves for different m are comparable.
+Metrics of the loss (entropy, KL, clipping) cover the rows that were trained on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
     trainer.train()
@@ -76,10 +78,11 @@ check_contract()
 
 
 class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
-    """TRL's `GRPOTrainer` with the same constructor; `args` is a `SubsetGRPOConfig`.
+    """TRL's `GRPOTrainer`, which trains on m of the G rollouts of every group.
 
-    With m = G, `subset_mode: drop`, no bucketing and no skipped rows it equals `GRPOTrainer` bit for bit. With
-    bucketing and skipped rows it equals `GRPOTrainer` up to rounding.
+    The constructor is that of `GRPOTrainer`, but `args` is a `SubsetGRPOConfig`. With m = G and `subset_mode: drop`,
+    training gives the same weights as `GRPOTrainer`: bit for bit if `length_bucketing` and `skip_zero_advantage` are
+    off, and up to rounding if they are on.
 
     Source: RaML, arXiv 2505.19815, section 4.4.
 
@@ -115,11 +118,11 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self.row_rules = args.row_rules(router_loss=self.aux_loss_enabled)
         self.ledger = Ledger(time.perf_counter)
         self.add_callback(OptimizerClock(self.ledger))
-        self._generation: Generation | None = None  # while TRL makes one
+        self._generation: Generation | None = None  # set while TRL makes a generation
         self._generations = GenerationCounter(args, self.num_iterations)
         self._cells_of_update = 0
 
-    # One generation. TRL calls these methods in this order, apart from rewards, which we may need first.
+    # One generation. TRL calls these methods in this order, except that `_generate` may call `_calculate_rewards` first.
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
         if not self.model.training:
@@ -178,7 +181,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **named: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         generation = self._generation
-        if generation is None:  # the loss, or evaluation
+        if generation is None:  # called by the loss or in evaluation
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *rest, **named
             )
@@ -203,7 +206,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
                 part = self._trim(take_rows(batch, rows))
                 width = part["completion_ids"].size(1)
                 scores, _, _ = super()._get_per_token_logps_and_entropies(model, *join_completions(part), width)
-                logps[rows] = 0.0  # the loss may be computed at a larger width, and 0 * NaN is NaN under a mask too
+                logps[rows] = 0.0  # the loss may use a larger width, and a mask does not help: 0 * NaN is NaN
                 logps[rows, :width] = scores.to(logps.dtype)
                 self.ledger.count(cells_scoring=num_cells(part))
                 generation.tokens_scored += int(part["completion_mask"].sum())
@@ -211,7 +214,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     @property
     def _scores_selected_rows(self) -> bool:
-        """Whether TRL takes log-probs of the rollouts, and the selected rows suffice."""
+        """Whether TRL computes log-probs of the rollouts, and computing those of the selected rows saves work."""
         args = self.args
         aligned = args.gradient_accumulation_steps % (args.steps_per_generation * self.num_iterations) == 0
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
@@ -219,7 +222,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         return (not aligned or corrected or self.beta != 0.0) and args.subset_mode == "drop" and fewer
 
     def _trained(self, selected: Tensor, advantages: Tensor) -> Tensor:
-        """Return which of the selected rows run."""
+        """Return which of the selected rows are trained on."""
         return selected & (advantages != 0) if self.row_rules.skip_zero_advantage else selected
 
     # From the generation to the micro-batches.
@@ -231,12 +234,12 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if self._buffered_inputs is buffered:  # evaluation, or another micro-batch of the same generation
             return batch
         with self.ledger.phase("selecting"):
-            # RaML: TRL has shuffled all rows and cut them into micro-batches; cut only the rows that run.
+            # RaML: TRL has shuffled all rows and cut them into micro-batches; join them and cut only the rows that run.
             self._buffered_inputs = self._deal(join_batches(self._buffered_inputs))
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _deal(self, batch: Batch) -> list[Batch]:
-        """Deal the buffered rows of all processes, and return the micro-batches of this process."""
+        """Distribute the buffered rows of all processes, and return the micro-batches of this process."""
         args, rules = self.args, self.row_rules
         live = self._trained(torch.ones_like(batch["selected"]), batch["advantages"])
         table = gather_row_table(batch, live, self.accelerator)
@@ -274,15 +277,15 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self._cells_of_update = num_cells(inputs)
         beta = self.beta
         if "weights" in inputs and beta != 0.0:
-            # RaML: the advantages carry the row weights of the policy term, this factor those of the KL term.
+            # RaML: the advantages already contain the row weights, but the KL term does not; this factor adds them.
             self.beta = cast(float, _RowBeta(beta, inputs["weights"].unsqueeze(1)))
         try:
             with discarded_metrics(self._metrics["train"]) if inputs["idle"] else nullcontext():
                 loss = super()._compute_loss(model, inputs)
         finally:
             self.beta = beta
-        # RaML: TRL takes the mean over the rows of this micro-batch; rescale it to the number that a micro-batch has
-        # before rows are skipped, packed or masked.
+        # RaML: TRL divides by the rows of this micro-batch. Rescale the loss, so that it is divided by B * m / G: the
+        # selected rows that a micro-batch has before rows are skipped, moved or masked.
         if self.loss_type in ROW_MEAN_LOSSES:
             loss = loss * (len(inputs["advantages"]) / self.args.rows_per_micro_batch)
         return loss
@@ -303,7 +306,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         return self.args.choice
 
     def summary(self) -> RunSummary:
-        """Return what the run has cost so far, over all its sessions, and the settings in effect."""
+        """Return the cost of the run so far, including the time before a resume, and the settings in effect."""
         return {
             "steps": self.state.global_step,
             "num_generations": self.num_generations,

@@ -1,6 +1,6 @@
 """Checks at import that the installed TRL and transformers still have what the trainer depends on.
 
-Names are checked: the methods that we override and their number of arguments, the attributes and keys that TRL's
+Only names are checked: the methods that we override and their number of arguments, the attributes and keys that TRL's
 methods must use, and the order of the steps in a generation. The tests check the behaviour.
 """
 
@@ -53,10 +53,10 @@ _FIELDS = {
 
 
 def check_contract() -> None:
-    """Refuse a release of TRL or transformers that lacks something the trainer depends on.
+    """Check that the installed TRL and transformers have everything that the trainer depends on.
 
     Raises:
-        ImportError: with the changes and the remedy.
+        ImportError: if they do not; the message names the changes, and the file that lists tested releases.
     """
     changes = [*find_changes(GRPOTrainer), *_missing_fields()]
     if changes:
@@ -67,7 +67,7 @@ def check_contract() -> None:
 
 
 def find_changes(trainer: type) -> Iterator[str]:
-    """Describe each part of the contract that `trainer`, a class like `GRPOTrainer`, does not fulfil."""
+    """Yield a description of each part of the contract that `trainer`, a class like `GRPOTrainer`, does not fulfil."""
     methods = dict(inspect.getmembers(trainer, callable))
     for owner, calls in _CALLS.items():
         for name, arguments in calls.items():
