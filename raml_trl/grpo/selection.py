@@ -280,7 +280,7 @@ def _unweighted(indices: NDArray[np.int64]) -> Selection:
 
 
 def _descending(values: NDArray[np.floating], draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the rollouts `(P, G)` of each group from highest to lowest value. NaN is last; draws order equal values."""
+    """Return the rollouts `(P, G)` of each group by descending value: NaN last, equal values in random order."""
     return np.lexsort((draws, -values), axis=1)
 
 

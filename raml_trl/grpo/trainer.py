@@ -122,7 +122,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self._generations = GenerationCounter(args, self.num_iterations)
         self._cells_of_update = 0
 
-    # One generation. TRL calls these methods in this order, except that `_generate` may call `_calculate_rewards` first.
+    # One generation. TRL calls these methods in this order; `_generate` may already call `_calculate_rewards`.
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
         if not self.model.training:
