@@ -1,4 +1,4 @@
-"""Build a small Qwen2 model with random weights and its tokenizer, and save both.
+"""Builds a small Qwen2 model with random weights and its tokenizer, and saves both.
 
     python -m raml_trl.build_model --config recipes/tiny/demo/model.yaml
 

@@ -44,7 +44,7 @@ class CompareConfig:
 
 
 def main(config: CompareConfig, record: Run) -> None:
-    """Reads the evaluations, compares them and writes the result."""
+    """Read the evaluations, compare them with the first one, and write and print the result."""
     started = time.monotonic()
     runs = {}
     for name, _, directory in (value.partition("=") for value in config.evaluations):

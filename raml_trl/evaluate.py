@@ -46,7 +46,7 @@ _UNFINISHED = "other processes still have shards to sample; the last of them com
 
 
 def main(config: EvaluateConfig, record: Run) -> None:
-    """Evaluates one model, or several models and compares them."""
+    """Evaluate one model; or evaluate several models and compare them."""
     check_tracker(config.report_to)
     if config.hub_dataset_id is not None and is_first_process():  # fail now rather than after hours of sampling
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
@@ -57,7 +57,7 @@ def main(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_models(config: EvaluateConfig, record: Run) -> None:
-    """Evaluates each model in a directory of its own, and compares the other models with the first."""
+    """Evaluate each model in a directory of its own, and compare the other models with the first."""
     started = time.monotonic()
     directories: dict[str, Path] = {}
     for model in (config.model_name_or_path, *config.models):
@@ -82,7 +82,7 @@ def evaluate_models(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_model(config: EvaluateConfig, record: Run) -> None:
-    """Samples and grades completions of one model, computes the metrics, and writes and reports the metrics."""
+    """Sample and grade completions of one model, compute the metrics, and write and report the metrics."""
     started = time.monotonic()
     shards: list[Path] = []
     if config.from_samples is not None:
@@ -124,7 +124,7 @@ def evaluate_model(config: EvaluateConfig, record: Run) -> None:
 
 
 def publish(config: EvaluateConfig, record: Run) -> list[str]:
-    """Pushes samples, metrics and a card to the Hub if `hub_dataset_id` is set. Returns the URL of the push."""
+    """Push samples, metrics and a card to the Hub if `hub_dataset_id` is set. Returns the URLs of the pushes."""
     if config.hub_dataset_id is None:
         return []
     repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
@@ -146,7 +146,7 @@ def publish(config: EvaluateConfig, record: Run) -> list[str]:
 
 
 def draw_shards(config: EvaluateConfig) -> list[Path] | None:
-    """Draws this process's share of the samples.
+    """Draw this process's share of the samples.
 
     Returns:
         The paths of all shards, or None if other processes are still sampling.
@@ -164,7 +164,7 @@ def draw_shards(config: EvaluateConfig) -> list[Path] | None:
 
 
 def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, object]]:
-    """Yields a row of `samples.parquet` for each sample. `samples` must be sorted by question."""
+    """Yield a row of `samples.parquet` for each sample. `samples` must be sorted by question."""
     by_question = groupby(samples, lambda sample: sample.question)
     graded = [[(sample.text, sample.outcome) for sample in question_samples] for _, question_samples in by_question]
     votes = chain.from_iterable(number_answers(graded, pool))

@@ -1,4 +1,4 @@
-"""Check questions and trajectories, and write the valid ones in the format that all other commands read.
+"""Checks questions and trajectories, and writes the valid ones in the format that all other commands read.
 
     python -m raml_trl.prepare_data --config recipes/tiny/demo/data_sft.yaml
 

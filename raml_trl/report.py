@@ -1,4 +1,4 @@
-"""Write a self-contained page about training runs, evaluations and sweeps, and print the tables of the page.
+"""Writes a self-contained page about training runs, evaluations and sweeps, and prints the tables of the page.
 
     python -m raml_trl.report --config recipes/tiny/demo/report.yaml
 
@@ -22,7 +22,7 @@ from raml_trl.runtime.validation import check_at_least, check_types
 
 @dataclass
 class ReportConfig:
-    """Arguments of `report`."""
+    """Settings of `report`."""
 
     output_dir: str
     evaluations: list[str] = field(

@@ -1,4 +1,4 @@
-r"""Sample trajectories for each question from a teacher model, grade them, and write them as Parquet shards.
+r"""Samples trajectories for each question from a teacher model, grades them, and writes them as Parquet shards.
 
     python -m raml_trl.sample_trajectories --config recipes/tiny/demo/sample.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: SampleTrajectoriesConfig, record: Run) -> None:
-    """Write this process's share of the shards, and complete the run if no shard is missing then."""
+    """Write this process's share of the shards, and complete the run if no shard is missing any more."""
     started = time.monotonic()
     if config.engine != "server":
         check_model(config.model_name_or_path)

@@ -1,4 +1,4 @@
-r"""Run all trials of a sweep file in the format of Weights & Biases (W&B), without W&B.
+r"""Runs all trials of a sweep file in the format of Weights & Biases (W&B), without W&B.
 
     python -m raml_trl.sweep recipes/sweeps/grpo_selection.yaml --devices 0 1 2 3
     python -m raml_trl.sweep recipes/tiny/sweeps/grpo_selection.yaml --agents 2
@@ -31,7 +31,7 @@ from raml_trl.sweeps.sweep_file import read_sweep
 
 @dataclass
 class SweepConfig:
-    """Options of `sweep`. The sweep file may also be given as the first argument, without `--sweep`."""
+    """Settings of `sweep`. The sweep file may also be given as the first argument, without `--sweep`."""
 
     sweep: str = field(metadata={"help": "Sweep file in the format of W&B, with method grid or random."})
     output_dir: str = field(default="", metadata={"help": "Default: runs/sweeps/ and the path below recipes."})

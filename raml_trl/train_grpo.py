@@ -1,4 +1,4 @@
-r"""Train with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
+r"""Trains with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
 
     python -m raml_trl.train_grpo --config recipes/tiny/demo/grpo.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \

@@ -1,4 +1,4 @@
-r"""Train with supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
+r"""Trains with supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
 
     python -m raml_trl.train_sft --config recipes/tiny/demo/sft.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \

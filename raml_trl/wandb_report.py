@@ -1,4 +1,4 @@
-r"""Make a report page in Weights & Biases (W&B) about a group of runs.
+r"""Makes a report page in Weights & Biases (W&B) about a group of runs.
 
     python -m raml_trl.wandb_report --project raml_trl --group grpo_num_generations_update \
         --output_dir runs/wandb_report
@@ -31,7 +31,7 @@ _COMPARED = {"grpo": "num_generations_update", "sft": "num_trajectories"}
 
 @dataclass
 class WandbReportConfig:
-    """Arguments of `wandb_report`."""
+    """Settings of `wandb_report`."""
 
     output_dir: str
     project: str = field(default=PROJECT, metadata={"help": "W&B project of the runs and of the page."})

@@ -1,4 +1,4 @@
-"""Test claims, such as "GRPO improves with m", on the results of sweeps.
+"""Tests claims, such as "GRPO improves with m", on the results of sweeps.
 
     python -m raml_trl.weigh_claims --config recipes/tiny/claims/weigh_claims.yaml
 
@@ -28,7 +28,7 @@ from raml_trl.sweeps.learning_curves import read_trials, summarise_settings
 
 @dataclass
 class WeighClaimsConfig:
-    """Options of `weigh_claims`."""
+    """Settings of `weigh_claims`."""
 
     claims: str = field(metadata={"help": "YAML file of claims; raml_trl.sweeps.claims describes the format."})
     sweeps: str = field(metadata={"help": "Directory that holds the output directories of sweep, or a trials.json."})
