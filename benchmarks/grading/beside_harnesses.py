@@ -3,9 +3,12 @@ r"""Compares our metrics with those of lighteval or OpenCompass, on the same cou
     /path/to/lighteval_env/bin/python -m benchmarks.grading.beside_harnesses --harness lighteval
     /path/to/opencompass_env/bin/python -m benchmarks.grading.beside_harnesses --harness opencompass
 
-Runs in the environment of the other harness, where this package cannot be installed (docs/other_harnesses.md). It needs
-numpy, pyarrow and matplotlib, and imports only modules of this package that need no more. `results/` gets
-`beside_HARNESS.json`.
+Runs in the environment of the other harness, where this package cannot be installed (docs/other_harnesses.md). The
+script needs numpy, pyarrow and matplotlib, and imports only those modules of this package that need nothing else. It
+writes `beside_HARNESS.json` and `beside_HARNESS.svg` to `results/`.
+
+The arguments n, c, k and tau mean the same as in `raml_trl.evaluation.metrics`: samples, correct samples, samples in a
+draw, and threshold.
 """
 
 import argparse
@@ -35,7 +38,7 @@ METRICS = {"pass": pass_at_k, "g_pass": g_pass_at_k, "mg_pass": mg_pass_at_k}
 
 
 class Harness(Protocol):
-    """The other implementation, with our names."""
+    """The metrics of a harness, under the names of our metrics."""
 
     def pass_at_k(self, n: int, c: int, k: int) -> float: ...
 
@@ -73,7 +76,7 @@ class Lighteval:
         return float(self._grouped(n, c, k, [])[f"mg-pass@{k}"])
 
     def majority(self, answers: list[str], answer: str) -> float:
-        """Returns the vote of all answers."""
+        """Returns 1 if the majority vote of `answers` is the reference `answer`, and 0 otherwise."""
         return float(self.compute(self.metrics.MajAtN(n=len(answers)), answers, answer))
 
 
@@ -97,7 +100,7 @@ HARNESSES: dict[str, type[Lighteval] | type[OpenCompass]] = {"lighteval": Lighte
 
 
 def cases() -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yields metric and arguments of every grid point."""
+    """Yields the name of a metric and its arguments for every point of the grid."""
     for n in NS:
         for k in (k for k in KS if k <= n):
             for c in range(n + 1):
@@ -109,7 +112,7 @@ def cases() -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def on_grid(harness: Harness) -> dict[str, dict[str, float]]:
-    """Returns the number of cases and the greatest difference for each metric."""
+    """Returns, for each metric, the number of grid points and the greatest difference between harness and ours."""
     results = {name: {"cases": 0, "greatest_difference": 0.0} for name in METRICS}
     for name, case in cases():
         difference = abs(METRICS[name](*case) - getattr(harness, f"{name}_at_k")(*case))
@@ -119,7 +122,7 @@ def on_grid(harness: Harness) -> dict[str, dict[str, float]]:
 
 
 def departures(harness: Harness) -> dict[str, Any]:
-    """Returns the cases in which the two differ, with the behaviour of ours."""
+    """Returns the cases in which the metrics of the harness differ from ours, with the results of the harness."""
     exactly = {(k, tau): max(-(-k * int(tau.replace(".", "")) // 100), 1) for k in range(1, 65) for tau in HUNDREDTHS}
     rounded = [
         {"k": k, "tau": tau, "needed": needed, "ours": g_pass_at_k(k, needed, k, tau), "theirs": theirs}
@@ -135,7 +138,10 @@ def departures(harness: Harness) -> dict[str, Any]:
 
 
 def on_samples(harness: Harness, n: list[int], correct: list[int], ks: tuple[int, ...]) -> dict[str, Any]:
-    """Returns means over the questions of an evaluation, and the greatest difference for a question."""
+    """Compares the metrics on an evaluation whose questions have `n` samples, of which `correct` are correct.
+
+    Returns for each metric the mean over questions, ours and theirs, and the greatest difference on one question.
+    """
     metrics = [("pass", (k,)) for k in ks] + [("mg_pass", (k,)) for k in ks if k % 2 == 0]
     metrics += [("g_pass", (k, tau)) for k in ks for tau in TAUS]
     results = {}
@@ -151,7 +157,10 @@ def on_samples(harness: Harness, n: list[int], correct: list[int], ks: tuple[int
 
 
 def on_votes(harness: Lighteval, texts: dict[str, list[str]], correct: dict[str, list[bool]]) -> dict[str, Any]:
-    """Compares the vote of all samples. Ties are skipped: lighteval's go to the first answer, ours are shared."""
+    """Compares the majority vote of all samples of each question.
+
+    Skips questions with a tie, because lighteval then chooses the first answer, and our metric shares the vote.
+    """
     results: dict[str, Any] = {"questions": len(texts), "ties": 0, "greatest_difference_without_tie": 0.0}
     for question, written in texts.items():
         answers = [text.rpartition("\\boxed{")[2].partition("}")[0] for text in written]
@@ -169,7 +178,7 @@ def on_votes(harness: Lighteval, texts: dict[str, list[str]], correct: dict[str,
 
 
 def gather(path: Path) -> tuple[dict[str, list[str]], dict[str, list[bool]]]:
-    """Returns, by question, the texts of its samples and whether each is correct."""
+    """Returns the texts of the samples of each question, and whether each sample is correct. Both are by question."""
     rows = pq.read_table(path, columns=["question_id", "text", "correct"]).to_pylist()
     texts: dict[str, list[str]] = {}
     correct: dict[str, list[bool]] = {}
@@ -182,7 +191,10 @@ def gather(path: Path) -> tuple[dict[str, list[str]], dict[str, list[bool]]]:
 def agreement_figure(
     harness: str, results: dict[str, Any], n: list[int], correct: list[int], ks: tuple[int, ...]
 ) -> str:
-    """Draws G-Pass@k over the threshold: ours as lines, with steps where tau k is an integer, theirs as crosses."""
+    """Draws G-Pass@k against the threshold tau: ours as lines, theirs as crosses.
+
+    The lines have steps where tau k is an integer.
+    """
     figure, axes = blank_figure(5.2, 3.2)
     for k, colour in zip(ks, COLOURS, strict=False):
         steps = [Fraction(needed, k) for needed in range(k + 1)]
@@ -199,7 +211,7 @@ def agreement_figure(
 
 
 def main() -> None:
-    """Compares, writes the results and draws the figure."""
+    """Compares the metrics, writes the results and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--harness", choices=tuple(HARNESSES), required=True)
     parser.add_argument("--samples", type=Path, default=Path("runs/demo/eval_grpo/samples.parquet"))

@@ -1,8 +1,11 @@
 """Measures how grading scales from one core to two, with one pool or with independent processes.
 
-Arrangements: `single` is a pool with one child on one core, including the parent. `pair` is a pool with two children on
-two cores. `two_processes` is two independent processes on a core each, with a pool of one child and half of the pairs
-each. All of them live as long as the measurement, as in a training run. Only Linux lets a process choose its cores.
+There are three arrangements. In `single`, a pool has one child, which shares a single core with the calling process. In
+`pair`, a pool has two children, which share two cores with the calling process. In `two_processes`, there are two
+independent processes. Each of them has its own core, its own pool with one child, and half of the pairs.
+
+All pools and processes stay alive during the whole measurement, as in a training run. Only Linux lets a process choose
+its cores.
 """
 
 import multiprocessing
@@ -20,7 +23,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def two_cores() -> list[int]:
-    """Returns two cores that this process may use, or none if there are fewer or the system cannot assign cores."""
+    """Returns two cores that this process may use, or [] if it has fewer or the system cannot assign cores."""
     if not hasattr(os, "sched_setaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))[:2]
@@ -39,7 +42,7 @@ def _only(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _serve(core: int, calls: Connection) -> None:
-    """Grades every list of pairs received, with a pool of one child on the same core, until an empty list arrives."""
+    """Is one of the `two_processes`: grades each list of pairs from `calls` on `core`, until an empty list arrives."""
     with _only([core]), GradingPool(1) as pool:
         while pairs := calls.recv():
             normalise.cache_clear()
@@ -48,7 +51,7 @@ def _serve(core: int, calls: Connection) -> None:
 
 
 class Arrangements:
-    """Context manager that measures the time of each arrangement on the same pairs."""
+    """Context manager that keeps all three arrangements running, and measures the time that each of them takes."""
 
     def __init__(self, cores: Sequence[int]) -> None:
         self._cores = cores
@@ -72,7 +75,10 @@ class Arrangements:
         self._open.close()
 
     def seconds(self, arrangement: str, pairs: Pairs) -> float:
-        """Returns the time of an arrangement, named as in the module's docstring, with cold caches in the parents."""
+        """Returns the wall-clock time in seconds in which `arrangement` (see the module's docstring) grades `pairs`.
+
+        The processes that own a pool start with empty caches. The children keep what they have parsed before.
+        """
         normalise.cache_clear()
         if arrangement == "two_processes":
             started = time.perf_counter()

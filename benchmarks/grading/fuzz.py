@@ -2,8 +2,9 @@ r"""Sends generated and mutated answers through the grading pool, and counts the
 
     python -m benchmarks.grading.fuzz --inputs 100000
 
-Half of the inputs come from a small grammar of LaTeX. The other half are real references from beside the checkout, or
-cases of the tests without these, with pieces removed, repeated and swapped.
+Half of the inputs are drawn from a small grammar of LaTeX. The other half are references of real questions, with pieces
+removed, repeated and swapped. The real data lie beside the checkout; without them, the references are those of the test
+cases.
 """
 
 import random
@@ -23,7 +24,7 @@ _NAMES = ["x", "y", "n", r"\pi", "e", "i", r"\theta", "AB", r"\text{cm}", r"\inf
 
 
 def expression(drawn: random.Random, depth: int) -> str:
-    """Returns an answer drawn from the grammar."""
+    """Returns an answer drawn from the grammar, with expressions nested up to `depth` levels."""
     if depth == 0 or drawn.random() < 0.2:
         return drawn.choice([str(drawn.randint(-20, 10 ** drawn.randint(1, 6))), drawn.choice(_NAMES), "0.5", "1,000"])
     forms = [
@@ -87,7 +88,7 @@ def mutilate(drawn: random.Random, answer: str, others: list[str]) -> str:
 
 
 def inputs(number: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Yields completions and references."""
+    """Yields `number` pairs of a completion and a reference."""
     drawn, golds = random.Random(seed), references()
     for index in range(number):
         gold = drawn.choice(golds)
@@ -101,7 +102,7 @@ def inputs(number: int, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Grades batch by batch and writes the outcomes."""
+    """Grades the inputs in batches, and writes how many had each outcome."""
     given = harness.parse(__doc__, inputs=100_000, seed=0, workers=2)
     outcomes: Counter[str] = Counter()
     late, seconds = [], []

@@ -1,4 +1,7 @@
-"""Pairs to grade for the benchmarks: real ones from beside the checkout, or the cases of the tests without these."""
+"""Pairs of a completion and a reference for the benchmarks, from real data or from the test cases.
+
+The real data lie beside the checkout. Where they are missing, the benchmarks use the test cases instead.
+"""
 
 import gzip
 import json
@@ -11,7 +14,7 @@ DATA = REPOSITORY.parent / "shared" / "data"
 
 
 def cases() -> list[tuple[str, str, bool]]:
-    """Returns the test cases: text, reference, and whether the text is right."""
+    """Returns the test cases: completion, reference, and whether the completion is right."""
     from tests.helpers.grading_cases import CASES
 
     return list(CASES)
@@ -26,14 +29,17 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
 
 
 def references() -> list[str]:
-    """Returns the distinct references of the real data, or of the test cases without any."""
+    """Returns the distinct references of the real data, or of the test cases if there are no real data."""
     names = ("math500.jsonl.gz", "orz_math_sample_2000.jsonl.gz", "aime24.jsonl", "aime25.jsonl")
     real = dict.fromkeys(row["answer"] for name in names for row in rows(name))
     return list(real) or list(dict.fromkeys(answer for _, answer, _ in cases()))
 
 
 def real_pairs() -> list[tuple[str, str]]:
-    """Returns completions with their references: published solutions, right and wrong."""
+    """Returns real pairs, right and wrong, or [] if there are no real data.
+
+    They are published solutions, and sentences that state the reference of the same question or of another question.
+    """
     pairs = []
     for row in rows("gsm8k_rollouts_4x.jsonl.gz"):
         for text in row["generations"]:

@@ -2,12 +2,14 @@ r"""Measures grades per second on real pairs: math-verify as in TRL, `grade`, an
 
     python -m benchmarks.grading.throughput --rounds 5
 
-Each round has its own pairs. All graders get them, in a different order in each round, and the result is the ratio
-within a round. `algebra` are pairs that need algebra, which real pairs seldom do. A call grades all pairs of a round:
-1,500 correspond to 375 questions with 4 samples.
+A pair is a completion with its reference. Each round has its own pairs, and a call grades all pairs of a round: 1,500
+pairs correspond to 375 questions with 4 samples. All graders grade the same pairs, and take turns in a different order
+in each round. The result is the ratio of their speeds within a round. Since few real pairs need algebra, results with
+`algebra` in their name are measured on other pairs that all need it.
 
-`cores` compares one core with two (see `cores.py`). There every round has all real pairs, in its own order, because
-1,500 take half a second, which is too short for a ratio. It is null if the system cannot bind a process to a core.
+The result `cores` compares one core with two (see `cores.py`). Every round of this comparison has all real pairs, in an
+order of its own, because 1,500 pairs take only half a second, which is too short for an exact ratio. `cores` is null if
+the system cannot bind a process to a core.
 """
 
 import random
@@ -28,7 +30,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def math_verify(pairs: Pairs) -> list[bool]:
-    """Grades as `trl.rewards.accuracy_reward` does, with the reference in dollars and without its logging."""
+    """Grades as `trl.rewards.accuracy_reward` does, but with the reference in dollar signs and without logging."""
     from latex2sympy2_extended import NormalizationConfig
 
     spelling = NormalizationConfig(units=True)
@@ -44,7 +46,7 @@ def math_verify(pairs: Pairs) -> list[bool]:
 
 
 def seconds(run: Callable[[Pairs], object], pairs: Pairs) -> float:
-    """Returns the time to grade `pairs` with a cold cache."""
+    """Returns the wall-clock time in seconds to grade `pairs` with an empty cache in this process."""
     normalise.cache_clear()
     started = time.perf_counter()
     run(pairs)
@@ -52,7 +54,10 @@ def seconds(run: Callable[[Pairs], object], pairs: Pairs) -> float:
 
 
 def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
-    """Draws pairs that only algebra can decide: two references, or a reference and its product with root over root."""
+    r"""Draws `number` pairs that only algebra can decide.
+
+    In a pair, the answer is the reference multiplied by `\sqrt{r} / \sqrt{r}`, or the reference of another question.
+    """
     golds, pairs = references(), dict[tuple[str, str], None]()
     while len(pairs) < number:
         gold = drawn.choice(golds)
@@ -65,10 +70,15 @@ def algebra_pairs(drawn: random.Random, number: int) -> list[tuple[str, str]]:
 
 
 def over_one_core(kinds: dict[str, Sequence[Pairs]], cores: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns the speed-up over one core of a pool of two, and of two processes, on two `cores`, by kind of pairs.
+    """Returns the speed-ups of a pool with two children, and of two processes, on two `cores` over a pool on one core.
 
-    The first round starts the children and is not counted. The kinds alternate: in a round of `algebra` a child parses
-    more expressions than its cache holds, so it has forgotten the real pairs when they come again.
+    The first round starts the children and is not counted. In each round, the kinds of pairs follow one another. The
+    pairs of kind `algebra` have more expressions than the cache of a child holds, so they evict the expressions of the
+    real pairs, which come again in the next round.
+
+    Args:
+        kinds: for each kind of pairs, the pairs of each round.
+        cores: the two cores to use.
     """
     ratios = {kind: {"two_over_one": list[float](), "two_processes_over_one": list[float]()} for kind in kinds}
     with Arrangements(cores) as arrangements:
@@ -84,7 +94,7 @@ def over_one_core(kinds: dict[str, Sequence[Pairs]], cores: Sequence[int]) -> di
 
 
 def main() -> None:
-    """Measures and writes the results."""
+    """Measures the speeds and writes the results."""
     given = harness.parse(__doc__, rounds=5, pairs=1_500, algebra_pairs=400)
     drawn = random.Random(0)
     pairs = real_pairs() or [(text, answer) for text, answer, _ in cases()]

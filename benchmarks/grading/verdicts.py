@@ -2,8 +2,9 @@ r"""Compares the verdicts of four graders on the test cases.
 
     python -m benchmarks.grading.verdicts
 
-They are ours, TRL's `accuracy_reward` with the reference unchanged and in dollars, and math-verify with its defaults.
-Each but ours runs in a child process that is killed when a case takes longer than `--seconds`, since some never end.
+The graders are ours, TRL's `accuracy_reward` with the reference unchanged, TRL's `accuracy_reward` with the reference
+in dollar signs, and math-verify with its defaults. The last three run in child processes. A child is killed if a case
+takes longer than `--seconds`, because some cases never end.
 """
 
 import json
@@ -20,7 +21,10 @@ from raml_trl.grading.pool import GradingPool
 
 
 def trl_grader(wrap: str) -> Callable[[str, str], bool | None]:
-    """Returns TRL's reward as a function. It gives None where TRL skips the example."""
+    """Returns a function that judges a completion by TRL's reward. Its verdict is None if TRL skips the example.
+
+    `wrap` is the format of the reference: `"{}"`, or `"${}$"` for dollar signs.
+    """
     from trl.rewards import accuracy_reward
 
     def judge(text: str, answer: str) -> bool | None:
@@ -31,7 +35,7 @@ def trl_grader(wrap: str) -> Callable[[str, str], bool | None]:
 
 
 def math_verify_grader() -> Callable[[str, str], bool | None]:
-    """Returns math-verify with its defaults, and the reference in dollars."""
+    """Returns a function that judges a completion by math-verify with its defaults, and the reference in dollars."""
     from math_verify import parse, verify
 
     return lambda text, answer: verify(parse(f"${answer}$"), parse(text))
@@ -45,7 +49,7 @@ GRADERS = {
 
 
 def child(name: str) -> None:
-    """Answers each line of stdin with a line on stdout."""
+    """Runs the grader `name` in a child process, which reads a pair per line and writes a verdict per line."""
     judge = GRADERS[name]()
     sys.stdout.write("ready\n")
     for line in sys.stdin:
@@ -58,14 +62,17 @@ def child(name: str) -> None:
 
 
 def seconds(pool: GradingPool, pair: tuple[str, str]) -> float:
-    """Returns the time of a single verdict."""
+    """Returns the wall-clock time in seconds that our grader takes for `pair`."""
     started = time.perf_counter()
     pool.grade([pair], style="boxed")
     return time.perf_counter() - started
 
 
 def judged(name: str, pairs: Sequence[tuple[str, str]], seconds: float) -> Iterator[Any]:
-    """Yields the verdict of a grader on each pair: a bool, None, "hang" or an error."""
+    """Yields the verdict of the grader `name` on each pair: a bool, None, "hang" or an error.
+
+    It is "hang" after `seconds` without a verdict.
+    """
     command = [sys.executable, "-u", "-m", "benchmarks.grading.verdicts", "--child", name]
     process: subprocess.Popen[str] | None = None
     for pair in pairs:
@@ -92,7 +99,7 @@ def judged(name: str, pairs: Sequence[tuple[str, str]], seconds: float) -> Itera
 
 
 def main() -> None:
-    """Grades the cases, counts the verdicts and writes them."""
+    """Grades the test cases with all graders, counts their verdicts and writes the results."""
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2])
         return

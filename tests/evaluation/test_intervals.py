@@ -1,4 +1,4 @@
-"""Tests the coverage of intervals, and p-values against the enumeration of all sign patterns."""
+"""Tests that intervals have their nominal coverage, and that p-values agree with enumerations of all sign patterns."""
 
 from fractions import Fraction
 from itertools import product
@@ -18,7 +18,7 @@ from raml_trl.evaluation.intervals import (
 
 
 def naive_interval(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> tuple[float, float]:
-    """Returns the bootstrap interval computed from single resamples."""
+    """Returns the bootstrap interval, computed one resample at a time."""
     means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(num_resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
@@ -38,7 +38,8 @@ def test_interval_has_its_nominal_coverage(rng: np.random.Generator) -> None:
         ability = rng.beta(2, 2, size=80)  # mean 1/2
         low, high = bootstrap_interval(rng.binomial(16, ability) / 16, rng, num_resamples=500)
         covered += low <= 0.5 <= high
-    # 0.95 with a standard error of 0.009; a percentile interval of 80 questions falls short by about half a point
+    # The nominal value is 0.95, and the standard error 0.009. With 80 questions, the coverage of a percentile interval
+    # is about half a percentage point too low.
     assert 0.92 <= covered / 600 <= 0.97
 
 
@@ -57,7 +58,7 @@ def test_interval_without_values_is_rejected(rng: np.random.Generator) -> None:
         bootstrap_interval([], rng)
 
 
-@pytest.mark.parametrize("samples", [16, 10])  # tenths are not exact, so equal sums may differ by rounding
+@pytest.mark.parametrize("samples", [16, 10])  # with 10, values are inexact, and equal sums may differ by rounding
 def test_p_value_equals_the_enumeration_of_signs(samples: int, rng: np.random.Generator) -> None:
     for size in (1, 2, 5, 6, 7, 8, 9, 10, 12):
         counts = rng.integers(-3, 6, size=size)
@@ -66,21 +67,21 @@ def test_p_value_equals_the_enumeration_of_signs(samples: int, rng: np.random.Ge
         expected = Fraction(sum(total >= abs(sum(nonzero)) for total in flipped), len(flipped))
         first = rng.integers(0, samples // 2, size=size + 30) / samples
         second = first.copy()
-        second[:size] += counts / samples  # the other thirty are equal and do not count
+        second[:size] += counts / samples  # the other thirty differences are 0 and have no effect on p
         difference = paired_difference(first, second, rng)
         assert difference.p_value == float(expected), size
         assert difference.mean == pytest.approx(counts.sum() / samples / (size + 30))
 
 
 def test_equal_sums_count_despite_rounding(rng: np.random.Generator) -> None:
-    # 0.1 + 0.2 - 0.3 is not exactly 0, but all 8 sign patterns are at least as far from 0
+    # In floating point, 0.1 + 0.2 - 0.3 is not exactly 0. All 8 sign patterns count as at least as far from 0.
     assert paired_difference([0, 0, 0.3], [0.1, 0.2, 0], rng).p_value == 1
     # only the two patterns of equal signs reach |0.1 + 0.2 + 0.3|
     assert paired_difference([0, 0, 0], [0.1, 0.2, 0.3], rng).p_value == 2 / 8
 
 
 def test_drawn_signs_agree_with_the_enumeration(rng: np.random.Generator) -> None:
-    differences = np.array([5, 4, 3, -2, 1, 1, -1, 2, 2, -3, 1, 2, 1]) / 16  # 13: too many to be enumerated by default
+    differences = np.array([5, 4, 3, -2, 1, 1, -1, 2, 2, -3, 1, 2, 1]) / 16  # `paired_difference` enumerates up to 12
     signs = np.array(list(product((1, -1), repeat=13)))
     exact = np.mean(np.abs(signs @ (16 * differences)) >= 16 * differences.sum())
     drawn = paired_difference(np.zeros(13), differences, rng, num_flips=40_000).p_value
@@ -134,7 +135,7 @@ def test_runs_that_cannot_be_paired_are_rejected(rng: np.random.Generator) -> No
 
 @pytest.mark.parametrize(("degrees", "t"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (9, 2.26216)])
 def test_seeds_are_compared_by_students_t(degrees: int, t: float, rng: np.random.Generator) -> None:
-    """For differences with the tabulated t of p = 0.05, the interval ends at zero."""
+    """The differences are scaled to the t value for p = 0.05 in published tables, so the interval must end at zero."""
     noise = rng.standard_normal(degrees + 1)
     noise -= noise.mean()
     mean = t * noise.std(ddof=1) / np.sqrt(degrees + 1)

@@ -1,4 +1,4 @@
-"""Tests the metrics against the enumeration of all draws of k of n samples."""
+"""Tests the metrics against an enumeration of all draws of k samples from n."""
 
 from fractions import Fraction
 from itertools import combinations
@@ -14,7 +14,7 @@ from raml_trl.evaluation.voting import Votes
 
 
 def enumerated(n: int, c: int, k: int, threshold: int) -> Fraction:
-    """Returns the share of k-subsets with at least `threshold` correct; the first c of n samples are correct."""
+    """Returns the share of k-subsets with at least `threshold` correct samples, if c of n samples are correct."""
     draws = list(combinations(range(n), k))
     return Fraction(sum(sum(sample < c for sample in draw) >= threshold for draw in draws), len(draws))
 
@@ -25,7 +25,7 @@ CASES += [(10, c, k) for c in range(11) for k in (3, 6, 10)]
 
 @st.composite
 def counts(draw: st.DrawFn, most: int = 64) -> tuple[int, int, int]:
-    """Draws n, c and k."""
+    """Draws n samples, c of them correct, and a k up to n."""
     n = draw(st.integers(1, most))
     return n, draw(st.integers(0, n)), draw(st.integers(1, n))
 
@@ -70,7 +70,7 @@ def test_stricter_metrics_are_lower(case: tuple[int, int, int]) -> None:
     assert values == sorted(values, reverse=True)
     assert values[0] == pass_at_k(n, c, k)
     if k % 2 == 0:
-        # the mean over thresholds above one half lies between the lowest and the highest of them
+        # mG-Pass@k is the mean over thresholds above 1/2, so G-Pass@k at 1 and at 1/2 are its bounds
         assert values[-1] <= mg_pass_at_k(n, c, k) <= values[2]
 
 
@@ -160,7 +160,8 @@ def test_thresholds_and_votes_do_not_change_other_metrics() -> None:
     names = ["pass@1", "pass@4", "mg_pass@4", "g_pass@1_0.5", "g_pass@4_0.5", "g_pass@1_1", "g_pass@4_1"]
     assert list(full) == [*names, "maj@4"]
     assert {name: full[name] for name in plain} == plain
-    # the second question has 2 of 4 correct: half, but not all; two correct votes beat one and one
+    # Two of the four samples of the second question are correct, which reaches tau = 0.5 but not tau = 1. In maj@4,
+    # their two votes beat two wrong answers with one vote each.
     means = {name: full[name]["mean"] for name in full}
     assert means["g_pass@4_0.5"] == pytest.approx((0 + 1 + 1) / 3)
     assert means["g_pass@4_1"] == pytest.approx((0 + 0 + 1) / 3)

@@ -1,4 +1,4 @@
-r"""Tests that equal answers share a number: on a table, on exact fractions, and in other orders of the samples."""
+r"""Tests that equal answers get the same number: in a table of cases, for fractions, and if samples are reordered."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -33,14 +33,14 @@ def pool() -> Iterator[Recording]:
 
 
 def graded(pool: GradingPool, reference: str, answers: Sequence[str]) -> Samples:
-    """Returns graded samples with these answers in their boxes; "-" has no box."""
+    """Returns graded samples with these answers in their boxes. The answer "-" stands for a sample without a box."""
     texts = ["I pass" if answer == "-" else rf"So \boxed{{{answer}}}." for answer in answers]
     grades = pool.grade([(text, reference) for text in texts], style="bare")
     return [(text, grade.outcome) for text, grade in zip(texts, grades, strict=True)]
 
 
 def partition(numbers: Sequence[int | None], names: Sequence[object]) -> set[frozenset[object]]:
-    """Returns the sets of names whose samples have the same number."""
+    """Returns the names of the samples, grouped by number. The two arguments have one entry per sample."""
     pairs = list(zip(names, numbers, strict=True))
     return {frozenset(name for name, number in pairs if number == shared) for shared in set(numbers)}
 
@@ -56,12 +56,12 @@ def partition(numbers: Sequence[int | None], names: Sequence[object]) -> set[fro
         ("7", [], []),
         (r"\{1,2\}", ["2, 3", "1", "3, 2", "2, 1", "1, 2"], [0, 1, 0, 2, 2]),
         ("C", ["B", "(B)", "C", r"\text{B}", "A"], [0, 0, 1, 0, 2]),
-        (r"\foo(3", ["0.5", "1/2", "8"], [0, 0, 1]),  # the reference is unreadable, the answers are readable
+        (r"\foo(3", ["0.5", "1/2", "8"], [0, 0, 1]),  # only the reference is unreadable
         (
             "9^{9^{9^9}}",
             ["8", r"\foo(3", r"\foo(3", "8.0", r"\bar(3"],
             [0, 1, 1, 0, 2],
-        ),  # all wrong, readable or not
+        ),  # with a huge reference, unreadable answers are wrong and vote
     ],
 )
 def test_equal_answers_share_a_number(
@@ -104,7 +104,7 @@ def test_numbers_agree_if_their_fractions_do(pool: Recording, questions: list[li
     assert number_answers(samples, pool) == expected
 
 
-# 0.5 and 50 both equal 50%, but not each other. 0.5 has several spellings.
+# 0.5 and 50 both equal 50%, but do not equal each other. Several answers have more than one spelling.
 ANSWERS = ["50%", "0.5", "50", "1/2", "1/2", "-", r"\foo(3", "12", "12.0", "7", "7.0", "x+1", "1+x", "x+2", "0.50"]
 
 
@@ -127,7 +127,7 @@ def test_questions_share_rounds_but_do_not_affect_each_other(pool: Recording) ->
     pool.calls.clear()
     together = number_answers(samples, pool)
     # Round 1 compares 1 with 2, 3 and 2.0, and 8 with 0.5 and 1/2. Round 2 compares 2 with 3 and 2.0, and 0.5 with 1/2.
-    # Then 3 is left alone.
+    # In round 3, only the answer 3 remains, with nothing to compare.
     assert [len(pairs) for pairs in pool.calls] == [3 + 2, 2 + 1, 0]
     assert together == [number_answers([own], pool)[0] for own in samples]
     assert together == [[0, 1, 2, 1], [0, 0, None], [], [0, 1, 0, 1, 2]]

@@ -1,4 +1,4 @@
-"""Tests the majority vote against the enumeration of all draws."""
+"""Tests the majority vote against an enumeration of all draws of k samples."""
 
 import time
 from collections import Counter
@@ -15,7 +15,7 @@ from raml_trl.evaluation.voting import Votes, majority_at_k, majority_each
 
 
 def voted(counts: list[int], correct_index: int, k: int, abstaining: int) -> Fraction:
-    """Returns the mean over all k-subsets of labelled samples; the label None abstains."""
+    """Returns maj@k as the mean over all k-subsets of the samples. A sample is the index of its answer, or None."""
     samples = [label for label, count in enumerate(counts) for _ in range(count)] + [None] * abstaining
     shares = []
     for draw in combinations(samples, k):

@@ -1,4 +1,4 @@
-"""Tests the grade of a text, its time limit, and the reward computed from grades."""
+"""Tests the grade of a completion, the time limit of grading, and the reward computed from grades."""
 
 import gc
 import multiprocessing
@@ -169,7 +169,10 @@ def test_grade_times_out_and_restores_the_callers_timer(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("caught", [1, 2])
 def test_time_limit_survives_a_bare_except(caught: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library swallows the exception once and then returns a verdict, or swallows it and loops again."""
+    """`compare` stands for a library that swallows the exception of the time limit.
+
+    It then returns a verdict (`caught` = 1), or loops until it has swallowed the exception again (`caught` = 2).
+    """
 
     def compare(_predicted: str, _answer: str) -> str:
         for _ in range(caught):
@@ -215,7 +218,11 @@ def _finalize_slowly(_tmp_path: Path) -> str:
 def test_time_limit_waits_for_imports_and_finalizers(
     step: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception in an import leaves broken modules behind, and one in a finalizer is ignored with a warning."""
+    """The time limit must not raise its exception there.
+
+    Raised in an import, the exception would leave broken modules behind. Raised in a finalizer, Python would ignore it
+    with a warning.
+    """
     unraisable: list[object] = []
     states: list[str] = []
 
@@ -235,7 +242,7 @@ def test_time_limit_waits_for_imports_and_finalizers(
 
 
 def test_timeout_of_the_first_grade_breaks_no_later_grade() -> None:
-    """An interrupted import of math-verify would leave broken modules behind, so this needs a new process."""
+    """An interrupted import of math-verify would leave broken modules behind, so this test needs a new process."""
     script = r"""
 import sys
 from raml_trl.grading import grader
@@ -326,7 +333,7 @@ def _grade_and_leave(reward: Callable[..., list[float]], results: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_reward_in_a_forked_process() -> None:
-    """As in a DataLoader worker: the process starts its own graders and leaves those of its parent alone."""
+    """A forked process, such as a DataLoader worker, starts its own graders and does not touch its parent's graders."""
     reward = make_reward("boxed", num_graders=1)
     assert call(reward, ALGEBRA)[0] == [1]
     before = children()

@@ -27,7 +27,7 @@ from tests.helpers.grading_cases import BOMBS, BOXES, CASES, TEXTS
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
-# References of the real data that can only be compared as text, and the reason.
+# References of the real data that the grader can compare only as text, each with the reason.
 UNREADABLE = {
     r"DQ \parallel AB": "a relation to prove",
     r"EH \parallel FG": "a relation to prove",
@@ -48,7 +48,7 @@ def pool() -> Iterator[GradingPool]:
 
 @pytest.fixture(scope="module")
 def golds(shared_data: Path) -> list[str]:
-    """The distinct references of the real questions. `answer_pairs.jsonl` holds hard pairs instead of questions."""
+    """The distinct references of the real questions. Skips `answer_pairs.jsonl`, which holds pairs, not questions."""
     references: dict[str, None] = {}
     for path in sorted({*shared_data.glob("*.jsonl"), *shared_data.glob("*.jsonl.gz")}):
         if path.name != "answer_pairs.jsonl":
@@ -80,7 +80,10 @@ def test_respelled_reference_is_right_without_algebra(golds: list[str]) -> None:
 
 
 def test_reference_is_wrong_for_another_question(pool: GradingPool, golds: list[str]) -> None:
-    """Compares neighbours in order of length and spelling. The few equal pairs differ in notation only."""
+    """Compares each reference with the next one in order of length and spelling.
+
+    The two references of the few pairs that the grader considers equal differ in notation only.
+    """
     ordered = sorted(golds, key=lambda answer: (len(answer), answer))
     pairs = list(pairwise(ordered))
     grades = pool.grade([(box(first), second) for first, second in pairs], style="boxed")
@@ -99,7 +102,10 @@ def test_reference_equals_itself_without_algebra(golds: list[str]) -> None:
 
 
 def test_labels_of_published_solutions(pool: GradingPool, shared_data: Path) -> None:
-    """Reproduces the labels of 5,276 published solutions. They have no box; their answer follows "A:"."""
+    """The grades equal the labels of 5,276 published solutions.
+
+    The solutions have no box. The test therefore boxes the answer that follows "A:".
+    """
     pairs, labels = [], []
     with gzip.open(shared_data / "gsm8k_rollouts_4x.jsonl.gz", "rt") as lines:
         for row in map(json.loads, lines):
@@ -207,7 +213,7 @@ def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: st
     extract_answer(predicted + box(answer))
     if predicted and answer:
         same_number(predicted, answer)
-        # Equality is symmetric, except for parts that only one side may leave out.
+        # If the two sides are swapped, "equal" never becomes "different". It may become undecided.
         silent = same(predicted, answer, lambda _p, _a: None), same(answer, predicted, lambda _p, _a: None)
         assert {True, False} - set(silent), (predicted, answer)
 

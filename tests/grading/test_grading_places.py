@@ -1,6 +1,6 @@
-"""Tests grading where training code does it: in the workers of a DataLoader, and in the ranks of a launch.
+"""Tests grading in the processes in which training code grades: DataLoader workers, and the ranks of a launch.
 
-psutil looks for graders that are left behind.
+The graders are the child processes of a `GradingPool`. The tests use psutil to find graders that are left behind.
 """
 
 import json
@@ -20,7 +20,7 @@ from raml_trl.grading.pool import GradingPool
 from tests.grading.test_pool import LATE, RIGHT, ROOT, TOWER, children, roots, still_running
 from tests.helpers import REPOSITORY
 
-# It runs without end, but SIGALRM can interrupt it.
+# The comparison of this pair never ends, but SIGALRM can interrupt it.
 SUM = (r"\boxed{\sum_{k=1}^{9999} \frac{x^k}{k^2}}", r"\sum_{k=2}^{9999} \frac{x^k}{k^2}")
 PAIRS = [*roots(4)[0], (r"\boxed{012}", "12"), ROOT, TOWER, SUM, *roots(6)[0][4:]]
 GRADES = [*roots(4)[1], RIGHT, RIGHT, LATE, LATE, *roots(6)[1][4:]]
@@ -31,7 +31,10 @@ def graders() -> list[int]:
 
 
 def left_of(pids: set[int]) -> list[psutil.Process]:
-    """Returns the processes that do not end by themselves, at once or after twice their deadline. Kills them."""
+    """Returns the processes that have not ended by themselves after 30 seconds, and kills them.
+
+    A grader that has lost its parent may run for twice its time limit.
+    """
     left = still_running([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], seconds=30)
     for process in left:
         process.kill()
@@ -39,7 +42,7 @@ def left_of(pids: set[int]) -> list[psutil.Process]:
 
 
 class Graded(Dataset[dict[str, Any]]):
-    """Grades each pair on access, with the pool and with `grade`, and records the processes that did it."""
+    """Grades each pair on access, with the pool and with `grade`. A row also holds the ids of the processes in use."""
 
     def __init__(self, pool: GradingPool) -> None:
         self.pool = pool
@@ -87,9 +90,9 @@ def test_workers_of_a_data_loader(context: str) -> None:
     assert [row["by grade"] for row in rows] == GRADES
     assert len({row["worker"] for row in rows} - {os.getpid()}) == 2
     used = {pid for row in rows for pid in row["graders"]}
-    assert not used & {*before, *after}  # the workers have their own graders, one at a time
-    assert {len(row["graders"]) for row in rows} <= {0, 1}  # none right after a timeout
-    assert len(used) == 4  # one worker gets the tower, the other the sum, and each replaces its grader
+    assert not used & {*before, *after}  # the workers use graders of their own
+    assert {len(row["graders"]) for row in rows} <= {0, 1}  # one at a time, and none right after a timeout
+    assert len(used) == 4  # one worker gets TOWER, the other SUM, and each replaces its grader
     assert not left_of(used)
 
 

@@ -1,6 +1,6 @@
-"""Tests the pool: same grades as `grade`, in order, whatever a text does to a child process.
+"""Tests that `GradingPool` returns the same grades as `grade`, in order, even if a pair hangs or kills a child process.
 
-psutil looks for children that are left behind.
+The tests use psutil to find children that are left behind.
 """
 
 import os
@@ -22,7 +22,7 @@ from raml_trl.prompts import STYLES
 from raml_trl.runtime.errors import InputError
 from tests.grading import test_grader as test_grading
 
-# The text stage does not reject it, and its evaluation never ends.
+# `decide_without_algebra` leaves this pair to algebra, which never finishes.
 TOWER = (r"\boxed{e^{e^{e^{e^{e^{79}}}}}}", r"2\pi")
 BINOMIAL = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
 ROOT = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")  # equal only by algebra
@@ -37,7 +37,7 @@ TABLE: list[tuple[str, str]] = [(text, answer) for text, answer, _ in _CASES.arg
 
 
 def roots(number: int) -> tuple[list[tuple[str, str]], list[Grade]]:
-    """Returns distinct pairs that need algebra, and their grades. Every third pair is right."""
+    """Returns `number` distinct pairs that need algebra, and their expected grades. Every third pair is right."""
     right = [index % 3 == 0 for index in range(1, number + 1)]
     # sqrt(4p) is 2 sqrt(p), and sqrt(4p + 1) is not.
     pairs = [(rf"\boxed{{\sqrt{{{4 * p + (not same)}}}}}", rf"2\sqrt{{{p}}}") for p, same in enumerate(right, 1001)]
@@ -55,7 +55,7 @@ def still_running(processes: list[psutil.Process], *, seconds: float = 0) -> lis
 
 
 def children() -> list[psutil.Process]:
-    """Returns the graders among the child processes. multiprocessing may have started others."""
+    """Returns the child processes that are graders. multiprocessing may have started other child processes."""
     running = still_running(psutil.Process().children())
     return [child for child in running if "raml_trl.grading.worker" in child.cmdline()]
 
@@ -69,7 +69,7 @@ def shared_pool() -> Iterator[GradingPool]:
 
 @pytest.fixture
 def no_shared_children(shared_pool: GradingPool) -> None:
-    """Ends the children of the shared pool, which starts new ones when needed."""
+    """Ends the children of the shared pool before the test. The pool starts new children when it needs them."""
     shared_pool.close()
     assert not children()
 
@@ -121,7 +121,8 @@ def test_child_that_has_parsed_an_expression_gets_its_pairs() -> None:
     pairs = [("a", "b"), ("b", "e"), ("c", "d"), ("d", "a"), ("f", "c"), ("g", "e")]
     waiting, readers = [*pairs], {}
     given = [grading_pool._next_for(child, waiting, readers) for child in (first, second, first, first, first, second)]
-    # `second` leaves b to `first`, which prefers pairs that share a side with its earlier ones. No pair is left over.
+    # `second` skips ("b", "e"), since `first` has parsed b. Later, `first` prefers pairs that share an expression with
+    # its earlier pairs. In the end, every pair has been given to a child.
     assert given == [("a", "b"), ("c", "d"), ("b", "e"), ("d", "a"), ("g", "e"), ("f", "c")]
     assert not waiting
 
@@ -139,7 +140,7 @@ def test_each_reference_is_parsed_by_a_single_child_and_none_is_idle(
     mixed = [pair for both in zip(*spelt, strict=True) for pair in both]
     assert shared_pool.grade([*mixed, *pairs], style="boxed") == [WRONG] * len(mixed) + expected
     assert len(taken) == 2
-    # A faster child takes a few pairs of the other at the very end.
+    # At the very end, the child that is faster takes over a few pairs of the other child.
     shares = [sum(pair[1] == answer for pair in some) / len(some) for some in taken.values() for _, answer in pairs]
     assert sum(max(share, 1 - share) for share in shares) / len(shares) > 0.7
 
@@ -152,8 +153,8 @@ def test_endless_pairs_time_out_without_affecting_others(num_workers: int) -> No
         grades = pool.grade([*pairs[:30], *[TOWER, BINOMIAL] * 40, *pairs[30:]], style="boxed")
     assert grades[30:110] == [LATE] * 80
     assert grades[:30] + grades[110:] == expected
-    # Two deadlines of two seconds and three starts of one or two seconds; not 80 deadlines, nor the eight seconds of
-    # `grade`.
+    # The time goes into two time limits of two seconds (TOWER and BINOMIAL once each) and three starts of one or two
+    # seconds. It would be longer with 80 time limits, or with the default limit of eight seconds.
     assert time.monotonic() - started < 30
 
 
@@ -230,7 +231,7 @@ pool.grade([{TOWER}] , style="boxed")
     assert parent.stdout is not None
     parent.stdout.readline()
     left = psutil.Process(parent.pid).children(recursive=True)
-    time.sleep(0.5)  # a child evaluates the tower, the other is idle
+    time.sleep(0.5)  # one child evaluates TOWER, the other is idle
     parent.kill()
     parent.communicate()
     assert len(left) == 2
