@@ -1,4 +1,4 @@
-"""The structure that import-linter cannot check: light imports, no printing, and departures from TRL that call `super`.
+"""Rules of the architecture that import-linter cannot check: light imports, no `print`, overrides that call `super`.
 
 `make lint` checks the import contracts of `setup.cfg`.
 """
@@ -16,14 +16,14 @@ from tests.helpers import REPOSITORY
 PACKAGE = REPOSITORY / "raml_trl"
 LIGHT_ROOMS = ("runtime", "render", "grading", "evaluation", "sweeps", "reports")
 HEAVY = ("torch", "trl", "transformers", "datasets")
-# These parse the command line, with TRL's parser.
+# This module needs TRL, whose parser it uses for the command line.
 PARSERS = {"raml_trl.runtime.cli"}
-# These need a package of an optional extra.
+# Modules that need a package of an optional extra.
 NEED_EXTRAS = {"raml_trl.reports.wandb_panels": "wandb_workspaces"}
 
 
 def modules(directory: Path) -> Iterator[str]:
-    """Dotted names of the modules below a directory of the package."""
+    """Yield the dotted names of the modules below a directory of the package."""
     for path in sorted(directory.rglob("*.py")):
         parts = path.relative_to(REPOSITORY).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

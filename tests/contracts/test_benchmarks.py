@@ -40,7 +40,7 @@ def test_both_trainers_are_timed_on_the_same_rows() -> None:
     assert taken.keys() == {"stock", "2", "8"}
     assert all(seconds["updating"] > 0 for seconds in taken.values())
     ours = harness.run(TOY, harness.Device(), steps=1, selected=2)
-    assert ours.ledger.counts["trained"] == 2 * 4  # two steps with the warm-up, two questions, two rows
+    assert ours.ledger.counts["trained"] == 2 * 4  # two steps (one is the warm-up) of two questions with two rows each
     assert len(ours.updating) == 2
 
 
@@ -109,7 +109,7 @@ def test_growth_exponent_is_recovered() -> None:
     lengths = [256, 512, 1024]
     for power in (1.0, 1.5, 2.0):
         assert likelihood_growth.exponent(lengths, [length**power for length in lengths]) == pytest.approx(power)
-    # A wider model spends a smaller share of its operations on attention, so growth is closer to linear.
+    # A wider model spends a smaller share of its operations on attention, so its cost grows more nearly linearly.
     tiny, wide = ([likelihood_growth.arithmetic(name, length) for length in lengths] for name in ("tiny", "1.5b"))
     assert 1 < likelihood_growth.exponent(lengths, wide) < likelihood_growth.exponent(lengths, tiny) < 2
 

@@ -1,4 +1,4 @@
-"""The comparison with other harnesses would see a difference, and docs/other_harnesses.md says what it found."""
+"""The comparison with other evaluation harnesses detects differences, and docs/other_harnesses.md has its results."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.helpers import REPOSITORY
 
 
 class Same:
-    """Our own metrics as another harness."""
+    """A stub of another harness, with our own metrics."""
 
     pass_at_k = staticmethod(pass_at_k)
     mg_pass_at_k = staticmethod(mg_pass_at_k)
@@ -21,7 +21,7 @@ class Same:
 
 
 class Other(Same):
-    """One that is wrong in a single case of each metric."""
+    """A stub of another harness whose Pass@k and G-Pass@k are each wrong in a single case."""
 
     @staticmethod
     def pass_at_k(n: int, c: int, k: int) -> float:
@@ -39,7 +39,7 @@ def test_a_difference_anywhere_on_the_grid_is_found(monkeypatch: pytest.MonkeyPa
     assert {name: one["greatest_difference"] for name, one in other.items()} == pytest.approx(
         {"pass": 0.25, "g_pass": 0.5, "mg_pass": 0}
     )
-    # k = 1 to 4 with five counts, and k = 1 to 8 with nine; of them 2 and 4 are even
+    # n = 4: k = 1 to 4, and 0 to 4 correct. n = 8: k = 1 to 8, and 0 to 8 correct. mG-Pass@k needs an even k.
     assert {name: one["cases"] for name, one in same.items()} == {"pass": 92, "mg_pass": 46, "g_pass": 92 * 21}
 
 

@@ -1,4 +1,4 @@
-"""Documentation is correct: links resolve, commands parse, code runs, errors read as quoted, the site builds."""
+"""In the documentation, links resolve, commands parse, code runs and errors read as quoted; the site builds."""
 
 import ast
 import importlib.util
@@ -80,7 +80,7 @@ def test_links_resolve(page: Path) -> None:
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield our commands with their arguments, except those that are quoted for their error."""
+    """Yield the commands on a page with their arguments, except commands that are shown with the error they end in."""
     text = _CONSOLE.sub(lambda match: "" if match[3].startswith("raml-trl ") else match[0], page.read_text())
     for command, rest in _COMMAND.findall(re.sub(r"\\\n\s*", "", text)):
         if rest.lstrip().startswith("--"):
@@ -89,7 +89,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 def parse(command: str, arguments: list[str]) -> tuple[Any, ...]:
     readers = COMMAND_READERS[command]
-    # The tests need neither bf16 on a GPU nor trackers.
+    # Override settings that need a GPU or a tracker, which this machine may not have.
     portable = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in readers else []
     return StrictParser(readers, allow_abbrev=False).parse([*portable, *arguments])
 
@@ -121,7 +121,7 @@ def test_pages_contain_commands() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, model_dir: str, tmp_path: Path) -> None:
-    """Run each block, with a tiny model for `MODEL`. Blocks with packages that are not installed are only parsed."""
+    """Run each block, with a tiny model for `MODEL`. Blocks that import packages not installed here are only parsed."""
     for code in blocks(page, "python"):
         tree = ast.parse(code)
         imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -152,7 +152,7 @@ def test_parsing_errors_read_as_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     checked = 0
     for command, arguments, shown in ERRORS:
-        if "bf16" in arguments:  # depends on the machine
+        if "bf16" in arguments:  # the error depends on the machine
             continue
         refused = refusal(command, shlex.split(arguments))
         if refused is not None:

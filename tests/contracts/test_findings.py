@@ -1,4 +1,4 @@
-"""The page of findings agrees with the curves that are kept beside the recipes."""
+"""docs/findings.md agrees with the learning curves that are stored with the recipes."""
 
 import json
 from itertools import product
@@ -22,7 +22,7 @@ PAGE = REPOSITORY / "docs/findings.md"
 
 @pytest.fixture(scope="module")
 def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that `weigh_claims` generates from the curves."""
+    """The directory that `weigh_claims` generates from the stored curves."""
     directory = tmp_path_factory.mktemp("claims") / "out"
     config = WeighClaimsConfig(str(CLAIMS), str(RESULTS / "trials.json"), str(directory))
     main(config, open_run(directory, "weigh_claims", {}))
@@ -30,7 +30,7 @@ def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leaves(content: object, path: str = "") -> dict[str, object]:
-    """The leaves of JSON by their path."""
+    """Return the values in nested JSON by their path, such as `/0/name`."""
     if isinstance(content, dict):
         return {key: leaf for name, part in content.items() for key, leaf in leaves(part, f"{path}/{name}").items()}
     if isinstance(content, list):

@@ -1,4 +1,4 @@
-"""The tables of docs/logging.md name what is logged, all of it and no more, and say truly what it is over."""
+"""The tables of docs/logging.md name exactly the metrics that are logged, and state what each one covers."""
 
 import inspect
 import re
@@ -27,14 +27,14 @@ PLACEHOLDERS = {"REWARD": r"\w+", "K": r"\d+", "TAU": r"[\d.]+"}
 
 
 def rows(section: str) -> list[list[str]]:
-    """The cells of the table under a heading of the page."""
+    """Return the cells of the table under a heading of the page, row by row."""
     body = PAGE.read_text().split(f"\n### {section}\n")[1].split("\n### ")[0]
     lines = [line for line in body.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
 
 def documented(section: str) -> dict[str, str]:
-    """By name, what it is over."""
+    """Return the metrics in a table by name, each with its entry in the column `over`."""
     return {name: cells[2] for cells in rows(section) for name in re.findall(r"`([^`]+)`", cells[0])}
 
 
@@ -44,7 +44,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def compare(logged: set[str], documented: set[str]) -> tuple[list[str], list[str]]:
-    """What was logged and stands nowhere, and what stands there and was not logged."""
+    """Return the logged names that are not documented, and the documented names that were not logged."""
     unknown = [name for name in logged if not any(matches(pattern, name) for pattern in documented)]
     unseen = [pattern for pattern in documented if not any(matches(pattern, name) for name in logged)]
     return sorted(unknown), sorted(unseen)
@@ -82,7 +82,7 @@ def test_grpo_with_some_settings(model_dir: str, tmp_path: Path) -> None:
     assert unknown == []
     outcomes = set(get_args(Outcome)) - {"correct", "wrong", "no answer"}
     assert outcomes <= set(section)
-    # What has no place in a short run on this machine stands in TRL's code.
+    # A short run on this machine cannot log the remaining names, so find them in TRL's code.
     code = inspect.getsource(grpo_trainer)
     rest = set(unseen) - outcomes
     assert all(f'["{name}"].append' in code for name in rest)
@@ -93,7 +93,7 @@ def test_grpo_with_some_settings(model_dir: str, tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_generation_is_forgotten() -> None:
-    """TRL's own names, as they stand in its code."""
+    """Every name of a metric in the code of TRL's trainer is documented."""
     code = inspect.getsource(grpo_trainer)
     theirs = set(re.findall(r'_metrics\[(?:mode|"train")\]\["([^"]+)"\]', code))
     assert len(theirs) > 30
@@ -102,7 +102,7 @@ def test_nothing_of_the_generation_is_forgotten() -> None:
 
 
 def test_what_is_over_all_rollouts_does_not_depend_on_m(model_dir: str, tmp_path: Path) -> None:
-    """The first generation is the same for every m: what differs is over the m, or a clock's."""
+    """The first generation is the same for every m, so only metrics over the m, and timings, may differ."""
 
     def answer_reward(completions: list[Any], log_metric: Any, log_extra: Any, **_: Any) -> list[float]:
         texts = [completion[-1]["content"] for completion in completions]

@@ -20,7 +20,7 @@ def test_there_are_three_notebooks() -> None:
 
 
 def other_model(directory: Path, seed: int) -> str:
-    """A model of the same size as `model_dir` with other weights."""
+    """A model of the same size as the one in `model_dir`, with different weights."""
     tokenizer = arithmetic_tokenizer()
     config = BuildModelConfig(output_dir=str(directory), num_hidden_layers=2, intermediate_size=64, seed=seed)
     build_model(config, tokenizer).save_pretrained(directory)

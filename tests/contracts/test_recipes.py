@@ -1,4 +1,4 @@
-"""Every YAML in the repository says what its reader understands."""
+"""The command or launcher that reads a YAML file of the repository accepts it."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ RECIPES = sorted(
 )
 LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 
-# By the word that a recipe's file name ends or begins with.
+# The option classes that read a recipe, by the first word of its file name.
 READERS = {
     "model": [BuildModelConfig],
     "data": [PrepareDataConfig],
@@ -56,9 +56,9 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipe_is_understood(recipe: Path) -> None:
-    # This machine has neither bf16 on a GPU nor trackers; what is asked of them is checked where they are.
+    # Override settings that need a GPU or a tracker, which this machine may not have.
     without = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in reader(recipe) else []
-    if recipe.parent.name == "benchmarks":  # what is evaluated is said when it is
+    if recipe.parent.name == "benchmarks":  # these recipes leave the model to the command line
         without += ["--model_name_or_path", "m", "--output_dir", "o"]
     StrictParser(reader(recipe), allow_abbrev=False).parse(["--config", str(recipe), *without])
 

@@ -1,4 +1,4 @@
-"""Servers, trainers and launches that the tests share."""
+"""Servers, trainers and launch scripts that several tests use."""
 
 from pathlib import Path
 

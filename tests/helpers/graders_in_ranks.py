@@ -2,9 +2,9 @@
 
 accelerate launch --config_file accelerate_configs/cpu.yaml -m tests.helpers.graders_in_ranks PAIRS.json RESULTS END
 
-PAIRS.json holds a list of pairs, and a pair whose comparison never ends. Each rank writes a file to RESULTS with its
-outcomes and the child processes of its pools, which it does not close. If END is "failure", rank 1 then fails while
-rank 0 grades the pair that never ends.
+PAIRS.json holds a list of pairs of answer and reference, and one further pair whose comparison never ends. Each rank
+writes a file to the directory RESULTS with the outcomes of grading and the ids of its grader processes, which it leaves
+running. If END is "failure", rank 1 then fails while rank 0 grades the pair that never ends.
 """
 
 import json

@@ -1,7 +1,7 @@
 r"""Table of test cases for the grader: an answer, its reference, and whether the answer is right.
 
-Rows of `BOXES` hold the content of a `\boxed{}`; rows of `TEXTS` hold complete completions. A row marked with the name
-of a dataset takes its reference from there. `[e]` marks cases on which other graders were seen to fail.
+In `BOXES`, an answer is the content of a `\boxed{}`; in `TEXTS`, it is a whole completion. A comment names the dataset
+that a reference comes from. `[e]` marks cases that other graders were seen to get wrong.
 """
 
 Case = tuple[str, str, bool]
@@ -365,6 +365,6 @@ TEXTS: list[Case] = [
     (r"\boxed{67} \boxed{" + "1" * 10**6 + "}", "67", False),  # [e] the last box is the answer
     ("", "67", False),
 ]
-"""Complete completions."""
+"""Cases whose answer is in a whole completion."""
 
 CASES: list[Case] = [*((rf"\boxed{{{box}}}", answer, right) for box, answer, right in BOXES), *TEXTS]

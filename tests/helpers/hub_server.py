@@ -1,12 +1,12 @@
-"""A local stand-in for the Hub, with enough of its protocol for `huggingface_hub` to push to it and load from it.
+"""A local stand-in for the Hub that implements enough of its protocol for `huggingface_hub` to push and load.
 
     with HubServer() as hub:
         hub.fail("commit", 500)  # fail the next commit
         subprocess.run(command, env=hub.environment(tmp_path / "home"))
         assert "README.md" in hub.files("dataset", f"{USER}/rows")
 
-The client reads its environment on import, so run it in a separate process. The server keeps everything in memory. It
-does not support Xet (`environment` turns it off), multi-part uploads, tags, pull requests and Spaces.
+The client reads environment variables on import, so run it in a separate process. The server keeps all data in memory.
+It does not support Xet (`environment` turns it off), multi-part uploads, tags, pull requests and Spaces.
 """
 
 import base64
@@ -26,16 +26,16 @@ from urllib.parse import parse_qs, unquote
 import yaml
 
 USER, TOKEN = "tester", "hf_secret_of_the_tester"
-CUT = 0  # used as a status: close the connection before the request has any effect
-LOST = -1  # carry out the request, then close the connection instead of answering
-HALF = -2  # close the connection while the client is sending
+CUT = 0  # a status that means: close the connection before the request has any effect
+LOST = -1  # likewise: carry out the request, then close the connection instead of answering
+HALF = -2  # likewise: close the connection while the client is sending
 
-_LARGE = (".parquet", ".arrow", ".safetensors", ".bin", ".pt", ".gz")  # stored in git as LFS pointers
+_LARGE = (".parquet", ".arrow", ".safetensors", ".bin", ".pt", ".gz")  # files that git stores as LFS pointers
 _LICENSES = ("mit", "apache-2.0", "cc-by-4.0", "other")
 _ID, _REVISION = r"(?P<id>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
 _API, _REPO = f"/api/(?:models|(?P<type>datasets))/{_ID}", f"/(?P<type>datasets/)?{_ID}"
 
-# The kinds of requests, each with its HTTP methods and path. The method of `_Handler` with the same name answers.
+# The kinds of requests, with their HTTP methods and paths. `_Handler` answers each in the method of the same name.
 ROUTES = {
     "whoami": ("GET", "/api/whoami-v2"),
     "create": ("POST", "/api/repos/create"),
@@ -67,21 +67,21 @@ class File(NamedTuple):
 
     @property
     def oid(self) -> str:
-        """The hash of the file in git."""
+        """The hash by which git identifies the file."""
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
         blob = pointer.encode() if self.large else self.content
         return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
 
 
 class Commit(NamedTuple):
-    """A commit, with all files of the repository by path."""
+    """A commit, with all files that the repository then has, by path."""
 
     oid: str
     summary: str
     files: dict[str, File]
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Return the entries of the tree by path: the files and their folders."""
+        """Return the Hub's descriptions of all files and folders of the commit, by path."""
         folders = {str(parent) for path in self.files for parent in PurePosixPath(path).parents} - {"."}
         entries = {path: {"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders}
         for path, file in self.files.items():
@@ -120,7 +120,7 @@ class Reply(NamedTuple):
 
 
 class Refusal(Exception):
-    """An error answer, with the headers from which the client determines the error."""
+    """An error answer. Its headers tell the client which error it is."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -128,7 +128,7 @@ class Refusal(Exception):
 
 
 class HubServer:
-    """The server, which runs inside a `with` block. `requests` lists the kinds of the requests received, in order."""
+    """A server that runs inside a `with` block. `requests` lists the kinds of all requests received, in order."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}  # by type and id
@@ -155,12 +155,20 @@ class HubServer:
         return kept | hub | quiet | ({"HF_TOKEN": token} if token else {})
 
     def files(self, repo_type: str, repo_id: str, branch: str = "main") -> dict[str, bytes]:
-        """Return the current files of a branch."""
+        """Return the contents of the current files of a branch, by path."""
         commits = self.repos[repo_type, repo_id].branches[branch]
         return {path: file.content for path, file in commits[-1].files.items()}
 
     def fail(self, kind: str, status: int, *, at: int = 1, times: int = 1, retry_after: int | None = None) -> None:
-        """Answer requests of a kind with `status`, which may be CUT, HALF or LOST, from the `at`-th one from now."""
+        """Let the next requests of a kind fail.
+
+        Args:
+            kind: a key of `ROUTES`.
+            status: the HTTP status to answer, or CUT, HALF or LOST.
+            at: the first request to fail, counted from now; 1 is the next request of this kind.
+            times: the number of requests that fail.
+            retry_after: the seconds in the header Retry-After; None sends no such header.
+        """
         first = self.requests.count(kind) + at
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         self.faults |= {(kind, number): Reply({}, status, headers) for number in range(first, first + times)}
@@ -201,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.token not in ("", TOKEN):
                 raise Refusal(401, "Invalid credentials in Authorization header")
-            # Reading public files needs no token, and neither does uploading, since the real Hub signs upload URLs.
+            # Reading public files needs no token. Uploading needs none, either, because the real Hub signs upload URLs.
             if not self.token and (kind == "whoami" or (self.command == "POST" and kind not in ("paths", "validate"))):
                 raise Refusal(401, "Invalid username or password.")
             done = getattr(self, kind)()
@@ -237,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def head(self) -> Commit:
-        """The requested commit: the last one of a branch, or the one with a hash."""
+        """The commit that the request names: by a branch, whose last commit it is, or by a hash."""
         revision, branches = self.parts["revision"] or "main", self.repo.branches
         if revision in branches:
             return branches[revision][-1]
@@ -273,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply({"private": self.repo.private})
 
     def preupload(self) -> Reply:
-        """Answer how to upload each file, and the hash of the file that the commit has at its path."""
+        """Answer how to upload each file, and the hash of the current file at the same path."""
         there = {path: file.sha256 if file.large else file.oid for path, file in self.head.files.items()}
         files = [{"path": file["path"], "oid": there.get(file["path"])} for file in self.json["files"]]
         for file in files:
@@ -281,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply({"files": files})
 
     def batch(self) -> Reply:
-        """Answer where to upload large files. A known file needs no action."""
+        """Answer where to upload large files. A file that the server already has needs no upload."""
         objects = self.json["objects"]
         for item in objects:
             url = f"{self.hub.url}/storage/{item['oid']}"

@@ -1,4 +1,4 @@
-"""Runs several trainings under one `accelerate launch` on two CPU processes, for each way to shard a model."""
+"""Runs several trainings under one `accelerate launch` on two CPU processes, with a given way to shard the model."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.helpers import REPOSITORY
 from tests.training.test_evaluation import log_of
 
-# `held`: the shares of the parameters that a process holds, that its optimizer updates, and that it holds to sample.
+# The ways to shard. `held` has the shares of the parameters that a process holds, updates, and holds while sampling.
 WAYS: dict[str, dict[str, Any]] = {
     "cpu": {"distributed": "MULTI_CPU", "wrapper": "DistributedDataParallel", "held": (1, 1, 1)},
     "zero1": {"distributed": "DEEPSPEED", "wrapper": "DeepSpeedEngine", "stage": 1, "held": (1, 1 / 2, 1)},
@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Host:
-    """A machine of a launch: the prefix of its command, the arguments of its launcher, and its environment."""
+    """A machine of a launch: a prefix for its command, arguments for its launcher, and environment variables."""
 
     prefix: Sequence[str] = ()
     words: Sequence[str] = ("--main_process_port", "0")
@@ -42,7 +42,7 @@ ALONE = Host()
 
 @dataclass(frozen=True)
 class Launched:
-    """The results of a launch: a directory for each run, and the notes of each process."""
+    """The results of a launch: a directory for each run, and the notes (measurements) of each process by run."""
 
     way: str
     directory: Path
@@ -50,7 +50,7 @@ class Launched:
 
 
 def skip_where_impossible(way: str) -> None:
-    """Skip the test if a package that this way needs is not installed."""
+    """Skip the test if this way to shard needs a package that is not installed."""
     if way.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: make test-all, or pip install -c constraints.txt -e .[deepspeed]")
     if way == "fsdp2" and "_prepare_backend" not in vars(PartialState):
@@ -62,11 +62,11 @@ def launch(way: str, runs: dict[str, dict[str, Any]], directory: Path, hosts: Se
 
     Args:
         way: a key of `WAYS`.
-        runs: the input of `several_runs.py` without `output_dir`, which is the name of the run in `directory`.
-        directory: the directory of all runs.
-        hosts: the machines; the first runs the main process.
+        runs: the input of `several_runs.py`, except for `output_dir`: each run gets a directory with its name.
+        directory: the directory to hold the directories of all runs.
+        hosts: the machines of the launch, of which the first runs the main process.
     """
-    use_cpu = str(way != "fsdp2").lower()  # FSDP needs an accelerator: see `several_runs.py`
+    use_cpu = str(way != "fsdp2").lower()  # with `use_cpu`, no FSDP: see `several_runs.py`
     placed = {
         name: run | {"settings": run["settings"] | {"use_cpu": use_cpu, "output_dir": directory / name}}
         for name, run in runs.items()
@@ -79,7 +79,7 @@ def launch(way: str, runs: dict[str, dict[str, Any]], directory: Path, hosts: Se
         for host in hosts:
             launcher = [*host.prefix, sys.executable, "-m", "accelerate.commands.launch", *words, *host.words, *script]
             process = stack.enter_context(subprocess.Popen(launcher, cwd=REPOSITORY, env=os.environ | host.environment))
-            # Terminated, not killed, so that it ends its own processes, which wait for each other.
+            # Terminate the launcher instead of killing it, so that it ends its processes, which wait for each other.
             stack.callback(process.terminate)
             started.append(process)
         assert [process.wait(timeout=600) for process in started] == [0] * len(hosts)
@@ -87,7 +87,7 @@ def launch(way: str, runs: dict[str, dict[str, Any]], directory: Path, hosts: Se
 
 
 def spread(way: str, model_dir: Path) -> dict[str, Any]:
-    """Return the notes expected from each process, without the lengths of its samples."""
+    """Return the notes expected from each process, except for the lengths of its samples."""
     total = sum(weight.numel() for weight in load_file(model_dir / "model.safetensors").values())
     expected = {"processes": 2, "stage": None} | WAYS[way]
     names, shares = ("parameters", "optimized", "sampling"), expected.pop("held")

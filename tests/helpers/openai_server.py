@@ -1,4 +1,4 @@
-"""A local server that implements the part of OpenAI's protocol that a client of chat completions uses.
+"""A local server that implements the part of OpenAI's protocol for chat completions.
 
     with OpenAIServer() as server:
         server.faults += [Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}), CUT]
@@ -6,8 +6,8 @@
         ...
         assert len(server.requests) == 12
 
-The answer is a function of the request: by default of the messages and the seed, otherwise the result of `answer`,
-such as the completions of an engine (`answer_with`). `faults` are sent in reply to the next requests for completions.
+The function `answer` maps a request to its answer. By default the answer depends on the messages and the seed; with
+`answer_with`, an engine gives the answers. The replies in `faults` are sent to the next requests for completions.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ class Reply(NamedTuple):
     status: int
     body: object = b""
     headers: Mapping[str, str] = {}
-    seconds: float = 0.0  # before it is sent
-    seconds_per_byte: float = 0.0  # sends the body byte by byte
+    seconds: float = 0.0  # delay before the reply is sent
+    seconds_per_byte: float = 0.0  # if not 0, the body is sent byte by byte
 
 
 CUT = Reply(0)
@@ -67,7 +67,7 @@ def answer_with(engine: Engine) -> Callable[[Request], Answer]:
 
 
 class OpenAIServer:
-    """The server runs inside its `with` block. An answer takes `seconds`; requests need `api_key` if it is given."""
+    """A server that runs inside a `with` block. Each answer takes `seconds`. Requests need `api_key`, if it is set."""
 
     model = "tiny"
 
@@ -77,8 +77,8 @@ class OpenAIServer:
         self.answer, self.seconds, self.api_key = answer, seconds, api_key
         self.models = Reply(200, {"object": "list", "data": [{"id": self.model, "object": "model"}, {"id": "other"}]})
         self.faults: deque[Reply] = deque()
-        self.requests: list[Request] = []  # for completions, in order of arrival
-        self.headers: list[dict[str, str]] = []  # of all requests
+        self.requests: list[Request] = []  # the requests for completions, in order of arrival
+        self.headers: list[dict[str, str]] = []  # the headers of all requests
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
@@ -130,11 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self._wait(reply.seconds)
         with self.openai.lock:
-            self.openai.in_flight -= 1  # before the client can receive the reply
+            self.openai.in_flight -= 1  # now, before the client can receive the reply
         self._reply(reply)
 
     def _refusal(self) -> Reply | None:
-        """Refuse a wrong key. The reply repeats it, as some real servers do."""
+        """Return an error if the key is wrong. The error repeats the key, as some real servers do."""
         with self.openai.lock:
             self.openai.headers.append(dict(self.headers))
         given = self.headers["Authorization"]
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             pass  # the client has closed the connection
 
     def _wait(self, seconds: float) -> None:
-        """Wait, but no longer than the client keeps the connection open: a closed connection is readable."""
+        """Wait, but stop when the client closes the connection, which makes the connection readable."""
         select.select([self.connection], [], [], seconds)
 
     def log_message(self, *_: object) -> None:

@@ -3,10 +3,12 @@
 accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 --mixed_precision no \
     -m tests.helpers.several_runs RUNS.json
 
-RUNS.json holds, by name, the command, the recipe and the settings of each run. Two keys are optional: `given_rollouts`,
-for GRPO on rollouts that are the same on any number of processes, and `interrupted_after`, a step after which the run
-is interrupted and the same command started again. Each process writes its notes from the first evaluation of each run
-to a file beside RUNS.json: 0.json, 1.json and so on.
+RUNS.json holds the command, the recipe and the settings of each run, by the name of the run. Two further keys are
+optional. With `given_rollouts`, GRPO trains on rollouts that are the same on any number of processes. With
+`interrupted_after`, the run is interrupted after that step, and the same command is started again.
+
+Each process notes, at the first evaluation of each run, how the model is sharded, and also the lengths of its samples.
+It writes its notes to a file next to RUNS.json: process 0 to 0.json, process 1 to 1.json.
 """
 
 import json
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-    # accelerate uses FSDP only on accelerators; on a CPU it silently uses DDP instead.
+    # On a CPU, accelerate silently uses DDP instead of FSDP. So override its choice of the backend.
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -26,14 +28,14 @@ if os.environ.get("ACCELERATE_USE_FSDP") == "true":
 if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
     import deepspeed.ops
 
-    # Otherwise DeepSpeed compiles it at the first run, which needs a compiler and a minute. gloo does the same work.
+    # DeepSpeed would compile this extension at the first run, which takes a compiler and a minute. gloo replaces it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     from accelerate.utils import DeepSpeedPlugin
 
     set_up = DeepSpeedPlugin.__post_init__
 
     def set_up_for_small_models(plugin: DeepSpeedPlugin) -> None:
-        """Shard all tensors. By default ZeRO-3 replicates those under 100,000 elements, which here are all."""
+        """Shard all tensors. By default ZeRO-3 shards no tensor under 100,000 elements, so none of the test model."""
         set_up(plugin)
         plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
 
@@ -56,7 +58,7 @@ from tests.helpers import without_triton
 from tests.helpers.trainers import TrainerOnGivenRollouts
 
 without_triton.patch()
-# The end of a run would close the connection between the processes, which the next run needs.
+# Keep the connection between the processes open at the end of a run, because the next run needs it.
 Accelerator.end_training = lambda _self: None
 
 notes: dict[str, Any] = {}
@@ -64,7 +66,7 @@ measure = Evaluation.measure
 
 
 def num_held(parameters: Iterable[torch.Tensor]) -> int:
-    """Count the elements that this process holds at the moment."""
+    """Count the elements of the parameters that this process holds at the moment."""
     return sum((item.to_local() if isinstance(item, DTensor) else item).numel() for item in parameters)
 
 

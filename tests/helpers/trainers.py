@@ -1,4 +1,4 @@
-"""Trainers for tests: short runs in the arithmetic world, and the results that the tests compare."""
+"""Makes trainers for short GRPO runs on arithmetic questions, and collects the results that the tests compare."""
 
 import re
 from pathlib import Path
@@ -21,31 +21,31 @@ NUM_GENERATIONS = 8
 
 
 def digit_reward(completions: list[Any], **_columns: object) -> list[float]:
-    """A reward with many different values for random text, so that every group has a signal."""
+    """A reward that takes many values on random text, so that rewards differ within every group."""
     texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [sum(character in "0123456" for character in text) / 8 for text in texts]
 
 
 def length_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
-    """A second reward, on another scale."""
+    """A second reward function, on another scale."""
     return [len(completion[-1]["content"]) / 3 for completion in completions]
 
 
 def half_dead_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
-    """`digit_reward`, but 0 for every other group of eight, so that its rollouts have no advantage."""
+    """`digit_reward`, but 0 in every second group of eight, so that the rollouts of this group have advantage 0."""
     rewards = digit_reward(completions)
     return [reward if row // NUM_GENERATIONS % 2 == 0 else 0.0 for row, reward in enumerate(rewards)]
 
 
 def odd_prompts_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float]:
-    """`digit_reward`, but 0 for half of the questions, regardless of the process that holds their rollouts."""
+    """`digit_reward`, but 0 for half of the questions, no matter which process holds their rollouts."""
     rewards = digit_reward(completions)
     live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 0 for prompt in prompts]
     return [reward if alive else 0.0 for reward, alive in zip(rewards, live, strict=True)]
 
 
 def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) -> list[float | None]:
-    """Reward only the first and the sixth rollout of every other question, so that few rows have an advantage."""
+    """Reward only the first and the sixth rollout of every second question, so that few rows have an advantage."""
     live = [int(prompt[-1]["content"].rpartition("+")[2]) % 2 == 1 for prompt in prompts]
     return [
         float(row % NUM_GENERATIONS) if alive and row % NUM_GENERATIONS in (0, 5) else None
@@ -54,18 +54,18 @@ def rare_reward(completions: list[Any], prompts: list[Any], **_columns: object) 
 
 
 def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> list[float]:
-    """Reward nothing, so that no group has a signal."""
+    """Reward nothing, so that every advantage is 0."""
     return [0.0] * len(completions)
 
 
 def questions(number: int = 64) -> Dataset:
-    """Questions of different lengths, so that batches need padding."""
+    """Return questions of different lengths, so that batches need padding."""
     texts = [f"a={'+'.join(str((i * j) % 10) for j in range(1, 3 + i % 4))},b={i % 10}+{i % 7}" for i in range(number)]
     return Dataset.from_list([{"prompt": prompt_messages(text, "bare"), "answer": "0"} for text in texts])
 
 
 def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
-    """Rollouts that depend only on the prompt and the index in the group, not on the number of processes."""
+    """Return rollouts that depend only on the prompt and the index in the group, not on the number of processes."""
     tokenizer = trainer.processing_class
     first = trainer.accelerator.process_index * len(prompts)
     completions = []
@@ -80,7 +80,7 @@ def fixed_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) ->
 
 
 def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -> dict[str, Any]:
-    """Like `fixed_rollouts`, with correct, wrong and unformatted trajectories of the arithmetic world."""
+    """Return rollouts like `fixed_rollouts`, whose texts are correct, wrong or unformatted trajectories."""
     tokenizer = trainer.processing_class
     first = trainer.accelerator.process_index * len(prompts)
     completions = []
@@ -100,20 +100,20 @@ def solved_rollouts(prompts: list[list[dict[str, str]]], trainer: GRPOTrainer) -
 
 
 class TrainerOnGivenRollouts(SubsetGRPOTrainer):
-    """Trains on `solved_rollouts` instead of rollouts of the model."""
+    """A trainer on `solved_rollouts` instead of rollouts that the model samples."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named, rollout_func=solved_rollouts)
 
 
 def rollouts_with_tools(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-    """`fixed_rollouts`, in which every third token was not written by the model."""
+    """Return `fixed_rollouts`, with every third token marked as not written by the model."""
     rollouts = fixed_rollouts(prompts, trainer)
     return rollouts | {"env_mask": [[int(i % 3 != 1) for i in range(len(ids))] for ids in rollouts["completion_ids"]]}
 
 
 def rollouts_with_logprobs(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-    """`fixed_rollouts`, with log-probabilities that differ from the model's and between rollouts."""
+    """Return `fixed_rollouts`, with log-probabilities that differ between rollouts and from those of the model."""
     rollouts = fixed_rollouts(prompts, trainer)
     return rollouts | {"logprobs": [[-3.0 - 0.1 * (i % 7) for i in ids] for ids in rollouts["completion_ids"]]}
 
@@ -139,7 +139,7 @@ def untimed(recorder: Recorder) -> list[dict[str, Any]]:
 
 
 def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the completion tables of a run by file name."""
+    """Return the tables of rollouts that a run saved, by file name."""
     paths = sorted((directory / "completions").glob("*.parquet"))
     return {path.name: pd.read_parquet(path).to_dict("records") for path in paths}
 
@@ -147,7 +147,7 @@ def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
 def make_trainer(
     model_dir: str, output_dir: Path, *, stock: bool = False, max_steps: int = 3, **settings: Any
 ) -> tuple[GRPOTrainer, Recorder]:
-    """Make a trainer for two groups of eight per step; with `stock`, TRL's own trainer."""
+    """Make a GRPO trainer with two groups of eight rollouts per step: ours, or TRL's own if `stock` is true."""
     recorder = Recorder()
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 16,
@@ -183,13 +183,13 @@ def make_trainer(
 
 
 def weights(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:
-    """Return a copy of every parameter."""
+    """Return a copy of every parameter, by name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 class Selections(TrainerCallback):
-    """Keeps the selection mask over the complete batch at every step."""
+    """Keeps, for every step, the mask of the selected rollouts in the batch of all processes."""
 
     def __init__(self, trainer: GRPOTrainer) -> None:
         self.trainer = trainer

@@ -1,4 +1,4 @@
-"""The script that the two-process tests run under `accelerate launch`: short trainings whose results rank 0 saves.
+"""The script of `test_distributed`, run under `accelerate launch`: short trainings whose results rank 0 saves.
 
 accelerate launch --config_file accelerate_configs/cpu.yaml -m tests.helpers.two_processes MODEL_DIR RESULTS.pt
 """
@@ -27,7 +27,7 @@ from tests.helpers.trainers import (
 
 ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
 TWO = {"num_generations_update": 2}
-# Two processes with 12 rollouts each, so that the second of three groups is on both.
+# Each of two processes has 12 rollouts, so that the second of three groups is on both.
 STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
 ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
 MASK = {"subset_mode": "mask"}
@@ -57,17 +57,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
     "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }
-# Interrupted between two steps of one generation, and between two log lines.
+# Training resumes between two steps of one generation, and between two log entries.
 RESUMED = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2, "max_steps": 7}
 RESUMED |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
 
 
-# The rows that each process requests out of 2 x 4: unordered, from both processes, and in different numbers.
+# The rows that each process requests, out of four on each process: unordered, from both, and in different numbers.
 WANTED = [np.array([6, 1, 4, 3, 7]), np.array([0, 5])]
 
 
 def exchanged(accelerator: Any) -> dict[str, Any]:
-    """Return the rows that `exchange_rows` brings to this process, with mixed widths and types as in TRL's batches."""
+    """Return the rows that `exchange_rows` brings to each process. As in TRL's batches, widths and types are mixed."""
     own = torch.arange(4) + 4 * accelerator.process_index
     width = 2 + accelerator.process_index
     batch = {

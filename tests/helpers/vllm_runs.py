@@ -18,7 +18,7 @@ from raml_trl.runtime.runs import process_share
 from tests.helpers.trainers import Selections, make_trainer
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.1, "vllm_max_model_length": 64}
-# 24 rollouts: with 12 on each of two processes, the second of three groups of eight is on both.
+# 24 rollouts. On two processes, each has 12 of them, so the second of three groups of eight is on both.
 BATCH = {"per_device_train_batch_size": 8 // process_share()[1], "gradient_accumulation_steps": 3}
 TWO = VLLM | BATCH | {"num_generations_update": 2}
 FAST = TWO | {"learning_rate": 0.01, "max_steps": 6, "max_grad_norm": 1.0}
@@ -33,7 +33,7 @@ LOGGED += ("sampling/sampling_logp_difference/mean",)
 
 
 def keep_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
-    """Keep the weights of a layer. On a CPU vLLM packs and drops them, so that no new weights could be loaded."""
+    """Keep the weights of a layer. On a CPU, vLLM would pack and drop them, and could then load no new weights."""
     layer.cpu_linear = torch.nn.functional.linear
 
 

@@ -1,4 +1,4 @@
-"""A stub of W&B's server that answers the GraphQL requests of a client that saves a report."""
+"""A stub of W&B's server. It answers the GraphQL requests that the client sends to save a report."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ _PROJECT = {"id": "UDox", "internalId": "SDox", "name": PROJECT, "entityName": U
 
 
 class WandbServer:
-    """Answers with one user and one project; `saved` are the variables of the reports it received."""
+    """A server with one user and one project. `saved` holds the GraphQL variables of the reports that it received."""
 
     def __init__(self) -> None:
         self.saved: list[dict[str, Any]] = []

@@ -1,6 +1,7 @@
-"""A torch version of the log-probability kernel of TRL 1.15, which exists only in Triton, so no trainer runs on a CPU.
+"""A torch version of the log-probability kernel of TRL 1.15, so that its trainers run on a CPU.
 
-Other releases have a torch version of their own. With this one, the tests cover all of TRL 1.15 but the kernel.
+TRL 1.15 has this kernel only in Triton; other releases also have a torch version. With the version here, the tests
+cover all of TRL 1.15 except for the kernel.
 """
 
 from typing import Any

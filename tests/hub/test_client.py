@@ -1,4 +1,4 @@
-"""Datasets pushed with the real client to a local Hub server, and loaded back."""
+"""Datasets are pushed with the real huggingface_hub client to a local Hub server, and loaded back."""
 
 import hashlib
 import re
@@ -18,7 +18,7 @@ from tests.helpers.hub_server import CUT, LOST, TOKEN, USER, HubServer
 
 REPO = f"{USER}/rows"
 SCHEMA = SCHEMAS[TRAJECTORIES]
-# Like a command, it reports an InputError in one line, with exit code 2.
+# The start of a script that, like a command, reports an InputError in one line with exit code 2.
 CLIENT = r"""
 import logging, sys
 from pathlib import Path
@@ -43,7 +43,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Two shards of three questions each, the card, and a file that must not be pushed."""
+    """A directory with two shards of three questions each, the card, and a file that must not be pushed."""
     directory = tmp_path / "run"
     for shard in range(2):
         write_rows(shard_path(directory, TRAJECTORIES, shard), [row(shard, number) for number in range(3)], SCHEMA)
@@ -55,7 +55,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def row(shard: int, number: int) -> dict[str, Any]:
-    """A question with a correct trajectory and a wrong one."""
+    """A question with one correct and one wrong trajectory."""
     name = f"{shard}-{number}"
     return {
         "id": name,
@@ -104,7 +104,7 @@ def fingerprints(directory: Path) -> dict[str, tuple[str, int]]:
 
 
 def pushed(run_dir: Path) -> dict[str, bytes]:
-    """The files that the Hub must hold after a push, beside its own `.gitattributes`."""
+    """The files that the Hub must hold after a push, in addition to the `.gitattributes` that the Hub creates."""
     return {path.name: path.read_bytes() for path in run_dir.iterdir() if path.name != "run.json"}
 
 
@@ -115,7 +115,7 @@ def held(hub: HubServer) -> dict[str, bytes]:
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
-    """The error message, in one line."""
+    """Return the error message, which must be a single line."""
     assert done.returncode == 2, done.stderr
     [error] = re.findall(r"<error>(.*)</error>", done.stderr)
     return error
@@ -180,7 +180,7 @@ def test_transient_failures_are_retried(hub: HubServer, run_dir: Path, fault: in
     assert done.returncode == 0, done.stderr
     assert not hub.faults, "every fault occurred"
     assert held(hub) == pushed(run_dir)
-    # The first commit creates the repository. A commit whose response was lost is not repeated.
+    # The Hub makes the first commit itself. A commit that succeeded, but whose response was lost, is not repeated.
     assert [commit.summary for commit in hub.repos["dataset", REPO].commits] == ["initial commit", "Six questions"]
 
 
@@ -199,7 +199,7 @@ def test_a_failure_that_persists_is_an_error(hub: HubServer, run_dir: Path) -> N
         "run the same command to try again"
     )
     assert not hub.faults, "three further attempts"
-    # The same push succeeds later. The shards are there already, so only the commit is missing.
+    # The same push succeeds later. The Hub already has the shards, so only the commit is sent.
     assert push(hub, run_dir).returncode == 0
     assert hub.requests.count("upload") == 2
     assert held(hub) == pushed(run_dir)
@@ -211,7 +211,7 @@ def test_an_interrupted_push_continues(hub: HubServer, run_dir: Path) -> None:
     assert held(hub) == {}
     assert len(hub.objects) == 1
     assert push(hub, run_dir).returncode == 0
-    assert hub.requests.count("upload") == 3  # one succeeded, one failed, and that one was repeated
+    assert hub.requests.count("upload") == 3  # one succeeded, and one failed and was repeated
     assert held(hub) == pushed(run_dir)
 
 
@@ -249,7 +249,7 @@ def test_access_is_checked(
 
 
 def test_access_to_an_existing_repository_is_checked(hub: HubServer, tmp_path: Path) -> None:
-    """When asked to create an existing repository, the Hub checks neither its owner nor its visibility."""
+    """`check_hub_access` must check owner and visibility, since a request to create an existing repository succeeds."""
     call = "hub.check_hub_access('rows', private={private}).repo_id"
     assert python(hub, tmp_path, CLIENT.format(call=call.format(private=False))).stdout == REPO
     error = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=True))))

@@ -1,4 +1,4 @@
-"""Model cards: TRL's card with our additions, parsed as YAML and rendered as Markdown, also with hostile names."""
+"""Model cards, TRL's with our additions, parse as YAML and render as Markdown, even with hostile names in them."""
 
 import subprocess
 from pathlib import Path
@@ -33,7 +33,7 @@ def write_trl_card(path: Path, **settings: Any) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_a_name_adds_no_markup(name: str, tmp_path: Path) -> None:
-    """No name adds an HTML tag, a table cell or a line of YAML to the card."""
+    """A hostile name adds no HTML tag, no table cell and no line of YAML to the card."""
     seen = {}
     for given in ("x", name):
         path = tmp_path / "README.md"
@@ -118,7 +118,7 @@ def test_version_includes_the_commit_of_a_checkout(tmp_path: Path) -> None:
     ],
 )
 def test_a_token_in_the_settings_is_rejected(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """transformers would write it into training_args.bin."""
+    """transformers would write the token into training_args.bin, which is pushed."""
     config = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, **settings)
     with pytest.raises(InputError, match=message) as error:
         check_push(config, revisions=False)

@@ -1,4 +1,4 @@
-"""Models, checkpoints, rollouts and samples: pushed by the commands to a local Hub server, and loaded back."""
+"""Models, checkpoints, rollouts and samples are pushed by the commands to a local Hub server, and loaded back."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ BASE |= {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "trai
 
 @dataclass(frozen=True)
 class Hub:
-    """A server, the home directory of its client, and the inputs of the commands."""
+    """A Hub server, the home directory of its client, and a model and data as inputs of the commands."""
 
     server: HubServer
     home: Path
@@ -73,7 +73,7 @@ class Hub:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trajectories for fine-tuning in `sft`, questions in `grpo`."""
+    """A directory with trajectories for fine-tuning in `sft`, and questions in `grpo`."""
     from raml_trl.data.config import PrepareDataConfig
     from raml_trl.prepare_data import main
     from raml_trl.runtime.cli import call
@@ -87,7 +87,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_hub(directory: Path, student: Path, data: Path) -> Iterator[Hub]:
-    """Yield a hub whose model is sometimes correct, so that GRPO changes it."""
+    """Yield a `Hub` whose model answers some questions correctly, so that GRPO changes the model."""
     with HubServer() as server:
         yield Hub(server, directory / "home", str(student / "model"), data)
 
@@ -104,7 +104,7 @@ def lasting_hub(tmp_path_factory: pytest.TempPathFactory, student: Path, data: P
 
 @pytest.fixture(scope="module")
 def sft_run(lasting_hub: Hub) -> tuple[Path, str]:
-    """An SFT run that was pushed although its first push during training failed: the directory, and the log."""
+    """The directory and log of an SFT run that was pushed, although its first push during training failed."""
     directory = lasting_hub.home.parent / "sft"
     evaluation = ["--eval_strategy", "steps", "--eval_steps", "2", "--eval_data", str(lasting_hub.data / "grpo")]
     evaluation += ["--eval_num_samples", "4", "--eval_k", "1", "--eval_max_completion_length", "8"]
@@ -116,7 +116,10 @@ def sft_run(lasting_hub: Hub) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def grpo_run(lasting_hub: Hub, sft_run: tuple[Path, str]) -> tuple[Path, str]:
-    """A GRPO run with revisions; pushing the first fails once, an upload breaks off, and the Hub is busy."""
+    """The directory and log of a GRPO run that pushed its checkpoints as revisions.
+
+    The first push of the first revision fails, one upload is cut off, and the Hub is busy at two requests.
+    """
     directory, server = lasting_hub.home.parent / "grpo", lasting_hub.server
     server.fail("whoami", 500)
     server.fail("create", 429, at=2, retry_after=1)
@@ -145,7 +148,7 @@ def fingerprints(directory: Path) -> dict[Path, tuple[str, int]]:
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
-    """The error message, in the last line."""
+    """Return the error message, the last line of the output."""
     assert done.returncode == 2, done.stderr
     return done.stderr.splitlines()[-1]
 
@@ -235,14 +238,14 @@ def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path
 
 
 def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, str], tmp_path: Path) -> None:
-    """It also continues a failed push, without a further step of training."""
+    """The same command also continues a failed push, without a further step of training."""
     directory = shutil.copytree(sft_run[0], tmp_path / "run")
     settings = json.loads((directory / "run.json").read_text())["settings"]
     evaluation = [word for name, value in settings.items() if "eval" in name for word in (f"--{name}", str(value))]
     evaluation = [word.strip("[]") for word in evaluation]
     command = [*hub.sft(directory), *evaluation, "--push_to_hub", "true", "--hub_model_id", "late"]
     card = directory / "README.md"
-    card.write_text(card.read_text().replace(f'"{USER}/sft"', '"USER/NAME"'))  # as in a run without a push
+    card.write_text(card.read_text().replace(f'"{USER}/sft"', '"USER/NAME"'))  # as after a run without a push
     before = fingerprints(directory)
 
     hub.server.fail("upload", HALF)

@@ -1,4 +1,4 @@
-"""Dataset cards, read by YAML, by the Hub's own reader and by a Markdown renderer, also with hostile names."""
+"""Dataset cards are valid for YAML, the Hub's own reader and a Markdown renderer, even with hostile names in them."""
 
 import re
 from dataclasses import fields
@@ -18,7 +18,7 @@ from raml_trl.render.tables import escape_for_hub
 from raml_trl.sft.config import SFTArguments
 from tests.helpers import REPOSITORY
 
-# 3 questions with 4 trajectories each; 0, 1 and 4 of them are correct: 5 of 12.
+# Three questions with 4 trajectories each, of which 0, 1 and 4 are correct: 5 of 12.
 COUNTS = Counts(correct=[0, 1, 4], total=[4, 4, 4], finished=9, num_tokens=1_230, sources={"aime": 1, "math": 2})
 SETTINGS = {"temperature": 0.6, "top_p": 0.95, "max_completion_length": 8192}
 
@@ -36,7 +36,7 @@ HOSTILE = {
 
 
 class Seen(HTMLParser):
-    """A rendered card: its HTML tags, its text, and the cells of its tables."""
+    """The content of a rendered card: its HTML tags, its text, and the cells of its tables."""
 
     def __init__(self, card: str) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_numbers() -> None:
     assert seen.value("questions with a correct one") == "2 (66.7%)"
     assert seen.value("tokens per trajectory") == "102.5"  # 1230 / 12
     assert [seen.value(name) for name in SETTINGS] == ["0.6", "0.95", "8192"]
-    # The longest bar is that of the source with the most questions: 2 for math. For aime, with 1, it is half as long.
+    # The source math has the most questions, 2, so its bar is longest. The bar of aime, with 1, is half as long.
     assert seen.value("math") == "2"
     [[*_, math], [*_, aime]] = [row for row in seen.rows if row[0] in ("math", "aime")]
     assert (len(math), len(aime)) == (24, 12)

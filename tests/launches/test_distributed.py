@@ -1,4 +1,4 @@
-"""Training on two CPU processes (gloo), started with `accelerate launch`."""
+"""GRPO on two CPU processes (gloo), started with `accelerate launch`, equals GRPO on one process and TRL's trainer."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_
     trainer.add_callback(selections)
     trainer.train()
     assert two_processes["drop"]["selected"] == selections.masks
-    assert [sum(mask) for mask in selections.masks] == [4, 4, 4]  # two groups, two of each
+    assert [sum(mask) for mask in selections.masks] == [4, 4, 4]  # two rollouts of each of two groups
     assert selections.masks[0] != selections.masks[1]
 
 
@@ -66,7 +66,10 @@ def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_
 def test_gradients_equal_those_of_one_process(
     two_processes: dict[str, Any], model_dir: str, tmp_path: Path, name: str
 ) -> None:
-    """Regardless of the process that drew a rollout. Each of the two processes has half the batch of the single one."""
+    """Gradients do not depend on which process drew a rollout.
+
+    The single process has twice the batch of each of the two processes.
+    """
     settings = {"per_device_train_batch_size": 8} | RUNS[name]
     settings["per_device_train_batch_size"] *= 2
     trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
@@ -74,13 +77,13 @@ def test_gradients_equal_those_of_one_process(
     trainer.add_callback(selections)
     trainer.train()
     assert two_processes[name]["selected"] == selections.masks
-    if "steps_per_generation" not in settings:  # otherwise TRL's shuffle determines which rows share a step
+    if "steps_per_generation" not in settings:  # with it, TRL's shuffle determines which rows share a step
         assert two_processes[name]["grad_norm"] == pytest.approx(recorder.of("grad_norm"), rel=1e-5)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(two_processes: dict[str, Any]) -> None:
     whole, resumed = two_processes["whole"], two_processes["resumed"]
-    assert len(whole["log"]) == 3  # steps 2, 4 and 6; the second interval started before the checkpoint
+    assert len(whole["log"]) == 3  # steps 2, 4 and 6; the checkpoint, of step 3, is between two log entries
     assert resumed["log"] == whole["log"][1:]
     for name, weight in whole["weights"].items():
         assert torch.equal(weight, resumed["weights"][name]), name
@@ -90,7 +93,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(two_processes: dict[str, Any]
 
 
 def test_some_rows_had_to_move_between_processes(two_processes: dict[str, Any]) -> None:
-    """Otherwise the tests above would not cover the exchange of rows: 24 rollouts, 12 on each process."""
+    """The tests above cover the exchange of rows: of 24 rollouts, 12 on each process, unequal numbers are selected."""
     masks = two_processes["fixed, straddling"]["selected"]
     assert any(sum(mask[:12]) != sum(mask[12:]) for mask in masks)
 

@@ -1,4 +1,4 @@
-"""A command that is killed and started again ends with the same weights and log."""
+"""A command that is killed and started again ends with the weights and log of an uninterrupted one."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import REPOSITORY
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
-# Checkpoints fall between the two halves of a generation, and between two log lines.
+# Some checkpoints lie between the two steps of one generation, and between two log entries.
 MID_BUFFER = STEPS | {"steps_per_generation": 2, "gradient_accumulation_steps": 1, "logging_steps": 2}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
 
@@ -33,7 +33,7 @@ def kill_when(exists: Path, arguments: list[str]) -> None:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    family = [process, *process.children(recursive=True)]  # the processes of a launcher have separate sessions
+    family = [process, *process.children(recursive=True)]  # a launcher starts its processes in separate sessions
     for member in family:
         member.kill()
     psutil.wait_procs(family, timeout=30)
@@ -76,7 +76,7 @@ def test_killed_and_started_again(
     kill_when(tmp_path / "killed" / "checkpoint-9" / "trainer_state.json", killed)
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     weights = tmp_path / "killed" / "checkpoint-9" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])  # as after a full disk; the previous checkpoint must be used
+    weights.write_bytes(weights.read_bytes()[:-100])  # as on a full disk, so the previous checkpoint must be used
 
     again = subprocess.run(killed, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert "checkpoint-9 is incomplete (model.safetensors is truncated)" in again.stderr

@@ -1,4 +1,4 @@
-"""The commands under `accelerate launch`, as in the recipes."""
+"""The commands run under `accelerate launch`, as the recipes describe."""
 
 import json
 import subprocess

@@ -28,15 +28,15 @@ SHORT |= {"learning_rate": 3e-4, "disable_tqdm": "true"}
 OFTEN = {name: value for name, value in EVALUATED.items() if name.startswith(("eval", "per_device"))}
 OFTEN |= {"eval_steps": 3, "eval_on_start": "true"}
 SFT = {"per_device_train_batch_size": 8}
-# 12 rollouts on each of two processes, so that the second of three groups of eight is on both; 2 of 8 are selected.
+# Each of two processes has 12 rollouts, so the second of three groups of eight is on both. 2 of 8 are selected.
 GIVEN = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "num_generations_update": 2}
-# The same number for two steps: the checkpoint after the third step lies between the two steps of one generation.
+# One generation of 24 rollouts lasts for two steps, so the checkpoint after the third step lies within a generation.
 SAMPLED = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations_update": 4}
 SAMPLED |= {"steps_per_generation": 6}
 
 
 def runs(student: Path) -> dict[str, dict[str, Any]]:
-    """Three runs, each uninterrupted and also interrupted after the fourth step."""
+    """Return the settings of three runs, each once uninterrupted and once interrupted after the fourth step."""
     inputs = SHORT | OFTEN | {"model_name_or_path": student / "model", "dataset_name": student / "data"}
     inputs |= {"eval_data": student / "data"}
     whole: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ def runs(student: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def single_process(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two of these runs on one process: those whose results do not depend on the number of processes."""
+    """Two of the three runs on one process. Their results must not depend on the number of processes."""
     home = tmp_path_factory.mktemp("one")
     inputs = SHORT | {"model_name_or_path": student / "model", "dataset_name": student / "data"}
     accumulated = {"gradient_accumulation_steps": 2}
@@ -69,7 +69,11 @@ def launched(request: pytest.FixtureRequest, student: Path, tmp_path_factory: py
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[list[Host]]:
-    """Two machines joined by a cable, made of network namespaces; a single network if namespaces are not permitted."""
+    """Two machines on one network.
+
+    Each machine is a network namespace, joined to the other by a virtual cable. Without permission to create
+    namespaces, both machines are this machine.
+    """
     places = [f"raml_trl_{os.getpid()}_{number}" for number in range(2)]
     cable = [f"ip link add eth0 netns {places[0]} type veth peer name eth0 netns {places[1]}"]
     for number, place in enumerate(places, start=1):
@@ -93,7 +97,7 @@ def machines() -> Iterator[list[Host]]:
 
 
 def run(command: str) -> bool:
-    """Run a command and return whether it succeeded; False if there is no `ip`."""
+    """Run a command and return whether it succeeded. Return False if the program `ip` is not installed."""
     return bool(shutil.which("ip")) and not subprocess.run(shlex.split(command), capture_output=True).returncode
 
 
@@ -104,7 +108,7 @@ def free_port() -> int:
 
 
 def reloaded(directory: Path) -> dict[str, torch.Tensor]:
-    """Return the parameters of a saved model. A tied parameter appears once, however often it was saved."""
+    """Return the parameters of a saved model. A tied parameter is returned once, even if it was saved twice."""
     return dict(AutoModelForCausalLM.from_pretrained(directory).named_parameters())
 
 
@@ -150,7 +154,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(launched: Launched, name
 def test_two_machines_train_as_one(
     launched: Launched, machines: list[Host], student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Two processes, each with its own launcher and network, share the files."""
+    """Two processes with separate launchers and networks, but common files, train like two processes of one launch."""
     whole = {name: asked for name, asked in runs(student).items() if not name.endswith("resumed")}
     apart = launch(launched.way, whole, tmp_path_factory.mktemp("apart"), machines)
     for name in whole:

@@ -1,4 +1,4 @@
-"""A run that is cut off and resumed ends where the run that was not ends."""
+"""A run that is resumed from a checkpoint ends like an uninterrupted run."""
 
 from pathlib import Path
 from typing import Any

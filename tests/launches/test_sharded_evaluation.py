@@ -1,4 +1,4 @@
-"""Evaluation during training on two processes, for each way to shard the model; one launch per way.
+"""Evaluation during training works on two processes, however the model is sharded. Each way to shard is one launch.
 
 `make test-all` installs DeepSpeed; without it, its three modes are skipped.
 """
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 STEPS = (2, 4)
 SHORT = {"seed": SEED, "max_steps": 4, "save_steps": 2, "save_total_limit": 9, "logging_steps": 1, "warmup_steps": 0}
 SHORT |= {"learning_rate": 3e-4, "disable_tqdm": "true"}
-# Seven chunks, so that in the last round one of the two processes has none left.
+# The questions form seven chunks, so that one of the two processes has no chunk left in the last round.
 OFTEN = EVALUATED | {"eval_steps": 2, "eval_on_start": "true"}
 
 
 @pytest.fixture(scope="module")
 def single_process(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SFT run on one process that continues from the student."""
+    """An SFT run on one process, which starts from the model of the fixture `student`."""
     directory = tmp_path_factory.mktemp("one") / "sft"
     inputs = {"model_name_or_path": student / "model", "dataset_name": student / "data", "output_dir": directory}
     batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
@@ -31,7 +31,10 @@ def single_process(student: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module", params=WAYS)
 def launched(request: pytest.FixtureRequest, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Launched:
-    """Each run with and without evaluation; with ZeRO-3, GRPO also with parameters that stay sharded while sampling."""
+    """SFT and GRPO, each with and without evaluation.
+
+    With ZeRO-3, a further GRPO run keeps the parameters sharded while it samples.
+    """
     way = request.param
     skip_where_impossible(way)
     inputs = SHORT | {"model_name_or_path": student / "model", "dataset_name": student / "data"}
@@ -68,11 +71,11 @@ def test_the_model_is_sharded_as_configured(launched: Launched, student: Path) -
     for name in ("sft_evaluated", "grpo_evaluated"):
         first, second = (notes[name]["lengths"] for notes in launched.notes)
         assert len(first) == len(second) == 4 * 3  # rounds of all evaluations
-        assert first != second  # so one process finishes first and has to wait for the other
+        assert first != second  # so one process must wait for the other
 
 
 def test_metrics_equal_those_of_one_process(launched: Launched, student: Path) -> None:
-    """At the start, where all runs have the same weights, and afterwards for the saved weights."""
+    """Metrics equal those of the initial weights at the start, and those of the saved weights afterwards."""
     for run in launched.directory.glob("*_*"):
         measured = evaluations(run)
         assert list(measured) == ([] if run.name.endswith("plain") else [0, *STEPS])

@@ -19,7 +19,7 @@ SCRIPT = "recipes/slurm/train_grpo.slurm"
 RECIPE = "recipes/qwen2.5-7b/grpo_vllm_server.yaml"
 STUBS = {
     "scontrol": 'test "$*" = "show hostnames $SLURM_JOB_NODELIST" && printf "%s\\n" $NAMES',
-    # Runs the command on each given node, returns the last non-zero exit code, and passes signals on.
+    # Runs the command for each given node, returns the last non-zero exit code, and stops the command when terminated.
     "srun": """
         while [[ $1 == --* ]]; do
           case $1 in --nodelist=*) list=${1#*=} ;; --nodes=*) nodes=${1#*=} ;; esac
@@ -35,7 +35,7 @@ STUBS = {
         test $rank = $nodes && exit $worst
     """,
     "vllm": 'python3 "$RECORD" vllm "$VLLM_SERVER_DEV_MODE" "$@"; exec sleep 60',
-    # Waits for the server, as the trainer does.
+    # Waits until the server has started, as the trainer does.
     "accelerate": """
         until grep -q '"vllm"' "$RECORDS"; do sleep 0.1; done
         python3 "$RECORD" accelerate "" "$@"; exit ${FAILS:-0}
@@ -50,7 +50,7 @@ with open(os.environ["RECORDS"], "a") as file:
 
 
 def submit(directory: Path, nodes: str, *words: str, **environment: str) -> tuple[int, list[dict[str, object]]]:
-    """Run the script as sbatch would on these nodes; return its exit code and the started programs."""
+    """Run the script as `sbatch` would on the given nodes. Return its exit code and the programs that it started."""
     directory.mkdir()
     for name, body in STUBS.items():
         (directory / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -100,7 +100,7 @@ def test_one_machine_is_too_few(tmp_path: Path) -> None:
 
 
 def test_a_job_can_resume_on_other_machines(tmp_path: Path) -> None:
-    """A job that is submitted again gets other machines and resumes the same run."""
+    """A job that is submitted again may get other machines, and resumes the same run."""
     settings = {"vllm_server_host": "a3", "seed": 1}
     open_run(tmp_path / "out", "train_grpo", settings)
     open_run(tmp_path / "out", "train_grpo", settings | {"vllm_server_host": "b7"})

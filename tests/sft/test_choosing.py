@@ -1,4 +1,4 @@
-"""The choice of K trajectories and their repetition: compared with enumeration, and tested as properties."""
+"""The choice of K trajectories and their repetition agree with enumeration and have the required properties."""
 
 from collections import Counter
 from itertools import combinations, pairwise
@@ -93,7 +93,7 @@ def test_choose_from_a_length_bin() -> None:
         assert choose(TEXTS, LENGTHS, length_bin="1/6", seed=seed, question_id="q1") == []
 
 
-CORRECT = np.array([5, 1, 3, 8])  # correct trajectories of four questions
+CORRECT = np.array([5, 1, 3, 8])  # numbers of correct trajectories of four questions
 
 
 @pytest.mark.parametrize("weight", ["correct", "equal"])

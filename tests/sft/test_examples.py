@@ -1,4 +1,4 @@
-"""Training examples: tokenised as by TRL, K per question, repeated as configured, with all left-out data counted."""
+"""Training examples are tokenised as by TRL, K per question, repeated as configured; left-out data are counted."""
 
 from collections import Counter
 from dataclasses import replace
@@ -51,7 +51,7 @@ def tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The tasks, in shards of two."""
+    """A directory with the tasks, in shards of two."""
     monkeypatch.setattr("raml_trl.data.shards._BATCH_ROWS", 2)
     monkeypatch.setattr("raml_trl.data.shards._SHARD_BYTES", 1)
     write_shards(tmp_path / "data", map(task_row, TASKS), TRAJECTORIES)
@@ -73,7 +73,7 @@ def texts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> Counter[str]
 
 
 def prompts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The numbers of examples of each question, in ascending order."""
+    """Return the number of examples of each question, sorted."""
     return sorted(Counter(text.partition("<assistant>")[0] for text in decoded(examples, tokenizer)).values())
 
 
@@ -105,7 +105,7 @@ def test_tokens_and_labels_are_those_of_trl(
 
 
 def test_a_bos_token_is_not_added_twice(data: str, model_dir: str) -> None:
-    """Tokenizers such as Llama's add a first token, which the chat template has written already."""
+    """Tokenizers such as Llama's add a BOS token, which the chat template has already written."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     user = tokenizer.convert_tokens_to_ids("<user>")
     begin = TemplateProcessing(single="<user> $A", special_tokens=[("<user>", user)])
@@ -156,7 +156,7 @@ def test_length_bins_have_the_same_questions_and_examples(data: str, tokenizer: 
 
 def test_equal_weight_of_questions(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     examples, _ = build(data, tokenizer, num_trajectories=2, question_weight="equal")
-    assert prompts(examples, tokenizer) == [2, 2, 3, 3]  # 10 examples over 4 questions
+    assert prompts(examples, tokenizer) == [2, 2, 3, 3]  # 10 examples, divided between 4 questions
 
 
 def test_without_repetition_each_trajectory_is_an_example(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -167,7 +167,7 @@ def test_without_repetition_each_trajectory_is_an_example(data: str, tokenizer: 
 
 def test_another_trajectory_replaces_an_overlong_trajectory(data: str, tokenizer: PreTrainedTokenizerBase) -> None:
     whole, _ = build(data, tokenizer)
-    limit = sorted(set(whole["length"]))[1]  # trajectories of up to two steps
+    limit = sorted(set(whole["length"]))[1]  # the length of trajectories with two steps
     examples, counts = build(data, tokenizer, max_length=limit)
     assert max(examples["length"]) == limit
     assert counts.examples == 10
@@ -235,8 +235,8 @@ def test_a_template_that_drops_the_reasoning_is_rejected(data: str, model_dir: s
 @pytest.mark.parametrize(("k", "distinct"), [(1, 887), (2, 1483), (4, 1994)])
 def test_gsm8k_rollouts(shared_data: Path, tokenizer: PreTrainedTokenizerBase, k: int, distinct: int) -> None:
     _, counts = build(str(shared_data / "gsm8k_rollouts_4x.jsonl.gz"), tokenizer, num_trajectories=k)
-    # questions with 0, 1, 2, 3, 4 correct trajectories: 432, 290, 236, 205, 156
+    # The numbers of questions with 0, 1, 2, 3, 4 correct trajectories are 432, 290, 236, 205, 156.
     assert (counts.questions, counts.without_correct) == (1319, 432)
     assert counts.examples == 290 + 2 * 236 + 3 * 205 + 4 * 156 == 2001
-    # 887 + 597 - 1, and 2001 - 7: a few trajectories of different models are identical
+    # 887 + 597 - 1 and 2001 - 7, because a few trajectories of different models are identical.
     assert counts.trajectories == distinct

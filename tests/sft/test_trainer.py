@@ -1,4 +1,4 @@
-"""SFT: packing isolates trajectories, batching by length does not change a step, and a resumed run logs the same."""
+"""In SFT, packing isolates trajectories, batching by length changes no step, and a resumed run logs the same."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ LENGTHS = [5, 30, 9, 17, 8, 26, 6, 12, 31, 7, 11, 20, 9, 14, 6, 28]
 
 @pytest.fixture(scope="module")
 def examples(model_dir: str) -> Dataset:
-    """Sixteen sequences of different lengths; their first three tokens are ignored by the loss."""
+    """Sixteen sequences of different lengths. The loss ignores the first three tokens of each."""
     size = len(AutoTokenizer.from_pretrained(model_dir))
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(4, size, (length,), generator=generator).tolist() for length in LENGTHS]
@@ -26,7 +26,7 @@ def examples(model_dir: str) -> Dataset:
 
 
 class Log(TrainerCallback):
-    """Collects the log entries that have a loss."""
+    """Keeps the log entries that have a loss."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ def test_packing_isolates_trajectories(model_dir: str, tmp_path: Path, examples:
 
 
 def test_the_check_detects_leaks(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
-    """Sequences that attend to each other give a different gradient."""
+    """If sequences attend to each other, the gradient differs, so the test above would detect it."""
     _, [padded] = fit(model_dir, tmp_path, examples)
     rows = [examples[start : start + 4] for start in range(0, 16, 4)]
     names = ("input_ids", "labels")
@@ -101,7 +101,7 @@ def test_batches_by_length_do_not_change_a_step(
 
 
 def test_rebalanced_batches_do_not_change_a_run(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
-    """Every step of two epochs has the same examples, so the run is equal up to rounding."""
+    """With and without rebalancing, each step has the same examples, so the runs differ only by rounding."""
     settings = {"max_steps": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "seed": 3}
     _, random = fit(model_dir, tmp_path, examples, **settings)
     _, balanced = fit(model_dir, tmp_path, examples, train_sampling_strategy="batch_rebalance", **settings)

@@ -1,4 +1,4 @@
-"""What a training run logs to W&B (offline) and trackio, read back: its group, and the selected rollouts."""
+"""A training run logs to W&B (offline) and trackio; its group and the selected rollouts are read back from there."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def train(model_dir: str, home: Path, output_dir: Path, tracker: str, **settings
 
 
 def on_disk(output_dir: Path) -> list[dict[str, Any]]:
-    """The last table of rollouts, as lists."""
+    """Return the last table of rollouts that the run saved, as lists."""
     table = pd.read_parquet(sorted((output_dir / "completions").iterdir())[-1])
     rows = json.loads(table.to_json(orient="records", double_precision=15))
     assert len(rows) == 16

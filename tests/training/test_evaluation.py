@@ -1,4 +1,4 @@
-"""Evaluation during training equals one of the saved checkpoints, does not affect training, and finds the best step."""
+"""Evaluation during training equals evaluating the saved checkpoints, finds the best step, and changes no training."""
 
 import json
 import random
@@ -59,7 +59,7 @@ def log_of(directory: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def home(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two SFT runs: `sft` is evaluated on its own training questions, `plain` is not evaluated."""
+    """Two SFT runs: `sft` is evaluated on its training questions, and `plain` is not evaluated."""
     home = tmp_path_factory.mktemp("in_training")
     assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0
     settings = {"model_name_or_path": model_dir, "dataset_name": home / "data", "seed": SEED, "max_steps": 120}
@@ -71,7 +71,7 @@ def home(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(model_dir: Path, data: Path) -> dict[str, float]:
-    """The metrics of a saved model, computed without `training.evaluation`."""
+    """Return the metrics of a saved model, computed without the module `training.evaluation`."""
     questions = load_questions(str(data))[:NUM_QUESTIONS]
     engine = TransformersEngine(*load_model(str(model_dir), dtype="auto"), batch_size=PER_CHUNK * NUM_SAMPLES)
     correct, formatted, finished, tokens = np.zeros(NUM_QUESTIONS, dtype=int), 0, 0, 0
@@ -101,7 +101,7 @@ def test_the_metrics_are_those_of_the_saved_model(home: Path, step: int) -> None
     assert {name: logged[name] for name in expected} == pytest.approx(expected)
     assert logged["eval_pass@1_low"] <= logged["eval_pass@1"] <= logged["eval_pass@1_high"]
     if step == 120:
-        assert 0.1 < logged["eval_pass@1"] < 1  # so that a wrong value would differ
+        assert 0.1 < logged["eval_pass@1"] < 1  # not at an end, where a wrong value could be equal by chance
 
 
 def test_evaluate_draws_the_same_samples(home: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_best_checkpoint_is_recorded(home: Path) -> None:
 
 @dataclass
 class Scripted:
-    """Returns the given scores in turn."""
+    """An evaluation that returns the given scores in turn."""
 
     scores: list[float] = field(default_factory=lambda: [0.2, 0.7, 0.4])
 
@@ -276,7 +276,7 @@ def test_a_resumed_run_evaluates_like_an_uninterrupted_one(
 def test_rejected_before_a_model_is_loaded(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, settings: dict[str, Any], message: str
 ) -> None:
-    empty = tmp_path / "model"  # without weights to load
+    empty = tmp_path / "model"  # a model without weights, so an error must come before loading
     empty.mkdir()
     (empty / "config.json").write_text("{}")
     settings = {name: str(value).replace("DATA", str(home / "data")) for name, value in settings.items()}

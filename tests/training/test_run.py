@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, which models are rejected at the start, and the saved `rope_theta`."""
+"""A run resumes from the right checkpoint, rejects unusable models at its start, and saves `rope_theta`."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_rope_theta_is_also_written_for_transformers_4(rope_type: str, tmp_path:
         config.save_pretrained(tmp_path / name)
     original, kept = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("original", "kept"))
     assert kept == original | {"rope_theta": 1e6}
-    # transformers 5 reads both files the same.
+    # transformers 5 reads the same values from both files.
     original, kept = (AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("original", "kept"))
     assert original | {"_name_or_path": ""} == kept | {"_name_or_path": ""}
     assert kept["rope_parameters"] == parameters
