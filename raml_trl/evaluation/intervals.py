@@ -84,8 +84,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.floating], rng: np.random
 def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
     """Returns Student's confidence interval of the mean of a few `values`, such as one per seed.
 
-    It assumes normally distributed values. A bootstrap interval of so few values would be far too narrow, because it
-    never exceeds their range.
+    The interval assumes normally distributed values. A bootstrap interval of so few values would be far too narrow,
+    because it never exceeds their range.
 
     Source: Student, The Probable Error of a Mean, 1908.
 

@@ -122,7 +122,7 @@ def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
 
 
 def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Leaf) -> bool | None:
-    """Compares two answers if only one of them is a group.
+    """Compares two answers of which exactly one is a group.
 
     `p` and `a` are the groups of `predicted` and `answer`; exactly one of them is None.
     """

@@ -44,9 +44,10 @@ class Grade:
 def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
     """Grades one completion against its reference answer.
 
-    If the pair needs algebra, the outcome is "timeout" after `SECONDS`. This limit uses SIGALRM. It therefore applies
-    on the main thread only and cannot interrupt a single long instruction of the interpreter. A SIGALRM timer that the
-    caller has set keeps running. Memory is not limited. Use `GradingPool` to limit both time and memory reliably.
+    If the answers can be compared by algebra only and that takes longer than `SECONDS`, the outcome is "timeout". This
+    time limit uses SIGALRM. It therefore applies on the main thread only and cannot interrupt a single long instruction
+    of the interpreter. A SIGALRM timer that the caller has set keeps running. Memory is not limited. Use `GradingPool`
+    to limit both time and memory reliably.
 
     Args:
         text: the completion, without the prompt.
@@ -133,7 +134,7 @@ class _LateError(BaseException):
 
 
 def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
-    """Returns `decide()`, or "timeout" if the call takes more than `seconds`. Off the main thread there is no limit."""
+    """Returns `decide()`, or "timeout" if the call takes more than `seconds`. Other threads have no limit."""
     if threading.current_thread() is not threading.main_thread():
         return decide()
 
@@ -168,8 +169,8 @@ def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
 def _may_raise(frame: FrameType | None) -> bool:
     """Whether an exception raised in `frame` reaches `_limit_time` and does no damage on the way.
 
-    It does not inside a finalizer, where Python ignores exceptions (with a warning), nor inside an import, which would
-    leave broken modules behind. Finalizers and imports end soon, and the alarm then repeats.
+    Python ignores an exception in a finalizer (with a warning), and an exception in an import leaves broken modules
+    behind. Finalizers and imports end soon, and the alarm repeats, so a later alarm can raise.
     """
     while frame is not None and frame.f_code is not _limit_time.__code__:
         if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):

@@ -153,7 +153,7 @@ _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
 def find_group(answer: str) -> Group | None:
-    """Splits `answer` into a group, or returns None if it is a single answer."""
+    """Returns the kind and the parts of `answer` if it is a group, or None if it is a single answer."""
     if _THOUSANDS.fullmatch(answer):
         return None
     pieces = split(answer, _SEPARATORS)

@@ -34,7 +34,7 @@ class _Unread(Exception):
 
 
 def exact(text: str) -> Fraction | None:
-    """Returns the rational number that `text` spells, or None if it spells none or one that is too large."""
+    """Returns the rational number in `text`, or None if `text` is not a rational number or the number is too large."""
     if len(text) > MAX_CHARACTERS:
         return None
     if _PLAIN.fullmatch(text):
@@ -78,7 +78,7 @@ def is_too_long(answer: str) -> bool:
 
 
 def has_huge_number(answer: str) -> bool:
-    """Whether an answer contains a number too large to compute: many digits, a tower of powers or a factorial."""
+    """Whether an answer has a number too large to compute: many digits, a tower of powers or a large factorial."""
     answer = normalise(answer)
     if re.search(r"[0-9]{300}|!\s*!", answer):
         return True

@@ -35,7 +35,7 @@ Pair = tuple[str | None, str]
 
 
 class GradingPool:
-    """Grades with up to `num_workers` child processes. Use it as a context manager, which ends the children.
+    """Grades with up to `num_workers` child processes. The pool is a context manager that ends the children on exit.
 
     A child starts when a pair needs algebra and no child is free. `seconds` is the time limit of one comparison. Any
     thread may grade, but calls run one after the other. A forked process, or a process that receives the pool by
@@ -159,7 +159,7 @@ class _Child:
         return self._replies.fileno()
 
     def take(self, pair: Pair) -> None:
-        """Sends `pair` to the child as soon as it is ready. Its start does not count towards `seconds`."""
+        """Sends `pair` to the child once the child is ready. The time limit of the pair excludes the child's start."""
         self.pair, self.deadline = pair, time.monotonic() + STARTING_SECONDS
         if self.ready:
             self._ask()
