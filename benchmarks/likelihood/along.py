@@ -1,11 +1,14 @@
-r"""Times the likelihood of an answer after every prefix of a trajectory: prefix by prefix, and all at once.
+r"""Times two ways to compute the likelihood of an answer after every prefix of a trajectory.
 
     python -m benchmarks.likelihood.along --rounds 3
 
-The model has 4 layers of width 128; the stub has 6 tokens and the answer 3. The loop runs one forward pass for each
-prefix, with logits for the answer only. Up to `--whole` tokens it covers every prefix. Beyond, it covers `--sampled`
-prefixes, and the time of the others is interpolated. Both ways are timed in one process, the packed one before and
-after the loop. The greatest difference of their results is recorded as well.
+The first way, prefix by prefix, is a loop with one forward pass for each prefix, which computes only the logits of the
+answer. The second way, all at once, is `answer_nll_along`, which packs many prefixes into a pass. The model has 4
+layers of width 128; the stub (the text that introduces the answer) has 6 tokens and the answer 3.
+
+For trajectories of up to `--whole` tokens, the loop covers every prefix. For longer ones it covers `--sampled`
+prefixes, and the time of the other prefixes is interpolated. In each round, `answer_nll_along` is timed before and
+after the loop, in the same process. The greatest difference between the results of the two ways is recorded as well.
 """
 
 import time
@@ -35,7 +38,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measure(model: Any, length: int, *, rounds: int, whole: int, sampled: int) -> dict[str, Any]:
-    """Time both ways on a trajectory of `length` tokens."""
+    """Time both ways on a random trajectory of `length` tokens."""
     generator = torch.Generator().manual_seed(length)
     prompt, trajectory, stub, answer = (
         torch.randint(1, MODEL["vocab_size"], (size,), generator=generator) for size in (PROMPT, length, STUB, ANSWER)
@@ -64,7 +67,7 @@ def measure(model: Any, length: int, *, rounds: int, whole: int, sampled: int) -
 
 
 def main() -> None:
-    """Measure every length, and write results and figure after each."""
+    """Measure trajectories of every length, and write the results and the figure after each length."""
     given = harness.parse(__doc__, rounds=3, whole=1_024, sampled=65, longest=16_384)
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**MODEL)).eval()

@@ -1,10 +1,12 @@
-r"""Times the likelihood of an answer after every prefix, by the length of the trajectory and the width of the model.
+r"""Measures how the time of `answer_nll_along` grows with the length of the trajectory, for models of several widths.
 
     python -m benchmarks.likelihood.growth --rounds 2
 
-Each model has one layer with random weights and a vocabulary of 1,024 words. Every further layer costs the same again,
-and a larger vocabulary adds a cost that is linear in the tokens. Lengths take turns within a round. The exponent is the
-slope of log seconds over log tokens; beside it stands the exponent of the number of arithmetic operations.
+`answer_nll_along` computes the likelihood of an answer after every prefix of a trajectory. Each model has one layer
+with random weights and a vocabulary of 1,024 words. Every further layer would cost as much as this layer, and a larger
+vocabulary adds a cost that is linear in the tokens. Every round times all lengths. The exponent x describes the growth
+as seconds = c * tokens^x and is fitted on a log-log scale. The exponent of the number of arithmetic operations is
+computed in the same way.
 """
 
 import math
@@ -23,13 +25,13 @@ LENGTHS = (256, 512, 1_024, 2_048, 4_096, 8_192, 16_384)
 
 
 def layer(name: str) -> Qwen2ForCausalLM:
-    """Build one layer of a model with random weights."""
+    """Build a model with random weights and a single layer, shaped like the layers of the model `name`."""
     shape = harness.MODELS[name] | {"num_hidden_layers": 1, "vocab_size": 1024, "max_position_embeddings": 32_768}
     return Qwen2ForCausalLM(Qwen2Config(**shape)).eval()
 
 
 def arithmetic(name: str, length: int) -> float:
-    """Count the operations of a layer for the trajectory, and for stub and answer after every prefix."""
+    """Count the arithmetic operations of one layer for the trajectory, and for stub and answer after every prefix."""
     shape = harness.MODELS[name]
     width, inner = shape["hidden_size"], shape["intermediate_size"]
     keys = 2 * width * shape["num_key_value_heads"] // shape["num_attention_heads"]
@@ -45,7 +47,7 @@ def exponent(lengths: list[int], costs: list[float]) -> float:
 
 
 def measure(name: str, *, rounds: int, longest: int) -> dict[str, Any]:
-    """Time every length, and describe how the time grows."""
+    """Time the model `name` on trajectories of every length, and describe how the time grows."""
     torch.manual_seed(0)
     model = layer(name)
     lengths = [length for length in LENGTHS if length <= longest]
@@ -74,7 +76,7 @@ def measure(name: str, *, rounds: int, longest: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every model, and write results and figure after each."""
+    """Measure every model, and write the results and the figure after each model."""
     given = harness.parse(__doc__, rounds=2, longest=16_384, models="tiny,0.5b,1.5b")
     results: dict[str, Any] = {}
     settings = {"rounds": given.rounds, "prompt": PROMPT, "stub": STUB, "answer": ANSWER, "layers": 1}

@@ -1,4 +1,4 @@
-"""Likelihood of an answer along a trajectory: packed passes equal one forward pass per prefix, for every model type."""
+"""The likelihood of an answer along a trajectory equals that of one forward pass per prefix, for every model type."""
 
 import logging
 from typing import Any
@@ -48,7 +48,7 @@ PACKABLE: dict[str, tuple[PreTrainedConfig, str]] = {
 
 
 def make_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A model whose weights are large enough for attention to matter."""
+    """Build a random model whose weights are large enough for attention to affect the result."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     for parameter in model.parameters():
@@ -65,7 +65,7 @@ def draw() -> Any:
 
 @torch.no_grad()
 def by_hand(model: Any, probe: Probe) -> Tensor:
-    """Reference: one pass over each complete text and a log-softmax, without code of `likelihood`."""
+    """Compute the reference without code of `likelihood`: one pass over each complete text, then a log-softmax."""
     rows = []
     for t in probe.positions.tolist():
         ids = torch.cat([probe.prompt_ids, probe.trajectory_ids[:t], probe.stub_ids, probe.answer_ids])
@@ -78,7 +78,7 @@ def by_hand(model: Any, probe: Probe) -> Tensor:
 def test_packed_passes_equal_one_pass_per_prefix(name: str, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(*PACKABLE[name])
     assert unpackable_reason(model) is None
-    monkeypatch.setattr(packed_passes, "_BLOCK_TOKENS", 60)  # several passes
+    monkeypatch.setattr(packed_passes, "_BLOCK_TOKENS", 60)  # so that the blocks take several passes
     monkeypatch.setattr(likelihood, "_nll_by_prefix", fail_on_second_call(likelihood._nll_by_prefix))
     probes = [
         make_probe(draw(1), draw(40), draw(1)),  # without a stub
@@ -86,7 +86,7 @@ def test_packed_passes_equal_one_pass_per_prefix(name: str, draw: Any, monkeypat
         make_probe(draw(30), draw(5), draw(2), stub_ids=draw(1)),
         make_probe(draw(7), draw(25), draw(4), positions=[25, 0, 7, 7]),
         make_probe(draw(7), draw(0), draw(2), stub_ids=[3, 1, 4]),
-        make_probe(draw(7), draw(9), draw(2), stub_ids=draw(20)),  # stub longer than any window
+        make_probe(draw(7), draw(9), draw(2), stub_ids=draw(20)),  # a stub longer than any sliding window
     ]
     for probe, nll in zip(probes, answer_nll_each(model, probes), strict=True):
         expected = by_hand(model, probe)
@@ -97,7 +97,7 @@ def test_packed_passes_equal_one_pass_per_prefix(name: str, draw: Any, monkeypat
 
 
 def fail_on_second_call(by_prefix: Any) -> Any:
-    """Allow the check on the first tokens to run prefix by prefix, and nothing else."""
+    """Allow a single call of `by_prefix`: the check that compares both ways on a few tokens."""
     calls = []
 
     def counted(model: Any, probe: Probe) -> Tensor:
@@ -131,7 +131,7 @@ def test_probes_share_passes_within_the_token_limit(draw: Any, monkeypatch: pyte
     monkeypatch.setattr(likelihood, "packed_nll", watched)
     probes = [make_probe(draw(4), draw(length), draw(2)) for length in (6, 6, 16, 2, 90, 1)]
     along = list(answer_nll_each(model, probes, tokens_per_pass=40))
-    assert sizes[1:] == [[10, 10], [20, 6], [94], [5]]  # the first is the check
+    assert sizes[1:] == [[10, 10], [20, 6], [94], [5]]  # the first pass compares both ways on a few tokens
     for probe, nll in zip(probes, along, strict=True):
         assert (nll - by_hand(model, probe)).abs().max() < 1e-5
 
@@ -178,7 +178,7 @@ def test_the_model_keeps_its_mode_and_gets_no_gradients(draw: Any) -> None:
     prompt, trajectory, answer = draw(5), draw(9), draw(2)
     expected = answer_nll_along(model, prompt, trajectory, answer)
     model.train()
-    assert torch.equal(answer_nll_along(model, prompt, trajectory, answer), expected)  # without dropout
+    assert torch.equal(answer_nll_along(model, prompt, trajectory, answer), expected)  # dropout is off
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -1,4 +1,4 @@
-"""Finds where a text first states an answer, and not as part of something else."""
+"""`first_statement` finds where a text first contains an answer, but not where the answer is part of something else."""
 
 from fractions import Fraction
 
@@ -27,7 +27,7 @@ from raml_trl.analysis.text import first_statement
         ("BAD", "B", None),
         (r"thus 3 \sqrt{13} holds", r"3\sqrt{13}", r"thus 3 \sqrt{13}"),
         (r"thus 3\sqrt{131}", r"3\sqrt{13}", None),
-        (r"\dfrac{x}{2} is it", r"\frac{x}{2}", None),  # other spelling: only numbers are compared by value
+        (r"\dfrac{x}{2} is it", r"\frac{x}{2}", None),  # spelled differently: only numbers are compared by value
         (r"so \frac{x}{2}", r"\dfrac{x}{2}", r"so \frac{x}{2}"),
         ("<think>b1+6=7;a9+7=6;</think>\\boxed{67}", "67", "<think>b1+6=7;a9+7=6;</think>\\boxed{67"),
         ("05 is five", "5", "05"),

@@ -1,4 +1,4 @@
-"""Trajectories as tokens: where tokens end in the text, and where thinking and answer start and end."""
+"""Trajectories are encoded as tokens, and the places where their thinking and their answer start and end are found."""
 
 from typing import Any
 

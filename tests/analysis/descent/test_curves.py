@@ -1,4 +1,4 @@
-"""Curves of the answer's likelihood: the extent of the thinking, measures of descent, means with bands."""
+"""Curves of the loss of the answer along trajectories: where the thinking is, how far they descend, and averages."""
 
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ def test_descent_after_sentences() -> None:
     [row] = summarise_descent([thought], np.random.default_rng(0), by_sentence=True)
     assert row.slope.mean == pytest.approx(-4)
     [left_out] = summarise_descent([curve([2.0, 1.0])], np.random.default_rng(0), by_sentence=True)
-    assert left_out.left_out == 1  # without a sentence there is a single place
+    assert left_out.left_out == 1  # without a sentence, L has a single value
 
 
 @given(st.lists(st.floats(0, 20), min_size=2, max_size=30))

@@ -1,4 +1,4 @@
-"""Effects of tokens on the answer's likelihood: groups of tokens, and a test that detects real effects only."""
+"""Effects of tokens on the likelihood of the answer: groups of tokens, and a test that detects only real effects."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def test_the_window_has_one_length_and_ends_at_the_stop() -> None:
 
 
 def planted(rng: np.random.Generator, boost: float) -> list[Effects]:
-    """Twenty trajectories with forty places each; every fourth place is in the group "planted"."""
+    """Make twenty trajectories of forty tokens. Every fourth token, "planted", has an effect larger by `boost`."""
     groups = tuple(frozenset({"planted" if t % 4 == 0 else "rest"}) for t in range(40))
     made = []
     for number in range(20):
@@ -89,7 +89,7 @@ def test_without_an_effect_significance_is_rare() -> None:
         rng = np.random.default_rng(seed)
         rows = compare_groups(planted(rng, 1.0), rng, num_resamples=50, num_permutations=99)
         significant += any(row.p < 0.05 for row in rows)
-    assert significant <= 5  # of 40, expected 2 at most
+    assert significant <= 5  # of 40; at a level of 5 %, at most 2 are expected
 
 
 def test_differences_between_trajectories_are_not_effects_of_tokens() -> None:
@@ -106,7 +106,7 @@ def test_the_interval_resamples_questions() -> None:
     second = Effects("b", np.full(50, 9.0), (frozenset({"x"}),) * 50)
     [row] = compare_groups([first, second], np.random.default_rng(0))
     assert (row.low, row.median, row.high) == (1.0, 5.0, 9.0)
-    assert row.p is row.rest is None  # no other tokens to compare with
+    assert row.p is row.rest is None  # there are no other tokens to compare with
 
 
 def test_p_values_are_adjusted_for_the_number_of_groups() -> None:

@@ -1,4 +1,4 @@
-"""Loss landscape: directions, losses and numbers of the grid, and weights that end bit-identical to their start."""
+"""Loss landscape: its directions, losses and numbers are right, and the weights end bit-identical to their start."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def qwen2(*, tied: bool = False, dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.fixture
 def texts() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Prefixes and answers of seven questions, with various lengths in no order."""
+    """Random prefixes and answers of seven questions, not sorted by length."""
     generator = torch.Generator().manual_seed(3)
     lengths = [(9, 2), (1, 1), (30, 5), (4, 7), (30, 1), (12, 3), (2, 6)]
     drawn = [[torch.randint(97, (length,), generator=generator) for length in pair] for pair in lengths]
@@ -86,7 +86,7 @@ def test_tensor_directions_have_the_norm_of_each_tensor() -> None:
     rows_alike = True
     for name in directions.names:
         drawn, own = directions.direction(0, name, weights[name].detach()).numpy(), weights[name].detach().numpy()
-        # A bias of zeros does not move.
+        # This holds for a bias of zeros too: it does not move.
         assert np.sqrt((drawn**2).sum()) == pytest.approx(np.sqrt((own**2).sum()), rel=1e-5)
         if own.ndim == 2:
             rows_alike &= np.allclose(np.linalg.norm(drawn, axis=1), np.linalg.norm(own, axis=1), rtol=1e-3)
@@ -103,7 +103,7 @@ def test_global_directions_have_one_scale() -> None:
         length = math.sqrt(sum((direction**2).sum() for direction in drawn.values()))
         wanted = math.sqrt(sum((weights[name].double().numpy() ** 2).sum() for name in drawn))
         assert length == pytest.approx(wanted, rel=1e-5)
-        # The same draw as for tensors, times a single number.
+        # Before scaling, the entries are the same as with "tensor". All are then multiplied by one number.
         spreads = [direction.std() for direction in drawn.values() if direction.size > 1000]
         assert max(spreads) / min(spreads) < 1.2
         name = "model.layers.0.mlp.up_proj.weight"
@@ -180,7 +180,7 @@ def test_weights_end_as_they_began(dtype: torch.dtype, texts: Any) -> None:
     losses = AnswerLosses(model, *texts)
     first = scan(model, RandomDirections(model, seed=0, normalisation="tensor"), axes, losses)
     assert bits(model) == before
-    assert np.array_equal(first.losses[first.origin], losses())  # exactly the model itself
+    assert np.array_equal(first.losses[first.origin], losses())  # at the origin, the model is unchanged
     again = scan(model, RandomDirections(model, seed=0, normalisation="tensor"), axes, losses)
     assert np.array_equal(first.losses, again.losses)
 
@@ -210,7 +210,7 @@ def test_weights_are_restored_when_something_fails(error: type[BaseException]) -
 
     with pytest.raises(error, match="in the middle"):
         scan(model, RandomDirections(model, seed=0), (centred_axis(3, 1.0),) * 2, losses)
-    assert calls[-1] != before  # the failure was away from the origin
+    assert calls[-1] != before  # the weights had moved when the failure came
     assert bits(model) == before
 
 
@@ -286,7 +286,7 @@ def test_losses_need_a_question_a_prefix_and_an_answer() -> None:
 
 
 def perturbed(model: Any, seed: int, **settings: Any) -> Any:
-    """A model of the same shape with some other weights."""
+    """Return a model of the same shape, in which some weights are different."""
     other, generator = qwen2(**settings), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in other.named_parameters():
@@ -358,7 +358,7 @@ def test_checkpoints_of_another_model_are_rejected() -> None:
 
 
 class Bowl(torch.nn.Module):
-    """Two tensors whose loss is a known function of their position."""
+    """A model of two tensors. The tests define losses for it that are known functions of the tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -380,19 +380,19 @@ def test_the_curvature_of_a_bowl() -> None:
     tilt = directions.direction(1, "a", start["a"])
 
     def losses() -> Any:
-        """c/2 |w - w0|^2 for three questions with stiffness c, plus a slope along the second axis."""
+        """Return c/2 |w - w0|^2 for three questions with stiffness c, plus a slope along the second axis."""
         moved = sum(float((weight.detach() - start[name]).square().sum()) for name, weight in bowl.named_parameters())
         slope = float(((bowl.a.detach() - start["a"]) * tilt).sum() / tilt.square().sum())
         return stiffness / 2 * moved + 0.25 * slope
 
     surface = scan(bowl, directions, (centred_axis(5, 0.4), centred_axis(7, 0.3)), losses)
     numbers: Any = describe(surface, np.random.default_rng(0), radius=0.2)
-    # Along an axis |w - w0| = alpha |w0|, so L'' = c |w0|^2.
+    # At coordinate alpha of an axis |w - w0| = alpha |w0|, so the curvature of the loss is c |w0|^2.
     squared = sum(float(weight.square().sum()) for weight in start.values())
     for axis in (1, 2):
         curvature = numbers[f"curvature {axis}"]
         assert curvature.mean == pytest.approx(squared * stiffness.mean(), rel=1e-6)
-        # Some resamples of three questions draw the same question three times.
+        # The interval spans all three questions, because some bootstrap samples draw the same question three times.
         assert curvature.low == pytest.approx(squared * 1.0)
         assert curvature.high == pytest.approx(squared * 10.0)
     overlap = float((directions.direction(0, "a", start["a"]) * tilt).sum() / tilt.square().sum())
@@ -433,8 +433,8 @@ def test_the_lowest_point_and_the_sharpest() -> None:
     axes = (centred_axis(5, 0.2), centred_axis(3, 0.1))
     values = np.full((5, 3), 4.0)
     values[2, 1] = 1.0
-    values[3, 1] = 2.5  # 0.1 away
-    values[3, 2] = 3.5  # 0.141 away
+    values[3, 1] = 2.5  # at distance 0.1 from the origin
+    values[3, 2] = 3.5  # at distance 0.141
     values[0, 2] = 0.5
     values[1, 1] = values[2, 0] = values[2, 2] = values[1, 0] = values[1, 2] = values[3, 0] = 2.0
     numbers: Any = describe(grid(values, *axes), np.random.default_rng(0), radius=0.1)
@@ -525,14 +525,14 @@ def test_figures_show_names_verbatim() -> None:
     marks = [Mark("<b>$x^2$", [0.0, 0.0], 7.0), Mark("corner", [0.5, -0.5], 10.0)]
     drawn = surface_figure(grid(values, *axes), ["first $a_b$", "second"], marks)
     assert drawn.startswith("<svg")
-    assert ">&lt;b&gt;$x^2$ 7</text>" in drawn  # the comment that matplotlib adds always has the name
+    assert ">&lt;b&gt;$x^2$ 7</text>" in drawn  # matplotlib also writes the name into a comment, so match an element
     assert "corner 10" in drawn
     assert ">first $a_b$</text>" in drawn
     values[0, 0] = np.nan
     assert surface_figure(grid(values, *axes), ["first", "second"], []) != drawn
     curve = surface_figure(grid(values[0, 1:4], axes[0]), ["first"], [Mark("here", [0.0], 2.0)])
     assert "here 2" in curve
-    assert surface_figure(grid(np.ones((3, 5)), *axes), ["first", "second"], [])  # flat
+    assert surface_figure(grid(np.ones((3, 5)), *axes), ["first", "second"], [])  # a flat surface
 
 
 # The command
@@ -558,7 +558,7 @@ def settings_of(model_dir: str, data: str, **settings: Any) -> dict[str, Any]:
 
 
 def measure(directory: Path, **settings: Any) -> dict[str, Any]:
-    """Run the command in this process and return the content of `run.json`."""
+    """Run `loss_landscape` in this process and return the content of its `run.json`."""
     config = LossLandscapeConfig(output_dir=str(directory), **settings)
     record = open_run(directory, "loss_landscape", settings)
     if not record.complete:
@@ -587,7 +587,7 @@ def test_table_and_summary_describe_the_same_points(data: str, tmp_path: Path, m
             own = [row["loss"] for row in rows if (row["alpha"], row["beta"]) == (alpha, beta)]
             assert len(own) == 6
             assert summary["loss"][i][j] == pytest.approx(np.mean(own))
-    # At the origin: the model on each question alone.
+    # At the origin, each loss is that of the model on this question alone.
     model, tokenizer = load_model(model_dir, dtype="auto")
     at_origin = {row["question_id"]: row["loss"] for row in rows if row["alpha"] == row["beta"] == 0}
     for question in load_questions(data)[:6]:
@@ -600,7 +600,7 @@ def test_table_and_summary_describe_the_same_points(data: str, tmp_path: Path, m
     assert marks["lowest"]["loss"] == min(min(row) for row in summary["loss"])
     assert summary["numbers"]["loss at the origin"]["mean"] == pytest.approx(np.mean(list(at_origin.values())))
     assert summary["questions"] == 6
-    # A point away from the origin on both axes: moved here by hand.
+    # Away from the origin on both axes, each loss is that of the model after its weights are moved.
     directions = RandomDirections(model, seed=0)
     with movable(model, directions) as move:
         move([0.2, -0.2])
@@ -653,7 +653,7 @@ def test_axes_towards_checkpoints(data: str, tmp_path: Path, model_dir: str) -> 
     assert (marks["B"]["at"], marks["C"]["at"]) == ([1, 0], [0, 1])
     for name, other in zip("BC", others, strict=True):
         alone = measure(tmp_path / f"of_{name}", **settings_of(other, data))
-        assert marks[name]["loss"] == alone["results"]["numbers"]["loss at the origin"]["mean"]  # bit-equal
+        assert marks[name]["loss"] == alone["results"]["numbers"]["loss at the origin"]["mean"]  # without rounding
     assert marks["B"]["loss"] != marks["C"]["loss"]
     assert {"barrier 1", "barrier 2", "distance 1", "distance 2"} < set(summary["numbers"])
 
@@ -688,7 +688,7 @@ def test_a_killed_run_resumes(data: str, tmp_path: Path, model_dir: str, monkeyp
         f"row-{row:05d}.parquet" for row in range(3)
     ]
     row = tmp_path / "out" / "row-00001.parquet"
-    row.write_bytes(row.read_bytes()[:-50])  # damaged
+    row.write_bytes(row.read_bytes()[:-50])  # a damaged file counts as missing
     monkeypatch.setattr(experiment, "surface_row", whole)
     points = count_points(monkeypatch)
     measure(tmp_path / "out", **settings)
@@ -724,7 +724,7 @@ def test_a_single_axis_gives_a_curve(data: str, tmp_path: Path, model_dir: str) 
     assert {row["beta"] for row in rows} == {None}
     measure(tmp_path / "plane", **settings_of(model_dir, data, steps=[7, 3], span=[0.3, 0.1]))
     plane = json.loads((tmp_path / "plane" / "loss_landscape.json").read_text())
-    assert [row[1] for row in plane["loss"]] == summary["loss"]  # the first axis is the same
+    assert [row[1] for row in plane["loss"]] == summary["loss"]  # both runs have the same first axis
 
 
 def test_losses_that_are_not_finite_are_written_as_null() -> None:
@@ -767,7 +767,7 @@ def test_unusable_settings_are_rejected(settings: dict[str, Any], message: str) 
 
 
 def start(directory: Path, model: str, data: str, num_processes: int = 1) -> list[str]:
-    """The command line that starts the command."""
+    """Return the command line that starts `loss_landscape`."""
     given = {
         **{"config": "recipes/tiny/analysis/loss_landscape.yaml", "model_name_or_path": model, "dataset_name": data},
         **{"output_dir": directory, "num_questions": 8},
@@ -781,7 +781,7 @@ def start(directory: Path, model: str, data: str, num_processes: int = 1) -> lis
 def test_killed_processes_resume_with_equal_results(data: str, model_dir: str, tmp_path: Path) -> None:
     whole, killed, shared = (tmp_path / name for name in ("whole", "killed", "shared"))
     subprocess.run(start(whole, model_dir, data), cwd=REPOSITORY, check=True)
-    for number in (1, 9):  # SIGKILL during the next row
+    for number in (1, 9):  # kill the run when it has written this row
         kill_when(killed / f"row-{number:05d}.parquet", start(killed, model_dir, data))
         assert json.loads((killed / "run.json").read_text())["status"] == "running"
     subprocess.run(start(killed, model_dir, data), cwd=REPOSITORY, check=True)

@@ -1,4 +1,4 @@
-"""Pruning methods: each leaves the same text as a plain loop, and the model reads that text before it answers."""
+"""Every pruning method keeps the same text as a plain loop, and the model reads the kept text before it answers."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ def tokenizer(model_dir: str) -> Any:
 
 @pytest.fixture(scope="module")
 def words() -> Any:
-    """A tokenizer for any text."""
+    """A tokenizer that can encode any text, unlike that of the embedded world."""
     return train_bpe([SUMMARY, *(style.instruction for style in STYLES.values()), "We add 1 and 2. So 3."], 400)
 
 
@@ -65,7 +65,7 @@ def thinking_of(tokenizer: Any, text: str, *, answer: str = "67", style: str = "
 
 
 def random_thinkings(tokenizer: Any, rng: np.random.Generator, count: int) -> list[Thinking]:
-    """Trajectories of one to five steps with random digits."""
+    """Make the thinkings of trajectories that have one to five steps with random digits."""
     thinkings = []
     for number in range(count):
         steps = [
@@ -109,7 +109,7 @@ def test_method_names_are_parsed() -> None:
     assert [parse_method(f"budget:{budget}").budget(7) for budget in ("0", "3", "9", "0.5", "1.0", "0.0")] == [
         *(0, 3, 7, 3, 7, 0)
     ]
-    assert parse_method("budget:0.29").budget(100) == 29  # 28 in floating point
+    assert parse_method("budget:0.29").budget(100) == 29  # floating-point arithmetic would give 28
     assert parse_method("curve:0.1").number == 0.1
 
 
@@ -184,7 +184,7 @@ def test_trajectories_keep_their_layout(tokenizer: Any, words: Any) -> None:
 
 
 def kept(tokenizer: Any, thinking: Thinking, method: str, tools: Tools) -> tuple[str, str]:
-    """The shortened thinking, and the text that the model reads after the prompt."""
+    """Return the shortened thinking, and the text that the model reads after the prompt."""
     [left] = prune(parse_method(method), [thinking], tools)
     read = torch.cat([left.prompt_ids, left.ids, left.stub_ids])
     assert torch.equal(read, left.asked_ids)
@@ -245,7 +245,7 @@ def test_settled_finds_the_last_crossing(nll: list[float], cut: int) -> None:
 
 
 def drop_in_a_plain_loop(model: Any, tokenizer: Any, thinking: Thinking, tolerance: float, most: int | None) -> str:
-    """The greedy search of `drop_sentences` for a single trajectory, with a pass for every candidate."""
+    """Do the greedy search of `drop_sentences` for a single trajectory, with one forward pass for every candidate."""
 
     def loss(text: str) -> float:
         middle = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
@@ -276,7 +276,7 @@ def test_drop_sentences_equals_a_plain_loop(
             sentences = iter(split_sentences(thinking.text))
             assert all(
                 sentence in sentences for sentence in split_sentences(row.text)
-            )  # complete sentences in their order
+            )  # only complete sentences are kept, in their order
             dropped.add(len(split_sentences(thinking.text)) - len(split_sentences(row.text)))
             if tolerance == "100" and most is None:
                 assert row.text == ""
@@ -287,11 +287,11 @@ def test_losses_equal_those_of_single_texts(model: Any, tokenizer: Any, tools: T
     left = prune(parse_method("budget:0.5"), random_thinkings(tokenizer, rng, 8), tools)
     plain = [answer_nll(model, row.asked_ids, row.answer_ids) for row in left]
     assert losses(model, left, tokens_per_pass=100) == pytest.approx(plain, abs=1e-3)
-    assert np.ptp(plain) > 0.5  # so a wrong order would fail
+    assert np.ptp(plain) > 0.5  # the losses differ enough for a wrong order to fail
 
 
 class Summariser:
-    """Returns given texts in reverse order, and records the prompts."""
+    """Stands in for an engine: returns given texts, the last one first, and records the prompts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts, self.prompts = texts, list[Messages]()
@@ -471,10 +471,10 @@ def test_compare_methods() -> None:
     assert (none.name, none.setting, none.n) == ("none", None, 3)
     assert (none.accuracy.mean, none.difference.mean, none.kept) == (1, 0, 1)
     assert (five.name, five.setting) == ("budget", "51")
-    assert five.tokens.mean == 3  # p has 4, q has 2
+    assert five.tokens.mean == 3  # 4 for question p, 2 for question q
     assert five.accuracy == MeanInterval(0.25, 0.0, 0.5)
     assert five.difference.mean == -0.75
-    assert five.pass_at_k.mean == 0.25  # q has a single trajectory
+    assert five.pass_at_k.mean == 0.25  # k is 1, because q has a single trajectory
     assert "pass@1" in five.as_json()
     assert five.kept == pytest.approx(10 / 30)
     assert (five.leaked, five.accuracy_without_leak) == (pytest.approx(1 / 3), 0.5)
