@@ -1,1 +1,1 @@
-"""Pushes to the Hugging Face Hub, and the cards of models and datasets."""
+"""Pushes to the Hugging Face Hub, and writes the cards (README.md) of models and datasets."""

@@ -104,8 +104,8 @@ def pass_rate_histogram(correct: Sequence[int], total: Sequence[int]) -> list[tu
     """Return a histogram of the pass rates of questions: the label of each row, and the number of its questions.
 
     The pass rate of a question is the share of its trajectories that are correct. If all questions have the same number
-    of trajectories, less than 16, each possible number of correct ones is a row. Otherwise the rows are `none`, ten
-    intervals of 10 % each, and `all`.
+    of trajectories, and fewer than 16, there is a row for each possible number of correct ones. Otherwise the rows are
+    `none`, ten intervals of 10 % each, and `all`.
 
     Args:
         correct: number of correct trajectories of each question.

@@ -1,1 +1,1 @@
-"""Shared by SFT and GRPO: checkpoints, evaluation during training, dashboards, publishing."""
+"""The parts that SFT and GRPO share: checkpoints, evaluation during training, dashboards and publishing."""

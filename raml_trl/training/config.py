@@ -58,7 +58,7 @@ class EvaluationArguments(DatasetArguments):
 
 @dataclass(kw_only=True)
 class TrainArguments(EvaluationArguments):
-    """All options that both training commands add to those of TRL."""
+    """All options that `train_sft` and `train_grpo` both add to those of TRL."""
 
     hub_revisions: bool = field(
         default=False,

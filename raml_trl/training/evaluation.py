@@ -1,6 +1,6 @@
 """Evaluates the model during training: all processes sample answers to questions, which are graded to give Pass@k.
 
-Settings in a recipe that ask for it, for example:
+A recipe asks for this evaluation with settings such as:
 
     eval_strategy: steps
     eval_steps: 100
@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def questions_per_chunk(self) -> int:
-        """Number of questions in a chunk, which is sampled from one seed.
+        """Number of questions in a chunk, whose samples are drawn with one seed.
 
         A chunk has as many questions as fill a batch, or one if the samples of one question need several batches.
         """

@@ -1,4 +1,4 @@
-"""Mixin for TRL trainers: writes our model card, and keeps a failed push from ending the run.
+"""Mixin for TRL trainers: extends the model card, and keeps a failed push from ending the run.
 
 transformers' `hub_strategy` still decides when a run pushes during training. The module `publishing` pushes
 at the end of the run.

@@ -131,7 +131,7 @@ class HubServer:
     """A server that runs inside a `with` block. `requests` lists the kinds of all requests received, in order."""
 
     def __init__(self) -> None:
-        self.repos: dict[tuple[str, str], Repo] = {}  # by type and id
+        self.repos: dict[tuple[str, str], Repo] = {}  # by type ("model" or "dataset") and id
         self.objects: dict[str, bytes] = {}  # large files by SHA-256
         self.requests: list[str] = []
         self.faults: dict[tuple[str, int], Reply] = {}

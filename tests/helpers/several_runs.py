@@ -94,7 +94,7 @@ class NotingEngine(TransformersEngine):
 
 
 def interrupt_after(step: int) -> Callable[..., None]:
-    """Return a callback that acts like Ctrl-C on every process after a step."""
+    """Return a callback that acts like Ctrl-C on every process after the given step."""
 
     def on_step_end(_callback: Any, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         if state.global_step == step:

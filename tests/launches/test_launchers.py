@@ -1,4 +1,4 @@
-"""Training on two processes equals training on one, however the model is sharded, and also after an interruption.
+"""Training on two processes equals training on one, however the model is sharded, even after an interruption.
 
 `make test-all` installs DeepSpeed; without it, its three modes are skipped.
 """
