@@ -1,7 +1,7 @@
 """Shared parts of the benchmarks: models with random weights, rollouts of given lengths, timed trainers, records.
 
-Comparisons are made in pairs: TRL's `GRPOTrainer` and ours train one after the other on the same rollouts in one
-process, in alternating order. The result is the ratio within a pair.
+TRL's `GRPOTrainer` and ours are compared in pairs. In a pair both train one after the other on the same rollouts in one
+process; the order alternates from pair to pair. The result is the ratio of their times within a pair.
 """
 
 import argparse
@@ -55,7 +55,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One optimizer step: `questions` groups of `num_generations` rollouts, in micro-batches of `micro_batch`."""
+    """The load of a step: `questions` groups of `num_generations` rollouts, `micro_batch` of them per micro-batch."""
 
     questions: int = 8
     num_generations: int = 8
@@ -78,7 +78,7 @@ class Workload:
         return np.clip(drawn, 2, self.max_length).astype(int)
 
     def rewards(self, step: int) -> np.ndarray:
-        """Return rewards, `(questions * num_generations,)`: all different in a group, or all equal in a dead one."""
+        """Return rewards, `(questions * num_generations,)`: different within a group, but all equal in a dead group."""
         rng = np.random.default_rng([self.seed, step, 1])
         rewards = rng.permuted(np.tile(np.linspace(0, 1, self.num_generations), (self.questions, 1)), axis=1)
         rewards[: self.dead_groups] = 1.0
@@ -107,7 +107,7 @@ class Device:
 
 
 class _Clock(TrainerCallback):
-    """Times every optimizer step from its first micro-batch to its end."""
+    """Times every optimizer step from its first micro-batch to its end, without the seconds of generating."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -215,16 +215,17 @@ def run(workload: Workload, device: Device, *, steps: int, selected: int | None,
 
 
 def seconds_of(trainer: Any) -> dict[str, float]:
-    """Return the median seconds per step after the warm-up, by phase."""
+    """Return the median seconds per step after the warm-up, for generating and for updating."""
     return {phase: float(np.median(getattr(trainer, phase)[WARM_UP_STEPS:])) for phase in ("generating", "updating")}
 
 
 def measure_pairs(
     workload: Workload, device: Device, selections: Sequence[int], *, pairs: int, steps: int, **settings: Any
 ) -> Iterator[dict[str, Any]]:
-    """Yield, for every pair, the seconds of TRL's trainer (under "stock") and of ours by m, both with `settings`.
+    """Yield, for every pair, the seconds of TRL's trainer (key "stock") and of ours for each m (key: m as a string).
 
-    Each pair has different rollouts.
+    `selections` are the values of m. All trainers of a pair have the same `settings` and rollouts; the rollouts differ
+    from pair to pair.
     """
     for pair in range(pairs):
         of_pair = replace(workload, seed=workload.seed + pair)
@@ -256,7 +257,7 @@ def quiet() -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the hardware and the library versions that the numbers depend on."""
+    """Return the hardware and the library versions that the numbers depend on."""
     described = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -285,7 +286,7 @@ def parse(description: str, **defaults: Any) -> argparse.Namespace:
 
 
 def write(directory: Path, name: str, settings: Mapping[str, Any], results: Any, figure: str | None = None) -> None:
-    """Write `NAME.json`, and `NAME.svg` if there is a figure."""
+    """Write settings, machine and results to `NAME.json`, and the figure to `NAME.svg` if there is one."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {"settings": dict(settings), "machine": machine(), "results": results}
     (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -294,5 +295,5 @@ def write(directory: Path, name: str, settings: Mapping[str, Any], results: Any,
 
 
 def describe(workload: Workload) -> dict[str, Any]:
-    """Return the workload as data."""
+    """Return the workload as a dictionary, to be written as JSON."""
     return asdict(workload)

@@ -1,4 +1,4 @@
-"""Figures of the benchmarks, in the style of the package."""
+"""Draws the figures of the benchmarks, in the style of the package."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,7 +62,7 @@ def likelihood_figure(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def memory_figure(results: Mapping[str, Any]) -> str:
-    """Plot peak memory beyond the trainer itself, in MiB, for every setting and both kinds of lengths."""
+    """Plot peak memory beyond the trainer itself, in MiB, for every setting, at equal and at long-tailed lengths."""
     figure, axes = blank_figure(6.4, 3.0)
     width = 0.8 / len(results)
     for index, (load, settings) in enumerate(results.items()):
@@ -77,7 +77,7 @@ def memory_figure(results: Mapping[str, Any]) -> str:
 
 
 def cost_figure(results: Sequence[Mapping[str, Any]]) -> str:
-    """Plot seconds to select, deal and pack against the number of rollouts, for every strategy."""
+    """Plot seconds to select, deal and pack rollouts against the number of rollouts, for every selection strategy."""
     figure, axes = blank_figure(5.2, 3.2)
     for strategy, colour in zip(dict.fromkeys(row["strategy"] for row in results), COLOURS, strict=False):
         own = [row for row in results if row["strategy"] == strategy]
@@ -92,7 +92,10 @@ def cost_figure(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def growth_figure(results: Sequence[Mapping[str, Any]]) -> str:
-    """Plot seconds, and memory above imports, against questions for every stage; dashed lines are proportional."""
+    """Plot the seconds and the memory of every stage against the number of questions.
+
+    Memory is that above a process with the same imports. The dashed lines show seconds proportional to the questions.
+    """
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     panels = (("seconds", "seconds"), ("mebibytes", "MiB above the imports"))
     for axes, (name, title) in zip(figure.subplots(1, 2), panels, strict=True):
@@ -116,7 +119,7 @@ def growth_figure(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def throughput_figure(results: Mapping[str, Any]) -> str:
-    """Plot tokens per second relative to padding, for every way to form micro-batches."""
+    """Plot tokens per second relative to `padding`, for every way to form micro-batches."""
     figure, axes = blank_figure(5.6, 2.7)
     ratios = [result["ratio"] for result in results.values()]
     medians, errors = _medians_and_errors(ratios)
@@ -128,7 +131,7 @@ def throughput_figure(results: Mapping[str, Any]) -> str:
 
 
 def exponents_figure(results: Mapping[str, Any]) -> str:
-    """Plot seconds per token against trajectory length, relative to the shortest, for every model."""
+    """Plot seconds per token, relative to those at the shortest length, against trajectory length, for every model."""
     figure, axes = blank_figure(5.2, 3.2)
     for (name, result), colour in zip(results.items(), COLOURS, strict=False):
         tokens = [int(length) for length in result["seconds"]]

@@ -17,7 +17,7 @@ def load(name: str) -> Any:
 
 
 def summary_table() -> str:
-    """Make the table of speed and memory: one row per quantity, with its median and extremes over the pairs."""
+    """Make the table of speed and memory: one row per quantity. Times have their median and extremes over the pairs."""
     update, step, cost, memory = (load(name) for name in ("update_time", "whole_step", "selection_cost", "peak_memory"))
     equal, tailed, dead = update.values()
     rows = [
@@ -76,7 +76,7 @@ def growth_table() -> str:
 
 
 def likelihood_table() -> str:
-    """Make the table of likelihoods: seconds of both methods by length, and the speed-up."""
+    """Make the table of the likelihood methods: the seconds of both by length of the trajectory, and the speed-up."""
     rows = [
         "| tokens | all at once, seconds | prefix by prefix, seconds | speed-up |",
         "|---|---|---|---|",
@@ -90,7 +90,7 @@ def likelihood_table() -> str:
 
 
 def exponents_table() -> str:
-    """Make the table of how the time for all prefixes grows with length, by the width of the model."""
+    """Make the table of how the time for all prefixes grows with trajectory length, by the width of the model."""
     rows = [
         "| width | seconds for 256 tokens | 2,048 | 16,384 | time for 64 times the tokens | exponent | of operations |",
         "|---|---|---|---|---|---|---|",

@@ -99,7 +99,7 @@ def run_stage(stage: str, directory: Path) -> dict[str, float]:
 
 
 def measure(size: int, stages: tuple[str, ...] = STAGES) -> dict[str, dict[str, float]]:
-    """Run each stage in its own process, and return the results of `run_stage`."""
+    """Run each stage in its own process, and return the results of `run_stage` by stage."""
     measured = {}
     with tempfile.TemporaryDirectory() as home:
         with (Path(home) / "rows.jsonl").open("w") as file:
@@ -112,7 +112,7 @@ def measure(size: int, stages: tuple[str, ...] = STAGES) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    """Measure all sizes and write the results, or with `--stage` measure one stage in this process."""
+    """Measure all sizes and write the results. With `--stage`, measure only this stage, in this process."""
     given = parse(str(__doc__), stage="", directory="", repeats=1)
     if given.stage:
         sys.stdout.write("\n" + json.dumps(run_stage(given.stage, Path(given.directory))) + "\n")

@@ -1,11 +1,12 @@
-"""Tokens per second of SFT with different ways to form micro-batches from the same examples, in TRL's own trainer.
+"""Measures tokens per second of SFT with different ways to form micro-batches from the same examples, in TRL's trainer.
 
     python -m benchmarks.data.sft_throughput
     python -m benchmarks.data.sft_throughput --device cuda --model 0.5b --attention flash_attention_2
 
-All methods train on the same examples with log-normal lengths, and on as many tokens per optimizer step; for
-`packing`, the number of packs is chosen accordingly. `padding` is TRL's default. Padding tokens do not count. The
-result is the ratio to `padding` within a round; each round runs all methods in random order.
+All methods train on the same examples, with log-normal lengths, and on about as many tokens per optimizer step. For
+`packing`, the number of packs (rows of several examples) is chosen accordingly. `padding` is TRL's default. Padding
+tokens do not count. Each round runs all methods in random order. The result is the tokens per second of a method
+divided by those of `padding` in the same round.
 """
 
 import tempfile
@@ -69,7 +70,7 @@ class _Clock(TrainerCallback):
 def tokens_per_second(
     method: str, examples: Dataset, device: Device, *, steps: int, pack_length: int, attention: str
 ) -> float:
-    """Measure one method over `steps` optimizer steps after the warm-up."""
+    """Return the tokens per second of one method over `steps` optimizer steps after the warm-up."""
     settings: dict[str, Any] = {
         "per_device_train_batch_size": MICRO_BATCH,
         "gradient_accumulation_steps": BATCH // MICRO_BATCH,

@@ -195,7 +195,7 @@ def test_differences_of_a_sweep_are_paired_by_seed(tmp_path: Path) -> None:
         "mean": pytest.approx(mean),
         "low": pytest.approx(mean - T[2] * error, rel=1e-5),
         "high": pytest.approx(mean + T[2] * error, rel=1e-5),
-        "p_value": pytest.approx(1 - t / math.sqrt(2 + t * t)),  # Student's law of two degrees of freedom
+        "p_value": pytest.approx(1 - t / math.sqrt(2 + t * t)),  # Student's t distribution, two degrees of freedom
         "n": 3,
     }
     assert "difference" not in eight
@@ -261,7 +261,7 @@ def test_unfinished_sweep_is_reported_so_far(tmp_path: Path) -> None:
     [sweep] = data["sweeps"]
     assert (sweep["trials"]["complete"], sweep["trials"]["unfinished"]) == (2, 2)
     means = [row["mean"] for row in sweep["combinations"] if row["metric"] == "eval/pass@1" and row["mean"]]
-    assert sum(means) in (0.5 + 0.625, (0.5 + 0.625) / 2)  # of two combinations, or of one
+    assert sum(means) in (0.5 + 0.625, (0.5 + 0.625) / 2)  # the two complete trials have different m, or the same
     assert "2 of 4 trials are complete. Left out:" in visible_text(page)
     file.write_text(yaml.safe_dump(content | {"parameters": parameters, "method": "random", "run_cap": 4}))
     with pytest.raises(InputError, match="has changed since"):
@@ -278,7 +278,7 @@ def test_runs_with_one_name_are_seeds(tmp_path: Path) -> None:
     curve = training["curves"]["correct"]
     assert curve["mean"][-1] == pytest.approx(fmean(last))
     assert curve["high"][-1] - curve["mean"][-1] == pytest.approx(T[2] * stdev(last) / math.sqrt(3), rel=1e-5)
-    assert "loss" not in training["curves"]  # zero up to clipping
+    assert "loss" not in training["curves"]  # the loss of GRPO is zero apart from clipping
     assert "Lines are means over 3 seeds" in visible_text(page)
 
 
@@ -354,7 +354,7 @@ def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path
     [compared] = data["times"]["speedups"].values()
     assert (compared["source"], compared["others"], compared["g"]) == ("m2s0", 5, 8)
     rows = {row["m"]: row for row in compared["rows"]}
-    assert {m: row["n"] for m, row in rows.items()} == {2: 1, 4: 2, 8: 2}  # the source is in no measurement
+    assert {m: row["n"] for m, row in rows.items()} == {2: 1, 4: 2, 8: 2}  # the source run m2s0 is not measured
 
     def step(m: int, seed: int) -> float:
         return median(0.222 + log["seconds/updating"] for log in grpo_logs(seed, m))
@@ -372,7 +372,7 @@ def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path
     assert rows[8]["predicted_speedup"] == {"update": 1.0, "step": 1.0}
     assert "logged by one run: m2s0." in visible_text(page)
 
-    # Predictions equal those of the planner for the source run.
+    # The predictions are those that the planner makes from the source run.
     summary = json.loads((tmp_path / "m2s0" / "summary.json").read_text())
     from raml_trl.reports.runs import read_training
 
@@ -380,7 +380,7 @@ def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path
     lengths = logged_lengths(grpo_logs(0, 2), 32, np.random.default_rng(0))
     split = measured_split(summary, geometry)
     of_four = replace(geometry, num_generations_update=4)
-    # The prompt has 58 cells per rollout minus the 40 of the longest completion.
+    # A padded rollout has 58 tokens; the longest completion has 40, which leaves 18 for the prompt.
     work = draw_work(of_four, lengths, prompt_length=18, dead_groups=0.0, seed=0)
     assert rows[4]["predicted"]["step"] == pytest.approx(predict_seconds(split, work, 0.5)["step"])
 
@@ -389,7 +389,7 @@ def test_run_with_other_settings_is_not_compared(tmp_path: Path) -> None:
     runs = [*write_runs(tmp_path, [4], seeds=1), f"lr={write_grpo(tmp_path / 'lr', 0, 8, learning_rate=0.5)}"]
     data, page, _ = make(tmp_path, runs=runs)
     alone, other = data["times"]["speedups"].values()
-    assert (alone["source"], other["source"]) == ("m4s0", "lr")  # they also differ in the learning rate
+    assert (alone["source"], other["source"]) == ("m4s0", "lr")  # the runs also differ in the learning rate
     assert [row["m"] for row in alone["rows"]] == [1, 2, 4, 8]
     assert all(row["measured"] is None and row["predicted"] for row in alone["rows"])
     assert visible_text(page).count("Nothing was measured to compare with") == 2
@@ -410,7 +410,7 @@ def test_seconds_by_phase(tmp_path: Path) -> None:
     logs = grpo_logs(0, 4)
     assert split["seconds"]["generating"] == pytest.approx(0.2)
     assert split["seconds"]["updating"] == pytest.approx(fmean(log["seconds/updating"] for log in logs))
-    assert "scoring" not in re.findall(r"^\| +\| (.*)$", text, re.MULTILINE)[0]  # took no time
+    assert "scoring" not in re.findall(r"^\| +\| (.*)$", text, re.MULTILINE)[0]  # no column, since it took no time
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ def test_browser_draws_every_figure(flags: tuple[str, ...], tmp_path: Path) -> N
     data, page, _ = make(tmp_path, sweeps=[f"s={sweep}"], evaluations=stages, runs=write_runs(tmp_path, [4], seeds=1))
     seen = browse_file(tmp_path, page, "report", *flags)
     assert seen["drawn"] == page.count('class="drawing"')
-    assert seen["bands"] == 2  # m = 4 and m = 8
+    assert seen["bands"] == 2  # one for m = 4, one for m = 8
     figure = next(figure for figure in data["sweeps"][0]["figures"] if figure["name"] == "correct")
     at = [figure["lines"][name] for name in ("m = 4", "m = 8")]
     assert seen["tip"][0] == "step 6"

@@ -1,4 +1,4 @@
-"""Claims are weighed on trials with known values."""
+"""Claims get the verdicts that follow from trials with known values."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def trial(
     rows: int = 64,
     **parameters: Scalar,
 ) -> Trial:
-    """A trial that was evaluated every 10 steps."""
+    """Make a trial that was evaluated every 10 steps, with `curve` as its Pass@1."""
     steps = tuple(range(10, 10 * (len(curve) + 1), 10))
     return Trial({**parameters, "seed": seed}, steps, {"pass@1": curve}, seconds, rollouts, rows)
 
@@ -63,7 +63,7 @@ CURVE = trial(0, (0.1, 0.5, 0.3, 0.9, 0.6))
 
 def test_statistics_of_a_curve() -> None:
     assert last(CURVE, "pass@1") == 0.6
-    assert steadiness(CURVE, "pass@1") == pytest.approx(-0.3)  # from .9 to .6, not the .2 before
+    assert steadiness(CURVE, "pass@1") == pytest.approx(-0.3)  # the drop from .9 to .6; the drop before was only .2
     assert steadiness(trial(0, (0.1, 0.1, 0.4)), "pass@1") == 0
     assert [value_at(CURVE, "pass@1", step) for step in (10, 15, 50)] == pytest.approx([0.1, 0.3, 0.6])
     assert [steps_to(CURVE, "pass@1", level) for level in (0.1, 0.4, 0.5, 0.9, 0.91)] == [10, 20, 20, 40, None]
@@ -87,7 +87,7 @@ def test_arms_are_compared_seed_by_seed() -> None:
     trials = [trial(seed, (0.0, value), m=8) for seed, value in high.items()]
     trials += [trial(seed, (0.0, value), m=1) for seed, value in low.items()]
     result = compare_arms(eight_above_one("last"), {"s": trials})
-    differences = [0.1, 0.2, 0.1]  # of the common seeds
+    differences = [0.1, 0.2, 0.1]  # at the seeds that both arms have
     half = T_2_95 * stdev(differences) / math.sqrt(3)
     assert result.seeds == (0, 1, 2)
     assert (result.higher, result.lower) == pytest.approx((0.7, 1.7 / 3))
@@ -129,7 +129,7 @@ def test_a_claim_holds_if_all_comparisons_hold() -> None:
 
 
 def test_an_equal_budget_ends_with_the_shorter_arm() -> None:
-    """8 of 8 costs 2 s a step and 1 of 8 costs 1 s: after the 50 s of its 50 steps, 8 of 8 has made 25 steps."""
+    """A step takes 2 s with 8 of 8 and 1 s with 1 of 8, so 8 of 8 has made 25 steps when 1 of 8 ends after 50 s."""
     line = tuple(step / 100 for step in range(10, 60, 10))
     expensive = [trial(seed, line, m=8, seconds=seconds) for seed, seconds in enumerate((2.0, 1.5, 9.0))]  # median 2
     cheap = [trial(seed, line, m=1, seconds=1.0, rollouts=16) for seed in range(3)]
@@ -145,7 +145,7 @@ def test_an_equal_budget_ends_with_the_shorter_arm() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_arms_break_even_at_the_computed_share(share: float) -> None:
-    """1 of 8 trains on a quarter of the rows and learns so much per step that times are equal at this share."""
+    """1 of 8 trains on a quarter of the rows. Its progress per step makes the times equal if generation is `share`."""
     cost = share + (1 - share) / 4
     steps = range(10, 110, 10)
     more = [trial(seed, tuple(s / 100 for s in steps), m=8) for seed in range(3)]
@@ -159,7 +159,7 @@ def test_arms_break_even_at_the_computed_share(share: float) -> None:
 
 
 def test_more_rollouts_for_the_same_rows_are_faster_if_generation_is_cheap() -> None:
-    """4 of 32 learns twice as fast as 4 of 4, from 8 times the rollouts: 1 + 7 f = 2."""
+    """The smaller share learns twice as fast from 8 times the rollouts and as many rows: 8 f + (1 - f) = 2."""
     steps = range(10, 110, 10)
     more = [trial(seed, tuple(s / 200 for s in steps), m=8, rollouts=64) for seed in range(3)]
     fewer = [trial(seed, tuple(s / 100 for s in steps), m=1, rollouts=512) for seed in range(3)]
@@ -189,16 +189,16 @@ def test_arms_that_select_the_same_share_have_no_break_even() -> None:
 
     both = [eight_above_one("last"), eight_above_one("equal_seconds")]
     assert [len(break_evens(both, arms(64, rows))) for rows in ((64, 16), (16, 16))] == [1, 0]
-    assert break_evens(both, arms(0, (0, 0))) == []  # SFT
+    assert break_evens(both, arms(0, (0, 0))) == []  # SFT generates no rollouts
 
 
 def test_tuned_parameters_are_chosen_on_the_other_seeds() -> None:
     values = {"a": (0.9, 0.1, 0.1), "b": (0.2, 0.4, 0.4)}
     trials = [trial(seed, (value,), m=8, lr=lr) for lr, row in values.items() for seed, value in enumerate(row)]
     chosen = arm_trials(Arm("s", {"m": 8, "lr": "tuned"}), {"s": trials}, "pass@1")
-    # Without seed 0, b is better; without seed 1 or 2, a is better (.5 against .3).
+    # Without seed 0, b has the higher mean (.4 against .1); without seed 1 or 2, a has (.5 against .3).
     assert {seed: each.parameters["lr"] for seed, each in chosen.items()} == {0: "b", 1: "a", 2: "a"}
-    incomplete = [*trials, trial(3, (1.0,), m=8, lr="a")]  # b lacks this seed, so it does not count
+    incomplete = [*trials, trial(3, (1.0,), m=8, lr="a")]  # seed 3 does not count, since b lacks it
     assert arm_trials(Arm("s", {"m": 8, "lr": "tuned"}), {"s": incomplete}, "pass@1") == chosen
 
 
@@ -257,7 +257,7 @@ def test_a_trial_is_read(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", {"t": ({"m": 4, "seed": 0}, grpo_logs(0.5))})
     directory = tmp_path / "s/trials/t"
     read = read_trial(directory, {"m": 4, "seed": 0})
-    assert read == Trial({"m": 4, "seed": 0}, (3,), {"pass@1": (0.5,)}, 0.5, 128, 32)  # 32 rows of 4 of 16
+    assert read == Trial({"m": 4, "seed": 0}, (3,), {"pass@1": (0.5,)}, 0.5, 128, 32)  # 32 rows, 4 of each 16
     sft = [{"step": 4, "eval_runtime": 2.0, "eval_pass@1": 0.1}, {"step": 4, "train_runtime": 10.0}]
     (directory / "summary.json").unlink()
     with pytest.raises(InputError, match=r"has no summary\.json"):
@@ -311,7 +311,7 @@ def test_results_can_be_regenerated_from_trials_json(tmp_path: Path, caplog: pyt
 
 def test_curves_have_one_legend_and_axes_that_fit_the_values() -> None:
     def drawn(sign: int) -> str:
-        values = (0.0, 0.0, 0.9)  # their interval reaches below 0
+        values = (0.0, 0.0, 0.9)  # the interval of their mean reaches below 0
         return curves_figure(
             [
                 trial(seed, (sign * value,) * 2, m=m, lr=lr)
@@ -350,7 +350,7 @@ def test_invalid_claims_are_rejected(change: dict[str, Any], message: str, tmp_p
 
 
 def test_the_claims_of_the_recipes_match_their_sweeps() -> None:
-    """Every arm is one setting of its sweep, and everything swept but the seed is specified or tuned."""
+    """Every arm gives each swept parameter except the seed a value of its sweep, or tunes it."""
     home = REPOSITORY / "recipes/tiny"
     sweeps = {path.stem: read_sweep(path) for path in (home / "sweeps").glob("*.yaml")}
     used = set()

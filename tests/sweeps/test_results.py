@@ -39,8 +39,8 @@ def test_the_metric_is_read_from_logs_then_evaluation_then_record(tmp_path: Path
     assert read_metric(tmp_path, "questions") == 7
     logs = [{"reward": 0.1, "step": 1}, {"eval_pass@1": 0.5}, {"reward": 0.3, "step": 2}, {"eval_pass@1": 0.75}]
     write("trainer_state.json", {"log_history": logs})
-    assert read_metric(tmp_path, "eval_pass@1") == read_metric(tmp_path, "eval/pass@1") == 0.75  # the last
-    assert read_metric(tmp_path, "reward") == read_metric(tmp_path, "train/reward") == 0.3  # before run.json
+    assert read_metric(tmp_path, "eval_pass@1") == read_metric(tmp_path, "eval/pass@1") == 0.75  # the last value
+    assert read_metric(tmp_path, "reward") == read_metric(tmp_path, "train/reward") == 0.3  # not the 9 of run.json
     assert read_metric(tmp_path, "pass@1") == 0.25
     with pytest.raises(InputError, match=r"metric 'eval/pass@11', .*; did you mean eval_pass@1"):
         read_metric(tmp_path, "eval/pass@11")
@@ -63,7 +63,7 @@ def test_means_over_seeds_and_the_table(tmp_path: Path) -> None:
     results = results_of(sweep, values)
     eight, four = means_over_seeds(sweep, results)
     assert eight == SettingMean(parameters={"m": 8}, n=1, mean=0.1, low=None, high=None)
-    # sd 0.1, t of two degrees of freedom 4.302653: 0.1 / sqrt(3) x 4.302653 = 0.248414
+    # Standard deviation 0.1, t at two degrees of freedom 4.302653: 0.1 / sqrt(3) x 4.302653 = 0.248414
     assert (four.parameters, four.n) == ({"m": 4}, 3)
     assert (four.mean, four.low, four.high) == pytest.approx((0.6, 0.351586, 0.848414), abs=1e-6)
     assert best_setting(sweep, [eight, four]) == eight  # minimize is the default
@@ -111,7 +111,7 @@ def test_the_figure_of_continuous_parameters(tmp_path: Path) -> None:
 
 
 def test_intervals_over_seeds_are_students() -> None:
-    # t for 95 %, from the tables
+    # 97.5 % quantiles of Student's t, from a printed table
     for degrees, t in ((1, 12.7062), (2, 4.30265), (4, 2.77645), (9, 2.26216), (30, 2.04227)):
         values = [float(number) for number in range(degrees + 1)]
         mean = degrees / 2

@@ -1,4 +1,4 @@
-"""Trials are drawn as a pure function of the sweep file, a count and a seed."""
+"""The list of trials is a pure function of the sweep file, the number of trials and a seed."""
 
 import math
 import os
@@ -35,10 +35,10 @@ def test_a_grid_is_the_product_with_each_trial_once(tmp_path: Path) -> None:
 
 
 def test_grids_keep_the_order_that_optuna_gave_them(tmp_path: Path) -> None:
-    """Sweeps that were started by earlier versions resume in their own order."""
+    """A sweep that was started by a version with Optuna resumes in the same order."""
     parameters = {"b": {"values": ["x", "y", None]}, "a": {"min": 1, "max": 3}, "d": {"values": [True, False]}}
     sweep = sweep_of(tmp_path, parameters=parameters)
-    # GridSampler(search_space, seed=0) of Optuna 5.0.0
+    # From GridSampler(search_space, seed=0) of Optuna 5.0.0. "xF1" is b = x, d = False, a = 1.
     order = "xF1 xT2 yT2 NT2 yT3 NT1 yT1 NT3 NF3 yF2 xF2 xF3 NF2 yF1 xT1 NF1 yF3 xT3"
     trials = draw_trials(sweep, None, 0)
     assert " ".join(f"{str(trial['b'])[0]}{str(trial['d'])[0]}{trial['a']}" for trial in trials) == order
@@ -60,7 +60,7 @@ def test_random_trials_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert draw_trials(sweep, 60, 4) != trials
     rates, powers = [trial["rate"] for trial in trials], [trial["power"] for trial in trials]
     assert all(1e-6 <= rate <= 1e-2 for rate in rates)
-    assert 15 < sum(rate < 1e-4 for rate in rates) < 45  # the middle of the logarithm
+    assert 15 < sum(rate < 1e-4 for rate in rates) < 45  # half of the range in the logarithm
     assert all(math.exp(-4) <= power <= 1 for power in powers)
     assert {type(trial["steps"]) for trial in trials} == {int}
     assert {trial["steps"] for trial in trials} == set(range(10, 21))

@@ -1,4 +1,4 @@
-"""Sweeps run their trials once each, also when agents or trials are killed, and record failures."""
+"""Sweeps run each trial once, even if agents or trials are killed, and record failures."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from raml_trl.sweeps.study import open_study
 from tests.helpers import REPOSITORY
 from tests.sweeps.examples import sweep_of
 
-# A training run that notes its start, its end and whether another process runs in its directory.
+# A stand-in for a training run. It notes its start, its end, and whether another process already runs in its directory.
 TOY = """
 import json, os, sys, time
 from pathlib import Path
@@ -177,7 +177,7 @@ def test_toy_sweep_with_two_agents_on_two_devices(tmp_path: Path) -> None:
     assert json.loads((out / "run.json").read_text())["results"]["complete"] == 6
     notes = toy.notes
     assert toy.run("--devices", "5", "6,7")[0] == 0
-    assert toy.notes == notes  # complete, nothing to do
+    assert toy.notes == notes  # all trials are complete, so none is started
 
 
 @pytest.mark.parametrize("also_the_trial", [False, True])
@@ -199,7 +199,7 @@ def test_a_killed_sweep_is_resumed(also_the_trial: bool, tmp_path: Path) -> None
     second = toy.noted("started")[1]
     if also_the_trial:
         assert toy.noted("resumed") == [second]
-    else:  # the sweep waited for its end and read its metric, without starting it again
+    else:  # the second sweep waited for the trial to end and read its metric, without starting it again
         assert toy.noted("started complete") == []
         assert len(toy.noted("started")) == 6
     assert toy.results["complete"] == 6
@@ -239,14 +239,14 @@ def test_a_failed_trial_is_counted_and_run_once_more(tmp_path: Path) -> None:
     [failed] = [trial for trial in results["trials"] if trial["status"] == "failed"]
     assert (failed["name"], failed["metric"], failed["reason"]) == ("a=2,seed=1", None, "exit code 1")
     assert [row["n"] for row in results["means"]] == [2, 1, 2]
-    for tries in (2, 3):  # once per launch
+    for tries in (2, 3):  # each launch runs it once
         assert toy.run()[0] == 2
         assert toy.noted("started").count("a=2,seed=1") == tries
     (tmp_path / "broken").unlink()
     code, output = toy.run()
     assert code == 0, output
     assert toy.noted("started").count("a=2,seed=1") == 4
-    assert len(toy.noted("started")) == 9  # the others are not run again
+    assert len(toy.noted("started")) == 9  # the other five trials are not run again
     assert (toy.results["complete"], toy.results["failed"], len(toy.results["trials"])) == (6, 0, 6)
 
 
@@ -311,13 +311,13 @@ def test_a_trial_that_another_agent_has_ended_is_left_alone(tmp_path: Path) -> N
     with agents._claimed(name) as log, agents._claimed(name) as second:
         assert log is not None
         assert second is None
-    study.save_metric(name, 1.0)  # by another agent, after this one has listed the unfinished trials
+    study.save_metric(name, 1.0)  # as if by another agent, after this agent listed the unfinished trials
     with agents._claimed(name) as log:
         assert log is None
 
 
 def test_complete_runs_of_earlier_versions_are_recognised(tmp_path: Path) -> None:
-    """A sweep whose trials were kept by Optuna in `trials.log` has complete runs, but no results."""
+    """A sweep of a version with Optuna has complete runs, but no files in `results`."""
     toy = Toy(tmp_path)
     assert toy.run()[0] == 0
     out = tmp_path / "out"
@@ -393,7 +393,7 @@ def test_a_tiny_sweep_of_training_runs(tmp_path: Path) -> None:
         assert trial["metric"] == [log["eval_pass@1"] for log in state["log_history"] if "eval_pass@1" in log][-1]
         chosen.add(trial["parameters"]["num_generations_update"])
         rows = {log["rows/selected"] for log in state["log_history"] if "rows/selected" in log}
-        assert rows == {64}  # the control holds
+        assert rows == {64}  # as many rows for every m
     assert len(chosen) == 2
     assert "eval/pass@1: mean" in output
     shutil.rmtree(tmp_path / "runs")

@@ -30,13 +30,13 @@ READERS: dict[str | None, list[Any]] = {
 
 
 def settings_of(sweep: Sweep) -> list[Settings]:
-    """The trials of a grid that have the first seed."""
+    """Return the settings of all trials of a grid that have the first seed."""
     lists = [p.values[:1] if name == "seed" else p.values for name, p in sweep.parameters.items()]
     return [dict(zip(sweep.parameters, values, strict=True)) for values in product(*lists)]
 
 
 def started_with(words: list[str], tmp_path: Path, **variables: str) -> list[str]:
-    """The arguments that `accelerate` or `python` gets when the command `words` is run."""
+    """Run the command `words` with stubs for `accelerate` and `python`; return the name and arguments that one gets."""
     for name in ("accelerate", "python"):
         stub = tmp_path / "bin" / name
         stub.parent.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def test_commands_accept_the_arguments_of_their_sweep(path: Path, tmp_path: Path
         parser = StrictParser(READERS[sweep.program], allow_abbrev=False)
         configs = parser.parse([*arguments, "--use_cpu", "true"])
         fields = {name: value for config in configs for name, value in vars(config).items()}
-        for name, value in settings.items():  # each is an option or a variable in the command
+        for name, value in settings.items():  # each setting is an option or a variable in the command
             assert fields[name] == value if name in fields else f"${name}" in path.read_text(), name
         assert fields["output_dir"] == "mine"
         assert fields["report_to"] in ("none", [])
