@@ -1,4 +1,4 @@
-"""The options of `plan`; invalid values are rejected before any work starts."""
+"""The options of the command `plan`. Invalid values are rejected before any work starts."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,12 +7,15 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least, check_types
 
 Sharding = Literal["none", "optimizer", "gradients", "full"]
-"""The state that is sharded over processes: none, ZeRO-1, ZeRO-2, or ZeRO-3/FSDP. Each level includes the previous."""
+"""What is sharded over processes: nothing, optimizer states (ZeRO-1), gradients (ZeRO-2), or weights (ZeRO-3, FSDP).
+
+Each level includes the previous one.
+"""
 
 
 @dataclass
 class PlanConfig:
-    """Options of `plan`, which predicts the cost of a step of a GRPO recipe for several m."""
+    """Options of the command `plan`, which predicts the cost of an optimizer step of a GRPO recipe for several m."""
 
     output_dir: str
     recipe: str = field(metadata={"help": "YAML file of train_grpo."})

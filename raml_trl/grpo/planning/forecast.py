@@ -1,4 +1,4 @@
-"""Forecasts a step of a recipe for several m: work, seconds and memory, and the basis of each number."""
+"""Predicts the work, seconds and memory of an optimizer step for several m, and states where each number comes from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,10 @@ from raml_trl.runtime.history import RunSummary
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step of one trainer, "TRL" or "ours", with one m. Cells and bytes are those of one device."""
+    """The predicted optimizer step of one trainer ("TRL" or "ours") with one m.
+
+    `rows` counts the rows of all devices; `cells` (token positions, padding included) and `bytes` are of one device.
+    """
 
     trainer: str
     num_generations_update: int
@@ -29,7 +32,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Basis:
-    """The inputs that all predictions rest on."""
+    """The inputs of all predictions."""
 
     config: PlanConfig
     args: SubsetGRPOConfig
@@ -37,11 +40,11 @@ class _Basis:
     lengths: NDArray[np.int64]
     dead_groups: float
     split: Split
-    stock: Work  # of TRL's trainer
+    stock: Work  # the work of TRL's trainer
 
 
 def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
-    """Return the predictions, first for TRL's trainer and then for every m, and notes on their basis."""
+    """Return the predictions, first for TRL's trainer and then for ours with every m, and notes on their sources."""
     recipes, model = read_recipes(config)
     args = recipes[-1]
     summary = None if config.run is None else read_costs(config.run, config.num_processes, args.num_generations)
@@ -76,7 +79,7 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
 
 
 def _notes(basis: _Basis) -> list[str]:
-    """State which numbers were measured, given or estimated."""
+    """Return sentences that state which numbers were measured, given or estimated."""
     config, args, split, lengths = basis.config, basis.args, basis.split, basis.lengths
     price = (
         f"Estimated: an update costs {split.updating * 1e3:.3g} ms a step and {split.updating_per_cell * 1e6:.3g} us a "

@@ -31,16 +31,19 @@ from raml_trl.runtime.validation import check_type
 
 
 def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfig]:
-    """Return the recipe's config for every m in ascending order, and its model.
+    """Return one config of the recipe for every m, in ascending order of m, and the model of the recipe.
+
+    The configs are those of a single process that runs the micro-batches of all processes.
 
     Raises:
-        InputError: if the recipe cannot work at all, or not with a requested m.
+        InputError: if the recipe is invalid, or invalid with a requested m.
     """
     path, num_processes = Path(config.recipe), config.num_processes
     dataclass_types: Any = [GRPOArguments, SubsetGRPOConfig, ModelConfig]
     parser = StrictParser(dataclass_types, allow_abbrev=False)
-    # One process that runs the micro-batches of all processes in turn has the same batch arithmetic, without a process
-    # group. The device and the trackers belong to another machine, so they are not checked here.
+    # Batch sizes are valid for several processes if they are valid for one process that runs the micro-batches of all
+    # of them. So no process group is needed. The device and the trackers belong to another machine, so they are not
+    # checked here.
     overrides = ["--config", str(path), "--use_cpu", "true", "--report_to", "none"]
     written = {"gradient_accumulation_steps": 1} | read_yaml(path)
     for name in ("gradient_accumulation_steps", "steps_per_generation"):
@@ -71,7 +74,7 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
 
 
 def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
-    """Return the geometry of a recipe from `read_recipes`, which counts the micro-batches of all processes."""
+    """Return the geometry, which counts micro-batches per process, for a config from `read_recipes`."""
     rules = args.row_rules()
     return Geometry(
         num_processes=num_processes,
@@ -90,7 +93,7 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
 
 
 def read_costs(directory: str, num_processes: int, num_generations: int) -> RunSummary:
-    """Read the costs of a run of `train_grpo`.
+    """Read the costs of a run of `train_grpo` from its directory.
 
     Raises:
         InputError: if there is no such run, or its costs do not apply to this plan.
@@ -113,14 +116,17 @@ def read_costs(directory: str, num_processes: int, num_generations: int) -> RunS
 
 
 def read_split(config: PlanConfig, summary: RunSummary | None, geometry: Geometry, work: Work) -> Split:
-    """Return the split of the seconds of a step: measured if there is a run, otherwise from the given seconds."""
+    """Return how the seconds of a step divide into constants and a price per cell.
+
+    They are measured if there is a `summary` of a run, and otherwise taken from the seconds in `config`.
+    """
     if summary is not None:
         return measured_split(summary, geometry)
     return given_split(config.seconds_generating, config.seconds_updating, work)
 
 
 def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64]:
-    """`(N,)` completion tokens to draw from.
+    """Return the completion lengths `(N,)`, in tokens, from which the lengths of simulated rollouts are drawn.
 
     Raises:
         InputError: if the lengths cannot be read.
@@ -142,7 +148,7 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
         lengths = np.array(values)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:  # missing, damaged, without the column
+    except (OSError, ValueError, KeyError) as error:  # the file or its column is missing or damaged
         raise InputError(f"lengths {source} cannot be read: {type(error).__name__}: {error}") from error
     if lengths.ndim != 1 or not lengths.size or lengths.dtype.kind != "i" or lengths.min() < 1:
         raise InputError(f"lengths {source} must be a non-empty list of whole numbers of tokens, each 1 or more")
@@ -150,7 +156,10 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
 
 
 def logged_completion_lengths(run: Path) -> list[int]:
-    """Return the tokens, with the end token, of the completions that a run logged; empty if it logged none."""
+    """Return the number of tokens of each completion that a run logged, with its end token; empty if it logged none.
+
+    If the run logged more than `ROLLOUTS_DRAWN` completions, only some of them are counted, at regular intervals.
+    """
     rows = [row["completion"] for path in sorted((run / "completions").glob("*.parquet")) for row in read_rows(path)]
     texts = [row if isinstance(row, str) else "".join(message["content"] for message in row) for row in rows]
     if not texts:

@@ -1,6 +1,7 @@
-"""Predicts the memory that training a model takes on one device: its states, and the activations of a micro-batch.
+"""Predicts the memory that training takes on one device, by a formula.
 
-The prediction is a formula. A cell is a token or padding: one position that a forward pass computes.
+The memory consists of the states (weights, gradients and AdamW states) and the activations of a micro-batch. A cell is
+one token position that a forward pass computes, padding included.
 """
 
 from pathlib import Path
@@ -18,12 +19,15 @@ from raml_trl.runtime.files import read_yaml
 from raml_trl.sampling.loading import check_model
 from raml_trl.training.run import model_init_kwargs
 
-_HEAD_TILE = (4096, 32768)  # rows and words of the logits that TRL's fused head holds at a time
-_TILES_ON_CPU = 8  # without a Triton kernel that works in place; observed in the resident set of a backward pass
+_HEAD_TILE = (4096, 32768)  # rows and words (columns) of the logits that TRL's fused head holds at a time
+_TILES_ON_CPU = 8  # tiles held without Triton, whose kernel works in place; observed in the memory of a backward pass
 
 
 class Shape(NamedTuple):
-    """The sizes of a model that determine its memory. Query and key/value widths are heads times head size."""
+    """The sizes of a model that determine its memory.
+
+    `queries` and `keys` are widths: the number of query heads, or of key/value heads, times the size of a head.
+    """
 
     num_parameters: int
     num_trained: int
@@ -37,12 +41,12 @@ class Shape(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """Bytes per number.
+    """The number of bytes that each kind of number takes.
 
-    `weights`, `gradients` and `states` (AdamW's) are per parameter; `compute` is per number in a matrix product,
-    `residual` per number in the residual stream. `norms` are the bytes that the two norms of a layer keep per hidden
-    unit: for each norm its input in float32, the normed input, and its output. The output is kept once if the products
-    use it as it is, and once per product if autocast converts it.
+    `weights`, `gradients` and `states` (AdamW's) are bytes per parameter, `compute` bytes per input of a matrix
+    product, `residual` bytes per number in the residual stream. `norms` are the bytes per hidden unit and cell that the
+    two norms of a layer keep: for each norm its input in float32, the normed input, and the output. The output is kept
+    once if the following matrix products use it unchanged, and once per product if autocast converts it.
     """
 
     weights: int
@@ -55,7 +59,7 @@ class Precision(NamedTuple):
 
 PRECISIONS = {
     "float32": Precision(weights=4, gradients=4, states=8, compute=4, residual=4, norms=24),
-    # autocast keeps a copy of the weights for the products
+    # autocast keeps a copy of the weights for the matrix products
     "mixed": Precision(weights=4 + 2, gradients=4, states=8, compute=2, residual=4, norms=26),
     "bfloat16": Precision(weights=2, gradients=2, states=4, compute=2, residual=2, norms=16),
     # ZeRO: the optimizer holds the weights in float32
@@ -108,7 +112,10 @@ def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -
 def predict_bytes(
     config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig, shape: Shape, precision: Precision, rows: int
 ) -> dict[str, int]:
-    """Return the bytes on one device by part, if all `rows` of a micro-batch have the maximal length."""
+    """Return the bytes of each part of the memory on one device.
+
+    It is assumed that all `rows` of a micro-batch have the longest possible prompt and completion.
+    """
     states = state_bytes(
         shape,
         precision,
@@ -132,9 +139,9 @@ def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
     """Return the precision of training.
 
     Args:
-        dtype: of the loaded weights.
-        mixed: whether autocast or DeepSpeed's own half precision is used.
-        sharding: of the states.
+        dtype: data type of the loaded weights.
+        mixed: whether training uses autocast or DeepSpeed's own half precision.
+        sharding: which states are sharded over processes.
     """
     if mixed and sharding != "none":
         return PRECISIONS["sharded"]
@@ -146,12 +153,12 @@ def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
 def state_bytes(
     shape: Shape, precision: Precision, *, sharding: Sharding, num_processes: int, reference: bool
 ) -> dict[str, int]:
-    """Return the bytes of the states on one device, which do not depend on m: AdamW states, gradients, weights.
+    """Return the bytes of the states on one device: AdamW states, gradients, weights. They do not depend on m.
 
-    `reference` adds the weights of a reference model.
+    With `reference`, the weights of a reference model are added. A part that is sharded is divided by the number of
+    processes.
 
-    Source: ZeRO, arXiv 1910.02054, section 3.1: 2 + 2 + 12 bytes per parameter in half precision. Each part is divided
-    by the number of processes once it is sharded.
+    Source: ZeRO, arXiv 1910.02054, section 3.1: 2 + 2 + 12 bytes per parameter in half precision.
     """
     parts = {
         "optimizer": precision.states * shape.num_trained,
@@ -165,10 +172,10 @@ def state_bytes(
 def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str) -> int:
     """Return the bytes that autograd keeps for the backward pass, per cell and layer.
 
-    These are: the residual at both norms, normed, and as the products take it (`norms`); queries, keys, values and the
-    output of attention; four intermediates of a gated feed-forward layer; and attention scores. `flash_attention_2`
-    keeps no scores. `sdpa` keeps a mask of `width`, and repeats keys and values for every head. `eager` keeps the
-    softmax as well.
+    These are the tensors of both norms (see `Precision.norms`); queries, keys, values and the output of attention; four
+    intermediate results of a gated feed-forward layer; and the scores of attention. For the scores, `eager` keeps a
+    softmax over `width` cells for every head, `sdpa` only a mask over `width` cells, and `flash_attention_2` one number
+    for every head. `eager` and `sdpa` also repeat keys and values for every query head.
 
     Source: the count of Korthikanti et al., arXiv 2205.05198, section 4.1, redone for a layer of the Llama family in
     transformers 5 (RMSNorm, gated, no dropout). A test compares it with autograd.
@@ -188,12 +195,13 @@ def activation_bytes(
 ) -> int:
     """Return the peak activation bytes of a micro-batch of `rows` x `width` cells: kept tensors and working memory.
 
-    With gradient checkpointing only the residual is kept, and one layer at a time is recomputed. The backward pass
-    works on one layer, or before that on the head. For the head TRL holds a tile of the logits
-    (trl/kernels/chunked_logprob.py), and the gradients of the hidden states and of the head in float32.
+    With gradient checkpointing only the residual is kept, and one layer at a time is recomputed. The working memory is
+    that of one layer in the backward pass, or that of the head (the output layer), whichever gives the higher peak. For
+    the head, TRL holds a tile of the logits (trl/kernels/chunked_logprob.py), and the gradients of the hidden states
+    and of the head in float32.
 
-    Compared with the resident set on a CPU (12 layers, hidden 256, rows of 512), which grew by 1.1 to 1.2 times this
-    number without checkpointing and by 1.1 to 2.6 times with it. Not yet compared with a GPU.
+    On a CPU (12 layers, hidden size 256, rows of 512 tokens) the resident memory grew by 1.1 to 1.2 times this number
+    without checkpointing, and by 1.1 to 2.6 times with it. The formula was not yet compared with a GPU.
     """
     compute, cells = precision.compute, rows * width
     layer = kept_bytes(shape, precision, width=width, attention=attention)

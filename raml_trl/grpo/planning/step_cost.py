@@ -1,12 +1,13 @@
 """Predicts the rows, cells and seconds of an optimizer step on m of G rollouts.
 
-Rows and cells come from a simulation: drawn completion lengths go through the trainer's own selection, dealing and
-packing. Seconds are estimated with a price per cell. `memory` predicts the memory.
+Rows and cells come from a simulation: completion lengths are drawn at random, and the trainer's own code selects rows
+and distributes them over micro-batches. Seconds are estimated with a price per cell, the seconds that one cell takes.
+The module `memory` predicts the memory.
 
-A cell is a token or padding: one position that a forward pass computes.
+A cell is one token position that a forward pass computes, padding included.
 
-Shapes: W processes, R rollouts on each in a generation, K micro-batches of each, P groups of G rollouts, N rows of a
-micro-batch.
+Shapes: in a generation, W processes with R rollouts each, or P groups of G rollouts; each process has K micro-batches
+of N rows.
 """
 
 from collections.abc import Sequence
@@ -23,12 +24,15 @@ from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.selection import Strategy, select_rollouts
 from raml_trl.runtime.history import LogEntry, RunSummary
 
-ROLLOUTS_DRAWN = 4096  # at least; the mean number of cells is then accurate to about 1 %
+ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells is then accurate to about 1 %
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the trainer cuts a generation into micro-batches: settled fields of `SubsetGRPOConfig`, per process."""
+    """The fields of `SubsetGRPOConfig` that determine how a generation is cut into micro-batches, with no None left.
+
+    Batch sizes and numbers of steps are those of one process, as in `SubsetGRPOConfig`.
+    """
 
     num_processes: int
     per_device_train_batch_size: int
@@ -45,12 +49,12 @@ class Geometry:
 
     @property
     def fraction(self) -> float:
-        """m/G."""
+        """The share of rollouts that carry gradient, m/G."""
         return self.num_generations_update / self.num_generations
 
     @property
     def rows_per_micro_batch(self) -> int:
-        """Rows of one process that run."""
+        """Rows of a micro-batch that run, on one process."""
         rollouts = self.per_device_train_batch_size
         return rollouts if self.subset_mode == "mask" else int(rollouts * self.fraction)
 
@@ -61,19 +65,20 @@ class Geometry:
 
     @property
     def rollouts_per_step(self) -> float:
-        """Rollouts generated per optimizer step on all processes; each is used `num_iterations` times."""
+        """Rollouts generated per optimizer step, on all processes. Each rollout is used in `num_iterations` passes."""
         return self.rollouts * self.generations_per_step / self.num_iterations
 
     @property
     def generations_per_step(self) -> float:
-        """Share of a generation that one optimizer step trains on; every pass over the generation counts."""
+        """How many generations one optimizer step trains on, usually at most 1. Repeated passes are counted again."""
         return self.gradient_accumulation_steps / self.steps_per_generation
 
 
 class Work(NamedTuple):
-    """The work of an optimizer step: `rows` of all processes, and `cells` of the process with the most cells.
+    """The work of an optimizer step.
 
-    `cells_all` are the cells of TRL's trainer, which trains on all G and pads to the longest rollout of a process.
+    `rows` are the rows that run on all processes, and `cells` the cells of the process with the most cells. `cells_all`
+    are the cells of a process with TRL's trainer, which trains on all G and pads to the longest rollout of a process.
     """
 
     rows: float
@@ -82,7 +87,10 @@ class Work(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Seconds of an optimizer step: three constants, and the price per cell of an update."""
+    """The seconds of an optimizer step, divided into three constants and a price per cell.
+
+    `generating` includes rewards and preparation. `updating` is the part of the update that does not depend on cells.
+    """
 
     generating: float
     selecting: float
@@ -91,26 +99,32 @@ class Split(NamedTuple):
 
 
 def lognormal_lengths(median: float, sigma: float, longest: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`(N,)` completion tokens from a log-normal, cut to 1..`longest`; `sigma` is that of the natural logarithm."""
+    """Draw completion lengths `(N,)` in tokens from a log-normal distribution, clipped to 1..`longest`.
+
+    `sigma` is the standard deviation of the natural logarithm.
+    """
     return np.clip(median * np.exp(sigma * rng.standard_normal(ROLLOUTS_DRAWN)), 1, longest).astype(np.int64)
 
 
 def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -> tuple[float, float]:
-    """Return the median and sigma of a log-normal whose `number` draws have about this mean and these extremes.
+    """Return the median and sigma of a log-normal distribution of which `number` draws have about these statistics.
 
-    The extremes of n normal numbers lie about z(1 - 1/(n + 1)) standard deviations from the mean, on either side.
+    `least` and `most` are the minimum and the maximum of the draws. The extremes of n normal numbers lie about
+    z(1 - 1/(n + 1)) standard deviations below and above the mean, where z is the inverse of the normal distribution.
     """
     sigma = log(most / least) / (2 * NormalDist().inv_cdf(1 - 1 / (number + 1)))
     return mean / exp(sigma**2 / 2), sigma
 
 
 def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`(N,)` completion tokens from a log-normal fitted to the mean, minimal and maximal length that a run logged.
+    """Draw completion lengths `(N,)` in tokens from a log-normal distribution fitted to the log of a run.
+
+    The distribution is fitted to the mean, minimum and maximum length in the log.
 
     Args:
         entries: the log of the run.
-        rollouts: of each entry.
-        rng: to draw with.
+        rollouts: number of rollouts that each entry summarizes.
+        rng: generator for the draws.
     """
     mean, least, most = (
         fmean(entry[f"completions/{part}_length"] for entry in entries if f"completions/{part}_length" in entry)
@@ -122,14 +136,16 @@ def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Ge
 def draw_work(
     geometry: Geometry, lengths: NDArray[np.int64], *, prompt_length: int, dead_groups: float, seed: int
 ) -> Work:
-    """Return the mean work of a step over several simulated generations, which are the same for every m.
+    """Return the mean work of an optimizer step over several simulated generations.
+
+    The simulated rollouts are the same for every m.
 
     Args:
-        geometry: of the recipe.
-        lengths: `(N,)` completion tokens to draw from, independently.
-        prompt_length: tokens of every prompt with padding.
-        dead_groups: share of groups with equal rewards, whose advantages are 0.
-        seed: of the draws.
+        geometry: the geometry of the recipe.
+        lengths: `(N,)`: completion lengths in tokens, from which each rollout's length is drawn independently.
+        prompt_length: tokens of every prompt, padding included.
+        dead_groups: share of groups in which all rewards are equal, so all advantages are 0.
+        seed: seed of the draws.
     """
     generations = range(ceil(ROLLOUTS_DRAWN / geometry.rollouts))
     drawn = [_draw_generation(geometry, lengths, prompt_length, dead_groups, seed, step) for step in generations]
@@ -158,7 +174,7 @@ def _draw_generation(
     selected = selection.mask(together).ravel()[shuffled]  # (W, R), as TRL buffers them
     live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
     cells = np.zeros(num_processes, dtype=np.int64)
-    longest = lengths.max()  # width of untrimmed rows on the process with the longest rollout, an upper bound elsewhere
+    longest = lengths.max()  # untrimmed width on the process with the longest rollout, and an upper bound on others
     for rows in _micro_batches(geometry, selected, live, lengths):  # (W, N)
         trimmed = np.max(np.where(rows == IDLE, 1, lengths.ravel()[rows]), axis=1)
         cells += rows.shape[1] * (prompt_length + (trimmed if geometry.length_bucketing else longest))
@@ -169,7 +185,7 @@ def _draw_generation(
 def _micro_batches(
     geometry: Geometry, selected: NDArray[np.bool_], live: NDArray[np.bool_], lengths: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """Return the K micro-batches, each `(W, N)` rows, that the trainer would make of a generation."""
+    """Return the K micro-batches, each `(W, N)` row numbers, into which the trainer would cut a generation."""
     return deal_micro_batches(
         selected,
         geometry.steps_per_generation,
@@ -181,24 +197,26 @@ def _micro_batches(
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:
-    """Split the seconds of TRL's step on all G.
+    """Split the seconds of a step of TRL's trainer on all G rollouts.
 
-    The whole update is attributed to its cells, which favours small m.
+    `generating` are the seconds that do not shrink with m, `updating` those of the update. The whole update is
+    attributed to its cells, since no constant part is known. This makes small m look better than they are.
     """
     return Split(generating, 0.0, 0.0, updating / work.cells_all)
 
 
 def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
-    """Split the seconds of a run with any m.
+    """Split the seconds of a step, as measured in a run with any m.
 
-    The summary holds the seconds of the updates and, through the estimated speed-up, the seconds they would have taken
-    with all cells. The line through these two points gives the constant and the price per cell. If both points have the
-    same cells, the whole update is attributed to the cells. Scoring is a forward pass over about the same cells, and
-    has a price only.
+    The summary of the run has the seconds of the updates. From the estimated speed-up follow the seconds that the
+    updates would have taken with all cells, as TRL's trainer runs them. The line through these two points gives the
+    constant and the price per cell. If both points have the same number of cells, the whole update is attributed to the
+    cells. Scoring is a forward pass over about the same cells, so its seconds are added to the price, not to the
+    constant.
 
     Args:
-        summary: of a run with at least one update.
-        geometry: of the recipe, for the rollouts of a step.
+        summary: summary of a run with at least one update.
+        geometry: geometry of the recipe, which gives the number of rollouts per step.
     """
     seconds, counts = summary["seconds"], summary["counts"]
     cells, cells_all = counts["cells_updating"], counts["cells_updating_all"]
@@ -219,11 +237,11 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
 
 
 def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:
-    """Return the seconds of an optimizer step, its speed-up over TRL's step on all G, and the ceiling of that.
+    """Return the seconds of an optimizer step, the speed-up over a step of TRL's trainer on all G, and its ceiling.
 
     Args:
-        split: measured or given.
-        work: of a step with this m.
+        split: the seconds of a step, from `measured_split` or `given_split`.
+        work: the work of a step with this m.
         fraction: m/G.
     """
     updating = split.selecting + split.updating + split.updating_per_cell * work.cells
