@@ -158,7 +158,7 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius around the model in which sharpness takes the worst loss: `radius`, or by default one grid step."""
+        """Radius around the model within which sharpness is measured: `radius`, or by default one grid step."""
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
 

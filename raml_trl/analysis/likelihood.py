@@ -4,8 +4,8 @@ L(t) is the loss of the answer after the first t tokens of a trajectory: the mea
 nats, after prompt + trajectory[:t] + stub. The stub is the text that introduces the answer. RaML, arXiv 2505.19815,
 reports that this loss falls along a trajectory (section 2.2).
 
-A trajectory has T tokens, a stub S and an answer A. One forward pass per prefix would process O(T^2) tokens.
-`packed_passes` computes the same numbers from O(T (S + A)) tokens.
+For a trajectory of T tokens, a stub of S and an answer of A, one forward pass per prefix would process O(T^2) tokens in
+all. `packed_passes` computes the same numbers from O(T (S + A)) tokens.
 """
 
 import logging
@@ -114,7 +114,7 @@ def _name(model: PreTrainedModel) -> str:
 
 
 def _batches(probes: Sequence[Probe], tokens_per_pass: int) -> Iterator[list[Probe]]:
-    """Split probes into batches of at most `tokens_per_pass` tokens with padding. A longer probe is a batch alone."""
+    """Split probes into batches of at most `tokens_per_pass` tokens, padding included, but of at least one probe."""
     batch: list[Probe] = []
     for probe in probes:
         longest = max(len(row.prompt_ids) + len(row.trajectory_ids) for row in [*batch, probe])

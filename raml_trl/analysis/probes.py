@@ -1,4 +1,4 @@
-r"""Probes, which ask how likely an answer is after prefixes of a trajectory, and the measure: -log p of each token.
+r"""Probes ask how likely an answer is after prefixes of a trajectory, measured as -log p of each answer token.
 
 The model reads prompt + trajectory[:t] + stub for some prefix lengths t, counted in tokens of the trajectory. The stub
 is the text that introduces the answer, such as `</think>\boxed{`.
@@ -20,8 +20,8 @@ TOKENS_PER_PASS = 16_384
 class Probe:
     """An answer whose likelihood is measured after prefixes of a trajectory.
 
-    `positions` `(N,)` holds the prefix lengths t, in any order. All other fields are 1-D tensors of token ids: the
-    `stub_ids`, which may be empty, stand between a prefix of the trajectory and the answer.
+    `positions` `(N,)` holds the prefix lengths t, in any order. All other fields are 1-D tensors of token ids.
+    `stub_ids` stand between a prefix of the trajectory and the answer, and may be empty.
     """
 
     prompt_ids: Tensor
@@ -53,7 +53,7 @@ def make_probe(
     stub_ids: Tensor | Sequence[int] = (),
     positions: Tensor | Sequence[int] | None = None,
 ) -> Probe:
-    """Build a `Probe`. By default it has no stub, and every prefix length from 0 to the length of the trajectory."""
+    """Build a `Probe`. By default it has no stub, and `positions` are 0 to the length of the trajectory, inclusive."""
     lengths = torch.arange(len(trajectory_ids) + 1) if positions is None else torch.as_tensor(positions)
     return Probe(prompt_ids, trajectory_ids, answer_ids, torch.as_tensor(stub_ids, dtype=torch.long), lengths)
 

@@ -1,9 +1,9 @@
 """Curves of the loss of the answer along trajectories, how far the curves descend, and averages over trajectories.
 
-A curve is L(t) for t = 0 to T, where T is the number of tokens in the trajectory. L(t) is the loss of the answer after
-the first t tokens, in nats (see `likelihood`). Descent is the fall of L along the thinking. Once the text states
-(contains) the answer, the model can copy the answer and L falls whatever the reasoning was. Descent is therefore
-measured only up to that place.
+A curve is L(t) for the prefix lengths t = 0 to T, where T is the number of tokens in the trajectory. L(t) is the loss
+of the answer after the first t tokens, in nats (see `likelihood`). Descent is the fall of L along the thinking. Once
+the text states (contains) the answer, the model can copy the answer and L falls whatever the reasoning was. Descent is
+therefore measured only up to that place.
 
 The mode of a trajectory says whether it was sampled with thinking or without.
 """
@@ -88,7 +88,8 @@ class Descent:
 class GroupDescent:
     """Mean descent of a group: the trajectories of one mode that are right, or those that are wrong.
 
-    - `trajectories`, `questions`: the number of trajectories in which descent was measured, and of their questions.
+    - `trajectories`: the number of trajectories in which descent was measured. `questions`: how many questions they are
+      for.
     - `left_out`: the number of other trajectories. They have fewer than two values of L before the answer is stated.
     - `slope`, `change`, `area`: means of these fields of `Descent`.
     - `share`: the share of trajectories with a negative slope.

@@ -115,8 +115,8 @@ def measure_curves(
 def _measured_part(trajectory: TrajectoryTokens, opening: str) -> tuple[int, int]:
     """Return the prefix lengths at which the thinking starts and ends.
 
-    If the trajectory was sampled without thinking, or never closes its thinking, the text from `opening` to the first
-    box counts as thinking.
+    If the trajectory was sampled without thinking, or never closes its thinking block, everything between `opening` and
+    the first box counts as thinking; without a box, everything after `opening`.
     """
     start, end = trajectory.thinking_start, trajectory.thinking_end
     if opening or end is None:

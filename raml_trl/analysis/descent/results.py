@@ -29,7 +29,7 @@ class Summary:
     window: int
 
     def as_json(self) -> dict[str, object]:
-        """Convert to JSON. Means are omitted for a group in which descent was measured in no trajectory."""
+        """Convert to JSON. Groups in which descent could not be measured have no means."""
         rows = {"descent": self.descent, "descent_by_sentence": self.descent_by_sentence}
         return asdict(self) | {name: list(map(_descent_json, own)) for name, own in rows.items()}
 
@@ -62,8 +62,8 @@ def write_figures_and_page(
 def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[MeasuredTrajectory]:
     """Choose up to `number` trajectories to show on the page, and sort them by question. Empty ones are not chosen.
 
-    Right and wrong trajectories of each mode form a group. The groups take turns, and each starts with its first
-    question.
+    There are up to four groups: right and wrong trajectories, each with and without thinking. The groups take turns,
+    and each starts with its first question.
     """
     groups: dict[tuple[str, bool], list[MeasuredTrajectory]] = {}
     written = [row for row in rows if row.ends]
@@ -75,7 +75,7 @@ def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[Measur
 
 
 def bands_figure(bands: Sequence[Band]) -> str:
-    """Draw mean and band of the loss of the answer, against tokens and against the share of the thinking.
+    """Draw mean and quantiles of the loss of the answer, against tokens and against the share of the thinking.
 
     The mean is smoothed over a hundredth of the axis if the axis is long enough.
 

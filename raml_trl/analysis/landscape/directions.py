@@ -107,7 +107,7 @@ class CheckpointDirections:
 
     Args:
         model: the model at the origin.
-        others: for the title of each checkpoint, its parameters by name, on the CPU. They are kept in memory.
+        others: maps the title of each checkpoint to its parameters by name, on the CPU. They are kept in memory.
 
     Raises:
         InputError: if the parameters of a checkpoint have other names or shapes than those of the model, or if all its

@@ -156,8 +156,8 @@ def read_weights(name: str, dtype: str) -> dict[str, Tensor]:
 def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[EncodedQuestion]:
     """Yield every question as tokens: prompt and stub (the text that introduces the answer), then the answer.
 
-    With `after_thinking`, the thinking of a trajectory stands between prompt and stub: the first trajectory that is
-    right and ends its thinking. Questions without such a trajectory are left out.
+    With `after_thinking`, thinking stands between prompt and stub. It is taken from the first trajectory that is right
+    and ends its thinking. Questions without such a trajectory are left out.
     """
     if not config.after_thinking:
         for question in stream_questions(open_data(config)):

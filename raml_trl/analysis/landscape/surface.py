@@ -166,10 +166,10 @@ def roughness(values: Floats) -> float:
 
 
 def barrier(surface: Surface, axis: int) -> float | None:
-    """Return how far the mean loss rises above the straight line between its values at 0 and 1 of `axis`.
+    """Return the barrier between 0 and 1 on `axis`: how far the mean loss rises at most above a straight line.
 
-    The result is None if it is not finite. Source: Frankle et al., arXiv 1912.05671, section 3, who define the barrier
-    for the error instead of the loss.
+    The line connects the mean losses at 0 and 1. The result is None if it is not finite. Source: Frankle et al., arXiv
+    1912.05671, section 3, who define the barrier for the error instead of the loss.
     """
     values, line = np.array(surface.axes[axis]), surface.along(axis).mean(axis=-1)
     inside = (values >= 0) & (values <= 1)

@@ -37,7 +37,7 @@ class OpenBox:
 
 @dataclass(frozen=True)
 class MethodOutcome:
-    """Outcome of a method for one trajectory: the columns of `pruned.parquet` by which methods are compared.
+    """Outcome of a method for one trajectory: the columns of `pruned.parquet` that are needed to compare methods.
 
     `tokens_before` and `tokens_after` count tokens of thinking. `correct` says whether the forced answer is correct,
     and `leaked` whether the shortened thinking states (contains) the reference answer. `nll` is the loss of the

@@ -29,7 +29,7 @@ class Method:
         return float(self.setting)
 
     def budget(self, tokens: int) -> int:
-        """Return how many tokens a budget keeps of a thinking of `tokens` tokens.
+        """Return how many tokens a budget keeps if the thinking has `tokens` tokens.
 
         A setting with a decimal point (0.5, 1.0) is a share of the tokens, and the result is rounded down. Any other
         setting is a number of tokens.

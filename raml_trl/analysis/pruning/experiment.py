@@ -1,7 +1,8 @@
 """Runs the experiment of `trajectory_pruning`: shortens trajectories, forces answers, and compares the methods.
 
-The work is done in chunks of questions. The rows of a chunk are kept in a shard until all chunks are complete. A killed
-run resumes with the missing chunks.
+To force an answer is to make the model answer directly after the shortened thinking (see `answers`). The work is done
+in chunks of questions. The rows of a chunk are kept in a shard until all chunks are complete. A killed run resumes with
+the missing chunks.
 """
 
 import logging

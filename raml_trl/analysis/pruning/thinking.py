@@ -62,8 +62,8 @@ def find_thinking(tokenizer: PreTrainedTokenizerBase, tokens: TrajectoryTokens, 
     """Find the thinking of a trajectory, without the white space around it.
 
     In a thinking block, the thinking ends at `</think>`, or at the end of the text if the block is never closed, as in
-    a truncated sample. Without a block, the thinking ends before the sentence with the last box, because the forced
-    answer replaces this sentence.
+    a truncated sample. Without a block, the thinking ends before the sentence with the last box, because this sentence
+    gives the answer, and pruning lets the model answer anew.
 
     Args:
         tokenizer: tokenizer of the model.
