@@ -1,7 +1,7 @@
 """Shared parts of the benchmarks: models with random weights, rollouts of given lengths, timed trainers, records.
 
 TRL's `GRPOTrainer` and ours are compared in pairs. In a pair both train one after the other on the same rollouts in one
-process; the order alternates from pair to pair. The result is the ratio of their times within a pair.
+process; the order alternates from pair to pair. The result is the ratio of the two times in a pair.
 """
 
 import argparse

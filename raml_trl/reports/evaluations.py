@@ -47,7 +47,7 @@ class StageComparison:
 
 @dataclass(frozen=True)
 class Stage:
-    """One evaluation. `results` are those in its `run.json`.
+    """One evaluation. `results` are the results in the `run.json` of the evaluation.
 
     `seconds` is the duration of the training with the same name, or None if the report has no such training.
     """
@@ -76,7 +76,7 @@ class Stage:
 
 
 def read_stages(named: Sequence[tuple[str, str]], seconds: Mapping[str, float], seed: int) -> list[Stage]:
-    """Read evaluations and compare each with the one before it, paired by question.
+    """Read evaluations and compare each with the evaluation before it, paired by question.
 
     Args:
         named: name and directory of each evaluation, in order.
@@ -138,7 +138,7 @@ def stage_table(stages: Sequence[Stage]) -> Table:
 
 
 def difference_table(stages: Sequence[Stage]) -> Table | None:
-    """Make the table of each stage's difference to the one before it; None with fewer than two stages."""
+    """Make the table of each stage's difference to the stage before it; None with fewer than two stages."""
     metrics = common_metrics(stages)
     compared = [(stage.name, stage.comparison) for stage in stages if stage.comparison is not None]
     rows = [

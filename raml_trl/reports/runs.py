@@ -99,7 +99,7 @@ def read_training(directory: str | Path) -> TrainingRun:
     """Read the training run in `directory`.
 
     Raises:
-        InputError: if it holds no complete training run, or its log is missing or damaged.
+        InputError: if `directory` holds no complete training run, or the log of the run is missing or damaged.
     """
     record = complete_record(str(directory), *TRAINING)
     return TrainingRun(Path(directory), record, read_log_history(Path(directory)))
@@ -131,8 +131,8 @@ class Band:
     """A logged quantity at the optimizer steps `x`, averaged over `n` seeds.
 
     `low` and `high` are the 95 % interval of the mean, or None with a single seed. `window` is the number of values
-    that the moving mean averages. `raw` holds the values before smoothing; it is None for several seeds, and if nothing
-    was smoothed.
+    that the moving mean averages. `raw` has the values before smoothing; it is None with several seeds or without
+    smoothing.
     """
 
     x: list[int]

@@ -25,8 +25,8 @@ PARTS: tuple[Part, ...] = ("update", "step")
 def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
     """Return how the run divided its generations into micro-batches, from its settings and TRL's defaults.
 
-    `summary` says whether `length_bucketing` and `skip_zero_advantage` were on. The summaries of older versions do not,
-    so for these runs it is derived from the settings.
+    `summary` says whether `length_bucketing` and `skip_zero_advantage` were on. Summaries of older versions lack these
+    two fields, which are then derived from the settings.
     """
     settings, processes = run.settings, run.processes
     rollouts = settings.get("per_device_train_batch_size", 8)
@@ -90,15 +90,15 @@ def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, di
 def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, int]) -> int:
     """Return the length of the prompts in tokens, padding included.
 
-    TRL pads every rollout to the longest prompt plus the longest completion that were generated with it. So the length
-    of the prompts is the mean padded length of a rollout minus the mean length of the longest completions.
+    TRL pads all rollouts of a generation to the longest prompt plus the longest completion among them. So the length of
+    the prompts is the mean padded length of a rollout minus the mean length of the longest completions.
     """
     width = counts["cells_updating_all"] * geometry.num_processes / geometry.num_iterations / counts["rollouts"]
     return max(1, round(width - fmean(run.curves["completions/max_length"].values())))
 
 
 def possible_m(run: TrainingRun) -> list[int]:
-    """Return G and the powers of two below G, if a micro-batch holds a whole number of selected rows with that m."""
+    """Return the m that are G or a power of two below G and give each micro-batch a whole number of selected rows."""
     rollouts, g = run.settings.get("per_device_train_batch_size", 8), run.num_generations
     powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}
     return sorted(m for m in powers if rollouts * m % g == 0)

@@ -125,7 +125,7 @@ def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
 
 
 def split_seconds(runs: Sequence[TrainingRun]) -> Split:
-    """Average the seconds of a step by phase, over the steps of each run and then over the runs."""
+    """Return the mean seconds of each phase of a step, averaged over the steps of each run and then over the runs."""
     return Split({phase: fmean(fmean(_phase(run, phase)) for run in runs) for phase in PHASES}, len(runs))
 
 
@@ -183,8 +183,8 @@ def _means(medians: _Medians) -> dict[Part, float] | None:
 def _speedups(of_all: _Medians, of_m: _Medians) -> dict[Part, Speedup] | None:
     """Return how many times faster a step with this m is than a step with m = G.
 
-    The speed-up is the geometric mean of the ratios over the seeds that ran with both. Without such a seed it is the
-    ratio of the mean seconds.
+    The speed-up is the geometric mean of the ratios over the seeds that ran with this m and with m = G. Without such a
+    seed it is the ratio of the mean seconds.
     """
     if not of_all or not of_m:
         return None

@@ -159,7 +159,7 @@ def _summarise_sweep(sweep: SweepResults, wanted: str | None) -> SweepSummary:
 
 
 def _step_times(trainings: Sequence[Seeds], sweeps: Sequence[SweepResults]) -> StepTimes:
-    """Split and compare the step times of every GRPO training, and of every combination of a GRPO sweep."""
+    """Return the step times of all GRPO trainings, and of all combinations of GRPO sweeps, by phase and by m."""
     splits, timed = {}, []
     for training in trainings:
         runs = [run for run in training.runs if is_timed(run)]

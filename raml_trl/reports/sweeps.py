@@ -129,7 +129,7 @@ def label(combination: Settings) -> str:
 
 
 def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
-    """Return the combination that the others are compared with.
+    """Return the combination that the other combinations are compared with.
 
     Args:
         sweep: the sweep to choose from.
@@ -236,7 +236,7 @@ def _by_seed(
 def _paired(
     baseline: Mapping[object, float], values: Mapping[object, float]
 ) -> tuple[SeedDifference | None, str | None]:
-    """Return the difference over the seeds that both have, or None and the reason."""
+    """Return the difference over the seeds that are in both mappings, or None and the reason."""
     seeds = [seed for seed in values if seed in baseline and seed is not None]
     if len(seeds) < 2:
         return None, f"{len(seeds)} seed{'s' * (len(seeds) != 1)} in common"

@@ -1,10 +1,12 @@
-"""Runs the trials of a study in agents: threads that each run one trial at a time, in a process group of its own.
+"""Runs the trials of a study in agents. An agent is a thread that runs one trial after another.
 
-A study is the list of trials of a sweep, with the directory that holds their results. An agent claims a trial by
-locking the log file of the trial with `flock`. The log is also the standard output of the trial's processes, so it
-stays locked until the last of these processes has ended, even if the agent is killed. If a trial has no result and its
-log is not locked, the trial was therefore never started or was interrupted, and the next free agent runs it. Agents on
-other machines see the same locks if they share the file system.
+A study is the list of trials of a sweep, with the directory that holds their results. The processes of a trial form a
+process group, so that they can be stopped together.
+
+An agent claims a trial by locking the log file of the trial with `flock`. The log is also the standard output of the
+trial's processes, so it stays locked until the last of these processes has ended, even if the agent is killed. If a
+trial has no result and its log is not locked, the trial was therefore never started or was interrupted, and the next
+free agent runs it. Agents on other machines see the same locks if they share the file system.
 """
 
 import fcntl
@@ -88,7 +90,7 @@ class Agents:
     def work(self, device: str | None = None) -> None:
         """Run one trial after another until every trial has a result.
 
-        While other agents run the remaining trials, wait: a trial that is interrupted has to be taken over.
+        While other agents run the remaining trials, wait: if one of these is interrupted, run it here.
 
         Args:
             device: value of `CUDA_VISIBLE_DEVICES` for the trials; None keeps the value of the environment.

@@ -5,7 +5,7 @@ rollouts and `fewer` the smaller share. Let a step of `more` cost 1: its generat
 `fewer` then costs f x + (1 - f) y. Here x is the number of rollouts that a step of `fewer` generates, divided by the
 same number for `more`; y is the same ratio of the selected rows. To reach the same value of the metric, `more` needs s
 times as many steps as `fewer`. Both arms therefore take the same time (they break even) if f x + (1 - f) y = s. Since
-x > y, `fewer` is faster if f is smaller than that.
+x > y, `fewer` is faster if f is smaller than the solution of this equation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

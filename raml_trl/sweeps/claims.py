@@ -17,8 +17,8 @@ that the arm `higher` exceeds the arm `lower`. They are compared by one of four 
 - steadiness: minus the largest drop of the metric below its previous maximum
 - equal_seconds, equal_rollouts: the metric after the same training time, or after the same number of rollouts
 
-`NAME: tuned` chooses a value of the parameter NAME for each seed: the value with the highest mean of the last metric
-over the other seeds. So no trial is chosen for its own result.
+`NAME: tuned` chooses the value of the parameter NAME for each seed separately. It takes the value whose trials with the
+other seeds have the highest mean of the metric at the last evaluation, so no trial is chosen for its own result.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -236,7 +236,7 @@ def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
 
 
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
-    """Return the trials of an arm by seed. A tuned parameter has, for each seed, its best value on the other seeds.
+    """Return the trial of each seed of an arm. Tuned parameters have the value that was best on the other seeds.
 
     Raises:
         InputError: if the arm has no trial, or several for one seed.

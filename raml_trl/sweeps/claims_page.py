@@ -23,7 +23,7 @@ def claims_page(
     settings: Mapping[str, Sequence[SettingSummary]],
     metric: str,
 ) -> str:
-    """Format all results as a Markdown page. `settings` holds the summaries of the settings of each sweep, by name."""
+    """Format all results as a Markdown page. `settings` maps the name of a sweep to the summaries of its settings."""
     parts = [
         "# Claims",
         verdicts_table(claims),
@@ -74,7 +74,7 @@ def _format_difference(result: ArmDifference) -> str:
 
 
 def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
-    """Format a Markdown table with one row per setting; of its metrics, `metric` comes first."""
+    """Format a Markdown table with one row per setting. The column of `metric` comes before that of other metrics."""
     if not summaries:
         return "No trial is complete."
     first = summaries[0]

@@ -156,7 +156,7 @@ def value_at(trial: Trial, metric: str, steps: float) -> float:
 
 
 def steps_to(trial: Trial, metric: str, level: float) -> int | None:
-    """Return the step of the first evaluation at which the metric is at least `level`, or None without one."""
+    """Return the step of the first evaluation at which the metric is at least `level`, or None if there is none."""
     curve = trial.curve(metric)
     return next((step for step, value in zip(trial.steps, curve, strict=True) if value >= level), None)
 
@@ -201,7 +201,7 @@ def _order(value: Scalar) -> tuple[bool, float, str]:
 class LevelReached:
     """How many seeds of a setting reach a `level` of the metric, and how fast.
 
-    `steps` and `seconds` are medians over all seeds. They are None unless all seeds reach the level.
+    `reached` is the number of seeds. `steps` and `seconds` are medians over all seeds, and None unless all reach it.
     """
 
     level: float

@@ -1,4 +1,4 @@
-"""Results of a sweep: the metric of each trial, means over seeds with intervals, a table and a figure."""
+"""Computes and writes the results of a sweep: the metric of each trial, means over seeds, a table and a figure."""
 
 import difflib
 import json
@@ -25,7 +25,7 @@ STATUSES: tuple[Status, ...] = ("complete", "failed", "unfinished")
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The result of a trial so far.
+    """The result of a trial; of an unfinished trial, what is known so far.
 
     `metric` is the sweep's metric, None unless the trial is complete. `reason` says why the trial failed, None unless
     it did. `seconds` is the duration of the run, summed over its sessions if it was interrupted and resumed; None if it

@@ -1,4 +1,4 @@
-"""The trials of a sweep and their results on disk.
+"""Draws the trials of a sweep, and keeps their results on disk.
 
 The list of trials is a pure function of the sweep file, the number of trials and a seed. The directory of a sweep
 holds
@@ -106,7 +106,7 @@ class Study:
         return self.directory / "logs" / f"{name}.log"
 
     def settings_file(self, name: str) -> Path:
-        """Return the file with the trial's arguments, which `${args_json_file}` in the command stands for."""
+        """Return the file with the trial's arguments. `${args_json_file}` in the command expands to its path."""
         return self.directory / "logs" / f"{name}.json"
 
     def result_file(self, name: str) -> Path:

@@ -259,7 +259,7 @@ def _range(prefix: str, low: object, high: object, distribution: str | None, met
 
 
 def sweep_identity(sweep: Sweep) -> dict[str, object]:
-    """Return everything that determines the trials of a sweep, as JSON. It is equal for two files of one sweep."""
+    """Return the parts of a sweep file that determine the trials, as JSON. If they are equal, the sweep is the same."""
     spaces = {name: vars(parameter) for name, parameter in sweep.parameters.items()}
     content = [sweep.method, sweep.metric, sweep.goal, sweep.command, sweep.program, spaces]
     return {"sweep": json.loads(json.dumps(content))}

@@ -77,7 +77,7 @@ def write_grpo(directory: Path, seed: int, m: int, **settings: Any) -> Path:
 
 
 def write_sweep(directory: Path, values: dict[tuple[int, int], float | None], *, train: bool = True) -> Path:
-    """Write a sweep over m and seed; `values` has the metric of each trial, None if it failed."""
+    """Write a sweep over m and seed. `values` maps (m, seed) to the metric of the trial, or None if it failed."""
     trials, combinations = [], sorted({m for m, _ in values})
     for (m, seed), value in values.items():
         name = f"num_generations_update={m},seed={seed}"
