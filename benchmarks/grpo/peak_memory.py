@@ -1,9 +1,9 @@
-"""Measures the peak memory of an optimizer step, each setting in a process of its own.
+"""Measures the peak memory of an optimizer step. Each setting is measured in a separate process.
 
     python -m benchmarks.grpo.peak_memory
 
-On a CPU this is the growth of the resident set's high-water mark after the trainer was made; on a GPU the growth of
-`torch.cuda.max_memory_allocated`.
+The result is how much the peak memory grows from the creation of the trainer to the end of training. On a CPU the peak
+memory is the largest resident set of the process, on a GPU it is `torch.cuda.max_memory_allocated`.
 """
 
 import json
@@ -29,14 +29,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def peak(device: Device) -> int:
-    """Return the peak bytes so far."""
+    """Return the peak memory of this process so far, in bytes."""
     if device.device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_here(workload: Workload, device: Device, settings: dict[str, Any]) -> int:
-    """Return the bytes that two optimizer steps take in addition to the trainer."""
+    """Return by how many bytes two optimizer steps raise the peak memory."""
     with tempfile.TemporaryDirectory() as directory, quiet():
         trainer = make_trainer(workload, device, directory, steps=2, **settings)
         before = peak(device)

@@ -1,11 +1,12 @@
-"""Measures the cost of selecting and dealing for up to a million rollouts and 1,024 processes, without training.
+"""Measures how long it takes to select rollouts and to distribute rows over processes and micro-batches.
 
     python -m benchmarks.grpo.selection_cost
 
-Every process does this work itself for the rollouts of all processes, so its cost must stay small compared with the
-training step. It is compared with three costs, each divided by the number of processes, which share the step but not
-this work: the update on this machine's CPU, from `update_time.json`; and the complete step and the update alone of an
-assumed GPU that trains 0.5 billion parameters at 400 TFLOP/s and generates 20,000 tokens per second.
+There are up to a million rollouts and 1,024 processes; nothing is trained. Every process does this work for the
+rollouts of all processes, so the work does not shrink with the number of processes, as the training step does.
+Therefore its time is compared with the time of a training step divided by the number of processes. There are three such
+times: the update on this machine's CPU, from `update_time.json`, and the update and the complete step on an assumed
+GPU, which trains 0.5 billion parameters at 400 TFLOP/s and generates 20,000 tokens per second.
 """
 
 import json
@@ -27,7 +28,11 @@ GPU_FLOPS, GPU_TOKENS_PER_SECOND, PARAMETERS = 400e12, 20_000, 0.5e9
 
 
 def simulate(rollouts: int, processes: int, strategy: str, seed: int) -> dict[str, float]:
-    """Return the seconds to select and to deal one generation, and the padding and imbalance of the result."""
+    """Return the seconds to select rollouts and to deal rows in one generation, and properties of the result.
+
+    These are `padding`, the share of padding in all cells, and `imbalance`, by how much the tokens of the process with
+    the most tokens exceed the mean over processes.
+    """
     rng = np.random.default_rng(seed)
     rewards = rng.integers(0, 2, size=(rollouts // GROUP, GROUP)).astype(np.float32)
     centred = rewards - rewards.mean(axis=1, keepdims=True)
@@ -56,7 +61,7 @@ def simulate(rollouts: int, processes: int, strategy: str, seed: int) -> dict[st
 
 
 def cpu_seconds_per_token() -> float:
-    """Return the update time of TRL's trainer at equal lengths per token, as `update_time` measured it here."""
+    """Return the seconds that TRL's trainer needs to update on a token, as `update_time` measured at equal lengths."""
     record = json.loads((RESULTS / "update_time.json").read_text(encoding="utf-8"))["results"]["equal lengths"]
     load = record["workload"]
     tokens = load["questions"] * load["num_generations"] * (load["prompt_length"] + load["completion_length"])
@@ -69,7 +74,7 @@ def main() -> None:
     per_trained_token = {"cpu update": cpu_seconds_per_token(), "gpu update": 6 * PARAMETERS / GPU_FLOPS}
     results: list[dict[str, Any]] = []
     for rollouts, processes in tqdm(SIZES):
-        trained = rollouts * SELECTED / GROUP * MEDIAN_LENGTH * np.exp(0.5)  # tokens: the mean of a log-normal
+        trained = rollouts * SELECTED / GROUP * MEDIAN_LENGTH * np.exp(0.5)  # in tokens: the mean of a log-normal
         steps = {name: seconds * trained / processes for name, seconds in per_trained_token.items()}
         generating = trained * GROUP / SELECTED / GPU_TOKENS_PER_SECOND / processes
         steps["gpu step"] = steps["gpu update"] + generating

@@ -1,4 +1,7 @@
-"""Measures the update time for several m against TRL's own trainer: equal and long-tailed lengths, dead groups.
+"""Measures the time of an update for several m, relative to an update by TRL's own trainer.
+
+There are three workloads: rollouts of equal length, rollouts of long-tailed lengths, and rollouts of equal length where
+half the groups are dead (all their rewards are equal, so they have no gradient).
 
 python -m benchmarks.grpo.update_time
 python -m benchmarks.grpo.update_time --device cuda --model 1.5b --completion_length 2048 --max_length 8192
@@ -16,7 +19,7 @@ SELECTIONS = (1, 2, 4, 8)
 
 
 def workloads(completion_length: int, max_length: int) -> dict[str, tuple[Workload, tuple[int, ...]]]:
-    """Return by name a workload and the m to measure on it, of 8 rollouts."""
+    """Return each workload by its name, with the values of m to measure. Groups have 8 rollouts."""
     equal = Workload(completion_length=completion_length, max_length=completion_length)
     tailed = replace(equal, completion_length=completion_length // 2, sigma=1.0, max_length=max_length)
     return {
@@ -29,7 +32,7 @@ def workloads(completion_length: int, max_length: int) -> dict[str, tuple[Worklo
 def measure(
     workload: Workload, device: Device, selections: tuple[int, ...], *, pairs: int, steps: int
 ) -> dict[str, Any]:
-    """Return the ratio of our update time to TRL's for every m."""
+    """Return the ratio of our update time to TRL's for every m, measured in `pairs` pairs of trainings."""
     measured = list(
         tqdm(measure_pairs(workload, device, selections, pairs=pairs, steps=steps), total=pairs, desc="pairs")
     )
@@ -46,7 +49,10 @@ def measure(
 
 
 def utilisation(workload: Workload, device: Device, selected: int, seconds: float, peak_tflops: float) -> float:
-    """Return the model FLOPs of the update (6 x parameters x live tokens, with prompts) as a share of the peak."""
+    """Return the FLOP/s of an update that takes `seconds`, as a share of the device's peak.
+
+    The FLOPs are 6 x parameters x tokens, where prompts count, and dead groups do not.
+    """
     live = 1 - workload.dead_groups / workload.questions
     lengths = live * (workload.lengths(1).sum() + workload.rollouts * workload.prompt_length)
     flops = 6 * device.build().num_parameters() * lengths * selected / workload.num_generations

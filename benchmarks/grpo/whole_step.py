@@ -1,9 +1,9 @@
-"""Measures the complete step, with real generation, against the ceiling 1 / (f + (1 - f) m/G).
+"""Measures the speed-up of a complete step, with real generation, and its ceiling 1 / (f + (1 - f) m/G).
 
     python -m benchmarks.grpo.whole_step
 
 f is the share of a step of TRL's trainer that does not shrink with m: generation and rewards. All rollouts have the
-same length, so bucketing and skipped rows do not help, and only m/G remains.
+same length and all rows have a gradient, so bucketing and skipping do not help, and only m/G saves time.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ SELECTIONS = (1, 2, 4)
 
 
 def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> dict[str, Any]:
-    """Return for every m the measured speed-up, the ceiling, and their ratio, each within a pair."""
+    """Return the measured speed-up, the ceiling, and the ratio of the two for every m, each computed within a pair."""
     generation: dict[str, Any] = {"min_new_tokens": workload.max_length}
     settings = {"real_generation": True, "generation_kwargs": generation}
     run(workload, device, steps=0, selected=None, **settings)
@@ -35,7 +35,7 @@ def measure(workload: Workload, device: Device, *, pairs: int, steps: int) -> di
         for pair in measured:
             stock, ours = pair["stock"], pair[str(selected)]
             whole = stock["generating"] + stock["updating"]
-            # Generation is the same work for both, so its measured times differ by noise only.
+            # Both trainers do the same work in generation, so its two measured times differ by noise only.
             speedups.append(whole / (ours["generating"] + ours["updating"]))
             ceilings.append(ceiling(stock["generating"] / whole, selected / workload.num_generations))
         results["by_m"][str(selected)] = {

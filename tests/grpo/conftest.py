@@ -7,6 +7,6 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _frozen_imports() -> None:
-    """Exempt the objects of imported modules from garbage collection: accelerate collects after every training."""
+    """Exempt the objects of imported modules from garbage collection, which accelerate runs after every training."""
     gc.collect()
     gc.freeze()

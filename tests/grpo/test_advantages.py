@@ -1,4 +1,4 @@
-"""Advantages centred on the subset, by hand, and in the trainer."""
+"""Advantages over the subset match calculations by hand, and the trainer uses them with `advantage_scope: subset`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.helpers.trainers import make_trainer
 
 REWARDS = torch.tensor([[1.0, 0.0, 3.0, 9.0], [2.0, 2.0, 2.0, 5.0]])
 MASK = torch.tensor([[True, True, False, True], [True, False, True, True]])
-# selected: (1, 0, 9) of mean 10/3 and (2, 2, 5) of mean 3
+# The selected rewards are (1, 0, 9) with mean 10/3, and (2, 2, 5) with mean 3.
 CENTRED = torch.tensor([[-7 / 3, -10 / 3, 0, 17 / 3], [-1, 0, -1, 2]])
 
 
@@ -19,7 +19,7 @@ def test_without_scaling() -> None:
 
 
 def test_scaled_by_group() -> None:
-    # squares: (49 + 100 + 289) / 9 / 2 = 24.333, and (1 + 1 + 4) / 2 = 3
+    # variances: (49 + 100 + 289) / 9 / 2 = 24.333, and (1 + 1 + 4) / 2 = 3
     deviations = torch.tensor([[(438 / 9 / 2) ** 0.5], [3**0.5]])
     torch.testing.assert_close(recentre_on_subset(REWARDS, MASK, scale="group"), CENTRED / (deviations + 1e-4))
 

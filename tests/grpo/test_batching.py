@@ -1,4 +1,4 @@
-"""Splitting, bucketing and trimming lose no token."""
+"""Splitting, joining and trimming batches lose no token."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from raml_trl.grpo.micro_batches import IDLE
 
 
 def make_batch(prompts: list[int], completions: list[int], width: tuple[int, int] = (6, 9)) -> Batch:
-    """Rows of the given lengths, padded as TRL pads them."""
+    """Return a batch of rows with the given numbers of tokens, padded to `width` as TRL pads them."""
     rows = len(prompts)
     batch = {
         "prompt_mask": torch.zeros(rows, width[0], dtype=torch.long),

@@ -1,4 +1,4 @@
-"""Settings that cannot work are rejected before loading, with their numbers and valid alternatives."""
+"""Settings that cannot work are rejected, and the error names their numbers and valid alternatives."""
 
 import logging
 import re

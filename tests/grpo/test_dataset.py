@@ -1,4 +1,4 @@
-"""The rows that GRPO trains on."""
+"""The dataset of GRPO has one row per question, and changes with the data file."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""m = G equals TRL's own trainer bit for bit, and `drop` equals `mask`."""
+"""Training with m = G equals training with TRL's trainer bit for bit, and `drop` has the same gradients as `mask`."""
 
 import random
 from pathlib import Path
@@ -156,7 +156,7 @@ def test_bnpo_depends_on_the_micro_batches(model_dir: str, tmp_path: Path) -> No
 
 
 def test_the_gradient_equals_grpo_on_the_subset(model_dir: str, tmp_path: Path) -> None:
-    """Compares with a reference without our batching: the loss written out on the selected rows."""
+    """The reference is the loss written out for the selected rows, without our batching."""
     trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2, length_bucketing=False)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
@@ -199,7 +199,10 @@ def test_selection_does_not_use_global_generators(model_dir: str, tmp_path: Path
 def test_weights_make_the_loss_an_estimate_over_all_rollouts(
     model_dir: str, tmp_path: Path, loss_type: str, beta: float, scope: str
 ) -> None:
-    """The gradient is sum_S w_i g_i over m/G times the denominator of all G, with g_i from TRL's loss on each row."""
+    """The gradient is sum_S w_i g_i, divided by m/G times the denominator of the loss over all G rollouts.
+
+    Here w_i is the weight of row i, and g_i the gradient of TRL's loss on row i alone.
+    """
     trainer, _ = make_trainer(
         model_dir,
         tmp_path,
@@ -240,7 +243,7 @@ def test_weights_make_the_loss_an_estimate_over_all_rollouts(
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
 def test_advantages_equal_trl_bit_for_bit(model_dir: str, tmp_path: Path, scale: str, aggregation: str) -> None:
-    """Missing rewards included. The selection uses our advantages before TRL computes its own."""
+    """They are equal also if rewards are missing. Selection uses our advantages, before TRL computes its own."""
 
     def with_gaps(completions: list[Any], **columns: Any) -> list[float | None]:
         return [None if row % 5 == 0 else reward for row, reward in enumerate(digit_reward(completions))]

@@ -65,7 +65,7 @@ def test_speedup_compares_with_all_rows_at_trls_padding() -> None:
     ledger.count(cells_updating=100, cells_updating_all=400, tokens_updating=80)
     for _ in range(2):
         ledger.observe_update(50, 0.5)
-    # training on all: 6 + 1 * 400 / 100 = 10 seconds, of which 0.6 generating; ours took 7.5
+    # training on all takes 6 + 1 * 400 / 100 = 10 seconds, and a share of 0.6 of them is generating; ours took 7.5
     assert speedup(ledger, 0.5) == {"ceiling": pytest.approx(1 / 0.8), "estimated": pytest.approx(10 / 7.5)}
     record = summary(ledger, 0.5)
     assert record["padding"] == pytest.approx(0.2)
@@ -76,7 +76,7 @@ def test_the_constant_cost_of_a_micro_batch_is_not_attributed_to_its_cells() -> 
     ledger = Ledger(clock=lambda: 0.0)
     for cells in (10, 20, 60):
         ledger.observe_update(cells, 1.0 + 0.1 * cells)  # 1 s, and 0.1 s per cell
-    ledger.seconds["updating"] = 13.0  # 3 + 9, and 1 of the optimizer
+    ledger.seconds["updating"] = 13.0  # 3 + 9, and 1 for the optimizer
     assert ledger.update_seconds(90) == pytest.approx(13)
     assert ledger.update_seconds(290) == pytest.approx(33)  # 200 cells more
 

@@ -17,7 +17,7 @@ from raml_trl.grpo.micro_batches import (
 
 
 def random_choice(seed: int) -> tuple[np.ndarray, int, int]:
-    """Return `(W, R)` chosen rows, in a number that divides evenly over processes and `steps` micro-batches."""
+    """Return a random mask `(W, R)` of chosen rows, the number of micro-batches, and the rows of a micro-batch."""
     rng = np.random.default_rng(seed)
     num_processes, steps, each = rng.integers(1, 5), rng.integers(1, 4), rng.integers(1, 4)
     num_rows = steps * each + rng.integers(0, 5)
@@ -55,7 +55,7 @@ def test_packing_keeps_live_rows_in_their_step_and_is_uniform_over_processes(see
         after = np.concatenate([part.ravel() for part in packed[start : start + window]])
         assert sorted(after[after != IDLE].tolist()) == sorted(before[live[before]].tolist())
         idle = (after == IDLE).sum()
-        # idle rows only make the counts equal, or give each process one row per micro-batch
+        # there are only as many idle rows as are needed to give all processes equally many rows, or one per micro-batch
         assert idle < len(chosen) or len(after) == len(chosen) * window
     assert all(part.shape[0] == len(chosen) and part.shape[1] >= 1 for part in packed)
 

@@ -1,4 +1,4 @@
-"""Rows that cannot contribute are not computed, and the optimizer step stays the same."""
+"""Rows that add nothing to the gradient are not computed, and the optimizer step stays the same."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,14 +61,14 @@ def test_all_of_g_with_all_savings_equals_trl_up_to_rounding(model_dir: str, tmp
 
 
 def test_a_step_without_live_rows(model_dir: str, tmp_path: Path) -> None:
-    """Every micro-batch still runs, on a masked row; the weights stay the same and nothing becomes NaN."""
+    """Every micro-batch still runs, with a masked row. The weights stay the same, and nothing becomes NaN."""
     settings = SEVERAL | {"reward": no_reward, "num_generations_update": 4}
     trainer, recorder = make_trainer(model_dir, tmp_path, **settings)
     before = weights(trainer)
     trainer.train()
     assert recorder.of("grad_norm") == [0.0, 0.0, 0.0]
     assert recorder.of("rows/trained") == [0, 0, 0]
-    assert recorder.of("entropy") == [None] * 3  # a mean over no token
+    assert recorder.of("entropy") == [None] * 3  # there is no token to average over
     assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
 
 
@@ -83,7 +83,7 @@ def test_fewer_live_rows_than_micro_batches(model_dir: str, tmp_path: Path) -> N
 
 
 def scored(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Count the rows and cells that TRL computes log-probs for without gradient."""
+    """Return a dict that counts the rows and cells for which TRL computes log-probs without gradient from now on."""
     counts = {"rows": 0, "cells": 0}
     stock = GRPOTrainer._get_per_token_logps_and_entropies
 
@@ -116,7 +116,7 @@ def sampled_by_vllm(trainer: Any) -> None:
 def test_only_selected_rows_are_scored(
     model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, settings: dict[str, Any]
 ) -> None:
-    """Compares with the same trainer when TRL scores every row."""
+    """The training is compared with one in which TRL scores every row."""
     settings = settings | {"num_generations_update": 2, "selection": strategy, "skip_zero_advantage": False}
     logs, counts = {}, {}
     for name in ("all", "selected"):
@@ -183,7 +183,7 @@ def test_rewards_are_computed_once(model_dir: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["random", "abs_advantage"])
 def test_extra_fields_of_the_rollouts_reach_the_reward(model_dir: str, tmp_path: Path, strategy: str) -> None:
-    """Fields that `rollout_func` returns besides tokens, also if rewards are computed before scoring."""
+    """These are the fields that `rollout_func` returns besides tokens. With `beta`, rewards are computed early."""
     seen = []
 
     def rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:

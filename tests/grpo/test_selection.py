@@ -52,7 +52,7 @@ def sizes_of(advantages: np.ndarray) -> np.ndarray:
 
 
 def reward_patterns(num_rollouts: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield groups: k correct of G for every k, the four levels, and rewards without ties."""
+    """Yield rewards of single groups: k correct of G for every k, draws from four levels, and rewards without ties."""
     for num_right in range(num_rollouts + 1):
         yield rng.permutation(np.arange(num_rollouts) < num_right).astype(float)
     for _ in range(4):
@@ -143,7 +143,7 @@ def test_the_batch_as_one_group(strategy: Strategy, rng: np.random.Generator) ->
     if strategy == "abs_advantage":
         kept = selection.mask(16_000)
         assert abs(advantages[kept]).min() >= abs(advantages[~kept]).max()
-    if strategy == "importance":  # weights sum to m in expectation; the order by A keeps the sum close to m
+    if strategy == "importance":  # weights sum to m in expectation; drawing in the order of A keeps the sum close to m
         assert selection.weights.sum() == pytest.approx(4_000, rel=1e-3)
 
 
@@ -229,7 +229,7 @@ def test_uniform_subsets_are_unbiased(rng: np.random.Generator) -> None:
 
 
 def test_unbiased(rng: np.random.Generator) -> None:
-    """The weighted mean over S, averaged over all keys, is the mean over the group."""
+    """The weighted mean over the selected rollouts, averaged over many keys, is the mean over the group."""
     values = rng.normal(size=6)
     selection = select(40_000, 6, 2)
     estimates = (selection.weights * values[selection.indices]).mean(axis=1)
@@ -350,7 +350,7 @@ def test_missing_rewards_are_drawn_uniformly(strategy: Strategy) -> None:
 
 
 def reference_probabilities(sizes: np.ndarray, num_selected: int) -> list[Fraction]:
-    """Cap probabilities at 1, share the rest among the others, and repeat; in exact arithmetic."""
+    """Compute the probabilities slowly, in exact arithmetic: cap those above 1, scale the others up, and repeat."""
     exact = [Fraction(float(size)) for size in sizes]
     certain: set[int] = set()
     while True:
@@ -393,7 +393,7 @@ def test_a_size_of_zero_is_rejected() -> None:
 
 
 def test_a_draw_has_m_rollouts_despite_rounding(rng: np.random.Generator) -> None:
-    """Starts at, just before and just after the ends of intervals, and as close to 1 as possible."""
+    """The draws start at, just before and just after the ends of intervals, at 0, and as close to 1 as possible."""
     for selected in (1, 4, 7, 8):
         probabilities = inclusion_probabilities(rng.lognormal(sigma=2, size=(2_000, 8)), selected)
         on_an_end = rng.permuted(np.cumsum(probabilities, axis=1) % 1, axis=1)[:, :1]
@@ -403,10 +403,11 @@ def test_a_draw_has_m_rollouts_despite_rounding(rng: np.random.Generator) -> Non
 
 
 def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return all possible draws for one group: `(N, G + 1)` draws, and the `(N,)` probability of each.
+    """Return random draws `(N, G + 1)` that lead to all possible subsets of one group, and their probabilities `(N,)`.
 
-    The subset depends on the order in which equal rollouts come and on the start, and on that only through the
-    intervals between the ends of the probabilities laid end to end.
+    The subset depends on the order of equal rollouts and on the start of the systematic draw. All orders are returned.
+    If the probabilities are laid end to end, the fractional parts of their ends cut [0, 1) into intervals. All starts
+    in the same interval give the same subset, so one start of each interval is returned.
     """
     rollouts = len(advantages)
     probabilities = np.array(reference_probabilities(sizes_of(advantages), num_selected))
@@ -421,7 +422,7 @@ def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, n
 
 @pytest.mark.parametrize("selected", range(1, 6))
 def test_importance_is_exactly_unbiased(selected: int, rng: np.random.Generator) -> None:
-    """Sums over every possible draw, weighted by its probability."""
+    """The expectation is computed exactly, as a sum over all possible draws, weighted by their probabilities."""
     for rewards in reward_patterns(5, rng):
         advantages = advantages_of(rewards[None])[0]
         values = rng.normal(size=(5, 3))
@@ -453,7 +454,7 @@ def test_no_weight_exceeds_its_bound(rng: np.random.Generator) -> None:
 
 
 def test_binary_rewards_give_half_correct_half_wrong_with_unbiased_weights() -> None:
-    """A sums to 0, so correct and wrong rollouts have equal shares, and the floor does not bind."""
+    """Advantages sum to 0, so correct and wrong rollouts have equal shares, and the floor has no effect."""
     for num_right in range(1, 8):
         rewards = np.tile(np.arange(8) < num_right, (50, 1)).astype(float)
         for selected in (2, 4, 6):
@@ -466,9 +467,11 @@ def test_binary_rewards_give_half_correct_half_wrong_with_unbiased_weights() -> 
 
 
 def relative_variances(rewards: np.ndarray, num_selected: int, common: float) -> tuple[float, float]:
-    """Return the variance of the gradient with `importance` relative to `random`; also without the order by A.
+    """Return the variance of the estimated gradient with `importance`, relative to the variance with `random`.
 
-    Gradients are A_i v_i: v_i are independent directions of length 1 plus one of length `common` that all share.
+    The second number is the same for an `importance` that draws from the group in random order, not in the order of A.
+    The gradient of rollout i is A_i v_i. Each v_i is the sum of an independent direction of length 1 and a direction of
+    length `common` that is the same for all rollouts.
     """
     rng, num_rollouts, num_groups, width = np.random.default_rng(0), len(rewards), 4_000, 200
     advantages = advantages_of(rewards[None])
@@ -517,7 +520,7 @@ CONTINUOUS = np.random.default_rng(1).normal(size=8)
 def test_importance_has_less_variance_than_random(
     rewards: np.ndarray, selected: int, independent: float, shared: float
 ) -> None:
-    """The expected numbers are variances of `importance` relative to `random`, computed once."""
+    """The expected numbers are variances of `importance` relative to `random`, from an earlier run of this test."""
     alone, _ = relative_variances(rewards, selected, common=0)
     together, unordered = relative_variances(rewards, selected, common=1)
     assert alone == pytest.approx(independent, rel=0.1)

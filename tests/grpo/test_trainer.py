@@ -1,4 +1,4 @@
-"""Rows that the trainer trains on, metrics that it logs, and models that it rejects."""
+"""The trainer trains on the selected rows, logs its metrics, and rejects models that it does not support."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.helpers.trainers import digit_reward, fixed_rollouts, make_trainer, q
 
 
 def buffered(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    """Return the buffered micro-batches of one generation."""
+    """Make one generation, and return its buffered micro-batches."""
     torch.manual_seed(0)  # for TRL's shuffle
     trainer.model.train()
     groups = trainer.args.generation_batch_size // trainer.num_generations
@@ -91,7 +91,7 @@ def test_reward_metrics_cover_all_rollouts(model_dir: str, tmp_path: Path) -> No
 
 
 def test_groups_are_counted_before_and_after_selection(model_dir: str, tmp_path: Path) -> None:
-    """One group is all correct; in the other only the first rollout is correct, and only it is selected."""
+    """All rollouts of one group are correct. In the other group only the first is, and it is the one selected."""
 
     def reward(completions: list[Any], log_extra: Any, **_: Any) -> list[float]:
         correct = [row >= 8 or row == 0 for row in range(len(completions))]

@@ -1,4 +1,4 @@
-"""Predicted bytes match calculations by hand and autograd."""
+"""Predicted bytes match calculations by hand, and the memory that autograd uses."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def test_precisions() -> None:
 def kept_by_autograd(
     rows: int, width: int, *, attention: str, dtype: torch.dtype, mixed: bool, checkpointing: bool
 ) -> int:
-    """Return the bytes that a forward pass keeps for its backward pass, without parameters and their copies."""
+    """Return the bytes that a forward pass keeps for the backward pass, without parameters and their copies."""
     config = Qwen2Config(
         vocab_size=SHAPE.vocabulary, hidden_size=SHAPE.hidden, intermediate_size=SHAPE.intermediate,
         num_hidden_layers=SHAPE.num_layers, num_attention_heads=SHAPE.heads, num_key_value_heads=2,
@@ -123,7 +123,7 @@ def test_activations() -> None:
         queries=3584, keys=512, heads=28, vocabulary=152064,
     )  # fmt: skip
     facts: Any = {"rows": 1, "width": 16000, "attention": "flash_attention_2", "on_cpu": False}
-    # a layer of a cell: 16 * 3584 + 2 * (4 * 3584 / 2 + 2 * 512 + 4 * 18944) + 4 * 28 = 225,392
+    # bytes per layer and cell: 16 * 3584 + 2 * (4 * 3584 / 2 + 2 * 512 + 4 * 18944) + 4 * 28 = 225,392
     layer = 16 * 3584 + 2 * (2 * 3584 + 2 * 512 + 4 * 18944) + 4 * 28
     assert kept_bytes(qwen, PRECISIONS["sharded"], width=1, attention="flash_attention_2") == layer == 225392
     working = 2 * (3 * 18944 + 2 * 3584)
@@ -131,13 +131,13 @@ def test_activations() -> None:
     plain = activation_bytes(qwen, PRECISIONS["sharded"], checkpointing=False, **facts)
     assert plain == 28 * layer * 16000 + max(working * 16000, head)
     checkpointed = activation_bytes(qwen, PRECISIONS["sharded"], checkpointing=True, **facts)
-    assert checkpointed == 28 * 2 * 3584 * 16000 + (layer + working) * 16000  # 5.7 GB, more than the head's 2.7
+    assert checkpointed == 28 * 2 * 3584 * 16000 + (layer + working) * 16000  # 5.7 GB; the head takes 2.7 GB
 
 
 def test_without_triton_the_head_takes_more() -> None:
     facts: Any = {"rows": 1, "width": 100, "attention": "sdpa", "checkpointing": True}
     plain, on_cpu = (activation_bytes(SHAPE, PRECISIONS["float32"], **facts, on_cpu=where) for where in (False, True))
-    assert plain - on_cpu == 100 * (4 * 32768 - 8 * 4 * 500)  # a tile in full, against eight as wide as the vocabulary
+    assert plain - on_cpu == 100 * (4 * 32768 - 8 * 4 * 500)  # one full tile; eight of the vocabulary's width
 
 
 @pytest.mark.parametrize("on_cpu", [False, True])

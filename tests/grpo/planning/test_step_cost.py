@@ -43,7 +43,7 @@ def draw(geometry: Geometry, lengths: np.ndarray, dead_groups: float = 0.0) -> W
 
 def test_all_rollouts_without_bucketing_equal_trl() -> None:
     assert draw(GEOMETRY, EQUAL) == Work(rows=32, cells=32 * 35, cells_all=32 * 35)
-    drawn = draw(GEOMETRY, UNEQUAL)  # of 32 rollouts almost always one has the maximal length
+    drawn = draw(GEOMETRY, UNEQUAL)  # among 32 rollouts, one almost always has the maximal length
     assert drawn.cells == drawn.cells_all == pytest.approx(32 * 105, rel=1e-2)
 
 
@@ -74,7 +74,7 @@ def test_bucketing_trims_to_the_rows_themselves() -> None:
 def test_rows_without_signal_are_left_out() -> None:
     assert draw(TRIMMED, EQUAL, 0.25).rows == pytest.approx(24, rel=0.1)
     assert draw(GEOMETRY, EQUAL, 0.25).rows == 32
-    assert draw(TRIMMED, EQUAL, 1.0) == Work(rows=0, cells=4 * 6, cells_all=32 * 35)  # four idle rows of prompt and 1
+    assert draw(TRIMMED, EQUAL, 1.0) == Work(rows=0, cells=4 * 6, cells_all=32 * 35)  # 4 idle rows: 5 + 1 tokens
     # selection over the whole batch gives groups without signal fewer rows
     batch = replace(TRIMMED, selection="abs_advantage", selection_scope="batch", num_generations_update=2)
     assert draw(batch, EQUAL, 0.25).rows == 8
@@ -99,7 +99,7 @@ def test_processes_share_the_rows(geometry: Geometry) -> None:
 def test_the_process_with_the_most_cells_counts() -> None:
     single_rows = replace(TRIMMED, num_processes=2, per_device_train_batch_size=1, steps_per_generation=1,
                        gradient_accumulation_steps=1, num_generations=2, num_generations_update=2)  # fmt: skip
-    # the greater of two lengths, 10 or 100 each, is 100 in three of four
+    # each of two lengths is 10 or 100, so the greater one is 100 in three of four cases
     assert draw(single_rows, np.array([10, 100])).cells == pytest.approx(5 + 0.75 * 100 + 0.25 * 10, rel=0.03)
 
 
@@ -112,10 +112,10 @@ def test_the_draw_is_reproducible_and_the_same_for_every_m() -> None:
 
 
 def summary(**changes: Any) -> dict[str, Any]:
-    """Summary of a run with 64 rollouts whose updates cost 1 s and 10 ms per cell."""
+    """Return the summary of a run with 64 rollouts, whose updates take 1 s plus 10 ms per cell."""
     seconds = dict.fromkeys(("generating", "rewarding", "scoring", "preparing", "selecting", "updating"), 0.0)
     seconds |= {"generating": 6.0, "rewarding": 0.5, "preparing": 0.5, "selecting": 0.2, "updating": 2.0}
-    whole = 7.0 + 5.0  # all 400 cells: 1 s + 4 s
+    whole = 7.0 + 5.0  # updates on all 400 cells take 1 s + 4 s
     record = {
         "seconds": seconds,
         "counts": {"rollouts": 64, "cells_updating": 100, "cells_updating_all": 400},
@@ -125,7 +125,7 @@ def summary(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_constant_and_price_of_a_run_are_recovered() -> None:
-    # a step has 32 rollouts: half of the 64
+    # a step has 32 rollouts, half of the 64 of the run
     assert measured_split(summary(), GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01))
     half = replace(GEOMETRY, gradient_accumulation_steps=2)
     assert measured_split(summary(), half) == pytest.approx(Split(1.75, 0.05, 0.25, 0.01))
@@ -143,7 +143,7 @@ def test_neither_part_of_the_cost_is_negative(estimated: float, constant: float,
 
 
 def test_scoring_has_a_price_only() -> None:
-    # 1 s for 50 cells, of the 200 that TRL would score in 4 s
+    # scoring took 1 s for 50 cells; TRL would score 200 cells in 4 s
     record = summary(
         seconds={"scoring": 1.0},
         counts={"cells_scoring": 50, "cells_scoring_all": 200},
