@@ -1,8 +1,8 @@
 """Handles the tensors of buffered rollouts: takes rows, exchanges rows between processes, trims padding.
 
-Buffered rollouts are those that TRL keeps in memory to train on. A batch has TRL's format: a dict of tensors with one
-row per rollout, and of 0-d tensors that apply to all rows. The module `micro_batches` decides which rows go where.
-Where a process has no row left, `IDLE` stands for a placeholder row, called an idle row.
+Buffered rollouts are those that TRL keeps in memory to train on. A batch has TRL's format: a dict whose tensors have
+one row per rollout, or are 0-d and apply to all rows. The module `micro_batches` decides which rows go where. If a
+process has no row left for a micro-batch, it runs a placeholder, called an idle row and numbered `IDLE`.
 
 Shapes: W processes with R rows each. A row has P prompt tokens and C completion tokens, padding included. In a
 micro-batch each process has N rows.
@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 
 
 class RowTable(NamedTuple):
-    """The properties of the rows of all processes that decide in which micro-batch each row goes.
+    """The properties of the rows of all processes from which `micro_batches` decides which rows go where.
 
     `selected`: whether the row is selected. `live`: whether the row is trained on if it is selected. `lengths`: tokens
     of the row, without padding. All fields are `(W, R)`.
@@ -96,8 +96,8 @@ def take_micro_batches(
 def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:
     """Return the rows of this process for which `mask` is true, padded with row 0 to the same number on every process.
 
-    Every process computes log-probabilities for the same number of rows (at least one), since a forward pass may
-    be a collective operation.
+    `mask` is `(R,)`. Every process computes log-probabilities for the same number of rows (at least one), since a
+    forward pass may be a collective operation.
     """
     own: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
     most = int(accelerator.gather(torch.tensor(len(own), device=mask.device)).max())

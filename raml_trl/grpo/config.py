@@ -106,7 +106,7 @@ class SubsetGRPOConfig(GRPOConfig):
         return per_micro_batch_terms(vars(self))
 
     def row_rules(self, *, router_loss: bool = False) -> RowRules:
-        """Return `length_bucketing` and `skip_zero_advantage`, with a value for each that is None.
+        """Return whether `length_bucketing` and `skip_zero_advantage` are on; decide each of them that is None.
 
         Args:
             router_loss: whether the model adds a router loss, which is a mean over a micro-batch.
@@ -235,7 +235,7 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
         selected: num_generations_update (m).
 
     Raises:
-        InputError: if they do not; the message has all numbers and the nearest valid ones.
+        InputError: if the check fails; the message has all numbers and the nearest valid ones.
     """
     if not 1 <= selected <= group:
         raise InputError(

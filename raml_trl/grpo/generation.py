@@ -1,8 +1,8 @@
 """Follows one generation of rollouts through TRL, and chooses the subset that is trained on.
 
-A generation is the batch of rollouts that TRL samples at once. One method of TRL samples the rollouts and computes
-log-probabilities, rewards and advantages; it calls another method for most of these steps. Our trainer overrides these
-methods, and a `Generation` carries the results of one step to the next.
+A generation is the batch of rollouts that TRL samples at once. One method of TRL makes it: it calls other methods to
+sample the rollouts and to compute log-probabilities and rewards, and then computes advantages. Our trainer overrides
+these methods, and a `Generation` carries results from one to the next.
 
 Shapes: P groups (one per prompt) with G rollouts each, over all processes; F reward functions; R rows on this process,
 with C completion tokens each.

@@ -118,7 +118,7 @@ class Ledger:
 
 
 def ceiling(generating: float, fraction: float) -> float:
-    """Return the largest speed-up that updating on m of G rollouts can give: 1 / (f + (1 - f) m/G).
+    """Return the largest speed-up that updating on m of G rollouts can give by itself: 1 / (f + (1 - f) m/G).
 
     Args:
         generating: f, the share of the time of a step on all G that does not shrink with m.
@@ -130,8 +130,8 @@ def ceiling(generating: float, fraction: float) -> float:
 def speedup(ledger: Ledger, fraction: float) -> Speedup:
     """Return the estimated speed-up of the run so far over training on all G with TRL's padding, and its ceiling.
 
-    The time of training on all G is estimated from the time of this run. Scoring is taken to be proportional to the
-    cells, and updates come from `Ledger.update_seconds`. `ceiling` is the function of that name. `estimated` can exceed
+    The time of training on all G is estimated from the time of this run. The time of scoring is taken to be
+    proportional to the cells, and the time of updates comes from `Ledger.update_seconds`. `estimated` can exceed
     `ceiling`, because bucketing and skipped rows save time in addition to m/G.
 
     Args:

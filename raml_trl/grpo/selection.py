@@ -116,7 +116,7 @@ def group_draws(
     """Draw numbers `(P, G)` in [0, 1). Each depends only on seed, step, index of the group and index of the rollout.
 
     There is one counter-based generator per (seed, step), and its counter is set to the first group. All groups are
-    then drawn in one call, so a group costs no more than its numbers. Source: Philox4x64-10, Salmon et al., SC 2011.
+    then drawn in one call, which is fast for many groups. Source: Philox4x64-10, Salmon et al., SC 2011.
     """
     counts = -(-num_rollouts // _DRAWS_PER_COUNT)
     philox = np.random.Philox(np.random.SeedSequence([seed, step]))
@@ -160,8 +160,9 @@ def _random(draws: NDArray[np.float64], num_selected: int) -> Selection:
 
 
 def _first(num_groups: int, num_selected: int) -> Selection:
-    """Select the first m rollouts of each group. As a control it is GRPO with G = m, except for advantages over all G.
+    """Select the first m rollouts of each group.
 
+    This is a control: it equals GRPO with G = m, except that advantages are computed over all G rollouts.
     Unbiased only in expectation over the sampling of rollouts, which are exchangeable: once they are sampled, the
     subset is fixed. Subsets are nested. Equal or missing rewards do not change the selection.
     """

@@ -56,7 +56,7 @@ def check_contract() -> None:
     """Check that the installed TRL and transformers have everything that the trainer depends on.
 
     Raises:
-        ImportError: if they do not; the message names the changes, and the file that lists tested releases.
+        ImportError: if something has changed; the message names the changes, and the file that lists tested releases.
     """
     changes = [*find_changes(GRPOTrainer), *_missing_fields()]
     if changes:
