@@ -1,6 +1,6 @@
 # make demo        train a tiny model with SFT and GRPO on two CPU cores, evaluate it and write a report
 # make reproduce   test the paper's claims in miniature: sweeps over five seeds on two CPU cores
-# make test-fast   run the tests that start no child process
+# make test-fast   run the tests that start no child process and take less than a second
 # make test        run the tests; make test-all adds the slow ones
 # make test-trl    run the tests that depend on TRL with its last three minor releases; also test-trl-newest, test-trl-main
 # make test-vllm   run the tests that need vLLM, on a CPU, in a separate environment
@@ -52,7 +52,7 @@ test: $(VENV)/.installed-test $(VENV)/.sweep-schema
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test
-	$(PYTEST) -m "not slow and not vllm and not children"
+	$(PYTEST) -m "not slow and not vllm and not children and not long"
 
 # Some slow tests read the runs of the demo. -rs prints the reason for each skipped test.
 test-all: $(VENV)/.installed-test-all $(VENV)/.sweep-schema demo

@@ -18,6 +18,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import REPOSITORY
+from tests.helpers.children import watch_child_processes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    watch_child_processes(config)
 
 
 @pytest.fixture(scope="session", autouse=True)

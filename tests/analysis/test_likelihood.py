@@ -74,6 +74,7 @@ def by_hand(model: Any, probe: Probe) -> Tensor:
     return torch.stack(rows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PACKABLE)
 def test_packed_passes_equal_one_pass_per_prefix(name: str, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(*PACKABLE[name])
@@ -120,6 +121,7 @@ def test_positions_may_come_in_any_order(draw: Any) -> None:
         assert alone == pytest.approx(every[t].item(), abs=1e-5)
 
 
+@pytest.mark.long
 def test_probes_share_passes_within_the_token_limit(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = make_model(*PACKABLE["qwen2"]), []
     packed = likelihood.packed_nll

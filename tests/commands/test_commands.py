@@ -105,6 +105,7 @@ def make_report(start: Start, home: Path) -> str:
     return output
 
 
+@pytest.mark.children
 def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     run_pipeline(start, tmp_path)
     output = make_report(start, tmp_path)
@@ -154,6 +155,7 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     assert make_report(start, tmp_path) == output
 
 
+@pytest.mark.children
 def test_the_same_seed_gives_the_same_numbers(start: Start, tmp_path: Path) -> None:
     for name in ("first", "second"):
         run_pipeline(start, tmp_path / name)
@@ -195,6 +197,7 @@ def test_a_missing_vllm_is_reported_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.children
 def test_adapters_can_be_trained_and_evaluated(start: Start, model_dir: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     start("prepare_data", "data_grpo", output_dir=data, num_questions=4)
@@ -214,6 +217,7 @@ def test_m_above_g_is_refused(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.children
 def test_completions_are_escaped_in_the_report(start: Start, tmp_path: Path) -> None:
     run_pipeline(start, tmp_path)
     samples = pd.read_parquet(tmp_path / "eval_grpo" / "samples.parquet")

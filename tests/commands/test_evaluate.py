@@ -60,6 +60,7 @@ def from_server(server: OpenAIServer, data: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_metrics_follow_from_the_samples(data: str, tmp_path: Path) -> None:
     with OpenAIServer(model) as server:
         record = evaluate(tmp_path / "out", **from_server(server, data))
@@ -97,6 +98,7 @@ def test_from_samples_computes_metrics_for_other_k(data: str, tmp_path: Path) ->
     assert set(other["results"]["metrics"]) == {"pass@4", "mg_pass@4", "maj@4"}
 
 
+@pytest.mark.long
 def test_interrupted_run_continues(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with OpenAIServer(model) as server:
         settings = from_server(server, data)
@@ -140,6 +142,7 @@ def varied_model(request: Request) -> Answer:
     return Answer(texts[(request["seed"] * 7919 + 31 * number) % len(texts)], 3)
 
 
+@pytest.mark.children
 def test_votes_and_thresholds_equal_the_enumeration_of_draws(data: str, tmp_path: Path) -> None:
     n, ks, taus = 6, [1, 3, 4, 6], [0.25, 0.5, 1]
     with OpenAIServer(varied_model) as server:
@@ -235,6 +238,7 @@ def test_votes_are_used_only_if_they_match_the_grades(
     assert ("the votes of question a contradict its grades: no maj@k" in caplog.text) == (expected is None)
 
 
+@pytest.mark.long
 def test_run_started_by_a_version_without_votes_continues(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +269,7 @@ def test_threshold_outside_0_to_1_is_rejected(threshold: float) -> None:
         )
 
 
+@pytest.mark.children
 def test_votes_are_compared_by_question(data: str, tmp_path: Path) -> None:
     with OpenAIServer(varied_model) as server:
         settings = from_server(server, data) | {"num_samples": 6}
@@ -286,6 +291,7 @@ def test_votes_are_compared_by_question(data: str, tmp_path: Path) -> None:
     assert compared["other"]["difference"]["mean"] == pytest.approx(change)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "settings", "number", "answer"),
     [
@@ -306,6 +312,7 @@ def test_real_benchmarks(
     assert answer is None or questions[0].answer == answer
 
 
+@pytest.mark.long
 def test_compare(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with OpenAIServer(model) as server:
         evaluate(tmp_path / "model", **from_server(server, data))
@@ -323,6 +330,7 @@ def test_compare(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.strip() == (tmp_path / "compare" / "comparison.md").read_text().strip()
 
 
+@pytest.mark.long
 def test_evaluations_that_cannot_be_compared(data: str, tmp_path: Path) -> None:
     with OpenAIServer(model) as server:
         evaluate(tmp_path / "all", **from_server(server, data))
@@ -352,6 +360,7 @@ def test_questions_with_unequal_numbers_of_samples(data: str, tmp_path: Path) ->
     assert record["results"]["samples_per_question"] == [3, 4]
 
 
+@pytest.mark.long
 def test_several_models_in_one_call(data: str, tmp_path: Path) -> None:
     with OpenAIServer(model) as server:
         record = evaluate(tmp_path / "out", **from_server(server, data), models=["other"])

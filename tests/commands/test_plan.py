@@ -65,6 +65,7 @@ def read(directory: Path) -> list[dict]:
     return json.loads((directory / "plan.json").read_text())["predictions"]
 
 
+@pytest.mark.long
 def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     code, output, error = start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)
     assert code == 0, error
@@ -96,6 +97,7 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
 
 
+@pytest.mark.children
 def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Compares runs with m = 2 and 8 with a plan that is based on the run with m = 8.
 
@@ -153,6 +155,7 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
         assert message in error
 
 
+@pytest.mark.long
 def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     # Each process has 4 rollouts, which is half a group, so the recipe needs two processes.
     half = recipe(per_device_train_batch_size=4, num_generations_update=2)
@@ -165,6 +168,7 @@ def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], t
     assert [row["num_generations_update"] for row in read(tmp_path / "out")] == [8, 2, 4, 8]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "content"),
     [("lengths.json", [5, 10, 1500]), ("lengths.json", [[1]]), ("lengths.json", [0, 1]), ("lengths.json", [])],
@@ -185,6 +189,7 @@ def test_lengths_from_a_file(
         assert "lengths lengths.json must be a non-empty list of whole numbers" in error
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -210,6 +215,7 @@ def test_invalid_settings(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "settings", "message"),
     [
@@ -246,6 +252,7 @@ def test_lengths_that_cannot_be_read(start: Start, recipe: Callable[..., Path], 
     assert f"lengths {name} cannot be read: FileNotFoundError" in error
 
 
+@pytest.mark.long
 def test_with_kl_a_reference_model_is_counted_and_no_row_is_skipped(
     start: Start, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -258,6 +265,7 @@ def test_with_kl_a_reference_model_is_counted_and_no_row_is_skipped(
     assert without["rows"] == pytest.approx(8, rel=0.1)
 
 
+@pytest.mark.long
 def test_an_adapter_has_small_gradients(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     lora = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]}
     assert start("plan", recipe=recipe(**lora), prompt_length=20, output_dir="out", **GIVEN)[0] == 0
@@ -265,6 +273,7 @@ def test_an_adapter_has_small_gradients(start: Start, recipe: Callable[..., Path
     assert read(tmp_path / "out")[0]["bytes"]["gradients"] == 4 * 2 * 2 * 2 * (64 + 64)
 
 
+@pytest.mark.long
 def test_the_7b_recipe_can_be_planned_from_any_directory(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

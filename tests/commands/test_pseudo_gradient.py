@@ -62,6 +62,7 @@ def analyse(directory: Path, **settings: Any) -> dict[str, Any]:
     return json.loads((directory / "run.json").read_text())
 
 
+@pytest.mark.long
 def test_curves_equal_one_pass_per_prefix(data: str, tmp_path: Path, model_dir: str) -> None:
     record = analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=data)
     rows = read_rows(tmp_path / "out" / "curves.parquet")
@@ -102,6 +103,7 @@ def test_curves_equal_one_pass_per_prefix(data: str, tmp_path: Path, model_dir: 
     assert not list((tmp_path / "out").glob("curves-*"))
 
 
+@pytest.mark.long
 def test_effects_use_the_window_and_end_before_the_answer_is_stated(data: str, tmp_path: Path, model_dir: str) -> None:
     analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=data)
     rows = read_rows(tmp_path / "out" / "curves.parquet")
@@ -119,6 +121,7 @@ def test_effects_use_the_window_and_end_before_the_answer_is_stated(data: str, t
     assert {row.group: row.n for row in effects} == {name: n for name, n in classes.items() if n}
 
 
+@pytest.mark.long
 def test_trajectories_are_sampled_if_the_dataset_has_none(tmp_path: Path, model_dir: str) -> None:
     write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=False)), QUESTIONS)
     settings = {"model_name_or_path": model_dir, "dataset_name": str(tmp_path / "data"), "no_thinking": "closed"}
@@ -134,6 +137,7 @@ def test_trajectories_are_sampled_if_the_dataset_has_none(tmp_path: Path, model_
     assert read_rows(tmp_path / "again" / "curves.parquet") == rows
 
 
+@pytest.mark.long
 def test_without_thinking_the_stub_closes_no_block(data: str, tmp_path: Path, model_dir: str) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data, "no_thinking": "closed", "num_trajectories": 1}
     both = analyse(tmp_path / "out", **settings)["results"]["token_effects"]
@@ -153,6 +157,7 @@ def test_without_thinking_the_stub_closes_no_block(data: str, tmp_path: Path, mo
     assert row["nll"][2] == pytest.approx(answer_nll(model, prefix, answer), abs=1e-4)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_resumes(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data}
     analyse(tmp_path / "whole", **settings)
@@ -175,6 +180,7 @@ def test_an_interrupted_run_resumes(data: str, tmp_path: Path, model_dir: str, m
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_processes_share_the_work(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model_name_or_path": model_dir, "dataset_name": data}
     analyse(tmp_path / "alone", **settings)
@@ -198,6 +204,7 @@ def test_the_page_shows_trajectories_of_every_kind() -> None:
     assert choose_shown([replace(row, ends=[]) for row in rows], 99) == []
 
 
+@pytest.mark.long
 def test_an_empty_trajectory_has_a_curve_of_a_single_place(tmp_path: Path, model_dir: str) -> None:
     [first, *_] = make_tasks(trajectories=True)
     empty = Task(first.question, (Trajectory("", False, "m"), *first.trajectories))
@@ -230,6 +237,7 @@ def test_all_or_no_questions_must_have_trajectories(tmp_path: Path, model_dir: s
         analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=str(tmp_path / "data"))
 
 
+@pytest.mark.long
 def test_descent_follows_from_the_curves(data: str, tmp_path: Path, model_dir: str) -> None:
     record = analyse(tmp_path / "out", model_name_or_path=model_dir, dataset_name=data)
     rows = [row for row in read_rows(tmp_path / "out" / "curves.parquet") if row["correct"]]

@@ -12,6 +12,8 @@ import pytest
 from raml_trl.runtime.files import read_rows
 from tests.helpers import REPOSITORY
 
+pytestmark = pytest.mark.children
+
 
 def start(command: str, recipe: str, **settings: object) -> None:
     overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]

@@ -81,6 +81,7 @@ def shards(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.parquet"))}
 
 
+@pytest.mark.long
 def test_rows_have_the_format_of_the_papers_datasets(data: str, tmp_path: Path, model_dir: str) -> None:
     with OpenAIServer(teacher) as server:
         record = sample(tmp_path / "out", **from_server(server, data))
@@ -116,6 +117,7 @@ def test_rows_have_the_format_of_the_papers_datasets(data: str, tmp_path: Path, 
     assert f"| graded as: no answer | {seeds[2] + seeds[3]} (" in card
 
 
+@pytest.mark.long
 def test_only_missing_shards_are_made_again(data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with OpenAIServer(teacher) as server:
@@ -140,6 +142,7 @@ def reopen(directory: Path) -> None:
     (directory / "run.json").write_text(json.dumps(record | {"status": "running"}))
 
 
+@pytest.mark.long
 def test_processes_share_the_shards_and_the_last_completes_the_run(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +188,7 @@ def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) ->
         SampleTrajectoriesConfig(dataset_name="d", model_name_or_path="m", output_dir="o", **settings)
 
 
+@pytest.mark.children
 def test_push_with_a_card(data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with OpenAIServer(teacher) as server, HubServer() as hub:

@@ -83,6 +83,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.long
 def test_every_trajectory_under_every_method(model_dir: str, data: str, tmp_path: Path) -> None:
     record = prune(model_dir, data, tmp_path / "out")
     rows = read_rows(tmp_path / "out" / "pruned.parquet")
@@ -129,6 +130,7 @@ def test_every_trajectory_under_every_method(model_dir: str, data: str, tmp_path
     assert not list((tmp_path / "out").glob("pruned-*"))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("right_answers")
 def test_trajectories_that_are_still_correct_can_be_trained_on(model_dir: str, data: str, tmp_path: Path) -> None:
     prune(model_dir, data, tmp_path / "out")
@@ -182,6 +184,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> Callable[[], int]:
     return lambda: calls
 
 
+@pytest.mark.long
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     model_dir: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +201,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(
     assert files(tmp_path / "resumed") == files(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_empty_trajectories_are_left_out_and_counted(
     model_dir: str, data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +220,7 @@ def test_empty_trajectories_are_left_out_and_counted(
         prune(model_dir, str(tmp_path / "none"), tmp_path / "nothing")
 
 
+@pytest.mark.long
 def test_trajectories_are_sampled_if_the_dataset_has_none(model_dir: str, data: str, tmp_path: Path) -> None:
     questions = [task_row(Task(task.question)) for task in stream_tasks(open_table(data))]
     write_shards(tmp_path / "questions", questions, TRAJECTORIES)

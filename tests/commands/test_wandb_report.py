@@ -13,6 +13,9 @@ import pytest
 from tests.contracts.test_logging import documented, matches
 from tests.helpers.wandb_server import PROJECT, USER, WandbServer
 
+pytestmark = pytest.mark.children
+
+
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is of an extra: pip install raml_trl[wandb]")
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 import raml_trl.__main__
 from tests.helpers import REPOSITORY
 
@@ -29,6 +31,7 @@ def modules(directory: Path) -> Iterator[str]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.mark.children
 def test_light_rooms_import_no_torch() -> None:
     names = {"raml_trl.prompts", *(name for room in LIGHT_ROOMS for name in modules(PACKAGE / room))} - PARSERS
     names -= {name for name, extra in NEED_EXTRAS.items() if find_spec(extra) is None}

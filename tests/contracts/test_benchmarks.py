@@ -35,6 +35,7 @@ def test_rewards_are_equal_only_in_dead_groups() -> None:
     assert [len(set(group)) for group in rewards] == [1, 1, 8, 8]
 
 
+@pytest.mark.long
 def test_both_trainers_are_timed_on_the_same_rows() -> None:
     [taken] = harness.measure_pairs(TOY, harness.Device(), [2, 8], pairs=1, steps=1)
     assert taken.keys() == {"stock", "2", "8"}
@@ -114,6 +115,7 @@ def test_growth_exponent_is_recovered() -> None:
     assert 1 < likelihood_growth.exponent(lengths, wide) < likelihood_growth.exponent(lengths, tiny) < 2
 
 
+@pytest.mark.long
 def test_every_way_to_form_micro_batches_runs() -> None:
     examples = sft_throughput.make_examples(128, median=12, sigma=0.5, longest=40)
     for method in sft_throughput.METHODS:
@@ -123,6 +125,7 @@ def test_every_way_to_form_micro_batches_runs() -> None:
         assert rate > 0
 
 
+@pytest.mark.children
 def test_growth_is_measured_stage_by_stage() -> None:
     measured = data_growth.measure(50)
     assert measured.keys() == set(data_growth.STAGES)

@@ -119,6 +119,7 @@ def test_pages_contain_commands() -> None:
     assert sum(len(list(commands(page))) for page in PAGES) > 50
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, model_dir: str, tmp_path: Path) -> None:
     """Run each block, with a tiny model for `MODEL`. Blocks that import packages not installed here are only parsed."""
@@ -182,6 +183,7 @@ def test_errors_read_as_quoted(command: str, arguments: str, shown: str, tmp_pat
     assert done.stderr.splitlines()[-1] == shown.rstrip("\n")
 
 
+@pytest.mark.children
 def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     done = subprocess.run(

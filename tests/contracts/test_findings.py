@@ -40,6 +40,7 @@ def leaves(content: object, path: str = "") -> dict[str, object]:
     return {path: content}
 
 
+@pytest.mark.long
 def test_results_follow_from_the_curves(regenerated: Path) -> None:
     kept, made = (leaves(json.loads((home / "claims.json").read_text())) for home in (RESULTS, regenerated))
     assert kept.keys() == made.keys()

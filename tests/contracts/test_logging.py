@@ -73,6 +73,7 @@ def test_grpo(model_dir: str, tmp_path: Path) -> None:
     assert compare(names(train(model_dir, tmp_path, num_generations_update=2)), set(documented("GRPO"))) == ([], [])
 
 
+@pytest.mark.long
 def test_grpo_with_some_settings(model_dir: str, tmp_path: Path) -> None:
     logged = set()
     for settings in ({"beta": 0.1}, {"entropy_coef": 0.1}, {"loss_type": "cispo"}, {"loss_type": "vespo"}):

@@ -28,6 +28,7 @@ def other_model(directory: Path, seed: int) -> str:
     return str(directory)
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path: Path, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=True)), TRAJECTORIES)

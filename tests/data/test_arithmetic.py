@@ -48,6 +48,7 @@ def test_equal_operands_have_few_trajectories(rng: np.random.Generator) -> None:
         generate_trajectories(ArithmeticQuestion((7, 7, 7), (5, 5, 5)), 7, rng, exit_probability=0.0)
 
 
+@pytest.mark.long
 def test_no_training_question_is_a_test_question_in_another_order(rng: np.random.Generator) -> None:
     def orders(question: ArithmeticQuestion) -> set[str]:
         return {
@@ -72,6 +73,7 @@ def test_same_seed_same_questions() -> None:
     assert len({question.key for question in first}) == 100
 
 
+@pytest.mark.long
 def test_impossible_requests_are_refused(rng: np.random.Generator) -> None:
     with pytest.raises(InputError, match="distinct questions of split"):
         generate_questions("test", 6_000, rng)

@@ -60,6 +60,7 @@ def test_one_shared_ngram_is_a_small_overlap(benchmarks: Benchmarks) -> None:
     assert overlap.words == "frac m n where m and n are"
 
 
+@pytest.mark.long
 def test_benchmark_questions_overlap_with_themselves_and_training_questions_do_not(shared_data: Path) -> None:
     files = ["aime24.jsonl", "aime25.jsonl", "math500.jsonl.gz"]
     questions = [
@@ -97,6 +98,7 @@ def test_repeats_are_exact_or_near() -> None:
     assert repeats == [None, "near duplicate", "duplicate", "duplicate", None]
 
 
+@pytest.mark.long
 def test_memory_per_question() -> None:
     seen, size = SeenQuestions(), 50_000
     tracemalloc.start()

@@ -45,6 +45,7 @@ def partition(numbers: Sequence[int | None], names: Sequence[object]) -> set[fro
     return {frozenset(name for name, number in pairs if number == shared) for shared in set(numbers)}
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     ("reference", "answers", "expected"),
     [
@@ -93,6 +94,7 @@ def spellings(value: Fraction) -> list[str]:
 VALUES = st.builds(Fraction, st.integers(-6, 6), st.sampled_from([1, 2, 4, 5]))
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(VALUES, st.integers(0, 4)), max_size=12), min_size=1, max_size=4))
 def test_numbers_agree_if_their_fractions_do(pool: Recording, questions: list[list[tuple[Fraction, int]]]) -> None:
@@ -108,6 +110,7 @@ def test_numbers_agree_if_their_fractions_do(pool: Recording, questions: list[li
 ANSWERS = ["50%", "0.5", "50", "1/2", "1/2", "-", r"\foo(3", "12", "12.0", "7", "7.0", "x+1", "1+x", "x+2", "0.50"]
 
 
+@pytest.mark.children
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(range(len(ANSWERS))), unique=True, min_size=2), st.data())
 def test_order_of_samples_does_not_matter(pool: Recording, drawn: list[int], data: st.DataObject) -> None:

@@ -25,6 +25,7 @@ def voted(counts: list[int], correct_index: int, k: int, abstaining: int) -> Fra
     return sum(shares, Fraction(0)) / len(shares)
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 4), st.data())
 def test_majority_equals_the_enumeration(counts: list[int], abstaining: int, data: st.DataObject) -> None:

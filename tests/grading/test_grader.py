@@ -148,6 +148,7 @@ def test_outcome(text: str, answer: str, outcome: str) -> None:
     assert grade(text, answer) == Grade(outcome == "correct", r"\boxed{" in text and r"\boxed{}" not in text, outcome)
 
 
+@pytest.mark.long
 def test_grade_times_out_and_restores_the_callers_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grader, "SECONDS", 0.5)
     previous = signal.signal(signal.SIGALRM, lambda *_: None)
@@ -241,6 +242,7 @@ def test_time_limit_waits_for_imports_and_finalizers(
     monkeypatch.delitem(sys.modules, "slow_module", raising=False)
 
 
+@pytest.mark.children
 def test_timeout_of_the_first_grade_breaks_no_later_grade() -> None:
     """An interrupted import of math-verify would leave broken modules behind, so this test needs a new process."""
     script = r"""
@@ -300,6 +302,7 @@ ALGEBRA = (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")
 HOPELESS = (r"\boxed{\binom{10000000}{5000000}}", r"\pi")
 
 
+@pytest.mark.children
 def test_reward_of_pairs_that_cannot_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "GradingPool", lambda number: GradingPool(number, seconds=1))
     pairs = [ALGEBRA, HOPELESS, (r"\boxed{1}", r"DQ \parallel AB"), (r"\boxed{\frac{}{}}", "x"), ("no box", "1")] * 2
@@ -315,6 +318,7 @@ def children() -> list[int]:
     return [child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.children
 def test_children_end_with_their_reward() -> None:
     before = children()
     reward = make_reward("boxed", num_graders=1)
@@ -331,6 +335,7 @@ def _grade_and_leave(reward: Callable[..., list[float]], results: Any) -> None:
     results.put((call(reward, ALGEBRA)[0], len(children())))
 
 
+@pytest.mark.children
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_reward_in_a_forked_process() -> None:
     """A forked process, such as a DataLoader worker, starts its own graders and does not touch its parent's graders."""
@@ -348,6 +353,7 @@ def test_reward_in_a_forked_process() -> None:
     assert children() == before
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     "end", ["pass", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
 )

@@ -57,6 +57,7 @@ def golds(shared_data: Path) -> list[str]:
     return list(references)
 
 
+@pytest.mark.children
 def test_case_table(pool: GradingPool) -> None:
     assert len({case[:2] for case in CASES}) == len(CASES) >= 300
     grades = pool.grade([(text, answer) for text, answer, _ in CASES], style="boxed")
@@ -64,6 +65,7 @@ def test_case_table(pool: GradingPool) -> None:
     assert {graded.outcome for graded in grades} <= {"correct", "wrong", "no answer", "unreadable answer"}
 
 
+@pytest.mark.long
 def test_reference_equals_itself(pool: GradingPool, golds: list[str]) -> None:
     assert len(golds) > 1_000
     grades = pool.grade([(box(answer), answer) for answer in golds], style="boxed")
@@ -79,6 +81,7 @@ def test_respelled_reference_is_right_without_algebra(golds: list[str]) -> None:
     assert [answer for answer in golds if decide_without_algebra(respell(answer), answer) != "correct"] == []
 
 
+@pytest.mark.children
 def test_reference_is_wrong_for_another_question(pool: GradingPool, golds: list[str]) -> None:
     """Compares each reference with the next one in order of length and spelling.
 
@@ -101,6 +104,7 @@ def test_reference_equals_itself_without_algebra(golds: list[str]) -> None:
     assert {decide_without_algebra(answer, answer) for answer in golds} == {"correct"}
 
 
+@pytest.mark.children
 def test_labels_of_published_solutions(pool: GradingPool, shared_data: Path) -> None:
     """The grades equal the labels of 5,276 published solutions.
 
@@ -157,6 +161,7 @@ def test_deeply_nested_numbers_are_not_read(opening: str, closing: str) -> None:
     assert exact("+".join(["(1)"] * 40)) == 40  # a row of brackets is not deep
 
 
+@pytest.mark.long
 @given(RATIONALS, RATIONALS | st.none(), st.data())
 @settings(max_examples=60)
 @example(Fraction(1, 2), Fraction(1, 3), None)
@@ -204,6 +209,7 @@ FRAGMENTS = [
 GARBLED = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join) | st.text(max_size=40)
 
 
+@pytest.mark.long
 @given(GARBLED, GARBLED)
 @settings(max_examples=2_000)
 def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: str) -> None:
@@ -218,6 +224,7 @@ def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: st
         assert {True, False} - set(silent), (predicted, answer)
 
 
+@pytest.mark.long
 @given(GARBLED)
 @settings(max_examples=2_000)
 def test_garbled_answer_equals_itself(answer: str) -> None:
@@ -226,6 +233,7 @@ def test_garbled_answer_equals_itself(answer: str) -> None:
         assert decide_without_algebra(answer, answer) == "correct"
 
 
+@pytest.mark.children
 def test_garbled_answers_crash_no_child(pool: GradingPool) -> None:
     drawn = random.Random(0)
     texts = ["".join(drawn.choices(FRAGMENTS, k=drawn.randint(1, 12))) for _ in range(600)]
@@ -236,6 +244,7 @@ def test_garbled_answers_crash_no_child(pool: GradingPool) -> None:
     assert not {"crash", "timeout"} & {graded.outcome for graded in grades}
 
 
+@pytest.mark.long
 def test_algebra_is_symmetric() -> None:
     for predicted, answer, right in BOXES:
         if right and decide_without_algebra(predicted, answer) is None:
@@ -260,6 +269,7 @@ HUGE = [
 ]
 
 
+@pytest.mark.children
 def test_hostile_answers_end_in_time_and_delay_no_others() -> None:
     harmless = [(rf"\boxed{{\sqrt{{{4 * p}}}}}", rf"2\sqrt{{{p}}}") for p in range(101, 201)]
     bombs = [*((box(text), answer) for text, answer, _ in BOMBS), *HUGE]

@@ -20,6 +20,9 @@ from raml_trl.grading.pool import GradingPool
 from tests.grading.test_pool import LATE, RIGHT, ROOT, TOWER, children, roots, still_running
 from tests.helpers import REPOSITORY
 
+pytestmark = pytest.mark.children
+
+
 # The comparison of this pair never ends, but SIGALRM can interrupt it.
 SUM = (r"\boxed{\sum_{k=1}^{9999} \frac{x^k}{k^2}}", r"\sum_{k=2}^{9999} \frac{x^k}{k^2}")
 PAIRS = [*roots(4)[0], (r"\boxed{012}", "12"), ROOT, TOWER, SUM, *roots(6)[0][4:]]

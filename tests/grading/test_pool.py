@@ -74,12 +74,14 @@ def no_shared_children(shared_pool: GradingPool) -> None:
     assert not children()
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("style", STYLES)
 def test_pool_gives_the_grades_of_the_grader(shared_pool: GradingPool, style: str) -> None:
     grades = shared_pool.grade(TABLE, style=style)
     assert grades == [grade(*pair, style=style) for pair in TABLE]
 
 
+@pytest.mark.children
 def test_outcomes(shared_pool: GradingPool) -> None:
     pairs = [(r"\boxed{x}", ""), ("12", "12"), (r"\boxed{12}", "13"), (r"\boxed{2x}", "y"), ROOT, (r"\boxed{12}", "12")]
     outcomes = ["unreadable reference", "no answer", "wrong", "wrong", "correct", "correct"]
@@ -89,6 +91,7 @@ def test_outcomes(shared_pool: GradingPool) -> None:
         shared_pool.grade(pairs, style="shouted")
 
 
+@pytest.mark.children
 def test_number_of_workers_changes_neither_grades_nor_order(shared_pool: GradingPool) -> None:
     pairs, expected = roots(300)
     grades = shared_pool.grade(pairs + TABLE, style="boxed")
@@ -97,6 +100,7 @@ def test_number_of_workers_changes_neither_grades_nor_order(shared_pool: Grading
         assert pool.grade(pairs + TABLE, style="boxed") == grades
 
 
+@pytest.mark.children
 @pytest.mark.usefixtures("no_shared_children")
 def test_pairs_without_algebra_start_no_child() -> None:
     with GradingPool(2) as pool:
@@ -107,6 +111,7 @@ def test_pairs_without_algebra_start_no_child() -> None:
         assert len(children()) == 1  # a single pair starts a single child
 
 
+@pytest.mark.children
 def test_the_same_pair_is_compared_once(shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     take = grading_pool._Child.take
@@ -127,6 +132,7 @@ def test_child_that_has_parsed_an_expression_gets_its_pairs() -> None:
     assert not waiting
 
 
+@pytest.mark.children
 def test_each_reference_is_parsed_by_a_single_child_and_none_is_idle(
     shared_pool: GradingPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +151,7 @@ def test_each_reference_is_parsed_by_a_single_child_and_none_is_idle(
     assert sum(max(share, 1 - share) for share in shares) / len(shares) > 0.7
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_endless_pairs_time_out_without_affecting_others(num_workers: int) -> None:
     pairs, expected = roots(60)
@@ -158,6 +165,7 @@ def test_endless_pairs_time_out_without_affecting_others(num_workers: int) -> No
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.children
 @pytest.mark.usefixtures("no_shared_children")
 def test_idle_child_that_died_is_replaced(shared_pool: GradingPool) -> None:
     pairs, expected = roots(20)
@@ -171,6 +179,7 @@ def test_idle_child_that_died_is_replaced(shared_pool: GradingPool) -> None:
     assert len(children()) == 2
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(("num_kills", "expected_grade"), [(1, LATE), (2, CRASHED)])
 def test_pair_whose_child_is_killed_is_retried_once(
     num_kills: int, expected_grade: Grade, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +201,7 @@ def test_pair_whose_child_is_killed_is_retried_once(
     assert grades == expected
 
 
+@pytest.mark.children
 def test_child_that_cannot_start_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with GradingPool(2) as pool, pytest.raises(RuntimeError, match="does not start"):
@@ -206,6 +216,7 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, previous)
 
 
+@pytest.mark.children
 @pytest.mark.usefixtures("no_shared_children", "_interruptible")
 def test_interrupted_call_leaves_no_busy_child() -> None:
     with GradingPool(2, seconds=60) as pool:
@@ -219,6 +230,7 @@ def test_interrupted_call_leaves_no_busy_child() -> None:
     assert not children()
 
 
+@pytest.mark.children
 def test_killed_parent_leaves_no_child() -> None:
     script = f"""
 from raml_trl.grading.pool import GradingPool
@@ -241,6 +253,7 @@ pool.grade([{TOWER}] , style="boxed")
     assert not still
 
 
+@pytest.mark.children
 def test_any_thread_may_grade_and_signal_handlers_are_kept(shared_pool: GradingPool) -> None:
     grades: list[Grade] = []
     previous = signal.signal(signal.SIGALRM, lambda *_: None)
@@ -258,6 +271,7 @@ def test_any_thread_may_grade_and_signal_handlers_are_kept(shared_pool: GradingP
         signal.signal(signal.SIGALRM, previous)
 
 
+@pytest.mark.children
 def test_child_has_a_memory_limit_and_ignores_interrupts(shared_pool: GradingPool) -> None:
     shared_pool.grade([ROOT], style="boxed")
     for child in children():
@@ -269,6 +283,7 @@ def test_child_has_a_memory_limit_and_ignores_interrupts(shared_pool: GradingPoo
     assert children() == before
 
 
+@pytest.mark.children
 def test_output_of_libraries_is_not_taken_for_a_reply() -> None:
     script = """
 import os, sys

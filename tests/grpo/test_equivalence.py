@@ -33,6 +33,7 @@ GEOMETRIES = {
 PLAIN = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_all_of_g_is_trl_bit_for_bit(model_dir: str, tmp_path: Path, geometry: dict[str, int]) -> None:
     results = []
@@ -50,6 +51,7 @@ def test_all_of_g_is_trl_bit_for_bit(model_dir: str, tmp_path: Path, geometry: d
         assert torch.equal(weight, our_weights[name]), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
 @pytest.mark.parametrize("selected", [1, 2, 4])
 def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str, selected: int) -> None:
@@ -106,6 +108,7 @@ VARIANTS = {
 } | {strategy: {"selection": strategy} for strategy in STRATEGIES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 def test_drop_equals_mask_in_every_variant(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     norms = {}
@@ -119,6 +122,7 @@ def test_drop_equals_mask_in_every_variant(model_dir: str, tmp_path: Path, setti
     assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "sapo"])
 def test_bucketing_does_not_change_the_step(model_dir: str, tmp_path: Path, loss_type: str) -> None:
     norms = {}
@@ -137,6 +141,7 @@ def test_bucketing_does_not_change_the_step(model_dir: str, tmp_path: Path, loss
     assert norms[False] == pytest.approx(norms[True], rel=1e-4)
 
 
+@pytest.mark.long
 def test_bnpo_depends_on_the_micro_batches(model_dir: str, tmp_path: Path) -> None:
     """`drop` and `mask` use the same micro-batches and agree; one micro-batch with all rows gives another gradient."""
     norms = {}
@@ -183,6 +188,7 @@ def test_the_gradient_equals_grpo_on_the_subset(model_dir: str, tmp_path: Path) 
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_selection_does_not_use_global_generators(model_dir: str, tmp_path: Path) -> None:
     """A step on 2 of 8 and a step on 8 of 8 leave every generator in the same state."""
     states = []

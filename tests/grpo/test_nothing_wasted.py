@@ -33,6 +33,7 @@ def close(first: Any, second: Any) -> bool:
     return all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=2e-5) for name in ours)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
 @pytest.mark.parametrize("selected", [8, 2])
 def test_rows_without_advantage_change_nothing(model_dir: str, tmp_path: Path, loss_type: str, selected: int) -> None:
@@ -48,6 +49,7 @@ def test_rows_without_advantage_change_nothing(model_dir: str, tmp_path: Path, l
     assert skipped.ledger.counts["cells_updating"] < 0.7 * kept.ledger.counts["cells_updating"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
 def test_all_of_g_with_all_savings_equals_trl_up_to_rounding(model_dir: str, tmp_path: Path, loss_type: str) -> None:
     settings = SEVERAL | {"loss_type": loss_type, "reward": half_dead_reward}
@@ -72,6 +74,7 @@ def test_a_step_without_live_rows(model_dir: str, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
 
 
+@pytest.mark.long
 def test_fewer_live_rows_than_micro_batches(model_dir: str, tmp_path: Path) -> None:
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "num_generations_update": 2}
     settings |= {"reward": half_dead_reward, "rollout_func": fixed_rollouts, "loss_type": "grpo"}
@@ -111,6 +114,7 @@ def sampled_by_vllm(trainer: Any) -> None:
     trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", SCORING.values(), ids=SCORING)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_only_selected_rows_are_scored(
@@ -136,6 +140,7 @@ def test_only_selected_rows_are_scored(
     assert counts["selected"]["cells"] < counts["all"]["cells"] / 4 + 1
 
 
+@pytest.mark.long
 def test_rows_without_advantage_are_not_scored(model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"steps_per_generation": 2, "reward": half_dead_reward, "gradient_accumulation_steps": 1}
     norms = {}
@@ -149,6 +154,7 @@ def test_rows_without_advantage_are_not_scored(model_dir: str, tmp_path: Path, m
     assert norms[True] == pytest.approx(norms[False], rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [{"loss_type": "vespo"}, {"importance_sampling_level": "sequence", "loss_type": "grpo"}, {"beta": 0.1}],

@@ -362,6 +362,7 @@ def reference_probabilities(sizes: np.ndarray, num_selected: int) -> list[Fracti
         certain |= exceeding
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rollouts", [1, 2, 3, 5, 8, 17])
 def test_inclusion_probabilities_equal_a_slow_reference(rollouts: int, rng: np.random.Generator) -> None:
     sizes = np.concatenate(

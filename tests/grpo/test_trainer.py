@@ -138,6 +138,7 @@ def test_summary_counts_rows_tokens_and_seconds(model_dir: str, tmp_path: Path) 
     assert (spent["length_bucketing"], spent["skip_zero_advantage"]) == (True, False)  # KL: no row is skipped
 
 
+@pytest.mark.long
 def test_evaluation_and_the_table_of_completions(model_dir: str, tmp_path: Path) -> None:
     settings = {
         "num_generations_update": 2,

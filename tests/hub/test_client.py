@@ -16,6 +16,9 @@ from raml_trl.runtime.files import read_rows, write_rows
 from tests.helpers import REPOSITORY
 from tests.helpers.hub_server import CUT, LOST, TOKEN, USER, HubServer
 
+pytestmark = pytest.mark.children
+
+
 REPO = f"{USER}/rows"
 SCHEMA = SCHEMAS[TRAJECTORIES]
 # The start of a script that, like a command, reports an InputError in one line with exit code 2.

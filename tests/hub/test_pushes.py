@@ -153,6 +153,7 @@ def message(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.splitlines()[-1]
 
 
+@pytest.mark.children
 def test_a_failed_push_does_not_end_the_training(lasting_hub: Hub, sft_run: tuple[Path, str]) -> None:
     directory, log = sft_run
     assert "a push during training failed (403" in log
@@ -162,6 +163,7 @@ def test_a_failed_push_does_not_end_the_training(lasting_hub: Hub, sft_run: tupl
     assert not lasting_hub.server.repos["model", f"{USER}/sft"].private
 
 
+@pytest.mark.children
 def test_the_model_card_describes_the_training(sft_run: tuple[Path, str]) -> None:
     directory, _ = sft_run
     card = (directory / "README.md").read_text()
@@ -179,6 +181,7 @@ def test_the_model_card_describes_the_training(sft_run: tuple[Path, str]) -> Non
     assert f"name: pass@1, 4 samples, 95 % interval {low} to {high}" in card
 
 
+@pytest.mark.children
 def test_model_and_checkpoints_are_loaded_back_bit_for_bit(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
     directory, _ = grpo_run
     server = lasting_hub.server
@@ -206,6 +209,7 @@ assert any(not torch.equal(value, weights["step-4"][name]) for name, value in we
     assert loaded.returncode == 0, loaded.stderr
 
 
+@pytest.mark.children
 def test_a_failed_revision_is_pushed_with_the_next(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
     directory, log = grpo_run
     assert f"{directory / 'checkpoint-2'} is not pushed yet: the Hub model {USER}/policy: the Hub answers 403" in log
@@ -219,6 +223,7 @@ def test_a_failed_revision_is_pushed_with_the_next(lasting_hub: Hub, grpo_run: t
     assert "| `selection` | random |" in card
 
 
+@pytest.mark.children
 def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path, str]) -> None:
     directory, log = grpo_run
     assert f" to {lasting_hub.server.url}/datasets/{USER}/rollouts\n" in log
@@ -237,6 +242,7 @@ def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path
     assert sum(row["selected"] for row in rows) == 48
 
 
+@pytest.mark.children
 def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, str], tmp_path: Path) -> None:
     """The same command also continues a failed push, without a further step of training."""
     directory = shutil.copytree(sft_run[0], tmp_path / "run")
@@ -268,6 +274,7 @@ def test_the_same_command_pushes_a_complete_run(hub: Hub, sft_run: tuple[Path, s
     assert without_attributes(hub.server.files("model", f"{USER}/late")) == contents(directory)
 
 
+@pytest.mark.children
 def test_a_wrong_token_is_an_error_before_training(hub: Hub, tmp_path: Path) -> None:
     done = hub.command(*hub.sft(tmp_path / "run"), "--push_to_hub", "true", token="hf_wrong")
     assert message(done).startswith("raml-trl train_sft: the Hub model run: the Hub answers 401 (")
@@ -300,6 +307,7 @@ ACCESS = {
 }
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(("repo_id", "private", "expected"), ACCESS.values(), ids=ACCESS)
 def test_access_is_checked(hub: Hub, repo_id: str, private: bool | None, expected: str) -> None:
     code = f"""
@@ -316,6 +324,7 @@ except InputError as error:
     assert done.stderr.startswith(expected)
 
 
+@pytest.mark.children
 def test_samples_are_pushed_as_a_dataset(hub: Hub, tmp_path: Path) -> None:
     directory = tmp_path / "evaluation"
     command = ["evaluate", "--config", "recipes/tiny/demo/eval.yaml", "--model_name_or_path", hub.model]

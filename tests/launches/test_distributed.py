@@ -12,6 +12,9 @@ from tests.helpers import REPOSITORY
 from tests.helpers.trainers import Selections, make_trainer
 from tests.helpers.two_processes import RUNS, WANTED
 
+# All use the fixture that launches two processes.
+pytestmark = pytest.mark.children
+
 
 @pytest.fixture(scope="module")
 def launched(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import torch
 
 from tests.helpers.trainers import Selections, make_trainer, read_tables, untimed, weights
 
+pytestmark = pytest.mark.long
+
+
 PLACES = {
     "between generations": {},
     "in mid-buffer": {"steps_per_generation": 4},

@@ -63,6 +63,7 @@ def submit(directory: Path, nodes: str, *words: str, **environment: str) -> tupl
     return done.returncode, [json.loads(line) for line in (directory / "records").read_text().splitlines()]
 
 
+@pytest.mark.children
 def test_the_last_machine_serves_and_the_others_train(tmp_path: Path) -> None:
     code, started = submit(tmp_path / "bin", "a1 a2 a3", "org/model", "--config", RECIPE, "--run_name", "two words")
     assert code == 0
@@ -90,11 +91,13 @@ def test_the_last_machine_serves_and_the_others_train(tmp_path: Path) -> None:
     assert rollouts == 1024 * config.num_generations
 
 
+@pytest.mark.children
 def test_a_failure_ends_the_job(tmp_path: Path) -> None:
     code, _ = submit(tmp_path / "bin", "a1 a2", "org/model", "--config", RECIPE, FAILS="3")
     assert code == 3
 
 
+@pytest.mark.children
 def test_one_machine_is_too_few(tmp_path: Path) -> None:
     assert submit(tmp_path / "bin", "a1", "org/model", "--config", RECIPE) == (2, [])
 

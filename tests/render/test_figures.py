@@ -15,6 +15,7 @@ def test_smoothing_is_a_mean_of_neighbours(values: list[float], window: int) -> 
     assert smooth(values, window) == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_the_same_figure_gives_the_same_svg() -> None:
     def draw() -> str:
         figure, axes = blank_figure(3.0, 2.0)

@@ -290,6 +290,7 @@ def browse_file(tmp_path: Path, source: str, check: str, *flags: str) -> dict[st
     return seen
 
 
+@pytest.mark.children
 @needs_browser
 def test_curve_and_text_show_the_effect_of_each_token(tmp_path: Path) -> None:
     data = pseudo_gradient()
@@ -352,6 +353,7 @@ def test_curve_and_text_show_the_effect_of_each_token(tmp_path: Path) -> None:
     assert seen["neither"] == [["No such trajectory."], 0]
 
 
+@pytest.mark.children
 @needs_browser
 def test_a_long_curve_keeps_its_peaks(tmp_path: Path) -> None:
     data = pseudo_gradient()
@@ -373,6 +375,7 @@ def test_a_long_curve_keeps_its_peaks(tmp_path: Path) -> None:
     assert seen["scrolled"] == [True, True]
 
 
+@pytest.mark.children
 @needs_browser
 @pytest.mark.parametrize(
     ("kind", "data", "says"),
@@ -391,6 +394,7 @@ def test_pages_without_data_say_so(tmp_path: Path, kind: str, data: dict[str, An
     assert says in browse(tmp_path, kind, COMMON | data, "nothing")["says"]
 
 
+@pytest.mark.children
 @needs_browser
 def test_bands_and_effects_show_their_numbers(tmp_path: Path) -> None:
     seen = browse(tmp_path, "pseudo_gradient", pseudo_gradient(), "groups")
@@ -404,6 +408,7 @@ def test_bands_and_effects_show_their_numbers(tmp_path: Path) -> None:
     assert {"thinking, right", "-1.50 [-1.55, -1.45]", "88 % [83 %, 93 %]", "<wait>", "0.042"} <= set(seen["tables"])
 
 
+@pytest.mark.children
 @needs_browser
 def test_the_surface_turns_and_the_map_shows_losses(tmp_path: Path) -> None:
     data = loss_landscape(2)
@@ -440,6 +445,7 @@ def test_the_surface_turns_and_the_map_shows_losses(tmp_path: Path) -> None:
     assert {"base loss", "1.45 [1.40, 1.50]", "2.50", "the <model>", "<i>alpha", "beta"} <= set(seen["tables"])
 
 
+@pytest.mark.children
 @needs_browser
 def test_a_line_is_legible_in_dark_mode(tmp_path: Path) -> None:
     data = loss_landscape(1)
@@ -458,6 +464,7 @@ def test_a_line_is_legible_in_dark_mode(tmp_path: Path) -> None:
     assert paper < 150 < 500 < ink
 
 
+@pytest.mark.children
 @needs_browser
 def test_points_show_the_names_of_their_methods(tmp_path: Path) -> None:
     data = trajectory_pruning()

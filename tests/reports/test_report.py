@@ -385,6 +385,7 @@ def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path
     assert rows[4]["predicted"]["step"] == pytest.approx(predict_seconds(split, work, 0.5)["step"])
 
 
+@pytest.mark.long
 def test_run_with_other_settings_is_not_compared(tmp_path: Path) -> None:
     runs = [*write_runs(tmp_path, [4], seeds=1), f"lr={write_grpo(tmp_path / 'lr', 0, 8, learning_rate=0.5)}"]
     data, page, _ = make(tmp_path, runs=runs)
@@ -504,6 +505,7 @@ def test_long_completions_are_folded(tmp_path: Path) -> None:
     assert "1,000 characters" in visible_text(page)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", HOSTILE)
 def test_untrusted_text_is_escaped(text: str, tmp_path: Path) -> None:
     text = text.encode("utf-8", "replace").decode()
@@ -556,6 +558,7 @@ def test_fence_is_longer_than_any_in_the_text() -> None:
     assert code_block("a\n````\nb").splitlines()[0] == "`````text"
 
 
+@pytest.mark.children
 def test_report_starts_without_torch() -> None:
     import subprocess
     import sys
@@ -565,6 +568,7 @@ def test_report_starts_without_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.children
 @needs_browser
 @pytest.mark.parametrize("flags", [(), ("--blink-settings=preferredColorScheme=0",)], ids=["light", "dark"])
 def test_browser_draws_every_figure(flags: tuple[str, ...], tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ def test_an_unknown_prompt_style_is_refused() -> None:
         DatasetArguments(dataset_name="d", prompt_style="loud")
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("entry", [["-m", "raml_trl.prepare_data"], ["-m", "raml_trl", "prepare_data"]])
 def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -217,6 +218,7 @@ def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.children
 def test_unknown_command(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "raml_trl", "train"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

@@ -78,6 +78,7 @@ def evaluate(home: Path, server: OpenAIServer, **environment: str) -> subprocess
     )
 
 
+@pytest.mark.children
 def test_evaluations_are_logged_to_wandb(server: OpenAIServer, tmp_path: Path) -> None:
     done = evaluate(tmp_path, server, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
@@ -106,6 +107,7 @@ def test_evaluations_are_logged_to_wandb(server: OpenAIServer, tmp_path: Path) -
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.children
 def test_a_missing_login_is_an_error_before_the_work_starts(server: OpenAIServer, tmp_path: Path) -> None:
     done = evaluate(tmp_path, server)
     assert done.returncode == 2, done.stderr

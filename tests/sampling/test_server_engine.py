@@ -58,6 +58,7 @@ def refused(server: OpenAIServer, **settings: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.long
 def test_each_sample_is_requested_once_with_its_settings(server: OpenAIServer) -> None:
     completions = draw(ServerEngine(server.url + "/", server.model, max_requests=5))
     assert [(completion.prompt, completion.sample) for completion in completions] == [
@@ -73,6 +74,7 @@ def test_each_sample_is_requested_once_with_its_settings(server: OpenAIServer) -
     assert completions[5].finished
 
 
+@pytest.mark.long
 def test_top_k_is_sent_unless_it_is_zero(server: OpenAIServer) -> None:
     draw(ServerEngine(server.url, server.model), SamplingSettings(1, 10, 1.0, 1.0, top_k=20))
     assert {request["top_k"] for request in server.requests} == {20}
@@ -134,6 +136,7 @@ def test_a_truncated_reply_is_retried(server: OpenAIServer) -> None:
     assert len(draw(ServerEngine(server.url, server.model, pause=Waits()))) == 12
 
 
+@pytest.mark.long
 def test_an_attempt_that_times_out_is_retried(server: OpenAIServer) -> None:
     server.faults += [Reply(500, seconds=30)]
     started = time.monotonic()
@@ -197,6 +200,7 @@ def test_the_deadline_covers_all_attempts(server: OpenAIServer) -> None:
     assert "failed 2 times" in message
 
 
+@pytest.mark.long
 def test_a_body_that_drips_is_stopped_by_the_deadline(server: OpenAIServer) -> None:
     server.faults += [Reply(200, b" " * 1_000, seconds_per_byte=0.1)]  # no single read takes long enough for a timeout
     started = time.monotonic()
@@ -295,6 +299,7 @@ def test_settings_of_the_openai_client_are_not_taken_from_the_environment(
     assert {name.title() for headers in server.headers for name in headers} == names
 
 
+@pytest.mark.children
 def test_openai_is_imported_only_for_servers() -> None:
     code = "import sys, raml_trl.sampling.loading; sys.exit('openai' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -405,6 +410,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_a_served_model_gives_the_completions_of_a_local_one(model_dir: str) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir).eval(), AutoTokenizer.from_pretrained(model_dir)
     local = TransformersEngine(model, tokenizer, batch_size=1)

@@ -232,6 +232,7 @@ def test_a_template_that_drops_the_reasoning_is_rejected(data: str, model_dir: s
         build(data, tokenizer)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("k", "distinct"), [(1, 887), (2, 1483), (4, 1994)])
 def test_gsm8k_rollouts(shared_data: Path, tokenizer: PreTrainedTokenizerBase, k: int, distinct: int) -> None:
     _, counts = build(str(shared_data / "gsm8k_rollouts_4x.jsonl.gz"), tokenizer, num_trajectories=k)

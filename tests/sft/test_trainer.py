@@ -100,6 +100,7 @@ def test_batches_by_length_do_not_change_a_step(
     assert sorted_by_length["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_rebalanced_batches_do_not_change_a_run(model_dir: str, tmp_path: Path, examples: Dataset) -> None:
     """With and without rebalancing, each step has the same examples, so the runs differ only by rounding."""
     settings = {"max_steps": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "seed": 3}
@@ -140,6 +141,7 @@ def test_with_default_settings_the_run_equals_trl(model_dir: str, tmp_path: Path
     assert torch.equal(weights(ours), weights(stock))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [{}, {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 2}, {"packing": True}],

@@ -285,6 +285,7 @@ CLAIMS = {
 }
 
 
+@pytest.mark.long
 def test_results_can_be_regenerated_from_trials_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trials = {
         f"m={m},seed={seed}": ({"m": m, "seed": seed}, grpo_logs(m / 10 + seed / 100))
@@ -309,6 +310,7 @@ def test_results_can_be_regenerated_from_trials_json(tmp_path: Path, caplog: pyt
         read_trials(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_curves_have_one_legend_and_axes_that_fit_the_values() -> None:
     def drawn(sign: int) -> str:
         values = (0.0, 0.0, 0.9)  # the interval of their mean reaches below 0

@@ -153,6 +153,7 @@ def test_agents_and_devices(tmp_path: Path) -> None:
     assert SweepConfig(**options, count=3).count == 3
 
 
+@pytest.mark.children
 def test_toy_sweep_with_two_agents_on_two_devices(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     code, output = toy.run("--devices", "5", "6,7", "--report_to", "wandb", seconds=0.3)
@@ -180,6 +181,7 @@ def test_toy_sweep_with_two_agents_on_two_devices(tmp_path: Path) -> None:
     assert toy.notes == notes  # all trials are complete, so none is started
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("also_the_trial", [False, True])
 def test_a_killed_sweep_is_resumed(also_the_trial: bool, tmp_path: Path) -> None:
     toy = Toy(tmp_path)
@@ -205,6 +207,7 @@ def test_a_killed_sweep_is_resumed(also_the_trial: bool, tmp_path: Path) -> None
     assert toy.results["complete"] == 6
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(number: signal.Signals, tmp_path: Path) -> None:
     toy = Toy(tmp_path)
@@ -225,6 +228,7 @@ def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(number: signal.Sig
     assert toy.results["failed"] == 0  # an interrupted trial is not a failure
 
 
+@pytest.mark.children
 def test_a_failed_trial_is_counted_and_run_once_more(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     (tmp_path / "broken").write_text("a=2,seed=1")
@@ -250,6 +254,7 @@ def test_a_failed_trial_is_counted_and_run_once_more(tmp_path: Path) -> None:
     assert (toy.results["complete"], toy.results["failed"], len(toy.results["trials"])) == (6, 0, 6)
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_metric_that_is_not_finite_is_a_failure(value: str, tmp_path: Path) -> None:
     toy = Toy(tmp_path)
@@ -260,6 +265,7 @@ def test_a_metric_that_is_not_finite_is_a_failure(value: str, tmp_path: Path) ->
     assert f"(score is {value})" in output
 
 
+@pytest.mark.children
 def test_two_launches_share_the_trials(tmp_path: Path) -> None:
     toy = Toy(tmp_path, {"parameters": {"a": {"min": 1, "max": 12}}})
     both = [toy.start("--agents", "2", seconds=0.4), toy.start("--agents", "1", seconds=0.4)]
@@ -270,6 +276,7 @@ def test_two_launches_share_the_trials(tmp_path: Path) -> None:
     assert toy.results["complete"] == 12
 
 
+@pytest.mark.children
 def test_another_launch_takes_over_the_trial_of_a_killed_one(tmp_path: Path) -> None:
     toy = Toy(tmp_path, {"parameters": {"a": {"values": [1, 2]}}})
     first, second = toy.start(seconds=3), toy.start(seconds=3)
@@ -283,6 +290,7 @@ def test_another_launch_takes_over_the_trial_of_a_killed_one(tmp_path: Path) -> 
     assert len(toy.noted("ended")) == 2
 
 
+@pytest.mark.children
 def test_a_missing_metric_is_reported_and_can_be_corrected(tmp_path: Path) -> None:
     toy = Toy(tmp_path, {"metric": {"name": "scores"}})
     code, output = toy.run()
@@ -316,6 +324,7 @@ def test_a_trial_that_another_agent_has_ended_is_left_alone(tmp_path: Path) -> N
         assert log is None
 
 
+@pytest.mark.children
 def test_complete_runs_of_earlier_versions_are_recognised(tmp_path: Path) -> None:
     """A sweep of a version with Optuna has complete runs, but no files in `results`."""
     toy = Toy(tmp_path)
@@ -332,6 +341,7 @@ def test_complete_runs_of_earlier_versions_are_recognised(tmp_path: Path) -> Non
     assert sorted(toy.noted("started")) == sorted([*SIX, "a=2,seed=0"])
 
 
+@pytest.mark.children
 def test_a_failed_trial_leaves_no_process_behind(tmp_path: Path) -> None:
     script = "sleep 300 & echo $! > $TOY_HOME/pid; exit 3"
     toy = Toy(tmp_path, {"command": ["bash", "-c", script], "parameters": {"a": {"value": 1}}})
@@ -346,6 +356,7 @@ def test_a_failed_trial_leaves_no_process_behind(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.children
 def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     toy = Toy(tmp_path, {"command": ["no-such-program", "${args}"]})
     code, output = toy.run()

@@ -77,6 +77,7 @@ def test_sweep_files_match_the_schema_of_wandb() -> None:
         assert list(validator.iter_errors(content | {"parameters": {"a": {"valuse": [1]}}}))
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
 def test_commands_accept_the_arguments_of_their_sweep(path: Path, tmp_path: Path) -> None:
     sweep = read_sweep(path)
@@ -119,6 +120,7 @@ def test_commands_accept_the_arguments_of_their_sweep(path: Path, tmp_path: Path
         assert len(rows) == 1
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
 def test_each_run_of_wandb_has_its_own_directory(path: Path, tmp_path: Path) -> None:
     sweep = read_sweep(path)
@@ -152,6 +154,7 @@ def test_macro(macro: str, tmp_path: Path) -> None:
     assert expand(sweep, SETTINGS, Path("where/it/is.json"), {}) == ["first", *MACROS[macro], "last"]
 
 
+@pytest.mark.long
 def test_macros_expand_as_in_the_agent_of_wandb() -> None:
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="needs the extra raml_trl[wandb]")
     expected = utils.create_sweep_command_args({"args": {name: {"value": value} for name, value in SETTINGS.items()}})

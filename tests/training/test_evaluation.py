@@ -94,6 +94,7 @@ def by_hand(model_dir: Path, data: Path) -> dict[str, float]:
     }
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("step", [40, 120])
 def test_the_metrics_are_those_of_the_saved_model(home: Path, step: int) -> None:
     [logged] = [line for line in log_of(home / "sft") if line["step"] == step and "eval_pass@1" in line]
@@ -104,6 +105,7 @@ def test_the_metrics_are_those_of_the_saved_model(home: Path, step: int) -> None
         assert 0.1 < logged["eval_pass@1"] < 1  # not at an end, where a wrong value could be equal by chance
 
 
+@pytest.mark.long
 def test_evaluate_draws_the_same_samples(home: Path, tmp_path: Path) -> None:
     settings = {"model_name_or_path": home / "sft" / "checkpoint-120", "dataset_name": home / "data", "seed": SEED}
     settings |= {"num_questions": NUM_QUESTIONS, "num_samples": NUM_SAMPLES, "k": 4, "batch_size": 12}
@@ -114,6 +116,7 @@ def test_evaluate_draws_the_same_samples(home: Path, tmp_path: Path) -> None:
     assert np.mean([row["num_tokens"] for row in samples]) == pytest.approx(logged["eval_mean_tokens"])
 
 
+@pytest.mark.children
 def test_sft_is_the_same_without_evaluation(home: Path) -> None:
     for step in (40, 80, 120):
         evaluated, plain = (home / name / f"checkpoint-{step}" / "model.safetensors" for name in ("sft", "plain"))
@@ -129,6 +132,7 @@ def test_sft_is_the_same_without_evaluation(home: Path) -> None:
     assert [line["step"] for line in logs[0] if "eval_pass@1" in line] == [40, 80, 120]
 
 
+@pytest.mark.children
 def test_the_best_checkpoint_is_recorded(home: Path) -> None:
     scores = {line["step"]: line["eval_pass@1"] for line in log_of(home / "sft") if "eval_pass@1" in line}
     best = max(scores, key=scores.__getitem__)
@@ -160,6 +164,7 @@ def evaluation(home: Path) -> Evaluation:
     return Evaluation(questions, "bare", settings, (1, 4), batch_size=8, seed=SEED)
 
 
+@pytest.mark.children
 def test_the_best_checkpoint_is_kept(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
     rows, script = evaluation_rows(evaluation.questions, "bare"), Scripted()
     settings = SAVED | BEST | {"save_total_limit": 2}
@@ -173,6 +178,7 @@ def test_the_best_checkpoint_is_kept(model_dir: str, tmp_path: Path, evaluation:
     assert not all(torch.equal(kept[name], last[name]) for name in kept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_grpo_is_the_same_without_evaluation(
     model_dir: str, tmp_path: Path, evaluation: Evaluation, checkpointing: bool
@@ -195,6 +201,7 @@ def test_grpo_is_the_same_without_evaluation(
     assert evaluated.model.is_gradient_checkpointing == checkpointing
 
 
+@pytest.mark.children
 def test_random_generators_and_training_mode_are_restored(
     model_dir: str, tmp_path: Path, evaluation: Evaluation
 ) -> None:
@@ -210,6 +217,7 @@ def test_random_generators_and_training_mode_are_restored(
         assert first["eval_mean_tokens"] > 1
 
 
+@pytest.mark.children
 def test_dropout_is_off(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
     measured = []
     for dropout in (0.0, 0.9):
@@ -220,6 +228,7 @@ def test_dropout_is_off(model_dir: str, tmp_path: Path, evaluation: Evaluation) 
     assert measured[0] == measured[1]
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("gathered", [True, False])
 def test_zero3_gathers_as_trl_does(
     model_dir: str, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, gathered: bool
@@ -237,6 +246,7 @@ def test_zero3_gathers_as_trl_does(
     assert gathers == [gathered]
 
 
+@pytest.mark.children
 def test_an_explicit_dataset_is_evaluated_by_trl(model_dir: str, tmp_path: Path, evaluation: Evaluation) -> None:
     rows = evaluation_rows(evaluation.questions, "bare")
     trainer, _ = make_trainer(model_dir, tmp_path, sampled_evaluation=evaluation, per_device_eval_batch_size=8)
@@ -244,6 +254,7 @@ def test_an_explicit_dataset_is_evaluated_by_trl(model_dir: str, tmp_path: Path,
     assert "eval_loss" in trainer.evaluate(rows)
 
 
+@pytest.mark.long
 def test_a_resumed_run_evaluates_like_an_uninterrupted_one(
     model_dir: str, tmp_path: Path, evaluation: Evaluation
 ) -> None:
@@ -260,6 +271,7 @@ def test_a_resumed_run_evaluates_like_an_uninterrupted_one(
     assert len(set(whole)) > 1
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -73,6 +73,7 @@ def planted(rng: np.random.Generator, boost: float) -> list[Effects]:
     return made
 
 
+@pytest.mark.long
 def test_a_planted_effect_is_significant() -> None:
     effects_by_group = compare_groups(planted(np.random.default_rng(0), 3.0), np.random.default_rng(1))
     rows = {row.group: row for row in effects_by_group}
@@ -83,6 +84,7 @@ def test_a_planted_effect_is_significant() -> None:
     assert rows["planted"].low < rows["planted"].median < rows["planted"].high
 
 
+@pytest.mark.long
 def test_without_an_effect_significance_is_rare() -> None:
     significant = 0
     for seed in range(40):
@@ -109,6 +111,7 @@ def test_the_interval_resamples_questions() -> None:
     assert row.p is row.rest is None  # there are no other tokens to compare with
 
 
+@pytest.mark.long
 def test_p_values_are_adjusted_for_the_number_of_groups() -> None:
     def rows_with(extra: int) -> dict[str, Any]:
         made = [

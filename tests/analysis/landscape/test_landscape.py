@@ -170,6 +170,7 @@ def test_tied_embeddings_are_one_parameter() -> None:
 # Weights are restored
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_weights_end_as_they_began(dtype: torch.dtype, texts: Any) -> None:
     model = qwen2(dtype=dtype)
@@ -299,6 +300,7 @@ def parameters(model: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_checkpoints_lie_at_one(dtype: torch.dtype, texts: Any) -> None:
     model = qwen2(dtype=dtype)
@@ -519,6 +521,7 @@ def test_unusable_grids_are_rejected() -> None:
         grid([1, 2, 3, 4, 5], centred_axis(3, 1.0))
 
 
+@pytest.mark.long
 def test_figures_show_names_verbatim() -> None:
     axes = (centred_axis(3, 0.5), centred_axis(5, 0.5))
     values = np.arange(15.0).reshape(3, 5)
@@ -571,6 +574,7 @@ def results(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in names}
 
 
+@pytest.mark.long
 def test_table_and_summary_describe_the_same_points(data: str, tmp_path: Path, model_dir: str) -> None:
     out = tmp_path / "out"
     record = measure(out, **settings_of(model_dir, data))
@@ -643,6 +647,7 @@ def other_model(model_dir: str, directory: Path, seed: int, dtype: torch.dtype =
     return str(directory)
 
 
+@pytest.mark.long
 def test_axes_towards_checkpoints(data: str, tmp_path: Path, model_dir: str) -> None:
     others = [other_model(model_dir, tmp_path / name, seed) for seed, name in enumerate(("B", "C"))]
     settings = settings_of(model_dir, data, towards=others, steps=[5, 7], radius=0.5)
@@ -671,6 +676,7 @@ def count_points(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return points
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes(data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(model_dir, data, dtype="bfloat16")
     measure(tmp_path / "whole", **settings)
@@ -696,6 +702,7 @@ def test_a_killed_run_resumes(data: str, tmp_path: Path, model_dir: str, monkeyp
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_processes_share_the_rows_and_the_last_completes_the_run(
     data: str, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -715,6 +722,7 @@ def test_processes_share_the_rows_and_the_last_completes_the_run(
     assert results(tmp_path / "out") == results(tmp_path / "alone")
 
 
+@pytest.mark.long
 def test_a_single_axis_gives_a_curve(data: str, tmp_path: Path, model_dir: str) -> None:
     measure(tmp_path / "out", **settings_of(model_dir, data, steps=[7], span=[0.3]))
     summary = json.loads((tmp_path / "out" / "loss_landscape.json").read_text())

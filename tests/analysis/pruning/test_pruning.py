@@ -215,6 +215,7 @@ def test_no_thinking(tokenizer: Any, words: Any, tools: Tools) -> None:
     assert phrase.endswith("the answer is")
 
 
+@pytest.mark.long
 def test_curve_cuts_at_the_same_place_as_a_plain_loop(
     model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator
 ) -> None:
@@ -261,6 +262,7 @@ def drop_in_a_plain_loop(model: Any, tokenizer: Any, thinking: Thinking, toleran
     return "".join(left)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [None, 1])
 def test_drop_sentences_equals_a_plain_loop(
     model: Any, tokenizer: Any, rng: np.random.Generator, most: int | None
@@ -426,6 +428,7 @@ def test_equal_texts_are_continued_once_and_long_texts_in_small_batches(words: A
     assert scripted.shapes[2:] == [(1, 31), (1, 13), (2, 10), (3, 4)]
 
 
+@pytest.mark.long
 def test_answers_do_not_depend_on_the_batch(model: Any, tokenizer: Any, tools: Tools, rng: np.random.Generator) -> None:
     left = prune(parse_method("budget:0.5"), random_thinkings(tokenizer, rng, 12), tools)
     boxes = [OpenBox(row.asked_ids, row.stub) for row in left]

@@ -89,6 +89,7 @@ def kept_by_autograd(
     return sum(storage.nbytes() for storage in storages.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("float32", torch.float32), ("mixed", torch.float32), ("bfloat16", torch.bfloat16)]
@@ -103,6 +104,7 @@ def test_the_formula_matches_the_memory_of_autograd(attention: str, precision: s
     assert formula + last == pytest.approx(kept / (rows * width), rel=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["float32", "mixed"])
 def test_with_checkpointing_only_the_residual_is_kept(precision: str) -> None:
     kept = kept_by_autograd(

@@ -60,6 +60,7 @@ def test_a_masked_row_runs_too() -> None:
     assert masked.rows_per_micro_batch == 8
 
 
+@pytest.mark.long
 def test_bucketing_trims_to_the_rows_themselves() -> None:
     alone = replace(TRIMMED, per_device_train_batch_size=1, steps_per_generation=64, gradient_accumulation_steps=64)
     drawn = draw(alone, UNEQUAL)  # one row in each micro-batch: nothing is padded
@@ -96,6 +97,7 @@ def test_processes_share_the_rows(geometry: Geometry) -> None:
     assert draw(both, EQUAL) == Work(rows=16, cells=8 * 35, cells_all=32 * 35)
 
 
+@pytest.mark.long
 def test_the_process_with_the_most_cells_counts() -> None:
     single_rows = replace(TRIMMED, num_processes=2, per_device_train_batch_size=1, steps_per_generation=1,
                        gradient_accumulation_steps=1, num_generations=2, num_generations_update=2)  # fmt: skip
