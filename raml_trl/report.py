@@ -71,7 +71,7 @@ class ReportConfig:
 
 
 def main(config: ReportConfig, record: Run) -> None:
-    """Read the directories, write the three files, and print the tables."""
+    """Read the configured runs, write `report.html`, `report.md` and `report.json`, and print the tables."""
     report = read_report(
         runs=[_split(value) for value in config.runs],
         evaluations=[_split(value) for value in config.evaluations],

@@ -31,7 +31,7 @@ _COMPARED = {"grpo": "num_generations_update", "sft": "num_trajectories"}
 
 @dataclass
 class WandbReportConfig:
-    """Settings of `wandb_report`."""
+    """Settings of `wandb_report`: the W&B project, the runs to show, and the title of the page."""
 
     output_dir: str
     project: str = field(default=PROJECT, metadata={"help": "W&B project of the runs and of the page."})

@@ -165,7 +165,7 @@ class _Child:
             self._ask()
 
     def hear(self) -> Outcome | None:
-        """Reads one line of output. Returns the outcome of the pair, or None if the line reports the child as ready."""
+        """Reads one line of the child's output: the outcome of a (completion, reference) pair, or None for "ready"."""
         reply = self._replies.readline()
         if not reply:
             return "crash"

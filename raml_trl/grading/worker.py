@@ -21,7 +21,7 @@ MEMORY_BYTES = 4 * 2**30
 
 
 def main(seconds: float) -> None:
-    """Answers the lines of stdin until it closes, which also happens when the parent dies."""
+    """Grades one pair per line of stdin, each within `seconds`, until stdin closes, also because the parent died."""
     # Output of libraries goes to stderr, because the real stdout must carry only replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -59,7 +59,7 @@ class Ledger:
             self.leave()
 
     def enter(self, name: str) -> None:
-        """Start a phase, and pause the phase that was running."""
+        """Start the clock of a phase (one of `PHASES`), and pause the clock of the phase that was running."""
         self._charge()
         self._running.append(name)
 

@@ -164,7 +164,10 @@ def _difference_cell(difference: Difference | None) -> Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample of an evaluation. `question` is the text of the question, None if the dataset is gone or has changed."""
+    """One generated answer of an evaluation.
+
+    `question` is the text of the question, or None if the dataset is gone or has changed.
+    """
 
     question_id: str
     question: str | None

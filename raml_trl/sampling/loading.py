@@ -110,8 +110,8 @@ def keep_rope_theta(config: PreTrainedConfig) -> None:
     """Set `rope_theta` (the base of the rotary positions) in a config, so that transformers 4 reads the right base.
 
     transformers 5 writes the base to `rope_parameters`, which transformers 4 ignores; without `rope_theta` it would
-    assume a base of 10,000. transformers 5 ignores `rope_theta` if there are `rope_parameters`. A config whose bases
-    differ between layers is left unchanged, because transformers 4 cannot express such bases.
+    assume a base of 10,000. transformers 5 ignores `rope_theta` if there are `rope_parameters`. If the layers have
+    different bases, the config is left unchanged, because transformers 4 supports a single base only.
     """
     parameters = config.to_dict().get("rope_parameters") or {}  # None for a model without rotary positions
     if "rope_theta" in parameters:

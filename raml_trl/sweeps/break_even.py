@@ -44,12 +44,14 @@ class BreakEven:
 
 
 def break_evens(comparisons: Iterable[ArmComparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
-    """Return the break-even of each `equal_seconds` comparison of arms that select different shares of rollouts.
+    """Return, for each comparison, the generation share of a step at which the two arms need the same wall-clock time.
+
+    Only `equal_seconds` comparisons of arms that select different shares of their rollouts are used.
 
     Comparisons with an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
 
     Raises:
-        InputError: for the reasons given at `claims.arm_trials`.
+        InputError: if an arm has no trial, or several trials for one seed.
     """
     return [
         break_even(comparison, sweeps)
@@ -67,7 +69,7 @@ def break_even(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]])
     """Return the break-even of the two arms of `comparison`, computed from the seeds that both arms have.
 
     Raises:
-        InputError: for the reasons given at `claims.arm_trials`.
+        InputError: if an arm has no trial, or several trials for one seed.
     """
     metric = comparison.metric
     arms = [(arm, arm_trials(arm, sweeps, metric)) for arm in (comparison.higher, comparison.lower)]

@@ -74,7 +74,7 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def write_progress(checkpoint: Path, progress: Progress, process_index: int) -> None:
-    """Save the progress, which is our additional state of one process, in a checkpoint."""
+    """Save in a checkpoint the state of one process that the `Trainer` does not save."""
     torch.save(progress, progress_path(checkpoint, process_index))
 
 

@@ -63,7 +63,7 @@ def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[Measur
     """Choose up to `number` trajectories to show on the page, and sort them by question. Empty ones are not chosen.
 
     There are up to four groups: right and wrong trajectories, each with and without thinking. The groups take turns,
-    and each starts with its first question.
+    and each group contributes its trajectories in the order of the questions.
     """
     groups: dict[tuple[str, bool], list[MeasuredTrajectory]] = {}
     written = [row for row in rows if row.ends]

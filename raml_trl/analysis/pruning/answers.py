@@ -78,7 +78,7 @@ def prune_and_answer(
     *,
     seed: int,
 ) -> Iterator[PrunedTrajectory]:
-    """Shorten every trajectory with a method, force an answer after it, and grade the answer."""
+    """Shorten every trajectory with a method, force an answer after it, and return the graded outcomes."""
     pruned = prune(method, thinkings, tools, seed=seed)
     predicted = force_answers(
         tools.model,

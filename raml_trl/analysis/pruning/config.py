@@ -24,7 +24,7 @@ class Method:
 
     @property
     def number(self) -> float:
-        """The setting as a number."""
+        """The number after the colon of a method, such as 0.5 in `budget:0.5`."""
         assert self.setting is not None, self.kind
         return float(self.setting)
 
