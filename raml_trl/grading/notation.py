@@ -153,7 +153,10 @@ _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
 def find_group(answer: str) -> Group | None:
-    """Returns the kind and the parts of `answer` if it is a group, or None if it is a single answer."""
+    """Returns the kind and the parts of an answer with several parts (a tuple, set, interval or list).
+
+    Returns None for a single answer.
+    """
     if _THOUSANDS.fullmatch(answer):
         return None
     pieces = split(answer, _SEPARATORS)

@@ -19,7 +19,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """The name as written in a recipe."""
+        """The name of the pruning method as written in a recipe, such as `budget:0.5`."""
         return self.kind if self.setting is None else f"{self.kind}:{self.setting}"
 
     @property

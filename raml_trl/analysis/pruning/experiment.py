@@ -152,7 +152,7 @@ def open_summariser(
     """Open the engine that writes summaries: the model itself, or the `summariser` of the config.
 
     Raises:
-        InputError: if the engine cannot be loaded, or its model cannot read the request for a summary.
+        InputError: if the engine cannot be loaded, or the chat template of its model rejects the request.
     """
     engine: Engine
     if config.engine == "transformers" and config.summariser is None:

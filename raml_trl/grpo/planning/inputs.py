@@ -116,7 +116,7 @@ def read_costs(directory: str, num_processes: int, num_generations: int) -> RunS
 
 
 def read_split(config: PlanConfig, summary: RunSummary | None, geometry: Geometry, work: Work) -> Split:
-    """Return how the seconds of a step divide into constants and a price per cell.
+    """Return the constant seconds of a step, and its seconds per cell (a token position of a batch, padding included).
 
     They are measured if there is a `summary` of a run, and otherwise taken from the seconds in `config`.
     """
