@@ -126,6 +126,7 @@ def test_every_way_to_form_micro_batches_runs() -> None:
 
 
 @pytest.mark.children
+@pytest.mark.slow  # three child processes that import torch
 def test_growth_is_measured_stage_by_stage() -> None:
     measured = data_growth.measure(50)
     assert measured.keys() == set(data_growth.STAGES)

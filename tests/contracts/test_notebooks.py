@@ -29,7 +29,12 @@ def other_model(directory: Path, seed: int) -> str:
 
 
 @pytest.mark.children
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# Each takes a kernel and some 20 s. The first covers what they share; make test-all runs the others.
+@pytest.mark.parametrize(
+    "path",
+    [NOTEBOOKS[0], *(pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:])],
+    ids=lambda path: path.stem,
+)
 def test_the_notebook_runs(path: Path, tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=True)), TRAJECTORIES)
     settings = {"MODEL": model_dir, "TRAJECTORIES": str(tmp_path / "data"), "OUTPUT": str(tmp_path / "out")}

@@ -68,7 +68,8 @@ def _shorten_deadline(_worker: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+# `spawn` imports torch in every worker.
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_a_data_loader(context: str) -> None:
     with GradingPool(1, seconds=2) as pool:
         assert pool.grade([ROOT], style="boxed") == [RIGHT]

@@ -205,7 +205,13 @@ def test_an_unknown_prompt_style_is_refused() -> None:
 
 
 @pytest.mark.children
-@pytest.mark.parametrize("entry", [["-m", "raml_trl.prepare_data"], ["-m", "raml_trl", "prepare_data"]])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["-m", "raml_trl", "prepare_data"],
+        pytest.param(["-m", "raml_trl.prepare_data"], marks=pytest.mark.slow),  # as most other tests start commands
+    ],
+)
 def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *entry, *arguments], cwd=tmp_path, capture_output=True, text=True)
