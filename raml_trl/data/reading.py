@@ -1,4 +1,6 @@
-"""Reads questions and their trajectories from tables of any layout, and checks every row.
+"""Reads questions and their trajectories from JSON, JSON Lines or Parquet, and checks every row.
+
+Options can name other columns than the usual ones.
 
 A row has a question (in the column `problem` or `question`) and its `answer`. It may also have an `id`, a `source`, and
 trajectories: `generations` is the list of their texts, and `labels` is a list with 1 for each correct trajectory and 0
