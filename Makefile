@@ -3,6 +3,7 @@
 # make test-fast   run the tests that start no child process and take less than a second
 # make test        run the tests; make test-all adds the slow ones
 # make test-trl    run the tests that depend on TRL with its last three minor releases; also test-trl-newest, test-trl-main
+# make check-trl-newest  compare gradients and metrics with TRL's newest release; also check-trl-main
 # make test-vllm   run the tests that need vLLM, on a CPU, in a separate environment
 # make lint        check with ruff, mypy and the import contracts
 
@@ -66,6 +67,10 @@ test-trl: $(addprefix test-trl-,$(TRL_RELEASES))
 test-trl-%: $(VENV)/trl-% $(VENV)/.installed-test
 	PYTHONPATH=$(VENV)/trl-$* $(BIN)/python -c "import trl; assert '$*' in (trl.__version__, 'newest', 'main'), trl.__version__"
 	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$* $(BIN)/python -m pytest $(TRL_TESTS)
+
+# Compares gradients and metrics with one release of TRL, even if other tests fail.
+check-trl-%: $(VENV)/trl-% $(VENV)/.installed
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$* $(RUN).check_trl --output_dir runs/check_trl_$*
 
 # Installs one release into its own directory. PYTHONPATH puts it before the pinned release; dependencies stay pinned.
 .PRECIOUS: $(VENV)/trl-%

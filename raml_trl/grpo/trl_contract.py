@@ -79,7 +79,7 @@ def find_changes(trainer: type) -> Iterator[str]:
             except TypeError as error:
                 yield f"{owner.__name__}.{name} is called differently ({error})"
     for name, used in _USES.items():
-        missing = used - _names(_code(trainer, name))
+        missing = used - strings(_code(trainer, name))
         if missing:
             yield f"GRPOTrainer.{name} no longer uses {', '.join(sorted(missing))}"
     body = _code(trainer, "_generate_and_score_completions")
@@ -88,21 +88,21 @@ def find_changes(trainer: type) -> Iterator[str]:
         yield f"the order of a generation is {', '.join(order)}, not {', '.join(_ORDER)}"
 
 
-def _missing_fields() -> Iterator[str]:
-    missing = _FIELDS - {field.name for field in fields(GRPOConfig)}
-    if missing:
-        yield f"GRPOConfig has no {', '.join(sorted(missing))}"
-
-
-def _names(code: CodeType) -> set[str]:
+def strings(code: CodeType) -> set[str]:
     """Return the attributes, functions and strings used in a function and in the functions defined inside it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names |= _names(constant)
+            names |= strings(constant)
         elif isinstance(constant, (str, tuple)):
             names |= {constant} if isinstance(constant, str) else set(constant)
     return names
+
+
+def _missing_fields() -> Iterator[str]:
+    missing = _FIELDS - {field.name for field in fields(GRPOConfig)}
+    if missing:
+        yield f"GRPOConfig has no {', '.join(sorted(missing))}"
 
 
 def _code(trainer: type, name: str) -> CodeType:

@@ -105,6 +105,7 @@ def run(
     *dataclass_types: Any,
     distributed: bool = False,
     repeatable: bool = False,
+    optional_output: bool = False,
     publish: Callable[..., list[str]] | None = None,
 ) -> NoReturn:
     """Parse the command line, open the run in `output_dir`, call `main(*configs, run)`, and exit.
@@ -120,6 +121,7 @@ def run(
             other processes exit at once.
         repeatable: call `main` even if the run is already complete. This suits commands that are cheap and depend only
             on the files they read.
+        optional_output: allow `output_dir` to be None; `main` then gets None instead of a run.
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
             `publish(*configs, run)` if the run is complete, even if the run was complete before.
     """
@@ -132,6 +134,9 @@ def run(
     parser = StrictParser(dataclass_types, prog=f"raml-trl {command}", allow_abbrev=False)
     try:
         configs = parser.parse(sys.argv[1:])
+        if optional_output and configs[0].output_dir is None:
+            main(*configs, None)
+            parser.exit()
         record = open_run(_output_dir(configs), command, parser.explicit_settings(sys.argv[1:]))
         was_complete = record.complete and not repeatable
         if not was_complete:

@@ -17,6 +17,7 @@ import pytest
 from trl import ModelConfig
 
 from raml_trl.__main__ import COMMANDS
+from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.compare import CompareConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
@@ -41,6 +42,7 @@ COMMAND_READERS = {
     "plan": READERS["plan"],
     "weigh_claims": READERS["weigh"],
     "wandb_report": [WandbReportConfig],
+    "check_trl": [CheckTRLConfig],
 }
 PLACEHOLDER = re.compile(r"(raml_trl/)?[A-Z_]+(\.yaml|\.py)?|accelerate_configs/X\.yaml")
 _COMMAND = re.compile(r"(?:-m raml_trl\.|raml-trl )(\w+)(?= )([^`\n#|;]*)")

@@ -1,0 +1,81 @@
+"""Checks that our trainer agrees with the installed TRL: trains a tiny model with both, on the same rollouts.
+
+    python -m raml_trl.check_trl
+    python -m raml_trl.check_trl --output_dir runs/check_trl
+
+It runs on a CPU in half a minute. For every loss type of TRL, and for some settings, it prints the worst relative
+difference of gradients and logged metrics: of all G rollouts against TRL's `GRPOTrainer` (`plain` without row rules,
+`default` with them), and of `subset_mode: drop` against `mask` for half of the rollouts. The exit code is 1 if a
+difference exceeds the tolerance, or if a loss type is rejected. Use it after an update of TRL. With `output_dir`, the
+numbers are written to `check_trl.json` and drawn in `check_trl.svg`.
+"""
+
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+
+import trl
+from tqdm import tqdm
+
+from raml_trl.grpo.agreement.cases import loss_cases
+from raml_trl.grpo.agreement.comparison import Agreement, measure
+from raml_trl.grpo.agreement.results import agreement_figure, agreement_table, as_json
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.runs import Run
+from raml_trl.runtime.validation import check_types
+
+logger = logging.getLogger(__name__)
+
+DISAGREEMENT = 1
+
+
+@dataclass
+class CheckTRLConfig:
+    """Settings of `check_trl`."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Directory for the results; None writes no files."})
+    tolerance: float = field(
+        default=1e-4,
+        metadata={"help": "Largest relative difference accepted, except in `plain`, which must equal TRL bit for bit."},
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self, CheckTRLConfig)
+        if not 0 < self.tolerance < 1:
+            raise InputError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+
+
+def main(config: CheckTRLConfig, record: Run | None) -> None:
+    """Train, print the table and the failures, write the results, and exit with code 1 if there are failures."""
+    started = time.monotonic()
+    cases = list(loss_cases())
+    agreements = list(tqdm(measure(cases), total=len(cases), desc="cases"))
+    failures = [failure for result in agreements for failure in result.failures(config.tolerance)]
+    seconds = time.monotonic() - started
+    sys.stdout.write(f"\n{agreement_table(agreements)}\n\n")
+    for failure in failures:
+        sys.stdout.write(f"{failure}\n")
+    verdict = (
+        f"{len(failures)} differences exceed the tolerance" if failures else "all differences are within tolerance"
+    )
+    sys.stdout.write(f"TRL {trl.__version__}: {verdict} ({len(cases)} cases, {seconds:.0f} s)\n")
+    if record is not None:
+        _write(record, agreements, failures, config.tolerance)
+        record.finish(seconds, {"trl": trl.__version__, "failures": failures})
+        sys.stdout.write(f"{record.directory / 'check_trl.json'}\n{record.directory / 'check_trl.svg'}\n")
+    if failures:
+        sys.exit(DISAGREEMENT)
+
+
+def _write(record: Run, agreements: list[Agreement], failures: list[str], tolerance: float) -> None:
+    content = {"trl": trl.__version__, "tolerance": tolerance, "failures": failures, "cases": as_json(agreements)}
+    write_json(record.directory / "check_trl.json", content)
+    with whole_file(record.directory / "check_trl.svg") as partial:
+        partial.write_text(agreement_figure(agreements, tolerance), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main, CheckTRLConfig, repeatable=True, optional_output=True)
