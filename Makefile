@@ -16,7 +16,7 @@ TRL_RELEASES := 1.14.2 1.15.0 1.16.0
 TRL_TESTS := tests/grpo/test_advantages.py tests/grpo/test_batching.py tests/runtime/test_cli.py tests/grpo/test_config.py \
 	tests/launches/test_distributed.py tests/grpo/test_equivalence.py tests/sft/test_examples.py tests/training/test_evaluation.py \
 	tests/grpo/test_nothing_wasted.py tests/contracts/test_recipes.py tests/launches/test_resume.py tests/grpo/test_trl_contract.py \
-	tests/sft/test_trainer.py tests/grpo/test_trainer.py
+	tests/grpo/test_rloo.py tests/sft/test_trainer.py tests/grpo/test_trainer.py
 # Parallel test processes. Each needs about 1.5 GB of memory; more processes than cores are slower.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -27,12 +27,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raml_trl.grpo.config import SubsetGRPOConfig as SubsetGRPOConfig
+    from raml_trl.grpo.rloo import SubsetRLOOConfig as SubsetRLOOConfig
+    from raml_trl.grpo.rloo import SubsetRLOOTrainer as SubsetRLOOTrainer
     from raml_trl.grpo.trainer import SubsetGRPOTrainer as SubsetGRPOTrainer
 
 __version__ = "0.1.0"
 
-_HOMES = {"SubsetGRPOConfig": "raml_trl.grpo.config", "SubsetGRPOTrainer": "raml_trl.grpo.trainer"}
-__all__ = ["SubsetGRPOConfig", "SubsetGRPOTrainer", "__version__"]
+_HOMES = {
+    "SubsetGRPOConfig": "raml_trl.grpo.config",
+    "SubsetGRPOTrainer": "raml_trl.grpo.trainer",
+    "SubsetRLOOConfig": "raml_trl.grpo.rloo",
+    "SubsetRLOOTrainer": "raml_trl.grpo.rloo",
+}
+__all__ = ["SubsetGRPOConfig", "SubsetGRPOTrainer", "SubsetRLOOConfig", "SubsetRLOOTrainer", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,22 +1,26 @@
-"""`BufferResumingTrainer`: a `GRPOTrainer` whose checkpoints include the generation that is being trained on.
+"""`BufferResuming`: a mixin whose checkpoints include the generation that is being trained on.
 
 TRL keeps the rollouts of a generation, and the completions that are not yet logged, in memory only. A run that was
 resumed in the middle of a generation would therefore generate new rollouts and end with different weights.
 """
 
-from typing import Any, cast
+from typing import Any
 
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 
 from raml_trl.grpo.batching import Batch
 from raml_trl.training.checkpoints import Progress, ResumableTrainer
 
 
-class BufferResumingTrainer(ResumableTrainer, GRPOTrainer):
-    """A `GRPOTrainer` that saves and restores buffered rollouts, and completions that are not yet logged."""
+class BufferResuming(ResumableTrainer):
+    """Mixin for `GRPOTrainer` and `RLOOTrainer`: saves buffered rollouts, and completions that are not yet logged."""
 
-    args: GRPOConfig
-    _buffered_inputs: list[Batch]  # type: ignore[assignment]  # TRL declares it None
+    args: GRPOConfig | RLOOConfig
+    num_iterations: int
+    log_completions: bool
+    _step: int
+    _logs: dict[str, Any]
+    _buffered_inputs: Any  # TRL declares it None
 
     def _progress(self) -> Progress:
         # RaML: the part of this process's state that TRL keeps in memory only.
@@ -57,4 +61,8 @@ class BufferResumingTrainer(ResumableTrainer, GRPOTrainer):
     @property
     def _completion_logs(self) -> dict[str, Any]:
         """The completions that TRL has not yet logged: a list per column; `rewards` and `extra` are dicts of lists."""
-        return cast(dict[str, Any], self._logs)
+        return self._logs
+
+
+class BufferResumingTrainer(BufferResuming, GRPOTrainer):
+    """A `GRPOTrainer` that saves and restores buffered rollouts, and completions that are not yet logged."""

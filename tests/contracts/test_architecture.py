@@ -64,13 +64,18 @@ def test_every_command_is_offered() -> None:
     assert set(raml_trl.__main__.COMMANDS) == commands - {"__main__"}
 
 
-def test_departures_from_trl_are_marked_and_call_super() -> None:
-    source = (PACKAGE / "grpo" / "trainer.py").read_text()
-    assert source.count("# RaML:") >= 5
-    [trainer] = [node for node in ast.parse(source).body if getattr(node, "name", None) == "SubsetGRPOTrainer"]
-    from trl import GRPOTrainer
+@pytest.mark.parametrize(
+    ("module", "ours", "base", "departures"),
+    [("trainer", "SubsetGRPOTrainer", "GRPOTrainer", 5), ("rloo", "SubsetRLOOTrainer", "RLOOTrainer", 3)],
+)
+def test_departures_from_trl_are_marked_and_call_super(module: str, ours: str, base: str, departures: int) -> None:
+    source = (PACKAGE / "grpo" / f"{module}.py").read_text()
+    assert source.count("# RaML:") >= departures
+    [trainer] = [node for node in ast.parse(source).body if getattr(node, "name", None) == ours]
+    import trl
 
-    overrides = [node for node in trainer.body if isinstance(node, ast.FunctionDef) and hasattr(GRPOTrainer, node.name)]
-    assert {node.name for node in overrides} >= {"_prepare_inputs", "_compute_loss", "_generate_and_score_completions"}
+    inherited = getattr(trl, base)
+    overrides = [node for node in trainer.body if isinstance(node, ast.FunctionDef) and hasattr(inherited, node.name)]
+    assert {node.name for node in overrides} >= {"_prepare_inputs", "_generate_and_score_completions"}
     for node in overrides:
         assert f"super().{node.name}(" in ast.unparse(node), node.name
