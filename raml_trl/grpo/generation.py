@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raml_trl.grpo.advantages import group_advantages, recentre_on_subset, total_rewards
-from raml_trl.grpo.batching import Batch
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.rows import Batch
 from raml_trl.grpo.selection import select_rollouts
 
 Row = dict[str, object]

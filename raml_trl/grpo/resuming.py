@@ -8,7 +8,7 @@ from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 
-from raml_trl.grpo.batching import Batch
+from raml_trl.grpo.rows import Batch
 from raml_trl.training.checkpoints import Progress, ResumableTrainer
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from raml_trl.grpo.batching import Batch
 from raml_trl.grpo.generation import Generation, loss_mask
 from raml_trl.grpo.ledger import Ledger, speedup
+from raml_trl.grpo.rows import Batch
 
 
 def count_generation(

@@ -27,21 +27,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
 
 from raml_trl.grpo.batching import (
-    Batch,
     gather_row_table,
-    join_batches,
     join_completions,
     num_cells,
     row_lengths,
     rows_to_score,
     split_completions,
     take_micro_batches,
-    take_rows,
-    trim_padding,
 )
 from raml_trl.grpo.config import ROW_MEAN_LOSSES, SubsetGRPOConfig
 from raml_trl.grpo.generation import (
@@ -54,9 +50,12 @@ from raml_trl.grpo.generation import (
     local_rows,
     write_subset,
 )
+from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
 from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.micro_batches import cut_for_scoring, deal_micro_batches
+from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.resuming import BufferResumingTrainer
+from raml_trl.grpo.rows import Batch, take_rows
 from raml_trl.grpo.step_metrics import (
     OptimizerClock,
     count_generation,
@@ -87,7 +86,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     Source: RaML, arXiv 2505.19815, section 4.4.
 
     Raises:
-        InputError: for multimodal models, and for models with a router loss if a setting would change that loss.
+        InputError: for models with a router loss if a setting would change that loss.
     """
 
     _tag_names = ["trl", "grpo", "raml"]
@@ -110,11 +109,6 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if not isinstance(args, SubsetGRPOConfig):
             raise InputError(f"args must be a SubsetGRPOConfig, got {type(args).__name__}")
         super().__init__(model, reward_funcs, args, *rest, **named)
-        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
-            raise InputError(
-                f"{type(self.processing_class).__name__} is multimodal: TRL buffers images by patch, not by row, so "
-                "rows cannot be selected; use TRL's GRPOTrainer"
-            )
         self.row_rules = args.row_rules(router_loss=self.aux_loss_enabled)
         self.ledger = Ledger(time.perf_counter)
         self.add_callback(OptimizerClock(self.ledger))
@@ -195,7 +189,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
                 )
             # RaML: score only the rows that will be trained on. TRL reads NaN as a log-prob that is not available.
             logps = torch.full((len(input_ids), logits_to_keep), torch.nan, device=input_ids.device)
-            batch = split_completions(input_ids, attention_mask, logits_to_keep)
+            columns = split_completions(input_ids, attention_mask, logits_to_keep)
+            batch = split_pixels(columns | image_inputs(named))
             parts = cut_for_scoring(
                 generation.rows_to_score,
                 row_lengths(batch),
@@ -203,9 +198,11 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
                 bucketing=self.row_rules.length_bucketing,
             )
             for rows in parts:
-                part = self._trim(take_rows(batch, rows))
+                part = stack_pixels(self._trim(take_rows(batch, rows)))
                 width = part["completion_ids"].size(1)
-                scores, _, _ = super()._get_per_token_logps_and_entropies(model, *join_completions(part), width)
+                scores, _, _ = super()._get_per_token_logps_and_entropies(
+                    model, *join_completions(part), width, **image_inputs(part)
+                )
                 logps[rows] = 0.0  # the loss may use a larger width, and a mask does not help: 0 * NaN is NaN
                 logps[rows, :width] = scores.to(logps.dtype)
                 self.ledger.count(cells_scoring=num_cells(part))
@@ -241,7 +238,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     def _deal(self, batch: Batch) -> list[Batch]:
         """Distribute the buffered rows of all processes, and return the micro-batches of this process."""
         args, rules = self.args, self.row_rules
-        live = self._trained(torch.ones_like(batch["selected"]), batch["advantages"])
+        nonzero = batch["advantages"].view(len(batch["advantages"]), -1).any(dim=1)  # a subclass may set `(R, C)`
+        live = self._trained(torch.ones_like(batch["selected"]), nonzero)
         table = gather_row_table(batch, live, self.accelerator)
         micro_batches = deal_micro_batches(
             table.selected,
@@ -272,7 +270,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     # One micro-batch.
 
     def _compute_loss(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
-        if not self.model.training:
+        if not self.model.training or "idle" not in inputs:  # evaluation, or a batch that the trainer has not made
             return super()._compute_loss(model, inputs)
         self._cells_of_update = num_cells(inputs)
         beta = self.beta

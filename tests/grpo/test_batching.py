@@ -5,16 +5,10 @@ import pytest
 import torch
 from trl.trainer.utils import split_tensor_dict
 
-from raml_trl.grpo.batching import (
-    Batch,
-    join_batches,
-    num_cells,
-    row_lengths,
-    split_completions,
-    take_rows,
-    trim_padding,
-)
+from raml_trl.grpo.batching import num_cells, row_lengths, split_completions
 from raml_trl.grpo.micro_batches import IDLE
+from raml_trl.grpo.padding import join_batches, trim_padding
+from raml_trl.grpo.rows import Batch, take_rows
 
 
 def make_batch(prompts: list[int], completions: list[int], width: tuple[int, int] = (6, 9)) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, ProcessorMixin, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOConfig
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
@@ -185,22 +185,6 @@ def test_router_losses_are_rejected_if_they_cannot_be_exact(model_dir: str, tmp_
     assert build().aux_loss_enabled
     assert not build().row_rules.length_bucketing
     assert build(router_aux_loss_coef=0.0).row_rules.length_bucketing
-
-
-class Processor(ProcessorMixin):
-    """A processor like those of vision-language models, with a tokenizer only."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-
-
-def test_multimodal_models_are_rejected(model_dir: str, tmp_path: Path) -> None:
-    processor = Processor(AutoTokenizer.from_pretrained(model_dir))
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
-    model.config.image_token_id = 0
-    args = SubsetGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
-    with pytest.raises(InputError, match="Processor is multimodal"):
-        SubsetGRPOTrainer(model, digit_reward, args, train_dataset=questions(), processing_class=processor)
 
 
 def test_bucketing_is_on_by_default_if_it_is_exact(model_dir: str, tmp_path: Path) -> None:

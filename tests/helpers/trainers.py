@@ -165,7 +165,7 @@ def make_trainer(
         "report_to": "none",
         "seed": 3,
     }
-    names = ("rollout_func", "eval_dataset", "peft_config", "sampled_evaluation")
+    names = ("rollout_func", "eval_dataset", "peft_config", "sampled_evaluation", "processing_class")
     parts = {name: settings.pop(name) for name in names if name in settings}
     reward = settings.pop("reward", digit_reward)
     dataset = settings.pop("train_dataset", None)

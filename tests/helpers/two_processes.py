@@ -11,7 +11,7 @@ import accelerate
 import numpy as np
 import torch
 
-from raml_trl.grpo.batching import exchange_rows
+from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.selection import STRATEGIES
 from tests.helpers.trainers import (
     Selections,

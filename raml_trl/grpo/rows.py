@@ -1,0 +1,46 @@
+"""Takes rows of a batch, which has TRL's format and whatever columns a subclass has added."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raml_trl.grpo.micro_batches import IDLE
+
+Batch = dict[str, Any]
+"""The batch of R rows that TRL trains on. Its columns are tensors `(R, ...)` and lists with one entry per row. Other
+values hold for all rows: 0-d tensors and None."""
+
+
+def is_column(value: Any) -> bool:
+    """Return whether a value of a batch has an entry for every row. Other values hold for all rows."""
+    return value.ndim > 0 if isinstance(value, Tensor) else isinstance(value, list)
+
+
+def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    """Return a batch of `rows` in the given order; `IDLE` becomes a row that has no token in the loss.
+
+    Pixels must be split by row: see `images.split_pixels`.
+    """
+    if (rows == IDLE).any():
+        return _with_idle_rows(batch, rows)
+    return {name: _take(value, rows) if is_column(value) else value for name, value in batch.items()}
+
+
+def _take(column: Any, rows: NDArray[np.int64]) -> Any:
+    if isinstance(column, Tensor):
+        return column[torch.as_tensor(rows, device=column.device)]
+    return [column[row] for row in rows]
+
+
+def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    """Replace `IDLE` by a copy of the row with the shortest prompt: completion masked, log-probs and advantage 0."""
+    shortest = int(batch["prompt_mask"].sum(dim=1).argmin())
+    taken = take_rows(batch, np.where(rows == IDLE, shortest, rows))
+    for name, value in taken.items():
+        if name == "completion_mask" or (isinstance(value, Tensor) and value.ndim and value.is_floating_point()):
+            idle = torch.as_tensor(rows == IDLE, device=value.device)
+            taken[name] = value.masked_fill(idle.view(-1, *[1] * (value.ndim - 1)), 0)
+    return taken
