@@ -4,12 +4,19 @@ TRL keeps the rollouts of a generation, and the completions that are not yet log
 resumed in the middle of a generation would therefore generate new rollouts and end with different weights.
 """
 
+import logging
 from typing import Any
 
+import torch
+from accelerate.utils import send_to_device
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 
 from raml_trl.grpo.rows import Batch
 from raml_trl.training.checkpoints import Progress, ResumableTrainer
+
+logger = logging.getLogger(__name__)
+
+_PLAIN = {torch.Tensor, bool, int, float, str, type(None)}
 
 
 class BufferResuming(ResumableTrainer):
@@ -27,7 +34,7 @@ class BufferResuming(ResumableTrainer):
         between_generations = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         return super()._progress() | {
             "step": self._step,
-            "buffered": None if between_generations else self._buffered_inputs,
+            "buffered": None if between_generations else _storable(self._buffered_inputs),
             **self._pending_completions(),
         }
 
@@ -42,21 +49,25 @@ class BufferResuming(ResumableTrainer):
         for part, columns in progress["columns"].items():
             for name, values in columns.items():
                 logs[part][name].extend(values)
+        if progress.get("images"):  # images are not saved, so the rows of the table have none
+            logs["images"].extend([[]] * progress["images"])
 
     def _pending_completions(self) -> Progress:
         """Return the completions that TRL has not yet logged, by column; empty columns without `log_completions`."""
         if not self.log_completions:
-            return {"tables": {}, "columns": {"rewards": {}, "extra": {}}}
+            return {"tables": {}, "columns": {"rewards": {}, "extra": {}}, "images": 0}
         logs = self._completion_logs
         return {
-            "tables": {name: list(logs[name]) for name in ("prompt", "completion", "advantages")},
+            "tables": {name: without_images(list(logs[name])) for name in ("prompt", "completion", "advantages")},
             "columns": {
                 part: {name: list(values) for name, values in logs[part].items()} for part in ("rewards", "extra")
             },
+            "images": len(logs["images"]) if "images" in logs else 0,
         }
 
     def _on_device(self, batch: Batch) -> Batch:
-        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        moved: Batch = send_to_device(batch, self.accelerator.device)
+        return moved
 
     @property
     def _completion_logs(self) -> dict[str, Any]:
@@ -66,3 +77,40 @@ class BufferResuming(ResumableTrainer):
 
 class BufferResumingTrainer(BufferResuming, GRPOTrainer):
     """A `GRPOTrainer` that saves and restores buffered rollouts, and completions that are not yet logged."""
+
+
+def without_images(value: Any) -> Any:
+    """Return logged values in which chat messages have no images, as in the table that TRL writes."""
+    if isinstance(value, list):
+        return [without_images(entry) for entry in value]
+    if isinstance(value, dict):
+        hidden = ("image",) if value.get("type") == "image" else ()
+        return {name: without_images(entry) for name, entry in value.items() if name not in hidden}
+    return value
+
+
+def _storable(batches: list[Batch]) -> list[Batch] | None:
+    """Return the batches, or None with a warning if a checkpoint cannot hold them.
+
+    A checkpoint holds tensors and plain Python values, so that loading it runs no code.
+    """
+    for name, value in ((name, value) for batch in batches for name, value in batch.items()):
+        foreign = _foreign_type(value)
+        if foreign is not None:
+            logger.warning(
+                "the batch has %s in %r, which a checkpoint cannot hold: a run that resumes here generates its rollouts "
+                "again; use tensors, numbers or text",
+                foreign.__name__,
+                name,
+            )
+            return None
+    return batches
+
+
+def _foreign_type(value: Any) -> type | None:
+    """Return the type of a value, or of an entry in it, that is neither a tensor nor a plain Python value."""
+    if type(value) in (list, tuple):
+        return next(filter(None, map(_foreign_type, value)), None)
+    if type(value) is dict:
+        return next(filter(None, map(_foreign_type, (*value, *value.values()))), None)
+    return None if type(value) in _PLAIN else type(value)
