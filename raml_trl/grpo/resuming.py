@@ -98,8 +98,8 @@ def _storable(batches: list[Batch]) -> list[Batch] | None:
         foreign = _foreign_type(value)
         if foreign is not None:
             logger.warning(
-                "the batch has %s in %r, which a checkpoint cannot hold: a run that resumes here generates its rollouts "
-                "again; use tensors, numbers or text",
+                "a checkpoint cannot hold the %s in %r: a run that resumes from it generates new rollouts; put only "
+                "tensors, numbers and text into the batch",
                 foreign.__name__,
                 name,
             )

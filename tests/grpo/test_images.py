@@ -27,8 +27,8 @@ def check(runs: dict[str, Any]) -> None:
 
 @pytest.mark.long
 def test_gradients_with_images(tmp_path: Path) -> None:
-    results = train_all(tmp_path, ["grid"], ["scored"])
-    check(results["grid"]["scored"])
+    results = train_all(tmp_path, ["grid"], ["images in all rows"])
+    check(results["grid"]["images in all rows"])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def layouts() -> Iterator[Any]:
     yield pytest.param({"pixel_values": pixels, **masks, **counts, **tiles}, id="tiles, with masks")
 
 
-@pytest.mark.parametrize("batch", layouts())
+@pytest.mark.parametrize("batch", list(layouts()))
 def test_pixels_follow_their_rows(batch: dict[str, Any]) -> None:
     batch = {"rows": torch.arange(3), **batch}
     split = split_pixels(batch)
