@@ -19,7 +19,7 @@ TRL_TESTS := tests/grpo/test_advantages.py tests/grpo/test_batching.py tests/run
 	tests/grpo/test_rloo.py tests/sft/test_trainer.py tests/grpo/test_trainer.py
 # Parallel test processes. Each needs about 1.5 GB of memory; more processes than cores are slower.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
 # On small matrices a second thread gains little, and loses much time on a busy machine.

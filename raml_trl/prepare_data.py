@@ -14,13 +14,12 @@ from raml_trl.data.config import PrepareDataConfig
 from raml_trl.data.preparation import prepare
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import Run
-from raml_trl.sampling.loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
 def main(config: PrepareDataConfig, record: Run) -> None:
-    """Prepare the dataset and record the counts."""
+    """Prepare the dataset and record how many rows were read, kept and left out."""
     started = time.monotonic()
     count_tokens = len if config.tokenizer is None else token_counter(config.tokenizer)
     results = prepare(config, record.directory, count_tokens).to_json()
@@ -30,6 +29,8 @@ def main(config: PrepareDataConfig, record: Run) -> None:
 
 def token_counter(name: str) -> Callable[[str], int]:
     """Return a function that counts the tokens of a text with the tokenizer of the model `name`."""
+    from raml_trl.sampling.loading import load_tokenizer  # imports torch, which the command otherwise does not need
+
     tokenizer = load_tokenizer(name)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -25,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
     watch_child_processes(config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with child processes first: if a long file came last, one of two workers would wait for the other."""
+    slow_files = {item.path for item in items if item.get_closest_marker("children")}
+    items.sort(key=lambda item: item.path not in slow_files)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clear_cache() -> Iterator[None]:
     yield

@@ -61,7 +61,10 @@ class ArithmeticQuestion:
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
-        """The operands in sorted order: equal for questions that differ only in the order of operands or sums."""
+        """The operands in a sorted order.
+
+        Two questions have the same key if they differ only in the order of operands within a sum, or of the two sums.
+        """
         return tuple(sorted((tuple(sorted(self.a)), tuple(sorted(self.b)))))
 
     @property
@@ -72,7 +75,7 @@ class ArithmeticQuestion:
 
 
 def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
-    """Generate `num_questions` questions of `split`, no two of which differ only in the order of operands or sums.
+    """Generate `num_questions` questions of `split`, no two of which have the same `key`.
 
     Raises:
         InputError: if the random draws give fewer such questions, since the split contains too few.

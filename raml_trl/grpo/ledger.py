@@ -86,7 +86,10 @@ class Ledger:
             self.counts[name] = self.counts.get(name, 0) + amount
 
     def observe_update(self, cells: int, seconds: float) -> None:
-        """Record the cells and the seconds of one micro-batch, from which `update_seconds` extrapolates."""
+        """Record the cells (token positions, padding included) of a micro-batch and the seconds it took.
+
+        `update_seconds` extrapolates from these records.
+        """
         point = np.array([1.0, cells, seconds])
         self.updates += np.outer(point, point)
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from raml_trl.runtime.files import read_rows
 from tests.helpers import REPOSITORY
+from tests.helpers.preloaded import python
 
 pytestmark = pytest.mark.children
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.children
 def start(command: str, recipe: str, **settings: object) -> None:
     overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
     config = REPOSITORY / "recipes" / "tiny" / "real" / f"{recipe}.yaml"
-    subprocess.run([sys.executable, "-m", f"raml_trl.{command}", "--config", config, *overrides], check=True)
+    subprocess.run([*python(), "-m", f"raml_trl.{command}", "--config", config, *overrides], check=True)
 
 
 def results(directory: Path) -> dict[str, object]:

@@ -24,6 +24,7 @@ from raml_trl.sft.examples import build_examples
 from tests.helpers import REPOSITORY
 from tests.helpers.hub_server import USER, HubServer
 from tests.helpers.openai_server import Answer, OpenAIServer, Request
+from tests.helpers.preloaded import python
 from tests.launches.test_interruption import LAUNCH, kill_when
 
 NUM_QUESTIONS, NUM_TRAJECTORIES, PER_SHARD = 10, 4, 3
@@ -195,7 +196,7 @@ def test_push_with_a_card(data: str, tmp_path: Path) -> None:
         given = from_server(server, data) | {"output_dir": out, "num_questions": 4, "prompt_style": "boxed"}
         given |= {"num_trajectories": 2, "push_to_hub": "true", "hub_dataset_id": "rollouts"}
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "raml_trl.sample_trajectories", *words]
+        command = [*python(), "-m", "raml_trl.sample_trajectories", *words]
 
         def push() -> subprocess.CompletedProcess[str]:
             environment = hub.environment(tmp_path / "home")

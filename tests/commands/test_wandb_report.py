@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.test_logging import documented, matches
+from tests.helpers.preloaded import python
 from tests.helpers.wandb_server import PROJECT, USER, WandbServer
 
 pytestmark = pytest.mark.children
@@ -22,7 +22,7 @@ pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is of an extra:
 def make(tmp_path: Path, server: WandbServer, *words: str, key: str = "0" * 40) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     added = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": key, "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "raml_trl.wandb_report", "--output_dir", str(tmp_path / "out"), *words]
+    command = [*python(), "-m", "raml_trl.wandb_report", "--output_dir", str(tmp_path / "out"), *words]
     return subprocess.run(
         command, env=inherited | added, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -24,6 +24,7 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.wandb_report import WandbReportConfig
 from tests.contracts.test_recipes import READERS
 from tests.helpers import REPOSITORY
+from tests.helpers.preloaded import python
 
 PAGES = [REPOSITORY / name for name in ("README.md", "recipes/README.md", "benchmarks/README.md", "CONTRIBUTING.md")]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
@@ -175,7 +176,7 @@ def test_errors_read_as_quoted(command: str, arguments: str, shown: str, tmp_pat
     (tmp_path / "runs").mkdir()
     shutil.copytree(REPOSITORY / "runs/demo", tmp_path / "runs/demo", ignore=shutil.ignore_patterns("checkpoint-*"))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"raml_trl.{command}", *shlex.split(arguments)],
+        [*python(), "-m", f"raml_trl.{command}", *shlex.split(arguments)],
         cwd=tmp_path,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -6,7 +6,6 @@ The graders are the child processes of a `GradingPool`. The tests use psutil to 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from raml_trl.grading.grader import grade
 from raml_trl.grading.pool import GradingPool
 from tests.grading.test_pool import LATE, RIGHT, ROOT, TOWER, children, roots, still_running
 from tests.helpers import REPOSITORY
+from tests.helpers.preloaded import python
 
 pytestmark = pytest.mark.children
 
@@ -104,7 +104,7 @@ def test_workers_of_a_data_loader(context: str) -> None:
 def test_ranks_of_a_launch(end: str, tmp_path: Path) -> None:
     pairs, grades = roots(20)
     (tmp_path / "pairs.json").write_text(json.dumps([pairs, TOWER]))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    launch = [*python(), "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
     script = ["-m", "tests.helpers.graders_in_ranks", str(tmp_path / "pairs.json"), str(tmp_path), end]
     with open(tmp_path / "stderr", "w") as stderr:  # a pipe stays open as long as a grader holds it
         done = subprocess.run([*launch, *script], cwd=REPOSITORY, stderr=stderr, check=False, timeout=120)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-CHEAP = ("git",)
-"""Programs that take milliseconds."""
+CHEAP = ("git", "uname")
+"""Programs that take milliseconds. The client of openai calls `uname`."""
 
 
 class ChildProcessWatch:

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from raml_trl.hub.trajectory_card import SHARDS, Counts, trajectories_card
 from raml_trl.runtime.files import read_rows, write_rows
 from tests.helpers import REPOSITORY
 from tests.helpers.hub_server import CUT, LOST, TOKEN, USER, HubServer
+from tests.helpers.preloaded import python
 
 pytestmark = pytest.mark.children
 
@@ -72,12 +72,12 @@ def row(shard: int, number: int) -> dict[str, Any]:
     }
 
 
-def python(
+def run(
     hub: HubServer, home: Path, code: str, token: str | None = TOKEN, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `code` in a process that uses `hub` as the Hub."""
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [*python(), "-c", code],
         env=hub.environment(home, token) | environment,
         cwd=REPOSITORY,
         capture_output=True,
@@ -93,7 +93,7 @@ def push(hub: HubServer, run_dir: Path, token: str = TOKEN) -> subprocess.Comple
         f"patterns=['README.md', {SHARDS!r}], message='Six questions')"
     )
     before = fingerprints(run_dir)
-    done = python(hub, run_dir.parent / "home", CLIENT.format(call=call), token)
+    done = run(hub, run_dir.parent / "home", CLIENT.format(call=call), token)
     assert fingerprints(run_dir) == before
     assert token not in done.stdout + done.stderr
     return done
@@ -134,7 +134,7 @@ def test_pushed_rows_are_loaded_back(hub: HubServer, run_dir: Path) -> None:
 
     copy = run_dir.parent / "copy.parquet"
     code = f"import datasets; datasets.load_dataset({REPO!r}, split='train').to_parquet({str(copy)!r})"
-    loaded = python(hub, run_dir.parent / "home", code)
+    loaded = run(hub, run_dir.parent / "home", code)
     assert loaded.returncode == 0, loaded.stderr
     assert read_rows(copy) == [row(shard, number) for shard in range(2) for number in range(3)]
 
@@ -150,7 +150,7 @@ for task in stream_tasks(open_table({REPO!r})):
         values = (task.question.id, int(trajectory.correct), trajectory.model, trajectory.num_tokens)
         sys.stdout.write(" ".join(map(str, values)) + "\\n")
 """
-    loaded = python(hub, run_dir.parent / "home", code)
+    loaded = run(hub, run_dir.parent / "home", code)
     assert loaded.returncode == 0, loaded.stderr
     names = [f"{shard}-{number}" for shard in range(2) for number in range(3)]
     assert loaded.stdout.splitlines() == [f"{name} {bit} teacher 5" for name in names for bit in (1, 0)]
@@ -246,7 +246,7 @@ def test_access_is_checked(
     hub: HubServer, tmp_path: Path, repo_id: str, token: str | None, environment: dict[str, str], expected: str
 ) -> None:
     call = f"hub.check_hub_access({repo_id!r}, private=False)"
-    done = python(hub, tmp_path, CLIENT.format(call=call), token, **environment)
+    done = run(hub, tmp_path, CLIENT.format(call=call), token, **environment)
     assert message(done).startswith(f"the Hub dataset {repo_id}: {expected}")
     assert not hub.repos
 
@@ -254,11 +254,11 @@ def test_access_is_checked(
 def test_access_to_an_existing_repository_is_checked(hub: HubServer, tmp_path: Path) -> None:
     """`check_hub_access` must check owner and visibility, since a request to create an existing repository succeeds."""
     call = "hub.check_hub_access('rows', private={private}).repo_id"
-    assert python(hub, tmp_path, CLIENT.format(call=call.format(private=False))).stdout == REPO
-    error = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=True))))
+    assert run(hub, tmp_path, CLIENT.format(call=call.format(private=False))).stdout == REPO
+    error = message(run(hub, tmp_path, CLIENT.format(call=call.format(private=True))))
     assert error == "the Hub dataset rows must be private, but exists and is public: choose another name"
     hub.fail("auth", 403)
-    error = message(python(hub, tmp_path, CLIENT.format(call=call.format(private=False))))
+    error = message(run(hub, tmp_path, CLIENT.format(call=call.format(private=False))))
     assert "the Hub answers 403 (Forbidden): log in" in error
 
 
@@ -284,6 +284,6 @@ assert [entry.path for entry in api.get_paths_info(name, ["checkpoint-1", "none"
 assert api.list_repo_refs(name).branches[0].target_commit == api.model_info(name).sha
 api.delete_folder("checkpoint-1", name)
 """
-    done = python(hub, tmp_path / "home", code)
+    done = run(hub, tmp_path / "home", code)
     assert done.returncode == 0, done.stderr
     assert hub.files("model", f"{USER}/model").keys() == {".gitattributes", "config.json"}

@@ -15,6 +15,7 @@ import pytest
 from raml_trl.runtime.files import read_rows
 from tests.helpers import REPOSITORY
 from tests.helpers.hub_server import HALF, TOKEN, USER, HubServer
+from tests.helpers.preloaded import python
 
 # Runs a command as `python -m` does, but without pauses between attempts.
 COMMAND = r"""
@@ -39,13 +40,13 @@ class Hub:
     data: Path
 
     def command(self, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-        done = self.python(COMMAND.format(arguments=[*arguments]), token)
+        done = self.run(COMMAND.format(arguments=[*arguments]), token)
         assert token not in done.stdout + done.stderr
         return done
 
-    def python(self, code: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+    def run(self, code: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", code],
+            [*python(), "-c", code],
             env=self.server.environment(self.home, token),
             cwd=REPOSITORY,
             capture_output=True,
@@ -205,7 +206,7 @@ for revision, place in places.items():
 assert all(torch.equal(value, weights["step-6"][name]) for name, value in weights["main"].items())
 assert any(not torch.equal(value, weights["step-4"][name]) for name, value in weights["step-2"].items())
 """
-    loaded = lasting_hub.python(code)
+    loaded = lasting_hub.run(code)
     assert loaded.returncode == 0, loaded.stderr
 
 
@@ -234,7 +235,7 @@ def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path
     assert "| selected | whether it is one of the m of G that carry gradient |" in card
     copy = directory.parent / "rollouts.parquet"
     code = f"import datasets; datasets.load_dataset('{USER}/rollouts', split='train').to_parquet({str(copy)!r})"
-    loaded = lasting_hub.python(code)
+    loaded = lasting_hub.run(code)
     assert loaded.returncode == 0, loaded.stderr
     rows = [row for path in sorted((directory / "completions").glob("*.parquet")) for row in read_rows(path)]
     assert len(rows) == 96
@@ -319,7 +320,7 @@ try:
 except InputError as error:
     raise SystemExit(f"{{error}}")
 """
-    done = hub.python(code)
+    done = hub.run(code)
     assert done.returncode == 1
     assert done.stderr.startswith(expected)
 

@@ -1,7 +1,6 @@
 """GRPO on two CPU processes (gloo), started with `accelerate launch`, equals GRPO on one process and TRL's trainer."""
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers import REPOSITORY
+from tests.helpers.preloaded import python
 from tests.helpers.trainers import Selections, make_trainer
 from tests.helpers.two_processes import RUNS, WANTED
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.children
 def launched(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("two") / "results.pt"
     config = REPOSITORY / "accelerate_configs" / "cpu.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    launch = [*python(), "-m", "accelerate.commands.launch", "--config_file", str(config)]
     subprocess.run(
         [*launch, "-m", "tests.helpers.two_processes", model_dir, str(results)], cwd=REPOSITORY, check=True, timeout=300
     )

@@ -15,6 +15,7 @@ from raml_trl.runtime.cli import StrictParser, call, run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import Run, open_run
 from raml_trl.sampling.config import EvaluateConfig
+from tests.helpers.preloaded import python
 
 Command = Callable[..., tuple[int, str]]
 
@@ -214,7 +215,7 @@ def test_an_unknown_prompt_style_is_refused() -> None:
 )
 def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *entry, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        return subprocess.run([*python(), *entry, *arguments], cwd=tmp_path, capture_output=True, text=True)
 
     done = start(*ARITHMETIC, "--output_dir", "out")
     assert done.returncode == 0, done.stderr
@@ -226,6 +227,6 @@ def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
 
 @pytest.mark.children
 def test_unknown_command(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "raml_trl", "train"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*python(), "-m", "raml_trl", "train"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert "invalid choice: 'train'" in done.stderr

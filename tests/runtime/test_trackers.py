@@ -16,6 +16,7 @@ from raml_trl.data.shards import QUESTIONS, write_shards
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.trackers import check_tracker
 from tests.helpers.openai_server import Answer, OpenAIServer, Request
+from tests.helpers.preloaded import python
 
 SECRET = "sk-1f0c7a6e5b"
 _BLOCK = 32 * 1024
@@ -72,7 +73,7 @@ def evaluate(home: Path, server: OpenAIServer, **environment: str) -> subprocess
     theirs = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     # With its own home directory, since the user who runs the tests may be logged in.
     ours = {"WANDB_DIR": str(home), "HOME": str(home), "KEY_OF_THE_SERVER": SECRET, **environment}
-    command = [sys.executable, "-m", "raml_trl.evaluate", *given]
+    command = [*python(), "-m", "raml_trl.evaluate", *given]
     return subprocess.run(
         command, env=theirs | ours, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from raml_trl.sweep import SweepConfig
 from raml_trl.sweeps.agents import Agents
 from raml_trl.sweeps.study import open_study
 from tests.helpers import REPOSITORY
+from tests.helpers.preloaded import python
 from tests.sweeps.examples import sweep_of
 
 # A stand-in for a training run. It notes its start, its end, and whether another process already runs in its directory.
@@ -82,7 +82,7 @@ class Toy:
     def start(self, *arguments: str, seconds: float = 0) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [
-                sys.executable,
+                *python(),
                 "-m",
                 "raml_trl.sweep",
                 str(self.file),
@@ -369,7 +369,7 @@ def test_a_tiny_sweep_of_training_runs(tmp_path: Path) -> None:
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
 
     def command(name: str, *arguments: str) -> str:
-        words = [sys.executable, "-m", f"raml_trl.{name}", *arguments]
+        words = [*python(), "-m", f"raml_trl.{name}", *arguments]
         completed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert completed.returncode == 0, completed.stdout + completed.stderr
         return completed.stdout

@@ -74,7 +74,7 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
 
 
 def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
-    """Return the geometry, which counts micro-batches per process, for a config from `read_recipes`."""
+    """Return the batch sizes and numbers of steps of a run, from a config that `read_recipes` returned."""
     rules = args.row_rules()
     return Geometry(
         num_processes=num_processes,
