@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with child processes first: if a long file came last, one of two workers would wait for the other."""
+    """Run the files with child processes first. If a long file came last, one worker would wait for the other."""
     slow_files = {item.path for item in items if item.get_closest_marker("children")}
     items.sort(key=lambda item: item.path not in slow_files)
 
