@@ -1,8 +1,8 @@
-"""Builds a small Qwen2 model with random weights and its tokenizer, and saves both.
+"""Builds a small Qwen2 model with random weights and its tokenizer, and saves both in `output_dir`.
 
     python -m raml_trl.build_model --config recipes/tiny/demo/model.yaml
 
-Wherever another command takes the name of a model, such as `Qwen/Qwen2.5-7B`, it also takes this `output_dir`.
+Other commands accept this directory wherever they take the name of a model, such as `Qwen/Qwen2.5-7B`.
 """
 
 import time
@@ -37,7 +37,10 @@ class BuildModelConfig:
     output_dir: str
     tokenizer: Literal["arithmetic", "bpe"] = field(
         default="arithmetic",
-        metadata={"help": "The vocabulary of the arithmetic world, or a byte-level BPE trained on `tokenizer_data`."},
+        metadata={
+            "help": "`arithmetic` is the vocabulary of the built-in questions; `bpe` is a byte-level BPE "
+            "trained on `tokenizer_data`."
+        },
     )
     tokenizer_data: str | None = field(default=None, metadata={"help": "The dataset on which the BPE is trained."})
     vocab_size: int = field(default=2048, metadata={"help": "Number of tokens in the BPE."})
@@ -48,7 +51,8 @@ class BuildModelConfig:
     intermediate_size: int = 192
     max_position_embeddings: int = 512
     initializer_range: float = field(
-        default=0.05, metadata={"help": "Standard deviation of the weights; small models learn sooner from a wide one."}
+        default=0.05,
+        metadata={"help": "Standard deviation of the initial weights; small models learn faster with a larger one."},
     )
     seed: int = 0
 

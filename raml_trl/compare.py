@@ -32,7 +32,7 @@ class CompareConfig:
         default_factory=lambda: [1, 8],
         metadata={"help": "Values of k for Pass@k, mG-Pass@k (even k only) and maj@k (if all evaluations have votes)."},
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the resampling behind intervals and p-values."})
+    seed: int = field(default=0, metadata={"help": "Seed of the resampling for confidence intervals and p-values."})
 
     def __post_init__(self) -> None:
         check_types(self, CompareConfig)

@@ -30,7 +30,7 @@ class ReportConfig:
     )
     runs: list[str] = field(
         default_factory=list,
-        metadata={"help": "stage=DIR for each training run to plot. Several with one stage are its seeds."},
+        metadata={"help": "stage=DIR for each training run to plot. Give a stage several times for several seeds."},
     )
     sweeps: list[str] = field(
         default_factory=list, metadata={"help": "name=DIR for each directory of `sweep`, complete or not."}
@@ -44,7 +44,7 @@ class ReportConfig:
     )
     title: str = "RaML on TRL"
     lead: str = field(default="", metadata={"help": "A sentence or two under the title."})
-    seed: int = field(default=0, metadata={"help": "Seed of the resampling behind intervals and p-values."})
+    seed: int = field(default=0, metadata={"help": "Seed of the resampling for confidence intervals and p-values."})
 
     def __post_init__(self) -> None:
         check_types(self, ReportConfig)

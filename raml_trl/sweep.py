@@ -34,7 +34,9 @@ class SweepConfig:
     """Settings of `sweep`. The sweep file may also be given as the first argument, without `--sweep`."""
 
     sweep: str = field(metadata={"help": "Sweep file in the format of W&B, with method grid or random."})
-    output_dir: str = field(default="", metadata={"help": "Default: runs/sweeps/ and the path below recipes."})
+    output_dir: str = field(
+        default="", metadata={"help": "Default: runs/sweeps/ followed by the path of the sweep file below recipes/."}
+    )
     count: int | None = field(
         default=None,
         metadata={"help": "Number of trials. Default: run_cap of the file, else a full grid. Random search needs it."},
@@ -47,7 +49,9 @@ class SweepConfig:
     report_to: Tracker = field(
         default="none", metadata={"help": "Tracker of the trials; overrides the one in their recipe."}
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the order of a grid, and of random search."})
+    seed: int = field(
+        default=0, metadata={"help": "Seed that shuffles the order of a grid and draws the values of a random search."}
+    )
 
     def __post_init__(self) -> None:
         check_types(self, SweepConfig)

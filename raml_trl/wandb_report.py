@@ -39,7 +39,7 @@ class WandbReportConfig:
     group: str | None = field(
         default=None, metadata={"help": "W&B group of the runs, such as a sweep. The default is the whole project."}
     )
-    stage: Literal["grpo", "sft"] = field(default="grpo", metadata={"help": "Training that the runs did."})
+    stage: Literal["grpo", "sft"] = field(default="grpo", metadata={"help": "How the runs were trained."})
     compare: str | None = field(
         default=None,
         metadata={"help": "Setting whose values get one curve each. The default is m for grpo and K for sft."},

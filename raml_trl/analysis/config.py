@@ -103,7 +103,7 @@ class LossLandscapeConfig(AnalysisArguments):
     normalisation: Normalisation = field(
         default="filter",
         metadata={
-            "help": "Unit by which random directions are scaled to the norm of the weights: filter (each output row), "
+            "help": "Part of the weights to whose norm random directions are scaled: filter (each output row), "
             "tensor (each tensor) or global (all weights together)."
         },
     )

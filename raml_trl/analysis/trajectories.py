@@ -78,7 +78,7 @@ class TrajectoryTokens:
         return bisect_right(self.ends, character)
 
     def reaches(self, character: int) -> int:
-        """Smallest prefix length whose text has at least `character` characters."""
+        """Smallest number of leading tokens whose text has at least `character` characters."""
         return bisect_left(self.ends, character) + 1 if character else 0
 
 

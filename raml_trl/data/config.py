@@ -100,8 +100,12 @@ class PrepareDataConfig(TableArguments):
     strip_markup: bool = field(default=True, metadata={"help": "Remove HTML and URLs from the questions."})
     drop_figures: bool = field(default=True, metadata={"help": "Leave out questions that need a figure."})
     drop_duplicates: bool = field(default=True, metadata={"help": "Leave out repeated questions."})
-    tokenizer: str | None = field(default=None, metadata={"help": "Model whose tokens max_question_tokens counts."})
-    max_question_tokens: int | None = field(default=None, metadata={"help": "Leave out longer questions."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Model whose tokenizer counts the tokens for max_question_tokens."}
+    )
+    max_question_tokens: int | None = field(
+        default=None, metadata={"help": "Leave out questions with more tokens than this."}
+    )
     benchmarks: list[str] = field(
         default_factory=list,
         metadata={
@@ -112,7 +116,10 @@ class PrepareDataConfig(TableArguments):
     ngram_size: int = field(default=8, metadata={"help": "Words per n-gram, for the overlap."})
     min_overlap: float = field(
         default=0.5,
-        metadata={"help": "Leave out a question if it shares this part of its n-grams, or of the other's if fewer."},
+        metadata={
+            "help": "Leave out a question if it shares at least this fraction of the n-grams of "
+            "the shorter of the two texts."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -144,7 +144,7 @@ class Group:
 
     @property
     def is_interval(self) -> bool:
-        """Whether the notation is that of an interval. `(1, 2)` is also the notation of a point."""
+        """Whether the notation may be that of an interval. True for `(1, 2)`, which may also be a point."""
         return self.kind in ("()", "(]", "[)", "[]") and len(self.parts) == 2
 
 

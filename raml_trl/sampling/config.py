@@ -113,7 +113,8 @@ class EvaluateConfig(SamplingArguments):
         default_factory=lambda: [1, 8], metadata={"help": "k of Pass@k and maj@k, and of mG-Pass@k where k is even."}
     )
     g_pass_thresholds: list[float] = field(
-        default_factory=list, metadata={"help": "Each, from 0 to 1, adds G-Pass@k for every k."}
+        default_factory=list,
+        metadata={"help": "Thresholds from 0 to 1. Each adds G-Pass@k at this threshold for every k."},
     )
 
     models: list[str] = field(
@@ -129,7 +130,7 @@ class EvaluateConfig(SamplingArguments):
         default=False, metadata={"help": "Write the metrics into the card of the model, if it is a directory."}
     )
     from_samples: str | None = field(
-        default=None, metadata={"help": "Count the samples in this samples.parquet of a run, and draw none."}
+        default=None, metadata={"help": "Evaluate the samples in this samples.parquet instead of drawing new ones."}
     )
 
     def __post_init__(self) -> None:

@@ -19,7 +19,10 @@ class SFTArguments(TrainArguments):
     )
     trajectory_order: Order = field(
         default="random",
-        metadata={"help": "Which K to take: see raml_trl.sft.choosing. In every order, the K = 4 contain the K = 2."},
+        metadata={
+            "help": "How to choose the K trajectories: see raml_trl.sft.choosing. Those for K = 2 are "
+            "always among those for K = 4."
+        },
     )
     length_bin: str | None = field(
         default=None,

@@ -34,7 +34,7 @@ class EvaluationArguments(DatasetArguments):
     eval_max_completion_length: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens of a sample at most; None takes max_completion_length in train_grpo, and 1024 in train_sft."
+            "help": "Maximum tokens of a sample; None means max_completion_length in train_grpo and 1024 in train_sft."
         },
     )
 

@@ -200,10 +200,12 @@ def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[s
 
 
 def bands(curves: Sequence[Curve], axis: Axis) -> list[Band]:
-    """Compute mean and quantiles of L along the thinking, for the right and the wrong trajectories of each mode.
+    """Compute mean and quantiles of L at positions along the thinking.
 
-    With `axis` "tokens", each place includes the trajectories whose thinking is long enough. With `axis` "share", each
-    place includes all trajectories, and L is interpolated between two tokens.
+    Right and wrong trajectories, and trajectories of different modes (with and without thinking), are kept apart. With
+    `axis` "tokens", a position is a number of tokens, and only trajectories with at least that many thinking tokens
+    contribute. With `axis` "share", a position is a fraction of the thinking, all trajectories contribute, and L is
+    interpolated between neighbouring tokens.
     """
     rows = []
     for mode, correct, group in _groups(curves):

@@ -19,8 +19,10 @@ class PlanConfig:
 
     output_dir: str
     recipe: str = field(metadata={"help": "YAML file of train_grpo."})
-    prompt_length: int = field(metadata={"help": "Tokens of a prompt with padding: the longest of a micro-batch."})
-    num_processes: int = field(default=1, metadata={"help": "Processes of the launch."})
+    prompt_length: int = field(
+        metadata={"help": "Tokens of the longest prompt of a micro-batch, to which the others are padded."}
+    )
+    num_processes: int = field(default=1, metadata={"help": "Number of processes that train."})
     num_generations_update: list[int] | None = field(
         default=None, metadata={"help": "Each m to predict; None takes 1, 2, 4, ... and G if the recipe allows."}
     )
@@ -29,10 +31,13 @@ class PlanConfig:
         metadata={"help": "Directory of a run of train_grpo with any m: the source of the seconds of each phase."},
     )
     seconds_generating: float | None = field(
-        default=None, metadata={"help": "Instead of `run`: seconds of a step that do not shrink with m."}
+        default=None, metadata={"help": "Instead of `run`: seconds of a step that do not depend on m."}
     )
     seconds_updating: float | None = field(
-        default=None, metadata={"help": "Instead of `run`: seconds of an update on all G by TRL's trainer, in a step."}
+        default=None,
+        metadata={
+            "help": "Instead of `run`: seconds per step that TRL's trainer needs for the update on all G rollouts."
+        },
     )
     lengths: str | None = field(
         default=None,
@@ -52,7 +57,7 @@ class PlanConfig:
         metadata={"help": "Expected share of groups without a signal. None: the share of rows that `run` skipped."},
     )
     sharding: Sharding = field(
-        default="none", metadata={"help": "optimizer is ZeRO-1, gradients ZeRO-2, full ZeRO-3 or FSDP."}
+        default="none", metadata={"help": "optimizer means ZeRO-1, gradients ZeRO-2, full ZeRO-3 or FSDP."}
     )
     model_config: str | None = field(
         default=None, metadata={"help": "Directory of the model's config.json; None takes the recipe's model."}

@@ -70,7 +70,11 @@ class Geometry:
 
     @property
     def generations_per_step(self) -> float:
-        """How many generations one optimizer step trains on, usually at most 1. Repeated passes are counted again."""
+        """Number of generation batches that one optimizer step trains on.
+
+        It is less than 1 if several optimizer steps share a batch. With `num_iterations` > 1, each pass over a batch
+        counts as another batch.
+        """
         return self.gradient_accumulation_steps / self.steps_per_generation
 
 
