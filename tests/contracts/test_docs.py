@@ -132,9 +132,8 @@ def test_python_runs(page: Path, model_dir: str, tmp_path: Path) -> None:
         missing = [name for name in imported if importlib.util.find_spec(name.partition(".")[0]) is None]
         if "..." in code or missing:
             continue
-        script = tmp_path / "block.py"
-        script.write_text(code.replace('"MODEL"', repr(model_dir)))
-        done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        program = code.replace('"MODEL"', repr(model_dir))
+        done = subprocess.run([*python(), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         shown = re.search(re.escape(code) + r"```\n\n```\n(.*?)```", page.read_text(), re.DOTALL)
         if shown:

@@ -23,6 +23,7 @@ from raml_trl.grpo import rewards
 from raml_trl.grpo.rewards import REWARDS, make_reward
 from raml_trl.prompts import STYLES, lay_out, prompt_messages, with_opening
 from raml_trl.runtime.errors import InputError
+from tests.helpers.preloaded import python
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ assert reward(completions=[{ALGEBRA[0]!r}], answer=[{ALGEBRA[1]!r}], log_metric=
 print(psutil.Process().children()[0].pid, flush=True)
 {end}
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([*python(), "-c", script], capture_output=True, text=True, check=False)
     assert "Error" not in done.stderr, done.stderr
     until = time.monotonic() + 20
     while psutil.pid_exists(int(done.stdout)) and time.monotonic() < until:

@@ -35,9 +35,7 @@ READERS_OF_SETTINGS = ("huggingface_hub", "datasets", "transformers", "trl")  # 
 def python() -> list[str]:
     """Return the first arguments of a command that runs Python. The first call starts the server."""
     address = str(Path(tempfile.mkdtemp(prefix="raml_trl_python_")) / "socket")
-    process = subprocess.Popen(
-        [sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, process_group=0)
 
     def stop() -> None:
         process.stdin.close()  # the server ends, and kills what it has started

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -22,6 +21,7 @@ from raml_trl.sampling.engine import Completion, SamplingSettings
 from raml_trl.sampling.server_engine import ServerEngine
 from raml_trl.sampling.transformers_engine import TransformersEngine
 from tests.helpers.openai_server import CUT, Answer, OpenAIServer, Reply, answer_with
+from tests.helpers.preloaded import python
 
 PROMPTS = [prompt_messages(text, "bare") for text in ("a=1+2,b=3", "a=1+2+3+4+5,b=6", "a=1,b=2")]
 SETTINGS = SamplingSettings(num_samples=4, max_completion_length=10, temperature=0.7, top_p=0.9, top_k=0)
@@ -302,7 +302,7 @@ def test_settings_of_the_openai_client_are_not_taken_from_the_environment(
 @pytest.mark.children
 def test_openai_is_imported_only_for_servers() -> None:
     code = "import sys, raml_trl.sampling.loading; sys.exit('openai' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([*python(), "-c", code], check=True)
 
 
 @pytest.mark.parametrize("api_key", ["", "two words", f"{KEY}\n", "schlüssel"])
