@@ -78,7 +78,7 @@ def generate_questions(split: str, num_questions: int, rng: np.random.Generator)
     """Generate `num_questions` questions of `split`, no two of which have the same `key`.
 
     Raises:
-        InputError: if the random draws give fewer such questions, since the split contains too few.
+        InputError: if the random draws do not find that many different questions, because the split is too small.
     """
     assert split in SPLITS, split
     questions: dict[tuple[tuple[int, ...], ...], ArithmeticQuestion] = {}

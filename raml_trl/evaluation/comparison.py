@@ -96,7 +96,7 @@ def _difference(
 
 
 def _values(samples: SampleCounts, kind: str, k: int) -> NDArray[np.float64]:
-    """Returns the metric `kind` at k for every question `(Q,)`, in the order of `samples`."""
+    """Return the metric `kind` at k for every question `(Q,)`, in the order of `samples`."""
     if kind == "maj":
         assert samples.votes is not None
         return majority_each(samples.votes, k)
@@ -111,7 +111,7 @@ def write_comparison(directory: Path, compared: Comparison) -> None:
 
 
 def comparison_table(compared: Comparison) -> str:
-    """Returns a Markdown table with a row for each metric and run."""
+    """Return a Markdown table with a row for each metric and run."""
     rows = [["metric", "run", "mean", "difference to the first", "p"]]
     for metric, by_run in compared.items():
         for name, value in by_run.items():

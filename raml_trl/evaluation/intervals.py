@@ -54,7 +54,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     num_resamples: int = 2_000,
 ) -> tuple[float, float]:
-    """Returns the bootstrap confidence interval of the mean of `values` `(Q,)`, one value per question.
+    """Return the bootstrap confidence interval of the mean of `values` `(Q,)`, one value per question.
 
     Questions are resampled with replacement, and the interval lies between quantiles of the resampled means.
 
@@ -76,13 +76,13 @@ def bootstrap_interval(
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.floating], rng: np.random.Generator) -> MeanInterval:
-    """Returns the mean of `values` `(Q,)` over questions, with its `bootstrap_interval`."""
+    """Return the mean of `values` `(Q,)` over questions, with its `bootstrap_interval`."""
     low, high = bootstrap_interval(values, rng)
     return MeanInterval(float(np.mean(values)), low, high)
 
 
 def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns Student's confidence interval of the mean of a few `values`, such as one per seed.
+    """Return Student's confidence interval of the mean of a few `values`, such as one per seed.
 
     The interval assumes normally distributed values. A bootstrap interval of so few values would be far too narrow,
     because it never exceeds their range.
@@ -100,7 +100,7 @@ def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tu
 
 
 def mean_over_seeds(values: Sequence[float]) -> SeedMean:
-    """Returns the mean of `values`, one per seed, with Student's 95 % interval if there are at least two values."""
+    """Return the mean of `values`, one per seed, with Student's 95 % interval if there are at least two values."""
     low, high = student_interval(values) if len(values) > 1 else (None, None)
     return SeedMean(len(values), fmean(values) if values else None, low, high)
 
@@ -124,7 +124,7 @@ def student_difference(first: Sequence[float], second: Sequence[float], *, confi
 
 
 def _student_quantile(confidence: float, degrees: int) -> float:
-    """Returns the t with P(|T| <= t) = `confidence`, by bisection. T is Student's t with `degrees` of freedom."""
+    """Return the t with P(|T| <= t) = `confidence`, by bisection. T is Student's t with `degrees` of freedom."""
     low, high = 0.0, math.pi / 2  # bounds of the angle whose tangent is t / sqrt(degrees)
     for _ in range(60):
         middle = (low + high) / 2
@@ -133,7 +133,7 @@ def _student_quantile(confidence: float, degrees: int) -> float:
 
 
 def _student_probability(angle: float, degrees: int) -> float:
-    """Returns P(|T| <= tan(angle) sqrt(degrees)), where T is Student's t with `degrees` of freedom.
+    """Return P(|T| <= tan(angle) sqrt(degrees)), where T is Student's t with `degrees` of freedom.
 
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
     """
@@ -180,7 +180,7 @@ def paired_difference(
 
 
 def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips: int) -> float:
-    """Returns the share of sign patterns under which the sum of `differences` `(D,)` is at least as far from zero.
+    """Return the share of sign patterns under which the sum of `differences` `(D,)` is at least as far from zero.
 
     The comparison is with the observed sum, without any sign flipped.
     """
@@ -197,7 +197,7 @@ def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips:
 
 
 def _in_blocks(draw: Callable[[int], Floats], total: int, width: int) -> Floats:
-    """Returns the same values as `draw(total)`, but calls `draw` for only a few rows at a time to save memory.
+    """Return the same values as `draw(total)`, but calls `draw` for only a few rows at a time to save memory.
 
     A row takes `width` random numbers, and a call draws about `_BLOCK` numbers.
     """

@@ -19,7 +19,7 @@ Counts = Sequence[int] | NDArray[np.integer]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Returns the probability that at least one of k samples, drawn without replacement from n, is correct.
+    """Return the probability that at least one of k samples, drawn without replacement from n, is correct.
 
     Source: Chen et al., arXiv 2107.03374, eq. 1: 1 - C(n-c, k) / C(n, k).
 
@@ -30,7 +30,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def avg_at_n(n: int, c: int) -> float:
-    """Returns the share of correct samples, c / n. This equals Pass@1.
+    """Return the share of correct samples, c / n. This equals Pass@1.
 
     Raises:
         ValueError: unless 0 <= c <= n and 1 <= n.
@@ -39,7 +39,7 @@ def avg_at_n(n: int, c: int) -> float:
 
 
 def g_pass_at_k(n: int, c: int, k: int, tau: float | Fraction | str) -> float:
-    """Returns the probability that at least max(ceil(tau * k), 1) of k samples, drawn without replacement, are correct.
+    """Return the probability that at least max(ceil(tau * k), 1) of k samples, drawn without replacement, are correct.
 
     With tau = 0 this is Pass@k. A float `tau` is read as the decimal that Python prints for it, because in floating
     point 25 * 0.28 exceeds 7 and would round up to 8.
@@ -57,7 +57,7 @@ def g_pass_at_k(n: int, c: int, k: int, tau: float | Fraction | str) -> float:
 
 
 def mg_pass_at_k(n: int, c: int, k: int) -> float:
-    """Returns the mean of G-Pass@k over the thresholds tau = i/k above one half.
+    """Return the mean of G-Pass@k over the thresholds tau = i/k above one half.
 
     If X is the number of correct samples among k, this is (2/k) * sum over i from k/2 + 1 to k of P[X >= i], which
     equals (2/k) * E[max(X - k/2, 0)].
@@ -75,7 +75,7 @@ def mg_pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def _expected(n: int, c: int, k: int, worth: Callable[[int], int]) -> Fraction:
-    """Returns E[worth(X)], where X is the number of correct samples among k that are drawn without replacement."""
+    """Return E[worth(X)], where X is the number of correct samples among k that are drawn without replacement."""
     if not 0 <= c <= n:
         raise ValueError(f"c must lie between 0 and n = {n}, got {c}")
     check_k(n, k)
@@ -86,7 +86,7 @@ def _expected(n: int, c: int, k: int, worth: Callable[[int], int]) -> Fraction:
 def each_question(
     metric: Callable[..., float], n: int | Counts, c: Counts, *settings: float | Fraction | str
 ) -> NDArray[np.float64]:
-    """Returns `metric(n, c, *settings)` for every question `(Q,)`, as in `each_question(g_pass_at_k, n, c, 8, "0.5")`.
+    """Return `metric(n, c, *settings)` for every question `(Q,)`, as in `each_question(g_pass_at_k, n, c, 8, "0.5")`.
 
     The metric is computed once for each distinct pair of n and c, so even 100,000 questions are fast.
 
@@ -117,7 +117,7 @@ def summarise(
     thresholds: Sequence[float | Fraction | str] = (),
     votes: Sequence[Votes] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Returns Pass@k for every k and mG-Pass@k for every even k, each as a mean over questions with a 95 % interval.
+    """Return Pass@k for every k and mG-Pass@k for every even k, each as a mean over questions with a 95 % interval.
 
     The keys of the result are `pass@K` and `mg_pass@K`. Its values have the fields of `MeanInterval`.
 

@@ -78,14 +78,14 @@ def number_answers(questions: Sequence[Sequence[tuple[str, Outcome]]], pool: Gra
 
 
 def _key(text: str, outcome: Outcome) -> str | None:
-    """Returns the key of a sample, or None if the sample abstains. Samples with equal keys have the same answer."""
+    """Return the key of a sample, or None if the sample abstains. Samples with equal keys have the same answer."""
     if outcome in _ABSTAINING:
         return None
     return _CORRECT if outcome == "correct" else extract_answer(text)
 
 
 def _to_compare(keys: Sequence[str | None], samples: Sequence[tuple[str, Outcome]]) -> list[str]:
-    """Returns the distinct answers to compare: the most frequent first, and the shortest first if equally frequent."""
+    """Return the distinct answers to compare: the most frequent first, and the shortest first if equally frequent."""
     counts = Counter(key for key in keys if key)
     unfinished = {key for key, (_, outcome) in zip(keys, samples, strict=True) if outcome in _UNFINISHED}
     return sorted(counts.keys() - unfinished, key=lambda answer: (-counts[answer], len(answer), answer))
@@ -97,7 +97,7 @@ def _numbers(keys: Sequence[str | None], leaders: dict[str, str]) -> list[int | 
 
 
 def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abstaining: int = 0) -> float:
-    """Returns the exact probability that the plurality vote of k samples, drawn without replacement, is correct.
+    """Return the exact probability that the plurality vote of k samples, drawn without replacement, is correct.
 
     If t answers tie for the most votes and the correct answer is among them, the draw counts 1/t. A draw that has only
     abstaining samples counts 0. At worst, a question takes half a millisecond for n = 64, a tenth of a second for
@@ -161,7 +161,7 @@ def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int)
 
 
 def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
-    """Returns `majority_at_k` for every question `(Q,)`. Computes it once for questions with equal votes.
+    """Return `majority_at_k` for every question `(Q,)`. Computes it once for questions with equal votes.
 
     Raises:
         ValueError: if `majority_at_k` raises it. The message names the position of the question.
@@ -172,7 +172,7 @@ def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
 
 
 def by_question(value: Callable[[Question], float], questions: Iterable[Question]) -> NDArray[np.float64]:
-    """Returns `value(question)` for every question `(Q,)`. Calls `value` once for equal questions.
+    """Return `value(question)` for every question `(Q,)`. Calls `value` once for equal questions.
 
     Raises:
         ValueError: if `value` raises it. The message names the position of the question.

@@ -9,7 +9,7 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\\.` skips escaped 
 
 
 def extract_answer(text: str) -> str | None:
-    """Returns the content of the last complete box after the thinking block, or None if there is no such box.
+    """Return the content of the last complete box after the thinking block, or None if there is no such box.
 
     A box inside a thinking block does not count, even if that block never ends.
     """
@@ -17,7 +17,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def extract_box(text: str) -> str | None:
-    r"""Returns the content of the last `\boxed{...}` whose braces balance, or None if there is none."""
+    r"""Return the content of the last `\boxed{...}` whose braces balance, or None if there is none."""
     if "\\boxed" not in text:
         return None
     open_braces: list[int] = []  # for each open brace, the start of its box content, or -1 for an ordinary brace
@@ -39,7 +39,7 @@ def opens_box(stub: str) -> bool:
 
 
 def box_end(stub: str, text: str) -> int | None:
-    """Returns the length of the shortest prefix of `text` that closes the box left open at the end of `stub`.
+    """Return the length of the shortest prefix of `text` that closes the box left open at the end of `stub`.
 
     Returns None if `text` does not close the box.
     """

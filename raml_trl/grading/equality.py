@@ -35,7 +35,7 @@ def same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
 
 
 def leaves(answer: str) -> list[str]:
-    """Returns the parts of `answer` that only algebra can compare, because they are neither numbers nor words."""
+    """Return the parts of `answer` that only algebra can compare, because they are neither numbers nor words."""
     answer = split_unit(normalise(answer))[0]
     group = find_group(answer)
     if group is not None:
@@ -160,7 +160,7 @@ def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf)
 
 
 def _values(members: Sequence[str]) -> Sequence[str]:
-    """Returns the values in a chain of equations: 1 in `x = y = 1`, and the last member, b, in `a = b`."""
+    """Return the values in a chain of equations: 1 in `x = y = 1`, and the last member, b, in `a = b`."""
     return [member for member in members if not _NAME.fullmatch(plain(member))] or members[-1:]
 
 
@@ -190,7 +190,7 @@ def _is_text(answer: str) -> bool:
 
 
 def _interval(answer: str) -> Group | None:
-    r"""Returns the interval that an inequality describes, such as `(3, 4]` for `3 < x \le 4`.
+    r"""Return the interval that an inequality describes, such as `(3, 4]` for `3 < x \le 4`.
 
     Returns None if `answer` is not an inequality, or not one in a single variable.
     """

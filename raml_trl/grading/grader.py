@@ -84,7 +84,7 @@ def readable(answer: str) -> bool:
 
 
 def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None:
-    """Returns the outcome of a predicted answer and its reference, or None if only algebra can decide it.
+    """Return the outcome of comparing a predicted answer with its reference, or None if only algebra can decide it.
 
     `predicted` is None if the completion has no box.
     """
@@ -103,7 +103,7 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
 
 
 def decide_with_algebra(predicted: str, answer: str) -> Outcome:
-    """Returns the outcome of a pair for which `decide_without_algebra` returns None. Limits neither time nor memory."""
+    """Return the outcome of a pair for which `decide_without_algebra` returns None. Limits neither time nor memory."""
     from raml_trl.grading.symbolic import equal_expressions
 
     verdict = same(predicted, answer, equal_expressions)
@@ -134,7 +134,7 @@ class _LateError(BaseException):
 
 
 def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
-    """Returns `decide()`, or "timeout" if the call takes more than `seconds`. Other threads have no limit."""
+    """Return `decide()`, or "timeout" if the call takes more than `seconds`. Other threads have no limit."""
     if threading.current_thread() is not threading.main_thread():
         return decide()
 

@@ -74,7 +74,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.A
 
 @lru_cache(maxsize=4096)
 def normalise(answer: str) -> str:
-    r"""Returns `answer` with a single spelling for each symbol: `\frac` for `\dfrac`, and `\pi` for π.
+    r"""Return `answer` with a single spelling for each symbol: `\frac` for `\dfrac`, and `\pi` for π.
 
     Text commands such as `\text{cm}` and units stay.
     """
@@ -98,7 +98,7 @@ def compact(answer: str) -> str:
 
 
 def split_unit(answer: str) -> tuple[str, str]:
-    """Returns the answer without its unit, and the canonical name of the unit, or "" if there is none."""
+    """Return the answer without its unit, and the canonical name of the unit, or "" if there is none."""
     match = _UNIT.search(answer)
     if match is None or _AMOUNT.search(answer, 0, match.start()) is None:
         return answer, ""
@@ -153,7 +153,7 @@ _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
 def find_group(answer: str) -> Group | None:
-    """Returns the kind and the parts of an answer with several parts (a tuple, set, interval or list).
+    """Return the kind and the parts of an answer with several parts (a tuple, set, interval or list).
 
     Returns None for a single answer.
     """
@@ -196,7 +196,7 @@ def _both_signs(answer: str) -> Iterator[str]:
 
 
 def _closes_at(answer: str) -> int:
-    """Returns the index at which the first bracket of `answer` closes, or -1 if it stays open."""
+    """Return the index at which the first bracket of `answer` closes, or -1 if it stays open."""
     depth = 0
     for match in _TOKEN.finditer(answer):
         depth += (match.group() in _OPENING) - (match.group() in _CLOSING)

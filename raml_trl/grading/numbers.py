@@ -34,7 +34,7 @@ class _Unread(Exception):
 
 
 def exact(text: str) -> Fraction | None:
-    """Returns the rational number in `text`, or None if `text` is not a rational number or the number is too large."""
+    """Return the rational number in `text`, or None if `text` is not a rational number or the number is too large."""
     if len(text) > MAX_CHARACTERS:
         return None
     if _PLAIN.fullmatch(text):
@@ -103,7 +103,7 @@ def has_huge_number(answer: str) -> bool:
 
 
 def _matching_bracket(text: str, start: int, step: int) -> int:
-    """Returns the index of the bracket that matches the bracket at `start`.
+    """Return the index of the bracket that matches the bracket at `start`.
 
     `step` is the direction of the search, 1 or -1. If no bracket matches, returns the last index in that direction.
     """

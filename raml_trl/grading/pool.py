@@ -210,7 +210,7 @@ def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) ->
 
 
 def _settled(children: Sequence[_Child], *, patient: bool) -> list[tuple[_Child, Outcome]]:
-    """Returns each child that has finished its pair, died or missed its deadline, with the outcome of the pair.
+    """Return each child that has finished its pair, died or missed its deadline, with the outcome of the pair.
 
     If `patient`, waits until a child replies or the first deadline passes. Otherwise returns at once.
     """

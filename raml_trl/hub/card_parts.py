@@ -46,8 +46,8 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
 
     Args:
         command: the name of the command, such as `train_sft`.
-        settings: the settings in `run.json`, which contain no tokens. Absolute paths among them are cut to their last
-            part.
+        settings: the settings in `run.json`, which contain no access tokens. Absolute paths among them are cut to
+            their last part.
     """
     shown = {name: _without_path(value) for name, value in settings.items()}
     call = f"python -m raml_trl.{command} --config recipe.yaml --output_dir OUTPUT_DIR"
@@ -56,7 +56,10 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
 
 
 def version(package: Path = _PACKAGE) -> str:
-    """Return the version of raml_trl; in a git checkout also its commit and whether files have changed since then."""
+    """Return the version of raml_trl.
+
+    If `package`, its directory, is in a git checkout, add the commit and whether files have changed since that commit.
+    """
     root = package.parent
     if not (root / ".git").exists():
         return __version__

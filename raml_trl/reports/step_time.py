@@ -132,8 +132,8 @@ def split_seconds(runs: Sequence[TrainingRun]) -> Split:
 def compare_step_times(timed: Sequence[TimedRun]) -> list[StepTimeComparison]:
     """Group the runs that differ only in m and seed, and compare the step times of each group by m.
 
-    Predictions are made from the first run of the group with m below G, or from its first run if all have m = G. The
-    other runs of the group are measured.
+    The first run with m < G is the reference of its group, or the first run if all have m = G. The step times of the
+    other runs are predicted from the times of the reference, and shown beside the times that these runs recorded.
     """
     settings: dict[str, list[TimedRun]] = {}
     for run in timed:

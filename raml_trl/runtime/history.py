@@ -85,7 +85,7 @@ def logged_curves(entries: Iterable[LogEntry]) -> dict[str, dict[int, float]]:
 
 
 def read_summary(directory: Path) -> RunSummary | None:
-    """Read the `summary.json` of the run in `directory`. Returns None if there is no such file.
+    """Return the `summary.json` of the run in `directory`, or None if there is no such file.
 
     Raises:
         InputError: if the file is damaged.

@@ -50,7 +50,7 @@ class Notes(TypedDict):
 
 
 Questions = Callable[[], Iterator[Question]]
-"""Returns an iterator over all questions. Each call starts again at the first question."""
+"""Return an iterator over all questions. Each call starts again at the first question."""
 Rows = Callable[[Sequence[Sample], GradingPool], Iterable[Mapping[str, object]]]
 """Converts the samples of a shard, sorted by question and number, into its rows. May use the pool that graded them."""
 

@@ -1,7 +1,8 @@
 """Reads the learning curves of the trials of sweeps, and summarises them by setting.
 
 A learning curve holds the values of a metric over optimizer steps. The trials of one setting differ only in the seed.
-A summary has final values, steadiness, and the steps and seconds to reach given levels (values of the metric).
+A summary has final values, a measure of how much the curves fluctuate, and the steps and seconds to reach given levels
+(values of the metric).
 """
 
 import json

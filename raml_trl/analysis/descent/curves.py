@@ -65,8 +65,8 @@ class Curve:
     def unstated_sentences(self) -> Floats:
         """L(t) at the start of the thinking and after each of its sentences before the answer is stated.
 
-        The sentence that states the answer is left out. A trajectory tends to reach intermediate results at the ends of
-        its sentences.
+        Sentence ends are used because trajectories tend to reach intermediate results there. The sentence that states
+        the answer is left out.
         """
         return self.nll[[self.start, *(t for t in self.sentences if self.start < t <= self.last)]]
 

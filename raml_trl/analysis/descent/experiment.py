@@ -57,7 +57,9 @@ def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[]
 
 
 def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
-    """Measure this process's share of the missing parts, each a file with the curves of some questions.
+    """Compute the curves of the parts that have no file yet and belong to this process, and write one file per part.
+
+    A part is a group of questions.
 
     Returns:
         The files of all parts, or None if other processes are still sampling or measuring.
