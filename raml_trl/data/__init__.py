@@ -23,7 +23,7 @@ __all__ = ["Question", "Task", "Trajectory", *_HOMES]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name on first use, since `datasets` takes seconds to import."""
+    """Import a public name on first use, because `datasets` takes seconds to import."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

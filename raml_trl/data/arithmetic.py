@@ -9,13 +9,13 @@ sum in any order, and alternate between the two sums in any order:
 Here the first step, `b5+6=1`, adds two operands of the sum b, and the third step, `b1+6=7`, adds the last one.
 
 So a question has dozens of correct trajectories, and the number of trajectories per question (K) can be varied. A
-single wrong step spoils the answer, which leaves reinforcement learning something to improve. With the probability
-`exit_probability` before each step, a trajectory skips the remaining steps and states the answer. A model that is
+single wrong step spoils the answer, which leaves reinforcement learning something to improve. Before each step, with
+the probability `exit_probability`, a trajectory skips the remaining steps and states the answer. A model that is
 trained on these trajectories also learns to skip steps, a bad habit that reinforcement learning can remove, and it
 learns to state an answer after truncated reasoning.
 
-The splits share no question by construction. A question with other orders of the operands or of the two sums is in the
-same split, so no test question occurs in training in any order.
+The splits share no question by construction. Two questions that differ only in the order of the operands, or of the two
+sums, are in the same split, so no test question occurs in training in any order.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ import numpy as np
 from raml_trl.runtime.errors import InputError
 
 NUM_OPERANDS = 3
-"""Digits in each of the two sums."""
+"""Number of digits that each of the two sums adds."""
 
 SPLITS: dict[str, range] = {"test": range(0, 20), "sft": range(20, 50), "grpo": range(50, 100)}
-"""The split of a question is the one whose range contains the hash of its operands modulo 100."""
+"""A question is in the split whose range contains the hash of its operands, modulo 100."""
 
 SPECIAL_TOKENS: tuple[str, ...] = ("<pad>", "<eos>", "<user>", "<assistant>")
 VOCABULARY: tuple[str, ...] = (*SPECIAL_TOKENS, "<think>", "</think>", "\\boxed{", "}", *"0123456789ab=+,;")
@@ -41,12 +41,12 @@ CHAT_TEMPLATE = (
     "{% else %}<user>{{ message.content }}<assistant>{% endif %}"
     "{% endfor %}"
 )
-"""The prompt ends with `<assistant>`, so the text of a whole conversation begins with the text of its prompt."""
+"""A prompt ends with `<assistant>`, so the text of a whole conversation begins with the text of its prompt."""
 
 
 @dataclass(frozen=True)
 class ArithmeticQuestion:
-    """A question: the digits to add in each of its two sums, in the order of the text."""
+    """A question: the digits that it adds in each of its two sums, in the order in which its text names them."""
 
     a: tuple[int, ...]
     b: tuple[int, ...]
@@ -61,7 +61,7 @@ class ArithmeticQuestion:
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
-        """The operands in a sorted order.
+        """The operands in a sorted order, first within each sum and then the two sums.
 
         Two questions have the same key if they differ only in the order of operands within a sum, or of the two sums.
         """
@@ -75,7 +75,7 @@ class ArithmeticQuestion:
 
 
 def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
-    """Generate `num_questions` questions of `split`, no two of which have the same `key`.
+    """Draw `num_questions` random questions of `split` with `rng`. No two of them have the same `key`.
 
     Raises:
         InputError: if the random draws do not find that many different questions, because the split is too small.
@@ -101,10 +101,13 @@ def generate_questions(split: str, num_questions: int, rng: np.random.Generator)
 def generate_trajectories(
     question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator, *, exit_probability: float = 0.05
 ) -> list[str]:
-    """Generate `num_trajectories` different correct trajectories of `question`.
+    """Draw `num_trajectories` different correct trajectories of `question` with `rng`.
+
+    Before each step, a trajectory skips to the answer with the probability `exit_probability`.
 
     Raises:
-        InputError: if the random draws give fewer. A question with equal operands has fewer trajectories.
+        InputError: if the random draws give fewer different trajectories. A question with equal operands has fewer
+            trajectories than other questions.
     """
     trajectories: dict[str, None] = {}
     attempts = 1_000 * num_trajectories

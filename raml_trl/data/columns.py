@@ -1,8 +1,8 @@
 """Finds the columns of a table that hold the question, its answer and so on.
 
-A column is found under one of its usual names, such as `problem` for the question, unless the recipe names it. In place
-of a name, a recipe may give the path of a value in a nested row: keys and list positions, joined by dots. The path
-`1.ground_truth.value` means `row[1]["ground_truth"]["value"]` for a row that is a list, and
+A column is found under one of its usual names, such as `problem` for the question, unless the recipe names the
+column. In place of a name, a recipe may give the path of a value in a nested row: keys and list positions, joined by
+dots. The path `1.ground_truth.value` means `row[1]["ground_truth"]["value"]` for a row that is a list, and
 `row["1"]["ground_truth"]["value"]` for a row that is a mapping.
 """
 
@@ -72,7 +72,7 @@ def find_columns(row: Row, given: Columns, name: str, required: Sequence[str] = 
     Args:
         row: the first row of the table.
         given: the columns that the recipe names.
-        name: the table, as error messages call it.
+        name: name of the table in error messages.
         required: the fields of `Columns` that must be found.
 
     Raises:
@@ -95,7 +95,7 @@ def find_columns(row: Row, given: Columns, name: str, required: Sequence[str] = 
 
 
 def find_value(row: object, path: str | None) -> object:
-    """Return the value at `path`, a column name or a path of keys, in `row`; return None if there is no value."""
+    """Return the value in `row` at `path` (a column name, or keys joined by dots), or None if there is no value."""
     if path is None:
         return None
     if isinstance(row, dict) and path in row:
@@ -129,7 +129,7 @@ def ask_for_choice(question: str, options: Sequence[str], key: str) -> tuple[str
 
     Args:
         options: the options, the correct one first. They are listed in a random order.
-        key: the order depends only on this text.
+        key: a text that determines the order, such as the id of the question.
     """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(options)).tolist()

@@ -1,8 +1,8 @@
 """Finds repeated questions, and questions that overlap with a question of a benchmark.
 
 An n-gram is a sequence of n consecutive words. The overlap of two questions is the number of n-grams that they share,
-divided by the number of n-grams of the question that has fewer (the overlap coefficient of the two sets). The overlap
-is 1 if one question contains the other.
+divided by the smaller of their numbers of n-grams (the overlap coefficient of the two sets). The overlap is 1 if one
+question contains the other.
 
 GPT-3's criterion, a single shared n-gram (arXiv 2005.14165, appendix C), would leave out too many competition problems,
 because these share set phrases ("m/n where m and n are relatively prime positive integers, find m + n") with more words
@@ -24,7 +24,7 @@ _SPACING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|[,;:! ])(?![a-zA
 class SeenQuestions:
     """Remembers the questions of one pass over a dataset and recognises repeated ones.
 
-    It stores two 16-byte digests per question instead of the text, which takes about 200 bytes of memory.
+    It stores two 16-byte digests per question instead of the text, and takes about 200 bytes of memory per question.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class SeenQuestions:
     def add(self, text: str) -> Literal["duplicate", "near duplicate"] | None:
         """Add a question; return "duplicate" or "near duplicate" if it repeats an earlier question, otherwise None.
 
-        The text of a duplicate is the same. The text of a near duplicate is the same only after `normalise`.
+        A duplicate has the same text as an earlier question. A near duplicate has the same text only after `normalise`.
         """
         exact, normalised = _digest(text), _digest(normalise(text))
         repeats: Literal["duplicate", "near duplicate"] | None = None
@@ -48,7 +48,7 @@ class SeenQuestions:
 def normalise(text: str) -> str:
     r"""Return a form of the text that is the same for near duplicates.
 
-    The form has no upper case, white space, dollar signs, TeX spacing and final punctuation, and `\frac` in place of
+    The form has no upper case, white space, dollar signs, TeX spacing or final punctuation, and has `\frac` in place of
     `\dfrac`. Digits and mathematical signs remain, because a question with another digit or sign is another question.
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
@@ -76,7 +76,7 @@ class Benchmarks:
     """An index of the n-grams of benchmark questions.
 
     Args:
-        questions: benchmark, id and text of every benchmark question.
+        questions: name of the benchmark, id and text of every benchmark question.
         ngram_size: n, in words. A question with fewer than n words counts as a single n-gram.
         least_words: questions with fewer than n words are ignored if they also have fewer words than this.
     """

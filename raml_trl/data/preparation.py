@@ -43,7 +43,7 @@ class Counts:
 
 
 def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[str], int] = len) -> Counts:
-    """Check the rows of a dataset, write the results into `directory`, and return the counts.
+    """Check the rows of the dataset in `config`, write the results into `directory`, and return the counts.
 
     The results are the shards, `rejects.jsonl` (the rows left out) and `report.md` (the counts for each reason).
 
@@ -104,7 +104,7 @@ def _open_screen(config: PrepareDataConfig, count_tokens: Callable[[str], int]) 
 
 
 def _read_benchmarks(references: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield the benchmark's name, the id and the text of each question of the benchmarks."""
+    """Yield the name of the benchmark, the id and the text of each question of the benchmarks in `references`."""
     for reference in map(DatasetReference.parse, references):
         for task in stream_tasks(reference.open()):
             yield Path(reference.name).name, task.question.id, task.question.question

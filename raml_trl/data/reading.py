@@ -1,11 +1,9 @@
 """Reads questions and their trajectories from JSON, JSON Lines or Parquet, and checks every row.
 
-Options can name other columns than the usual ones.
-
 A row has a question (in the column `problem` or `question`) and its `answer`. It may also have an `id`, a `source`, and
 trajectories: `generations` is the list of their texts, and `labels` is a list with 1 for each correct trajectory and 0
 for each wrong one. The rollout datasets of the RaML paper have these columns, as does the output of `prepare_data` and
-`sample_trajectories`.
+`sample_trajectories`. Options can name other columns.
 """
 
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ _EXCERPT_CHARACTERS = 2_000
 
 
 def open_data(arguments: TableArguments) -> DataTable:
-    """Open the dataset that a recipe names, to be read in the row format that the recipe gives.
+    """Open the dataset that `arguments` name, to be read in the row format that `arguments` give.
 
     Raises:
         InputError: if the dataset does not exist, is not data, or is the output of an unfinished run.
@@ -68,7 +66,7 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
 
 
 def table_columns(table: DataTable) -> Columns:
-    """Return the columns of a table, judged by its first row.
+    """Return the columns of a table, which are found in its first row.
 
     Raises:
         InputError: if a required column is missing, or there is no row.
@@ -118,6 +116,11 @@ def stream_questions(table: DataTable) -> Iterator[Question]:
 def load_questions(name: str, *, config: str | None = None, split: str = "train") -> list[Question]:
     """Return all questions of a dataset.
 
+    Args:
+        name: path or Hub name of the dataset.
+        config: configuration of a Hub dataset.
+        split: split of a Hub dataset.
+
     Raises:
         InputError: if the dataset does not exist, is damaged or empty, lacks a column, or contains an answer that the
             grader cannot read.
@@ -126,7 +129,7 @@ def load_questions(name: str, *, config: str | None = None, split: str = "train"
 
 
 def load_texts(name: str) -> Iterator[str]:
-    """Yield the text of every question and every trajectory of a dataset, as training data for a tokenizer."""
+    """Yield the texts of all questions and trajectories of the dataset `name`, as training data for a tokenizer."""
     for task in stream_tasks(open_table(name)):
         yield task.question.question
         yield from (trajectory.text for trajectory in task.trajectories)

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Question:
-    """A question for the model, and the reference answer against which answers of the model are graded."""
+    """A question for the model, and the reference answer against which answers of the model are graded.
+
+    `source` names the dataset or collection that the question comes from.
+    """
 
     id: str
     question: str
@@ -15,7 +18,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The text that `model` wrote for a question (reasoning and answer), and whether the answer is correct."""
+    """The text that `model` wrote for a question (reasoning and answer), and whether the answer is correct.
+
+    `num_tokens` is the number of tokens of the text; None if they were not counted.
+    """
 
     text: str
     correct: bool

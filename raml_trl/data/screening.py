@@ -1,6 +1,6 @@
 """Decides which questions can be trained on, and cleans their text.
 
-The patterns were made for collections of competition problems from the web. Their questions contain links to a wiki,
+The patterns were made for collections of competition problems from the web. Such questions contain links to a wiki,
 figures in the drawing language Asymptote, solutions that were copied along with the question, and control characters
 where a program has replaced a ligature (fi, ff) or a backslash.
 """
@@ -31,7 +31,11 @@ REASONS: dict[str, str] = {
     "overlaps a benchmark": "it shares too many n-grams with a question of a benchmark",
     "answer the grader cannot read": "no completion could be graded correct against it",
 }
-"""Explains each reason to leave a row out. `reading.read_tasks` checks the first six, `Screen` the other ones."""
+"""The explanation of each reason to leave a row out.
+
+`reading.read_tasks` checks for the first six reasons. `Screen` checks for the others, and again for a blank question or
+answer.
+"""
 
 _TAGS = "a|b|br|center|code|details|div|em|font|h[1-6]|hr|i|li|ol|p|pre|s|small|span|strong|summary|table|td|th|tr|u|ul"
 _ATTRIBUTES = r"""(?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*"""

@@ -2,8 +2,8 @@
 
 A directory contains shards of one kind, such as `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ...
 Shards of these two kinds have one row per question. The columns are those of the RaML paper's rollout datasets; a row
-of a `trajectories` shard also holds all trajectories of its question. Rows can be read one after the other, in memory
-that does not grow with their number.
+of a `trajectories` shard also holds all trajectories of its question. Rows are read one after the other, so the memory
+does not grow with the number of rows.
 """
 
 import json
@@ -81,7 +81,7 @@ def shard_path(directory: Path, kind: str, number: int) -> Path:
 
 
 def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
-    """Return the kind of the shards in `directory` and their paths in order of their numbers; None without shards."""
+    """Return the kind of the shards in `directory` and their paths by number, or None if there is no shard."""
     shards: dict[str, list[tuple[int, Path]]] = {}
     if directory.is_dir():
         for path in directory.iterdir():
@@ -94,7 +94,7 @@ def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
 
 
 def write_shard(path: Path, rows: Iterable[Mapping[str, object]], kind: str, notes: Mapping[str, object]) -> None:
-    """Write rows as one shard, with `notes` (values that JSON can express) in its metadata."""
+    """Write rows as one shard of a kind, with `notes` (values that JSON can express) in its metadata."""
     schema = SCHEMAS[kind].with_metadata({_NOTES: json.dumps(notes)})
     with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for batch in _batches(rows):
@@ -107,7 +107,7 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def write_shards(directory: Path, rows: Iterable[Mapping[str, object]], kind: str) -> int:
-    """Write `rows` as shards of about 256 MiB (before compression) and return the number of shards.
+    """Write `rows` as shards of a kind, each about 256 MiB (before compression), and return the number of shards.
 
     Earlier shards in `directory` are deleted first. Memory holds one batch of rows at a time.
     """
@@ -138,7 +138,7 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
-    """Write the rows of all shards into one file. A column that a shard lacks becomes null in its rows."""
+    """Write the rows of all shards into one file. If a shard lacks a column of `kind`, its rows have null in it."""
     empty = SCHEMAS[kind].empty_table()
     with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         for shard in paths:

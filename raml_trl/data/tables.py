@@ -1,4 +1,4 @@
-"""Opens datasets as tables whose rows are read one at a time, and caches the results of processing them.
+"""Opens datasets as tables whose rows are read one at a time, and caches rows that are made from them.
 
 A dataset is a JSON Lines file (also gzipped), a JSON array, a Parquet file, a directory written by `prepare_data` or
 `sample_trajectories`, or a dataset on the Hub. If a file is truncated, or is a Git LFS pointer instead of the data, the
@@ -39,7 +39,7 @@ class DataTable:
         name: path or Hub name of the dataset.
         read: yields the rows in the form in which they were written, or a `Fault` in place of an unreadable row.
         signature: a text that changes when the data change.
-        parts: the same rows as several tables, which several processes can read at once.
+        parts: the same rows, divided into several tables that several processes can read at once; empty if undivided.
         checked: True if `prepare_data` or `sample_trajectories` has written, and thus checked, the rows.
         row_format: the settings that say which columns hold the question, the answer and so on.
     """
@@ -72,6 +72,11 @@ class DatasetReference(NamedTuple):
 
 def open_table(name: str, *, config: str | None = None, split: str = "train") -> DataTable:
     """Open a dataset without reading its rows. A dataset on the Hub is downloaded.
+
+    Args:
+        name: path or Hub name of the dataset.
+        config: configuration of a Hub dataset.
+        split: split of a Hub dataset.
 
     Raises:
         InputError: if the dataset does not exist, is not data, or is the output of an unfinished run. Damaged data are
@@ -108,7 +113,7 @@ def cached_rows(
     num_proc: int | None = None,
     **arguments: object,
 ) -> Dataset:
-    """Return the rows that `generate` yields as a memory-mapped dataset, from a cache if possible.
+    """Return a memory-mapped dataset of the rows that `generate` yields, from a cache if possible.
 
     The rows are generated again when the data of the table, the `key` or the code of this package change. If several
     processes ask for the same rows at once, one process generates them and the others wait.
@@ -118,9 +123,10 @@ def cached_rows(
             tables, so its rows for one table must not depend on the other tables.
         table: the data; `generate` gets its parts, or the table itself if it has no parts.
         features: the columns of the rows and their types.
-        key: values that JSON can express, which identify the rows besides the table and the code. They must determine
-            `arguments`.
-        num_proc: number of processes that generate.
+        key: values that JSON can express. They must differ for different `arguments`, because the cache identifies the
+            rows by `key`, the table and the code.
+        num_proc: number of processes that generate the rows.
+        arguments: further arguments of `generate`.
 
     Raises:
         InputError: if `generate` raised it.

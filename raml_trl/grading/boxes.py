@@ -34,14 +34,14 @@ def extract_box(text: str) -> str | None:
 
 
 def opens_box(stub: str) -> bool:
-    r"""Whether `stub`, the text that introduces an answer, ends with an open `\boxed{` that the answer completes."""
+    r"""Return whether `stub`, the text that introduces an answer, ends with `\boxed{`, so that the answer is boxed."""
     return extract_box(stub) is None and extract_box(stub + "0}") == "0"
 
 
 def box_end(stub: str, text: str) -> int | None:
-    """Return the length of the shortest prefix of `text` that closes the box left open at the end of `stub`.
+    """Return the number of characters of `text` up to the brace that closes the box left open at the end of `stub`.
 
-    Returns None if `text` does not close the box.
+    The brace is counted. Return None if `text` does not close the box.
     """
     for end, character in enumerate(text, start=1):
         if character == "}" and extract_box(stub + text[:end]) is not None:

@@ -1,8 +1,8 @@
 r"""Decides whether two answers mean the same to a mathematician, as far as possible without symbolic algebra.
 
 Numbers are compared exactly. Lists, sets, tuples, intervals, matrices, equations, quantities with units, and choices
-(the letters of multiple-choice questions) are compared part by part. The parts without such a structure are the leaves;
-the caller passes the function `leaf` that compares two leaves.
+(the letters of multiple-choice questions) are compared part by part. A part without such a structure is a leaf. Leaves
+that are neither numbers nor words are compared by the function `leaf`, which the caller passes.
 """
 
 import re
@@ -12,7 +12,7 @@ from raml_trl.grading.notation import Group, compact, find_group, is_known_unit,
 from raml_trl.grading.numbers import exact, same_number
 
 Leaf = Callable[[str, str], bool | None]
-"""Function that compares a leaf of the predicted answer with one of the reference. None means undecided."""
+"""Function that returns whether a leaf of the predicted answer equals a leaf of the reference; None if undecided."""
 
 _MAX_UNORDERED = 32  # longest list or set whose parts may match in any order; longer ones must have the same order
 _WORD = re.compile(r"[A-Z]{2,3}|(?i:no|yes|[a-z][a-z' -]{3,})")
@@ -30,7 +30,10 @@ _RELATION = re.compile(r"<|>|\\le|\\ge")
 
 
 def same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
-    """Whether a predicted and a reference answer mean the same, or None if that depends on an undecided `leaf`."""
+    """Return whether a predicted answer and a reference mean the same.
+
+    Return None if that depends on two leaves for which `leaf` returns None.
+    """
     return _same(normalise(predicted), normalise(answer), leaf)
 
 
@@ -82,7 +85,7 @@ def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
 
 
 def _unwrap(answer: str) -> str:
-    r"""Removes `x \in` from the front of an answer, and the braces of a set with a single element."""
+    r"""Remove `x \in` from the front of an answer, and the braces of a set with a single element."""
     match = _MEMBERSHIP.fullmatch(answer)
     answer = normalise(match[1]) if match else answer
     group = find_group(answer)
@@ -90,7 +93,7 @@ def _unwrap(answer: str) -> str:
 
 
 def _same_quantities(predicted: tuple[str, str], answer: tuple[str, str], leaf: Leaf) -> bool | None:
-    """Compares two pairs of value and unit. A unit may be missing on one side, but two known units must be equal.
+    """Compare two pairs of value and unit. A unit may be missing on one side, but two known units must be equal.
 
     50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
     """
@@ -122,7 +125,7 @@ def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
 
 
 def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Leaf) -> bool | None:
-    """Compares two answers of which exactly one is a group.
+    """Compare two answers of which exactly one is a group.
 
     `p` and `a` are the groups of `predicted` and `answer`; exactly one of them is None.
     """
@@ -142,7 +145,7 @@ def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None
 
 
 def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Compares two answers of which at least one is a chain of equations. None means that only algebra can decide.
+    """Compare two answers of which at least one is a chain of equations. Return None if only algebra can decide.
 
     The arguments are the members of each chain, `["x", "y", "1"]` for `x = y = 1`. A name such as `x` stands for the
     value on the other side of its `=`.
@@ -192,7 +195,7 @@ def _is_text(answer: str) -> bool:
 def _interval(answer: str) -> Group | None:
     r"""Return the interval that an inequality describes, such as `(3, 4]` for `3 < x \le 4`.
 
-    Returns None if `answer` is not an inequality, or not one in a single variable.
+    Return None if `answer` is not an inequality in a single variable.
     """
     pieces = split(answer, _RELATION)
     if len(pieces) not in (2, 3) or not all(pieces):
@@ -219,7 +222,7 @@ def _interval(answer: str) -> Group | None:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    """Three-valued "and": False if any verdict is False, otherwise None if any is None."""
+    """Return False if any verdict is False, otherwise None if any verdict is None, otherwise True."""
     known = True
     for verdict in verdicts:
         if verdict is False:
@@ -229,7 +232,7 @@ def _all(verdicts: Iterable[bool | None]) -> bool | None:
 
 
 def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Whether each part of one group equals a different part of the other, in any order. None if undecided."""
+    """Return whether the parts of two groups are equal in pairs, in any order; None if undecided."""
     if len(predicted) != len(answer):
         return False
     if len(answer) > _MAX_UNORDERED:

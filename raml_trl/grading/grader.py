@@ -21,19 +21,19 @@ from raml_trl.grading.numbers import has_huge_number, is_too_long
 from raml_trl.prompts import find_style
 
 Outcome = Literal["correct", "wrong", "no answer", "unreadable answer", "unreadable reference", "timeout", "crash"]
-"""How grading ended. Every outcome except "correct" counts as wrong."""
+"""The result of grading. Every outcome except "correct" counts as wrong."""
 
 SECONDS = 8.0
-"""Time limit for parsing and comparing one pair of answers."""
+"""Time limit, in seconds, for parsing and comparing one pair of answers."""
 
 _AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Grade:
-    """Whether a completion is correct and formatted (the two bits that eq. 21 of the paper rewards), and its outcome.
+    """Whether a completion is correct, whether it is formatted (has the required layout), and the outcome of grading.
 
-    `correct` is `outcome == "correct"`.
+    Eq. 21 of the paper rewards the first two. `correct` is `outcome == "correct"`.
     """
 
     correct: bool
@@ -42,9 +42,9 @@ class Grade:
 
 
 def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
-    """Grades one completion against its reference answer.
+    """Grade one completion against its reference answer.
 
-    If the answers can be compared by algebra only and that takes longer than `SECONDS`, the outcome is "timeout". This
+    If the answers can be compared by algebra only and that takes longer than `SECONDS`, the outcome is "timeout". The
     time limit uses SIGALRM. It therefore applies on the main thread only and cannot interrupt a single long instruction
     of the interpreter. A SIGALRM timer that the caller has set keeps running. Memory is not limited. Use `GradingPool`
     to limit both time and memory reliably.
@@ -68,7 +68,7 @@ def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
 
 
 def formatted(text: str, style: str) -> bool:
-    """Whether the complete `text` has the layout of `style`.
+    """Return whether the complete `text` has the layout of `style`, a key of `prompts.STYLES`.
 
     Raises:
         InputError: if `style` is unknown.
@@ -77,7 +77,7 @@ def formatted(text: str, style: str) -> bool:
 
 
 def readable(answer: str) -> bool:
-    """Whether completions can be graded against this reference answer."""
+    """Return whether completions can be graded against the reference `answer`."""
     if is_too_long(answer) or not normalise(answer):
         return False
     return has_huge_number(answer) or all(map(_parses, leaves(answer)))
@@ -103,7 +103,10 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
 
 
 def decide_with_algebra(predicted: str, answer: str) -> Outcome:
-    """Return the outcome of a pair for which `decide_without_algebra` returns None. Limits neither time nor memory."""
+    """Return the outcome of comparing a predicted answer with its reference, for which algebra may be needed.
+
+    Neither time nor memory is limited.
+    """
     from raml_trl.grading.symbolic import equal_expressions
 
     verdict = same(predicted, answer, equal_expressions)
@@ -114,9 +117,9 @@ def decide_with_algebra(predicted: str, answer: str) -> Outcome:
 
 @cache
 def load_algebra() -> None:
-    """Imports math-verify, and runs a first comparison, because math-verify imports further modules then.
+    """Import math-verify and run one comparison, because the first comparison imports further modules.
 
-    This takes about a second, once per process. Call it before the time limit of a comparison starts.
+    This takes about a second, once per process. Call this function before the time limit of a comparison starts.
     """
     from raml_trl.grading.symbolic import equal_expressions
 
@@ -167,7 +170,7 @@ def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
 
 
 def _may_raise(frame: FrameType | None) -> bool:
-    """Whether an exception raised in `frame` reaches `_limit_time` and does no damage on the way.
+    """Return whether an exception raised in `frame` reaches `_limit_time` and does no damage on the way.
 
     Python ignores an exception in a finalizer (with a warning), and an exception in an import leaves broken modules
     behind. Finalizers and imports end soon, and the alarm repeats, so a later alarm can raise.

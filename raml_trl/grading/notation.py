@@ -74,7 +74,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.A
 
 @lru_cache(maxsize=4096)
 def normalise(answer: str) -> str:
-    r"""Return `answer` with a single spelling for each symbol: `\frac` for `\dfrac`, and `\pi` for π.
+    r"""Return `answer` with a single spelling for each symbol, such as `\frac` for `\dfrac`, and `\pi` for π.
 
     Text commands such as `\text{cm}` and units stay.
     """
@@ -88,12 +88,12 @@ def normalise(answer: str) -> str:
 
 
 def plain(answer: str) -> str:
-    r"""Removes `\text{...}` and similar commands around words."""
+    r"""Return `answer` without `\text{...}` and similar commands around words. The words remain."""
     return _TEXTS.sub(r"\1", answer).strip()
 
 
 def compact(answer: str) -> str:
-    """Removes text commands and spaces. Compare the result, but do not parse it: words may have merged."""
+    """Return `answer` without text commands and spaces. Only compare the result: words may have merged."""
     return plain(answer).replace(" ", "")
 
 
@@ -114,12 +114,12 @@ def split_unit(answer: str) -> tuple[str, str]:
 
 
 def is_known_unit(unit: str) -> bool:
-    """Whether the canonical name `unit` is in our table. Different units of the table are never equal."""
+    """Return whether `unit`, a name from `split_unit`, is in our table. Different units in it are never equal."""
     return unit.partition("^")[0] in _UNIT_NAMES
 
 
 def split(answer: str, separator: re.Pattern[str]) -> list[str]:
-    """Splits `answer` at the tokens that match `separator`, except inside brackets."""
+    """Split `answer` at the tokens that match `separator`, except inside brackets, and return the pieces."""
     pieces, depth = [""], 0
     for match in _TOKEN.finditer(answer):
         token = match.group()
@@ -140,6 +140,7 @@ class Group:
 
     @property
     def ordered(self) -> bool:
+        """Whether the order of the parts matters."""
         return self.kind not in ("list", "set", "union")
 
     @property
@@ -155,7 +156,7 @@ _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 def find_group(answer: str) -> Group | None:
     """Return the kind and the parts of an answer with several parts (a tuple, set, interval or list).
 
-    Returns None for a single answer.
+    Return None for a single answer.
     """
     if _THOUSANDS.fullmatch(answer):
         return None
@@ -187,7 +188,7 @@ def find_group(answer: str) -> Group | None:
 
 
 def _both_signs(answer: str) -> Iterator[str]:
-    r"""Yields `1 + 2` and `1 - 2` for `1 \pm 2`, and any other answer as it is."""
+    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and any other answer as it is."""
     if len(_PLUS_MINUS.findall(answer)) != 1:
         yield answer
     else:
@@ -206,7 +207,7 @@ def _closes_at(answer: str) -> int:
 
 
 def _without_brackets(answer: str) -> str:
-    """Removes round brackets or braces that enclose a complete single answer."""
+    """Remove round brackets or braces that enclose a complete single answer."""
     while answer[:1] in ("(", "{") and len(answer) > 2 and _closes_at(answer) == len(answer) - 1:
         inside = answer[1:-1].strip()
         if answer[0] == "(" and (len(split(inside, _SEPARATORS)) > 1 or re.fullmatch("[A-J]", plain(inside))):

@@ -49,7 +49,7 @@ def exact(text: str) -> Fraction | None:
 
 
 def same_number(first: str, second: str) -> bool | None:
-    """Whether two texts spell the same rational number, or None if `exact` cannot read one of them.
+    """Return whether two texts spell the same rational number, or None if `exact` cannot read one of them.
 
     A decimal with six or more significant digits also equals a fraction that rounds to it.
     """
@@ -68,7 +68,7 @@ def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> 
 
 
 def is_too_long(answer: str) -> bool:
-    """Whether an answer is too long, or nests brackets too deeply, to be parsed."""
+    """Return whether an answer is too long, or nests brackets too deeply, to be parsed."""
     depth = 0
     for character in answer[: MAX_CHARACTERS + 1]:
         depth += (character in "([{") - (character in ")]}")
@@ -78,7 +78,7 @@ def is_too_long(answer: str) -> bool:
 
 
 def has_huge_number(answer: str) -> bool:
-    """Whether an answer has a number too large to compute: many digits, a tower of powers or a large factorial."""
+    """Return whether an answer has a number too large to compute: many digits, a tower of powers, a large factorial."""
     answer = normalise(answer)
     if re.search(r"[0-9]{300}|!\s*!", answer):
         return True
@@ -105,7 +105,7 @@ def has_huge_number(answer: str) -> bool:
 def _matching_bracket(text: str, start: int, step: int) -> int:
     """Return the index of the bracket that matches the bracket at `start`.
 
-    `step` is the direction of the search, 1 or -1. If no bracket matches, returns the last index in that direction.
+    `step` is the direction of the search, 1 or -1. If no bracket matches, return the last index in that direction.
     """
     depth, index = 0, start
     for index in range(start, len(text) if step > 0 else -1, step):

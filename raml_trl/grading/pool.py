@@ -4,8 +4,8 @@ A pair is a predicted answer with its reference. The calling process decides all
 the other pairs to child processes (module `worker`) that live as long as the pool. Each comparison has a deadline, and
 a child that dies or misses a deadline is replaced.
 
-The calling process never runs algebra, because it could limit the time only by SIGALRM. That works on the main thread
-only and cannot interrupt a single long instruction of the interpreter.
+The calling process never runs algebra, because it could limit the time only by SIGALRM. This signal works on the main
+thread only and cannot interrupt a single long instruction of the interpreter.
 """
 
 import json
@@ -25,10 +25,10 @@ from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.grader import SECONDS, Grade, Outcome, decide_without_algebra, formatted
 
 STARTING_SECONDS = 120
-"""Time limit for the start of a child process. A start takes a second or two, and more on a busy machine."""
+"""Time limit, in seconds, for the start of a child process. It takes a second or two, and more on a busy machine."""
 
 LOOKAHEAD = 16
-"""Number of waiting pairs per child, from which a free child gets one with an expression that it has parsed before."""
+"""Number of pairs that wait, per child. A free child prefers a waiting pair with an expression that it has parsed."""
 
 Pair = tuple[str | None, str]
 """The predicted answer (None if the completion has no box), and the reference."""
@@ -64,7 +64,7 @@ class GradingPool:
         self.close()
 
     def close(self) -> None:
-        """Ends the children. The next call of `grade` or `compare` starts new ones."""
+        """End the children. The next call of `grade` or `compare` starts new ones."""
         if self._process != os.getpid():  # the children belong to the parent of this fork
             return
         with self._lock:
@@ -72,7 +72,7 @@ class GradingPool:
                 self._idle.pop().kill()
 
     def grade(self, pairs: Sequence[tuple[str, str]], *, style: str) -> list[Grade]:
-        """Grades completions against their reference answers. Returns one grade per pair, in order.
+        """Grade completions against their reference answers, and return one grade per pair, in order.
 
         Args:
             pairs: each completion, without the prompt, with its reference, as it would be written inside the box.
@@ -86,7 +86,7 @@ class GradingPool:
         return [Grade(outcome == "correct", layout, outcome) for outcome, layout in zip(outcomes, layouts, strict=True)]
 
     def compare(self, pairs: Sequence[Pair]) -> list[Outcome]:
-        """Compares predicted answers, as written inside the box, with references. Returns outcomes in order."""
+        """Compare predicted answers, as written inside the box, with references. Return the outcomes in order."""
         if self._process != os.getpid():  # after a fork, children and lock belong to the parent
             self._reset()
         decided: dict[Pair, Outcome | None] = {}
@@ -102,9 +102,9 @@ class GradingPool:
         return [decided[pair] or by_algebra[pair] for pair in pairs]
 
     def _ask_children(self, pairs: Iterator[Pair]) -> dict[Pair, Outcome]:
-        """Lets the children compare distinct `pairs` and returns the outcomes.
+        """Let the children compare distinct `pairs`, and return the outcomes.
 
-        Takes further pairs from the iterator while the children work, so that this process does not wait for them.
+        Take further pairs from the iterator while the children work, so that this process does not wait for them.
         """
         outcomes: dict[Pair, Outcome] = {}
         readers: dict[str, _Child] = {}
@@ -159,13 +159,13 @@ class _Child:
         return self._replies.fileno()
 
     def take(self, pair: Pair) -> None:
-        """Sends `pair` to the child once the child is ready. The time limit of the pair excludes the child's start."""
+        """Send `pair` to the child once the child is ready. The time limit of the pair excludes the child's start."""
         self.pair, self.deadline = pair, time.monotonic() + STARTING_SECONDS
         if self.ready:
             self._ask()
 
     def hear(self) -> Outcome | None:
-        """Reads one line of the child's output: the outcome of a (completion, reference) pair, or None for "ready"."""
+        """Read one line of the child's output. Return the outcome of its pair, or None if the line is "ready"."""
         reply = self._replies.readline()
         if not reply:
             return "crash"
@@ -187,7 +187,7 @@ class _Child:
 
 
 def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) -> Pair:
-    """Removes from `waiting` the pair that needs the least parsing by `child`, and returns it.
+    """Remove from `waiting` the pair that needs the least parsing by `child`, and return it.
 
     Parsing is most of the work, and a child caches the expressions that it has parsed. The first choice is therefore a
     pair with an expression in the cache of `child`, the second a pair with expressions new to all children, and the
@@ -212,7 +212,7 @@ def _next_for(child: _Child, waiting: list[Pair], readers: dict[str, _Child]) ->
 def _settled(children: Sequence[_Child], *, patient: bool) -> list[tuple[_Child, Outcome]]:
     """Return each child that has finished its pair, died or missed its deadline, with the outcome of the pair.
 
-    If `patient`, waits until a child replies or the first deadline passes. Otherwise returns at once.
+    If `patient`, wait until a child replies or the first deadline passes. Otherwise return at once.
     """
     first = min(child.deadline for child in children)
     heard = wait([child.fileno() for child in children], max(0.0, first - time.monotonic()) if patient else 0)

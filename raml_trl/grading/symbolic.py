@@ -24,7 +24,7 @@ _SCALARS = (sympy.Add, sympy.Mul, sympy.Pow, *_NUMBERS, *_FUNCTIONS)
 
 
 def equal_expressions(predicted: str, answer: str) -> bool | None:
-    """Whether math-verify considers two expressions equal; None if it cannot parse one of them."""
+    """Return whether math-verify considers two expressions equal; None if it cannot parse one of them."""
     gold, target = parse_expression(answer), parse_expression(predicted)
     if not gold or not target:
         return None
@@ -36,7 +36,7 @@ def equal_expressions(predicted: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=256)
 def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
-    """Parses one expression with math-verify. Returns its possible readings, the best first, or () if there is none."""
+    """Parse one expression with math-verify. Return its possible readings, the best first, or () if there is none."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no timeout, but callers set one
     # Without dollars `3\sqrt{13}` would be parsed as 3, and any number in a text would be accepted.
     text = "$" + expression.replace("%", r"\%") + "$"
@@ -47,10 +47,10 @@ def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
 
 
 def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
-    r"""Whether two expressions certainly differ, because their values at one point differ.
+    r"""Return whether two expressions certainly differ, because their values at one point differ.
 
-    This numerical check avoids most of the algebra. It also separates values too small for math-verify, for which
-    2^{-99}\pi equals 0.
+    This numerical check avoids most of the algebra. It also tells values apart that are too small for
+    math-verify, which considers 2^{-99}\pi equal to 0.
     """
     if isinstance(gold, Relational) and isinstance(target, Relational):
         # math-verify considers all relations without a solution equal.

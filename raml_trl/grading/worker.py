@@ -21,7 +21,10 @@ MEMORY_BYTES = 4 * 2**30
 
 
 def main(seconds: float) -> None:
-    """Grades one pair per line of stdin, each within `seconds`, until stdin closes, also because the parent died."""
+    """Compare one pair per line of stdin until stdin closes, which also happens when the parent dies.
+
+    `seconds` is the time limit of one comparison, which the parent enforces.
+    """
     # Output of libraries goes to stderr, because the real stdout must carry only replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
