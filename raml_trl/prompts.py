@@ -101,7 +101,7 @@ NO_THINKING: dict[str, str] = {
 }
 """Texts, by name, that make a model answer without thinking if its completion starts with them.
 
-Which one works depends on the family of the model.
+Which text works depends on the family of the model.
 """
 
 

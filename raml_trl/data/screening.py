@@ -117,7 +117,7 @@ class Screen:
             return Refusal("garbled")
         if holds_solution(question.question):
             return Refusal("solution in the question")
-        if self.figures and needs_figure(question.question):  # in the original text, since the markup may be a figure
+        if self.figures and needs_figure(question.question):  # in the original text: the markup may be a figure
             return Refusal("needs a figure")
         if self.count_tokens(text) > self.max_question_tokens:
             return Refusal("too long")

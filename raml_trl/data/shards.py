@@ -167,7 +167,7 @@ def _count_characters(value: object) -> int:
 
 
 def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
-    """Group rows into batches with a limited number of rows and of characters, since trajectories may be long."""
+    """Group rows into batches with a limited number of rows and of characters, because trajectories may be long."""
     batch: list[Mapping[str, object]] = []
     characters = 0
     for row in rows:

@@ -1,7 +1,7 @@
-"""Compares runs, which are evaluations of the same questions: for every metric, each run's difference to the first run.
+"""Compares evaluations of the same questions, called runs: for every metric, the difference of each run to the first.
 
-Pairing by question removes question difficulty from the noise. The p-values are not corrected for multiple comparisons,
-so among many of them some are small by chance.
+The values of two runs are paired by question, which removes the difficulty of the questions from the noise. The
+p-values are not corrected for multiple comparisons, so among many of them some are small by chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,11 +42,11 @@ class RunMetric(TypedDict):
 
 
 Comparison = dict[str, dict[str, RunMetric]]
-"""Maps the name of each metric, such as `pass@8`, to the results of the runs by name of the run."""
+"""The results, first by name of the metric, such as `pass@8`, and then by name of the run."""
 
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:
-    """Compares every run with the first run, in Pass@k, mG-Pass@k for even k, and maj@k if all runs have votes.
+    """Compare every run with the first run in Pass@k, mG-Pass@k (k even) and, if all runs have votes, maj@k (k > 1).
 
     Args:
         runs: the counted samples of each run, by name of the run.
@@ -104,7 +104,7 @@ def _values(samples: SampleCounts, kind: str, k: int) -> NDArray[np.float64]:
 
 
 def write_comparison(directory: Path, compared: Comparison) -> None:
-    """Writes `comparison.json` and `comparison.md`."""
+    """Write `comparison.json` and `comparison.md` into `directory`."""
     write_json(directory / "comparison.json", compared)
     with whole_file(directory / "comparison.md") as partial:
         partial.write_text(comparison_table(compared) + "\n", encoding="utf-8")

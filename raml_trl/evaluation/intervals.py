@@ -38,7 +38,7 @@ class MeanInterval:
 class SeedMean:
     """Mean of `n` values, one per seed, with its 95 % interval.
 
-    `mean` is None without values; `low` and `high` are None for fewer than two values.
+    `mean` is None if there are no values; `low` and `high` are None if there are fewer than two.
     """
 
     n: int
@@ -56,7 +56,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the bootstrap confidence interval of the mean of `values` `(Q,)`, one value per question.
 
-    Questions are resampled with replacement, and the interval lies between quantiles of the resampled means.
+    Questions are resampled with replacement, `num_resamples` times. The interval contains the middle share `confidence`
+    of the resampled means.
 
     Source: Efron, Bootstrap methods, 1979; the percentile form.
 
@@ -106,7 +107,7 @@ def mean_over_seeds(values: Sequence[float]) -> SeedMean:
 
 
 def student_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """Compares two settings that were run with the same few seeds, by a paired t-test of `second` minus `first`.
+    """Compare two settings that were run with the same few seeds, by a paired t-test of `second` minus `first`.
 
     `first` and `second` hold one value per seed, in the same order of seeds. If all differences are equal, the interval
     is a single point, and the p-value is 1 if the differences are zero and 0 otherwise.
@@ -154,12 +155,13 @@ def paired_difference(
     num_resamples: int = 2_000,
     num_flips: int = 10_000,
 ) -> Difference:
-    """Compares two runs on the same questions `(Q,)`, in the same order. The difference is `second` minus `first`.
+    """Compare two runs by their values `(Q,)` on the same questions, in the same order.
 
-    The interval is a paired bootstrap: each resampled question brings the values of both runs. The p-value is from a
-    two-sided sign-flip test: if the runs were equally good, the difference of each question would be equally likely to
-    have either sign. With at most 12 nonzero differences, all sign patterns are enumerated and the p-value is exact.
-    With more, `num_flips` patterns are drawn, and the observed pattern is added to them, so that p is never 0.
+    The difference is `second` minus `first`. The interval is a paired bootstrap: each resampled question brings the
+    values of both runs. The p-value is from a two-sided sign-flip test: if the runs were equally good, the difference
+    of each question would be equally likely to have either sign. With at most 12 nonzero differences, all sign patterns
+    are enumerated and the p-value is exact. With more, `num_flips` patterns are drawn, and the observed pattern is
+    added to them, so that p is never 0.
 
     Source: Fisher, The Design of Experiments, 1935, section 21. Phipson and Smyth, arXiv 1603.05766, for the added
     pattern.
@@ -180,9 +182,9 @@ def paired_difference(
 
 
 def _sign_flip_p_value(differences: Floats, rng: np.random.Generator, num_flips: int) -> float:
-    """Return the share of sign patterns under which the sum of `differences` `(D,)` is at least as far from zero.
+    """Return the share of sign patterns with a sum of `differences` `(D,)` at least as far from 0 as the observed one.
 
-    The comparison is with the observed sum, without any sign flipped.
+    The observed sum is the one without any sign flipped.
     """
     as_far = abs(differences.sum()) - _TIE * np.abs(differences).sum()
     if differences.size <= _MAX_ENUMERATED:

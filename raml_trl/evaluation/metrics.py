@@ -127,8 +127,8 @@ def summarise(
         ks: values of k.
         rng: generator for the bootstrap.
         thresholds: values of tau. Each adds G-Pass@k for every k, as `g_pass@K_TAU`.
-        votes: `(Q,)` votes of each question. If given, they add the majority vote `maj@K` for every k above 1, since a
-            vote of a single sample is the same as Pass@1.
+        votes: `(Q,)` votes of each question. If given, they add the majority vote `maj@K` for every k above 1,
+            because the vote of a single sample is the same as Pass@1.
 
     Raises:
         ValueError: if `each_question` raises it, or if `votes` do not match the questions and their samples.

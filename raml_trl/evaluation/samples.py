@@ -54,9 +54,9 @@ class SampleMetrics(TypedDict):
 
 
 def read_samples(path: Path) -> SampleCounts:
-    """Reads a `samples.parquet` and counts its samples per question.
+    """Read a `samples.parquet` and count its samples per question.
 
-    Logs a warning if the file has no votes, or votes that contradict the grades.
+    Log a warning if the file has no votes, or votes that contradict the grades.
 
     Raises:
         InputError: if the file is missing or damaged, lacks a column or has no rows.
@@ -93,7 +93,7 @@ def read_samples(path: Path) -> SampleCounts:
 def _count_votes(
     path: Path, questions: Sequence[str], votes: Sequence[int | None], correct: Sequence[bool]
 ) -> tuple[Votes, ...] | None:
-    """Counts the votes of each question. Returns None, with a warning, if the votes contradict the grades.
+    """Count the votes of each question. Return None, with a warning, if the votes contradict the grades.
 
     The arguments `questions`, `votes` and `correct` are columns of the file `path`, with one entry per sample.
     """
@@ -117,7 +117,7 @@ def _count_votes(
 def sample_metrics(
     path: Path, ks: Sequence[int], rng: np.random.Generator, *, thresholds: Sequence[float] = ()
 ) -> SampleMetrics:
-    """Computes all metrics of the samples in a file, with bootstrap intervals.
+    """Compute all metrics of the samples in a file, with bootstrap intervals.
 
     Args:
         path: the `samples.parquet`.

@@ -44,18 +44,18 @@ class Votes:
 
 
 def number_answers(questions: Sequence[Sequence[tuple[str, Outcome]]], pool: GradingPool) -> list[list[int | None]]:
-    """Groups the samples of each question by answer. Returns each sample's answer number, or None if it abstains.
+    """Group the samples of each question by answer. Return the number of each sample's answer; None if it abstains.
 
     Answers are numbered within a question, from 0 in order of first appearance. All samples graded correct share one
-    answer, since each equals the reference, and no other sample joins them. The grader compares the remaining answers
+    answer, because each equals the reference, and no other sample joins them. The grader compares the remaining answers
     in rounds, for all questions at once. In each round, the most frequent remaining answer of a question serves as the
     reference for its other remaining answers. The question with the most different answers determines the number of
     rounds.
 
     Samples without an answer abstain. Samples with an unreadable answer also abstain, because the grader cannot compare
     them, and equal answers would then count as different votes. A sample on which the grader timed out or crashed votes
-    together with samples of the identical spelling. Its answer is not compared with others, because the grader would
-    time out or crash again.
+    together with samples that spell the answer identically. Its answer is not compared with others, because the grader
+    would time out or crash again.
 
     The grader's equality is not transitive (50% equals both 0.5 and 50, which differ from each other) and may depend on
     which side is the reference. The choice of comparisons depends on the frequency and spelling of the answers only,
@@ -135,7 +135,7 @@ def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abst
 
 
 def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int) -> list[int]:
-    """Counts the ways to draw `draws` samples so that no answer has more than `votes` samples in the draw.
+    """Count the ways to draw `draws` samples so that no answer has more than `votes` samples in the draw.
 
     Entry t of the result is the number of ways in which exactly t answers have `votes` samples in the draw.
 
@@ -161,7 +161,7 @@ def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int)
 
 
 def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
-    """Return `majority_at_k` for every question `(Q,)`. Computes it once for questions with equal votes.
+    """Return `majority_at_k` for every question `(Q,)`. It is computed only once for questions with equal votes.
 
     Raises:
         ValueError: if `majority_at_k` raises it. The message names the position of the question.
@@ -172,7 +172,7 @@ def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
 
 
 def by_question(value: Callable[[Question], float], questions: Iterable[Question]) -> NDArray[np.float64]:
-    """Return `value(question)` for every question `(Q,)`. Calls `value` once for equal questions.
+    """Return `value(question)` for every question `(Q,)`. `value` is called only once for equal questions.
 
     Raises:
         ValueError: if `value` raises it. The message names the position of the question.
@@ -190,7 +190,7 @@ def by_question(value: Callable[[Question], float], questions: Iterable[Question
 
 
 def check_k(n: int, k: int) -> None:
-    """Checks that k samples can be drawn from n.
+    """Check that k samples can be drawn from n.
 
     Raises:
         ValueError: unless 1 <= k <= n.

@@ -58,7 +58,7 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
 def version(package: Path = _PACKAGE) -> str:
     """Return the version of raml_trl.
 
-    If `package`, its directory, is in a git checkout, add the commit and whether files have changed since that commit.
+    If `package`, the directory of raml_trl, is in a git checkout, add the commit and whether files have changed since.
     """
     root = package.parent
     if not (root / ".git").exists():

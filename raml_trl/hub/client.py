@@ -1,7 +1,7 @@
 """Pushes models and datasets to the Hugging Face Hub, and checks beforehand that this is possible.
 
-Calls are idempotent: an existing repository is kept, and a file that is already there is not sent again. So `insist`
-can repeat a call from its start after a transient failure, and the user can run the same command again.
+Calls are idempotent: an existing repository is kept, and a file that it already has is not sent again. So `insist` can
+repeat a call from its start after a transient failure, and the user can run the same command again.
 """
 
 import logging
@@ -81,7 +81,7 @@ def push_dataset(directory: Path, repo_id: str, *, private: bool | None, pattern
         repo_id: NAME or NAMESPACE/NAME.
         private: as in `check_hub_access`.
         patterns: patterns of the files to push, such as `README.md` and `trajectories-*.parquet`. Files on the Hub that
-            match a pattern but are not in `directory` are deleted, since old shards must not mix with new ones.
+            match a pattern but are not in `directory` are deleted, because old shards must not mix with new ones.
         message: the commit message.
 
     Raises:
@@ -145,7 +145,7 @@ def insist(call: Callable[[], T], name: str) -> T:
 
     Args:
         call: sends one or more requests, and can be repeated from its start.
-        name: the repository in messages, such as `model USER/NAME`.
+        name: the name of the repository in messages, such as `model USER/NAME`.
 
     Raises:
         InputError: if the failure is permanent, or remains after the last attempt.

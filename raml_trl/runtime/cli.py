@@ -154,7 +154,7 @@ def run(
 
 
 def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
-    """Run a command from Python and return its results.
+    """Run a command from Python and return its results. `main` is its function, and `config` has its options.
 
     This makes the same run as `python -m raml_trl.X` with the same settings. An example:
 

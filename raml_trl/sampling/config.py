@@ -76,7 +76,7 @@ class SamplingArguments(DatasetArguments):
             raise InputError(f"engine is {self.engine} and server_url is {self.server_url}: each needs the other")
 
     def check_number(self, name: str, number: int) -> None:
-        """Check that greedy decoding (temperature 0) is not to draw several samples, which would all be the same.
+        """Reject several samples per question from greedy decoding (temperature 0), which would all be the same.
 
         Args:
             name: the field that gives the number of samples per question, for the error message.

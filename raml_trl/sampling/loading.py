@@ -83,7 +83,7 @@ def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[Pre
 
 
 def open_engine(config: SamplingArguments) -> Engine:
-    """Return the engine that the recipe names, with the model loaded or, for a server, checked to be served.
+    """Return the engine that `config` names, after loading the model or checking that the server offers it.
 
     Raises:
         InputError: if the model cannot be loaded, vLLM or a device is missing, or the server does not offer the model.

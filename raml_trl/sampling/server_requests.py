@@ -98,7 +98,7 @@ class Server:
         *,
         jitter: int,
     ) -> _T:
-        """Send a request until `read` returns a value for the response, and return that value.
+        """Send a request, and repeat it until `read` returns a value for the response. Return that value.
 
         Args:
             client: from `Server.client`.
@@ -155,7 +155,7 @@ class Server:
         return Reply(response.status_code, response.content, _retry_after(response.headers.get("Retry-After")))
 
     def _reason(self, reply: Reply) -> str:
-        """Describe a failed attempt in one line. The API key is masked, since a reply of the server may repeat it."""
+        """Describe a failed attempt in one line. The API key is masked, because a reply may repeat it."""
         status = {0: "no reply", 200: "a reply that is not one of this protocol"}.get(reply.status, str(reply.status))
         text = "".join(letter if letter.isprintable() else " " for letter in reply.content.decode(errors="replace"))
         if self.api_key is not None:
@@ -167,7 +167,8 @@ class _Transport(httpx2.AsyncBaseTransport):
     """Replaces the headers of the `openai` client by fixed ones, and rejects responses of more than `max_bytes`.
 
     The client would also send the organisation, the project and further headers from environment variables, which are
-    meant only for OpenAI's server. Uncompressed responses are requested, since a compressed one may expand to any size.
+    meant only for OpenAI's server. Uncompressed responses are requested, because a compressed one may expand to any
+    size.
     """
 
     def __init__(self, api_key: str | None, max_bytes: int) -> None:
@@ -203,7 +204,7 @@ class _Transport(httpx2.AsyncBaseTransport):
 
 @contextmanager
 def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Run an event loop in a separate thread, since a notebook already runs an event loop in the caller's thread.
+    """Run an event loop in a separate thread, because a notebook already runs one in the caller's thread.
 
     On exit the remaining tasks are cancelled, which closes their connections.
     """

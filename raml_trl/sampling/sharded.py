@@ -42,7 +42,7 @@ class Sample:
 
 
 class Notes(TypedDict):
-    """The counts stored with a shard: samples for each grading outcome, finished samples, and tokens of all samples."""
+    """The counts stored with a shard: samples with each grading outcome, finished samples, tokens of all samples."""
 
     outcomes: dict[str, int]
     finished: int
@@ -50,9 +50,12 @@ class Notes(TypedDict):
 
 
 Questions = Callable[[], Iterator[Question]]
-"""Return an iterator over all questions. Each call starts again at the first question."""
+"""Function that returns an iterator over all questions. Each call starts again at the first question."""
 Rows = Callable[[Sequence[Sample], GradingPool], Iterable[Mapping[str, object]]]
-"""Converts the samples of a shard, sorted by question and number, into its rows. May use the pool that graded them."""
+"""Function that converts the samples of a shard, sorted by question and number, into the rows of the shard.
+
+It may use the pool that graded the samples.
+"""
 
 
 def sample_shards(

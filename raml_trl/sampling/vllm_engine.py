@@ -1,7 +1,7 @@
 """Draws completions from vLLM in this process, on one or more GPUs.
 
-Under `accelerate launch` or `torchrun`, every process loads the model once more, on GPUs that no other process uses.
-The caller decides which prompts each process gets.
+Under `accelerate launch` or `torchrun`, every process loads its own copy of the model, on GPUs that no other process
+uses. The caller decides which prompts each process gets.
 """
 
 import os
@@ -59,8 +59,8 @@ class VLLMEngine:
             tensor_parallel_size: GPUs per process.
             max_model_length: limit for the tokens of a prompt and its completion; None takes the model's own limit.
             gpu_memory_utilization: share of the memory of each GPU that vLLM may use.
-            dtype: dtype of the weights, as vLLM names it; `auto` uses the dtype of the checkpoint, but bfloat16 for
-                float32.
+            dtype: dtype of the weights, as vLLM names it; `auto` uses the dtype of the checkpoint, or bfloat16
+                if that is float32.
             enforce_eager: do not build CUDA graphs, so that the start is faster and sampling is slower.
 
         Raises:
@@ -121,7 +121,7 @@ class VLLMEngine:
 
 
 def devices_of(local_rank: int, tensor_parallel_size: int, visible: Sequence[str]) -> Sequence[str]:
-    """Return those of the `visible` devices that the process `local_rank` of this machine is to use.
+    """Return the devices, among the `visible` ones, that process `local_rank` of this machine is to use.
 
     Process 0 uses the first `tensor_parallel_size` devices, process 1 the next ones, and so on.
 

@@ -1,4 +1,4 @@
-"""Chooses K trajectories of each question, and how often to train on each of them.
+"""Chooses K trajectories of each question, and decides how often to train on each of them.
 
 The trajectories of a question are ranked in one of several orders, and the first K are taken. So the trajectories for
 K = 4 contain the trajectories for K = 2. The choice depends only on the texts, their lengths and a seed.

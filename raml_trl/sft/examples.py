@@ -51,7 +51,9 @@ class ExampleCounts:
     overlong: int
     """Trajectories longer than max_length, among those that were tried in order to get K per question."""
     examples: int
+    """Training examples: distinct trajectories, each counted as often as it is repeated."""
     tokens: int
+    """Tokens of all examples."""
 
 
 def build_examples(

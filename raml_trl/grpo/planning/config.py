@@ -7,9 +7,10 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least, check_types
 
 Sharding = Literal["none", "optimizer", "gradients", "full"]
-"""What is sharded over processes: nothing, optimizer states (ZeRO-1), gradients (ZeRO-2), or weights (ZeRO-3, FSDP).
+"""The part of the training state that is sharded over processes.
 
-Each level includes the previous one.
+`none`: nothing; `optimizer`: optimizer states (ZeRO-1); `gradients`: also gradients (ZeRO-2); `full`: also weights
+(ZeRO-3, FSDP).
 """
 
 

@@ -18,7 +18,8 @@ from raml_trl.runtime.history import RunSummary
 class Prediction:
     """The predicted optimizer step of one trainer ("TRL" or "ours") with one m.
 
-    `rows` counts the rows of all devices; `cells` (token positions, padding included) and `bytes` are of one device.
+    `rows` is the number of rollouts trained on, over all devices. `cells` (token positions, padding included) and
+    `bytes` are those of one device.
     """
 
     trainer: str

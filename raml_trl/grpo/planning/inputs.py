@@ -93,7 +93,9 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
 
 
 def read_costs(directory: str, num_processes: int, num_generations: int) -> RunSummary:
-    """Read the costs of a run of `train_grpo` from its directory.
+    """Read the costs of the run of `train_grpo` in `directory`.
+
+    The run must have had `num_processes` processes, and groups of `num_generations` rollouts.
 
     Raises:
         InputError: if there is no such run, or its costs do not apply to this plan.
@@ -118,7 +120,8 @@ def read_costs(directory: str, num_processes: int, num_generations: int) -> RunS
 def read_split(config: PlanConfig, summary: RunSummary | None, geometry: Geometry, work: Work) -> Split:
     """Return the constant seconds of a step, and its seconds per cell (a token position of a batch, padding included).
 
-    They are measured if there is a `summary` of a run, and otherwise taken from the seconds in `config`.
+    If there is a `summary` of a run, `measured_split` computes them for the recipe's `geometry`. Otherwise
+    `given_split` computes them from the seconds in `config` and the `work` of a step.
     """
     if summary is not None:
         return measured_split(summary, geometry)
@@ -156,7 +159,7 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
 
 
 def logged_completion_lengths(run: Path) -> list[int]:
-    """Return the number of tokens of each completion that a run logged, with its end token; empty if it logged none.
+    """Return the length in tokens, end token included, of each completion that a run logged; empty if it logged none.
 
     If the run logged more than `ROLLOUTS_DRAWN` completions, only some of them are counted, at regular intervals.
     """

@@ -43,10 +43,12 @@ class Shape(NamedTuple):
 class Precision(NamedTuple):
     """The number of bytes that each kind of number takes.
 
-    `weights`, `gradients` and `states` (AdamW's) are bytes per parameter, `compute` bytes per input of a matrix
-    product, `residual` bytes per number in the residual stream. `norms` are the bytes per hidden unit and cell that the
-    two norms of a layer keep: for each norm its input in float32, the normed input, and the output. The output is kept
-    once if the following matrix products use it unchanged, and once per product if autocast converts it.
+    `weights`, `gradients` and `states` (AdamW's) are bytes per parameter. `compute` is bytes per input of a matrix
+    product, and `residual` is bytes per number in the residual stream.
+
+    `norms` is the bytes per hidden unit and cell that the two norms of a layer keep. Each norm keeps its input in
+    float32, the normed input, and its output. The output is kept once if the following matrix products use it
+    unchanged, and once per product if autocast converts it.
     """
 
     weights: int
@@ -114,7 +116,7 @@ def predict_bytes(
 ) -> dict[str, int]:
     """Return the bytes of each part of the memory on one device.
 
-    It is assumed that all `rows` of a micro-batch have the longest possible prompt and completion.
+    A micro-batch is assumed to consist of `rows` rollouts, all with the longest possible prompt and completion.
     """
     states = state_bytes(
         shape,
@@ -174,8 +176,8 @@ def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str
 
     These are the tensors of both norms (see `Precision.norms`); queries, keys, values and the output of attention; four
     intermediate results of a gated feed-forward layer; and the scores of attention. For the scores, `eager` keeps a
-    softmax over `width` cells for every head, `sdpa` only a mask over `width` cells, and `flash_attention_2` one number
-    for every head. `eager` and `sdpa` also repeat keys and values for every query head.
+    softmax over the `width` cells of a row for every head, `sdpa` only a mask over these cells, and `flash_attention_2`
+    one number for every head. `eager` and `sdpa` also repeat keys and values for every query head.
 
     Source: the count of Korthikanti et al., arXiv 2205.05198, section 4.1, redone for a layer of the Llama family in
     transformers 5 (RMSNorm, gated, no dropout). A test compares it with autograd.
@@ -195,13 +197,13 @@ def activation_bytes(
 ) -> int:
     """Return the peak activation bytes of a micro-batch of `rows` x `width` cells: kept tensors and working memory.
 
-    With gradient checkpointing only the residual is kept, and one layer at a time is recomputed. The working memory is
-    that of one layer in the backward pass, or that of the head (the output layer), whichever gives the higher peak. For
-    the head, TRL holds a tile of the logits (trl/kernels/chunked_logprob.py), and the gradients of the hidden states
-    and of the head in float32.
+    With gradient checkpointing only the residual stream is kept, and one layer at a time is recomputed. The working
+    memory is that of one layer in the backward pass, or that of the head (the output layer), whichever gives the higher
+    peak. For the head, TRL holds a tile of the logits (trl/kernels/chunked_logprob.py), and the gradients of the hidden
+    states and of the head in float32.
 
     On a CPU (12 layers, hidden size 256, rows of 512 tokens) the resident memory grew by 1.1 to 1.2 times this number
-    without checkpointing, and by 1.1 to 2.6 times with it. The formula was not yet compared with a GPU.
+    without checkpointing, and by 1.1 to 2.6 times with it. The formula has not been compared with a GPU yet.
     """
     compute, cells = precision.compute, rows * width
     layer = kept_bytes(shape, precision, width=width, attention=attention)

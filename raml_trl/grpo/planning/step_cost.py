@@ -4,10 +4,10 @@ Rows and cells come from a simulation: completion lengths are drawn at random, a
 and distributes them over micro-batches. Seconds are estimated with a price per cell, the seconds that one cell takes.
 The module `memory` predicts the memory.
 
-A cell is one token position that a forward pass computes, padding included.
+A row is a rollout in a micro-batch. A cell is one token position that a forward pass computes, padding included.
 
-Shapes: in a generation, W processes with R rollouts each, or P groups of G rollouts; each process has K micro-batches
-of N rows.
+Letters in shapes: a generation batch has W processes with R rollouts each, which together are P groups of G rollouts.
+Each process has K micro-batches of N rows.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,10 @@ ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The fields of `SubsetGRPOConfig` that determine how a generation is cut into micro-batches, with no None left.
+    """The settings that determine how a generation batch is cut into micro-batches.
 
-    Batch sizes and numbers of steps are those of one process, as in `SubsetGRPOConfig`.
+    Except for `num_processes`, they are fields of `SubsetGRPOConfig`, with a value in place of every None. Batch sizes
+    and numbers of steps are those of one process, as in `SubsetGRPOConfig`.
     """
 
     num_processes: int
@@ -54,18 +55,18 @@ class Geometry:
 
     @property
     def rows_per_micro_batch(self) -> int:
-        """Rows of a micro-batch that run, on one process."""
+        """Number of rows in a micro-batch of one process."""
         rollouts = self.per_device_train_batch_size
         return rollouts if self.subset_mode == "mask" else int(rollouts * self.fraction)
 
     @property
     def rollouts(self) -> int:
-        """Rollouts of a generation on all processes."""
+        """Number of rollouts in a generation batch, on all processes."""
         return self.num_processes * self.per_device_train_batch_size * self.steps_per_generation
 
     @property
     def rollouts_per_step(self) -> float:
-        """Rollouts generated per optimizer step, on all processes. Each rollout is used in `num_iterations` passes."""
+        """Number of rollouts generated per optimizer step, on all processes. Each is used `num_iterations` times."""
         return self.rollouts * self.generations_per_step / self.num_iterations
 
     @property
@@ -81,8 +82,9 @@ class Geometry:
 class Work(NamedTuple):
     """The work of an optimizer step.
 
-    `rows` are the rows that run on all processes, and `cells` the cells of the process with the most cells. `cells_all`
-    are the cells of a process with TRL's trainer, which trains on all G and pads to the longest rollout of a process.
+    `rows` is the number of rollouts trained on, over all processes. `cells` is the number of cells of the process with
+    the most cells. `cells_all` is that number with TRL's trainer, which trains on all G rollouts and pads each to the
+    longest rollout of its process.
     """
 
     rows: float
@@ -91,9 +93,10 @@ class Work(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The seconds of an optimizer step, divided into three constants and a price per cell.
+    """The seconds of an optimizer step: three constants, and a price in seconds per cell.
 
-    `generating` includes rewards and preparation. `updating` is the part of the update that does not depend on cells.
+    `generating` includes rewards and preparation. `updating` is the part of the update that does not depend on the
+    number of cells.
     """
 
     generating: float
@@ -111,10 +114,11 @@ def lognormal_lengths(median: float, sigma: float, longest: int, rng: np.random.
 
 
 def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -> tuple[float, float]:
-    """Return the median and sigma of a log-normal distribution of which `number` draws have about these statistics.
+    """Return the median and sigma of a log-normal distribution, from statistics of `number` draws.
 
-    `least` and `most` are the minimum and the maximum of the draws. The extremes of n normal numbers lie about
-    z(1 - 1/(n + 1)) standard deviations below and above the mean, where z is the inverse of the normal distribution.
+    The statistics are the mean, the minimum `least` and the maximum `most`. The extremes of n draws from a normal
+    distribution lie about z(1 - 1/(n + 1)) standard deviations below and above its mean, where z is the inverse of the
+    cumulative distribution function.
     """
     sigma = log(most / least) / (2 * NormalDist().inv_cdf(1 - 1 / (number + 1)))
     return mean / exp(sigma**2 / 2), sigma
@@ -145,8 +149,8 @@ def draw_work(
     The simulated rollouts are the same for every m.
 
     Args:
-        geometry: the geometry of the recipe.
-        lengths: `(N,)`: completion lengths in tokens, from which each rollout's length is drawn independently.
+        geometry: the batch sizes and the selection of the recipe.
+        lengths: `(N,)` completion lengths in tokens, from which each rollout's length is drawn independently.
         prompt_length: tokens of every prompt, padding included.
         dead_groups: share of groups in which all rewards are equal, so all advantages are 0.
         seed: seed of the draws.
@@ -204,7 +208,7 @@ def given_split(generating: float, updating: float, work: Work) -> Split:
     """Split the seconds of a step of TRL's trainer on all G rollouts.
 
     `generating` are the seconds that do not shrink with m, `updating` those of the update. The whole update is
-    attributed to its cells, since no constant part is known. This makes small m look better than they are.
+    attributed to its cells, because no constant part is known. This makes small m look better than they are.
     """
     return Split(generating, 0.0, 0.0, updating / work.cells_all)
 
@@ -212,15 +216,15 @@ def given_split(generating: float, updating: float, work: Work) -> Split:
 def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     """Split the seconds of a step, as measured in a run with any m.
 
-    The summary of the run has the seconds of the updates. From the estimated speed-up follow the seconds that the
-    updates would have taken with all cells, as TRL's trainer runs them. The line through these two points gives the
-    constant and the price per cell. If both points have the same number of cells, the whole update is attributed to the
-    cells. Scoring is a forward pass over about the same cells, so its seconds are added to the price, not to the
-    constant.
+    The constant and the price per cell are those of a line through two points, each with the cells and the seconds of
+    the updates. The first point is measured: it is in the summary of the run. The second point is for TRL's trainer,
+    which runs all cells: its seconds follow from the estimated speed-up. If both points have the same number of cells,
+    the whole update is attributed to the cells. Scoring is a forward pass over about the same cells, so its seconds are
+    added to the price, not to the constant.
 
     Args:
         summary: summary of a run with at least one update.
-        geometry: geometry of the recipe, which gives the number of rollouts per step.
+        geometry: the batch sizes of the recipe, which give the number of rollouts per step.
     """
     seconds, counts = summary["seconds"], summary["counts"]
     cells, cells_all = counts["cells_updating"], counts["cells_updating_all"]
@@ -241,7 +245,7 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
 
 
 def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:
-    """Return the seconds of an optimizer step, the speed-up over a step of TRL's trainer on all G, and its ceiling.
+    """Return the seconds of an optimizer step, and the speed-up over a step of TRL's trainer on all G with its ceiling.
 
     Args:
         split: the seconds of a step, from `measured_split` or `given_split`.
