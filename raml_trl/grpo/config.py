@@ -12,7 +12,7 @@ from typing import Literal
 
 from trl import GRPOConfig
 
-from raml_trl.grpo.micro_batches import RowRules, per_micro_batch_terms, settle_row_rules
+from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_micro_batch_terms, settle_row_rules
 from raml_trl.grpo.selection import REWARD_BLIND, Strategy
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_types, nearest
@@ -63,7 +63,8 @@ class SubsetGRPOConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "Sort the rows of an optimizer step by length and trim each micro-batch. None: on, unless a term "
-            "of the loss is a mean over a micro-batch, whose gradient would change."
+            "of the loss is a mean over a micro-batch, or the model has dropout or absolute positions: then its "
+            "gradient would change."
         },
     )
     skip_zero_advantage: bool | None = field(
@@ -71,7 +72,7 @@ class SubsetGRPOConfig(GRPOConfig):
         metadata={
             "help": "Do not run selected rows whose advantage is exactly 0; denominators stay the same. None: on if "
             "these rows add nothing to the gradient (subset_mode: drop, beta: 0, no term that is a mean over a "
-            "micro-batch)."
+            "micro-batch, no dropout and no absolute positions in the model)."
         },
     )
 
@@ -105,22 +106,71 @@ class SubsetGRPOConfig(GRPOConfig):
         """Settings that make the loss depend on which rows share a micro-batch."""
         return per_micro_batch_terms(vars(self))
 
-    def row_rules(self, *, router_loss: bool = False) -> RowRules:
+    @property
+    def needs_model_traits(self) -> bool:
+        """Whether rows can move or be dropped, so that the traits of the model matter."""
+        return self.fraction < 1 or self.length_bucketing is not False or self.skip_zero_advantage is not False
+
+    def row_rules(self, traits: ModelTraits = PLAIN_MODEL, *, num_processes: int = 1) -> RowRules:
         """Return whether `length_bucketing` and `skip_zero_advantage` are on; decide each of them that is None.
 
         Args:
-            router_loss: whether the model adds a router loss, which is a mean over a micro-batch.
+            traits: the traits of the model.
+            num_processes: number of processes that train.
 
         Raises:
-            InputError: if a setting would change the router loss.
+            InputError: if a setting would change the gradient of this model.
         """
-        if router_loss and (self.subset_mode == "mask" or self.length_bucketing or self.skip_zero_advantage):
+        set_on = [f"{name}: true" for name in ("length_bucketing", "skip_zero_advantage") if getattr(self, name)]
+        if traits.router_loss and (self.subset_mode == "mask" or set_on):
             raise InputError(
                 "this mixture-of-experts model has a router loss, which is a mean over a micro-batch: leave out "
                 "subset_mode: mask, length_bucketing: true and skip_zero_advantage: true, or set "
                 "router_aux_loss_coef: 0"
             )
-        return settle_row_rules(vars(self), router_loss=router_loss)
+        if traits.padding and set_on:
+            raise InputError(
+                f"padding changes the log-probs of this model, for example because its positions are absolute, so "
+                f"{set_on[0]} would change its gradient: leave it out or set it to false"
+            )
+        if traits.padding and num_processes > 1 and self.fraction < 1 and not self._selects_alike_on_processes:
+            raise InputError(
+                "padding changes the log-probs of this model, for example because its positions are absolute, so rows "
+                f"cannot move between the {num_processes} processes: use selection_scope: group and let "
+                f"per_device_train_batch_size x steps_per_generation ({self.per_device_train_batch_size} x "
+                f"{self.steps_per_generation}) be a multiple of num_generations (G = {self.num_generations})"
+            )
+        return settle_row_rules(vars(self), traits)
+
+    def row_remarks(self, traits: ModelTraits) -> list[str]:
+        """Return what the user should know about `length_bucketing` and `skip_zero_advantage` with this model.
+
+        Args:
+            traits: the traits of the model, which `row_rules` has accepted.
+        """
+        without_model = self.row_rules()._asdict()
+        on = " and ".join(name for name in without_model if getattr(self, name))
+        off = " and ".join(name for name, value in without_model.items() if value and getattr(self, name) is None)
+        remarks = []
+        if traits.noise and on:
+            remarks.append(f"{on}: dropout or other noise of the model falls on other rows than in TRL's trainer")
+        if traits.width_limit is not None and on:
+            remarks.append(f"{on}: the gradient is TRL's only in batches of at most {traits.width_limit} tokens a row")
+        reasons = {
+            "the model has noise (dropout, NEFTune or the like), which would fall on other rows": traits.noise,
+            "padding changes the log-probs of this model": traits.padding,
+            f"padding changes the log-probs of rows of more than {traits.width_limit} tokens": traits.width_limit,
+        }
+        reason = "; ".join(text for text, holds in reasons.items() if holds)
+        if reason and off:
+            remarks.append(f"{off}: off by default, to keep TRL's gradient: {reason}")
+        return remarks
+
+    @property
+    def _selects_alike_on_processes(self) -> bool:
+        """Whether every process has whole groups, so that each has equally many selected rows."""
+        rollouts = self.per_device_train_batch_size * self.steps_per_generation
+        return self.selection_scope == "group" and rollouts % self.num_generations == 0
 
     @property
     def rows_per_micro_batch(self) -> int:

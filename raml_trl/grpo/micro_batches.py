@@ -12,6 +12,7 @@ of N rows. Rows are numbered over all processes: row r is on process r // R.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,26 @@ class RowRules(NamedTuple):
     skip_zero_advantage: bool
 
 
+@dataclass(frozen=True)
+class ModelTraits:
+    """The properties of a model on which it depends whether rows may move and padding may be trimmed.
+
+    `router_loss`: the model adds a router loss, which is a mean over a micro-batch.
+    `noise`: it draws random numbers in training, as dropout and NEFTune do.
+    `padding`: padding changes its log-probabilities, as absolute positions of GPT-2 do.
+    `width_limit`: padding changes its log-probabilities only in batches wider than this; None for no limit.
+    """
+
+    router_loss: bool = False
+    noise: bool = False
+    padding: bool = False
+    width_limit: int | None = None
+
+
+PLAIN_MODEL = ModelTraits()
+"""A model whose gradient stays the same if rows move and padding is trimmed."""
+
+
 def per_micro_batch_terms(settings: Mapping[str, object]) -> list[str]:
     """Return the names of the settings that make the loss depend on which rows share a micro-batch.
 
@@ -49,16 +70,16 @@ def per_micro_batch_terms(settings: Mapping[str, object]) -> list[str]:
     return terms + [name for name, off in _MICRO_BATCH_MEANS.items() if settings.get(name, off[0]) not in off]
 
 
-def settle_row_rules(settings: Mapping[str, object], *, router_loss: bool = False) -> RowRules:
+def settle_row_rules(settings: Mapping[str, object], traits: ModelTraits = PLAIN_MODEL) -> RowRules:
     """Return whether `length_bucketing` and `skip_zero_advantage` are on.
 
     Either of them that is None in the settings is on if it leaves the gradient of the step unchanged.
 
     Args:
         settings: fields of `SubsetGRPOConfig` by name; a missing field counts as its default.
-        router_loss: whether the model adds a router loss, which is a mean over a micro-batch.
+        traits: the traits of the model.
     """
-    movable = not per_micro_batch_terms(settings) and not router_loss
+    movable = not per_micro_batch_terms(settings) and traits == PLAIN_MODEL
     skippable = movable and settings.get("beta", 0.0) == 0.0 and settings.get("subset_mode", "drop") == "drop"
     bucketing, skipping = settings.get("length_bucketing"), settings.get("skip_zero_advantage")
     return RowRules(

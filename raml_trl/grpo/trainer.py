@@ -52,7 +52,8 @@ from raml_trl.grpo.generation import (
 )
 from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
 from raml_trl.grpo.ledger import Ledger, summary
-from raml_trl.grpo.micro_batches import cut_for_scoring, deal_micro_batches
+from raml_trl.grpo.micro_batches import ModelTraits, cut_for_scoring, deal_micro_batches
+from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.resuming import BufferResumingTrainer
 from raml_trl.grpo.rows import Batch, take_rows
@@ -109,7 +110,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if not isinstance(args, SubsetGRPOConfig):
             raise InputError(f"args must be a SubsetGRPOConfig, got {type(args).__name__}")
         super().__init__(model, reward_funcs, args, *rest, **named)
-        self.row_rules = args.row_rules(router_loss=self.aux_loss_enabled)
+        self.row_rules = args.row_rules(ModelTraits(router_loss=self.aux_loss_enabled))
+        self.add_callback(TraitsReader(self))
         self.ledger = Ledger(time.perf_counter)
         self.add_callback(OptimizerClock(self.ledger))
         self._generation: Generation | None = None  # set while TRL makes a generation

@@ -7,6 +7,7 @@ import pytest
 
 from raml_trl.grpo.micro_batches import (
     IDLE,
+    ModelTraits,
     RowRules,
     cut_by_width,
     cut_for_scoring,
@@ -138,7 +139,7 @@ def test_row_rules_are_on_by_default_if_they_are_exact(settings: dict[str, objec
 
 
 def test_a_router_loss_switches_them_off() -> None:
-    assert settle_row_rules({}, router_loss=True) == RowRules(False, False)
+    assert settle_row_rules({}, ModelTraits(router_loss=True)) == RowRules(False, False)
 
 
 def test_rows_to_score_are_sorted_by_length_if_bucketed() -> None:
