@@ -45,7 +45,7 @@ class TraitsReader(TrainerCallback):
         if not trainer.args.needs_model_traits:
             return
         traits = read_traits(trainer)
-        trainer.row_rules = trainer.args.row_rules(traits, num_processes=trainer.accelerator.num_processes)
+        trainer.set_model_traits(traits)
         if trainer.accelerator.is_main_process:
             for remark in trainer.args.row_remarks(traits):
                 logger.warning("%s", remark)

@@ -110,13 +110,17 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if not isinstance(args, SubsetGRPOConfig):
             raise InputError(f"args must be a SubsetGRPOConfig, got {type(args).__name__}")
         super().__init__(model, reward_funcs, args, *rest, **named)
-        self.row_rules = args.row_rules(ModelTraits(router_loss=self.aux_loss_enabled))
-        self.add_callback(TraitsReader(self))
+        self.set_model_traits(ModelTraits(router_loss=self.aux_loss_enabled))
+        self.add_callback(TraitsReader(self))  # measures the other traits
         self.ledger = Ledger(time.perf_counter)
         self.add_callback(OptimizerClock(self.ledger))
         self._generation: Generation | None = None  # set while TRL makes a generation
         self._generations = GenerationCounter(args, self.num_iterations)
         self._cells_of_update = 0
+
+    def set_model_traits(self, traits: ModelTraits) -> None:
+        """Decide from the traits of the model whether rows may move and be skipped."""
+        self.row_rules = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)
 
     # One generation. TRL calls these methods in this order; `_generate` may already call `_calculate_rewards`.
 

@@ -53,7 +53,7 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
     if dead_groups is None:
         dead_groups = 0.0 if summary is None else 1 - summary["counts"]["trained"] / summary["counts"]["selected"]
     lengths = read_lengths(config, args)
-    geometries = [read_geometry(recipe, config.num_processes) for recipe in recipes]
+    geometries = [read_geometry(recipe, config.num_processes, model) for recipe in recipes]
     works = [
         draw_work(geometry, lengths, prompt_length=config.prompt_length, dead_groups=dead_groups, seed=config.seed)
         for geometry in geometries

@@ -11,6 +11,7 @@ from trl import ModelConfig
 
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
+from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.step_cost import (
     ROLLOUTS_DRAWN,
@@ -73,9 +74,13 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
     return recipes, model
 
 
-def read_geometry(args: SubsetGRPOConfig, num_processes: int) -> Geometry:
-    """Return the batch sizes and numbers of steps of a run, from a config that `read_recipes` returned."""
-    rules = args.row_rules()
+def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig | None = None) -> Geometry:
+    """Return the batch sizes and numbers of steps of a run, from a config and its model that `read_recipes` returned.
+
+    Traits of the model that no setting shows, such as dropout in its own config, are not known here.
+    """
+    adapter_noise = model is not None and model.use_peft and model.lora_dropout > 0
+    rules = args.row_rules(ModelTraits(noise=adapter_noise or bool(args.neftune_noise_alpha)))
     return Geometry(
         num_processes=num_processes,
         per_device_train_batch_size=args.per_device_train_batch_size,
