@@ -8,12 +8,12 @@ import logging
 import os
 from dataclasses import dataclass, field
 from math import gcd
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trl import GRPOConfig
 
 from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_micro_batch_terms, settle_row_rules
-from raml_trl.grpo.selection import REWARD_BLIND, Strategy
+from raml_trl.grpo.selection import REWARD_BLIND, STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_types, nearest
 
@@ -24,6 +24,11 @@ BATCH_STRATEGIES = ("abs_advantage", "importance")
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 """Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
+
+if TYPE_CHECKING:
+    SelectionSetting = str | Selector
+else:
+    SelectionSetting = str  # the command line has only names, and a function is replaced by its name
 
 
 @dataclass
@@ -44,9 +49,12 @@ class SubsetGRPOConfig(GRPOConfig):
             "as the paper does. Both give the same gradient."
         },
     )
-    selection: Strategy = field(
+    selection: SelectionSetting = field(
         default="random",
-        metadata={"help": "Strategy that selects the m; see raml_trl.grpo.selection for paper, formula and bias."},
+        metadata={
+            "help": f"Strategy that selects the m: {', '.join(STRATEGIES)}, or the path of a function, such as "
+            "package.module:function; see raml_trl.grpo.selection."
+        },
     )
     selection_scope: Literal["group", "batch"] = field(
         default="group",
@@ -77,7 +85,10 @@ class SubsetGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        if callable(self.selection):
+            self.selection = selector_name(self.selection)  # so that the config can be saved
         check_types(self, SubsetGRPOConfig)
+        load_strategy(self.selection)
         self._check_geometry()
         super().__post_init__()
         if self.num_generations_update is None:
@@ -97,8 +108,13 @@ class SubsetGRPOConfig(GRPOConfig):
         return {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
 
     @property
+    def strategy(self) -> Strategy | Selector:
+        """The strategy that selects the m rollouts, or the user's function."""
+        return load_strategy(self.selection)
+
+    @property
     def weighs(self) -> bool:
-        """Whether selected rows have different weights in the loss."""
+        """Whether the strategy gives selected rows weights. A function decides this in every generation."""
         return self.selection == "importance" and self.num_generations_update < self.num_generations
 
     @property
@@ -223,15 +239,30 @@ class SubsetGRPOConfig(GRPOConfig):
             raise InputError(
                 "skip_zero_advantage is on, but subset_mode 'mask' runs every row: leave it out or use drop"
             )
-        if self.weighs and terms:
+        if self.weighs:
+            self.check_weights()
+
+    def check_weights(self) -> None:
+        """Check that the loss may have row weights.
+
+        Raises:
+            InputError: if it may not.
+        """
+        if self.per_micro_batch_terms:
             raise InputError(
-                f"selection 'importance' weights rows so that their sum estimates the sum over all G, but {terms} is "
-                "not a sum over rows: use another selection or leave that setting out"
+                f"selection {self.selection!r} weights rows so that their sum estimates the sum over all G, but "
+                f"{', '.join(self.per_micro_batch_terms)} is not a sum over rows: use another selection or leave that "
+                "setting out"
+            )
+        if self.advantage_scope == "subset":
+            raise InputError(
+                f"selection {self.selection!r} weights rows so that their sum estimates the sum over all G, whose "
+                "advantages advantage_scope 'subset' replaces: use advantage_scope: group"
             )
 
     def _check_subset(self) -> None:
         if self.selection_scope == "batch":
-            if self.selection not in BATCH_STRATEGIES:
+            if self.selection in STRATEGIES and self.selection not in BATCH_STRATEGIES:
                 raise InputError(
                     f"selection_scope 'batch' needs a selection that uses advantages, not {self.selection!r}: use "
                     f"{' or '.join(BATCH_STRATEGIES)}, or selection_scope: group"
@@ -251,11 +282,6 @@ class SubsetGRPOConfig(GRPOConfig):
                 raise InputError(
                     f"advantage_scope 'subset' needs one reward per rollout, but multi_objective_aggregation is "
                     f"{self.multi_objective_aggregation!r}: use 'sum_then_normalize' or advantage_scope: group"
-                )
-            if self.weighs:
-                raise InputError(
-                    "selection 'importance' weights rows by their advantage over the group, which advantage_scope "
-                    "'subset' replaces: use advantage_scope: group"
                 )
             if self.selection in REWARD_BLIND and self.num_generations_update < self.num_generations:
                 logger.warning(

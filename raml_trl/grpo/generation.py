@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class Generation:
     """The intermediate results of a generation while TRL is making it."""
 
     inputs: list[Row]  # the dataset row of every rollout of this process
+    lengths: Tensor | None = None  # (R,): completion tokens
     rewards_per_func: Tensor | None = None  # (P * G, F)
     subset: Subset | None = None
     rows_to_score: NDArray[np.int64] | None = None  # rows of this process that need log-probs; None for all rows
@@ -73,12 +75,15 @@ class GenerationCounter:
         return step * self._per_step + self._index
 
 
-def choose_subset(rewards_per_func: Tensor, reward_weights: Tensor, args: SubsetGRPOConfig, *, number: int) -> Subset:
+def choose_subset(
+    rewards_per_func: Tensor, reward_weights: Tensor, lengths: Tensor, args: SubsetGRPOConfig, *, number: int
+) -> Subset:
     """Select m of the G rollouts of every group.
 
     Args:
         rewards_per_func: `(P * G, F)`, gathered from all processes.
         reward_weights: `(F,)`, TRL's.
+        lengths: `(P * G,)`: completion tokens, gathered from all processes.
         args: the trainer's config.
         number: number of this generation, from `GenerationCounter`.
     """
@@ -97,16 +102,22 @@ def choose_subset(rewards_per_func: Tensor, reward_weights: Tensor, args: Subset
         pool.cpu().numpy(),
         advantages.view_as(pool).cpu().numpy(),
         args.num_generations_update * size // group,
-        strategy=args.selection,
+        strategy=args.strategy,
         seed=args.seed,
         step=number,
+        lengths=lengths.view_as(pool).cpu().numpy(),
     )
-    selected = torch.from_numpy(selection.mask(size)).view_as(rewards).to(rewards.device)
+    # A function of the user may draw from other generators than the keyed one, so the first process decides.
+    selected = broadcast(torch.from_numpy(selection.mask(size)).view_as(rewards).to(rewards.device))
     if args.advantage_scope == "subset":
         advantages = recentre_on_subset(rewards, selected, scale=args.scale_rewards)
-    weights = None
-    if args.weighs:
-        weights = torch.from_numpy(selection.row_weights(size)).view_as(rewards).to(rewards.device, rewards.dtype)
+    weights = torch.from_numpy(selection.row_weights(size)).view_as(rewards).to(rewards.device, rewards.dtype)
+    weights = broadcast(weights)
+    if not args.weighs:
+        if bool((weights[selected] == 1).all()):
+            weights = None
+        else:
+            args.check_weights()
     return Subset(rewards, advantages, selected, weights)
 
 

@@ -14,12 +14,18 @@ group, `(1/G) sum x_i`. Its subsets are nested if, for the same key, the subset 
 Shapes: P groups (one per prompt), G rollouts in each group, M of them selected.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, assert_never, get_args
+from importlib import import_module
+from inspect import signature
+from operator import attrgetter
+from typing import Any, Literal, assert_never, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raml_trl.runtime.errors import InputError
 
 Strategy = Literal["random", "first", "max_variance", "abs_advantage", "balanced", "importance"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -38,6 +44,7 @@ this floor than with a floor near 0.
 """
 
 _DRAWS_PER_COUNT = 4  # Philox4x64 yields four numbers per counter value
+_ARGUMENTS = ("rewards", "advantages", "lengths", "m", "rng")  # of a function of the user
 _ROUNDING = 1e-12  # variances whose relative difference is smaller count as equal
 
 
@@ -53,6 +60,11 @@ class Selection:
     indices: NDArray[np.int64]
     weights: NDArray[np.float64]
 
+    @classmethod
+    def unweighted(cls, indices: NDArray[np.int64]) -> "Selection":
+        """Return the selection of these rollouts `(P, M)`, which may be in any order, with weight 1."""
+        return cls(np.sort(indices, axis=1), np.ones(indices.shape))
+
     def mask(self, num_rollouts: int) -> NDArray[np.bool_]:
         """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G."""
         mask = np.zeros((len(self.indices), num_rollouts), dtype=bool)
@@ -66,32 +78,53 @@ class Selection:
         return weights
 
 
+Selector = Callable[[NDArray[Any], NDArray[Any], NDArray[np.int64], int, np.random.Generator], Selection]
+"""A strategy of the user: a function `(rewards, advantages, lengths, m, rng) -> Selection`.
+
+The three arrays are `(P, G)`; they are copies, so the function may change them. `lengths` has the number of completion
+tokens of each rollout. `rng` depends only on the seed and the step. With `selection_scope: batch`, the arrays hold one
+group of all P * G rollouts, and `m` is P * m.
+"""
+
+
 def select_rollouts(
     rewards: NDArray[np.floating],
     advantages: NDArray[np.floating],
     num_selected: int,
     *,
-    strategy: Strategy,
+    strategy: Strategy | Selector,
     seed: int,
     step: int,
     first_group: int = 0,
+    lengths: NDArray[np.int64] | None = None,
 ) -> Selection:
     """Select `num_selected` rollouts of every group.
 
-    With m = G every strategy selects all rollouts with weight 1.
+    With m = G every strategy of `STRATEGIES` selects all rollouts with weight 1.
 
     Args:
         rewards: `(P, G)`; NaN for a rollout without a reward.
         advantages: `(P, G)`, computed over the whole group; never NaN.
         num_selected: m, from 1 to G.
-        strategy: one of `STRATEGIES`. Those in `REWARD_BLIND` use only the shape of rewards and advantages.
+        strategy: one of `STRATEGIES`, or a function. Strategies in `REWARD_BLIND` use only the shape of rewards and
+            advantages.
         seed: seed of the run.
         step: number of the generation, counted from the start of the run.
-        first_group: index of the first of these groups in the global batch.
+        first_group: index of the first of these groups in the global batch; 0 if the strategy is a function.
+        lengths: `(P, G)`: completion tokens; needed if the strategy is a function.
+
+    Raises:
+        InputError: if the strategy is a function and its result is no selection of m rollouts per group.
     """
     num_groups, num_rollouts = rewards.shape
     assert advantages.shape == rewards.shape, (advantages.shape, rewards.shape)
     assert 1 <= num_selected <= num_rollouts, (num_selected, num_rollouts)
+    if callable(strategy):
+        assert lengths is not None, strategy
+        assert first_group == 0, first_group
+        rng = np.random.Generator(_philox(seed, step))
+        selection = strategy(rewards.copy(), advantages.copy(), lengths.copy(), num_selected, rng)
+        return _checked(selection, _path(strategy), (num_groups, num_selected), num_rollouts)
     draw = partial(group_draws, num_groups, seed=seed, step=step, first_group=first_group)
     match strategy:
         case "random":
@@ -110,6 +143,65 @@ def select_rollouts(
             assert_never(strategy)
 
 
+def load_strategy(name: str) -> Strategy | Selector:
+    """Return the strategy with this name: one of `STRATEGIES`, or the function at a path.
+
+    Args:
+        name: a strategy, or `package.module:function` or `package.module.function`.
+
+    Raises:
+        InputError: if there is no such strategy or function.
+    """
+    if name in STRATEGIES:
+        return cast(Strategy, name)
+    module, colon, path = name.partition(":")
+    if not colon:
+        module, _, path = name.rpartition(".")
+    if not module or not path:
+        raise InputError(
+            f"selection must be {', '.join(STRATEGIES)}, or the path of a function such as package.module:function, "
+            f"got {name!r}"
+        )
+    try:
+        found = attrgetter(path)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"selection {name!r} cannot be imported ({error}): use {', '.join(STRATEGIES)}, or the path of a function "
+            "in a module that Python finds, for example in the current directory with PYTHONPATH=."
+        ) from error
+    if not callable(found):
+        raise InputError(f"selection {name!r} is a {type(found).__name__}, not a function")
+    try:
+        signature(found).bind(*_ARGUMENTS)
+    except TypeError as error:
+        raise InputError(f"selection {name!r} must take five arguments, ({', '.join(_ARGUMENTS)}): {error}") from error
+    return cast(Selector, found)
+
+
+def selector_name(selector: Selector) -> str:
+    """Return the path of a function from which `load_strategy` imports it: `package.module:function`.
+
+    Raises:
+        InputError: if it cannot be imported, as is the case for a lambda or a function inside another one. A checkpoint
+            and a resumed run could not refer to it.
+    """
+    path = _path(selector)
+    try:
+        importable = load_strategy(path) is selector
+    except InputError:
+        importable = False
+    if not importable:
+        raise InputError(
+            f"selection {path} cannot be imported, so a resumed run could not find it: define it with def, outside of "
+            "other functions and classes"
+        )
+    return path
+
+
+def _path(selector: Selector) -> str:
+    return f"{selector.__module__}:{getattr(selector, '__qualname__', type(selector).__name__)}"
+
+
 def group_draws(
     num_groups: int, num_rollouts: int, *, seed: int, step: int, first_group: int = 0
 ) -> NDArray[np.float64]:
@@ -119,10 +211,56 @@ def group_draws(
     then drawn in one call, which is fast for many groups. Source: Philox4x64-10, Salmon et al., SC 2011.
     """
     counts = -(-num_rollouts // _DRAWS_PER_COUNT)
-    philox = np.random.Philox(np.random.SeedSequence([seed, step]))
+    philox = _philox(seed, step)
     philox.advance(first_group * counts)
     draws = np.random.Generator(philox).random((num_groups, counts * _DRAWS_PER_COUNT))
     return draws[:, :num_rollouts]
+
+
+def _philox(seed: int, step: int) -> np.random.Philox:
+    return np.random.Philox(np.random.SeedSequence([seed, step]))
+
+
+def _checked(selection: object, name: str, shape: tuple[int, int], num_rollouts: int) -> Selection:
+    """Return the selection of a function as arrays of integers and floats, if it has m valid rollouts per group.
+
+    Args:
+        selection: the value that the function returned.
+        name: name of the function, for errors.
+        shape: (P, m).
+        num_rollouts: G.
+
+    Raises:
+        InputError: if it has not. The message names the function and the value.
+    """
+    if not isinstance(selection, Selection):
+        raise InputError(
+            f"selection {name} must return a raml_trl.grpo.Selection, got {selection!r} ({type(selection).__name__})"
+        )
+    indices, weights = np.asarray(selection.indices), np.asarray(selection.weights)
+    for field, values in (("indices", indices), ("weights", weights)):
+        if values.shape != shape:
+            raise InputError(
+                f"selection {name} must return {field} of shape (groups, m) = {shape}, got shape {values.shape}"
+            )
+    if indices.dtype.kind not in "iu":
+        raise InputError(f"selection {name} must return indices that are integers, got {indices.dtype}")
+    previous = np.concatenate([np.full((shape[0], 1), -1), indices[:, :-1]], axis=1)
+    wrong = ((indices <= previous) | (indices >= num_rollouts)).any(axis=1)
+    if wrong.any():
+        group = int(wrong.argmax())
+        raise InputError(
+            f"selection {name} must return distinct indices from 0 to {num_rollouts - 1} in ascending order, got "
+            f"{indices[group].tolist()} for group {group}: Selection.unweighted sorts them"
+        )
+    wrong = ~(np.isfinite(weights) & (weights > 0)).all(axis=1)
+    if wrong.any():
+        group = int(wrong.argmax())
+        raise InputError(
+            f"selection {name} must return weights that are positive and finite, got {weights[group].tolist()} for "
+            f"group {group}"
+        )
+    return Selection(indices.astype(np.int64), weights.astype(np.float64))
 
 
 def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> NDArray[np.float64]:
@@ -156,7 +294,7 @@ def _random(draws: NDArray[np.float64], num_selected: int) -> Selection:
     Unbiased: every rollout is selected with probability m/G and has weight 1. Subsets are nested. With m = 1 a group
     gives only a positive or only a negative signal. Equal or missing rewards do not change the selection.
     """
-    return _unweighted(np.argsort(draws, axis=1, kind="stable")[:, :num_selected])
+    return Selection.unweighted(np.argsort(draws, axis=1, kind="stable")[:, :num_selected])
 
 
 def _first(num_groups: int, num_selected: int) -> Selection:
@@ -166,7 +304,7 @@ def _first(num_groups: int, num_selected: int) -> Selection:
     Unbiased only in expectation over the sampling of rollouts, which are exchangeable: once they are sampled, the
     subset is fixed. Subsets are nested. Equal or missing rewards do not change the selection.
     """
-    return _unweighted(np.tile(np.arange(num_selected), (num_groups, 1)))
+    return Selection.unweighted(np.tile(np.arange(num_selected), (num_groups, 1)))
 
 
 def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
@@ -197,7 +335,7 @@ def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num
     spread = num_selected * candidate_sums(centred**2) - candidate_sums(centred) ** 2  # m^2 times the variance
     greatest = spread.max(axis=1, keepdims=True)
     num_best = num_selected - np.argmax(spread >= greatest * (1 - _ROUNDING), axis=1)
-    return _unweighted(_best_and_worst(order, num_present, num_best[:, None], num_selected))
+    return Selection.unweighted(_best_and_worst(order, num_present, num_best[:, None], num_selected))
 
 
 def _abs_advantage(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
@@ -210,7 +348,7 @@ def _abs_advantage(advantages: NDArray[np.floating], draws: NDArray[np.float64],
     are nested. If all rewards are equal, the subset is that of `random`. With m = 1 it is the rollout farthest from the
     mean. A rollout without a reward has A = 0 and comes last.
     """
-    return _unweighted(_descending(np.abs(advantages), draws)[:, :num_selected])
+    return Selection.unweighted(_descending(np.abs(advantages), draws)[:, :num_selected])
 
 
 def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
@@ -222,7 +360,7 @@ def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_sel
     """
     num_present = np.count_nonzero(~np.isnan(rewards), axis=1, keepdims=True)
     num_best = np.full_like(num_present, (num_selected + 1) // 2)
-    return _unweighted(_best_and_worst(_descending(rewards, draws), num_present, num_best, num_selected))
+    return Selection.unweighted(_best_and_worst(_descending(rewards, draws), num_present, num_best, num_selected))
 
 
 def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
@@ -273,11 +411,6 @@ def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], 
     points_before = np.minimum.accumulate(points_before - intervals, axis=1) + intervals
     points_before = np.clip(points_before, num_selected - intervals[::-1] + 1, num_selected)
     return np.diff(points_before, axis=1, prepend=0) > 0
-
-
-def _unweighted(indices: NDArray[np.int64]) -> Selection:
-    """Return the selection of these rollouts, with weight 1."""
-    return Selection(np.sort(indices, axis=1), np.ones(indices.shape))
 
 
 def _descending(values: NDArray[np.floating], draws: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -146,9 +146,12 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         with self.ledger.phase("generating"):
             generated = super()._generate(prompts)
         generation = self._generation
-        if generation is not None and self._scores_selected_rows:
+        if generation is None:
+            return generated
+        _, completion_ids, _, completions, _, extra_fields, *_ = generated
+        generation.lengths = torch.tensor([len(ids) for ids in completion_ids], device=self.accelerator.device)
+        if self._scores_selected_rows:
             # RaML: rewards need no log-probs, so they are computed first and decide which rows are scored.
-            _, completion_ids, _, completions, _, extra_fields, *_ = generated
             self._calculate_rewards(generation.reward_inputs(extra_fields), prompts, completions, completion_ids)
             subset = self._select(generation)
             trained = local_rows(self._trained(subset.selected, subset.advantages), self.accelerator)
@@ -172,8 +175,9 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if generation.subset is None:
             with self.ledger.phase("selecting"):
                 number = self._generations.next(self.state.global_step)
+                lengths = self.accelerator.gather(generation.lengths)
                 generation.subset = choose_subset(
-                    generation.rewards_per_func, self.reward_weights, self.args, number=number
+                    generation.rewards_per_func, self.reward_weights, lengths, self.args, number=number
                 )
         return generation.subset
 

@@ -28,7 +28,23 @@ _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fs
 
 
 class StrictParser(TrlParser):
-    """TRL's parser with two changes: errors are raised instead of printed, and the types of YAML values are checked."""
+    """TRL's parser, but errors are raised, types of YAML values are checked, and every bool is a flag too.
+
+    For a field `x` of type bool or `bool | None`, `--x` means true and `--no_x` false; `--x true` and `--x false` work
+    as well.
+    """
+
+    def __init__(self, dataclass_types: Any = None, **named: Any) -> None:
+        super().__init__(dataclass_types, **named)
+        hints = self._hints()
+        for action in list(self._actions):
+            if hints.get(action.dest) not in (bool, bool | None) or action.nargs == 0:
+                continue
+            action.nargs, action.const = "?", True
+            opposites = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
+            if not any(option in self._option_string_actions for option in opposites):
+                suppress: Any = argparse.SUPPRESS
+                self.add_argument(*opposites, action="store_false", dest=action.dest, default=suppress, help=suppress)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -71,11 +87,16 @@ class StrictParser(TrlParser):
             action.default, action.required = argparse.SUPPRESS, False
         return settings | vars(explicit.parse_known_args(arguments)[0])
 
-    def _check_yaml(self, path: Path) -> None:
+    def _hints(self) -> dict[str, object]:
+        """Return the type hints of the fields that can be set, by name."""
         hints: dict[str, object] = {}
         for dataclass_type in self.dataclass_types:
             known = get_type_hints(dataclass_type)
             hints |= {field.name: known[field.name] for field in fields(dataclass_type) if field.init}
+        return hints
+
+    def _check_yaml(self, path: Path) -> None:
+        hints = self._hints()
         for name, value in read_yaml(path).items():
             if name == "env":
                 continue

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from raml_trl import prepare_data
 from raml_trl.data.config import DatasetArguments, PrepareDataConfig
+from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.runtime.cli import StrictParser, call, run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import Run, open_run
@@ -110,6 +111,42 @@ def test_the_command_line_takes_precedence_over_yaml(prepare: Command, tmp_path:
     (tmp_path / "recipe.yaml").write_text("dataset_name: arithmetic\ndataset_split: test\nnum_questions: 5\n")
     prepare("--config", "recipe.yaml", "--num_questions", "6", "--output_dir", "out")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["questions"] == 6
+
+
+@dataclass
+class Switches:
+    """Bools with every default."""
+
+    unset: bool | None = None
+    enabled: bool = True
+    disabled: bool = False
+    maybe: bool | None = True
+
+
+@pytest.mark.parametrize("name", ["unset", "enabled", "disabled", "maybe"])
+def test_a_bool_is_a_flag(tmp_path: Path, name: str) -> None:
+    parser = StrictParser([Switches], allow_abbrev=False)
+    for value, options in {
+        True: ([f"--{name}"], [f"--{name}", "true"], [f"--{name}=yes"]),
+        False: ([f"--no_{name}"], [f"--no-{name}"], [f"--{name}", "false"], [f"--{name}=no"]),
+    }.items():
+        for option in options:
+            assert vars(parser.parse(option)[0]) == vars(Switches()) | {name: value}, option
+            assert parser.explicit_settings(option) == {name: value}, option
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{name}: true\n")
+    for option, value in {"--no_" + name: False, "--" + name: True}.items():
+        arguments = ["--config", str(recipe), option]
+        assert getattr(StrictParser([Switches]).parse(arguments)[0], name) is value
+        assert parser.explicit_settings(arguments) == {name: value}
+
+
+def test_bools_of_trl_are_flags_too() -> None:
+    parser = StrictParser([SubsetGRPOConfig], allow_abbrev=False)
+    arguments = ["--output_dir", "out", "--length_bucketing", "--no_skip_zero_advantage", "--no_use_vllm"]
+    wanted = {"length_bucketing": True, "skip_zero_advantage": False, "use_vllm": False}
+    assert parser.explicit_settings(arguments) == {"output_dir": "out"} | wanted
+    assert parser.parse([*arguments, "--use_cpu", "--bf16", "false"])[0].length_bucketing is True
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
-from raml_trl.grpo.selection import Strategy, select_rollouts
+from raml_trl.grpo.selection import load_strategy, select_rollouts
 from raml_trl.runtime.history import LogEntry, RunSummary
 
 ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells is then accurate to about 1 %
@@ -42,7 +42,7 @@ class Geometry:
     num_iterations: int
     num_generations: int
     num_generations_update: int
-    selection: Strategy
+    selection: str
     selection_scope: Literal["group", "batch"]
     subset_mode: Literal["drop", "mask"]
     length_bucketing: bool
@@ -170,14 +170,17 @@ def _draw_generation(
     rewards[rng.random(len(rewards)) < dead_groups] = 0.0
     shuffled = rng.permuted(np.arange(lengths.size).reshape(lengths.shape), axis=1)
     advantages = rewards - rewards.mean(axis=1, keepdims=True)
+    lengths_together = np.empty_like(lengths.ravel())
+    lengths_together[shuffled] = lengths  # before TRL shuffles them, as the selection sees them
     together = lengths.size if geometry.selection_scope == "batch" else group
     selection = select_rollouts(
         rewards.reshape(-1, together),
         advantages.reshape(-1, together),
         geometry.num_generations_update * together // group,
-        strategy=geometry.selection,
+        strategy=load_strategy(geometry.selection),
         seed=seed,
         step=step,
+        lengths=lengths_together.reshape(-1, together),
     )
     selected = selection.mask(together).ravel()[shuffled]  # (W, R), as TRL buffers them
     live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
