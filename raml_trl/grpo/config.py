@@ -110,7 +110,7 @@ class SubsetGRPOConfig(GRPOConfig):
     @property
     def strategy(self) -> Strategy | Selector:
         """The strategy that selects the m rollouts, or the user's function."""
-        return load_strategy(self.selection)
+        return load_strategy(str(self.selection))
 
     @property
     def weighs(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.selection import STRATEGIES
+from tests.helpers.selectors import keyed, unkeyed
 from tests.helpers.trainers import (
     Selections,
     fixed_rollouts,
@@ -54,6 +55,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "hardly a live row": FIXED | FIRST | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 8},
     "no signal": TWO | FIXED | {"reward": no_reward},
     **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
+    "a function": TWO | FIXED | STRADDLING | {"selection": keyed},
+    "a function that differs between processes": TWO | STRADDLING | {"selection": unkeyed},
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
     "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }

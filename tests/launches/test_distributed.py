@@ -65,6 +65,13 @@ def test_subset_is_the_same_on_one_process(two_processes: dict[str, Any], model_
     assert selections.masks[0] != selections.masks[1]
 
 
+def test_a_function_that_differs_between_processes_selects_once(two_processes: dict[str, Any]) -> None:
+    """All processes use the rollouts that the first one selects, so every group has two."""
+    run = two_processes["a function that differs between processes"]
+    assert [sum(mask) for mask in run["selected"]] == [6, 6, 6]
+    assert min(run["grad_norm"]) > 0
+
+
 @pytest.mark.parametrize("name", [name for name, settings in RUNS.items() if "rollout_func" in settings])
 def test_gradients_equal_those_of_one_process(
     two_processes: dict[str, Any], model_dir: str, tmp_path: Path, name: str

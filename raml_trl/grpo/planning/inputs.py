@@ -89,7 +89,7 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
         num_iterations=args.num_iterations,
         num_generations=args.num_generations,
         num_generations_update=args.num_generations_update,
-        selection=args.selection,
+        selection=str(args.selection),
         selection_scope=args.selection_scope,
         subset_mode=args.subset_mode,
         length_bucketing=rules.length_bucketing,
