@@ -61,7 +61,7 @@ class ArithmeticQuestion:
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
-        """The operands in a sorted order, first within each sum and then the two sums.
+        """The operands in a sorted order: sorted within each sum, and then the two sums themselves.
 
         Two questions have the same key if they differ only in the order of operands within a sum, or of the two sums.
         """

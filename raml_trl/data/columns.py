@@ -113,8 +113,8 @@ def find_value(row: object, path: str | None) -> object:
 def final_answer(text: str, form: AnswerForm) -> str:
     r"""Return the answer that the text of an answer column contains, or an empty string if it contains none.
 
-    The form `plain` returns the whole text. The form `boxed` returns the content of the last `\boxed{}`, for solutions
-    as in MATH. The form `hashes` returns the text after the last `####`, for solutions as in GSM8K.
+    With `plain`, that is the whole text. With `boxed`, it is the content of the last `\boxed{}`, for solutions as in
+    MATH. With `hashes`, it is the text after the last `####`, for solutions as in GSM8K.
     """
     if form == "hashes":
         match = _HASHES.fullmatch(text)

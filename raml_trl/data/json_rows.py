@@ -14,7 +14,7 @@ from typing import TypeAlias
 import ijson
 
 Row: TypeAlias = dict[str, object] | list[object]
-"""The values of a row: a mapping from column names, or a list whose positions are the columns."""
+"""A row: a mapping from column names to values, or a list of values whose positions are the columns."""
 
 _CHUNK_BYTES = 2**16
 _EXCERPT_CHARACTERS = 200

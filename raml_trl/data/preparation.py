@@ -43,7 +43,7 @@ class Counts:
 
 
 def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[str], int] = len) -> Counts:
-    """Check the rows of the dataset in `config`, write the results into `directory`, and return the counts.
+    """Check the rows of the dataset that `config` names, write the results into `directory`, and return the counts.
 
     The results are the shards, `rejects.jsonl` (the rows left out) and `report.md` (the counts for each reason).
 

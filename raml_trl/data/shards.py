@@ -81,7 +81,7 @@ def shard_path(directory: Path, kind: str, number: int) -> Path:
 
 
 def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
-    """Return the kind of the shards in `directory` and their paths by number, or None if there is no shard."""
+    """Return the kind of the shards in `directory`, and their paths in order of number; None if there is no shard."""
     shards: dict[str, list[tuple[int, Path]]] = {}
     if directory.is_dir():
         for path in directory.iterdir():

@@ -42,7 +42,7 @@ class RunMetric(TypedDict):
 
 
 Comparison = dict[str, dict[str, RunMetric]]
-"""The results, first by name of the metric, such as `pass@8`, and then by name of the run."""
+"""The results of a comparison: by name of the metric, such as `pass@8`, and then by name of the run."""
 
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:

@@ -157,11 +157,11 @@ def paired_difference(
 ) -> Difference:
     """Compare two runs by their values `(Q,)` on the same questions, in the same order.
 
-    The difference is `second` minus `first`. The interval is a paired bootstrap: each resampled question brings the
-    values of both runs. The p-value is from a two-sided sign-flip test: if the runs were equally good, the difference
-    of each question would be equally likely to have either sign. With at most 12 nonzero differences, all sign patterns
-    are enumerated and the p-value is exact. With more, `num_flips` patterns are drawn, and the observed pattern is
-    added to them, so that p is never 0.
+    The difference is `second` minus `first`. The interval is a paired bootstrap: each resampled question contributes
+    the values of both runs. The p-value is from a two-sided sign-flip test: if the runs were equally good, the
+    difference of each question would be equally likely to have either sign. With at most 12 nonzero differences, all
+    sign patterns are enumerated and the p-value is exact. With more, `num_flips` patterns are drawn, and the observed
+    pattern is added to them, so that p is never 0.
 
     Source: Fisher, The Design of Experiments, 1935, section 21. Phipson and Smyth, arXiv 1603.05766, for the added
     pattern.

@@ -29,8 +29,8 @@ _UNFINISHED = ("timeout", "crash")
 class Votes:
     """The votes of the samples of one question.
 
-    `counts` is the number of samples with each distinct answer, and `correct_index` the index of the correct answer in
-    it (None if no sample is correct). `abstaining` is the number of samples that do not vote.
+    `counts` holds the number of samples with each distinct answer. `correct_index` is the index of the correct answer
+    in `counts` (None if no sample is correct). `abstaining` is the number of samples that do not vote.
     """
 
     counts: tuple[int, ...]
@@ -100,7 +100,7 @@ def majority_at_k(counts: Sequence[int], correct_index: int | None, k: int, abst
     """Return the exact probability that the plurality vote of k samples, drawn without replacement, is correct.
 
     If t answers tie for the most votes and the correct answer is among them, the draw counts 1/t. A draw that has only
-    abstaining samples counts 0. At worst, a question takes half a millisecond for n = 64, a tenth of a second for
+    abstaining samples counts 0. At worst, the computation takes half a millisecond for n = 64, a tenth of a second for
     n = 256 and some seconds for n = 512.
 
     Args:

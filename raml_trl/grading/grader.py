@@ -103,7 +103,7 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
 
 
 def decide_with_algebra(predicted: str, answer: str) -> Outcome:
-    """Return the outcome of comparing a predicted answer with its reference, for which algebra may be needed.
+    """Return the outcome of comparing a predicted answer with its reference, with algebra where it is needed.
 
     Neither time nor memory is limited.
     """

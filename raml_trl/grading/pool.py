@@ -25,10 +25,13 @@ from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.grader import SECONDS, Grade, Outcome, decide_without_algebra, formatted
 
 STARTING_SECONDS = 120
-"""Time limit, in seconds, for the start of a child process. It takes a second or two, and more on a busy machine."""
+"""Time limit, in seconds, for the start of a child process. A start takes a second or two, more on a busy machine."""
 
 LOOKAHEAD = 16
-"""Number of pairs that wait, per child. A free child prefers a waiting pair with an expression that it has parsed."""
+"""Number of pairs that are kept waiting, per child.
+
+A free child prefers a waiting pair with an expression that it has parsed before, because that takes less time.
+"""
 
 Pair = tuple[str | None, str]
 """The predicted answer (None if the completion has no box), and the reference."""

@@ -175,11 +175,15 @@ def run(
 
 
 def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
-    """Run a command from Python and return its results. `main` is its function, and `config` has its options.
+    """Run a command from Python and return its results.
 
     This makes the same run as `python -m raml_trl.X` with the same settings. An example:
 
         call(pseudo_gradient.main, PseudoGradientConfig(model_name_or_path="runs/sft", ...))
+
+    Args:
+        main: the function of the command.
+        config: the options of the command.
 
     Raises:
         InputError: for a user error.

@@ -41,7 +41,7 @@ def is_partial(path: Path) -> bool:
 
 
 def remove_partials(directory: Path) -> None:
-    """Delete the temporary files that killed processes left in `directory`. No other process may be writing there."""
+    """Delete the temporary files that killed processes left in `directory`. No other process may write to it."""
     for path in directory.iterdir():
         if is_partial(path):
             path.unlink()

@@ -59,7 +59,10 @@ def report(
     settings: Mapping[str, object],
     metrics: Mapping[str, float],
 ) -> None:
-    """Log `metrics` to the tracker, as one run of `project`. Do nothing if the tracker is `none`."""
+    """Log `metrics` to the tracker, as one run with a `name` and `settings`, in a `group` of `project`.
+
+    Do nothing if the tracker is `none`.
+    """
     if tracker == "none":
         return
     module = import_module(tracker)

@@ -46,7 +46,7 @@ def check_model(name: str | None) -> str:
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
+    """Load the tokenizer of a model. `revision` is a branch, tag or commit on the Hub; None is `main`.
 
     Raises:
         InputError: if the tokenizer cannot be loaded.

@@ -81,7 +81,7 @@ def order_trajectories(
     - `shortest`, `longest`: sorted by `lengths`.
     - `most_different`: farthest-first traversal (Gonzalez 1985). It starts with the first trajectory of `random`. Each
       further trajectory is the one whose smallest distance to the trajectories already taken is largest. The distance
-      of two trajectories is the Jaccard distance of their sets of three consecutive words.
+      of two trajectories is the Jaccard distance between their sets of sequences of three consecutive words.
 
     Trajectories that tie are taken in the order of `random`.
     """

@@ -166,7 +166,8 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
 def logged_completion_lengths(run: Path) -> list[int]:
     """Return the length in tokens, end token included, of each completion that a run logged; empty if it logged none.
 
-    If the run logged more than `ROLLOUTS_DRAWN` completions, only some of them are counted, at regular intervals.
+    If the run logged more than `ROLLOUTS_DRAWN` completions, only every n-th is used, so that at most this number
+    remains.
     """
     rows = [row["completion"] for path in sorted((run / "completions").glob("*.parquet")) for row in read_rows(path)]
     texts = [row if isinstance(row, str) else "".join(message["content"] for message in row) for row in rows]

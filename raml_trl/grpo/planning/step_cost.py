@@ -144,7 +144,7 @@ def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Ge
 def draw_work(
     geometry: Geometry, lengths: NDArray[np.int64], *, prompt_length: int, dead_groups: float, seed: int
 ) -> Work:
-    """Return the mean work of an optimizer step over several simulated generations.
+    """Simulate several generation batches, and return the mean work of an optimizer step.
 
     The simulated rollouts are the same for every m.
 
@@ -248,7 +248,7 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
 
 
 def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:
-    """Return the seconds of an optimizer step, and the speed-up over a step of TRL's trainer on all G with its ceiling.
+    """Return the seconds of an optimizer step, its speed-up over TRL's trainer on all G, and the speed-up's ceiling.
 
     Args:
         split: the seconds of a step, from `measured_split` or `given_split`.
