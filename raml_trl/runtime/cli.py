@@ -28,10 +28,10 @@ _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fs
 
 
 class StrictParser(TrlParser):
-    """TRL's parser, but errors are raised, types of YAML values are checked, and every bool is a flag too.
+    """TRL's parser with three changes: it raises errors, checks the types of YAML values, and accepts bools as flags.
 
-    For a field `x` of type bool or `bool | None`, `--x` means true and `--no_x` false; `--x true` and `--x false` work
-    as well.
+    For a field `x` of type bool or `bool | None`, `--x` means true and `--no_x` means false. `--x true` and `--x false`
+    work as well.
     """
 
     def __init__(self, dataclass_types: Any = None, **named: Any) -> None:

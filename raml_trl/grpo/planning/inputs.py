@@ -75,9 +75,9 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
 
 
 def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig | None = None) -> Geometry:
-    """Return the batch sizes and numbers of steps of a run, from a config and its model that `read_recipes` returned.
+    """Return the batch sizes and numbers of steps of a run, from a config and the model that `read_recipes` returned.
 
-    Traits of the model that no setting shows, such as dropout in its own config, are not known here.
+    Traits that the settings in `model` do not show, such as dropout in the model's own config, are ignored.
     """
     adapter_noise = model is not None and model.use_peft and model.lora_dropout > 0
     rules = args.row_rules(ModelTraits(noise=adapter_noise or bool(args.neftune_noise_alpha)))
