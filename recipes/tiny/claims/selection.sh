@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Compare selection strategies: 2 of 8 rollouts by every strategy over three seeds, 100 steps of GRPO each, from the same
-# SFT model. Takes about 40 minutes on one core beside other work and resumes after an interruption. Writes the content of
-# recipes/tiny/claims/selection.json to runs/selection/selection.json, and a report with curves to runs/selection/report.
+# Compare selection strategies: 2 of 8 rollouts by every strategy over three seeds, 100 steps of GRPO each, from the
+# SFT model of the seed. Takes about 40 minutes on one core beside other work and resumes after an interruption.
+# Writes the content of recipes/tiny/claims/selection.json to runs/selection/selection.json, and a report with curves
+# to runs/selection/report.
 set -euo pipefail
 export OMP_NUM_THREADS=1
 cd "$(dirname "$0")/../../.."
