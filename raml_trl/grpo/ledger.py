@@ -20,8 +20,11 @@ PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updat
 - rewarding: calling the reward functions
 - scoring: computing log-probabilities of the rollouts before training (old model and reference model)
 - preparing: all other work of TRL before an update
-- selecting: choosing rollouts and assigning rows to micro-batches
+- selecting: choosing rollouts, assigning rows to micro-batches, and computing metrics of the loss for the micro-batches
+  of TRL
 - updating: forward pass, backward pass and optimizer step
+
+Evaluation belongs to no phase.
 """
 
 
@@ -41,25 +44,38 @@ class Ledger:
     """
 
     clock: Callable[[], float]
+    training: Callable[[], bool] = lambda: True  # whether the model is training; the time of evaluation is not charged
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     counts: dict[str, int] = field(default_factory=dict)
     # Sums over micro-batches of the products of each two of 1, cells and seconds.
     updates: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
-    _running: list[str] = field(default_factory=list)
+    _running: list[str | None] = field(default_factory=list)
     _since: float = 0.0
     _lap_start: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the time of the `with` block to the phase `name`; an inner phase pauses the outer phase."""
-        self.enter(name)
+        """Charge the time of the `with` block to the phase `name`, or to none if the model is not training.
+
+        An inner phase pauses the outer phase.
+        """
+        self.enter(name if self.training() else None)
         try:
             yield
         finally:
             self.leave()
 
-    def enter(self, name: str) -> None:
-        """Start the clock of a phase (one of `PHASES`), and pause the clock of the phase that was running."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Charge the time of the `with` block to no phase."""
+        self.enter(None)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self, name: str | None) -> None:
+        """Pause the phase that was running, and start the clock of phase `name` of `PHASES`, or of none."""
         self._charge()
         self._running.append(name)
 
@@ -70,8 +86,9 @@ class Ledger:
 
     def _charge(self) -> None:
         now = self.clock()
-        if self._running:
-            self.seconds[self._running[-1]] += now - self._since
+        phase = self._running[-1] if self._running else None
+        if phase is not None:
+            self.seconds[phase] += now - self._since
         self._since = now
 
     def lap(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import find_style
+from raml_trl.runtime.rollout_table import CORRECT, FORMATTED
 
 REWARDS: dict[tuple[bool, bool], float] = {
     (True, True): 1.0,
@@ -28,8 +29,9 @@ def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float
 
     TRL calls the reward function with the completions and the dataset's `answer` column. A completion is a text, or a
     list of chat messages that ends with the model's message. The reward function logs the metrics `correct` and
-    `formatted`, and adds both as columns to TRL's table of completions. Answers that could not be compared count as
-    wrong. Their share is logged by reason: "timeout", "crash", "unreadable answer" or "unreadable reference".
+    `formatted`, and adds the columns `raml/correct` and `raml/formatted` to TRL's table of completions. Answers that
+    could not be compared count as wrong. Their share is logged by reason: "timeout", "crash", "unreadable answer" or
+    "unreadable reference".
 
     Args:
         style: style of the prompt, a key of `prompts.STYLES`.
@@ -48,10 +50,10 @@ def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float
     ) -> list[float]:
         texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
         grades = pool.grade(list(zip(texts, answer, strict=True)), style=style)
-        bits = {"correct": [grade.correct for grade in grades], "formatted": [grade.formatted for grade in grades]}
-        for name, values in bits.items():
-            log_metric(name, sum(values) / len(values))
-            log_extra(name, values)
+        bits = {CORRECT: [grade.correct for grade in grades], FORMATTED: [grade.formatted for grade in grades]}
+        for column, values in bits.items():
+            log_metric(column.removeprefix("raml/"), sum(values) / len(values))
+            log_extra(column, values)
         for outcome, number in Counter(grade.outcome for grade in grades).items():
             if outcome not in ("correct", "wrong", "no answer"):
                 log_metric(outcome, number / len(grades))

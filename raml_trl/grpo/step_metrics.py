@@ -3,8 +3,9 @@
 Shapes: P groups (one per prompt) with G rollouts each, over all processes; R rows on this process.
 """
 
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from raml_trl.grpo.generation import Generation, loss_mask
 from raml_trl.grpo.ledger import Ledger, speedup
 from raml_trl.grpo.rows import Batch
+from raml_trl.runtime.rollout_table import CORRECT, column_name, read_flags
+
+logger = logging.getLogger(__name__)
 
 
 def count_generation(
@@ -104,28 +108,36 @@ def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[
     return dict(zip(("all_right", "mixed", "all_wrong"), shares.tolist(), strict=True))
 
 
-def latest_correct(column: Sequence[bool], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Return the last P * G values of `column` as `(P, G)`, or None if the column has fewer values.
+def latest_correct(columns: Mapping[str, Sequence[object]], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Return which rollouts of the last generation are correct, as `(P, G)`; None if no reward function reports it.
 
-    `column` is the column `correct` of TRL's table of completions. A reward function fills it through TRL's
-    `log_extra`; see `rewards.make_reward`.
+    The column `raml/correct` of our reward function is read. If there is none, a column `correct` of the user's is
+    read, provided that it has only booleans, 0 and 1 for this generation.
+
+    Args:
+        columns: the columns that TRL's table of completions has in addition to its own. Reward functions add columns
+            with TRL's `log_extra`.
+        shape: P and G.
     """
     size = shape[0] * shape[1]
-    return np.array(list(column)[-size:], dtype=bool).reshape(shape) if len(column) >= size else None
+    name = column_name(columns, CORRECT)
+    values = list(columns.get(name, ()))[-size:]
+    if len(values) < size:
+        return None
+    flags = read_flags(values)
+    if flags is None:
+        _warn_unreadable(name)
+        return None
+    return np.array(flags).reshape(shape)
 
 
-@contextmanager
-def discarded_metrics(metrics: MutableMapping[str, list[float]]) -> Iterator[None]:
-    """Replace the values appended to `metrics` in the `with` block by NaN, which TRL leaves out of the logged means.
-
-    The trainer uses this for a micro-batch that contains only idle rows, whose tokens are all masked. The entropy and
-    clip ratios that TRL computes for such a micro-batch are meaningless.
-    """
-    before = {name: len(values) for name, values in metrics.items()}
-    yield
-    for name, values in metrics.items():
-        if len(values) > before.get(name, 0):
-            values[-1] = float("nan")
+@cache
+def _warn_unreadable(column: str) -> None:
+    logger.warning(
+        "the column %s that a reward function logs is not read as correctness, because it has values other than True, "
+        "False, 0 and 1: groups/* and selected/* are not logged",
+        column,
+    )
 
 
 class OptimizerClock(TrainerCallback):

@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -52,6 +53,7 @@ from raml_trl.grpo.generation import (
 )
 from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
 from raml_trl.grpo.ledger import Ledger, summary
+from raml_trl.grpo.loss_metrics import LossMetrics
 from raml_trl.grpo.micro_batches import ModelTraits, cut_for_scoring, deal_micro_batches
 from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.padding import join_batches, trim_padding
@@ -60,7 +62,6 @@ from raml_trl.grpo.rows import Batch, take_rows
 from raml_trl.grpo.step_metrics import (
     OptimizerClock,
     count_generation,
-    discarded_metrics,
     latest_correct,
     selection_metrics,
     time_metrics,
@@ -69,6 +70,7 @@ from raml_trl.grpo.trl_contract import check_contract
 from raml_trl.hub.card_parts import PAPER
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.history import RunSummary
+from raml_trl.runtime.rollout_table import SELECTED
 from raml_trl.training.checkpoints import Progress
 from raml_trl.training.dashboards import messages_as_text
 from raml_trl.training.evaluation import SampledEvaluation
@@ -110,9 +112,10 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if not isinstance(args, SubsetGRPOConfig):
             raise InputError(f"args must be a SubsetGRPOConfig, got {type(args).__name__}")
         super().__init__(model, reward_funcs, args, *rest, **named)
+        self._loss_metrics = LossMetrics(args, self.accelerator)
         self.set_model_traits(ModelTraits(router_loss=self.aux_loss_enabled))
         self.add_callback(TraitsReader(self))  # measures the other traits
-        self.ledger = Ledger(time.perf_counter)
+        self.ledger = Ledger(time.perf_counter, training=lambda: bool(self.model.training))
         self.add_callback(OptimizerClock(self.ledger))
         self._generation: Generation | None = None  # set while TRL makes a generation
         self._generations = GenerationCounter(args, self.num_iterations)
@@ -121,13 +124,14 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     def set_model_traits(self, traits: ModelTraits) -> None:
         """Decide from the traits of the model whether rows may move and be skipped."""
         self.row_rules = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)
+        self._loss_metrics.rules = self.row_rules
 
     # One generation. TRL calls these methods in this order; `_generate` may already call `_calculate_rewards`.
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
         if not self.model.training:
             batch = super()._generate_and_score_completions(inputs)
-            self._completion_logs["extra"]["selected"].extend([None] * self.accelerator.num_processes * len(inputs))
+            self._completion_logs["extra"][SELECTED].extend([None] * self.accelerator.num_processes * len(inputs))
             return batch
         self._generation = generation = Generation(inputs)
         try:
@@ -154,7 +158,10 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             # RaML: rewards need no log-probs, so they are computed first and decide which rows are scored.
             self._calculate_rewards(generation.reward_inputs(extra_fields), prompts, completions, completion_ids)
             subset = self._select(generation)
-            trained = local_rows(self._trained(subset.selected, subset.advantages), self.accelerator)
+            trained = subset.selected
+            if not self._loss_metrics.runs_skipped_rows:
+                trained = self._trained(trained, subset.advantages)
+            trained = local_rows(trained, self.accelerator)
             rows = rows_to_score(trained, self.accelerator)
             if len(rows) < len(trained) or self.row_rules.length_bucketing:
                 generation.rows_to_score = rows
@@ -185,10 +192,14 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **named: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         generation = self._generation
+        if self._loss_metrics.replayed is not None:
+            return *self._loss_metrics.replayed, None  # RaML: the model has run on these rows before
         if generation is None:  # called by the loss or in evaluation
-            return super()._get_per_token_logps_and_entropies(
+            outputs = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *rest, **named
             )
+            self._loss_metrics.record(*outputs[:2])
+            return outputs
         with self.ledger.phase("scoring"):
             self.ledger.count(cells_scoring_all=input_ids.numel())
             if generation.rows_to_score is None:
@@ -266,6 +277,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             mask_unselected=args.subset_mode == "mask",
             trim=self._trim,
         )
+        self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim)
         self.ledger.count(
             cells_updating_all=self.num_iterations * num_cells(batch),
             cells_updating=self.num_iterations * sum(map(num_cells, dealt)),
@@ -288,7 +300,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             # RaML: the advantages already contain the row weights, but the KL term does not; this factor adds them.
             self.beta = cast(float, _RowBeta(beta, inputs["weights"].unsqueeze(1)))
         try:
-            with discarded_metrics(self._metrics["train"]) if inputs["idle"] else nullcontext():
+            with self._loss_metrics.of_micro_batch(inputs, self._metrics["train"]):
                 loss = super()._compute_loss(model, inputs)
         finally:
             self.beta = beta
@@ -298,11 +310,15 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             loss = loss * (len(inputs["advantages"]) / self.args.rows_per_micro_batch)
         return loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         before = self.ledger.seconds["updating"]
         with self.ledger.phase("updating"):
-            loss = super().training_step(*args, **kwargs)
+            loss = super().training_step(model, *args, **kwargs)
         self.ledger.observe_update(self._cells_of_update, self.ledger.seconds["updating"] - before)
+        with self.ledger.phase("selecting"), torch.no_grad(), self.compute_loss_context_manager():
+            # RaML: metrics of the loss for the micro-batches that TRL would have run.
+            loss_of = partial(super()._compute_loss, model)
+            self._loss_metrics.log(self._step, self._metrics["train"], loss_of)
         if self.accelerator.sync_gradients:
             self._log_metrics(time_metrics(self.ledger, self.args.fraction))
         return loss
@@ -324,6 +340,10 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             **summary(self.ledger, self.args.fraction),
         }
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.ledger.paused():
+            return super().evaluate(*args, **kwargs)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         # RaML: trackio cannot render chat messages, so log them as text.
         with messages_as_text(self._completion_logs) if "trackio" in self.args.report_to else nullcontext():
@@ -334,19 +354,24 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         trained = self._trained(batch["selected"], batch["advantages"])
         self._log_metrics(count_generation(self.ledger, self.accelerator, batch, generation, trained))
         columns, selected = self._completion_logs["extra"], subset.selected.cpu().numpy()
-        correct = latest_correct(columns.get("correct", ()), selected.shape)
+        correct = latest_correct(columns, selected.shape)
         self._log_metrics(selection_metrics(subset.rewards.cpu().numpy(), selected, correct))
-        columns["selected"].extend(selected.flatten().tolist())
+        columns[SELECTED].extend(selected.flatten().tolist())
 
     def _log_metrics(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
 
     def _progress(self) -> Progress:
-        return super()._progress() | {"ledger": self.ledger.state()}
+        progress = super()._progress() | {"ledger": self.ledger.state()}
+        return progress | {"loss_metrics": progress["buffered"] and self._loss_metrics.state()}
 
     def _restore_progress(self, progress: Progress) -> None:
         super()._restore_progress(progress)
+        self._loss_metrics.restore(progress.get("loss_metrics") or [])
+
+    def _restore_totals(self, progress: Progress) -> None:
+        super()._restore_totals(progress)
         self.ledger.restore(progress["ledger"])
 
 

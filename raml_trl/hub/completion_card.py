@@ -8,6 +8,7 @@ import yaml
 
 from raml_trl.hub.card_parts import BIBTEX, Metrics, facts_table, metrics_table, version
 from raml_trl.render.tables import escape_for_hub, markdown_table, markdown_template
+from raml_trl.runtime.rollout_table import CORRECT, FORMATTED, SELECTED
 
 ROLLOUTS = "completions_*.parquet"
 SAMPLES_FILE = "samples.parquet"
@@ -28,9 +29,9 @@ ROLLOUT_COLUMNS = {
     "step": "optimizer step at which it was logged",
     "prompt": "prompt",
     "completion": "text of the completion",
-    "correct": "whether its answer equals the reference",
-    "formatted": "whether the answer is in the requested place",
-    "selected": "whether it is one of the m of G that carry gradient",
+    CORRECT: "whether its answer equals the reference",
+    FORMATTED: "whether the answer is in the requested place",
+    SELECTED: "whether it is one of the m of G that carry gradient",
     "advantage": "advantage within its group",
 }
 

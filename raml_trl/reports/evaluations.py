@@ -17,6 +17,7 @@ from raml_trl.render.tables import DASH, Cell, Table, interval
 from raml_trl.reports.runs import Seeds, metric_title
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
+from raml_trl.runtime.rollout_table import CORRECT, SELECTED, column_name, read_flags
 from raml_trl.runtime.runs import complete_record, identity, is_run, read_record
 
 _SAMPLES = "samples.parquet"
@@ -228,17 +229,18 @@ def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
         rows = read_rows(files[-1]) if files else []
         if not rows:
             continue
-        by_prompt: dict[str, list[dict[str, Any]]] = {}
+        by_prompt: dict[str, list[Rollout]] = {}
         for row in rows:
-            by_prompt.setdefault(_text(row["prompt"]), []).append(row)
-        mixed = [prompt for prompt, group in by_prompt.items() if len({row.get("correct") for row in group}) > 1]
+            by_prompt.setdefault(_text(row["prompt"]), []).append(_rollout(row))
+        mixed = [prompt for prompt, group in by_prompt.items() if len({rollout.correct for rollout in group}) > 1]
         question = (mixed or list(by_prompt))[0]
-        rollouts = [
-            Rollout(_text(row["completion"]), row.get("correct"), row.get("selected"), row.get("advantage"))
-            for row in by_prompt[question][:_ROLLOUTS_SHOWN]
-        ]
-        groups.append(Group(training.name, rows[0]["step"], question, rollouts))
+        groups.append(Group(training.name, rows[0]["step"], question, by_prompt[question][:_ROLLOUTS_SHOWN]))
     return groups
+
+
+def _rollout(row: Mapping[str, Any]) -> Rollout:
+    correct, selected = (read_flags([row.get(column_name(row, name))]) for name in (CORRECT, SELECTED))
+    return Rollout(_text(row["completion"]), correct and correct[0], selected and selected[0], row.get("advantage"))
 
 
 def _text(value: str | list[dict[str, str]]) -> str:

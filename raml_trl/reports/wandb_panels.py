@@ -11,6 +11,7 @@ from wandb_workspaces import expr
 from wandb_workspaces.reports import v2 as wr
 
 from raml_trl.grpo.ledger import PHASES
+from raml_trl.runtime.rollout_table import SELECTED
 
 _Plots = Sequence[tuple[str, Sequence[str]]]
 """Titles of line plots, each with the logged metrics that the plot shows."""
@@ -74,7 +75,7 @@ def blocks(page: Page) -> list[object]:
     parts += [wr.H2("Sweep"), _grid(page, _sweep_plots(page), grouped=False)]
     if page.stage == "grpo":
         table = wr.WeavePanelSummaryTable(table_name="completions", layout=_full_width())
-        note = "All G rollouts of the last generation. The column `selected` marks the m that were trained on."
+        note = f"All G rollouts of the last generation. The column `{SELECTED}` marks the m that were trained on."
         parts += [wr.H2("Rollouts"), wr.P(note), _grid(page, [table], grouped=False)]
     return parts
 

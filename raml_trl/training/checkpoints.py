@@ -3,14 +3,16 @@
 import json
 import logging
 import re
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> P
     if not path.is_file():
         logger.warning("%s is missing: buffered rollouts are generated again", path)
         return None
-    progress: Progress = torch.load(path, map_location="cpu", weights_only=True)
+    progress = load_progress(path)
     if progress["num_processes"] != num_processes:
         logger.warning(
             "%s was written by a launch of %d processes, not %d: buffered rollouts are generated again",
@@ -105,6 +107,12 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> P
             num_processes,
         )
         return None
+    return progress
+
+
+def load_progress(path: Path) -> Progress:
+    """Load a progress file, with its tensors in the memory of the CPU."""
+    progress: Progress = torch.load(path, map_location="cpu", weights_only=True)
     return progress
 
 
@@ -123,18 +131,69 @@ def restore_log(trainer: _LogsMetrics, state: Progress) -> None:
     trainer._tr_loss = torch.full_like(trainer._tr_loss, loss)
 
 
+class Totals(TypedDict):
+    """Sums over a run up to a checkpoint. `loss` is the sum of the losses of the steps that were logged."""
+
+    steps: int
+    seconds: float
+    loss: float
+
+
+def summarize_run(logs: dict[str, float], totals: Totals, steps: int) -> None:
+    """Correct the entry with which transformers ends the log, so that it describes the run and not its last session.
+
+    Args:
+        logs: the entry, with `train_loss`, `train_runtime` in seconds and rates per second.
+        totals: the steps and seconds of the sessions before, and the loss of the whole run.
+        steps: the optimizer steps of the whole run.
+    """
+    session, whole = logs["train_runtime"], totals["seconds"] + logs["train_runtime"]
+    logs["train_loss"] = totals["loss"] / max(steps, 1)
+    if totals["steps"] == 0:
+        return
+    logs["train_runtime"] = round(whole, 4)
+    samples = logs.pop("train_samples_per_second", 0.0) * session
+    if steps > totals["steps"]:  # a session without a step does not tell how many samples a step has
+        logs["train_samples_per_second"] = round(samples * steps / (steps - totals["steps"]) / whole, 3)
+    logs["train_steps_per_second"] = round(steps / whole, 3)
+
+
 class ResumableTrainer(Trainer):
     """Mixin for TRL trainers: a resumed run logs the same metrics as a run that was not interrupted.
 
-    Subclasses that have further state extend `_progress` and `_restore_progress`.
+    The last log entry and the result of `train`, which give the loss, the duration and the rates of the training,
+    describe the whole run. transformers describes the last session.
+
+    Subclasses that have further state extend `_progress`, `_restore_progress` and `_restore_totals`.
     """
 
     _metrics: dict[str, defaultdict[str, list[float]]]
+    _earlier = Totals(steps=0, seconds=0.0, loss=0.0)  # of the sessions before this one
+    _started = 0.0
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self._earlier, self._started = Totals(steps=0, seconds=0.0, loss=0.0), time.monotonic()
+        output = super().train(*args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if logs.keys() >= {"train_loss", "train_runtime"}:
+            # RaML: the whole run, not its last session. transformers has added the last losses to the sum.
+            loss = self._total_loss_scalar + self._earlier["loss"]
+            summarize_run(logs, Totals(**{**self._earlier, "loss": loss}), self.state.global_step)
+        super().log(logs, *args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # RaML: this method runs on every process, and before `trainer_state.json` marks the checkpoint as complete.
         write_progress(Path(output_dir), self._progress(), self.accelerator.process_index)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and progress_path(Path(checkpoint), 0).is_file():
+            # RaML: these are restored even if no step is left, or if the number of processes has changed.
+            paths = [progress_path(Path(checkpoint), process) for process in (self.accelerator.process_index, 0)]
+            self._restore_totals(load_progress(next(path for path in paths if path.is_file())))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
@@ -145,11 +204,25 @@ class ResumableTrainer(Trainer):
 
     def _progress(self) -> Progress:
         """Return the state of this process that goes into a checkpoint."""
-        return {"num_processes": self.accelerator.num_processes, **log_state(self)}
+        totals = Totals(
+            steps=self.state.global_step,
+            seconds=self._earlier["seconds"] + time.monotonic() - self._started,
+            loss=self._earlier["loss"] + self._total_loss_scalar,
+        )
+        return {"num_processes": self.accelerator.num_processes, "totals": totals, **log_state(self)}
 
     def _restore_progress(self, progress: Progress) -> None:
         """Restore what `_progress` returned."""
         restore_log(self, progress)
+        if "totals" in progress:  # continue the sum of transformers
+            self._total_loss_scalar = progress["totals"]["loss"]
+            self._earlier = Totals(**{**self._earlier, "loss": 0.0})
+
+    def _restore_totals(self, progress: Progress) -> None:
+        """Restore the part of `progress` that describes the run so far. It does not depend on the process."""
+        if "totals" in progress:  # older versions have not saved them
+            totals: Totals = progress["totals"]
+            self._earlier = Totals(**{**totals, "loss": totals["loss"] + progress["loss"][0]})
 
 
 def _is_json(path: Path) -> bool:

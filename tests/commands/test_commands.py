@@ -139,7 +139,7 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     table = pd.read_parquet(sorted((tmp_path / "grpo" / "completions").iterdir())[-1])
     assert len(table) == 16
     assert table["selected"].tolist().count(True) == 8
-    assert {"correct", "formatted", "answer_reward", "advantage"} <= set(table.columns)
+    assert {"raml/correct", "raml/formatted", "answer_reward", "advantage"} <= set(table.columns)
 
     card = (tmp_path / "grpo" / "README.md").read_text()
     assert "# Model Card for grpo" in card

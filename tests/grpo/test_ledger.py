@@ -20,6 +20,16 @@ def test_an_inner_phase_pauses_the_outer_one() -> None:
     assert ledger.seconds["updating"] == 17  # 0 to 10 and 13 to 20
 
 
+def test_evaluation_is_charged_to_no_phase() -> None:
+    times, training = clock(0, 1, 5, 7, 10, 11), True
+    ledger = Ledger(lambda: next(times), training=lambda: training)
+    with ledger.phase("updating"), ledger.paused():
+        training = False
+        with ledger.phase("generating"):
+            pass
+    assert ledger.seconds == dict.fromkeys(PHASES, 0.0) | {"updating": 2}  # 0 to 1 and 10 to 11
+
+
 def test_time_between_phases_is_not_charged() -> None:
     times = clock(0, 1, 100, 101)
     ledger = Ledger(lambda: next(times))

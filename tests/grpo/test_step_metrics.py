@@ -1,11 +1,9 @@
 """Metrics of a step match calculations by hand."""
 
-import math
-
 import numpy as np
 import pytest
 
-from raml_trl.grpo.step_metrics import discarded_metrics, group_outcomes, latest_correct, same_value_fraction
+from raml_trl.grpo.step_metrics import group_outcomes, latest_correct, same_value_fraction
 
 
 def test_group_outcomes() -> None:
@@ -26,16 +24,8 @@ def test_groups_with_equal_rewards() -> None:
 
 
 def test_latest_correct_takes_the_rows_of_the_last_generation() -> None:
-    assert latest_correct([False, True, False, False, True], (2, 2)).tolist() == [[True, False], [False, True]]
-    assert latest_correct([True], (2, 2)) is None
-
-
-def test_discarded_metrics_become_nan() -> None:
-    metrics = {"entropy": [1.0], "kl": [2.0]}
-    with discarded_metrics(metrics):
-        metrics["entropy"].append(3.0)
-        metrics["clip_ratio"] = [4.0]
-    assert metrics["entropy"][0] == 1.0
-    assert math.isnan(metrics["entropy"][1])
-    assert math.isnan(metrics["clip_ratio"][0])
-    assert metrics["kl"] == [2.0]
+    ours, users = {"raml/correct": [False, True, False, False, True]}, {"correct": [5, True, 0, 0.0, 1]}
+    for columns in (ours, users, ours | {"correct": ["no"] * 5}):
+        assert latest_correct(columns, (2, 2)).tolist() == [[True, False], [False, True]]
+    for unreadable in ([True], ["no"] * 4, [None, 1, 0, 1], [0.5, 1, 0, 1], [float("nan")] * 4):
+        assert latest_correct({"correct": unreadable}, (2, 2)) is None

@@ -1,5 +1,6 @@
 """The trainer trains on the selected rows, logs its metrics, and rejects models that it does not support."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,39 @@ def test_groups_are_counted_before_and_after_selection(model_dir: str, tmp_path:
     assert [logs[f"selected/{name}"] for name in ("all_right", "mixed", "all_wrong")] == [1.0, 0.0, 0.0]
     assert (logs["rows/selected"], logs["rows/trained"]) == (2, 1)  # the all-correct group has advantage 0
     assert logs["selection/group_same_reward"] == 0.5
+
+
+def test_columns_of_the_user_are_kept(model_dir: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A text says nothing about correctness, and our column has another name than the user's."""
+
+    def reward(completions: list[Any], log_extra: Any, **_: Any) -> list[float]:
+        log_extra("correct", ["no"] * len(completions))
+        log_extra("selected", ["by hand"] * len(completions))
+        return digit_reward(completions)
+
+    trainer, recorder = make_trainer(model_dir, tmp_path, num_generations_update=2, max_steps=2, reward=reward)
+    trainer.train()
+    columns = trainer._logs["extra"]
+    assert set(columns["correct"]) == {"no"}
+    assert set(columns["selected"]) == {"by hand"}
+    assert sum(columns["raml/selected"]) == 4
+    assert not any(name.startswith(("groups/", "selected/")) for name in recorder.logs[0])
+    assert caplog.text.count("the column correct that a reward function logs is not read") == 1
+
+
+def test_evaluation_is_not_charged(model_dir: str, tmp_path: Path) -> None:
+    settings = {"eval_dataset": questions(2), "per_device_eval_batch_size": 16, "max_steps": 1}
+    trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2, **settings)
+    trainer.train()
+    before = trainer.summary()
+    assert before["seconds"]["generating"] > 0
+    trainer.evaluate()
+    assert trainer.summary() == before
+    with trainer.ledger.phase("updating"):  # a callback may evaluate in the middle of a step
+        start = time.perf_counter()
+        trainer.evaluate()
+        took = time.perf_counter() - start
+    assert trainer.ledger.seconds["updating"] - before["seconds"]["updating"] < took / 2
 
 
 def test_a_mismatch_with_the_advantages_of_trl_is_an_error(

@@ -196,4 +196,4 @@ class Selections(TrainerCallback):
         self.masks: list[list[bool]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.masks.append(list(self.trainer._logs["extra"].get("selected", [])))
+        self.masks.append(list(self.trainer._logs["extra"].get("raml/selected", [])))

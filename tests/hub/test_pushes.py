@@ -232,7 +232,7 @@ def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path
     assert without_attributes(files) == contents(directory / "completions")
     card = files["README.md"].decode()
     assert "96 rollouts, logged at 6 steps" in card
-    assert "| selected | whether it is one of the m of G that carry gradient |" in card
+    assert "| raml/selected | whether it is one of the m of G that carry gradient |" in card
     copy = directory.parent / "rollouts.parquet"
     code = f"import datasets; datasets.load_dataset('{USER}/rollouts', split='train').to_parquet({str(copy)!r})"
     loaded = lasting_hub.run(code)
@@ -240,7 +240,7 @@ def test_rollouts_are_pushed_as_a_dataset(lasting_hub: Hub, grpo_run: tuple[Path
     rows = [row for path in sorted((directory / "completions").glob("*.parquet")) for row in read_rows(path)]
     assert len(rows) == 96
     assert read_rows(copy) == rows
-    assert sum(row["selected"] for row in rows) == 48
+    assert sum(row["raml/selected"] for row in rows) == 48
 
 
 @pytest.mark.children

@@ -30,15 +30,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model_dir: str, tmp_path: Pat
     whole, whole_logs = make_trainer(model_dir, tmp_path / "whole", **settings)
     whole_selections = Selections(whole)
     whole.add_callback(whole_selections)
-    whole.train()
+    loss = whole.train().training_loss
 
     resumed, logs = make_trainer(model_dir, tmp_path / "resumed", **settings)
     selections = Selections(resumed)
     resumed.add_callback(selections)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3")).training_loss == loss
 
     assert selections.masks == whole_selections.masks[3:]
     lines = untimed(logs)
+    assert logs.of("train_loss") == whole_logs.of("train_loss") == [loss]
     assert lines == untimed(whole_logs)[-len(lines) :]
     assert len(lines) >= 2
     for name, weight in weights(whole).items():

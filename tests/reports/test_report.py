@@ -473,10 +473,12 @@ def test_correct_and_wrong_completions_appear_with_their_questions(tmp_path: Pat
     assert "right: q0" in text
 
 
-def write_completions(run: Path, step: int, groups: dict[str, list[tuple[str, bool, bool]]]) -> None:
+def write_completions(
+    run: Path, step: int, groups: dict[str, list[tuple[str, bool, bool]]], *, prefix: str = "raml/"
+) -> None:
     rows = [
         {"step": step, "prompt": [{"role": "user", "content": prompt}], "completion": text}
-        | {"correct": correct, "selected": selected, "advantage": 0.5 - selected}
+        | {f"{prefix}correct": correct, f"{prefix}selected": selected, "advantage": 0.5 - selected}
         for prompt, rollouts in groups.items()
         for text, correct, selected in rollouts
     ]
@@ -484,11 +486,12 @@ def write_completions(run: Path, step: int, groups: dict[str, list[tuple[str, bo
     pq.write_table(pa.Table.from_pylist(rows), run / "completions" / f"completions_{step:05d}.parquet")
 
 
-def test_group_shows_which_rollouts_were_selected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["raml/", ""])  # older runs have columns without prefix
+def test_group_shows_which_rollouts_were_selected(tmp_path: Path, prefix: str) -> None:
     run = write_grpo(tmp_path / "grpo", 0, 4)
-    write_completions(run, 1, {"early": [("x", True, True), ("y", False, False)]})
+    write_completions(run, 1, {"early": [("x", True, True), ("y", False, False)]}, prefix=prefix)
     late = {"alike": [("u", True, True), ("v", True, False)], "mixed": [("right one", True, False), ("z", False, True)]}
-    write_completions(run, 2, late)
+    write_completions(run, 2, late, prefix=prefix)
     _, page, text = make(tmp_path, runs=[f"GRPO={run}"])
     for shown in (visible_text(page), " ".join(text.split())):
         assert "One group of step 2, the last step with logged completions. 1 of its 2 rollouts were selected" in shown

@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from raml_trl.training.checkpoints import find_fault, newest_checkpoint, read_progress, write_progress
+from raml_trl.training.checkpoints import find_fault, newest_checkpoint, read_progress, summarize_run, write_progress
+
+
+def test_the_summary_of_a_resumed_run_describes_the_whole_run() -> None:
+    """Ten steps of 4 samples in 30 s, of which the last session has done 2 steps in 6 s."""
+    logs = {"train_runtime": 6.0, "train_samples_per_second": 8 / 6, "train_steps_per_second": 2 / 6, "train_loss": 0.1}
+    summarize_run(logs, {"steps": 8, "seconds": 24.0, "loss": 5.0}, 10)
+    whole = {"train_runtime": 30.0, "train_samples_per_second": 1.333, "train_steps_per_second": 0.333}
+    assert logs == whole | {"train_loss": 0.5}
 
 
 def make_checkpoint(path: Path, num_processes: int = 2) -> Path:

@@ -46,7 +46,7 @@ def on_disk(output_dir: Path) -> list[dict[str, Any]]:
     table = pd.read_parquet(sorted((output_dir / "completions").iterdir())[-1])
     rows = json.loads(table.to_json(orient="records", double_precision=15))
     assert len(rows) == 16
-    assert sum(row["selected"] for row in rows) == 4
+    assert sum(row["raml/selected"] for row in rows) == 4
     return rows
 
 
@@ -55,7 +55,7 @@ def key_of(output_dir: Path) -> str:
 
 
 def bits(rows: list[dict[str, Any]]) -> list[list[Any]]:
-    return [[row[name] for name in ("selected", "correct", "answer_reward")] for row in rows]
+    return [[row[name] for name in ("raml/selected", "raml/correct", "answer_reward")] for row in rows]
 
 
 def test_groups(tmp_path: Path) -> None:

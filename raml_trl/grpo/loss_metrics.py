@@ -1,0 +1,265 @@
+"""Computes TRL's metrics of the loss (entropy, KL, clip ratios) for the micro-batches that TRL would have run.
+
+TRL logs the mean over micro-batches of a mean over the tokens of a micro-batch, so the value depends on which rows
+share a micro-batch, and our trainer moves and skips rows. Therefore the log-probabilities and entropies of every row
+are kept. After the last micro-batch of a window, TRL's own loss function runs again on TRL's micro-batches, with the
+kept values in place of the model.
+
+With m = G, the metrics equal those of TRL: rows that are skipped in training also run, without gradient. With m < G, or
+if `skip_zero_advantage` is set to true, the metrics are those of the rows that are trained on.
+
+A window is a sequence of micro-batches of a generation that always fall into the same optimizer step.
+
+Shapes: W processes; a generation has K micro-batches per process, and a micro-batch has N rows with C completion tokens
+each. In a window, each process runs E rows and logs metrics for L rows. Rows are numbered as in `micro_batches`.
+"""
+
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from raml_trl.grpo.batching import Batch, RowTable, exchange_rows, take_micro_batches
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.generation import loss_mask
+from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order, deal_micro_batches
+
+Outputs = tuple[Tensor, Tensor]
+"""Log-probabilities and entropies of completion tokens, both `(N, C)`."""
+Metrics = MutableMapping[str, list[float]]
+"""The values that TRL has gathered since the last log entry, by metric."""
+_OF_THE_STEP = ("policy_loss", "entropy_coef", "aux_loss")  # metrics that count without a token in the loss too
+
+
+@dataclass
+class Window:
+    """The micro-batches of one process for which the metrics of a window are computed.
+
+    Attributes:
+        logged: the micro-batches for which metrics are logged.
+        skipped: micro-batches of rows that are skipped in training and run without gradient, for their metrics only.
+        places: `(W, L)`: the places of the rows of `logged`, from `find_places`.
+    """
+
+    logged: list[Batch]
+    skipped: list[Batch]
+    places: Tensor
+
+
+class LossMetrics:
+    """Keeps what the model returns in training, and computes metrics from it for the micro-batches that TRL would run.
+
+    Attributes:
+        rules: whether rows move and are skipped.
+        windows: the windows of the current generation; empty if rows run in TRL's micro-batches, so that the metrics
+            need no correction.
+        replayed: while the metrics of a micro-batch are computed, the outputs that stand in for the model.
+    """
+
+    rules: RowRules
+
+    def __init__(self, args: SubsetGRPOConfig, accelerator: Accelerator) -> None:
+        self.args = args
+        self.accelerator = accelerator
+        self.windows: list[Window] = []
+        self.replayed: Outputs | None = None
+        self._recorded: list[Outputs] | None = None  # None outside `recording`
+        self._outputs: list[Outputs] = []  # of the current window
+        self._values: dict[str, list[float]] = {}  # taken out of the metrics in the current window
+
+    @property
+    def runs_skipped_rows(self) -> bool:
+        """Whether rows that are skipped in training run without gradient, so that the metrics equal those of TRL."""
+        return self.rules.skip_zero_advantage and self.args.skip_zero_advantage is None and self.args.fraction == 1
+
+    def plan(
+        self,
+        batch: Batch,
+        table: RowTable,
+        ran: Sequence[NDArray[np.int64]],
+        dealt: Sequence[Batch],
+        trim: Callable[[Batch], Batch],
+    ) -> None:
+        """Set the windows of a generation.
+
+        Args:
+            batch: the rows of this process, with a column `selected`.
+            table: the properties of the rows of all processes.
+            ran: K micro-batches, each `(W, N)`: the rows that run.
+            dealt: the micro-batches of this process that run.
+            trim: function that trims padding.
+        """
+        logged = deal_in_order(table.selected, len(ran))
+        skipped: list[NDArray[np.int64]] = []
+        if self.runs_skipped_rows:
+            lengths = table.lengths if self.rules.length_bucketing else None
+            window = self.args.bucketing_window
+            skipped = deal_micro_batches(
+                table.selected, len(ran), window=window, lengths=lengths, live=~table.live, keep_unselected=False
+            )
+        elif self.rules.skip_zero_advantage:
+            logged = np.where(table.live.ravel()[logged], logged, IDLE)
+        if all(map(np.array_equal, ran, logged)):
+            self.windows, batches = [], list(dealt)
+        else:
+            self.windows = list(self._windows(batch, ran, logged, skipped, trim))
+            batches = [part for window in self.windows for part in window.logged]
+        if self.args.fraction < 1 or (logged == IDLE).any():
+            _mark_empty(batches, self.accelerator)
+
+    def _windows(
+        self,
+        batch: Batch,
+        ran: Sequence[NDArray[np.int64]],
+        logged: NDArray[np.int64],
+        skipped: Sequence[NDArray[np.int64]],
+        trim: Callable[[Batch], Batch],
+    ) -> Iterator[Window]:
+        def take(rows: Sequence[NDArray[np.int64]], trim: Callable[[Batch], Batch]) -> list[Batch]:
+            return take_micro_batches(batch, rows, self.accelerator, mask_unselected=False, trim=trim)
+
+        size = self.args.bucketing_window
+        for start in range(0, len(ran), size):
+            part = slice(start, start + size)
+            extra = [rows for rows in skipped[part] if (rows != IDLE).any()]
+            places = find_places(np.concatenate(logged[part], axis=1), np.concatenate([*ran[part], *extra], axis=1))
+            yield Window(
+                logged=take(list(logged[part]), lambda micro_batch: micro_batch),
+                skipped=take(extra, trim) if extra else [],
+                places=torch.from_numpy(places),
+            )
+
+    @contextmanager
+    def of_micro_batch(self, batch: Batch, metrics: Metrics) -> Iterator[None]:
+        """Correct the values that TRL's loss adds to `metrics` in the `with` block.
+
+        If metrics are computed for other micro-batches at the end of the window, the outputs of the model are kept, and
+        the values are taken out again. Otherwise values of a micro-batch without a token in the loss become NaN.
+        """
+        if not self.windows:
+            with _discarded(metrics) if batch.get("empty") else nullcontext():
+                yield
+            return
+        sizes = {name: len(values) for name, values in metrics.items()}
+        self._recorded = []
+        try:
+            yield
+            self._outputs += self._recorded
+        finally:
+            self._recorded = None
+        for name, values in metrics.items():
+            size = sizes.get(name, 0)
+            self._values.setdefault(name, []).extend(values[size:])
+            del values[size:]
+
+    def record(self, logps: Tensor, entropies: Tensor | None) -> None:
+        """Keep the outputs of a forward pass, if it is one of a micro-batch that is trained on."""
+        if self._recorded is not None and entropies is not None:
+            self._recorded.append((logps.detach(), entropies.detach()))
+
+    def log(self, step: int, metrics: Metrics, compute_loss: Callable[[Batch], Tensor]) -> None:
+        """Add the metrics of a window to `metrics`, if it ends with micro-batch `step` of the run, counted from 1.
+
+        Values of `of_micro_batch` are put back if `compute_loss` does not add other values of the same name.
+
+        Args:
+            step: number of micro-batches that the run has completed.
+            metrics: the metrics of the trainer.
+            compute_loss: TRL's function that computes the loss of a micro-batch, and adds metrics.
+        """
+        size = self.args.bucketing_window
+        if not self.windows or step % size:
+            return
+        window = self.windows[(step - 1) % self.args.steps_per_generation // size]
+        for batch in window.skipped:
+            with self.of_micro_batch(batch, metrics):
+                compute_loss(batch)
+        sizes = {name: len(values) for name, values in metrics.items()}
+        logps, entropies = self._fetch(window)
+        start = 0
+        for batch in window.logged:
+            num_rows, width = batch["completion_mask"].shape
+            rows = slice(start, start + num_rows)
+            self.replayed = logps[rows, :width], entropies[rows, :width]
+            try:
+                with _discarded(metrics) if batch.get("empty") else nullcontext():
+                    compute_loss(batch)
+            finally:
+                self.replayed = None
+            start += num_rows
+        for name, values in self._values.items():
+            if len(metrics[name]) == sizes.get(name, 0):
+                metrics[name].extend(values)
+        self._outputs, self._values = [], {}
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the windows, to store them in a checkpoint."""
+        return [vars(window) for window in self.windows]
+
+    def restore(self, state: Sequence[dict[str, Any]]) -> None:
+        """Continue with the windows of a checkpoint."""
+        self.windows = [
+            Window(self._on_device(window["logged"]), self._on_device(window["skipped"]), window["places"])
+            for window in state
+        ]
+
+    def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
+        device = self.accelerator.device
+        return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+
+    def _fetch(self, window: Window) -> Outputs:
+        """Return the outputs `(L, C)` of the rows in `window.logged`, from the processes on which they ran."""
+        widths = [batch["completion_mask"].size(1) for batch in window.logged]
+        width = max(*widths, *(logps.size(1) for logps, _ in self._outputs))
+        logps, entropies = (
+            torch.cat([pad(part, (0, width - part.size(1))) for part in parts])
+            for parts in zip(*self._outputs, strict=True)
+        )
+        here, size = self.accelerator.process_index, len(logps)
+        wanted = [  # a row that did not run is masked, so any outputs will do
+            np.where(places == IDLE, process * size, places) for process, places in enumerate(window.places.numpy())
+        ]
+        if all((places // size == process).all() for process, places in enumerate(wanted)):
+            rows = torch.as_tensor(wanted[here] - here * size, device=logps.device)
+            return logps[rows], entropies[rows]
+        outputs = {"advantages": logps.new_zeros(size), "logps": logps, "entropies": entropies}
+        outputs = exchange_rows(outputs, wanted, self.accelerator)
+        return outputs["logps"], outputs["entropies"]
+
+
+def find_places(rows: NDArray[np.int64], ran: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each of `rows`, `(W, L)`, the place at which it ran, or `IDLE` if it did not run.
+
+    `ran` is `(W, E)`: the rows that each process runs, in order. Position e of process p is place p * E + e.
+    """
+    places = np.full(max(rows.max(), ran.max()) + 2, IDLE)  # the last entry is that of `IDLE`
+    places[ran] = np.arange(ran.size).reshape(ran.shape)
+    places[-1] = IDLE
+    return places[rows]
+
+
+def _mark_empty(batches: Sequence[Batch], accelerator: Accelerator) -> None:
+    """Add to each micro-batch a 0-d tensor `empty`: whether no process has a token in the loss."""
+    tokens = accelerator.reduce(torch.stack([loss_mask(batch).sum() for batch in batches]))
+    for batch, number in zip(batches, tokens.cpu(), strict=True):
+        batch["empty"] = number == 0
+
+
+@contextmanager
+def _discarded(metrics: Metrics) -> Iterator[None]:
+    """Replace the values appended to `metrics` in the `with` block by NaN, which TRL leaves out of the logged means.
+
+    The entropy and clip ratios that TRL computes for a micro-batch without a token in the loss are meaningless.
+    """
+    before = {name: len(values) for name, values in metrics.items()}
+    yield
+    for name, values in metrics.items():
+        if name not in _OF_THE_STEP and len(values) > before.get(name, 0):
+            values[-1] = float("nan")

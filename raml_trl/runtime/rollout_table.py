@@ -1,0 +1,28 @@
+"""Names the columns that we add to the table of completions which TRL logs in a GRPO run, and reads them.
+
+The names have a prefix, so that they cannot be those of a column that a user's reward function adds.
+"""
+
+from collections.abc import Mapping, Sequence
+
+SELECTED = "raml/selected"
+"""Whether the rollout is one of the m of G that carry gradient; None in evaluation."""
+CORRECT = "raml/correct"
+"""Whether the answer is correct, according to our reward function."""
+FORMATTED = "raml/formatted"
+"""Whether the answer is in the requested place, according to our reward function."""
+
+
+def column_name(columns: Mapping[str, object], name: str) -> str:
+    """Return `name`, or the name without prefix if the table has no column of this name.
+
+    Older versions wrote names without prefix. A user's reward function may also have a column `correct`.
+    """
+    return name if name in columns else name.removeprefix("raml/")
+
+
+def read_flags(values: Sequence[object]) -> list[bool] | None:
+    """Return a column of booleans, or of the numbers 0 and 1, as booleans; None if it has any other value."""
+    if all(isinstance(value, bool | int | float) and value in (0, 1) for value in values):
+        return [bool(value) for value in values]
+    return None
