@@ -54,12 +54,16 @@ class Ledger:
     _lap_start: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str, *, training: bool = False) -> Iterator[None]:
         """Charge the time of the `with` block to the phase `name`, or to none if the model is not training.
 
         An inner phase pauses the outer phase.
+
+        Args:
+            name: one of `PHASES`.
+            training: whether the block itself puts the model into training mode.
         """
-        self.enter(name if self.training() else None)
+        self.enter(name if training or self.training() else None)
         try:
             yield
         finally:

@@ -312,7 +312,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         before = self.ledger.seconds["updating"]
-        with self.ledger.phase("updating"):
+        with self.ledger.phase("updating", training=True):
             loss = super().training_step(model, *args, **kwargs)
         self.ledger.observe_update(self._cells_of_update, self.ledger.seconds["updating"] - before)
         with self.ledger.phase("selecting"), torch.no_grad(), self.compute_loss_context_manager():

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOConfig
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
+from raml_trl.grpo.step_metrics import _warn_unreadable
 from raml_trl.grpo.trainer import SubsetGRPOTrainer as Trainer
 from raml_trl.runtime.errors import InputError
 from tests.helpers.trainers import digit_reward, fixed_rollouts, make_trainer, questions
@@ -118,6 +119,7 @@ def test_columns_of_the_user_are_kept(model_dir: str, tmp_path: Path, caplog: py
         log_extra("selected", ["by hand"] * len(completions))
         return digit_reward(completions)
 
+    _warn_unreadable.cache_clear()  # it logs once in a process
     trainer, recorder = make_trainer(model_dir, tmp_path, num_generations_update=2, max_steps=2, reward=reward)
     trainer.train()
     columns = trainer._logs["extra"]
@@ -136,7 +138,7 @@ def test_evaluation_is_not_charged(model_dir: str, tmp_path: Path) -> None:
     assert before["seconds"]["generating"] > 0
     trainer.evaluate()
     assert trainer.summary() == before
-    with trainer.ledger.phase("updating"):  # a callback may evaluate in the middle of a step
+    with trainer.ledger.phase("updating", training=True):  # a callback may evaluate in the middle of a step
         start = time.perf_counter()
         trainer.evaluate()
         took = time.perf_counter() - start
