@@ -77,6 +77,49 @@ class BufferResuming(ReferenceResuming):
 
 
 class BufferResumingTrainer(BufferResuming, GRPOTrainer):
-from raml_trl.grpo.reference_model import ReferenceResuming
-from raml_trl.grpo.rows import Batch
-from raml_trl.training.checkpoints import Progress
+    """A `GRPOTrainer` that saves and restores what TRL keeps in memory only, the state of adaptive entropy included."""
+
+    def _progress(self) -> Progress:
+        return super()._progress() | {"entropy": (self.entropy_coef, self._last_world_entropy)}
+
+    def _restore_progress(self, progress: Progress) -> None:
+        super()._restore_progress(progress)
+        if "entropy" in progress:  # older versions have left it to TRL, which saves it after the checkpoint is complete
+            self.entropy_coef, self._last_world_entropy = progress["entropy"]
+
+
+def without_images(value: Any) -> Any:
+    """Return logged values in which chat messages have no images, as in the table that TRL writes."""
+    if isinstance(value, list):
+        return [without_images(entry) for entry in value]
+    if isinstance(value, dict):
+        hidden = ("image",) if value.get("type") == "image" else ()
+        return {name: without_images(entry) for name, entry in value.items() if name not in hidden}
+    return value
+
+
+def _storable(batches: list[Batch]) -> list[Batch] | None:
+    """Return the batches, or None with a warning if a checkpoint cannot hold them.
+
+    A checkpoint holds tensors and plain Python values, so that loading it runs no code.
+    """
+    for name, value in ((name, value) for batch in batches for name, value in batch.items()):
+        foreign = _foreign_type(value)
+        if foreign is not None:
+            logger.warning(
+                "a checkpoint cannot hold the %s in %r: a run that resumes from it generates new rollouts; put only "
+                "tensors, numbers and text into the batch",
+                foreign.__name__,
+                name,
+            )
+            return None
+    return batches
+
+
+def _foreign_type(value: Any) -> type | None:
+    """Return the type of a value, or of an entry in it, that is neither a tensor nor a plain Python value."""
+    if type(value) in (list, tuple):
+        return next(filter(None, map(_foreign_type, value)), None)
+    if type(value) is dict:
+        return next(filter(None, map(_foreign_type, (*value, *value.values()))), None)
+    return None if type(value) in _PLAIN else type(value)

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from raml_trl.grpo.generation import Generation, loss_mask
 from raml_trl.grpo.ledger import Ledger, speedup
 from raml_trl.grpo.rows import Batch
-from raml_trl.runtime.rollout_table import CORRECT, column_name, read_flags
+from raml_trl.runtime.rollout_table import CORRECT, column_name, read_flag
 
 logger = logging.getLogger(__name__)
 
@@ -124,11 +124,11 @@ def latest_correct(columns: Mapping[str, Sequence[object]], shape: tuple[int, in
     values = list(columns.get(name, ()))[-size:]
     if len(values) < size:
         return None
-    flags = read_flags(values)
-    if flags is None:
+    flags = [read_flag(value) for value in values]
+    if None in flags:
         _warn_unreadable(name)
         return None
-    return np.array(flags).reshape(shape)
+    return np.array(flags, dtype=bool).reshape(shape)
 
 
 @cache

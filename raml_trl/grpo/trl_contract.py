@@ -24,14 +24,22 @@ _CALLS: dict[type, dict[str, int]] = {
         "_get_per_token_logps_and_entropies": 4,
         "_compute_loss": 2,
     },
-    Trainer: {"_save_rng_state": 1, "_load_rng_state": 1, "evaluate": 2, "log": 1, "_push_from_checkpoint": 1},
+    Trainer: {
+        "_save_rng_state": 1,
+        "_load_rng_state": 1,
+        "_load_optimizer_and_scheduler": 1,
+        "evaluate": 2,
+        "log": 1,
+        "_push_from_checkpoint": 1,
+    },
 }
 # Names that must occur in the bodies of TRL's methods: attributes, functions and keys.
 _USES: dict[str, set[str]] = {
     "__init__": {
         *("_buffered_inputs", "_step", "_metrics", "_logs", "aux_loss_enabled", "pad_to_multiple_of", "reward_weights"),
         *("num_iterations", "loss_type", "scale_rewards", "multi_objective_aggregation", "beta", "num_generations"),
-        *("use_vllm", "vllm_importance_sampling_correction", "log_completions"),
+        *("use_vllm", "vllm_importance_sampling_correction", "log_completions", "ref_model"),
+        *("entropy_coef", "_last_world_entropy"),
     },
     "_prepare_inputs": {"_buffered_inputs", "_step", "steps_per_generation", "_generate_and_score_completions"},
     "_generate_and_score_completions": {

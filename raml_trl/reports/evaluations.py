@@ -17,7 +17,7 @@ from raml_trl.render.tables import DASH, Cell, Table, interval
 from raml_trl.reports.runs import Seeds, metric_title
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
-from raml_trl.runtime.rollout_table import CORRECT, SELECTED, column_name, read_flags
+from raml_trl.runtime.rollout_table import CORRECT, SELECTED, column_name, read_flag
 from raml_trl.runtime.runs import complete_record, identity, is_run, read_record
 
 _SAMPLES = "samples.parquet"
@@ -239,8 +239,8 @@ def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
 
 
 def _rollout(row: Mapping[str, Any]) -> Rollout:
-    correct, selected = (read_flags([row.get(column_name(row, name))]) for name in (CORRECT, SELECTED))
-    return Rollout(_text(row["completion"]), correct and correct[0], selected and selected[0], row.get("advantage"))
+    correct, selected = (read_flag(row.get(column_name(row, name))) for name in (CORRECT, SELECTED))
+    return Rollout(_text(row["completion"]), correct, selected, row.get("advantage"))
 
 
 def _text(value: str | list[dict[str, str]]) -> str:

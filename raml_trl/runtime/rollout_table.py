@@ -3,7 +3,7 @@
 The names have a prefix, so that they cannot be those of a column that a user's reward function adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 SELECTED = "raml/selected"
 """Whether the rollout is one of the m of G that carry gradient; None in evaluation."""
@@ -21,8 +21,6 @@ def column_name(columns: Mapping[str, object], name: str) -> str:
     return name if name in columns else name.removeprefix("raml/")
 
 
-def read_flags(values: Sequence[object]) -> list[bool] | None:
-    """Return a column of booleans, or of the numbers 0 and 1, as booleans; None if it has any other value."""
-    if all(isinstance(value, bool | int | float) and value in (0, 1) for value in values):
-        return [bool(value) for value in values]
-    return None
+def read_flag(value: object) -> bool | None:
+    """Return a boolean, or the number 0 or 1, as a boolean; None for any other value."""
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
