@@ -53,6 +53,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "scored": TWO | FIXED | STRADDLING | {"reward": odd_prompts_reward, "beta": 0.1},
     "scored over the batch": TWO | FIXED | STRADDLING | BATCH | {"steps_per_generation": 6},
     "hardly a live row": FIXED | FIRST | {"reward": rare_reward, "loss_type": "grpo", "max_steps": 8},
+    "stock, skipped": {"stock": True} | FIXED | STRADDLING | {"reward": odd_prompts_reward},
+    "all of G, skipped": FIXED | STRADDLING | {"reward": odd_prompts_reward},
     "no signal": TWO | FIXED | {"reward": no_reward},
     **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
     "a function": TWO | FIXED | STRADDLING | {"selection": keyed},
@@ -95,6 +97,7 @@ def main(model_dir: str, results: str) -> None:
         collected[name] = {
             "weights": weights(trainer),
             "grad_norm": recorder.of("grad_norm"),
+            "log": untimed(recorder),
             "selected": selections.masks,
             "num_processes": trainer.accelerator.num_processes,
             "distributed_type": trainer.accelerator.distributed_type.value,

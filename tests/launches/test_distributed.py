@@ -48,6 +48,15 @@ def test_all_of_g_equals_trl_bit_for_bit(two_processes: dict[str, Any], suffix: 
         assert torch.equal(weight, ours["weights"][name]), name
 
 
+def test_metrics_equal_trl(two_processes: dict[str, Any]) -> None:
+    """Rows move between the processes or are skipped."""
+    for stock, ours in zip(
+        two_processes["stock, skipped"]["log"], two_processes["all of G, skipped"]["log"], strict=True
+    ):
+        assert {name: ours[name] for name in stock} == pytest.approx(stock, rel=1e-3, abs=2e-6)
+        assert ours["rows/trained"] < ours["rows/selected"]
+
+
 @pytest.mark.parametrize("suffix", ["", ", row mean"])
 def test_drop_equals_mask(two_processes: dict[str, Any], suffix: str) -> None:
     drop, mask = two_processes["drop" + suffix], two_processes["mask" + suffix]
