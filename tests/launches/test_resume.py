@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.helpers.trainers import Selections, make_trainer, read_tables, untimed, weights
+from tests.helpers.trainers import Selections, make_trainer, questions, read_tables, untimed, weights
 
 pytestmark = pytest.mark.long
 
@@ -83,10 +83,11 @@ def test_what_trl_keeps_in_memory_is_restored(model_dir: str, tmp_path: Path, na
     assert saved == ({f"checkpoint-{step}" for step in (2, 3, 4, 5)} if "sync_ref_model" in settings else set())
 
 
-@pytest.mark.parametrize("checkpoint", [3, 7])
+@pytest.mark.parametrize("checkpoint", [3, 4])
 def test_the_summary_describes_all_sessions(model_dir: str, tmp_path: Path, checkpoint: int) -> None:
     """It does so also if the run had ended and only its record was missing, so that no step is left."""
-    settings: dict[str, Any] = {"max_steps": 7, "save_strategy": "steps", "save_steps": 1, "logging_steps": 2}
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 2}
+    settings |= {"max_steps": -1, "num_train_epochs": 1, "train_dataset": questions(8)}
     whole, _ = make_trainer(model_dir, tmp_path / "whole", **settings)
     loss = whole.train().training_loss
     resumed, logs = make_trainer(model_dir, tmp_path / "resumed", **settings)
@@ -94,4 +95,4 @@ def test_the_summary_describes_all_sessions(model_dir: str, tmp_path: Path, chec
     assert output.training_loss == pytest.approx(loss, rel=1e-9)
     assert logs.of("train_loss") == [output.training_loss]
     seconds, steps_per_second = logs.of("train_runtime")[0], logs.of("train_steps_per_second")[0]
-    assert steps_per_second == pytest.approx(7 / seconds, rel=1e-2, abs=1e-3)
+    assert steps_per_second == pytest.approx(4 / seconds, rel=1e-2, abs=1e-3)
