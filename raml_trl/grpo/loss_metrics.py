@@ -22,14 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from raml_trl.grpo.batching import Batch, RowTable, exchange_rows, take_micro_batches
+from raml_trl.grpo.batching import RowTable, take_micro_batches
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.generation import loss_mask
+from raml_trl.grpo.images import image_inputs
 from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order, deal_micro_batches
+from raml_trl.grpo.rows import Batch
 
 Outputs = tuple[Tensor, Tensor]
 """Log-probabilities and entropies of completion tokens, both `(N, C)`."""
@@ -122,17 +126,19 @@ class LossMetrics:
         skipped: Sequence[NDArray[np.int64]],
         trim: Callable[[Batch], Batch],
     ) -> Iterator[Window]:
-        def take(rows: Sequence[NDArray[np.int64]], trim: Callable[[Batch], Batch]) -> list[Batch]:
+        def take(batch: Batch, rows: Sequence[NDArray[np.int64]], trim: Callable[[Batch], Batch]) -> list[Batch]:
             return take_micro_batches(batch, rows, self.accelerator, mask_unselected=False, trim=trim)
 
+        images = image_inputs(batch)  # only the model needs them, which does not run on the micro-batches in `logged`
+        text = {name: value for name, value in batch.items() if name not in images}
         size = self.args.bucketing_window
         for start in range(0, len(ran), size):
             part = slice(start, start + size)
             extra = [rows for rows in skipped[part] if (rows != IDLE).any()]
             places = find_places(np.concatenate(logged[part], axis=1), np.concatenate([*ran[part], *extra], axis=1))
             yield Window(
-                logged=take(list(logged[part]), lambda micro_batch: micro_batch),
-                skipped=take(extra, trim) if extra else [],
+                logged=take(text, list(logged[part]), lambda micro_batch: micro_batch),
+                skipped=take(batch, extra, trim) if extra else [],
                 places=torch.from_numpy(places),
             )
 
@@ -206,13 +212,13 @@ class LossMetrics:
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
         """Continue with the windows of a checkpoint."""
         self.windows = [
-            Window(self._on_device(window["logged"]), self._on_device(window["skipped"]), window["places"])
+            Window(
+                send_to_device(window["logged"], self.accelerator.device),
+                send_to_device(window["skipped"], self.accelerator.device),
+                window["places"],
+            )
             for window in state
         ]
-
-    def _on_device(self, batches: Sequence[Batch]) -> list[Batch]:
-        device = self.accelerator.device
-        return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
 
     def _fetch(self, window: Window) -> Outputs:
         """Return the outputs `(L, C)` of the rows in `window.logged`, from the processes on which they ran."""
