@@ -222,22 +222,25 @@ class LossMetrics:
 
     def _fetch(self, window: Window) -> Outputs:
         """Return the outputs `(L, C)` of the rows in `window.logged`, from the processes on which they ran."""
-        widths = [batch["completion_mask"].size(1) for batch in window.logged]
-        width = max(*widths, *(logps.size(1) for logps, _ in self._outputs))
+        here, size = self.accelerator.process_index, sum(len(logps) for logps, _ in self._outputs)
+        wanted = [  # a row that did not run is masked, so any outputs will do
+            np.where(places == IDLE, process * size, places) for process, places in enumerate(window.places.numpy())
+        ]
+        width = max(batch["completion_mask"].size(1) for batch in window.logged)
+        width = max(width, *(logps.size(1) for logps, _ in self._outputs))
+        moved = any((places // size != process).any() for process, places in enumerate(wanted))
+        if moved:  # on every process alike
+            width = int(self.accelerator.gather(torch.tensor([width], device=self.accelerator.device)).max())
         logps, entropies = (
             torch.cat([pad(part, (0, width - part.size(1))) for part in parts])
             for parts in zip(*self._outputs, strict=True)
         )
-        here, size = self.accelerator.process_index, len(logps)
-        wanted = [  # a row that did not run is masked, so any outputs will do
-            np.where(places == IDLE, process * size, places) for process, places in enumerate(window.places.numpy())
-        ]
-        if all((places // size == process).all() for process, places in enumerate(wanted)):
+        if not moved:
             rows = torch.as_tensor(wanted[here] - here * size, device=logps.device)
             return logps[rows], entropies[rows]
-        outputs = {"advantages": logps.new_zeros(size), "logps": logps, "entropies": entropies}
-        outputs = exchange_rows(outputs, wanted, self.accelerator)
-        return outputs["logps"], outputs["entropies"]
+        masks = {"prompt_mask": torch.zeros(size, 1), "completion_mask": torch.zeros(size, width, dtype=torch.bool)}
+        batch = exchange_rows({**masks, "logps": logps, "entropies": entropies}, wanted, self.accelerator)
+        return batch["logps"], batch["entropies"]
 
 
 def find_places(rows: NDArray[np.int64], ran: NDArray[np.int64]) -> NDArray[np.int64]:
