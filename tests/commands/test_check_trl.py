@@ -12,7 +12,7 @@ from raml_trl import check_trl
 from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.grpo.agreement.cases import Case
 from raml_trl.runtime.cli import run
-from tests.grpo.test_agreement import with_other_denominator
+from tests.grpo.test_agreement import changed_loss
 
 Start = Callable[..., tuple[int, str, str]]
 
@@ -48,7 +48,7 @@ def test_agreement_is_printed_and_written(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_change_of_trl_is_named(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GRPOTrainer, "_compute_loss", with_other_denominator(GRPOTrainer._compute_loss))
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", changed_loss("loss / len(advantages)"))
     monkeypatch.chdir(tmp_path)
     code, output, _ = start()
     assert code == 1

@@ -1,7 +1,8 @@
 """Shows how closely the trainers agree: as a table, a figure and JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -49,7 +50,7 @@ def agreement_figure(agreements: Sequence[Agreement], tolerance: float) -> str:
     return svg(figure)
 
 
-def as_json(agreements: Sequence[Agreement]) -> list[dict[str, object]]:
+def as_json(agreements: Sequence[Agreement]) -> list[dict[str, Any]]:
     """Return the results for a JSON file. Infinite differences become null."""
     return [
         {"case": result.case} | {name: _as_json(value) for name, value in result.columns.items()}
@@ -57,10 +58,21 @@ def as_json(agreements: Sequence[Agreement]) -> list[dict[str, object]]:
     ]
 
 
+def from_json(rows: Sequence[Mapping[str, Any]]) -> list[Agreement]:
+    """Return the results that `as_json` has made the rows of."""
+    return [Agreement(row["case"], {name: _from_json(row[name]) for name in COLUMNS}) for row in rows]
+
+
 def _as_json(value: Difference | str) -> dict[str, object]:
     if isinstance(value, str):
-        return {"rejected": value}
+        return {REJECTED: value}
     numbers = {name: getattr(value, name) for name in ("gradient", "logs")}
-    return {name: number if math.isfinite(number) else None for name, number in numbers.items()} | {
-        "metric": value.metric
-    }
+    numbers = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+    return numbers | {"metric": value.metric}
+
+
+def _from_json(value: Mapping[str, Any]) -> Difference | str:
+    if REJECTED in value:
+        return str(value[REJECTED])
+    gradient, logs = (math.inf if value[name] is None else float(value[name]) for name in ("gradient", "logs"))
+    return Difference(gradient, logs, value["metric"])
