@@ -77,7 +77,10 @@ class PseudoGradientConfig(AnalysisArguments):
 
 @dataclass(kw_only=True)
 class LossLandscapeConfig(AnalysisArguments):
-    """Settings of `loss_landscape`, which measures the loss of the answers as the weights move along axes."""
+    """Settings of `loss_landscape`, which measures the loss of the reference answers at many points around the weights.
+
+    The points lie on one or two axes in weight space, along which the weights are moved.
+    """
 
     num_questions: int | None = field(
         default=32, metadata={"help": "Number of questions, from the first on; None takes all."}
@@ -158,13 +161,13 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius around the model within which sharpness is measured: `radius`, or by default one grid step."""
+        """Radius of the sharpness around the model, in coordinates of the axes: `radius`, or by default one grid step."""
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
 
 @dataclass(kw_only=True)
 class TrajectoryPruningConfig(AnalysisArguments):
-    """Settings of `trajectory_pruning`, which measures how much of its trajectories a model needs."""
+    """Settings of `trajectory_pruning`, which measures how much of a trajectory a model needs to give the answer."""
 
     methods: list[str] = field(
         default_factory=lambda: [

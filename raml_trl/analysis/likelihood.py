@@ -47,11 +47,12 @@ def answer_nll_along(
     stub_ids: Tensor | Sequence[int] = (),
     positions: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
-    """Return `answer_nll` after prompt + trajectory[:t] + stub for every prefix length t, in a few forward passes.
+    """Return `answer_nll` after prompt + trajectory[:t] + stub for many prefix lengths t, in a few forward passes.
 
     Args:
-        model: a causal language model of transformers. If the model cannot continue from inside a cache, for example
-            because it uses linear attention, every prefix takes a pass of its own and a warning gives the reason.
+        model: a causal language model of transformers. If it cannot continue from the middle of a cached text, for
+            example because it uses linear attention, every prefix takes a forward pass of its own, and a warning gives
+            the reason.
         prompt_ids: `(P,)`, token ids of the prompt.
         trajectory_ids: `(T,)`, token ids of the trajectory.
         answer_ids: `(A,)`, token ids of the answer.
@@ -72,10 +73,10 @@ def answer_nll_along(
 def answer_nll_each(
     model: PreTrainedModel, probes: Sequence[Probe], *, tokens_per_pass: int = TOKENS_PER_PASS
 ) -> Iterator[Tensor]:
-    """Yield -log p of every answer token after every prefix of each probe: one `(N, A)` per probe, float32 on the CPU.
+    """Yield one tensor for each probe: -log p of each of its A answer tokens after each of its N prefixes.
 
-    Consecutive probes share passes of up to `tokens_per_pass` tokens, padding included. Sort the probes by length to
-    reduce padding.
+    The tensors are `(N, A)`, float32 on the CPU. Consecutive probes share forward passes of up to `tokens_per_pass`
+    tokens, padding included. Sort the probes by length to reduce padding.
     """
     if not probes:
         return

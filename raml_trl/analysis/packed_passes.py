@@ -30,10 +30,10 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def unpackable_reason(model: PreTrainedModel) -> str | None:
-    """Return the reason why packed passes do not work for a model; None if its config shows no such reason.
+    """Return the reason why `packed_nll` does not work for a model; None if the config of the model shows no reason.
 
-    Packed passes work for models that can continue from many places inside one cache. The reason completes a sentence
-    that ends in "because".
+    `packed_nll` needs a model that can continue one cached text from several of its tokens. The reason is worded to
+    follow the word "because".
     """
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
@@ -89,20 +89,20 @@ def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
 
 
 class PrefixCache(Cache):
-    """Cache of the keys and values of texts, from which a later pass can continue at any earlier token.
+    """Cache of the keys and values of texts, from which a later pass can continue after any of their tokens.
 
     `keep` sets how many tokens of the texts the next pass sees. The pass then writes its own keys and values over the
-    cached ones that follow these tokens, so nothing is copied. To continue from several prefixes of a text, therefore
-    start with the longest.
+    cached ones that follow these tokens. This saves a copy of the cache but destroys its end. To continue from several
+    prefixes of a text, therefore start with the longest.
     """
 
     def __init__(self, passed: DynamicCache, room: int) -> None:
-        """Take the keys and values from `passed`, and add room for the `room` tokens of a later pass at the end."""
+        """Take over the keys and values of `passed`, and add space for `room` more tokens at their end."""
         self._own = [_PrefixLayer(layer, room) for layer in passed.layers]
         super().__init__(layers=list(self._own))
 
     def keep(self, length: int) -> None:
-        """Let the next pass see the first `length` tokens."""
+        """Let the next pass see the first `length` tokens of the cached texts."""
         for layer in self._own:
             layer.length = length
 

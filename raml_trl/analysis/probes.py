@@ -59,7 +59,7 @@ def make_probe(
 
 
 def token_nll(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Return -log p of the tokens `(A,)` under `logits` `(..., A, vocabulary)`, as `(..., A)`, float32 on the CPU."""
+    """Return -log p of `token_ids` `(A,)` under `logits` `(..., A, vocabulary)`, as `(..., A)`, float32 on the CPU."""
     targets = token_ids.to(logits.device).expand(logits.shape[:-1])[..., None]
     logits = logits.float()
     return (logits.logsumexp(dim=-1) - logits.gather(-1, targets)[..., 0]).cpu()
@@ -67,7 +67,7 @@ def token_nll(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch off gradients and dropout inside the `with` block, then restore the training or evaluation mode."""
+    """Run the `with` block without gradients and with `model` in evaluation mode, then restore the mode of the model."""
     training = model.training
     model.eval()
     try:

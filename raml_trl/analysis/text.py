@@ -1,7 +1,7 @@
 r"""Finds where the text of a trajectory first states the answer, and splits the text into sentences.
 
-A text states the answer if it contains the answer anywhere. From there on the model can copy the answer, so its
-likelihood no longer says anything about the reasoning.
+A text states the answer if it contains the answer anywhere. From there on the model can copy the answer, so
+the likelihood of the answer no longer says anything about the reasoning.
 """
 
 import re

@@ -64,21 +64,21 @@ class TrajectoryTokens:
 
     @property
     def stated(self) -> int | None:
-        """Smallest prefix length whose text contains the reference answer; None if no prefix does."""
+        """Smallest number of leading tokens whose text contains the reference answer; None if `text` lacks it."""
         place = first_statement(self.text, self.question.answer)
         return None if place is None else self.reaches(place)
 
     def box_after(self, character: int) -> int | None:
-        r"""Return the number of tokens before the first `\boxed` that starts at `character` or later, or None."""
+        r"""Return the number of tokens before the first `\boxed` that starts at `character` or later; None without one."""
         place = self.text.find("\\boxed", character)
         return None if place < 0 else self.within(place)
 
     def within(self, character: int) -> int:
-        """Greatest prefix length whose text has at most `character` characters."""
+        """Return the greatest number of leading tokens whose text has at most `character` characters."""
         return bisect_right(self.ends, character)
 
     def reaches(self, character: int) -> int:
-        """Smallest number of leading tokens whose text has at least `character` characters."""
+        """Return the smallest number of leading tokens whose text has at least `character` characters."""
         return bisect_left(self.ends, character) + 1 if character else 0
 
 
@@ -86,8 +86,8 @@ def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task
     """Return the first `num_questions` questions, each with its first `num_trajectories` trajectories.
 
     Trajectories are read from the dataset. If the dataset has none, they are sampled and graded. Sampled trajectories
-    are kept in `output_dir` as shards, so a killed run resumes, and the processes of `accelerate launch` share the
-    sampling.
+    are kept in `output_dir` as shards, so a killed run resumes. The processes of `accelerate launch` divide the shards
+    among themselves.
 
     Args:
         config: names the dataset, and has the settings for sampling.
@@ -128,8 +128,8 @@ def tokenise(
 ) -> TrajectoryTokens:
     """Encode a trajectory, which may be empty, and the prompt of its question.
 
-    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped. `number` is the
-    place of the trajectory among those of the question, and `style` the prompt style.
+    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped. `number` counts
+    the trajectories of a question from 0, and `style` is the prompt style.
 
     Raises:
         InputError: if the tokenizer does not report the offsets of its tokens.
@@ -172,7 +172,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, stub: str, answer: str) ->
 
 
 def opens_thinking(tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor) -> bool:
-    """Whether a prompt ends by opening a thinking block, as some chat templates do."""
+    """Return whether a prompt ends with `<think>`, which some chat templates write."""
     return str(tokenizer.decode(prompt_ids[-16:])).rstrip().endswith(THINKING)
 
 

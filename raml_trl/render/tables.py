@@ -48,7 +48,7 @@ class Estimate(Protocol):
 
 
 def number(value: float | None, digits: str = ".3f") -> str:
-    """Format a number with a true minus sign (U+2212). None becomes a dash."""
+    """Format a number by the format specification `digits`, with a true minus sign (U+2212). None becomes a dash."""
     return DASH if value is None else f"{value:{digits}}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -58,7 +58,10 @@ def p_value(p: float) -> str:
 
 
 def interval(value: Estimate | None, digits: str = ".3f", p: float | None = None) -> Cell:
-    """Return a table cell with a mean, its interval and its p-value, or with a dash if there is no mean."""
+    """Return a table cell with a mean, its interval and its p-value, or with a dash if there is no mean.
+
+    `digits` is the format specification of the mean and of the bounds.
+    """
     if value is None or value.mean is None:
         return Cell(DASH)
     has_bounds = value.low is not None and value.high is not None

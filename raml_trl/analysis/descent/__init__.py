@@ -1,1 +1,1 @@
-"""Pseudo gradient descent: how the likelihood of the answer changes along a trajectory."""
+"""Pseudo gradient descent: how the likelihood of the reference answer changes along a trajectory."""

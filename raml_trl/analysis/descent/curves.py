@@ -22,7 +22,7 @@ Mode = Literal["thinking", "no_thinking"]
 Axis = Literal["tokens", "share"]
 
 SHARES = np.linspace(0, 1, 101)
-"""Places along the thinking at which curves are averaged, as shares of the length of the thinking."""
+"""Positions along the thinking at which curves are averaged, as fractions of the length of the thinking."""
 BAND = (0.1, 0.9)
 """Lower and upper edge of a band around a mean curve, as quantiles over trajectories."""
 
@@ -89,13 +89,13 @@ class Descent:
 class GroupDescent:
     """Mean descent of a group: the trajectories of one mode that are right, or those that are wrong.
 
-    - `trajectories`: the number of trajectories in which descent was measured. `questions`: how many questions they are
-      for.
+    - `trajectories`: the number of trajectories in which descent was measured.
+    - `questions`: the number of questions that these trajectories belong to.
     - `left_out`: the number of other trajectories. They have fewer than two values of L before the answer is stated.
-    - `slope`, `change`, `area`: means of these fields of `Descent`.
+    - `slope`, `change`, `area`: means of the fields of `Descent` with these names.
     - `share`: the share of trajectories with a negative slope.
 
-    The last four are means over questions. They are None if every trajectory was left out.
+    `slope`, `change`, `area` and `share` are averaged over questions. They are None if every trajectory was left out.
     """
 
     mode: Mode
@@ -129,8 +129,8 @@ class ModeSummary:
 class Band:
     """Mean and quantiles of L along the thinking, for the right or the wrong trajectories of one mode.
 
-    `x` lists places along the thinking, in tokens or as shares of its length (`axis`). For each place, `mean` is the
-    mean of L over `count` trajectories, and `low` and `high` are the quantiles `BAND`.
+    `x` lists positions along the thinking. `axis` says whether they are numbers of tokens or fractions of the length.
+    For each position, `mean` is the mean of L over `count` trajectories, and `low` and `high` are the quantiles `BAND`.
     """
 
     mode: Mode
@@ -144,7 +144,10 @@ class Band:
 
 
 def descent(values: Floats) -> Descent | None:
-    """Measure the descent of L over a stretch of a curve, values `(N,)`; None if there are fewer than two values."""
+    """Measure how L changes over a stretch of a curve.
+
+    `values` `(N,)` are L along the stretch. The result is None if there are fewer than two values.
+    """
     if len(values) < 2:
         return None
     x = np.linspace(-0.5, 0.5, len(values))
@@ -158,7 +161,7 @@ def summarise_descent(
     """Average the descent before the answer is stated, for the right and the wrong trajectories of each mode.
 
     Descent is measured on L after every token, or on L after every sentence if `by_sentence` is set. Each value is
-    averaged over the trajectories of a question, then over questions.
+    averaged over the trajectories of a question, then over questions. `rng` is used for the intervals.
     """
     rows = []
     for mode, correct, group in _groups(curves):
@@ -184,7 +187,10 @@ def summarise_descent(
 
 
 def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[str, ModeSummary]:
-    """Summarise every mode. Each value is averaged over the trajectories of a question, then over questions."""
+    """Summarise the trajectories of every mode, and return the summaries by mode.
+
+    Each value is averaged over the trajectories of a question, then over questions. `rng` is used for the intervals.
+    """
     summary: dict[str, ModeSummary] = {}
     for mode in sorted({curve.mode for curve in curves}):
         values: dict[str, list[list[float]]] = {}

@@ -1,8 +1,8 @@
 """Runs the experiment of `pseudo_gradient`: measures curves part by part, summarises them, and writes the results.
 
 A curve is the loss of the answer along a trajectory. A part is a file that holds the curves of some questions. A killed
-run resumes with the missing parts, and the processes of `accelerate launch` share the parts. The process that finds all
-parts complete writes the results.
+run resumes with the missing parts. The processes of `accelerate launch` divide the parts among themselves. The process
+that finds all parts complete writes the results.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,9 @@ _WITHOUT = "no_thinking"  # subdirectory of the trajectories that are sampled wi
 
 
 def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[], float]) -> Summary | None:
-    """Measure this process's share of the curves, and write the results once all curves are measured.
+    """Measure the curves that belong to this process, and write the results once all curves are measured.
+
+    The results are written to `record.directory`. `clock` returns the time in seconds.
 
     Returns:
         The summary, or None if other processes are still sampling or measuring.

@@ -55,7 +55,7 @@ class MeasuredTrajectory:
 
     @property
     def curve(self) -> Curve:
-        """The curve without text and tokens."""
+        """The curve of the trajectory, without its text and tokens."""
         return Curve(
             self.question_id,
             self.number,
@@ -81,7 +81,10 @@ def measure_curves(
     tasks: Sequence[Task],
     config: PseudoGradientConfig,
 ) -> Iterator[MeasuredTrajectory]:
-    """Measure all trajectories of `tasks`, which were sampled in `mode`, from the shortest to the longest."""
+    """Measure the curve of every trajectory of `tasks`, from the shortest trajectory to the longest.
+
+    `mode` says whether these trajectories were sampled with thinking or without.
+    """
     opening = NO_THINKING[config.no_thinking] if mode == "no_thinking" else ""
     # The opening already closes the thinking block, so the stub must not close it again.
     stub = config.answer_stub.rpartition(ANSWERING)[2] if opening else config.answer_stub

@@ -32,7 +32,7 @@ REFLECTION: dict[str, tuple[str, ...]] = {
     "therefore": ("therefore", "thus", "hence", "so"),
     "since": ("since", "because"),
 }
-"""Words at which a trajectory turns or concludes, in groups. Every form counts as a separate word only, in any case."""
+"""Words at which a trajectory turns or concludes, in groups. Only whole words count, in upper or lower case."""
 
 CLASSES: dict[str, re.Pattern[str]] = {
     "delimiter": re.compile(r"\s*(?:</?think>|</?answer>|</?conclusion>|<\|[^|>]*\|>|\\boxed\{?)\s*"),

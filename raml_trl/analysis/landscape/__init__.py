@@ -1,1 +1,1 @@
-"""Loss landscape: the loss of the answers as the weights of a model move."""
+"""Loss landscape: how the loss of the reference answers changes as the weights of a model are moved."""

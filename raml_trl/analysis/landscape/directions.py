@@ -52,6 +52,7 @@ class RandomDirections:
     - global: all weights, by one factor. Tensors with small weights move far relative to their size.
 
     Input and output embeddings move only if `embeddings` is set. Tied embeddings are one parameter and move once.
+    `dims` is the number of axes.
     """
 
     def __init__(
@@ -80,7 +81,10 @@ class RandomDirections:
                 self._scales[number] = length / drawn**0.5
 
     def direction(self, number: int, name: str, start: Tensor) -> Tensor:
-        """Return direction `number` for parameter `name` with weights `start`: same shape, float32 or wider."""
+        """Return the entries of direction `number` for the parameter `name`, scaled to its weights `start`.
+
+        The result has the shape of `start`, in float32 or wider.
+        """
         drawn = self._draw(number, name, start)
         if self._normalisation == "global":
             return drawn * self._scales[number]
@@ -103,7 +107,7 @@ class RandomDirections:
 
 
 class CheckpointDirections:
-    """Axes from a model to one or two other checkpoints. A step of 1 gives the weights of a checkpoint bit for bit.
+    """Axes from a model to one or two other checkpoints. Each checkpoint lies at 1 on its axis, bit for bit.
 
     Args:
         model: the model at the origin.

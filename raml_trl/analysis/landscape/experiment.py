@@ -1,8 +1,8 @@
-"""Runs the experiment of `loss_landscape`: measures the losses on the grid, summarises them, and writes the results.
+"""Runs the experiment of `loss_landscape`: measures losses on a grid of weights, and writes and summarises them.
 
-A row of the grid, i.e. all points with the same first coordinate, is kept in a file until all rows are measured. A
-killed run resumes with the missing rows, and the processes of `accelerate launch` share the rows. The process that
-finds all rows complete writes the results.
+A row of the grid consists of all points with the same first coordinate. It is kept in a file until all rows are
+measured. A killed run resumes with the missing rows. The processes of `accelerate launch` divide the rows among
+themselves. The process that finds all rows complete writes the results.
 """
 
 import logging
@@ -66,7 +66,9 @@ class Landscape:
 
 
 def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[], float]) -> Summary | None:
-    """Measure this process's rows of the grid, and write the results once all rows are measured.
+    """Measure the rows of the grid that belong to this process, and write the results once all rows are measured.
+
+    The results are written to `record.directory`. `clock` returns the time in seconds.
 
     Returns:
         The summary, or None if other processes are still measuring or have already written the results.
@@ -157,7 +159,7 @@ def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizer
     """Yield every question as tokens: prompt and stub (the text that introduces the answer), then the answer.
 
     With `after_thinking`, thinking stands between prompt and stub. It is taken from the first trajectory that is right
-    and ends its thinking. Questions without such a trajectory are left out.
+    and closes its thinking block. Questions without such a trajectory are left out.
     """
     if not config.after_thinking:
         for question in stream_questions(open_data(config)):
@@ -196,7 +198,10 @@ def log_cost(config: LossLandscapeConfig, landscape: Landscape) -> None:
 
 
 def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Sequence[Path]) -> None:
-    """Measure this process's share of the missing rows of the grid."""
+    """Measure the rows of the grid that have no file yet and belong to this process, and write one file per row.
+
+    `paths` are the files of all rows.
+    """
     index, num_processes = process_share()
     missing = [row for row in range(index, len(paths), num_processes) if not is_complete_shard(paths[row])]
     if not missing:

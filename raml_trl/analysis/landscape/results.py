@@ -36,7 +36,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Summary:
-    """Content of `loss_landscape.json` and of the page. `loss` nests the mean losses in lists, one level per axis."""
+    """Content of `loss_landscape.json` and of the page.
+
+    `loss[i][j]` is the mean loss at value i of the first axis and value j of the second; with one axis, `loss[i]`.
+    """
 
     title: str
     lead: str
@@ -91,7 +94,7 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
 
 
 def format_number(value: float | MeanInterval | None) -> str:
-    """Format a number. A mean with an interval is rounded to four digits."""
+    """Format a number. A mean with an interval is rounded to four significant digits."""
     if value is None or isinstance(value, float):
         return str(value)
     return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]"

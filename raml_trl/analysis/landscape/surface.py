@@ -29,6 +29,8 @@ Numbers = dict[str, float | MeanInterval | None]
 def surface_row(move: Move, losses: Callable[[], Floats], axes: Axes, index: int) -> Floats:
     """Compute the losses at all points whose first coordinate is `axes[0][index]`.
 
+    `move` moves the weights to a point, and `losses` then returns the loss of each of the Q questions.
+
     Returns:
         `(Q,)` on one axis, `(S2, Q)` on two.
     """
@@ -40,7 +42,10 @@ def surface_row(move: Move, losses: Callable[[], Floats], axes: Axes, index: int
 
 
 def scan(model: nn.Module, directions: Directions, axes: Axes, losses: Callable[[], Floats]) -> "Surface":
-    """Compute the losses at every point of the grid, and restore the weights of the model afterwards."""
+    """Compute the losses at every point of the grid, and restore the weights of the model afterwards.
+
+    `losses` returns the loss of each question under the current weights.
+    """
     with movable(model, directions) as move:
         return Surface(axes, np.stack([surface_row(move, losses, axes, index) for index in range(len(axes[0]))]))
 
@@ -73,7 +78,7 @@ def axis_to_one(steps: int, span: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Surface:
-    """Losses `(S1[, S2], Q)` on a grid: `losses[i, j]` belongs to `axes[0][i]` and `axes[1][j]`."""
+    """Losses `(S1[, S2], Q)` on a grid: `losses[i, j]` are those at the point `(axes[0][i], axes[1][j])`."""
 
     axes: Axes
     losses: Floats
@@ -105,21 +110,21 @@ class Surface:
         return [axis[int(place)] for axis, place in zip(self.axes, index, strict=True)]
 
     def step(self, axis: int) -> float:
-        """Distance between neighbouring points along an axis."""
+        """Return the distance between neighbouring points along an axis."""
         return self.axes[axis][1] - self.axes[axis][0]
 
     def along(self, axis: int) -> Floats:
-        """Losses at the S points of `axis` on the line through the origin, `(S, Q)`."""
+        """Return the losses at the S points on the line through the origin along `axis`, `(S, Q)`."""
         return self.losses[tuple(slice(None) if other == axis else place for other, place in enumerate(self.origin))]
 
     def lowest(self) -> tuple[int, ...]:
-        """Index of the point with the lowest finite mean loss."""
+        """Return the index of the point with the lowest finite mean loss."""
         least = np.argmin(np.where(np.isfinite(self.mean), self.mean, np.inf))
         return tuple(int(place) for place in np.unravel_index(least, self.mean.shape))
 
 
 def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Numbers:
-    """Describe a surface in numbers. Means over questions have 95 % intervals.
+    """Describe a surface in numbers. Means over questions have 95 % intervals, for which `rng` is used.
 
     The numbers are listed by their names, in which k is the number of an axis. h is the distance between neighbouring
     points of an axis. L(x) is the loss of a question at coordinate x of axis k, on the line through the origin.
@@ -166,7 +171,7 @@ def roughness(values: Floats) -> float:
 
 
 def barrier(surface: Surface, axis: int) -> float | None:
-    """Return the barrier between 0 and 1 on `axis`: how far the mean loss rises at most above a straight line.
+    """Return the barrier between 0 and 1 on `axis`: the largest height of the mean loss above a straight line.
 
     The line connects the mean losses at 0 and 1. The result is None if it is not finite. Source: Frankle et al., arXiv
     1912.05671, section 3, who define the barrier for the error instead of the loss.

@@ -1,4 +1,4 @@
-r"""Forces an answer after every shortened trajectory, grades the answer, and stores both as a row.
+r"""Forces an answer after every shortened trajectory, grades it, and stores trajectory, answer and grade as a row.
 
 To force an answer, the model gets a text that ends inside an open `\boxed{` and continues it greedily until the box
 closes.
@@ -78,7 +78,16 @@ def prune_and_answer(
     *,
     seed: int,
 ) -> Iterator[PrunedTrajectory]:
-    """Shorten every trajectory with a method, force an answer after it, and return the graded outcomes."""
+    """Shorten every trajectory with a method, force an answer after it, and yield one graded row per trajectory.
+
+    Args:
+        config: settings of the run.
+        method: how to shorten.
+        thinkings: the thinking of each trajectory.
+        tools: models and limits that the methods need.
+        pool: processes that grade the answers.
+        seed: seed for sampling summaries.
+    """
     pruned = prune(method, thinkings, tools, seed=seed)
     predicted = force_answers(
         tools.model,

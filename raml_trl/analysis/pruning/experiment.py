@@ -50,6 +50,8 @@ def run_experiment(
 ) -> list[MethodSummary] | None:
     """Shorten the trajectories with every method, compare the methods, and write results and datasets.
 
+    They are written to `record.directory`. `clock` returns the time in seconds.
+
     Returns:
         A summary of each method, or None if other processes are still sampling trajectories.
 
@@ -152,7 +154,7 @@ def open_summariser(
     """Open the engine that writes summaries: the model itself, or the `summariser` of the config.
 
     Raises:
-        InputError: if the engine cannot be loaded, or the chat template of its model rejects the request.
+        InputError: if the engine cannot be loaded, or its tokenizer lacks the words of the request for a summary.
     """
     engine: Engine
     if config.engine == "transformers" and config.summariser is None:

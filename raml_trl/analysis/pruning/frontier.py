@@ -32,7 +32,8 @@ class MethodSummary:
     - `accuracy_without_leak`: accuracy over trajectories that do not state the answer; None if all state it.
     - `nll`: loss of the reference answer, in nats per token.
 
-    A method is on the `frontier` if no other method is at least as good in tokens and accuracy and better in one.
+    A method is on the `frontier` if it is not beaten. Another method beats it by keeping fewer tokens with no lower
+    accuracy, or by a higher accuracy with no more tokens.
     """
 
     name: str
@@ -98,7 +99,10 @@ def compare_methods(rows: Sequence[MethodOutcome], seed: int) -> list[MethodSumm
 
 
 def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each `(tokens, accuracy)` whether no other point is at least as good in both and better in one."""
+    """Return for each point `(tokens, accuracy)` whether no other point beats it.
+
+    A point beats another by fewer tokens with no lower accuracy, or by a higher accuracy with no more tokens.
+    """
     flags = {}
     best = -np.inf
     for tokens, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):

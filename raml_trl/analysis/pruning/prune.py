@@ -1,9 +1,9 @@
 """Pruning methods: functions that shorten the thinking of trajectories.
 
 A trajectory has T tokens of thinking in S sentences, followed by A tokens of stub (the text that introduces the answer)
-and answer. The methods differ in the number of tokens that a model must process to shorten it:
+and answer. The methods differ in the number of tokens that a model must process to shorten a trajectory:
 
-- `none`, `no_thinking`, `budget`: none.
+- `none`, `no_thinking`, `budget`: 0.
 - `curve`: O(T A), for the losses of the answer after all prefixes (see `likelihood`).
 - `drop_sentence`: O(S^2 T), because every dropped sentence takes up to S passes over up to T tokens. `max_drops` limits
   the number of dropped sentences.
@@ -36,7 +36,8 @@ class Pruned:
     """The shortened thinking of a trajectory as `text`, and the tokens that the model reads before it answers.
 
     The model reads `prompt_ids` `(P,)`, all tokens before the thinking; then `ids` `(N,)`, the shortened thinking; then
-    `stub_ids` `(S,)`, the text that introduces the answer.
+    `stub_ids` `(S,)`, the tokens of `stub`, the text that introduces the answer. `answer_ids` `(A,)` are the tokens of
+    the reference answer.
     """
 
     text: str
@@ -54,7 +55,11 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Tools:
-    """Models and limits that the methods need."""
+    """Models and limits that the methods need.
+
+    `model` is the model that answers. `summariser` writes summaries with the settings `summary_settings`. The limits
+    `tokens_per_pass`, `max_drops` and `max_summary_input` have the meaning that `TrajectoryPruningConfig` gives them.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -193,7 +198,8 @@ def check_summaries(tokenizer: PreTrainedTokenizerBase) -> None:
     """Reject a model that cannot read the request for a summary.
 
     Raises:
-        InputError: if its tokenizer lacks the words of the request, as in the embedded arithmetic world.
+        InputError: if its tokenizer lacks the words of the request, as the tokenizer of the built-in arithmetic
+            questions does.
     """
     ids = tokenizer(SUMMARY, add_special_tokens=False)["input_ids"]
     if "".join(str(tokenizer.decode(ids)).split()) != "".join(SUMMARY.split()):
@@ -204,7 +210,7 @@ def check_summaries(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def losses(model: PreTrainedModel, pruned: Sequence[Pruned], *, tokens_per_pass: int) -> list[float]:
-    """Compute the loss of each answer after the shortened thinking, in nats."""
+    """Compute the loss of the reference answer after each shortened thinking, in nats per token."""
     probes = [
         make_probe(row.prompt_ids, row.ids, row.answer_ids, stub_ids=row.stub_ids, positions=[len(row.ids)])
         for row in pruned
@@ -214,7 +220,7 @@ def losses(model: PreTrainedModel, pruned: Sequence[Pruned], *, tokens_per_pass:
 
 
 def leaks(pruned: Pruned, answer: str) -> bool:
-    """Whether the shortened thinking states the answer, so that the model can copy it."""
+    """Return whether the shortened thinking states (contains) the answer, so that the model can copy it."""
     return first_statement(pruned.text, answer) is not None
 
 
