@@ -161,7 +161,7 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius of the sharpness around the model, in coordinates of the axes: `radius`, or by default one grid step."""
+        """Radius of the sharpness around the model, in coordinates of the axes: `radius`, by default one grid step."""
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
 

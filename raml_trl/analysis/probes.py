@@ -67,7 +67,7 @@ def token_nll(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Run the `with` block without gradients and with `model` in evaluation mode, then restore the mode of the model."""
+    """Run the `with` block without gradients and with `model` in evaluation mode, then restore its earlier mode."""
     training = model.training
     model.eval()
     try:

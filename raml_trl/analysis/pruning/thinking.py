@@ -49,7 +49,7 @@ class Thinking:
         return self.tokens.text[ends[self.start] : ends[min(self.start + count, self.end)]]
 
     def lay_out(self, text: str, answer: str, style: str) -> str:
-        """Write a trajectory with the thinking `text` and `answer` in its box, in the layout of the prompt style `style`.
+        """Write a trajectory with the thinking `text`, and `answer` in its box, in the layout of `style`.
 
         If this trajectory thinks in a `<think>` block, `text` is put into such a block too.
         """
