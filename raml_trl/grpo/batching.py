@@ -20,7 +20,7 @@ from torch import Tensor
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
 from raml_trl.grpo.micro_batches import IDLE
-from raml_trl.grpo.rows import Batch, take_rows
+from raml_trl.grpo.rows import SELECTED, Batch, take_rows
 
 
 class RowTable(NamedTuple):
@@ -44,7 +44,7 @@ def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> Ro
         accelerator: the trainer's.
     """
     lengths = torch.from_numpy(row_lengths(batch)).to(accelerator.device)
-    columns = torch.stack([batch["selected"].long(), live.long(), lengths], dim=1)
+    columns = torch.stack([batch[SELECTED].long(), live.long(), lengths], dim=1)
     table = accelerator.gather(columns).view(-1, len(live), 3).cpu().numpy()  # (W, R, 3)
     return RowTable(table[..., 0] == 1, table[..., 1] == 1, table[..., 2])
 
@@ -62,7 +62,7 @@ def take_micro_batches(
     Each has a 0-d tensor `idle`, which is true if the micro-batch contains only idle rows, on every process.
 
     Args:
-        batch: the batch of this process, with a column `selected`.
+        batch: the batch of this process, with a column `SELECTED`.
         micro_batches: each `(W, N)`: for every process the numbers of its rows, or `IDLE`. Rows are numbered over all
             processes: row r is on process r // R.
         accelerator: the trainer's.
@@ -70,7 +70,7 @@ def take_micro_batches(
         trim: function that trims padding; it is applied to every micro-batch.
     """
     batch = split_pixels(batch)
-    here, num_rows = accelerator.process_index, len(batch["selected"])
+    here, num_rows = accelerator.process_index, len(batch[SELECTED])
     wanted = [np.concatenate([part[process] for part in micro_batches]) for process in range(len(micro_batches[0]))]
     own = [part[here] for part in micro_batches]
     if all((rows[rows != IDLE] // num_rows == process).all() for process, rows in enumerate(wanted)):
@@ -84,7 +84,7 @@ def take_micro_batches(
         batch = exchange_rows(batch, needed, accelerator)
         positions = np.where(wanted[here] == IDLE, IDLE, np.cumsum(wanted[here] != IDLE) - 1)
         own = np.split(positions, np.cumsum([len(rows) for rows in own])[:-1])
-    selected = batch.pop("selected")
+    selected = batch.pop(SELECTED)
     if mask_unselected:
         mask = selected.unsqueeze(1).expand_as(batch["completion_mask"])
         batch["tool_mask"] = mask.to(batch["completion_mask"].dtype) * batch.get("tool_mask", 1)

@@ -1,15 +1,15 @@
 """Follows one generation of rollouts through TRL, and chooses the subset that is trained on.
 
 A generation is the batch of rollouts that TRL samples at once. One method of TRL makes it: it calls other methods to
-sample the rollouts and to compute log-probabilities and rewards, and then computes advantages. Our trainer overrides
+sample the rollouts and to compute log-probabilities and rewards, and then computes advantages. Our trainer runs around
 these methods, and a `Generation` carries results from one to the next.
 
 Shapes: P groups (one per prompt) with G rollouts each, over all processes; F reward functions; R rows on this process,
 with C completion tokens each.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from raml_trl.grpo.advantages import group_advantages, recentre_on_subset, total_rewards
 from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.rows import Batch
+from raml_trl.grpo.rows import SELECTED, WEIGHTS, Batch
 from raml_trl.grpo.selection import select_rollouts
+from raml_trl.runtime.errors import InputError
 
 Row = dict[str, object]
 """A row of the dataset: its prompt, and the columns that reward functions read."""
@@ -32,9 +33,15 @@ class Subset:
     """Which m of G rollouts of every group carry gradient. All fields are `(P, G)` and equal on every process."""
 
     rewards: Tensor
-    advantages: Tensor
+    from_rewards: Tensor  # advantages over all G that follow from the rewards
+    on_subset: Tensor | None  # advantages over the m selected; None with `advantage_scope: group`
     selected: Tensor  # bool
     weights: Tensor | None  # None if all selected rows have weight 1
+
+    @property
+    def advantages(self) -> Tensor:
+        """The advantages that are trained on if no override changes them."""
+        return self.from_rewards if self.on_subset is None else self.on_subset
 
 
 @dataclass
@@ -43,18 +50,18 @@ class Generation:
 
     inputs: list[Row]  # the dataset row of every rollout of this process
     lengths: Tensor | None = None  # (R,): completion tokens
-    rewards_per_func: Tensor | None = None  # (P * G, F)
+    rewards: list[Tensor] = field(default_factory=list)  # (P * G, F) for each time that rewards were calculated
+    early_rewards: Tensor | None = None  # (P * G, F), calculated before TRL asks for them
     subset: Subset | None = None
     rows_to_score: NDArray[np.int64] | None = None  # rows of this process that need log-probs; None for all rows
     tokens_scored: int = 0  # completion tokens of this process whose log-probs were computed
 
-    def reward_inputs(self, extra_fields: Mapping[str, object]) -> list[Row]:
-        """Return the inputs, with the extra fields that a `rollout_func` returned, as TRL passes them to rewards."""
-        rows = [dict(row) for row in self.inputs]
+    def add_fields(self, extra_fields: Mapping[str, object]) -> None:
+        """Add the extra fields that a `rollout_func` returned to the inputs, as TRL does before it asks for rewards."""
         for name, values in extra_fields.items():
-            for row, value in zip(rows, values if isinstance(values, list) else [values] * len(rows), strict=False):
+            oneper_row = values if isinstance(values, list) else [values] * len(self.inputs)
+            for row, value in zip(self.inputs, oneper_row, strict=False):
                 row[name] = value
-        return rows
 
 
 class GenerationCounter:
@@ -76,7 +83,13 @@ class GenerationCounter:
 
 
 def choose_subset(
-    rewards_per_func: Tensor, reward_weights: Tensor, lengths: Tensor, args: SubsetGRPOConfig, *, number: int
+    rewards_per_func: Tensor,
+    reward_weights: Tensor,
+    lengths: Tensor,
+    args: SubsetGRPOConfig,
+    *,
+    number: int,
+    advantages: Tensor | None = None,
 ) -> Subset:
     """Select m of the G rollouts of every group.
 
@@ -86,12 +99,13 @@ def choose_subset(
         lengths: `(P * G,)`: completion tokens, gathered from all processes.
         args: the trainer's config.
         number: number of this generation, from `GenerationCounter`.
+        advantages: `(P * G,)`: the advantages by which strategies select; None for those that follow from the rewards.
     """
     group = args.num_generations
     rewards_per_func = rewards_per_func.view(-1, group, rewards_per_func.size(-1))
     reward_weights = reward_weights.to(rewards_per_func.device)
     rewards = total_rewards(rewards_per_func, reward_weights)  # (P, G)
-    advantages = group_advantages(
+    from_rewards = group_advantages(
         rewards_per_func, reward_weights, scale=args.scale_rewards, aggregation=args.multi_objective_aggregation
     )
     # `selection_scope: batch` treats the whole generation batch as one group.
@@ -100,7 +114,7 @@ def choose_subset(
     # RaML: the selection.
     selection = select_rollouts(
         pool.cpu().numpy(),
-        advantages.view_as(pool).cpu().numpy(),
+        (from_rewards if advantages is None else advantages).reshape(pool.shape).float().cpu().numpy(),
         args.num_generations_update * size // group,
         strategy=args.strategy,
         seed=args.seed,
@@ -109,8 +123,9 @@ def choose_subset(
     )
     # A function of the user may draw from other generators than the keyed one, so the first process decides.
     selected = broadcast(torch.from_numpy(selection.mask(size)).view_as(rewards).to(rewards.device))
+    on_subset = None
     if args.advantage_scope == "subset":
-        advantages = recentre_on_subset(rewards, selected, scale=args.scale_rewards)
+        on_subset = recentre_on_subset(rewards, selected, scale=args.scale_rewards)
     weights = torch.from_numpy(selection.row_weights(size)).view_as(rewards).to(rewards.device, rewards.dtype)
     weights = broadcast(weights)
     if not args.weighs:
@@ -118,37 +133,102 @@ def choose_subset(
             weights = None
         else:
             args.check_weights()
-    return Subset(rewards, advantages, selected, weights)
+    return Subset(rewards, from_rewards, on_subset, selected, weights)
 
 
-def write_subset(batch: Batch, subset: Subset, args: SubsetGRPOConfig, accelerator: Accelerator) -> None:
+def write_subset(batch: Batch, subset: Subset, accelerator: Accelerator) -> None:
     """Write the subset into the batch of this process, which TRL will shuffle and buffer.
 
-    Sets `selected`, `advantages`, `weights` (if rows are weighted) and `num_items_in_batch`, the number of tokens that
-    TRL's token-normalised losses divide by.
+    Sets `SELECTED`, `WEIGHTS` if rows are weighted, and `advantages` if they are those over the subset.
     """
-    batch["selected"] = local_rows(subset.selected, accelerator)
-    batch["advantages"] = local_rows(subset.advantages, accelerator)
+    batch[SELECTED] = local_rows(subset.selected, accelerator)
     if subset.weights is not None:
-        batch["weights"] = local_rows(subset.weights, accelerator)
-        batch["advantages"] = batch["advantages"] * batch["weights"]
+        batch[WEIGHTS] = local_rows(subset.weights, accelerator)
+    if subset.on_subset is not None:
+        batch["advantages"] = local_rows(subset.on_subset, accelerator)
+
+
+def restrict_loss(batch: Batch, args: SubsetGRPOConfig, accelerator: Accelerator) -> Batch:
+    """Return the batch of this process with a loss over the selected rows only; with m = G it stays as it is.
+
+    The advantages are multiplied by the row weights, and are 0 in rows that are not selected. `num_items_in_batch`, the
+    number of tokens that TRL's token-normalised losses divide by, counts the selected rows.
+    """
+    if args.fraction == 1:
+        return batch
+    selected, advantages = batch[SELECTED], batch["advantages"]
+    advantages = advantages.masked_fill(~per_row(selected, advantages), 0)
+    tokens = loss_mask(batch).sum(dim=1)
+    sums = accelerator.gather(torch.stack([tokens.sum(), (tokens * selected).sum()])).view(-1, 2).sum(dim=0)
+    every_token, selected_tokens = sums.unbind()
+    items = batch["num_items_in_batch"]
     # RaML: token-normalised losses divide by the tokens of the selected rows. If rows are weighted, their sum estimates
     # m/G of the sum over all G rollouts, so the loss is divided by m/G of the tokens of all G rollouts instead.
-    if subset.weights is not None:
-        batch["num_items_in_batch"] = batch["num_items_in_batch"] * args.fraction
-    else:
-        selected_tokens = (loss_mask(batch) * batch["selected"].unsqueeze(1)).sum()
-        batch["num_items_in_batch"] = accelerator.gather(selected_tokens).sum()
+    if WEIGHTS in batch:
+        advantages, items = advantages * per_row(batch[WEIGHTS], advantages), items * args.fraction
+    elif items == every_token:
+        items = selected_tokens
+    else:  # a subclass counts in another way
+        items = items * (selected_tokens / every_token.clamp(min=1))
+    return batch | {"advantages": advantages, "num_items_in_batch": items}
 
 
-def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator) -> None:
-    """Check that TRL's advantages over all G equal ours, from which the subset was chosen.
+def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, overrides: Sequence[str]) -> None:
+    """Check that the batch has the advantages over all G that follow from the rewards.
+
+    Args:
+        batch: the batch of this process.
+        subset: the subset, chosen by these advantages.
+        accelerator: the trainer's.
+        overrides: overrides of `_generate_and_score_completions`, which may change the advantages.
 
     Raises:
-        RuntimeError: if they differ.
+        InputError: if an override has changed advantages that `advantage_scope: subset` would replace.
+        RuntimeError: if they differ without an override.
     """
-    if not torch.allclose(batch["advantages"], local_rows(subset.advantages, accelerator), rtol=1e-4, atol=1e-6):
+    ours, theirs = local_rows(subset.from_rewards, accelerator), batch["advantages"]
+    if theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-4, atol=1e-6):
+        return
+    if not overrides:
         raise RuntimeError("this release of TRL computes advantages in a way that raml_trl does not know")
+    if subset.on_subset is not None:
+        raise InputError(
+            f"{', '.join(overrides)} changes the advantages, which advantage_scope 'subset' would replace: use "
+            "advantage_scope: group"
+        )
+
+
+def has_all_rows(batch: Batch, generation: Generation, args: SubsetGRPOConfig, accelerator: Accelerator) -> bool:
+    """Return whether the rows that an overridden method returned are those that were rewarded, in groups of G.
+
+    Raises:
+        InputError: if they are not, and m < G.
+    """
+    rows = torch.tensor([len(batch["advantages"])], device=accelerator.device)
+    sizes, rewarded = accelerator.gather(rows).tolist(), [len(rewards) for rewards in generation.rewards]
+    if rewarded == [sum(sizes)] and set(sizes) == {len(generation.inputs)}:
+        return True
+    if args.fraction < 1:
+        raise InputError(
+            f"a generation has {sum(sizes)} rollouts, but rewards were calculated for {rewarded or 'none'}, so the "
+            "override of _generate_and_score_completions leaves no groups to select from: set num_generations_update "
+            "to num_generations"
+        )
+    return False
+
+
+def row_advantages(batch: Batch) -> Tensor:
+    """Return one advantage per row `(R,)`; for advantages per token, their mean absolute value over the loss mask."""
+    advantages = batch["advantages"]
+    if advantages.ndim == 1:
+        return advantages
+    mask = loss_mask(batch)
+    return (advantages.abs() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def has_advantage(advantages: Tensor) -> Tensor:
+    """Return which rows `(R,)` have an advantage other than 0, from advantages `(R,)` or, per token, `(R, C)`."""
+    return advantages.ne(0).view(len(advantages), -1).any(dim=1)
 
 
 def loss_mask(batch: Batch) -> Tensor:
@@ -159,3 +239,8 @@ def loss_mask(batch: Batch) -> Tensor:
 def local_rows(values: Tensor, accelerator: Accelerator) -> Tensor:
     """Return the values `(R,)` for the rows of this process, from values `(P, G)` for the rows of all processes."""
     return values.reshape(accelerator.num_processes, -1)[accelerator.process_index]
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return values `(R,)` with as many dimensions as `like`, so that they multiply its rows."""
+    return values.view(-1, *[1] * (like.ndim - 1))

@@ -90,6 +90,8 @@ class LossMetrics:
         ran: Sequence[NDArray[np.int64]],
         dealt: Sequence[Batch],
         trim: Callable[[Batch], Batch],
+        *,
+        replay: bool,
     ) -> None:
         """Set the windows of a generation.
 
@@ -99,6 +101,8 @@ class LossMetrics:
             ran: K micro-batches, each `(W, N)`: the rows that run.
             dealt: the micro-batches of this process that run.
             trim: function that trims padding.
+            replay: whether the loss is TRL's, so that it can run again for its metrics. Otherwise the metrics are those
+                of the micro-batches that run.
         """
         logged = deal_in_order(table.selected, len(ran))
         skipped: list[NDArray[np.int64]] = []
@@ -110,7 +114,7 @@ class LossMetrics:
             )
         elif self.rules.skip_zero_advantage:
             logged = np.where(table.live.ravel()[logged], logged, IDLE)
-        if all(map(np.array_equal, ran, logged)):
+        if not replay or all(map(np.array_equal, ran, logged)):
             self.windows, batches = [], list(dealt)
         else:
             self.windows = list(self._windows(batch, ran, logged, skipped, trim))

@@ -20,7 +20,7 @@ from raml_trl.grpo.generation import GenerationCounter, Row
 from raml_trl.grpo.micro_batches import deal_micro_batches
 from raml_trl.grpo.padding import join_batches
 from raml_trl.grpo.resuming import BufferResuming
-from raml_trl.grpo.rows import Batch
+from raml_trl.grpo.rows import SELECTED, Batch
 from raml_trl.grpo.selection import Strategy, select_rollouts
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_types
@@ -110,7 +110,7 @@ class SubsetRLOOTrainer(BufferResuming, RLOOTrainer):
             return batch
         # RaML: TRL has shuffled all rows and cut them into micro-batches; join them and cut only the selected rows.
         selected = self._select(join_batches(self._buffered_inputs))
-        table = gather_row_table(selected, selected["selected"], self.accelerator)
+        table = gather_row_table(selected, selected[SELECTED], self.accelerator)
         micro_batches = deal_micro_batches(
             table.selected, self.args.steps_per_generation, window=1, lengths=None, live=None, keep_unselected=False
         )
@@ -121,7 +121,7 @@ class SubsetRLOOTrainer(BufferResuming, RLOOTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _select(self, batch: Batch) -> Batch:
-        """Return the batch with a column `selected`, and with advantages multiplied by the weights of the selection."""
+        """Return the batch with a column `SELECTED`, and with advantages multiplied by the weights of the selection."""
         args, rollout = self.args, batch["rollout_index"]
         order = self.accelerator.gather(rollout).argsort()
         advantages = self.accelerator.gather(batch["advantages"])[order].view(-1, args.num_generations)
@@ -134,7 +134,7 @@ class SubsetRLOOTrainer(BufferResuming, RLOOTrainer):
         )
         weights = torch.from_numpy(selection.row_weights(args.num_generations)).to(advantages).flatten()[rollout]
         others = {name: value for name, value in batch.items() if name != "rollout_index"}
-        return others | {"advantages": batch["advantages"] * weights, "selected": weights != 0}
+        return others | {"advantages": batch["advantages"] * weights, SELECTED: weights != 0}
 
     def _score(self, batch: Batch) -> Batch:
         """Return the micro-batch with the log-probability of each completion under the model before the update."""

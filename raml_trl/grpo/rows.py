@@ -13,6 +13,14 @@ Batch = dict[str, Any]
 """The batch of R rows that TRL trains on. Its columns are tensors `(R, ...)` and lists with one entry per row. Other
 values hold for all rows: 0-d tensors and None."""
 
+# Keys that we add to batches; the prefix keeps them apart from the keys of TRL and of subclasses.
+SELECTED = "raml/selected"
+"""`(R,)`, bool: whether the row is selected."""
+WEIGHTS = "raml/weights"
+"""`(R,)`: weight of the row in the loss, if rows have different weights."""
+LOSS_ROWS = "raml/loss_rows"
+"""0-d: number of rows by which a mean over rows is divided, in a micro-batch that has another number of rows."""
+
 
 def is_column(value: Any) -> bool:
     """Return whether a value of a batch has an entry for every row. Other values hold for all rows."""

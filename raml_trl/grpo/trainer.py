@@ -19,12 +19,12 @@ Metrics of the loss (entropy, KL, clipping) cover the rows that were trained on.
     trainer.train()
 """
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,14 +33,13 @@ from trl.trainer.utils import get_config_model_id
 
 from raml_trl.grpo.batching import (
     gather_row_table,
-    join_completions,
     num_cells,
     row_lengths,
     rows_to_score,
     split_completions,
     take_micro_batches,
 )
-from raml_trl.grpo.config import ROW_MEAN_LOSSES, SubsetGRPOConfig
+from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.generation import (
     Generation,
     GenerationCounter,
@@ -48,17 +47,24 @@ from raml_trl.grpo.generation import (
     Subset,
     check_advantages,
     choose_subset,
+    has_advantage,
+    has_all_rows,
     local_rows,
+    restrict_loss,
+    row_advantages,
     write_subset,
 )
-from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
+from raml_trl.grpo.images import image_inputs
 from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.loss_metrics import LossMetrics
 from raml_trl.grpo.micro_batches import ModelTraits, cut_for_scoring, deal_micro_batches
 from raml_trl.grpo.model_traits import TraitsReader
+from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_private_names, is_around
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.resuming import BufferResumingTrainer
-from raml_trl.grpo.rows import Batch, take_rows
+from raml_trl.grpo.row_beta import weighted_beta
+from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch
+from raml_trl.grpo.scoring import Scores, score_rows
 from raml_trl.grpo.step_metrics import (
     OptimizerClock,
     count_generation,
@@ -68,15 +74,16 @@ from raml_trl.grpo.step_metrics import (
 )
 from raml_trl.grpo.trl_contract import check_contract
 from raml_trl.hub.card_parts import PAPER
+from raml_trl.runtime import rollout_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.history import RunSummary
-from raml_trl.runtime.rollout_table import SELECTED
 from raml_trl.training.checkpoints import Progress
 from raml_trl.training.dashboards import messages_as_text
 from raml_trl.training.evaluation import SampledEvaluation
 from raml_trl.training.hub_mixin import HubTrainer
 
 check_contract()
+logger = logging.getLogger(__name__)
 
 
 class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
@@ -98,6 +105,18 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     args: SubsetGRPOConfig
 
+    loss_normalizer: Normalizer | None = None
+    """What the loss divides by, for a subclass that overrides the loss or another method that computes a micro-batch.
+
+    `"rows"`: the loss is a mean over the rows of the micro-batch, as with `loss_type: grpo`. `"tokens"`: it is a sum
+    divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Both state that the term of a row depends on
+    no other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and, for `selection: importance`,
+    that the terms are proportional to the advantages, apart from `self.beta` times a KL term per row.
+
+    None: nothing is known. If such a method is overridden, rows neither move between micro-batches nor are skipped, and
+    m < G is rejected if it needs the normaliser.
+    """
+
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -111,52 +130,86 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             args = SubsetGRPOConfig(f"{name.rpartition('/')[2]}-GRPO")
         if not isinstance(args, SubsetGRPOConfig):
             raise InputError(f"args must be a SubsetGRPOConfig, got {type(args).__name__}")
+        check_private_names(self, SubsetGRPOTrainer)
+        self._overrides: Overrides | None = None
+        Overrides.of(self).check(args)  # before the model is loaded
         super().__init__(model, reward_funcs, args, *rest, **named)
         self._loss_metrics = LossMetrics(args, self.accelerator)
         self.set_model_traits(ModelTraits(router_loss=self.aux_loss_enabled))
         self.add_callback(TraitsReader(self))  # measures the other traits
         self.ledger = Ledger(time.perf_counter, training=lambda: bool(self.model.training))
         self.add_callback(OptimizerClock(self.ledger))
-        self._generation: Generation | None = None  # set while TRL makes a generation
         self._generations = GenerationCounter(args, self.num_iterations)
         self._cells_of_update = 0
+        self._prepared = False  # whether the inputs of this training step come from `_prepare_inputs`
 
     def set_model_traits(self, traits: ModelTraits) -> None:
-        """Decide from the traits of the model whether rows may move and be skipped."""
-        self.row_rules = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)
-        self._loss_metrics.rules = self.row_rules
+        """Decide from the traits of the model, and from overrides, whether rows may move and be skipped."""
+        self._traits, overrides = traits, Overrides.of(self)
+        overrides.check(self.args)
+        by_settings = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)
+        rules = overrides.restrict(by_settings, self.args)
+        if overrides != self._overrides and rules != by_settings and self.accelerator.is_main_process:
+            logger.warning(overrides.explain(by_settings, rules))
+        self._overrides, self.row_rules = overrides, rules
+        self._loss_metrics.rules = rules
 
-    # One generation. TRL calls these methods in this order; `_generate` may already call `_calculate_rewards`.
+    # One generation. TRL calls methods in this order; these functions run around the outermost override of each.
 
-    def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
+    def _prepare_inputs(self, generation_batch: Any) -> Batch:
         if not self.model.training:
-            batch = super()._generate_and_score_completions(inputs)
-            self._completion_logs["extra"][SELECTED].extend([None] * self.accelerator.num_processes * len(inputs))
+            batch = super()._prepare_inputs(generation_batch)
+            rows = self.accelerator.num_processes * len(generation_batch)
+            self._completion_logs["extra"][rollout_table.SELECTED].extend([None] * rows)
             return batch
-        self._generation = generation = Generation(inputs)
-        try:
-            batch = super()._generate_and_score_completions(inputs)
-        finally:
-            self._generation = None
-        subset = self._select(generation)
+        restricted = self.args.fraction < 1 or any(self.row_rules)
+        if restricted and self._overrides.step and not is_around(self, "compute_loss"):
+            raise InputError(
+                f"{self._overrides.step[0]} does not call super().training_step, so the loss cannot be restricted to "
+                "the selected rollouts: call it, or set num_generations_update to num_generations"
+            )
+        with self.ledger.phase("preparing"), around(self, _generate_and_score_completions=self._around_generation):
+            batch = super()._prepare_inputs(generation_batch)
+        self._prepared, self._cells_of_update = True, num_cells(batch)
+        return batch
+
+    def _around_generation(self, generate_and_score: Callable[..., Batch], inputs: list[Row]) -> Batch:
+        self.set_model_traits(self._traits)  # methods may have been replaced since
+        generation = Generation(inputs)
+        with around(
+            self,
+            _generate=partial(self._around_rollouts, generation),
+            _calculate_rewards=partial(self._around_rewards, generation),
+            _get_per_token_logps_and_entropies=partial(self._around_scoring, generation),
+        ):
+            batch = generate_and_score(inputs)
+        if generation.lengths is None:  # an override does not call `_generate`
+            generation.lengths = batch["completion_mask"].sum(dim=1)
+        # RaML: select after every override has acted on the batch, so that the rows, advantages and masks are those
+        # that TRL would train on.
+        if self._overrides.generation and not has_all_rows(batch, generation, self.args, self.accelerator):
+            columns = self._completion_logs
+            column = columns["extra"][rollout_table.SELECTED]
+            column.extend([True] * (len(columns["prompt"]) - len(column)))
+            return batch
+        subset = self._select(generation, batch)
         with self.ledger.phase("selecting"):
-            if self.args.advantage_scope == "group":
-                check_advantages(batch, subset, self.accelerator)
-            write_subset(batch, subset, self.args, self.accelerator)
+            check_advantages(batch, subset, self.accelerator, self._overrides.generation)
+            if subset.weights is not None:
+                self._overrides.check_weights(self.args)
+            write_subset(batch, subset, self.accelerator)
             self._account(batch, generation, subset)
         return batch
 
-    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+    def _around_rollouts(self, generation: Generation, generate: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
         with self.ledger.phase("generating"):
-            generated = super()._generate(prompts)
-        generation = self._generation
-        if generation is None:
-            return generated
+            generated: tuple[Any, ...] = generate(*args)
         _, completion_ids, _, completions, _, extra_fields, *_ = generated
         generation.lengths = torch.tensor([len(ids) for ids in completion_ids], device=self.accelerator.device)
         if self._scores_selected_rows:
             # RaML: rewards need no log-probs, so they are computed first and decide which rows are scored.
-            self._calculate_rewards(generation.reward_inputs(extra_fields), prompts, completions, completion_ids)
+            generation.add_fields(extra_fields)
+            generation.early_rewards = self._calculate_rewards(generation.inputs, *args, completions, completion_ids)
             subset = self._select(generation)
             trained = subset.selected
             if not self._loss_metrics.runs_skipped_rows:
@@ -167,68 +220,67 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
                 generation.rows_to_score = rows
         return generated
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        generation = self._generation
-        if generation is not None and generation.rewards_per_func is not None:
-            return generation.rewards_per_func  # RaML: already computed, before scoring
-        with self.ledger.phase("rewarding"):
-            rewards_per_func = super()._calculate_rewards(*args, **kwargs)
-        if generation is not None:
-            generation.rewards_per_func = rewards_per_func
-        return rewards_per_func
+    def _around_rewards(
+        self, generation: Generation, calculate: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        rewards, generation.early_rewards = generation.early_rewards, None
+        if rewards is None:
+            with self.ledger.phase("rewarding"):
+                rewards = calculate(*args, **kwargs)
+            generation.rewards.append(rewards)
+        return rewards
 
-    def _select(self, generation: Generation) -> Subset:
-        """Return the subset of a generation, chosen on the first call."""
+    def _select(self, generation: Generation, batch: Batch | None = None) -> Subset:
+        """Return the subset of a generation, chosen on the first call: by rewards, or by the advantages of `batch`."""
         if generation.subset is None:
             with self.ledger.phase("selecting"):
-                number = self._generations.next(self.state.global_step)
-                lengths = self.accelerator.gather(generation.lengths)
+                # RaML: an override may have changed the advantages that follow from the rewards.
+                changed = batch is not None and self._overrides.generation
                 generation.subset = choose_subset(
-                    generation.rewards_per_func, self.reward_weights, lengths, self.args, number=number
+                    generation.rewards[-1],
+                    self.reward_weights,
+                    self.accelerator.gather(generation.lengths),
+                    self.args,
+                    number=self._generations.next(self.state.global_step),
+                    advantages=self.accelerator.gather(row_advantages(batch)) if changed else None,
                 )
         return generation.subset
 
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **named: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        generation = self._generation
+    def _get_per_token_logps_and_entropies(self, *args: Any, **named: Any) -> Scores:
         if self._loss_metrics.replayed is not None:
             return *self._loss_metrics.replayed, None  # RaML: the model has run on these rows before
-        if generation is None:  # called by the loss or in evaluation
-            outputs = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *rest, **named
-            )
-            self._loss_metrics.record(*outputs[:2])
-            return outputs
+        outputs = super()._get_per_token_logps_and_entropies(*args, **named)
+        self._loss_metrics.record(*outputs[:2])
+        return outputs
+
+    def _around_scoring(
+        self,
+        generation: Generation,
+        score: Callable[..., Scores],
+        model: torch.nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *rest: Any,
+        **named: Any,
+    ) -> Scores:
+        rows, cells = generation.rows_to_score, input_ids.numel()
         with self.ledger.phase("scoring"):
-            self.ledger.count(cells_scoring_all=input_ids.numel())
-            if generation.rows_to_score is None:
-                generation.tokens_scored += int(attention_mask[:, -logits_to_keep:].sum())
-                self.ledger.count(cells_scoring=input_ids.numel())
-                return super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, logits_to_keep, *rest, **named
-                )
-            # RaML: score only the rows that will be trained on. TRL reads NaN as a log-prob that is not available.
-            logps = torch.full((len(input_ids), logits_to_keep), torch.nan, device=input_ids.device)
-            columns = split_completions(input_ids, attention_mask, logits_to_keep)
-            batch = split_pixels(columns | image_inputs(named))
-            parts = cut_for_scoring(
-                generation.rows_to_score,
-                row_lengths(batch),
-                self.args.per_device_train_batch_size,
-                bucketing=self.row_rules.length_bucketing,
-            )
-            for rows in parts:
-                part = stack_pixels(self._trim(take_rows(batch, rows)))
-                width = part["completion_ids"].size(1)
-                scores, _, _ = super()._get_per_token_logps_and_entropies(
-                    model, *join_completions(part), width, **image_inputs(part)
-                )
-                logps[rows] = 0.0  # the loss may use a larger width, and a mask does not help: 0 * NaN is NaN
-                logps[rows, :width] = scores.to(logps.dtype)
-                self.ledger.count(cells_scoring=num_cells(part))
-                generation.tokens_scored += int(part["completion_mask"].sum())
-            return logps, None, None
+            self.ledger.count(cells_scoring_all=cells)
+            if rows is None:
+                tokens = int(attention_mask[:, -logits_to_keep:].sum())
+                scores = score(model, input_ids, attention_mask, logits_to_keep, *rest, **named)
+            else:
+                # RaML: score only the rows that will be trained on.
+                columns = split_completions(input_ids, attention_mask, logits_to_keep)
+                lengths, size = row_lengths(columns), self.args.per_device_train_batch_size
+                parts = cut_for_scoring(rows, lengths, size, bucketing=self.row_rules.length_bucketing)
+                batch = columns | image_inputs(named)
+                logps, cells, tokens = score_rows(score, model, batch, parts, self._trim)
+                scores = logps, None, None
+            self.ledger.count(cells_scoring=cells)
+            generation.tokens_scored += tokens
+        return scores
 
     @property
     def _scores_selected_rows(self) -> bool:
@@ -236,8 +288,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         args = self.args
         aligned = args.gradient_accumulation_steps % (args.steps_per_generation * self.num_iterations) == 0
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
-        fewer = args.fraction < 1 or any(self.row_rules)
-        return (not aligned or corrected or self.beta != 0.0) and args.subset_mode == "drop" and fewer
+        fewer = args.subset_mode == "drop" and (args.fraction < 1 or any(self.row_rules))
+        return (not aligned or corrected or self.beta != 0.0) and fewer and not self._overrides.generation
 
     def _trained(self, selected: Tensor, advantages: Tensor) -> Tensor:
         """Return which of the selected rows are trained on."""
@@ -245,39 +297,46 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     # From the generation to the micro-batches.
 
-    def _prepare_inputs(self, generation_batch: Any) -> Batch:
-        buffered = self._buffered_inputs
-        with self.ledger.phase("preparing"):
-            batch = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is buffered:  # evaluation, or another micro-batch of the same generation
-            return batch
-        with self.ledger.phase("selecting"):
-            # RaML: TRL has shuffled all rows and cut them into micro-batches; join them and cut only the rows that run.
-            self._buffered_inputs = self._deal(join_batches(self._buffered_inputs))
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+    @property  # type: ignore[override]  # TRL declares it None
+    def _buffered_inputs(self) -> list[Batch] | None:
+        return self._micro_batches
+
+    @_buffered_inputs.setter
+    def _buffered_inputs(self, micro_batches: list[Batch] | None) -> None:
+        # RaML: TRL has shuffled all rows of a generation and cut them into micro-batches; join them and cut only the
+        # rows that run.
+        if micro_batches and SELECTED in micro_batches[0]:
+            with self.ledger.phase("selecting"):
+                micro_batches = self._deal(join_batches(micro_batches))
+        self._micro_batches = micro_batches
 
     def _deal(self, batch: Batch) -> list[Batch]:
         """Distribute the buffered rows of all processes, and return the micro-batches of this process."""
-        args, rules = self.args, self.row_rules
-        nonzero = batch["advantages"].view(len(batch["advantages"]), -1).any(dim=1)  # a subclass may set `(R, C)`
-        live = self._trained(torch.ones_like(batch["selected"]), nonzero)
+        args, rules, masks = self.args, self.row_rules, self.args.subset_mode == "mask"
+        batch = restrict_loss(batch, args, self.accelerator)
+        live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
         table = gather_row_table(batch, live, self.accelerator)
+        loss_rows, remainder = divmod(int(table.selected.sum()), len(table.selected) * args.steps_per_generation)
+        if remainder:
+            raise InputError(
+                f"{table.selected.sum()} of {table.selected.size} rollouts are selected, which cannot be cut into "
+                f"{args.steps_per_generation} micro-batches of equal size on {len(table.selected)} processes: use a "
+                "data loader that yields per_device_train_batch_size x steps_per_generation rows, as TRL's does"
+            )
         micro_batches = deal_micro_batches(
             table.selected,
             args.steps_per_generation,
             window=args.bucketing_window,
             lengths=table.lengths if rules.length_bucketing else None,
             live=table.live if rules.skip_zero_advantage else None,
-            keep_unselected=args.subset_mode == "mask",
+            keep_unselected=masks,
         )
-        dealt = take_micro_batches(
-            batch,
-            micro_batches,
-            self.accelerator,
-            mask_unselected=args.subset_mode == "mask",
-            trim=self._trim,
-        )
-        self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim)
+        dealt = take_micro_batches(batch, micro_batches, self.accelerator, mask_unselected=masks, trim=self._trim)
+        if self._overrides.normalizer(self.loss_type) == "rows":
+            for part in dealt:
+                if len(part["advantages"]) != loss_rows:
+                    part[LOSS_ROWS] = torch.tensor(loss_rows)
+        self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=not self._overrides.loss)
         self.ledger.count(
             cells_updating_all=self.num_iterations * num_cells(batch),
             cells_updating=self.num_iterations * sum(map(num_cells, dealt)),
@@ -291,28 +350,10 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     # One micro-batch.
 
-    def _compute_loss(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
-        if not self.model.training or "idle" not in inputs:  # evaluation, or a batch that the trainer has not made
-            return super()._compute_loss(model, inputs)
-        self._cells_of_update = num_cells(inputs)
-        beta = self.beta
-        if "weights" in inputs and beta != 0.0:
-            # RaML: the advantages already contain the row weights, but the KL term does not; this factor adds them.
-            self.beta = cast(float, _RowBeta(beta, inputs["weights"].unsqueeze(1)))
-        try:
-            with self._loss_metrics.of_micro_batch(inputs, self._metrics["train"]):
-                loss = super()._compute_loss(model, inputs)
-        finally:
-            self.beta = beta
-        # RaML: TRL divides by the rows of this micro-batch. Rescale the loss, so that it is divided by B * m / G: the
-        # selected rows that a micro-batch has before rows are skipped, moved or masked.
-        if self.loss_type in ROW_MEAN_LOSSES:
-            loss = loss * (len(inputs["advantages"]) / self.args.rows_per_micro_batch)
-        return loss
-
     def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         before = self.ledger.seconds["updating"]
-        with self.ledger.phase("updating", training=True):
+        self._prepared = False
+        with self.ledger.phase("updating", training=True), around(self, compute_loss=self._around_loss):
             loss = super().training_step(model, *args, **kwargs)
         self.ledger.observe_update(self._cells_of_update, self.ledger.seconds["updating"] - before)
         with self.ledger.phase("selecting"), torch.no_grad(), self.compute_loss_context_manager():
@@ -321,6 +362,24 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             self._loss_metrics.log(self._step, self._metrics["train"], loss_of)
         if self.accelerator.sync_gradients:
             self._log_metrics(time_metrics(self.ledger, self.args.fraction))
+        return loss
+
+    def _around_loss(
+        self, compute_loss: Callable[..., Tensor], model: torch.nn.Module, inputs: Batch, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if not self._prepared and self.args.fraction < 1:
+            raise InputError(
+                f"{', '.join(self._overrides.loss)} does not call super()._prepare_inputs, so no rollout is selected: "
+                "call it, or set num_generations_update to num_generations"
+            )
+        # RaML: the advantages contain the row weights of selection `importance`, but the KL term does not.
+        metrics = self._loss_metrics.of_micro_batch(inputs, self._metrics["train"])
+        with metrics, weighted_beta(self, inputs.get(WEIGHTS)):
+            loss = compute_loss(model, inputs, *args, **kwargs)
+        if LOSS_ROWS in inputs:
+            # RaML: a loss that is a mean over rows divides by the rows of this micro-batch. Rescale it, so that it is
+            # divided by the selected rows that a micro-batch has before rows are skipped, moved or masked.
+            loss = loss * (len(inputs["advantages"]) / int(inputs[LOSS_ROWS]))
         return loss
 
     # Records of the run.
@@ -351,12 +410,12 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     def _account(self, batch: Batch, generation: Generation, subset: Subset) -> None:
         """Count the rows and tokens of a generation, and log its metrics."""
-        trained = self._trained(batch["selected"], batch["advantages"])
+        trained = self._trained(batch[SELECTED], has_advantage(batch["advantages"]))
         self._log_metrics(count_generation(self.ledger, self.accelerator, batch, generation, trained))
         columns, selected = self._completion_logs["extra"], subset.selected.cpu().numpy()
         correct = latest_correct(columns, selected.shape)
         self._log_metrics(selection_metrics(subset.rewards.cpu().numpy(), selected, correct))
-        columns[SELECTED].extend(selected.flatten().tolist())
+        columns[rollout_table.SELECTED].extend(selected.flatten().tolist())
 
     def _log_metrics(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -373,21 +432,3 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     def _restore_totals(self, progress: Progress) -> None:
         super()._restore_totals(progress)
         self.ledger.restore(progress["ledger"])
-
-
-@dataclass(frozen=True, eq=False)
-class _RowBeta:
-    """TRL's `beta` with a weight for every row.
-
-    TRL's loss uses `beta` in two expressions only, `self.beta != 0.0` and `self.beta * per_token_kl`. Any other use
-    raises an error instead of ignoring the weights.
-    """
-
-    beta: float
-    weights: Tensor  # (R, 1)
-
-    def __ne__(self, other: object) -> bool:
-        return self.beta != other
-
-    def __mul__(self, per_token_kl: Tensor) -> Tensor:  # (R, C)
-        return self.beta * self.weights * per_token_kl

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from raml_trl.grpo.advantages import recentre_on_subset
-from tests.helpers.trainers import make_trainer
+from raml_trl.grpo.batching import SELECTED
+from tests.helpers.trainers import generation_of, make_trainer
 
 REWARDS = torch.tensor([[1.0, 0.0, 3.0, 9.0], [2.0, 2.0, 2.0, 5.0]])
 MASK = torch.tensor([[True, True, False, True], [True, False, True, True]])
@@ -42,7 +43,7 @@ def test_trainer_uses_the_scope(model_dir: str, tmp_path: Path, scope: str) -> N
     )
     trainer.model.train()
     rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
-    batch = trainer._generate_and_score_completions(rows)
-    selected = batch["advantages"].view(2, 8)[batch["selected"].view(2, 8)].view(2, 3)
+    batch = generation_of(trainer, rows)
+    selected = batch["advantages"].view(2, 8)[batch[SELECTED].view(2, 8)].view(2, 3)
     centred = selected.mean(dim=1).abs().max() < 1e-5
     assert bool(centred) is (scope == "subset")

@@ -11,11 +11,14 @@ from peft import LoraConfig
 from trl import GRPOTrainer
 
 from raml_trl.grpo.advantages import group_advantages
+from raml_trl.grpo.batching import SELECTED, WEIGHTS
 from raml_trl.grpo.selection import STRATEGIES
 from tests.helpers.trainers import (
     digit_reward,
     fixed_rollouts,
+    generation_of,
     length_reward,
+    loss_of,
     make_trainer,
     questions,
     rollouts_with_tools,
@@ -166,8 +169,8 @@ def test_the_gradient_equals_grpo_on_the_subset(model_dir: str, tmp_path: Path) 
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
-    batch = trainer._generate_and_score_completions(rows)
-    selected = batch.pop("selected")
+    batch = generation_of(trainer, rows)
+    selected = batch.pop(SELECTED)
     kept = {name: value[selected] if value.ndim else value for name, value in batch.items()}
     tokens = kept["completion_mask"].sum()
 
@@ -180,9 +183,9 @@ def test_the_gradient_equals_grpo_on_the_subset(model_dir: str, tmp_path: Path) 
     loss = -(kept["advantages"][:, None] * log_probs * kept["completion_mask"]).sum() / tokens
     reference = torch.autograd.grad(loss, list(trainer.model.parameters()))
 
-    [micro_batch] = trainer._deal({**batch, "selected": selected})
-    ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), list(trainer.model.parameters()))
-    assert batch["num_items_in_batch"] == tokens
+    [micro_batch] = trainer._deal({**batch, SELECTED: selected})
+    ours = torch.autograd.grad(loss_of(trainer, micro_batch), list(trainer.model.parameters()))
+    assert micro_batch["num_items_in_batch"] == tokens
     assert sum(gradient.norm() for gradient in reference) > 0
     for expected, gradient in zip(reference, ours, strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
@@ -226,21 +229,21 @@ def test_weights_make_the_loss_an_estimate_over_all_rollouts(
         for parameter in trainer.model.parameters():
             parameter.mul_(1.1)
     rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
-    batch = trainer._generate_and_score_completions(rows)
+    batch = generation_of(trainer, rows)
     parameters = list(trainer.model.parameters())
-    chosen, weights_ = batch["selected"], batch["weights"]
+    chosen, weights_ = batch[SELECTED], batch[WEIGHTS]
     assert chosen.sum() == 4
     assert len(weights_[chosen].unique()) > 1
     total = [torch.zeros_like(parameter) for parameter in parameters]
     for row in chosen.nonzero().flatten().tolist():
         single = {name: value[row : row + 1] if value.ndim else value for name, value in batch.items()}
-        single |= {"advantages": single["advantages"] / single["weights"], "num_items_in_batch": torch.tensor(1.0)}
+        single |= {"num_items_in_batch": torch.tensor(1.0)}
         loss = GRPOTrainer._compute_loss(trainer, trainer.model, single)
         for gradient, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
             gradient += weights_[row] * part
     rollouts_on_m_rows = batch["completion_mask"].sum() * 2 / 8 if loss_type == "dapo" else 4
     [micro_batch] = trainer._deal(batch)
-    ours = torch.autograd.grad(trainer._compute_loss(trainer.model, micro_batch), parameters)
+    ours = torch.autograd.grad(loss_of(trainer, micro_batch), parameters)
     assert sum(gradient.norm() for gradient in total) > 0
     for expected, gradient in zip(total, ours, strict=True):
         torch.testing.assert_close(gradient, expected / rollouts_on_m_rows, rtol=1e-4, atol=1e-6)

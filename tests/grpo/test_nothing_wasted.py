@@ -97,6 +97,7 @@ def scored(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> dict[str, i
         return stock(self, model, input_ids, *rest, **named)
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counting)
+    trainer.loss_normalizer = "tokens"  # the patched method computes each row by itself, as before
     return counts
 
 

@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
 from raml_trl.data.arithmetic import NUM_OPERANDS, ArithmeticQuestion, generate_trajectories
+from raml_trl.grpo.overrides import around
 from raml_trl.prompts import prompt_messages
 from tests.helpers import without_triton
 
@@ -147,7 +148,10 @@ def read_tables(directory: Path) -> dict[str, list[dict[str, Any]]]:
 def make_trainer(
     model_dir: str, output_dir: Path, *, stock: bool = False, max_steps: int = 3, **settings: Any
 ) -> tuple[GRPOTrainer, Recorder]:
-    """Make a GRPO trainer with two groups of eight rollouts per step: ours, or TRL's own if `stock` is true."""
+    """Make a GRPO trainer with two groups of eight rollouts per step: ours, or TRL's own if `stock` is true.
+
+    `trainer_class` replaces the class of the trainer.
+    """
     recorder = Recorder()
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 16,
@@ -169,7 +173,8 @@ def make_trainer(
     parts = {name: settings.pop(name) for name in names if name in settings}
     reward = settings.pop("reward", digit_reward)
     dataset = settings.pop("train_dataset", None)
-    config_class, trainer_class = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
+    config_class, default = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
+    trainer_class = settings.pop("trainer_class", default)
     arguments = config_class(output_dir=str(output_dir), max_steps=max_steps, **(defaults | settings))
     trainer = trainer_class(
         model_dir,
@@ -180,6 +185,18 @@ def make_trainer(
         **parts,
     )
     return trainer, recorder
+
+
+def generation_of(trainer: SubsetGRPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Make one generation, and return it with the selected rows marked, as TRL gets it to shuffle."""
+    with around(trainer, _generate_and_score_completions=trainer._around_generation):
+        return trainer._generate_and_score_completions(rows)
+
+
+def loss_of(trainer: SubsetGRPOTrainer, micro_batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the loss that a training step computes for a micro-batch."""
+    trainer._prepared = True
+    return trainer._around_loss(trainer.compute_loss, trainer.model, micro_batch)
 
 
 def weights(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:

@@ -1,0 +1,214 @@
+"""Finds code of others that overrides TRL's methods, and lets our code run around the outermost override.
+
+A subclass, a mixin before or after our trainer in the base classes, an attribute set on the trainer, or a patched class
+of TRL may override a method. `Overrides` holds all of these, and decides what our trainer may still assume about the
+loss. `around` puts a function of ours around a method while TRL runs, so that our code sees what TRL sees, whoever
+overrides the method.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+from trl import GRPOTrainer
+
+from raml_trl.grpo.config import ROW_MEAN_LOSSES, SubsetGRPOConfig
+from raml_trl.grpo.micro_batches import RowRules
+from raml_trl.runtime.errors import InputError
+
+Normalizer = Literal["rows", "tokens"]
+"""What a loss divides the sum over its rows by: the rows of the micro-batch, or `num_items_in_batch`."""
+
+# Methods whose override can make the loss depend on which rows share a micro-batch, and on how these are padded.
+_LOSS_METHODS = (
+    *("compute_loss", "_compute_loss", "_get_per_token_logps_and_entropies", "_prepare_inputs"),
+    *("get_high_entropy_mask", "get_off_policy_mask", "get_gamma_weights"),
+)
+_DECLARE = 'declare loss_normalizer = "rows" or "tokens" in your class'
+_HOSTS = ("trl", "transformers", "accelerate", "torch", "raml_trl")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Overrides of TRL's methods by code of others, each described as `Class.method`."""
+
+    loss: list[str]
+    """Overrides of methods that compute the loss, or the micro-batches and log-probabilities that it reads."""
+    step: list[str]
+    """Overrides of `training_step`, which may use the gradient of a single micro-batch."""
+    generation: list[str]
+    """Overrides of the method that makes a generation. They may change its rows, advantages and masks."""
+    declared: Normalizer | None
+    """The trainer's `loss_normalizer`."""
+
+    @classmethod
+    def of(cls, trainer: Any) -> "Overrides":
+        """Find the overrides of a trainer.
+
+        Raises:
+            InputError: if the trainer's `loss_normalizer` is not a `Normalizer` or None.
+        """
+        declared = trainer.loss_normalizer
+        if declared not in (None, *get_args(Normalizer)):
+            raise InputError(f'loss_normalizer must be "rows", "tokens" or None, got {declared!r}')
+        return cls(
+            loss=find_overrides(trainer, _LOSS_METHODS),
+            step=find_overrides(trainer, ["training_step"]),
+            generation=find_overrides(trainer, ["_generate_and_score_completions"]),
+            declared=declared,
+        )
+
+    @property
+    def unknown(self) -> str:
+        """The overrides about which nothing may be assumed, for a message; empty if there are none."""
+        return "" if self.declared else ", ".join(dict.fromkeys(self.loss + self.step))
+
+    def normalizer(self, loss_type: str) -> Normalizer | None:
+        """Return what the loss divides by; None if that is unknown."""
+        if self.loss:
+            return self.declared
+        return "rows" if loss_type in ROW_MEAN_LOSSES else "tokens"
+
+    def check(self, args: SubsetGRPOConfig) -> None:
+        """Check that the settings need no knowledge about an overridden loss that its class does not declare.
+
+        Raises:
+            InputError: if they do; the message names the override, and how to declare what its loss divides by.
+        """
+        if not self.unknown:
+            return
+        for name in ("length_bucketing", "skip_zero_advantage"):
+            if getattr(args, name):
+                raise InputError(
+                    f"{name} is on, but {self.unknown} may depend on which rows share a micro-batch: leave {name} out, "
+                    f"or {_DECLARE}"
+                )
+        if not self.loss or args.fraction == 1:
+            return
+        if args.weighs:
+            self.check_weights(args)
+        problem = (
+            f"num_generations_update ({args.num_generations_update}) is less than num_generations "
+            f"({args.num_generations}), but it is unknown what {', '.join(self.loss)} divides the loss by"
+        )
+        if args.loss_type in ROW_MEAN_LOSSES:
+            raise InputError(f"{problem} (loss_type {args.loss_type!r} divides by rows): {_DECLARE}")
+        if args.subset_mode == "drop":
+            raise InputError(f"{problem}: {_DECLARE}, or use subset_mode: mask")
+
+    def check_weights(self, args: SubsetGRPOConfig) -> None:
+        """Check that the rows of the loss may have different weights.
+
+        Raises:
+            InputError: if an overridden loss does not declare that they may.
+        """
+        if self.loss and not self.declared:
+            raise InputError(
+                f"selection {args.selection!r} weights the rows of the loss, but it is unknown how "
+                f"{', '.join(self.loss)} adds them up: {_DECLARE}, or use another selection"
+            )
+
+    def restrict(self, rules: RowRules, args: SubsetGRPOConfig) -> RowRules:
+        """Return the rules that leave the gradient unchanged whatever the overrides compute.
+
+        With a declared normaliser, rows with advantage 0 are skipped only if the config says so: an overridden loss may
+        have terms without the advantage.
+        """
+        if self.unknown:
+            return RowRules(length_bucketing=False, skip_zero_advantage=False)
+        if self.loss:
+            return rules._replace(skip_zero_advantage=bool(args.skip_zero_advantage))
+        return rules
+
+    def explain(self, by_settings: RowRules, rules: RowRules) -> str:
+        """Return a line that says why the rules that the settings would switch on are off."""
+        off = [name for name in rules._fields if getattr(by_settings, name) > getattr(rules, name)]
+        if self.unknown:
+            return (
+                f"{' and '.join(off)} off: {self.unknown} may depend on which rows share a micro-batch. If it does "
+                "not, declare loss_normalizer in your class"
+            )
+        return (
+            f"{' and '.join(off)} off: {', '.join(self.loss)} may train rows with advantage 0. If it does not, set "
+            "skip_zero_advantage: true"
+        )
+
+
+def find_overrides(trainer: object, names: Iterable[str]) -> list[str]:
+    """Return the overrides of the methods `names` that neither TRL and its libraries nor this package define.
+
+    Trainers in `trl.experimental` count as code of others. Each override is described as `Class.method`.
+    """
+    return [
+        description
+        for name in names
+        for description, method in _definitions(trainer, name)
+        if not all(map(_is_host, _layers(method)))
+    ]
+
+
+def check_private_names(trainer: object, owner: type) -> None:
+    """Check that no other class, without knowing it, overrides a private method that `owner` adds to TRL's trainer.
+
+    Raises:
+        InputError: if one does; the message names the method.
+    """
+    added = [name for name in vars(owner) if name.startswith("_") and not hasattr(GRPOTrainer, name)]
+    for override in find_overrides(trainer, added):
+        raise InputError(f"{override} has the name of a private method of {owner.__name__}: rename yours")
+
+
+class _Around(partial[Any]):
+    """A function that is called instead of a method, which is its last bound argument."""
+
+
+@contextmanager
+def around(trainer: object, **functions: Callable[..., Any]) -> Iterator[None]:
+    """Call a function instead of each method named, until the `with` block ends.
+
+    The function gets the method, bound to the trainer, and then the arguments of the call. The method is the one that
+    TRL would have called: the outermost override.
+    """
+    attributes = vars(trainer)
+    own = {name: attributes[name] for name in functions if name in attributes}
+    attributes.update({name: _Around(function, getattr(trainer, name)) for name, function in functions.items()})
+    try:
+        yield
+    finally:
+        for name in functions:
+            del attributes[name]
+        attributes.update(own)
+
+
+def is_around(trainer: object, name: str) -> bool:
+    """Return whether a `with` block of `around` is active for the method `name`."""
+    return isinstance(vars(trainer).get(name), _Around)
+
+
+def _definitions(trainer: object, name: str) -> Iterator[tuple[str, object]]:
+    """Yield a description and the function of each definition of a method, the outermost first."""
+    attribute = vars(trainer).get(name)
+    if isinstance(attribute, _Around):
+        attribute = attribute.args[-1]
+    if attribute is not None and getattr(attribute, "__func__", attribute) is not getattr(type(trainer), name):
+        yield f"the attribute {name} of the trainer", attribute
+    for owner in type(trainer).__mro__:
+        if name in vars(owner):
+            patched = " (patched)" if owner in GRPOTrainer.__mro__ else ""
+            yield f"{owner.__name__}.{name}{patched}", vars(owner)[name]
+
+
+def _layers(method: object) -> Iterator[object]:
+    """Yield the functions that a method consists of: decorators, and the function that they decorate."""
+    function = method.fget if isinstance(method, property) else getattr(method, "__func__", method)
+    yield function
+    if hasattr(function, "__wrapped__"):
+        yield from _layers(function.__wrapped__)
+
+
+def _is_host(function: object) -> bool:
+    """Return whether a function is code of TRL, of the libraries that TRL builds on, or of this package."""
+    module = getattr(function, "__globals__", {}).get("__name__", "")
+    return module.partition(".")[0] in _HOSTS and not module.startswith("trl.experimental.")

@@ -1,0 +1,49 @@
+"""Computes log-probabilities before training for those rollouts only that will be trained on.
+
+Shapes: R rows on this process, with P prompt tokens and C completion tokens each.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raml_trl.grpo.batching import join_completions, num_cells
+from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
+from raml_trl.grpo.rows import Batch, take_rows
+
+Scores = tuple[Tensor, Tensor | None, Tensor | None]
+"""What TRL's `_get_per_token_logps_and_entropies` returns: log-probabilities, entropies and router loss."""
+
+
+def score_rows(
+    score: Callable[..., Scores],
+    model: torch.nn.Module,
+    batch: Batch,
+    parts: Iterable[NDArray[np.int64]],
+    trim: Callable[[Batch], Batch],
+) -> tuple[Tensor, int, int]:
+    """Return log-probabilities `(R, C)`, and the numbers of cells and completion tokens that were computed.
+
+    Rows that are in no part have NaN, which TRL reads as a log-probability that is not available.
+
+    Args:
+        score: TRL's method.
+        model: the model to score with.
+        batch: prompts, completions and images of all rows of this process.
+        parts: row numbers; each array is scored in one call.
+        trim: function that trims padding; it is applied to every part.
+    """
+    ids = batch["completion_ids"]
+    logps, cells, tokens = torch.full(ids.shape, torch.nan, device=ids.device), 0, 0
+    batch = split_pixels(batch)
+    for rows in parts:
+        part = stack_pixels(trim(take_rows(batch, rows)))
+        width = part["completion_ids"].size(1)
+        scores, _, _ = score(model, *join_completions(part), width, **image_inputs(part))
+        logps[rows] = 0.0  # the loss may use a larger width, and a mask does not help: 0 * NaN is NaN
+        logps[rows, :width] = scores.to(logps.dtype)
+        cells, tokens = cells + num_cells(part), tokens + int(part["completion_mask"].sum())
+    return logps, cells, tokens
