@@ -21,6 +21,7 @@ from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
 from raml_trl.grpo.micro_batches import IDLE
 from raml_trl.grpo.rows import SELECTED, Batch, take_rows
+from raml_trl.runtime.errors import InputError
 
 
 class RowTable(NamedTuple):
@@ -47,6 +48,22 @@ def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> Ro
     columns = torch.stack([batch[SELECTED].long(), live.long(), lengths], dim=1)
     table = accelerator.gather(columns).view(-1, len(live), 3).cpu().numpy()  # (W, R, 3)
     return RowTable(table[..., 0] == 1, table[..., 1] == 1, table[..., 2])
+
+
+def rows_per_micro_batch(table: RowTable, num_micro_batches: int) -> int:
+    """Return the number of selected rows that a micro-batch of one process has before rows are moved or skipped.
+
+    Raises:
+        InputError: if the selected rows cannot be cut into micro-batches of equal size.
+    """
+    rows, remainder = divmod(int(table.selected.sum()), len(table.selected) * num_micro_batches)
+    if remainder:
+        raise InputError(
+            f"{table.selected.sum()} of {table.selected.size} rollouts are selected, which cannot be cut into "
+            f"{num_micro_batches} micro-batches of equal size on {len(table.selected)} processes: use a data loader "
+            "that yields per_device_train_batch_size x steps_per_generation rows, as TRL's does"
+        )
+    return rows
 
 
 def take_micro_batches(

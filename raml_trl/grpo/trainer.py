@@ -12,8 +12,9 @@ It differs from `GRPOTrainer` in five ways; each place is marked `# RaML:`.
 5. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
 
 Generation, rewards, advantages and the loss are computed by TRL: its methods are called through `super()`, never
-copied. Metrics of rewards, advantages and completions cover all G rollouts, so curves for different m are comparable.
-Metrics of the loss (entropy, KL, clipping) cover the rows that were trained on.
+copied. Our code runs around the outermost override of each method (see `overrides`), so a subclass sees what it would
+see with `GRPOTrainer`. Metrics of rewards, advantages and completions cover all G rollouts, so curves for different m
+are comparable. Metrics of the loss (entropy, KL, clipping) cover the rows that were trained on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
     trainer.train()
@@ -35,6 +36,7 @@ from raml_trl.grpo.batching import (
     gather_row_table,
     num_cells,
     row_lengths,
+    rows_per_micro_batch,
     rows_to_score,
     split_completions,
     take_micro_batches,
@@ -316,13 +318,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         batch = restrict_loss(batch, args, self.accelerator)
         live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
         table = gather_row_table(batch, live, self.accelerator)
-        loss_rows, remainder = divmod(int(table.selected.sum()), len(table.selected) * args.steps_per_generation)
-        if remainder:
-            raise InputError(
-                f"{table.selected.sum()} of {table.selected.size} rollouts are selected, which cannot be cut into "
-                f"{args.steps_per_generation} micro-batches of equal size on {len(table.selected)} processes: use a "
-                "data loader that yields per_device_train_batch_size x steps_per_generation rows, as TRL's does"
-            )
+        loss_rows = rows_per_micro_batch(table, args.steps_per_generation)
         micro_batches = deal_micro_batches(
             table.selected,
             args.steps_per_generation,
