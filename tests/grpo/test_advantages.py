@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raml_trl.grpo.advantages import recentre_on_subset
-from raml_trl.grpo.batching import SELECTED
+from raml_trl.grpo.rows import SELECTED
 from tests.helpers.trainers import generation_of, make_trainer
 
 REWARDS = torch.tensor([[1.0, 0.0, 3.0, 9.0], [2.0, 2.0, 2.0, 5.0]])

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from trl import GRPOTrainer
 
 from raml_trl.grpo.advantages import group_advantages
-from raml_trl.grpo.batching import SELECTED, WEIGHTS
+from raml_trl.grpo.rows import SELECTED, WEIGHTS
 from raml_trl.grpo.selection import STRATEGIES
 from tests.helpers.trainers import (
     digit_reward,
