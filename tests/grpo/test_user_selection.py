@@ -12,6 +12,7 @@ from raml_trl.grpo import Selection
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.step_cost import draw_work
+from raml_trl.grpo.rows import SELECTED
 from raml_trl.grpo.selection import load_strategy, select_rollouts
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
@@ -19,7 +20,7 @@ from tests.grpo.planning.test_step_cost import GEOMETRY
 from tests.grpo.test_config import make_config
 from tests.helpers import REPOSITORY
 from tests.helpers.selectors import doubled, keyed, shortest
-from tests.helpers.trainers import digit_reward, fixed_rollouts, make_trainer, weights
+from tests.helpers.trainers import digit_reward, fixed_rollouts, generation_of, make_trainer, weights
 
 PATH = "tests.helpers.selectors:shortest"
 REWARDS = np.random.default_rng(0).random((6, 8))
@@ -147,9 +148,9 @@ def test_drop_equals_mask_and_lengths_are_completion_tokens(model_dir: str, tmp_
     assert norms["drop"] == pytest.approx(norms["mask"], rel=1e-4)
     rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
     trainer.model.train()
-    batch = trainer._generate_and_score_completions(rows)
+    batch = generation_of(trainer, rows)
     lengths = batch["completion_mask"].sum(dim=1).view(2, 8)
-    selected = batch["selected"].view(2, 8)
+    selected = batch[SELECTED].view(2, 8)
     for row, mask in zip(lengths, selected, strict=True):
         assert row[mask].sort().values.tolist() == row.sort().values.tolist()[:2]
 
