@@ -76,8 +76,6 @@ def take_micro_batches(
 ) -> list[Batch]:
     """Return the micro-batches of this process.
 
-    Each has a 0-d tensor `idle`, which is true if the micro-batch contains only idle rows, on every process.
-
     Args:
         batch: the batch of this process, with a column `SELECTED`.
         micro_batches: each `(W, N)`: for every process the numbers of its rows, or `IDLE`. Rows are numbered over all
@@ -105,10 +103,7 @@ def take_micro_batches(
     if mask_unselected:
         mask = selected.unsqueeze(1).expand_as(batch["completion_mask"])
         batch["tool_mask"] = mask.to(batch["completion_mask"].dtype) * batch.get("tool_mask", 1)
-    taken = [stack_pixels(trim(take_rows(batch, rows))) for rows in own]
-    for micro_batch, rows in zip(taken, micro_batches, strict=True):
-        micro_batch["idle"] = torch.tensor(bool((rows == IDLE).all()))
-    return taken
+    return [stack_pixels(trim(take_rows(batch, rows))) for rows in own]
 
 
 def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:

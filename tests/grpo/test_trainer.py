@@ -51,7 +51,7 @@ def test_the_trained_rows_are_those_logged_as_selected(model_dir: str, tmp_path:
         for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
     ]
     logged = [text if isinstance(text, str) else text[-1]["content"] for text in trainer._logs["completion"]]
-    selected = trainer._logs["extra"]["selected"]
+    selected = trainer._logs["extra"]["raml/selected"]
     assert len(set(logged)) > 12  # of 16: the texts identify the rollouts
     assert sorted(trained) == sorted(text for text, chosen in zip(logged, selected, strict=True) if chosen)
 
@@ -190,7 +190,7 @@ def test_evaluation_and_the_table_of_completions(model_dir: str, tmp_path: Path)
     assert len(recorder.of("eval_reward")) == 2
     tables = [pd.read_parquet(path) for path in sorted((tmp_path / "completions").iterdir())]
     assert [len(table) for table in tables] == [16, 16]
-    assert all("selected" in table for table in tables)
+    assert all("raml/selected" in table for table in tables)
 
 
 def test_router_losses_are_rejected_if_they_cannot_be_exact(model_dir: str, tmp_path: Path) -> None:
