@@ -3,11 +3,16 @@
     python -m raml_trl.check_trl
     python -m raml_trl.check_trl --output_dir runs/check_trl
 
-It runs on a CPU in half a minute. For every loss type of TRL, and for some settings, it prints the worst relative
-difference of gradients and logged metrics: of all G rollouts against TRL's `GRPOTrainer` (`plain` without row rules,
-`default` with them), and of `subset_mode: drop` against `mask` for half of the rollouts. The exit code is 1 if a
-difference exceeds the tolerance, or if a loss type is rejected. Use it after an update of TRL. With `output_dir`, the
-numbers are written to `check_trl.json` and drawn in `check_trl.svg`.
+It runs on a CPU in half a minute. Use it after an update of TRL. For every loss type of TRL, and for some settings, it
+makes three comparisons and prints the largest relative difference of each, over all gradients and logged metrics:
+
+- `plain`: our trainer on all G rollouts, without `length_bucketing` and `skip_zero_advantage`, against TRL's
+  `GRPOTrainer`
+- `default`: our trainer on all G rollouts, with its default settings, against TRL's `GRPOTrainer`
+- `drop against mask`: our trainer on half of the rollouts, with `subset_mode: drop` against `subset_mode: mask`
+
+The exit code is 1 if a difference exceeds the tolerance, or if a loss type is rejected. With `output_dir`, the numbers
+are written to `check_trl.json` and drawn in `check_trl.svg`.
 """
 
 import logging
@@ -49,7 +54,7 @@ class CheckTRLConfig:
 
 
 def main(config: CheckTRLConfig, record: Run | None) -> None:
-    """Train, print the table and the failures, write the results, and exit with code 1 if there are failures."""
+    """Train every case, print the differences, and write them if there is a `record`. Exit with code 1 on failures."""
     started = time.monotonic()
     cases = list(loss_cases())
     agreements = list(tqdm(measure(cases), total=len(cases), desc="cases"))

@@ -57,7 +57,7 @@ def main(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_models(config: EvaluateConfig, record: Run) -> None:
-    """Evaluate each model in a directory of its own, and compare the other models with the first."""
+    """Evaluate each model, with a directory of its own for each, and compare the other models with the first."""
     started = time.monotonic()
     directories: dict[str, Path] = {}
     for model in (config.model_name_or_path, *config.models):
@@ -124,7 +124,7 @@ def evaluate_model(config: EvaluateConfig, record: Run) -> None:
 
 
 def publish(config: EvaluateConfig, record: Run) -> list[str]:
-    """Push samples, metrics and a card to the Hub if `hub_dataset_id` is set. Returns the URLs of the pushes."""
+    """Push samples, metrics and a card to the Hub if `hub_dataset_id` is set, and return the URLs of the pushes."""
     if config.hub_dataset_id is None:
         return []
     repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
@@ -146,7 +146,7 @@ def publish(config: EvaluateConfig, record: Run) -> list[str]:
 
 
 def draw_shards(config: EvaluateConfig) -> list[Path] | None:
-    """Draw this process's share of the samples.
+    """Draw and grade the samples of the shards that have no file yet and belong to this process.
 
     Returns:
         The paths of all shards, or None if other processes are still sampling.

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: LossLandscapeConfig, record: Run) -> None:
-    """Measure this process's rows of the grid; the last process to finish completes the run."""
+    """Measure the rows of the grid that belong to this process; the last process to finish completes the run."""
     summary = run_experiment(config, record, time.monotonic)
     if summary is None:
         return

@@ -19,8 +19,9 @@ _BOX = r"\\boxed\{[^\n]+\}"
 class Style:
     """How a model is asked a question, and the layout that the completion must have.
 
-    `layout` must match the complete completion, without surrounding white space. Matching a long text is fast, because
-    every repeated part of the pattern before the box stops at a literal that the part itself cannot match.
+    `instruction` and its `position` make the prompt. `layout` must match the complete completion, without surrounding
+    white space. In `layout`, every repeated part before the box ends at a literal that this part cannot match. This
+    keeps the matching of long texts fast.
     """
 
     instruction: str

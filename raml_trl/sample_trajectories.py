@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: SampleTrajectoriesConfig, record: Run) -> None:
-    """Write this process's share of the shards, and complete the run if no shard is missing any more."""
+    """Write the shards that belong to this process, and complete the run if no shard is missing any more."""
     started = time.monotonic()
     if config.engine != "server":
         check_model(config.model_name_or_path)
@@ -55,7 +55,10 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
-    """Count the trajectories of all shards, write the card, push if requested, and mark the run complete."""
+    """Count the trajectories of all shards, write the card, push if requested, and mark the run complete.
+
+    `paths` are the files of all shards, and `seconds` is the duration of the run.
+    """
     notes = add_notes(paths)
     sources: Counter[str] = Counter()
     correct, total = [], []
@@ -88,7 +91,7 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
 
 
 def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
-    """Return the card of the dataset, which becomes its README.md."""
+    """Return the card of the dataset `repo_id`. The card becomes the README.md of the dataset."""
     names = ("num_trajectories", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style")
     return trajectories_card(
         repo_id,

@@ -6,8 +6,8 @@ r"""Runs all trials of a sweep file in the format of Weights & Biases (W&B), wit
 A trial runs the command of the sweep file with one combination of the swept parameters, in a process of its own.
 Several trials can run at a time.
 
-Writes `sweep.json`, `sweep.md` and `sweep.svg` to `output_dir`. The directory of each trial is in `trials/`, and what
-the trial printed is in `logs/`. After an interruption, the same command resumes the sweep and its interrupted trials,
+Writes `sweep.json`, `sweep.md` and `sweep.svg` to `output_dir`. The directory of each trial is in `trials/`, and its
+output in `logs/`. After an interruption, the same command resumes the sweep and its interrupted trials,
 and runs failed trials once more. The command can be started several times at once, on one machine or on machines that
 share the file system: the trials are then divided among the started commands.
 """

@@ -5,7 +5,7 @@
 The verdict on a claim is that it holds, that it does not hold, or that it is inconclusive. A setting is one combination
 of the swept parameters, with one trial for each seed. `output_dir` gets:
 
-- `claims.md` and `claims.json`: every claim with its comparisons, and a summary of every setting;
+- `claims.md` and `claims.json`: every claim with its comparisons, and the results of every setting;
 - `claims.svg`: a figure of the comparisons;
 - `SWEEP.svg`, for each sweep: a figure of the learning curves;
 - `trials.json`: the learning curves, from which all other files can be generated again.

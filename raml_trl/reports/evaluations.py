@@ -82,7 +82,7 @@ def read_stages(named: Sequence[tuple[str, str]], seconds: Mapping[str, float], 
     Args:
         named: name and directory of each evaluation, in order.
         seconds: duration of the training runs, by name.
-        seed: for the resampling behind intervals and p-values.
+        seed: seed of the resampling for intervals and p-values.
 
     Raises:
         InputError: if a directory holds no complete evaluation of a single model.
@@ -197,7 +197,7 @@ class Group:
 
 
 def choose_samples(stage: Stage) -> list[Sample]:
-    """Return the first two correct and the first two wrong samples of a stage, from the first sample per question."""
+    """Return the first two correct and the first two wrong samples of a stage. Only sample 0 of a question is used."""
     path = Path(stage.directory) / _SAMPLES
     rows = [row for row in read_rows(path) if row["sample"] == 0] if path.is_file() else []
     right, wrong = ([row for row in rows if row["correct"] == correct] for correct in (True, False))

@@ -156,8 +156,8 @@ class CurveFigure:
 def average_curves(seeds: Sequence[Curve]) -> Band | None:
     """Average the curves of one quantity over seeds, with Student's 95 % interval, at the steps that all seeds logged.
 
-    Curves of 40 steps or more are first smoothed with a moving mean over a twentieth of the steps. Of more than 400
-    steps, at most 400 evenly spaced steps are kept.
+    `seeds` holds one curve for each seed. Curves of 40 steps or more are first smoothed with a moving mean over a
+    twentieth of the steps. Of more than 400 steps, at most 400 evenly spaced steps are kept.
 
     Returns:
         The band, or None if the seeds have no step in common.
@@ -229,5 +229,5 @@ def is_held_out(name: str) -> bool:
 
 
 def metric_order(name: str) -> tuple[int, str]:
-    """Sort key for metrics of evaluations during training: Pass@k and maj@k first, then mG-Pass@k, then G-Pass@k."""
+    """Return a key that sorts metrics of evaluations in training: Pass@k and maj@k, then mG-Pass@k, then G-Pass@k."""
     return name.count("_"), name.replace("pass", "")

@@ -23,10 +23,11 @@ PARTS: tuple[Part, ...] = ("update", "step")
 
 
 def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
-    """Return how the run divided its generations into micro-batches, from its settings and TRL's defaults.
+    """Return the settings that determine how `run` cut its generation batches into micro-batches.
 
-    `summary` says whether `length_bucketing` and `skip_zero_advantage` were on. Summaries of older versions lack these
-    two fields, which are then derived from the settings.
+    They come from the settings of the run and from TRL's defaults. `summary` says whether `length_bucketing` and
+    `skip_zero_advantage` were on. Summaries of older versions lack these two fields, which are then derived from the
+    settings.
     """
     settings, processes = run.settings, run.processes
     rollouts = settings.get("per_device_train_batch_size", 8)
@@ -98,7 +99,10 @@ def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, in
 
 
 def possible_m(run: TrainingRun) -> list[int]:
-    """Return the m that are G or a power of two below G and give each micro-batch a whole number of selected rows."""
+    """Return the values of m for which the step times of a run are predicted if there is no other run to compare.
+
+    They are G and the powers of two below G that give each micro-batch a whole number of selected rows.
+    """
     rollouts, g = run.settings.get("per_device_train_batch_size", 8), run.num_generations
     powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}
     return sorted(m for m in powers if rollouts * m % g == 0)

@@ -62,7 +62,7 @@ class StepTimeComparison:
         source: name of the run that the predictions are made from. It is not one of the measured runs.
         g: G (rollouts generated per group), the same in all runs.
         others: number of measured runs.
-        differ: whether there are runs with different m.
+        differ: whether the runs have different m.
         reason: why nothing is predicted, or None.
         rows: the times of each m.
     """
@@ -112,11 +112,13 @@ def is_timed(run: TrainingRun) -> bool:
 
 
 def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
-    """Return a key that is the same for runs that differ only in m and seed.
+    """Return a text that is equal for runs that differ only in m and seed.
+
+    Differences in `log_completions` and `max_steps` are ignored too.
 
     Args:
         run: a run of `train_grpo`.
-        same_inputs: whether runs with different models or data get different keys. False suits the trials of a sweep,
+        same_inputs: whether runs with different models or data get different texts. False suits the trials of a sweep,
             where each seed may have its own model and data.
     """
     ignored = _NOT_COMPARED | (set() if same_inputs else set(run.record["inputs"]))

@@ -14,7 +14,7 @@ def phases_of(splits: Mapping[str, Split]) -> list[str]:
 
 
 def split_table(splits: Mapping[str, Split]) -> Table:
-    """Make the table of seconds by phase, one row per training or combination of a sweep."""
+    """Make the table of seconds by phase, one row for each training and for each combination of a sweep."""
     phases = phases_of(splits)
     rows = []
     for name, split in splits.items():

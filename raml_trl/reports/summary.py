@@ -57,7 +57,7 @@ class StepTimes:
 
     Attributes:
         splits: seconds by phase of each training and each combination of a sweep.
-        speedups: comparisons of step times by m. The key says which runs are compared.
+        speedups: comparisons of step times by m. The name of each says which runs are compared.
         alone: names of the sweeps over m whose trials also differ in other settings, and are therefore not compared.
     """
 
@@ -68,7 +68,10 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows. `samples` is by name of the stage, `curves` by command (such as `train_grpo`)."""
+    """Everything a report shows.
+
+    `samples` maps the name of a stage to its samples. `curves` maps a command, such as `train_grpo`, to its figures.
+    """
 
     stages: list[Stage]
     trainings: list[Seeds]
@@ -120,7 +123,7 @@ def read_report(
         sweeps: output directories of `sweep`.
         baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. Sweeps that are not in it
             get the default baseline.
-        seed: for the resampling behind intervals and p-values.
+        seed: seed of the resampling for intervals and p-values.
 
     Raises:
         InputError: if a directory does not hold a run, an evaluation or a sweep that can be reported.

@@ -172,7 +172,7 @@ def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
 
 
 def settings_beside_m(combination: Settings) -> str:
-    """Return a key that is the same for combinations that differ only in m."""
+    """Return a text that is equal for combinations that differ only in m."""
     return repr([(name, value) for name, value in combination.items() if name != M])
 
 

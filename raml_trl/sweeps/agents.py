@@ -90,7 +90,7 @@ class Agents:
     def work(self, device: str | None = None) -> None:
         """Run one trial after another until every trial has a result.
 
-        While other agents run the remaining trials, wait: if one of these is interrupted, run it here.
+        While other agents run all remaining trials, wait. If one of these trials is interrupted, run it.
 
         Args:
             device: value of `CUDA_VISIBLE_DEVICES` for the trials; None keeps the value of the environment.

@@ -1,4 +1,4 @@
-"""Computes how cheap generation must be for selecting a smaller share of the rollouts to win in wall-clock time.
+"""Computes how cheap generation must be, so that training on a smaller share of the rollouts takes less time.
 
 An arm is one setting of a sweep, run with several seeds. Of two arms, `more` selects the larger share m/G of its
 rollouts and `fewer` the smaller share. Let a step of `more` cost 1: its generation costs f, its update 1 - f. A step of
@@ -24,9 +24,11 @@ class BreakEven:
     """The break-even of two arms, of which `fewer` selects the smaller share of its rollouts.
 
     `fewer` reaches `level` earlier than `more` if generation takes less than `share` of a step of `more`. So `fewer` is
-    never faster if `share` is 0 or less, and always faster if it is 1 or more. `low` and `high` are the smallest and
-    the largest share when one seed is left out. `allowed`, `share`, `low` and `high` are None if an arm reaches the
-    level already at its first evaluation, which leaves the number of steps unknown.
+    never faster if `share` is 0 or less, and always faster if it is 1 or more. `share` is also computed with each seed
+    left out in turn; `low` and `high` are the smallest and the largest of these values.
+
+    `allowed` and `share` are None if an arm reaches the level already at its first evaluation, which leaves the number
+    of steps unknown. `low` and `high` are None if this happens with all seeds or with one left out.
     """
 
     fewer: Arm
@@ -44,11 +46,10 @@ class BreakEven:
 
 
 def break_evens(comparisons: Iterable[ArmComparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
-    """Return, for each comparison, the generation share of a step at which the two arms need the same wall-clock time.
+    """Return the break-even of the two arms of each comparison to which it applies.
 
-    Only `equal_seconds` comparisons of arms that select different shares of their rollouts are used.
-
-    Comparisons with an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
+    These are the `equal_seconds` comparisons of arms that select different shares of their rollouts. Comparisons with
+    an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
 
     Raises:
         InputError: if an arm has no trial, or several trials for one seed.
@@ -106,7 +107,7 @@ def _share(fewer: Sequence[Trial], more: Sequence[Trial], metric: str) -> tuple[
 
 
 def break_even_table(break_evens: Sequence[BreakEven]) -> str:
-    """Format break-evens as a Markdown table, one line for each pair of arms."""
+    """Format break-evens as a Markdown table, one row for each pair of arms."""
     rows = [
         [
             "smaller share",

@@ -73,7 +73,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """The result of a comparison: the means of the two arms over the `seeds` that both have, and the difference."""
+    """The result of a comparison: the means of the two arms over the `seeds` that both have, and their difference."""
 
     comparison: ArmComparison
     seeds: tuple[int, ...]
@@ -119,8 +119,8 @@ class WeighedClaim:
         """`holds` if all comparisons hold; `does not hold` if the verdict of at least one is `does not hold`.
 
         `holds` needs no correction for the number of comparisons, because all of them must hold (intersection-union
-        test: Berger, Technometrics 24, 1982). `does not hold` rests on a single comparison and would need a correction.
-        None is made: with a handful of comparisons, this verdict is a warning.
+        test: Berger, Technometrics 24, 1982). `does not hold` rests on a single comparison and would need a correction,
+        which is not made. Take this verdict as a warning.
         """
         verdicts = {difference.verdict for difference in self.differences}
         if "does not hold" in verdicts:
@@ -186,9 +186,10 @@ def weigh(claim: Claim, sweeps: Mapping[str, Sequence[Trial]]) -> WeighedClaim:
 def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> ArmDifference:
     """Compare two arms, paired by seed.
 
-    For `equal_seconds` and `equal_rollouts`, the arm that ends with less time or fewer rollouts sets the budget, and
-    the metric of both arms is read where this budget is spent. All trials of an arm count with the same seconds per
-    step, the median over the arm, since other load on the machine changes the times of single trials.
+    For `equal_seconds` and `equal_rollouts`, the budget is the training time or the number of rollouts of the arm that
+    ends with less of it. The metric of each arm is read at the step at which the arm has spent this budget. Other load
+    on the machine changes the times of single trials, so all trials of an arm count with the same seconds per step, the
+    median over the arm.
 
     Raises:
         InputError: if an arm has no trial, several for one seed, or the arms have fewer than three seeds in common.
@@ -236,7 +237,9 @@ def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
 
 
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
-    """Return the trial of each seed of an arm. Tuned parameters have the value that was best on the other seeds.
+    """Return the trial of each seed of an arm.
+
+    For each seed, tuned parameters take the values with the highest mean of `metric` on the other seeds.
 
     Raises:
         InputError: if the arm has no trial, or several for one seed.

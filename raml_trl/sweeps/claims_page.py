@@ -23,7 +23,10 @@ def claims_page(
     settings: Mapping[str, Sequence[SettingSummary]],
     metric: str,
 ) -> str:
-    """Format all results as a Markdown page. `settings` maps the name of a sweep to the summaries of its settings."""
+    """Format all results as a Markdown page.
+
+    `settings` maps the name of a sweep to the summaries of its settings. `metric` is shown before other metrics.
+    """
     parts = [
         "# Claims",
         verdicts_table(claims),

@@ -165,7 +165,7 @@ def steps_to(trial: Trial, metric: str, level: float) -> int | None:
 def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float | None:
     """Return the step at which the mean curve of `trials` first reaches `level`, interpolated between evaluations.
 
-    Return None if the mean curve never reaches `level`, or is there already at the first evaluation.
+    Return None if the mean curve never reaches `level`, or has reached it already at the first evaluation.
     """
     curve = np.mean([trial.curve(metric) for trial in trials], axis=0)
     reached = np.flatnonzero(curve >= level)
@@ -202,7 +202,8 @@ def _order(value: Scalar) -> tuple[bool, float, str]:
 class LevelReached:
     """How many seeds of a setting reach a `level` of the metric, and how fast.
 
-    `reached` is the number of seeds. `steps` and `seconds` are medians over all seeds, and None unless all reach it.
+    `reached` is the number of seeds. `steps` and `seconds` are medians over all seeds, and None unless all seeds reach
+    the level.
     """
 
     level: float
@@ -215,8 +216,9 @@ class LevelReached:
 class SettingSummary:
     """The results of one setting over its `n` seeds.
 
-    `metrics` are means of the values at the last evaluation, and `steadiness` is a mean too. `step_seconds` and
-    `step_rollouts` are medians. `steps` is the smallest number of steps that a seed was trained and evaluated for.
+    `metrics` are means of the values at the last evaluation, and `steadiness` is the mean of the steadiness of each
+    seed. `step_seconds` and `step_rollouts` are medians. `steps` is the step of the last evaluation, the smallest over
+    the seeds.
     """
 
     parameters: Settings
@@ -240,7 +242,7 @@ def summarise_settings(trials: Sequence[Trial], *, metric: str, levels: Sequence
     Args:
         trials: all trials of one sweep.
         metric: the metric whose steadiness and levels are computed.
-        levels: values of `metric`; the summary says how fast each is reached.
+        levels: values of `metric`; the summary says how fast each value is reached.
     """
     summaries = []
     for parameters, group in by_setting(trials).items():

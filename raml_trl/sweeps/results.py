@@ -25,11 +25,11 @@ STATUSES: tuple[Status, ...] = ("complete", "failed", "unfinished")
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The result of a trial; of an unfinished trial, what is known so far.
+    """The result of a trial, which may also be unfinished.
 
-    `metric` is the sweep's metric, None unless the trial is complete. `reason` says why the trial failed, None unless
-    it did. `seconds` is the duration of the run, summed over its sessions if it was interrupted and resumed; None if it
-    has not started. `log` is the path of the log file.
+    `metric` is the sweep's metric, None unless the trial is complete. `reason` says why the trial failed; it is None if
+    the trial did not fail. `seconds` is the duration of the run, summed over its sessions if it was interrupted and
+    resumed; None if it has not started. `log` is the path of the log file.
     """
 
     name: str

@@ -3,7 +3,7 @@
 The list of trials is a pure function of the sweep file, the number of trials and a seed. The directory of a sweep
 holds
 
-    trials.json          the sweep, the number of trials and the seed that the list follows from
+    trials.json          the sweep, the number of trials and the seed, which determine the list
     trials/TRIAL/        the run of the trial
     logs/TRIAL.log       the output of the trial
     logs/TRIAL.json      the arguments of the trial
@@ -32,7 +32,7 @@ _TRIALS = "trials.json"
 def draw_trials(sweep: Sweep, count: int | None, seed: int) -> list[Settings]:
     """Return the parameters of `count` different trials.
 
-    A list with a larger count starts with the same trials.
+    A list with a larger `count` starts with the same trials.
 
     Args:
         sweep: the sweep file.
@@ -126,7 +126,7 @@ class Study:
         write_json(self.result_file(name), {"status": "failed", "metric": None, "reason": reason})
 
     def results(self) -> list[TrialResult]:
-        """Read the results of all trials so far, unfinished trials included."""
+        """Read the results that the trials have so far. Unfinished trials are included."""
         return [self._result(name) for name in self.trials]
 
     def _result(self, name: str) -> TrialResult:

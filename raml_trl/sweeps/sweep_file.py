@@ -23,7 +23,7 @@ Settings = dict[str, Scalar]
 """The values of the parameters of a trial, by name of the parameter."""
 
 SEED = "seed"
-"""The name of the parameter whose values repeat a setting. Results are averaged over them."""
+"""The name of the parameter that repeats a setting: results are averaged over its values."""
 
 _KEYS = frozenset({"program", "command", "method", "metric", "parameters", "run_cap"})
 _LABELS = frozenset({"name", "description", "project", "entity"})  # shown by W&B, ignored here
@@ -153,7 +153,8 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
 
     Args:
         sweep: the sweep whose command is expanded.
-        settings: all arguments of the trial, in order: its parameters, and others that W&B's agent does not pass.
+        settings: all arguments of the trial, in order: its parameters, then those that only we pass, such as
+            `output_dir`.
         json_file: the path that `${args_json_file}` expands to.
         environment: the environment variables that `${envvar:NAME}` expands to. With None, words of the command that
             contain such a macro are left out.
@@ -259,7 +260,7 @@ def _range(prefix: str, low: object, high: object, distribution: str | None, met
 
 
 def sweep_identity(sweep: Sweep) -> dict[str, object]:
-    """Return the parts of a sweep file that determine the trials, as JSON. If they are equal, the sweep is the same."""
+    """Return the parts of a sweep file that determine its trials, as JSON. Equal parts mean the same sweep."""
     spaces = {name: vars(parameter) for name, parameter in sweep.parameters.items()}
     content = [sweep.method, sweep.metric, sweep.goal, sweep.command, sweep.program, spaces]
     return {"sweep": json.loads(json.dumps(content))}
