@@ -74,7 +74,7 @@ def make_report(config: WandbReportConfig) -> "wr.Report":
     """Build the page without saving it.
 
     Raises:
-        InputError: if W&B refuses the connection or has no such project.
+        InputError: if W&B refuses the connection, or has no project with the name in `config`.
     """
     import wandb  # wandb and wandb-workspaces are an extra
     from wandb_workspaces.reports import v2 as wr

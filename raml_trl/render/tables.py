@@ -18,7 +18,7 @@ _INERT = re.compile(r"[^\w ./,()-]|_")
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: the value as `text`, its interval (or why there is no value) as `small`, its p-value as `p`."""
+    """A table cell: the value as `text`, its interval (or the reason for no value) as `small`, its p-value as `p`."""
 
     text: str
     small: str = ""

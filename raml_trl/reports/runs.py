@@ -183,7 +183,7 @@ def average_curves(seeds: Sequence[Curve]) -> Band | None:
 
 
 def curve_figures(lines: Mapping[str, Sequence[TrainingRun]]) -> list[CurveFigure]:
-    """Make a figure for every quantity of interest that the runs logged.
+    """Make one figure for each quantity that the report shows and the runs logged.
 
     `lines` maps the name of each line to the runs that the line averages, one for each seed.
     """

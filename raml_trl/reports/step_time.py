@@ -114,7 +114,7 @@ def is_timed(run: TrainingRun) -> bool:
 def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
     """Return a text that is equal for runs that differ only in m and seed.
 
-    Differences in `log_completions` and `max_steps` are ignored too.
+    Differences in `log_completions` and `max_steps` are also ignored.
 
     Args:
         run: a run of `train_grpo`.

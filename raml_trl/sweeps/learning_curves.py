@@ -180,8 +180,8 @@ def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float |
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
     """Group trials by setting, so that the trials of a group differ only in the seed.
 
-    The key is the swept parameters (those with several values among `trials`), or all parameters if none is swept. For
-    example, a sweep over m, learning rate and seed has one group for each pair of m and learning rate.
+    A setting holds the swept parameters (those with several values among `trials`), or all parameters if none is swept.
+    For example, a sweep over m, learning rate and seed has one group for each pair of m and learning rate.
     """
     names = [name for name in trials[0].parameters if name != SEED] if trials else []
     values = {name: {trial.parameters[name] for trial in trials} for name in names}

@@ -60,7 +60,7 @@ def read_metric(directory: Path, name: str) -> float:
     """Read the metric `name` of the run in `directory`.
 
     `name` is the name that was logged (`eval_pass@1`) or the name that W&B shows (`eval/pass@1`). The value comes from
-    the first of these places that has the metric:
+    the first of these sources that has the metric:
 
     - `log_history` in the `trainer_state.json` of a training run: the last value
     - `metrics.json` of an evaluation: the mean

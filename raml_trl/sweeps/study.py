@@ -180,7 +180,7 @@ def read_study(directory: Path, sweep: Sweep) -> Study:
     """Read the study in `directory` without changing anything.
 
     Raises:
-        InputError: if no study was started in `directory`, or the sweep file has changed since.
+        InputError: if no study was started in `directory`, or the sweep file has changed since the start.
     """
     path = directory / _TRIALS
     if not path.is_file():

@@ -1,8 +1,8 @@
 """Runs the experiment of `pseudo_gradient`: measures curves part by part, summarises them, and writes the results.
 
-A curve is the loss of the answer along a trajectory. A part is a file that holds the curves of some questions. A killed
-run resumes with the missing parts. The processes of `accelerate launch` divide the parts among themselves. The process
-that finds all parts complete writes the results.
+A curve is the loss of the answer along a trajectory. A part is a group of questions, whose curves are kept in one file.
+A killed run resumes with the missing parts. The processes of `accelerate launch` divide the parts among themselves. The
+process that finds all parts complete writes the results.
 """
 
 from collections.abc import Callable, Sequence

@@ -75,7 +75,7 @@ def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[Measur
 
 
 def bands_figure(bands: Sequence[Band]) -> str:
-    """Draw mean and quantiles of the loss of the answer, against tokens and against the share of the thinking.
+    """Draw mean and quantiles of the loss of the answer: once against tokens, once against shares of the thinking.
 
     The mean is smoothed over a hundredth of the axis if the axis is long enough.
 

@@ -120,7 +120,9 @@ def prune_and_answer(
 
 
 def still_correct(tasks: Sequence[Task], method: Method, paths: Sequence[Path]) -> Iterator[Task]:
-    """Yield every question with its shortened trajectories that led to a correct answer, if there are any.
+    """Yield every question with those of its shortened trajectories that led to a correct answer.
+
+    Questions without such a trajectory are left out.
 
     Args:
         tasks: the questions with their original trajectories.

@@ -42,7 +42,7 @@ def parse_method(name: str) -> Method:
     """Parse the name of a method.
 
     Raises:
-        InputError: if there is no such method.
+        InputError: if there is no method of this name, or the setting after the colon is missing or invalid.
     """
     kind, colon, setting = name.strip().partition(":")
     method = Method(kind, setting if colon else None)

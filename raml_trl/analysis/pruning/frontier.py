@@ -51,7 +51,7 @@ class MethodSummary:
     frontier: bool = False
 
     def as_json(self) -> dict[str, object]:
-        """Convert to JSON. Pass@k gets a key with the number k in it, such as `pass@4`."""
+        """Convert to JSON. The name of Pass@k contains the number k, such as `pass@4`."""
         content = {(f"pass@{self.k}" if name == "pass_at_k" else name): value for name, value in asdict(self).items()}
         del content["k"]
         return content

@@ -145,8 +145,8 @@ def settled(nll: Tensor, below: float) -> int:
 def drop_sentences(thinkings: Sequence[Thinking], tolerance: float, tools: Tools) -> list[Pruned]:
     """Drop sentences greedily, as long as the loss of the answer rises by at most `tolerance` nats.
 
-    The rise is measured against the complete thinking. Each round drops the sentence whose absence gives the lowest
-    loss, and the first such sentence in a tie. A round handles all trajectories together.
+    The rise is measured against the complete thinking. Each round drops one sentence of every trajectory: the sentence
+    whose absence gives the lowest loss, or the first of them in a tie. There are at most `tools.max_drops` rounds.
     """
     left = [split_sentences(thinking.text) for thinking in thinkings]
     pruned = [keep_first(thinking, len(thinking.ids)) for thinking in thinkings]

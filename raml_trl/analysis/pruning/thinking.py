@@ -51,7 +51,7 @@ class Thinking:
     def lay_out(self, text: str, answer: str, style: str) -> str:
         """Write a trajectory with the thinking `text`, and `answer` in its box, in the layout of `style`.
 
-        If this trajectory thinks in a `<think>` block, `text` is put into such a block too.
+        `text` is put into a `<think>` block if the thinking of this trajectory is in one.
         """
         if ANSWERING in self.stub and ANSWERING not in find_style(style).template:
             text = f"{THINKING}\n{text.strip()}\n{ANSWERING}"
