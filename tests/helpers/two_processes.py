@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from raml_trl.grpo.exchange import exchange_rows
+from raml_trl.grpo.images import split_pixels, stack_pixels
 from raml_trl.grpo.selection import STRATEGIES
 from tests.helpers.selectors import keyed, unkeyed
 from tests.helpers.trainers import (
@@ -72,17 +73,31 @@ WANTED = [np.array([6, 1, 4, 3, 7]), np.array([0, 5])]
 
 
 def exchanged(accelerator: Any) -> dict[str, Any]:
-    """Return the rows that `exchange_rows` brings to each process. As in TRL's batches, widths and types are mixed."""
-    own = torch.arange(4) + 4 * accelerator.process_index
-    width = 2 + accelerator.process_index
+    """Return the rows that `exchange_rows` brings to each process, out of batches that hold all kinds of values.
+
+    The widths of prompts and completions differ between processes, and only the second process has images.
+    """
+    here = accelerator.process_index
+    own = torch.arange(4) + 4 * here
+    prompts = torch.cat([torch.zeros(4, 1 + here, dtype=torch.long), own[:, None]], dim=1)
+    completions = torch.cat([own[:, None], torch.zeros(4, 2 + here, dtype=torch.long)], dim=1)
     batch = {
-        "prompt_ids": torch.cat([torch.zeros(4, width - 1, dtype=torch.long), own[:, None]], dim=1),
-        "completion_mask": torch.cat([own[:, None], torch.zeros(4, width, dtype=torch.long)], dim=1),
+        "prompt_ids": prompts,
+        "prompt_mask": prompts,
+        "completion_mask": completions,
         "advantages": own.float() / 3,
         "selected": own % 2 == 1,
         "num_items_in_batch": torch.tensor(7.0),
+        "nothing": None,
+        "texts": [f"row {row}" for row in own.tolist()],
+        "per_token": completions.double()[:, :, None].expand(-1, -1, 2),
+        "three": own[:, None].expand(4, 3),
     }
-    brought = exchange_rows(batch, WANTED, accelerator)
+    if here == 1:
+        batch |= {"num_images": [1, 0, 2, 1], "mm_token_type_ids": torch.cat([prompts, completions], dim=1)}
+        batch |= {"pixel_values": own[[0, 2, 2, 3]][:, None].float()}
+    batch = split_pixels(batch)
+    brought = stack_pixels(exchange_rows(batch, WANTED, accelerator))
     return dict(zip(("here", "there"), accelerate.utils.gather_object([brought]), strict=True))
 
 

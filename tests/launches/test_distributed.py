@@ -125,3 +125,15 @@ def test_exchanged_rows_arrive_in_the_requested_order(launched: dict[str, Any]) 
         assert torch.equal(brought["advantages"], rows.float() / 3)
         assert torch.equal(brought["selected"], rows % 2 == 1)
         assert brought["num_items_in_batch"] == 7
+        assert brought["nothing"] is None
+        assert brought["texts"] == [f"row {row}" for row in wanted]
+        assert brought["per_token"].tolist() == [[[row] * 2, [0] * 2, [0] * 2, [0] * 2] for row in wanted]
+        assert brought["three"].tolist() == [[row] * 3 for row in wanted]
+        images = {4: 1, 6: 2, 7: 1}
+        assert brought["num_images"] == [images.get(row, 0) for row in wanted]
+        assert brought.get("pixel_values", torch.empty(0)).flatten().tolist() == [
+            row for row in wanted for _ in range(images.get(row, 0))
+        ]
+        assert brought["mm_token_type_ids"].tolist() == [
+            [0, 0, row, row, 0, 0, 0] if row > 3 else [0] * 7 for row in wanted
+        ]
