@@ -22,7 +22,7 @@ from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run
-from raml_trl.sampling.loading import check_model
+from raml_trl.sampling.loading import check_model, check_text_model
 from raml_trl.sampling.vllm_engine import check_vllm
 from raml_trl.training.dashboards import check_dashboards
 from raml_trl.training.evaluation import read_evaluation
@@ -38,10 +38,12 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
     check_push(config, revisions=data.hub_revisions)
     if config.use_vllm:
         check_vllm()
-    check_model(model.model_name_or_path)
+    name = check_model(model.model_name_or_path)
     table = open_data(data)
     rows = grpo_rows(table, data.prompt_style)
     evaluation = read_evaluation(data, config, config.max_completion_length)
+    if evaluation is not None:
+        check_text_model(name, "eval_data")
     train(
         SubsetGRPOTrainer,
         config,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from datasets import Dataset, Features, List, Value
 
@@ -9,6 +10,7 @@ from raml_trl.data.reading import stream_questions
 from raml_trl.data.records import Question
 from raml_trl.data.tables import DataTable, cached_rows
 from raml_trl.prompts import prompt_messages
+from raml_trl.runtime.errors import InputError
 from raml_trl.training.config import TrainArguments
 
 _FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value("string")}), "answer": Value("string")})
@@ -25,8 +27,15 @@ def grpo_rows(table: DataTable, style: str) -> Dataset:
     `style` is the style of the prompt, a key of `prompts.STYLES`. The rows are cached on disk.
 
     Raises:
-        InputError: if the table cannot be read, or the grader cannot read an answer.
+        InputError: if the table cannot be read or has images, or the grader cannot read an answer.
     """
+    for row in islice(table.read(), 1):
+        column = next((name for name in ("image", "images") if isinstance(row, dict) and row.get(name)), None)
+        if column is not None:
+            raise InputError(
+                f"{table.name} has the column {column!r}, but train_grpo reads text only: remove the column to train "
+                "without images, or train with SubsetGRPOTrainer in Python, see docs/images.md"
+            )
     return cached_rows(_stream_rows, table, _FEATURES, key={"style": style}, style=style)
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -56,6 +57,22 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         return AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except LOADING_ERRORS as error:
         raise cannot_load(name, error) from error
+
+
+def check_text_model(name: str, setting: str) -> None:
+    """Check that a model has a tokenizer, and not a processor of text and other media, for a setting that needs one.
+
+    Raises:
+        InputError: if it has a processor, or neither can be loaded.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, error) from error
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        raise InputError(
+            f"{setting} needs a text model, but {name} has a {type(processor).__name__}: leave {setting} out"
+        )
 
 
 def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

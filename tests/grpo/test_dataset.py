@@ -25,5 +25,7 @@ def test_grpo_rows_follow_the_data(tmp_path: Path) -> None:
     assert evaluation_rows(load_questions(name), "bare").to_list() == rows.to_list()
     write(tmp_path, {"problem": "1+1", "answer": "4"})
     assert grpo_rows(open_table(name), "bare")["answer"] == ["4"]
+    with pytest.raises(InputError, match="has the column 'images', but train_grpo reads text only"):
+        grpo_rows(open_table(write(tmp_path, {"problem": "1+1", "answer": "2", "images": "a.png"})), "bare")
     with pytest.raises(InputError, match="the grader cannot read the answer"):
         grpo_rows(open_table(write(tmp_path, {"problem": "1+1", "answer": ""})), "bare")

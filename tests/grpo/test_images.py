@@ -1,17 +1,26 @@
 """Training on questions about images has TRL's gradients with m = G, and those of `mask` with fewer rollouts."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from trl import ModelConfig
 
+from raml_trl import SubsetGRPOConfig
 from raml_trl.grpo.images import split_pixels, stack_pixels
+from raml_trl.grpo.planning.config import PlanConfig
+from raml_trl.grpo.planning.memory import read_model
 from raml_trl.grpo.rows import take_rows
-from tests.helpers.image_runs import KINDS, SETTINGS, Gradients, difference, train_all
-from tests.helpers.trainers import digit_reward, make_trainer, questions
+from raml_trl.runtime.errors import InputError
+from tests.helpers import REPOSITORY
+from tests.helpers.image_runs import KINDS, SETTINGS, Gradients, difference, make_image_trainer, train_all
+from tests.helpers.trainers import digit_reward, make_trainer, questions, read_tables, untimed
 from tests.helpers.vision import LAYOUTS, save_vision_model
+from tests.training.test_evaluation import start
 
 # The largest relative differences that docs/images.md states.
 TOLERANCE = 1e-5
@@ -43,6 +52,25 @@ def test_gradients_in_every_layout(one_process: dict[str, Any], layout: str, set
     check(one_process[layout][setting])
 
 
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory = tmp_path_factory.mktemp("images")
+    config = REPOSITORY / "accelerate_configs" / "cpu.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    subprocess.run([*launch, "-m", "tests.helpers.image_runs", str(directory)], cwd=REPOSITORY, check=True, timeout=900)
+    return torch.load(directory / "results.pt", weights_only=False)
+
+
+@pytest.mark.slow
+@pytest.mark.children
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_on_two_processes(two_processes: dict[str, Any], layout: str, setting: str) -> None:
+    runs = two_processes[layout][setting]
+    assert {run["num_processes"] for run in runs.values()} == {2}
+    check(runs)
+
+
 @pytest.mark.long
 def test_text_with_a_multimodal_processor_is_trl_bit_for_bit(tmp_path: Path) -> None:
     processor = save_vision_model("tiles", tmp_path / "model")
@@ -57,6 +85,48 @@ def test_text_with_a_multimodal_processor_is_trl_bit_for_bit(tmp_path: Path) -> 
         [gradients[kind]] = recorder.steps
     assert gradients["TRL"].norm() > 0
     assert torch.equal(gradients["TRL"], gradients["plain"])
+
+
+@pytest.mark.long
+def test_resumed_in_the_middle_of_a_generation(tmp_path: Path) -> None:
+    processor = save_vision_model("tiles", tmp_path / "tiles")
+    settings = SETTINGS["images in all rows"] | KINDS["drop"] | {"max_steps": 3, "log_completions": True}
+    settings |= {"save_strategy": "steps", "save_steps": 1, "logging_steps": 3}
+    runs = {}
+    for name, checkpoint in (("whole", None), ("resumed", tmp_path / "whole" / "checkpoint-1")):
+        trainer, recorder = make_image_trainer(tmp_path, "tiles", processor, **(settings | {"output_dir": name}))
+        gradients = Gradients()
+        trainer.add_callback(gradients)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        tables = read_tables(tmp_path / name)
+        assert len(trainer._logs["images"]) == 12  # as many as the other columns of the table
+        runs[name] = (gradients.steps[-2:], str(untimed(recorder)), str(tables))
+    for whole, resumed in zip(runs["whole"][0], runs["resumed"][0], strict=True):
+        assert torch.equal(whole, resumed)
+    assert runs["whole"][1:] == runs["resumed"][1:]
+
+
+@pytest.mark.long
+def test_train_grpo_takes_text_and_rejects_other_uses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_vision_model("per image", tmp_path / "model")
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"problem": "{i}+1", "answer": "{i + 1}"}}\n' for i in range(32)))
+    settings = {"model_name_or_path": tmp_path / "model", "dataset_name": data, "max_steps": 1, "save_steps": 1}
+    settings |= {"max_completion_length": 8, "disable_tqdm": "true"}
+    evaluated = {"eval_data": data, "eval_strategy": "steps", "eval_steps": 1}
+    assert start("train_grpo", "grpo", **settings, **evaluated, output_dir=tmp_path / "evaluated") == 2
+    assert "eval_data needs a text model" in capsys.readouterr().err + caplog.text
+    assert not list(tmp_path.glob("evaluated/checkpoint-*"))
+    assert start("train_grpo", "grpo", **settings, output_dir=tmp_path / "run") == 0
+    assert (tmp_path / "run" / "README.md").is_file()
+    with pytest.raises(InputError, match="is multimodal: memory is predicted for text models only"):
+        read_model(
+            PlanConfig("", "", 8, seconds_generating=1.0, seconds_updating=1.0, length_median=9.0, length_sigma=1.0),
+            SubsetGRPOConfig(str(tmp_path), use_cpu=True, bf16=False),
+            ModelConfig(str(tmp_path / "model")),
+        )
 
 
 def layouts() -> Iterator[Any]:

@@ -80,7 +80,9 @@ def make_image_trainer(
         "train_dataset": image_questions(counts=counts),
         "processing_class": processor,
     }
-    return make_trainer(str(directory / layout), directory / "out", **(defaults | settings))
+    settings = defaults | settings
+    output = directory / settings.pop("output_dir", "out")
+    return make_trainer(str(directory / layout), output, **settings)
 
 
 def train_all(
@@ -111,7 +113,7 @@ def difference(run: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def main(directory: str) -> None:
-    results = train_all(Path(directory) / os.environ["RANK"])
+    results = train_all(Path(directory))
     if os.environ["RANK"] == "0":
         torch.save(results, Path(directory) / "results.pt")
 

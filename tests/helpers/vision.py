@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from PIL import Image
 from transformers import (
@@ -173,12 +174,18 @@ LAYOUTS: dict[str, Callable[[], tuple[PreTrainedModel, ProcessorMixin]]] = {
 
 
 def save_vision_model(layout: str, directory: Path) -> ProcessorMixin:
-    """Save a model with random weights, the same in every call, and its processor; return the processor."""
+    """Save a model with random weights, the same in every call, and its processor; return the processor.
+
+    In a launch, every process calls this function, and the first one saves.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, processor = LAYOUTS[layout]()
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
+    state = PartialState(cpu=True)
+    if state.is_main_process:
+        model.save_pretrained(directory)
+        processor.save_pretrained(directory)
+    state.wait_for_everyone()
     return processor
 
 

@@ -78,6 +78,8 @@ def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -
     name = config.model_config or check_model(model.model_name_or_path)
     try:
         described = AutoConfig.from_pretrained(name)
+        if described.get_text_config() is not described:
+            raise InputError(f"model {name} is multimodal: memory is predicted for text models only")
         with torch.device("meta"):
             empty: Any = AutoModelForCausalLM.from_config(described)
     except (OSError, ValueError) as error:
