@@ -57,9 +57,7 @@ def train(model_dir: str, tmp_path: Path, *, stock: bool = False, **settings: An
     defaults: dict[str, Any] = {"per_device_train_batch_size": 16, "num_generations": 8, "max_steps": 1, "seed": 3}
     defaults |= {"gradient_checkpointing": False, "logging_steps": 1, "max_grad_norm": 1e9}
     defaults |= {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
-    args = config(
-        str(tmp_path), gradient_checkpointing=False, logging_steps=1, max_grad_norm=1e9, **(defaults | settings)
-    )
+    args = config(str(tmp_path), **(defaults | settings))
     gradients = Gradients()
     trainer = trainer_class(
         model_dir, digit_reward, args, questions(), callbacks=[gradients], rollout_func=fixed_rollouts
