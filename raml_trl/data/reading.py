@@ -35,9 +35,9 @@ def open_data(arguments: TableArguments) -> DataTable:
 
 
 def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
-    """Yield the rows of a table in order: a `Task` for a usable row, a `Reject` for any other row.
+    """Yield, in order, a `Task` for each usable row of a table and a `Reject` for each row that cannot be used.
 
-    Rows that do not meet the `where` conditions of the recipe are skipped. A question without an `id` gets the number
+    Only rows that meet the `where` conditions of the recipe are read. A question without an `id` gets the number
     of its row, counted from 0, as its id.
 
     Raises:

@@ -76,7 +76,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.A
 def normalise(answer: str) -> str:
     r"""Return `answer` with a single spelling for each symbol, such as `\frac` for `\dfrac`, and `\pi` for π.
 
-    Text commands such as `\text{cm}` and units stay.
+    Units and text commands such as `\text{cm}` are left unchanged.
     """
     answer = answer.translate(_SIGNS)
     for pattern, replacement in _SPELLINGS:

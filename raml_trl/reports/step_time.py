@@ -61,8 +61,8 @@ class StepTimeComparison:
     Attributes:
         source: name of the run that the predictions are made from. It is not one of the measured runs.
         g: G (rollouts generated per group), the same in all runs.
-        others: number of measured runs.
-        differ: whether the runs have different m.
+        others: number of measured runs, which are all runs except `source`.
+        differ: whether the measured runs have different m.
         reason: why nothing is predicted, or None.
         rows: the times of each m.
     """

@@ -38,7 +38,7 @@ _FEATURES = Features(
 
 @dataclass(frozen=True)
 class ExampleCounts:
-    """The numbers of questions, trajectories and tokens in the data, used for training or left out."""
+    """How many questions, trajectories and tokens are in the data, how many are trained on, and how many are left out."""
 
     questions: int
     """All questions in the data."""

@@ -106,7 +106,9 @@ class Study:
         return self.directory / "logs" / f"{name}.log"
 
     def settings_file(self, name: str) -> Path:
-        """Return the file with the trial's arguments. `${args_json_file}` in the command expands to its path."""
+        """Return the file with the arguments of the trial `name`.
+
+        In the command of a sweep, `${args_json_file}` expands to the path of this file."""
         return self.directory / "logs" / f"{name}.json"
 
     def result_file(self, name: str) -> Path:
