@@ -38,7 +38,7 @@ _FEATURES = Features(
 
 @dataclass(frozen=True)
 class ExampleCounts:
-    """How many questions, trajectories and tokens are in the data, how many are trained on, and how many are left out."""
+    """How many questions, trajectories and tokens the data have, and how many are trained on or left out."""
 
     questions: int
     """All questions in the data."""

@@ -108,7 +108,8 @@ class Study:
     def settings_file(self, name: str) -> Path:
         """Return the file with the arguments of the trial `name`.
 
-        In the command of a sweep, `${args_json_file}` expands to the path of this file."""
+        In the command of a sweep, `${args_json_file}` expands to the path of this file.
+        """
         return self.directory / "logs" / f"{name}.json"
 
     def result_file(self, name: str) -> Path:
