@@ -20,7 +20,7 @@ from torch import Tensor
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
 from raml_trl.grpo.micro_batches import IDLE
-from raml_trl.grpo.rows import SELECTED, Batch, take_rows
+from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, Batch, take_rows
 from raml_trl.runtime.errors import InputError
 
 
@@ -64,6 +64,13 @@ def rows_per_micro_batch(table: RowTable, num_micro_batches: int) -> int:
             "that yields per_device_train_batch_size x steps_per_generation rows, as TRL's does"
         )
     return rows
+
+
+def mark_loss_rows(micro_batches: Sequence[Batch], rows: int) -> None:
+    """Set `LOSS_ROWS` to `rows` in the micro-batches that have another number of rows."""
+    for micro_batch in micro_batches:
+        if len(micro_batch["advantages"]) != rows:
+            micro_batch[LOSS_ROWS] = torch.tensor(rows)
 
 
 def take_micro_batches(

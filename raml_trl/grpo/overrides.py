@@ -19,7 +19,16 @@ from raml_trl.grpo.micro_batches import RowRules
 from raml_trl.runtime.errors import InputError
 
 Normalizer = Literal["rows", "tokens"]
-"""What a loss divides the sum over its rows by: the rows of the micro-batch, or `num_items_in_batch`."""
+"""What a loss divides the sum over its rows by.
+
+`"rows"`: the loss is a mean over the rows of the micro-batch, as with `loss_type: grpo`. `"tokens"`: it is a sum that
+is divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Both state that the term of a row depends on no
+other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and, for `selection: importance`, that the
+terms are proportional to the advantages, apart from `self.beta` times a KL term per row.
+
+None, the default: nothing is known. If a method that computes the loss or a micro-batch is overridden, rows neither
+move between micro-batches nor are skipped, and m < G is rejected if it needs the normaliser.
+"""
 
 # Methods whose override can make the loss depend on which rows share a micro-batch, and on how these are padded.
 _LOSS_METHODS = (
@@ -109,6 +118,29 @@ class Overrides:
                 f"selection {args.selection!r} weights the rows of the loss, but it is unknown how "
                 f"{', '.join(self.loss)} adds them up: {_DECLARE}, or use another selection"
             )
+
+    def check_step(self) -> None:
+        """Check that no override of `training_step` has replaced ours.
+
+        Raises:
+            InputError: if there is an override. Call this where an override that calls ours does not come.
+        """
+        if self.step:
+            raise InputError(
+                f"{self.step[0]} does not call super().training_step, so the loss cannot be restricted to the selected "
+                "rollouts: call it, or set num_generations_update to num_generations"
+            )
+
+    def refuse_inputs(self) -> None:
+        """Refuse an override of `_prepare_inputs` that has replaced ours.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{', '.join(self.loss)} does not call super()._prepare_inputs, so no rollout is selected: call it, or set "
+            "num_generations_update to num_generations"
+        )
 
     def restrict(self, rules: RowRules, args: SubsetGRPOConfig) -> RowRules:
         """Return the rules that leave the gradient unchanged whatever the overrides compute.

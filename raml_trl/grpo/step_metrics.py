@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from raml_trl.grpo.batching import num_cells, row_lengths
 from raml_trl.grpo.generation import Generation, loss_mask
 from raml_trl.grpo.ledger import Ledger, speedup
 from raml_trl.grpo.rows import Batch
@@ -54,6 +55,22 @@ def count_generation(
         "tokens/scored": scored,
         "tokens/trained": tokens,
     }
+
+
+def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int) -> None:
+    """Add the cells and tokens of the updates of a generation on this process to the ledger.
+
+    Args:
+        ledger: the ledger of the run.
+        batch: all rows of this process, as TRL padded them.
+        dealt: the micro-batches of this process.
+        passes: how often each micro-batch runs, TRL's `num_iterations`.
+    """
+    ledger.count(
+        cells_updating_all=passes * num_cells(batch),
+        cells_updating=passes * sum(map(num_cells, dealt)),
+        tokens_updating=passes * sum(int(row_lengths(part).sum()) for part in dealt),
+    )
 
 
 def selection_metrics(

@@ -1,9 +1,8 @@
 """`SubsetGRPOTrainer`: TRL's `GRPOTrainer` that trains on m of the G rollouts of every group.
 
 It differs from `GRPOTrainer` in five ways; each place is marked `# RaML:`.
-1. As soon as rewards are known, m rollouts of each group are selected. This happens before TRL computes
-   log-probabilities under the old and the reference model. Only the selected rollouts are scored, that is, get these
-   log-probabilities.
+1. As soon as rewards are known, m rollouts of each group are selected. Only these are scored, that is, get
+   log-probabilities under the old and the reference model.
 2. `subset_mode: drop` removes the other rows from the rollouts that TRL buffers; `mask` keeps these rows and masks
    their loss. Both give the same gradient.
 3. Rows with advantage 0 are skipped if they add nothing to the gradient.
@@ -34,6 +33,7 @@ from trl.trainer.utils import get_config_model_id
 
 from raml_trl.grpo.batching import (
     gather_row_table,
+    mark_loss_rows,
     num_cells,
     row_lengths,
     rows_per_micro_batch,
@@ -70,6 +70,7 @@ from raml_trl.grpo.scoring import Scores, score_rows
 from raml_trl.grpo.step_metrics import (
     OptimizerClock,
     count_generation,
+    count_updates,
     latest_correct,
     selection_metrics,
     time_metrics,
@@ -106,18 +107,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     _paper = PAPER
 
     args: SubsetGRPOConfig
-
     loss_normalizer: Normalizer | None = None
-    """What the loss divides by, for a subclass that overrides the loss or another method that computes a micro-batch.
-
-    `"rows"`: the loss is a mean over the rows of the micro-batch, as with `loss_type: grpo`. `"tokens"`: it is a sum
-    divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Both state that the term of a row depends on
-    no other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and, for `selection: importance`,
-    that the terms are proportional to the advantages, apart from `self.beta` times a KL term per row.
-
-    None: nothing is known. If such a method is overridden, rows neither move between micro-batches nor are skipped, and
-    m < G is rejected if it needs the normaliser.
-    """
+    """For a subclass that overrides the loss: what its loss divides by; see `overrides.Normalizer`."""
 
     def __init__(
         self,
@@ -164,12 +155,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             rows = self.accelerator.num_processes * len(generation_batch)
             self._completion_logs["extra"][rollout_table.SELECTED].extend([None] * rows)
             return batch
-        restricted = self.args.fraction < 1 or any(self.row_rules)
-        if restricted and self._overrides.step and not is_around(self, "compute_loss"):
-            raise InputError(
-                f"{self._overrides.step[0]} does not call super().training_step, so the loss cannot be restricted to "
-                "the selected rollouts: call it, or set num_generations_update to num_generations"
-            )
+        if (self.args.fraction < 1 or any(self.row_rules)) and not is_around(self, "compute_loss"):
+            self._overrides.check_step()
         with self.ledger.phase("preparing"), around(self, _generate_and_score_completions=self._around_generation):
             batch = super()._prepare_inputs(generation_batch)
         self._prepared, self._cells_of_update = True, num_cells(batch)
@@ -187,12 +174,10 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             batch = generate_and_score(inputs)
         if generation.lengths is None:  # an override does not call `_generate`
             generation.lengths = batch["completion_mask"].sum(dim=1)
-        # RaML: select after every override has acted on the batch, so that the rows, advantages and masks are those
-        # that TRL would train on.
+        # RaML: select after every override has acted, from the rows, advantages and masks that TRL would train on.
         if self._overrides.generation and not has_all_rows(batch, generation, self.args, self.accelerator):
-            columns = self._completion_logs
-            column = columns["extra"][rollout_table.SELECTED]
-            column.extend([True] * (len(columns["prompt"]) - len(column)))
+            column = self._completion_logs["extra"][rollout_table.SELECTED]
+            column.extend([True] * (len(self._completion_logs["prompt"]) - len(column)))
             return batch
         subset = self._select(generation, batch)
         with self.ledger.phase("selecting"):
@@ -213,9 +198,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             generation.add_fields(extra_fields)
             generation.early_rewards = self._calculate_rewards(generation.inputs, *args, completions, completion_ids)
             subset = self._select(generation)
-            trained = subset.selected
-            if not self._loss_metrics.runs_skipped_rows:
-                trained = self._trained(trained, subset.advantages)
+            keeps_all = self._loss_metrics.runs_skipped_rows
+            trained = subset.selected if keeps_all else self._trained(subset.selected, subset.advantages)
             trained = local_rows(trained, self.accelerator)
             rows = rows_to_score(trained, self.accelerator)
             if len(rows) < len(trained) or self.row_rules.length_bucketing:
@@ -259,19 +243,16 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self,
         generation: Generation,
         score: Callable[..., Scores],
-        model: torch.nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        *rest: Any,
+        *args: Any,
         **named: Any,
     ) -> Scores:
+        model, input_ids, attention_mask, logits_to_keep, *_ = args
         rows, cells = generation.rows_to_score, input_ids.numel()
         with self.ledger.phase("scoring"):
             self.ledger.count(cells_scoring_all=cells)
             if rows is None:
                 tokens = int(attention_mask[:, -logits_to_keep:].sum())
-                scores = score(model, input_ids, attention_mask, logits_to_keep, *rest, **named)
+                scores = score(*args, **named)
             else:
                 # RaML: score only the rows that will be trained on.
                 columns = split_completions(input_ids, attention_mask, logits_to_keep)
@@ -305,8 +286,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     @_buffered_inputs.setter
     def _buffered_inputs(self, micro_batches: list[Batch] | None) -> None:
-        # RaML: TRL has shuffled all rows of a generation and cut them into micro-batches; join them and cut only the
-        # rows that run.
+        # RaML: TRL has shuffled all rows and cut them into micro-batches; join them and cut only the rows that run.
         if micro_batches and SELECTED in micro_batches[0]:
             with self.ledger.phase("selecting"):
                 micro_batches = self._deal(join_batches(micro_batches))
@@ -319,25 +299,17 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
         table = gather_row_table(batch, live, self.accelerator)
         loss_rows = rows_per_micro_batch(table, args.steps_per_generation)
+        steps, window = args.steps_per_generation, args.bucketing_window
+        lengths = table.lengths if rules.length_bucketing else None
+        live_rows = table.live if rules.skip_zero_advantage else None
         micro_batches = deal_micro_batches(
-            table.selected,
-            args.steps_per_generation,
-            window=args.bucketing_window,
-            lengths=table.lengths if rules.length_bucketing else None,
-            live=table.live if rules.skip_zero_advantage else None,
-            keep_unselected=masks,
+            table.selected, steps, window=window, lengths=lengths, live=live_rows, keep_unselected=masks
         )
         dealt = take_micro_batches(batch, micro_batches, self.accelerator, mask_unselected=masks, trim=self._trim)
         if self._overrides.normalizer(self.loss_type) == "rows":
-            for part in dealt:
-                if len(part["advantages"]) != loss_rows:
-                    part[LOSS_ROWS] = torch.tensor(loss_rows)
+            mark_loss_rows(dealt, loss_rows)
         self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=not self._overrides.loss)
-        self.ledger.count(
-            cells_updating_all=self.num_iterations * num_cells(batch),
-            cells_updating=self.num_iterations * sum(map(num_cells, dealt)),
-            tokens_updating=self.num_iterations * sum(int(row_lengths(part).sum()) for part in dealt),
-        )
+        count_updates(self.ledger, batch, dealt, self.num_iterations)
         return dealt
 
     def _trim(self, batch: Batch) -> Batch:
@@ -364,10 +336,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self, compute_loss: Callable[..., Tensor], model: torch.nn.Module, inputs: Batch, *args: Any, **kwargs: Any
     ) -> Tensor:
         if not self._prepared and self.args.fraction < 1:
-            raise InputError(
-                f"{', '.join(self._overrides.loss)} does not call super()._prepare_inputs, so no rollout is selected: "
-                "call it, or set num_generations_update to num_generations"
-            )
+            self._overrides.refuse_inputs()
         # RaML: the advantages contain the row weights of selection `importance`, but the KL term does not.
         metrics = self._loss_metrics.of_micro_batch(inputs, self._metrics["train"])
         with metrics, weighted_beta(self, inputs.get(WEIGHTS)):
