@@ -8,6 +8,7 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
+from raml_trl.grpo.overrides import is_around
 from raml_trl.grpo.selection import STRATEGIES
 from tests.helpers.trainers import (
     fixed_rollouts,
@@ -86,12 +87,12 @@ def test_fewer_live_rows_than_micro_batches(model_dir: str, tmp_path: Path) -> N
 
 
 def scored(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Return a dict that counts the rows and cells for which TRL computes log-probs without gradient from now on."""
+    """Return a dict that counts the rows and cells for which TRL computes log-probs before training, from now on."""
     counts = {"rows": 0, "cells": 0}
     stock = GRPOTrainer._get_per_token_logps_and_entropies
 
     def counting(self: Any, model: Any, input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if is_around(self, "_get_per_token_logps_and_entropies"):  # not when the model's traits are read
             counts["rows"] += len(input_ids)
             counts["cells"] += input_ids.numel()
         return stock(self, model, input_ids, *rest, **named)
