@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.harness import RESULTS
+from raml_trl.grpo.agreement.results import agreement_table, from_json
 
 
 def load(name: str) -> Any:
@@ -103,6 +104,11 @@ def exponents_table() -> str:
     return "\n".join(rows)
 
 
+def features_table() -> str:
+    """Make the table of how closely the trainer agrees with TRL's, by feature of TRL."""
+    return agreement_table(from_json(load("features")), head="feature of TRL")
+
+
 _YARDSTICKS = {"cpu update": "CPU update", "gpu update": "GPU update", "gpu step": "GPU step"}
 _STEPS = {
     "padding": "TRL's default: micro-batches of 8",
@@ -127,5 +133,5 @@ def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
 
 
 if __name__ == "__main__":
-    tables = [summary_table(), sft_table(), growth_table(), likelihood_table(), exponents_table()]
+    tables = [summary_table(), sft_table(), growth_table(), likelihood_table(), exponents_table(), features_table()]
     sys.stdout.write("\n\n".join(tables) + "\n")

@@ -58,7 +58,7 @@ def main(config: CheckTRLConfig, record: Run | None) -> None:
     started = time.monotonic()
     cases = list(loss_cases())
     agreements = list(tqdm(measure(cases), total=len(cases), desc="cases"))
-    failures = [failure for result in agreements for failure in result.failures(config.tolerance)]
+    failures = [str(failure) for result in agreements for failure in result.failures(config.tolerance)]
     seconds = time.monotonic() - started
     sys.stdout.write(f"\n{agreement_table(agreements)}\n\n")
     for failure in failures:

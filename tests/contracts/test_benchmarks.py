@@ -11,9 +11,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks import harness, tables
 from benchmarks.data import growth as data_growth
 from benchmarks.data import sft_throughput
-from benchmarks.grpo import peak_memory, selection_cost, update_time, whole_step
+from benchmarks.grpo import features, peak_memory, selection_cost, update_time, whole_step
+from benchmarks.grpo.feature_cases import feature_cases
 from benchmarks.likelihood import along as likelihood_along
 from benchmarks.likelihood import growth as likelihood_growth
+from raml_trl.grpo.agreement.results import from_json
 from tests.helpers import REPOSITORY
 
 TOY = harness.Workload(questions=2, completion_length=12, max_length=12, prompt_length=4)
@@ -92,6 +94,29 @@ def test_likelihood_tables_equal_the_results(page: str) -> None:
     text = (REPOSITORY / page).read_text()
     assert tables.likelihood_table() in text
     assert tables.exponents_table() in text
+
+
+def test_features_table_equals_the_results() -> None:
+    page = (REPOSITORY / "docs/agreement.md").read_text()
+    assert tables.features_table() in page
+    assert [row["case"] for row in tables.load("features")] == [case.name for case in feature_cases()]
+    assert features.explanations_table() in page
+
+
+def test_every_feature_agrees_or_is_explained() -> None:
+    """The stored results have no failures except those for which the page gives a reason."""
+    results = from_json(tables.load("features"))
+    failing = {failure[:2] for row in results for failure in row.failures(features.TOLERANCE)}
+    assert {cell for cell in failing if not features.is_explained(*cell)} == set()
+    for start, (columns, _) in features.EXPLAINED.items():
+        for column in columns:
+            assert any(case.startswith(start) and column == failing_column for case, failing_column in failing)
+
+
+@pytest.mark.long
+def test_a_feature_is_measured() -> None:
+    [result] = features.measure_features("async tools")
+    assert [str(failure) for failure in result.failures(features.TOLERANCE)] == []
 
 
 def test_likelihood_benchmark_compares_the_same_prefixes() -> None:

@@ -58,7 +58,7 @@ def test_a_change_of_the_loss_of_trl_is_reported(monkeypatch: pytest.MonkeyPatch
     assert measured.columns["plain"].worst == 0.0  # the same rows share a micro-batch
     assert measured.columns["default"].gradient > 1e-3
     assert measured.columns["drop against mask"].gradient > 1e-3
-    failures = list(measured.failures(1e-4))
+    failures = [str(failure) for failure in measured.failures(1e-4)]
     assert len(failures) == 2
     assert failures[0].startswith("dapo: default: the gradient differs by ")
 
@@ -69,7 +69,7 @@ def test_a_departure_of_our_trainer_is_reported(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(comparison._VARIANTS, "plain", plain)
     [result] = measure([DAPO])
     [failure] = result.failures(1e-4)
-    assert failure.startswith("dapo: plain: ")
+    assert failure[:2] == ("dapo", "plain")
 
 
 @pytest.mark.long
@@ -80,13 +80,8 @@ def test_a_rejected_case_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(SubsetGRPOConfig, "__post_init__", reject)
     [result] = measure([DAPO])
-    assert len(list(result.failures(1e-4))) == 3
-    assert all(": skip_zero_advantage is on, but with beta" in failure for failure in result.failures(1e-4))
-    assert [failure.split(": ")[1] for failure in result.failures(1e-4)] == [
-        "plain is rejected",
-        "default is rejected",
-        "drop against mask is rejected",
-    ]
+    assert [failure.column for failure in result.failures(1e-4)] == ["plain", "default", "drop against mask"]
+    assert all("rejected: skip_zero_advantage is on" in str(failure) for failure in result.failures(1e-4))
 
 
 def test_differences_are_relative() -> None:

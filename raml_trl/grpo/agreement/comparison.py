@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trl import GRPOTrainer
 
@@ -50,6 +50,17 @@ class Difference:
         return max(self.gradient, self.logs)
 
 
+class Failure(NamedTuple):
+    """A column of a case that does not agree, and why."""
+
+    case: str
+    column: str
+    reason: str
+
+    def __str__(self) -> str:
+        return ": ".join(self)
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The result of a case: for each of `COLUMNS` the difference, or the message with which a setting was rejected."""
@@ -57,17 +68,17 @@ class Agreement:
     case: str
     columns: Mapping[str, Difference | str]
 
-    def failures(self, tolerance: float) -> Iterator[str]:
-        """Yield one description for each column that was rejected, or that differs by more than `tolerance`.
+    def failures(self, tolerance: float) -> Iterator[Failure]:
+        """Yield a failure for each column that was rejected, or that differs by more than `tolerance`.
 
         `plain` must not differ at all.
         """
         for name, result in self.columns.items():
             if isinstance(result, str):
-                yield f"{self.case}: {name} is rejected: {result}"
+                yield Failure(self.case, name, f"rejected: {result}")
             elif result.worst > (0.0 if name == "plain" else tolerance):
                 part = "the gradient" if result.gradient >= result.logs else f"the metric {result.metric}"
-                yield f"{self.case}: {name}: {part} differs by {result.worst:.1g}"
+                yield Failure(self.case, name, f"{part} differs by {result.worst:.1g}")
 
 
 def measure(cases: Iterable[Case]) -> Iterator[Agreement]:
@@ -82,13 +93,13 @@ def _measure(case: Case, workshop: Workshop) -> Agreement:
     assert max(float(gradient.norm()) for gradient in stock.gradients) > 0, case.name
     ours = {name: _train_or_reason(case, workshop, settings) for name, settings in _VARIANTS.items()}
     metrics = {name for entry in stock.logs for name in entry}
-    # The metrics of the loss are means over micro-batches, from which rows are moved or skipped by default.
+    # With m < G, metrics of the loss cover other rows: those that are trained on, or all that run.
     common = metrics - metrics_of_loss()
     return Agreement(
         case.name,
         {
             "plain": _difference_or_reason(ours["plain"], stock, metrics),
-            "default": _difference_or_reason(ours["default"], stock, common),
+            "default": _difference_or_reason(ours["default"], stock, metrics),
             "drop against mask": _difference_or_reason(ours["drop"], ours["mask"], common),
         },
     )
