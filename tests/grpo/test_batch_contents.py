@@ -51,6 +51,8 @@ class RichBatches(GRPOTrainer):
 class OursWithRichBatches(RichBatches, SubsetGRPOTrainer):
     """The same subclass, of our trainer."""
 
+    loss_normalizer = "tokens"
+
 
 def train(model_dir: str, tmp_path: Path, *, stock: bool = False, **settings: Any) -> dict[str, Any]:
     config, trainer_class = (GRPOConfig, RichBatches) if stock else (SubsetGRPOConfig, OursWithRichBatches)
