@@ -17,16 +17,21 @@ def extract_answer(text: str) -> str | None:
 
 
 def extract_box(text: str) -> str | None:
-    r"""Return the content of the last `\boxed{...}` whose braces balance, or None if there is none."""
+    r"""Return the content of the last `\boxed{...}` whose braces balance, or None if there is none.
+
+    An empty box counts only if all boxes are empty.
+    """
     if "\\boxed" not in text:
         return None
     open_braces: list[int] = []  # for each open brace, the start of its box content, or -1 for an ordinary brace
-    last = (-1, -1)
+    last = (-1, -1)  # an empty box counts only if there is no other
     for match in _BRACE.finditer(text):
         token = match.group()
         if token == "}":
             if open_braces:
-                last = max(last, (open_braces.pop(), match.start()))
+                box = (open_braces.pop(), match.start())
+                if last[0] < 0 or text[box[0] : box[1]].strip():
+                    last = max(last, box)
         elif token[-1] == "{" and token != r"\{":
             open_braces.append(match.end() if len(token) > 1 else -1)
     start, end = last

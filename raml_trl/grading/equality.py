@@ -6,10 +6,14 @@ that are neither numbers nor words are compared by the function `leaf`, which th
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from raml_trl.grading.notation import Group, compact, find_group, is_known_unit, normalise, plain, split, split_unit
+from raml_trl.grading.choices import read_choice, read_run
+from raml_trl.grading.clock import may_be_ratio, read_time, same_time
+from raml_trl.grading.notation import Group, compact, find_group, normalise, plain, split
 from raml_trl.grading.numbers import exact, same_number
+from raml_trl.grading.quantities import Quantity, counts_only, currencies_differ, read_quantity, units_differ
 
 Leaf = Callable[[str, str], bool | None]
 """Function that returns whether a leaf of the predicted answer equals a leaf of the reference; None if undecided."""
@@ -18,13 +22,23 @@ _MAX_UNORDERED = 32  # longest list or set whose parts may match in any order; l
 _WORD = re.compile(r"[A-Z]{2,3}|(?i:no|yes|[a-z][a-z' -]{3,})")
 _LETTER = re.compile(r"[A-Za-df-z]")  # all letters except e, which is a number
 _LETTERS = re.compile(r"[A-Za-z]+")
-_CHOICE = re.compile(r"\(([A-J])\)[.:]?\s*(.*)|([A-J])[.):]?", re.DOTALL)
+_SINGLE = re.compile(r"[A-Za-z]")
+_CONTRARY = {
+    "yes": {"no", "not", "never", "false", "wrong", "impossible", "cannot", "isn't", "can't", "but", "or"},
+    "no": {"yes", "true", "correct", "right", "but", "or"},
+}
+_AFFIRMATION = re.compile(r"(yes|no)\b[,.:;!]?\s*(.*)", re.DOTALL | re.IGNORECASE)
 _BASED = re.compile(r"([0-9A-Z]+)\s*_\{\s*(\d+)\s*\}")
 _NAME = re.compile(
     r"(?:[A-Za-z]|\\(?!frac)[a-z]+|(?:\\(?:angle|triangle)\s*)?[A-Z]{2,3}|[A-Za-z]{4,})'*(?:_\{\w+\})?"
     r"(?:\s*\([a-z](?:\s*,\s*[a-z])*\))?|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}"
 )
-_MEMBERSHIP = re.compile(r"[^\\]{1,20}?\\in(?![A-Za-z])\s*(.+)", re.DOTALL)
+_MEMBERSHIP = re.compile(
+    r"(?:\(?[A-Za-z](?:_\{\w+\})?(?: ?, ?[A-Za-z])*\)?|\\(?!in)[a-z]+) ?\\in(?![A-Za-z])\s*(.+)", re.DOTALL
+)
+_SET_BUILDER = re.compile(
+    r"\\\{ ?(?:[A-Za-z]|\\[a-z]+) ?(?:\\in ?\\mathbb\{R\} ?)?(?:\\mid|\||:) ?([^|]*(?:<|>|\\le|\\ge)[^|]*)\\\}"
+)
 _EQUALS = re.compile("=")
 _RELATION = re.compile(r"<|>|\\le|\\ge")
 
@@ -34,12 +48,14 @@ def same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
 
     Return None if that depends on two leaves for which `leaf` returns None.
     """
+    if currencies_differ(predicted, answer):
+        return False
     return _same(normalise(predicted), normalise(answer), leaf)
 
 
 def leaves(answer: str) -> list[str]:
     """Return the parts of `answer` that only algebra can compare, because they are neither numbers nor words."""
-    answer = split_unit(normalise(answer))[0]
+    answer = _unwrap(read_quantity(normalise(answer)).value)
     group = find_group(answer)
     if group is not None:
         return [leaf for part in group.parts for leaf in leaves(part)]
@@ -60,9 +76,14 @@ def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
     number = same_number(predicted, answer)
     if number is not None:
         return number
-    (p_value, p_unit), (a_value, a_unit) = split_unit(predicted), split_unit(answer)
-    if p_unit or a_unit:
-        return _same_quantities((p_value, p_unit), (a_value, a_unit), leaf)
+    verdict = _same_times(plain(predicted), plain(answer))
+    if verdict is None:
+        verdict = _same_several_choices(plain(predicted), plain(answer))
+    if verdict is not None:
+        return verdict
+    p_quantity, a_quantity = read_quantity(predicted), read_quantity(answer)
+    if p_quantity.value != predicted or a_quantity.value != answer:
+        return _same_quantities(p_quantity, a_quantity, (predicted, answer), leaf)
     p_range, a_range = _interval(predicted), _interval(answer)
     p_group, a_group = find_group(predicted), find_group(answer)
     if p_range and a_group and a_group.is_interval:
@@ -79,34 +100,58 @@ def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
     if len(p_members) > 1 or len(a_members) > 1:
         verdict = _same_equations(p_members, a_members, leaf)
         return leaf(plain(predicted), plain(answer)) if verdict is None else verdict
-    if _is_text(plain(predicted)) or _is_text(plain(answer)):
-        return _same_texts(plain(predicted), plain(answer), leaf)
-    return leaf(plain(predicted), plain(answer))
+    predicted, answer = plain(predicted), plain(answer)
+    if len(predicted) > 2 and _LETTERS.fullmatch(predicted) and predicted.casefold() == answer.casefold():
+        return _same_words(predicted, answer)
+    if _is_text(predicted) or _is_text(answer):
+        return _same_texts(predicted, answer, leaf)
+    return leaf(predicted, answer)
 
 
 def _unwrap(answer: str) -> str:
-    r"""Remove `x \in` from the front of an answer, and the braces of a set with a single element."""
+    r"""Remove `x \in` from the front of an answer, and the braces of a set with one element or a condition."""
     match = _MEMBERSHIP.fullmatch(answer)
     answer = normalise(match[1]) if match else answer
+    match = _SET_BUILDER.fullmatch(answer)
+    if match:
+        return normalise(match[1])
     group = find_group(answer)
     return normalise(group.parts[0]) if group and group.kind == "set" and len(group.parts) == 1 else answer
 
 
-def _same_quantities(predicted: tuple[str, str], answer: tuple[str, str], leaf: Leaf) -> bool | None:
-    """Compare two pairs of value and unit. A unit may be missing on one side, but two known units must be equal.
+def _same_times(predicted: str, answer: str) -> bool | None:
+    """Compare two answers of which one is a time of day. Return None if both may be something else, such as ratios."""
+    p, a = read_time(predicted), read_time(answer)
+    if p and a:
+        return None if may_be_ratio(a) and not p.half else same_time(p, a)
+    return False if (p and p.half) or (a and a.half) else None
+
+
+def _same_several_choices(predicted: str, answer: str) -> bool | None:
+    """Compare two choices of which one has several letters. Return None if one answer is something else."""
+    p, a = read_choice(predicted), read_choice(answer)
+    if (p and len(p.letters) > 1) or (a and len(a.letters) > 1):
+        p, a = p or read_run(predicted), a or read_run(answer)
+        return p.letters == a.letters if p and a else None
+    return None
+
+
+def _same_quantities(p: Quantity, a: Quantity, whole: tuple[str, str], leaf: Leaf) -> bool | None:
+    """Compare two quantities. The unit may be missing on one side. `whole` holds both answers as they were read.
 
     50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
     """
-    (p_value, p_unit), (a_value, a_unit) = predicted, answer
-    for (angle, unit), (arc, radians) in ((predicted, answer), (answer, predicted)):
-        if unit == "degree" and radians in ("", "radian") and r"\pi" in arc and r"\pi" not in angle:
-            return leaf(rf"\frac{{\pi}}{{180}}({plain(angle)})", plain(arc))
-    if p_unit != a_unit and is_known_unit(p_unit) and is_known_unit(a_unit):
+    for angle, arc in ((p, a), (a, p)):
+        if angle.unit == "degree" and arc.unit in ("", "radian") and r"\pi" in arc.value and r"\pi" not in angle.value:
+            return leaf(rf"\frac{{\pi}}{{180}}({plain(angle.value)})", plain(arc.value))
+    if units_differ(p, a):
         return False
-    p, a = exact(p_value), exact(a_value)
-    if p is not None and a is not None and (p_unit == "%") != (a_unit == "%"):
-        return p == a or (p == 100 * a if p_unit == "%" else a == 100 * p)
-    return _same(normalise(p_value), normalise(a_value), leaf)
+    if not a.noun and not counts_only(p):
+        return leaf(plain(whole[0]), plain(whole[1]))
+    p_number, a_number = exact(p.value), exact(a.value)
+    if p_number is not None and a_number is not None and (p.unit == "%") != (a.unit == "%"):
+        return p_number == a_number or (p_number == 100 * a_number if p.unit == "%" else a_number == 100 * p_number)
+    return _same(normalise(p.value), normalise(a.value), leaf)
 
 
 def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
@@ -115,6 +160,8 @@ def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
         return False
     if p.kind != a.kind and "list" not in (p.kind, a.kind):
         return False
+    if p.kind == a.kind == "ratio" and len(p.parts) == len(a.parts) == 2:
+        return _same("({})/({})".format(*p.parts), "({})/({})".format(*a.parts), leaf)
     if p.kind == "ratio" and a.kind == "ratio":
         p_values, a_values = ([value for part in group.parts if (value := exact(part)) is not None] for group in (p, a))
         if len(p_values) == len(a_values) == len(p.parts):
@@ -168,28 +215,59 @@ def _values(members: Sequence[str]) -> Sequence[str]:
 
 
 def _same_texts(predicted: str, answer: str, leaf: Leaf) -> bool | None:
+    if _SINGLE.fullmatch(predicted) and _SINGLE.fullmatch(answer):
+        return predicted == answer
+    p_yes, a_yes = _affirmation(predicted), _affirmation(answer)
+    if p_yes and a_yes:
+        return p_yes == a_yes
+    p_choice, a_choice = read_choice(predicted), read_choice(answer)
+    if p_choice and a_choice:
+        letters = p_choice.letters == a_choice.letters
+        if not (p_choice.content and a_choice.content):
+            return letters
+        return _all([letters, _same(normalise(p_choice.content), normalise(a_choice.content), leaf)])
     for pattern, like in ((_WORD, _LETTERS), (_LETTERS, _WORD), (_WORD, _WORD), (_BASED, _BASED)):
         if pattern.fullmatch(predicted) and like.fullmatch(answer):
-            return compact(predicted).casefold() == compact(answer).casefold()
+            return _same_words(predicted, answer)
     if _BASED.fullmatch(predicted) or _BASED.fullmatch(answer):
         return False  # the other answer shows no base, so its base is ten
-    p_choice, a_choice = _CHOICE.fullmatch(predicted), _CHOICE.fullmatch(answer)
-    if p_choice and a_choice:
-        letters = (p_choice[1] or p_choice[3]) == (a_choice[1] or a_choice[3])
-        if not (p_choice[2] and a_choice[2]):
-            return letters
-        return _all([letters, _same(normalise(p_choice[2]), normalise(a_choice[2]), leaf)])
-    if p_choice and p_choice[2]:
-        return _same(normalise(p_choice[2]), answer, leaf)
-    if a_choice and a_choice[2]:
-        return _same(predicted, normalise(a_choice[2]), leaf)
+    if p_choice and p_choice.content:
+        return _same(normalise(p_choice.content), answer, leaf)
+    if a_choice and a_choice.content:
+        return _same(predicted, normalise(a_choice.content), leaf)
     if all(_is_text(text) or exact(text) is not None for text in (predicted, answer)):
         return False
     return leaf(predicted, answer)
 
 
+def _same_words(first: str, second: str) -> bool:
+    """Return whether two texts have the same words. Case counts in names such as AB, and a plural in single words."""
+    if compact(first) == compact(second):
+        return True
+    if not all(word.istitle() or word.islower() or len(word) > 3 for text in (first, second) for word in text.split()):
+        return False
+    first, second = first.casefold(), second.casefold()
+    if " " in first and " " in second:
+        first, second = first.removesuffix("s"), second.removesuffix("s")
+    return compact(first) == compact(second)
+
+
+def _affirmation(text: str) -> str:
+    """Return "yes" or "no" if `text` says so and does not contradict itself, otherwise ""."""
+    match = _AFFIRMATION.fullmatch(text)
+    if match is None:
+        return ""
+    said, words = match[1].lower(), set(re.findall("[a-z']+", match[2].lower()))
+    explained = not words or match[0][len(said)] in ",.:;!"
+    return said if explained and not words & _CONTRARY[said] else ""
+
+
 def _is_text(answer: str) -> bool:
-    return any(pattern.fullmatch(answer) for pattern in (_WORD, _CHOICE, _BASED, _LETTER))
+    return (
+        any(pattern.fullmatch(answer) for pattern in (_WORD, _BASED, _LETTER))
+        or read_choice(answer) is not None
+        or _affirmation(answer) != ""
+    )
 
 
 def _interval(answer: str) -> Group | None:
@@ -236,6 +314,9 @@ def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> boo
     if len(predicted) != len(answer):
         return False
     if len(answer) > _MAX_UNORDERED:
+        p_numbers, a_numbers = ([exact(normalise(part)) for part in parts] for parts in (predicted, answer))
+        if None not in p_numbers and None not in a_numbers:
+            return Counter(p_numbers) == Counter(a_numbers)
         return _all(_same(normalise(x), normalise(y), leaf) for x, y in zip(predicted, answer, strict=True))
     unpaired, unknown = [normalise(part) for part in predicted], False
     for target in map(normalise, answer):

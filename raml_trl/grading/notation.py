@@ -1,74 +1,110 @@
-r"""Normalises the spelling of answers, separates units, and splits lists, tuples and other groups into their parts.
+r"""Normalises the spelling of answers, and splits lists, tuples and other groups into their parts.
 
 This module handles notation only; the module `equality` decides which answers are equal.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+
+def _small_fraction(character: str) -> str:
+    above, below = unicodedata.normalize("NFKC", character).split("\N{FRACTION SLASH}")
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _raised(match: re.Match[str]) -> str:
+    return "^{" + unicodedata.normalize("NFKC", match.group()).replace("\N{MINUS SIGN}", "-") + "}"
+
+
+def _joined(match: re.Match[str]) -> str:
+    return match.group().replace(" ", "")
+
+
+_FUNCTION = r"(\\(?:sin|cos|tan|cot|sec|csc))"
+_ORDINAL = r"(\d)\s*(?:\^\s*\{?\s*)?(?:\\(?:text|mathrm)\s*\{\s*)?(?:st|nd|rd|th)\s*(?:\}\s*){0,2}"
+_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(?:[./][0-9]+)?", re.ASCII)
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _SIGNS = str.maketrans(
     {
         **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "±": r"\pm ", "°": r"^\circ "},  # noqa: RUF001
         **{"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},  # noqa: RUF001
-        **{"²": "^2", "³": "^3", "\N{NO-BREAK SPACE}": " ", "’": "'"},  # noqa: RUF001
+        **{"∅": r"\emptyset ", "Ω": r"\Omega ", "ℝ": r"\mathbb{R}"},  # noqa: RUF001
+        **{"⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "、": ",", "。": ".", "～": "~", "⁄": "/", "∕": "/"},  # noqa: RUF001
+        **{"‐": "-", "‑": "-", "—": "-", "\N{NO-BREAK SPACE}": " ", "’": "'"},  # noqa: RUF001
+        **{chr(0xFF01 + code): chr(0x21 + code) for code in range(94)},  # full-width signs
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),  # zero-width characters
+        **{"\u3000": " ", "\u2002": " ", "\u2003": " ", "\u2009": " ", "\u202f": " "},
+        **{character: _small_fraction(character) for character in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
     }
 )
+# Each row has a string without which its pattern cannot match, the pattern, and the replacement.
 _SPELLINGS = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r",\\!\s*|\{,\}", ","),
-        (r"√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1}"),
-        (r"\\\$|\$|£|€", ""),
-        (r"(?<!\\)\\[!,;: ]|\\q?quad(?![A-Za-z])|\\displaystyle(?![A-Za-z])|~", " "),
-        (r"\\%", "%"),
-        (r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])", ""),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-        (r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
-        (r"\\leq(?:slant|q)?(?![A-Za-z])|<=", r"\\le "),
-        (r"\\geq(?:slant|q)?(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\neq(?![A-Za-z])|!=", r"\\ne "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\colon(?![A-Za-z])", ":"),
-        (r"\*\*", "^"),
-        (r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\degree(?![A-Za-z])", r" \\text{degrees} "),
-        (r"([\^_])\s*([+-]?\d+|[A-Za-z])", r"\1{\2}"),
-        (r"\s+", " "),
+    (marker, re.compile(pattern), replacement)
+    for marker, pattern, replacement in (
+        (",", r",\\!\s*|\{,\}", ","),
+        ("**", r"^\s*\*\*(.*)\*\*\s*$", r"\1"),
+        ("\\", r"(?<!\\)\\[()\[\]]", " "),
+        ("\\", r"\\(?:tiny|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])", " "),
+        ("color", r"\\(?:text)?color\s*\{[a-z]+\}", " "),
+        ("\\", r"\\(?:bm|boldsymbol|pmb)\s*\{([^{}]*)\}", r" \1 "),
+        (":", r"^\s*(?i:final )?(?i:answer)\s*:|^\s*\\text\s*\{\s*(?i:final )?(?i:answer)\s*:\s*\}", ""),
+        ("e", r"^\s*([+-]?\d(?:\.\d+)?)e([+-]\d{2,3})\s*$", r"\1 \\cdot 10^{\2}"),  # as JSON spells small numbers
+        (r"\text", r"^\s*\\text\s*\{\s*([+-]?\d[\d.,]*)\s+([^{}]*)\}\s*$", r"\1 \\text{\2}"),
+        ("ll real", r"^\s*(?:\\text\s*\{)?\s*(?i:all real numbers)\s*\}?\s*$", r"\\mathbb{R}"),
+        (r"\mathbb", r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+        ("", r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log)(?![A-Za-z])", r"\\\1"),
+        (r"\sqrt", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        ("", rf"{_ORDINAL}$", r"\1"),
+        ("√", r"√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1}"),
+        ("", r"\\\$|\$|£|€|¥|₹", ""),
+        ("", r"(?<!\\)\\[!,;: ]|\\q?quad(?![A-Za-z])|\\displaystyle(?![A-Za-z])|~", " "),
+        (r"\%", r"\\%", "%"),
+        ("\\", r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])", ""),
+        ("frac", r"\\[dtcs]frac(?![A-Za-z])", r"\\frac"),
+        (r"\frac", r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\frac", r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\frac", r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
+        (r"\sqrt", r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
+        ("", r"\\leq(?:slant|q)?(?![A-Za-z])|<=", r"\\le "),
+        ("", r"\\geq(?:slant|q)?(?![A-Za-z])|>=", r"\\ge "),
+        ("", r"\\neq(?![A-Za-z])|!=", r"\\ne "),
+        (r"\lt", r"\\lt(?![A-Za-z])", "<"),
+        (r"\gt", r"\\gt(?![A-Za-z])", ">"),
+        (r"\varnothing", r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
+        (r"\langle", r"\\langle(?![A-Za-z])", "("),
+        (r"\rangle", r"\\rangle(?![A-Za-z])", ")"),
+        (r"\lbrace", r"\\lbrace(?![A-Za-z])", r"\\{"),
+        (r"\rbrace", r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"\colon", r"\\colon(?![A-Za-z])", ":"),
+        ("**", r"\*\*", "^"),
+        ("\\", r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\degree(?![A-Za-z])", r" \\text{degrees} "),
+        ("", r"([\^_])\s*([+-]?\d+|[A-Za-z])", r"\1{\2}"),
+        ("", r"\s+", " "),
+        (
+            "degrees}",
+            rf"{_FUNCTION}[ {{(]*(\d+(?:\.\d+)?)[ )}}]*\\text\{{degrees\}}[ )}}]*",
+            r"\1(\\frac{\2\\pi}{180})",
+        ),
+        ("to", r"(\d+) (?:\\text ?\{ ?to ?\}|to) ?(\d+)", r"\1:\2"),
+        ("_", r"\(([0-9A-Z]+)\) ?_", r"\1_"),
+        ("C", r"(?:\{ ?\} ?)?\^\{(\d+)\} ?C ?_\{(\d+)\}", r"\\binom{\1}{\2}"),
+        ("C", r"(?<![A-Za-z\\])C ?_\{(\d+)\} ?\^\{(\d+)\}", r"\\binom{\1}{\2}"),
+        (" ", r"(?<![\d.^{}])(\d{1,3})((?: \d{3})+)(?! ?[\d/.])", _joined),
     )
 ]
-_TEXT = r"\\(?:text(?:bf|it|rm|sf|normal)?|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s*\{([^{}]*)\}"
-_TEXTS = re.compile(_TEXT)
+TEXT = r"\\(?:text(?:bf|it|rm|sf|normal)?|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s*\{([^{}]*)\}"
+_TEXTS = re.compile(TEXT)
+_SPACE = re.compile(r"(?<![0-9]) +| +(?![0-9])")
 
-_UNIT_NAMES = {
-    **{"cm": ("centimeter", "centimetre"), "mm": ("millimeter", "millimetre"), "km": ("kilometer", "kilometre")},
-    **{"m": ("meter", "metre"), "in": ("inch", "inche"), "ft": ("foot", "feet"), "mi": ("mile",)},
-    **{"s": ("sec", "second"), "min": ("minute",), "h": ("hr", "hour"), "day": (), "week": (), "year": ()},
-    **{"dollar": ("usd",), "cent": (), "g": ("gram",), "kg": ("kilogram",), "mph": (), "unit": ()},
-    **{"degree": ("deg",), "radian": ("rad",), "%": ("percent",)},
-}
-_UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in (unit, *names)}
-# Outside \text{...}, only names that cannot be a product of variables count as units.
-_PLAIN_UNITS = "|".join(name for name in _UNITS if len(name) > 2 or name in ("cm", "mm", "km", "kg"))
-_UNIT = re.compile(
-    rf"(?:{_TEXT}|(?<![A-Za-z\\])((?:sq(?:uare|\.)?\s*)?(?:{_PLAIN_UNITS})s?)|(%))\s*(\^\{{[23]\}})?\Z", re.IGNORECASE
-)
-_AMOUNT = re.compile(r"[\d)}]|\\pi")
-_NO_UNIT = re.compile(r"\b(?:and|or|more|less|than|if|for|where|mod|base|not|is|to)\b", re.IGNORECASE)
-
-_SEPARATORS = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|[,;]")
-_TOKEN = re.compile(
-    r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\\[A-Za-z]+|\\.|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|.",
-    re.DOTALL,
-)
+_CONJUNCTION = r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or|或|和)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
+_SEPARATORS = re.compile(rf"{_CONJUNCTION}|[,;或和]")
+_TOKEN = re.compile(rf"{_CONJUNCTION}|\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING, _CLOSING = {"(", "[", "{", r"\{", r"\begin"}, {")", "]", "}", r"\}", r"\end"}
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_SYSTEM = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
 
 
@@ -78,9 +114,12 @@ def normalise(answer: str) -> str:
 
     Units and text commands such as `\text{cm}` are left unchanged.
     """
-    answer = answer.translate(_SIGNS)
-    for pattern, replacement in _SPELLINGS:
-        answer = pattern.sub(replacement, answer)
+    if _PLAIN_NUMBER.fullmatch(answer):
+        return answer
+    answer = _RAISED.sub(_raised, answer).translate(_SIGNS)
+    for marker, pattern, replacement in _SPELLINGS:
+        if marker in answer:
+            answer = pattern.sub(replacement, answer)
     answer = answer.strip()
     if answer.endswith(".") and not answer.endswith(r"\."):
         answer = answer[:-1].rstrip()
@@ -93,29 +132,11 @@ def plain(answer: str) -> str:
 
 
 def compact(answer: str) -> str:
-    """Return `answer` without text commands and spaces. Only compare the result: words may have merged."""
-    return plain(answer).replace(" ", "")
+    """Return `answer` without text commands and spaces. Only compare the result: words may have merged.
 
-
-def split_unit(answer: str) -> tuple[str, str]:
-    """Return the answer without its unit, and the canonical name of the unit, or "" if there is none."""
-    match = _UNIT.search(answer)
-    if match is None or _AMOUNT.search(answer, 0, match.start()) is None:
-        return answer, ""
-    text, word, percent, power = match.groups()
-    name = (text or word or percent or "").strip().lower()
-    if _NO_UNIT.search(name) or not re.fullmatch(r"[a-z%][a-z%/. ]*", name):
-        return answer, ""
-    square = re.match(r"sq(?:uare|\.)?\s+|sq\.?(?=[a-z]{2}\b)", name)
-    if square:
-        name, power = name[square.end() :], "^{2}"
-    unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s")) or name
-    return answer[: match.start()].strip(), unit + (power or "")
-
-
-def is_known_unit(unit: str) -> bool:
-    """Return whether `unit`, a name from `split_unit`, is in our table. Different units in it are never equal."""
-    return unit.partition("^")[0] in _UNIT_NAMES
+    Spaces between digits stay: `5 6` is not 56.
+    """
+    return _SPACE.sub("", plain(answer))
 
 
 def split(answer: str, separator: re.Pattern[str]) -> list[str]:
@@ -176,6 +197,10 @@ def find_group(answer: str) -> Group | None:
         pieces = split(answer[1:-1], re.compile("[,;]"))
         if len(pieces) > 1:
             return Group(answer[0] + answer[-1], tuple(pieces))
+    match = _SYSTEM.fullmatch(answer)
+    if match and "&" not in match[1]:
+        members = [member for member in split(match[1], _ROW) if member]
+        return Group("list", tuple(members)) if len(members) > 1 else None
     match = _MATRIX.fullmatch(answer)
     if match:
         rows = [split(row, _CELL) for row in split(match[2], _ROW)]

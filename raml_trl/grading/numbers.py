@@ -18,7 +18,8 @@ MAX_FACTORIAL = 2_000
 _MAX_EXPONENT = 10_000
 
 _NUMBER = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
-_TOKEN = re.compile(rf"\s*({_NUMBER}|\\[a-z]+|[-+*/^!(){{}}])", re.ASCII)
+_REPEATING = r"[0-9]{0,50}\.[0-9]{0,50}\\overline ?\{[0-9]{1,50}\}"
+_TOKEN = re.compile(rf"\s*({_REPEATING}|{_NUMBER}|\\[a-z]+|[-+*/^!(){{}}])", re.ASCII)
 _PLAIN = re.compile(r"[+-]?[0-9]{1,100}", re.ASCII)
 _MIXED = re.compile(r"([+-]?\s*[0-9]{1,100})\s+([0-9]{1,100}\s*/\s*[0-9]{1,100})", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?[0-9,]*\.([0-9]+)", re.ASCII)
@@ -201,6 +202,8 @@ class _Reader:
             return _root(self.bracket("{"))
         if not token or token[0] not in "0123456789.":
             raise _Unread
+        if token.endswith("}"):
+            return _repeating(token)
         value = Fraction(token.replace(",", ""))
         if token.isdigit() and _FRACTION.fullmatch(" ".join(self.tokens[self.place : self.place + 7])):
             value += self.atom()  # a mixed number
@@ -215,6 +218,15 @@ class _Reader:
             raise _Unread
         self.depth -= 1
         return value
+
+
+def _repeating(text: str) -> Fraction:
+    r"""Return the value of a repeating decimal such as `0.1\overline{6}`."""
+    start, _, period = text.partition("\\overline")
+    whole, _, digits = start.partition(".")
+    period = period.strip(" {}")
+    nines = 10 ** len(period) - 1
+    return Fraction(int((whole + digits) or "0") * nines + int(period), nines * 10 ** len(digits))
 
 
 def _bounded(value: Fraction) -> Fraction:

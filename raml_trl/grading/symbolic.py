@@ -5,6 +5,7 @@ comparison may take any amount of time and memory, so callers must limit them.
 """
 
 import logging
+import re
 from functools import lru_cache
 
 import sympy
@@ -17,6 +18,10 @@ _DIGITS = 15
 _RELATIVE = 1e-5  # decimals are often rounded to six digits
 _STEP = 0.37  # distance between the values that two symbols get in a numerical comparison
 
+_UNREADABLE = re.compile(r"\\(?:[hv]?phantom|[bx]?cancel|not)(?![A-Za-z])|[0-9] +[0-9]")  # hidden, denied, ambiguous
+_NAMES = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_CONSTANT = re.compile(r"\+ *[Cc] *$")
+
 # Types of expressions that evaluate quickly and reliably. Matrices, sums and infinities are not among them.
 _NUMBERS = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
 _FUNCTIONS = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
@@ -28,6 +33,8 @@ def equal_expressions(predicted: str, answer: str) -> bool | None:
     gold, target = parse_expression(answer), parse_expression(predicted)
     if not gold or not target:
         return None
+    if _case_differs(predicted, answer):
+        return False
     if _differ(gold[0], target[0]):
         return False
     # The last flag also compares an interval with an inequality.
@@ -37,13 +44,34 @@ def equal_expressions(predicted: str, answer: str) -> bool | None:
 @lru_cache(maxsize=256)
 def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
     """Parse one expression with math-verify. Return its possible readings, the best first, or () if there is none."""
+    if _UNREADABLE.search(expression):
+        return ()
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no timeout, but callers set one
     # Without dollars `3\sqrt{13}` would be parsed as 3, and any number in a text would be accepted.
     text = "$" + expression.replace("%", r"\%") + "$"
     # `units` stays off: units are already compared, and math-verify would remove the h of 2h as one.
     spelling = NormalizationConfig(nits=True, malformed_operators=True, boxed="none")
     config = LatexExtractionConfig(normalization_config=spelling)
-    return tuple(parse(text, [config], parsing_timeout=None, fallback_mode="no_fallback"))
+    readings = parse(text, [config], parsing_timeout=None, fallback_mode="no_fallback")
+    return tuple(_with_imaginary_unit(reading) if isinstance(reading, sympy.Expr) else reading for reading in readings)
+
+
+def _with_imaginary_unit(expression: sympy.Expr) -> sympy.Expr:
+    """Return `expression` with the imaginary unit for the letter i, unless i is the index of a sum or product."""
+    letters = [symbol for symbol in expression.free_symbols if symbol.name == "i"]
+    return expression.subs(dict.fromkeys(letters, sympy.I)) if letters else expression
+
+
+def _case_differs(predicted: str, answer: str) -> bool:
+    """Return whether a letter is upper case in one expression and lower case in the other.
+
+    math-verify ignores case. The constant of integration may have either case.
+    """
+    p, a = (set(_NAMES.findall(_CONSTANT.sub("", expression))) for expression in (predicted, answer))
+    swapped = {
+        name[:-1] + name[-1].swapcase() if len(name) == 1 else "\\" + name[1].swapcase() + name[2:] for name in p - a
+    }
+    return bool(swapped & a)
 
 
 def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:

@@ -39,9 +39,24 @@ def kinds(rows: list[Row]) -> Counter[str]:
     return Counter(row["kind"] for row in rows)
 
 
+# Right answers that the grader cannot read yet, by kind.
+OPEN = Counter({"approximate signs": 1, "hour and minutes": 1, "inequalities": 1, "qualifiers": 1})
+
+
 @pytest.mark.children
 def test_pairs(pool: GradingPool) -> None:
     rows = read_rows(Path(__file__).with_name("answer_pairs.jsonl"))
     assert Counter(row["expected"] for row in rows) == {"correct": 50, "not correct": 52}
-    assert len(misjudged(pool, rows, "not correct")) <= 32
-    assert len(misjudged(pool, rows, "correct")) <= 34
+    assert misjudged(pool, rows, "not correct") == []
+    assert kinds(misjudged(pool, rows, "correct")) == OPEN
+
+
+@pytest.mark.children
+def test_reported_pairs(pool: GradingPool, shared_data: Path) -> None:
+    """No wrong answer of the reported pairs is accepted, and at most 12 right answers are refused."""
+    path = shared_data / "answer_pairs.jsonl"
+    if not path.is_file():
+        pytest.skip("no reported pairs beside this checkout")
+    rows = read_rows(path)
+    assert misjudged(pool, rows, "not correct") == []
+    assert len(misjudged(pool, rows, "correct")) <= 12

@@ -1,0 +1,40 @@
+"""Reads choices: the letters of the options of a multiple-choice question, such as `(B)`, `Option B` or `A and C`."""
+
+import re
+from dataclasses import dataclass
+
+from raml_trl.grading.quantities import CHANGING_WORDS
+
+_LABEL = r"(?:(?i:the )?(?i:correct |final )?(?i:options?|answers?|choices?)(?i: is| are)?:? )?"
+_ONE = re.compile(rf"{_LABEL}(?:\(([A-J])\)[.:]?\s*(.*)|([A-J])[.):]?)", re.DOTALL)
+_SEVERAL = re.compile(rf"{_LABEL}(?:\(?[A-J]\)?(?:\s*,\s*(?:and )?|\s*&\s*|\s+and\s+))+\(?[A-J]\)?")
+_RUN = re.compile("[A-J]{2,10}")
+_OPTION = re.compile(r"\([A-J]\)")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The letters of the chosen options. `content` is the text of a single option if the answer repeats it."""
+
+    letters: frozenset[str]
+    content: str = ""
+
+
+def read_choice(text: str) -> Choice | None:
+    """Return the choice that `text` spells, or None. A text that names or denies further options is none."""
+    match = _ONE.fullmatch(text)
+    if match:
+        content = match[2] or ""
+        if _OPTION.search(content) or any(word.lower() in CHANGING_WORDS for word in re.findall("[A-Za-z']+", content)):
+            return None
+        return Choice(frozenset(match[1] or match[3]), content)
+    if _SEVERAL.fullmatch(text):
+        return Choice(frozenset(re.findall(r"\b[A-J]\b", text)))
+    return None
+
+
+def read_run(text: str) -> Choice | None:
+    """Return the choice that letters in alphabetical order without separators spell, such as `ABD`, or None."""
+    if _RUN.fullmatch(text) and list(text) == sorted(set(text)):
+        return Choice(frozenset(text))
+    return None
