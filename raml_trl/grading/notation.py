@@ -24,6 +24,7 @@ def _joined(match: re.Match[str]) -> str:
 
 
 _FUNCTION = r"(\\(?:sin|cos|tan|cot|sec|csc))"
+_LARGER_UNIT = "hours?|minutes?|days?|weeks?|months?|years?|feet|foot|pounds?|dollars?"
 _ORDINAL = r"(\d)\s*(?:\^\s*\{?\s*)?(?:\\(?:text|mathrm)\s*\{\s*)?(?:st|nd|rd|th)\s*(?:\}\s*){0,2}"
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(?:[./][0-9]+)?", re.ASCII)
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
@@ -89,6 +90,7 @@ _SPELLINGS = [
             r"\1(\\frac{\2\\pi}{180})",
         ),
         ("to", r"(\d+) (?:\\text ?\{ ?to ?\}|to) ?(\d+)", r"\1:\2"),
+        ("and", rf"(\\text ?\{{ ?(?:{_LARGER_UNIT})) and ?\}}", r"\1}"),  # 3 hours and 30 minutes
         ("_", r"\(([0-9A-Z]+)\) ?_", r"\1_"),
         ("C", r"(?:\{ ?\} ?)?\^\{(\d+)\} ?C ?_\{(\d+)\}", r"\\binom{\1}{\2}"),
         ("C", r"(?<![A-Za-z\\])C ?_\{(\d+)\} ?\^\{(\d+)\}", r"\\binom{\1}{\2}"),

@@ -284,7 +284,7 @@ def test_reward_is_equation_21() -> None:
     )
     assert given == [1, 0, -0.5, -1]
     assert metrics == {"correct": 0.5, "formatted": 0.5}
-    assert columns["correct"] == [True, False, True, False]
+    assert columns["raml/correct"] == [True, False, True, False]
 
 
 def call(reward: Callable[..., list[float]], *pairs: tuple[str, str]) -> tuple[list[float], dict[str, float]]:
