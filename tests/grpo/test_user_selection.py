@@ -19,10 +19,10 @@ from raml_trl.runtime.errors import InputError
 from tests.grpo.planning.test_step_cost import GEOMETRY
 from tests.grpo.test_config import make_config
 from tests.helpers import REPOSITORY
-from tests.helpers.selectors import doubled, keyed, shortest
+from tests.helpers.choosers import doubled, keyed, shortest
 from tests.helpers.trainers import digit_reward, fixed_rollouts, generation_of, make_trainer, weights
 
-PATH = "tests.helpers.selectors:shortest"
+PATH = "tests.helpers.choosers:shortest"
 REWARDS = np.random.default_rng(0).random((6, 8))
 LENGTHS = np.random.default_rng(1).integers(1, 5, (6, 8))
 
@@ -52,7 +52,7 @@ def test_the_generator_depends_only_on_seed_and_step() -> None:
     assert (rewards == REWARDS).all()  # the function changed a copy
 
 
-@pytest.mark.parametrize("path", [PATH, "tests.helpers.selectors.shortest"])
+@pytest.mark.parametrize("path", [PATH, "tests.helpers.choosers.shortest"])
 def test_paths(tmp_path: Path, path: str) -> None:
     assert load_strategy(path) is shortest
     parser = StrictParser([GRPOArguments, SubsetGRPOConfig], allow_abbrev=False)
@@ -74,10 +74,16 @@ def test_a_function_is_recorded_by_its_path(tmp_path: Path) -> None:
     ("selection", "message"),
     [
         ("best", "selection must be random, first, .* or the path of a function such as package.module:function"),
-        ("tests.helpers.selectors:longest", "selectors:longest' cannot be imported .*longest.*PYTHONPATH"),
+        (
+            "tests.helpers.choosers:longest",
+            "choosers:longest' cannot be imported .*longest.*PYTHONPATH",
+        ),
         ("nowhere.to_be:found", "No module named 'nowhere'"),
-        ("tests.helpers.selectors:NOT_A_FUNCTION", "is a int, not a function"),
-        ("tests.helpers.selectors:two_arguments", "must take five arguments, .rewards, advantages, lengths, m, rng"),
+        ("tests.helpers.choosers:NOT_A_FUNCTION", "is a int, not a function"),
+        (
+            "tests.helpers.choosers:two_arguments",
+            "must take five arguments, .rewards, advantages, lengths, m, rng",
+        ),
         (lambda *_: None, "<lambda> cannot be imported, so a resumed run could not find it: define it with def"),
         (returning([[0]]), "returning.<locals>.<lambda> cannot be imported"),
     ],
@@ -170,8 +176,8 @@ def test_weights_of_a_function_multiply_the_gradient(model_dir: str, tmp_path: P
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss_type": "bnpo"}, "selectors:doubled' weights rows .* loss_type: bnpo is not a sum over rows"),
-        ({"advantage_scope": "subset"}, "selectors:doubled' weights rows .* use advantage_scope: group"),
+        ({"loss_type": "bnpo"}, "choosers:doubled' weights rows .* loss_type: bnpo is not a sum over rows"),
+        ({"advantage_scope": "subset"}, "choosers:doubled' weights rows .* use advantage_scope: group"),
     ],
 )
 def test_weights_that_the_loss_cannot_have(

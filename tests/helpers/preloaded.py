@@ -27,6 +27,7 @@ from typing import Any
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LENGTH_BYTES = 8
+READY = "ready\n"
 SOURCES_OF_SETTINGS = ("huggingface_hub.constants", "datasets.config")  # these modules read the environment on import
 READERS_OF_SETTINGS = ("huggingface_hub", "datasets", "transformers", "trl")  # packages that copy these settings
 
@@ -35,7 +36,10 @@ READERS_OF_SETTINGS = ("huggingface_hub", "datasets", "transformers", "trl")  # 
 def python() -> list[str]:
     """Return the first arguments of a command that runs Python. The first call starts the server."""
     address = str(Path(tempfile.mkdtemp(prefix="raml_trl_python_")) / "socket")
-    process = subprocess.Popen([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, process_group=0)
+    command = [sys.executable, "-P", __file__, "serve", address]  # -P: no module in this directory hides another
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
+    if process.stdout.readline() != READY:
+        raise RuntimeError("the server has ended before it could fork")
 
     def stop() -> None:
         process.stdin.close()  # the server ends, and kills what it has started
@@ -50,8 +54,7 @@ def forward(address: str, *arguments: str) -> None:
     request = {"arguments": arguments, "directory": os.getcwd(), "environment": dict(os.environ)}
     content = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as connection:
-        while connection.connect_ex(address):  # the server is still importing
-            signal.sigtimedwait([], 0.05)
+        connection.connect(address)
         socket.send_fds(connection, [len(content).to_bytes(LENGTH_BYTES, "big")], [0, 1, 2])
         connection.sendall(content)
         child = int.from_bytes(receive(connection, LENGTH_BYTES), "big")
@@ -94,6 +97,8 @@ def serve(address: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
+    sys.stdout.write(READY)
+    sys.stdout.flush()
     selector.register(listener, selectors.EVENT_READ)
     running: dict[int, tuple[int, socket.socket]] = {}  # by file descriptor of the child: its number and its client
     while True:
@@ -149,7 +154,7 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
         read_settings_again()
     option, program, *arguments = request["arguments"]
     search = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [os.getcwd() if option == "-m" else "", *search, *sys.path[1:]]
+    sys.path[:] = [os.getcwd() if option == "-m" else "", *search, *sys.path]
     sys.argv = [option, *arguments]
     if option == "-m":
         import runpy

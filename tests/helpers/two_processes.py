@@ -14,7 +14,7 @@ import torch
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
 from raml_trl.grpo.selection import STRATEGIES
-from tests.helpers.selectors import keyed, unkeyed
+from tests.helpers.choosers import keyed, unkeyed
 from tests.helpers.trainers import (
     Selections,
     fixed_rollouts,
