@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
-from raml_trl.grpo.micro_batches import IDLE
+from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_micro_batches
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, Batch, take_rows
 from raml_trl.runtime.errors import InputError
 
@@ -50,24 +51,35 @@ def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> Ro
     return RowTable(table[..., 0] == 1, table[..., 1] == 1, table[..., 2])
 
 
-def rows_per_micro_batch(table: RowTable, num_micro_batches: int) -> int:
-    """Return the number of selected rows that a micro-batch of one process has before rows are moved or skipped.
+def deal_rows(table: RowTable, args: SubsetGRPOConfig, rules: RowRules) -> list[NDArray[np.int64]]:
+    """Deal the rows of a generation to processes and micro-batches; see `deal_micro_batches`.
 
     Raises:
         InputError: if the selected rows cannot be cut into micro-batches of equal size.
     """
-    rows, remainder = divmod(int(table.selected.sum()), len(table.selected) * num_micro_batches)
-    if remainder:
+    num_micro_batches = args.steps_per_generation
+    if table.selected.sum() % (len(table.selected) * num_micro_batches):
         raise InputError(
             f"{table.selected.sum()} of {table.selected.size} rollouts are selected, which cannot be cut into "
             f"{num_micro_batches} micro-batches of equal size on {len(table.selected)} processes: use a data loader "
             "that yields per_device_train_batch_size x steps_per_generation rows, as TRL's does"
         )
-    return rows
+    return deal_micro_batches(
+        table.selected,
+        num_micro_batches,
+        window=args.bucketing_window,
+        lengths=table.lengths if rules.length_bucketing else None,
+        live=table.live if rules.skip_zero_advantage else None,
+        keep_unselected=args.subset_mode == "mask",
+    )
 
 
-def mark_loss_rows(micro_batches: Sequence[Batch], rows: int) -> None:
-    """Set `LOSS_ROWS` to `rows` in the micro-batches that have another number of rows."""
+def mark_loss_rows(micro_batches: Sequence[Batch], table: RowTable) -> None:
+    """Set `LOSS_ROWS` in the micro-batches that have more or fewer rows than before rows were moved or skipped.
+
+    `LOSS_ROWS` is the number of selected rows that a micro-batch of one process had then.
+    """
+    rows = int(table.selected.sum()) // (len(table.selected) * len(micro_batches))
     for micro_batch in micro_batches:
         if len(micro_batch["advantages"]) != rows:
             micro_batch[LOSS_ROWS] = torch.tensor(rows)

@@ -101,8 +101,8 @@ class LossMetrics:
             ran: K micro-batches, each `(W, N)`: the rows that run.
             dealt: the micro-batches of this process that run.
             trim: function that trims padding.
-            replay: whether the loss is TRL's, so that it can run again for its metrics. Otherwise the metrics are those
-                of the micro-batches that run.
+            replay: whether the loss can run again for its metrics. Otherwise the metrics are those of the micro-batches
+                that run.
         """
         logged = deal_in_order(table.selected, len(ran))
         skipped: list[NDArray[np.int64]] = []
@@ -182,7 +182,7 @@ class LossMetrics:
         Args:
             step: number of micro-batches that the run has completed.
             metrics: the metrics of the trainer.
-            compute_loss: TRL's function that computes the loss of a micro-batch, and adds metrics.
+            compute_loss: function that computes the loss of a micro-batch, and adds metrics.
         """
         size = self.args.bucketing_window
         if not self.windows or step % size:
@@ -192,9 +192,11 @@ class LossMetrics:
             with self.of_micro_batch(batch, metrics):
                 compute_loss(batch)
         sizes = {name: len(values) for name, values in metrics.items()}
-        logps, entropies = self._fetch(window)
+        # An overridden loss may compute log-probabilities in its own way; then there is nothing to replay.
+        logged = window.logged if self._outputs else []
+        logps, entropies = self._fetch(window) if logged else (torch.empty(0), torch.empty(0))
         start = 0
-        for batch in window.logged:
+        for batch in logged:
             num_rows, width = batch["completion_mask"].shape
             rows = slice(start, start + num_rows)
             self.replayed = logps[rows, :width], entropies[rows, :width]

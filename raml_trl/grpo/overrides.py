@@ -22,9 +22,10 @@ Normalizer = Literal["rows", "tokens"]
 """What a loss divides the sum over its rows by.
 
 `"rows"`: the loss is a mean over the rows of the micro-batch, as with `loss_type: grpo`. `"tokens"`: it is a sum that
-is divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Both state that the term of a row depends on no
-other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and, for `selection: importance`, that the
-terms are proportional to the advantages, apart from `self.beta` times a KL term per row.
+is divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Both also state that the term of a row depends
+on no other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and that `_compute_loss` may be
+called again to get its metrics. For `selection: importance`, they state that the terms are proportional to the
+advantages, apart from `self.beta` times a KL term per row.
 
 None, the default: nothing is known. If a method that computes the loss or a micro-batch is overridden, rows neither
 move between micro-batches nor are skipped, and m < G is rejected if it needs the normaliser.
@@ -79,6 +80,12 @@ class Overrides:
         if self.loss:
             return self.declared
         return "rows" if loss_type in ROW_MEAN_LOSSES else "tokens"
+
+    @property
+    def loss_is_repeatable(self) -> bool:
+        """Whether the loss of a micro-batch may be computed a second time, to get its metrics."""
+        methods = {name.rpartition(".")[2] for name in self.loss}
+        return not methods or (self.declared is not None and methods == {"_compute_loss"})
 
     def check(self, args: SubsetGRPOConfig) -> None:
         """Check that the settings need no knowledge about an overridden loss that its class does not declare.

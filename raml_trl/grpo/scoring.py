@@ -3,15 +3,16 @@
 Shapes: R rows on this process, with P prompt tokens and C completion tokens each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raml_trl.grpo.batching import join_completions, num_cells
+from raml_trl.grpo.batching import join_completions, num_cells, row_lengths
 from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
+from raml_trl.grpo.micro_batches import cut_for_scoring
 from raml_trl.grpo.rows import Batch, take_rows
 
 Scores = tuple[Tensor, Tensor | None, Tensor | None]
@@ -20,29 +21,33 @@ Scores = tuple[Tensor, Tensor | None, Tensor | None]
 
 def score_rows(
     score: Callable[..., Scores],
-    model: torch.nn.Module,
     batch: Batch,
-    parts: Iterable[NDArray[np.int64]],
+    rows: NDArray[np.int64],
+    max_rows: int,
+    *,
+    bucketing: bool,
     trim: Callable[[Batch], Batch],
 ) -> tuple[Tensor, int, int]:
     """Return log-probabilities `(R, C)`, and the numbers of cells and completion tokens that were computed.
 
-    Rows that are in no part have NaN, which TRL reads as a log-probability that is not available.
+    Rows that are not scored have NaN, which TRL reads as a log-probability that is not available.
 
     Args:
-        score: TRL's method.
-        model: the model to score with.
+        score: TRL's method, with the model as its first argument.
         batch: prompts, completions and images of all rows of this process.
-        parts: row numbers; each array is scored in one call.
-        trim: function that trims padding; it is applied to every part.
+        rows: numbers of the rows to score.
+        max_rows: the most rows of a call without `bucketing`; with it, a call with short rows may have more.
+        bucketing: whether rows of similar length are scored together.
+        trim: function that trims padding; it is applied to the rows of every call.
     """
+    parts = cut_for_scoring(rows, row_lengths(batch), max_rows, bucketing=bucketing)
     ids = batch["completion_ids"]
     logps, cells, tokens = torch.full(ids.shape, torch.nan, device=ids.device), 0, 0
     batch = split_pixels(batch)
     for rows in parts:
         part = stack_pixels(trim(take_rows(batch, rows)))
         width = part["completion_ids"].size(1)
-        scores, _, _ = score(model, *join_completions(part), width, **image_inputs(part))
+        scores, _, _ = score(*join_completions(part), width, **image_inputs(part))
         logps[rows] = 0.0  # the loss may use a larger width, and a mask does not help: 0 * NaN is NaN
         logps[rows, :width] = scores.to(logps.dtype)
         cells, tokens = cells + num_cells(part), tokens + int(part["completion_mask"].sum())

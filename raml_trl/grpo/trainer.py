@@ -31,12 +31,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
 
+from raml_trl.grpo import step_metrics
 from raml_trl.grpo.batching import (
+    deal_rows,
     gather_row_table,
     mark_loss_rows,
     num_cells,
-    row_lengths,
-    rows_per_micro_batch,
     rows_to_score,
     split_completions,
     take_micro_batches,
@@ -59,7 +59,7 @@ from raml_trl.grpo.generation import (
 from raml_trl.grpo.images import image_inputs
 from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.loss_metrics import LossMetrics
-from raml_trl.grpo.micro_batches import ModelTraits, cut_for_scoring, deal_micro_batches
+from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_private_names, is_around
 from raml_trl.grpo.padding import join_batches, trim_padding
@@ -67,14 +67,6 @@ from raml_trl.grpo.resuming import BufferResumingTrainer
 from raml_trl.grpo.row_beta import weighted_beta
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch
 from raml_trl.grpo.scoring import Scores, score_rows
-from raml_trl.grpo.step_metrics import (
-    OptimizerClock,
-    count_generation,
-    count_updates,
-    latest_correct,
-    selection_metrics,
-    time_metrics,
-)
 from raml_trl.grpo.trl_contract import check_contract
 from raml_trl.hub.card_parts import PAPER
 from raml_trl.runtime import rollout_table
@@ -131,7 +123,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self.set_model_traits(ModelTraits(router_loss=self.aux_loss_enabled))
         self.add_callback(TraitsReader(self))  # measures the other traits
         self.ledger = Ledger(time.perf_counter, training=lambda: bool(self.model.training))
-        self.add_callback(OptimizerClock(self.ledger))
+        self.add_callback(step_metrics.OptimizerClock(self.ledger))
         self._generations = GenerationCounter(args, self.num_iterations)
         self._cells_of_update = 0
         self._prepared = False  # whether the inputs of this training step come from `_prepare_inputs`
@@ -239,13 +231,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self._loss_metrics.record(*outputs[:2])
         return outputs
 
-    def _around_scoring(
-        self,
-        generation: Generation,
-        score: Callable[..., Scores],
-        *args: Any,
-        **named: Any,
-    ) -> Scores:
+    def _around_scoring(self, generation: Generation, score: Callable[..., Scores], *args: Any, **named: Any) -> Scores:
         model, input_ids, attention_mask, logits_to_keep, *_ = args
         rows, cells = generation.rows_to_score, input_ids.numel()
         with self.ledger.phase("scoring"):
@@ -255,11 +241,11 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
                 scores = score(*args, **named)
             else:
                 # RaML: score only the rows that will be trained on.
-                columns = split_completions(input_ids, attention_mask, logits_to_keep)
-                lengths, size = row_lengths(columns), self.args.per_device_train_batch_size
-                parts = cut_for_scoring(rows, lengths, size, bucketing=self.row_rules.length_bucketing)
-                batch = columns | image_inputs(named)
-                logps, cells, tokens = score_rows(score, model, batch, parts, self._trim)
+                batch = split_completions(input_ids, attention_mask, logits_to_keep) | image_inputs(named)
+                size, bucketing = self.args.per_device_train_batch_size, self.row_rules.length_bucketing
+                logps, cells, tokens = score_rows(
+                    partial(score, model), batch, rows, size, bucketing=bucketing, trim=self._trim
+                )
                 scores = logps, None, None
             self.ledger.count(cells_scoring=cells)
             generation.tokens_scored += tokens
@@ -294,22 +280,17 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
 
     def _deal(self, batch: Batch) -> list[Batch]:
         """Distribute the buffered rows of all processes, and return the micro-batches of this process."""
-        args, rules, masks = self.args, self.row_rules, self.args.subset_mode == "mask"
+        args, masks = self.args, self.args.subset_mode == "mask"
         batch = restrict_loss(batch, args, self.accelerator)
         live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
         table = gather_row_table(batch, live, self.accelerator)
-        loss_rows = rows_per_micro_batch(table, args.steps_per_generation)
-        steps, window = args.steps_per_generation, args.bucketing_window
-        lengths = table.lengths if rules.length_bucketing else None
-        live_rows = table.live if rules.skip_zero_advantage else None
-        micro_batches = deal_micro_batches(
-            table.selected, steps, window=window, lengths=lengths, live=live_rows, keep_unselected=masks
-        )
+        micro_batches = deal_rows(table, args, self.row_rules)
         dealt = take_micro_batches(batch, micro_batches, self.accelerator, mask_unselected=masks, trim=self._trim)
         if self._overrides.normalizer(self.loss_type) == "rows":
-            mark_loss_rows(dealt, loss_rows)
-        self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=not self._overrides.loss)
-        count_updates(self.ledger, batch, dealt, self.num_iterations)
+            mark_loss_rows(dealt, table)
+        replay = self._overrides.loss_is_repeatable
+        self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=replay)
+        step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations)
         return dealt
 
     def _trim(self, batch: Batch) -> Batch:
@@ -326,10 +307,9 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self.ledger.observe_update(self._cells_of_update, self.ledger.seconds["updating"] - before)
         with self.ledger.phase("selecting"), torch.no_grad(), self.compute_loss_context_manager():
             # RaML: metrics of the loss for the micro-batches that TRL would have run.
-            loss_of = partial(super()._compute_loss, model)
-            self._loss_metrics.log(self._step, self._metrics["train"], loss_of)
+            self._loss_metrics.log(self._step, self._metrics["train"], partial(self._compute_loss, model))
         if self.accelerator.sync_gradients:
-            self._log_metrics(time_metrics(self.ledger, self.args.fraction))
+            self._log_metrics(step_metrics.time_metrics(self.ledger, self.args.fraction))
         return loss
 
     def _around_loss(
@@ -376,10 +356,10 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     def _account(self, batch: Batch, generation: Generation, subset: Subset) -> None:
         """Count the rows and tokens of a generation, and log its metrics."""
         trained = self._trained(batch[SELECTED], has_advantage(batch["advantages"]))
-        self._log_metrics(count_generation(self.ledger, self.accelerator, batch, generation, trained))
+        self._log_metrics(step_metrics.count_generation(self.ledger, self.accelerator, batch, generation, trained))
         columns, selected = self._completion_logs["extra"], subset.selected.cpu().numpy()
-        correct = latest_correct(columns, selected.shape)
-        self._log_metrics(selection_metrics(subset.rewards.cpu().numpy(), selected, correct))
+        correct = step_metrics.latest_correct(columns, selected.shape)
+        self._log_metrics(step_metrics.selection_metrics(subset.rewards.cpu().numpy(), selected, correct))
         columns[rollout_table.SELECTED].extend(selected.flatten().tolist())
 
     def _log_metrics(self, metrics: Mapping[str, float]) -> None:
