@@ -1,7 +1,8 @@
 """Computes advantages over the whole group, or over its selected rollouts only.
 
-TRL also computes the advantages over the whole group, but only after the log-probabilities of all rollouts. Selection
-needs the advantages earlier, so this module computes them too. A test checks that both are equal bit for bit.
+TRL computes the advantages over the whole group too, but only after the log-probabilities of all rollouts. Selection
+needs the advantages earlier, so this module computes them first. A test checks that its advantages over the whole group
+equal TRL's bit for bit.
 
 Shapes: P groups (one per prompt), G rollouts in each group, M of them selected, F reward functions.
 """
@@ -14,7 +15,7 @@ _EPSILON = 1e-4  # added by TRL to every standard deviation
 
 
 def total_rewards(rewards_per_func: Tensor, weights: Tensor) -> Tensor:
-    """Return the total reward of every rollout: the weighted sum over reward functions, NaN if none gave a reward.
+    """Return the total reward of every rollout: the weighted sum over reward functions, NaN if no function gave one.
 
     Args:
         rewards_per_func: `(P, G, F)`; NaN where a function returned no reward.

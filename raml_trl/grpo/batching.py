@@ -1,8 +1,9 @@
-"""Takes the rows of buffered rollouts for the micro-batches of a process.
+"""Forms the micro-batches of a process from the rows of buffered rollouts.
 
-Buffered rollouts are those that TRL keeps in memory to train on. The module `micro_batches` decides which rows go
-where; `exchange` brings rows from other processes, `padding` trims them, and `images` gives every row its pixels. If a
-process has no row left for a micro-batch, it runs a placeholder, called an idle row and numbered `IDLE`.
+Buffered rollouts are those that TRL keeps in memory to train on. The module `micro_batches` decides which process runs
+which rows in which micro-batch; `exchange` brings rows from other processes, `padding` trims the padding of rows, and
+`images` gives every row its pixels. If a process has no row left for a micro-batch, it runs a placeholder, called an
+idle row and numbered `IDLE`.
 
 Shapes: W processes with R rows each. A row has P prompt tokens and C completion tokens, padding included. In a
 micro-batch each process has N rows.
@@ -26,7 +27,7 @@ from raml_trl.runtime.errors import InputError
 
 
 class RowTable(NamedTuple):
-    """The properties of the rows of all processes from which `micro_batches` decides which rows go where.
+    """The properties of the rows of all processes, by which `micro_batches` assigns rows to micro-batches.
 
     `selected`: whether the row is selected. `live`: whether the row is trained on if it is selected. `lengths`: tokens
     of the row, without padding. All fields are `(W, R)`.
@@ -75,9 +76,10 @@ def deal_rows(table: RowTable, args: SubsetGRPOConfig, rules: RowRules) -> list[
 
 
 def mark_loss_rows(micro_batches: Sequence[Batch], table: RowTable) -> None:
-    """Set `LOSS_ROWS` in the micro-batches that have more or fewer rows than before rows were moved or skipped.
+    """Set `LOSS_ROWS` in the micro-batches whose number of rows is not the number that the loss must divide by.
 
-    `LOSS_ROWS` is the number of selected rows that a micro-batch of one process had then.
+    The loss must divide by the number of selected rows that a micro-batch of one process has before rows are moved or
+    skipped.
     """
     rows = int(table.selected.sum()) // (len(table.selected) * len(micro_batches))
     for micro_batch in micro_batches:
@@ -110,7 +112,7 @@ def take_micro_batches(
     if all((rows[rows != IDLE] // num_rows == process).all() for process, rows in enumerate(wanted)):
         own = [np.where(rows == IDLE, IDLE, rows - here * num_rows) for rows in own]
     else:
-        # RaML: rows move between processes if a process has too few, or to give all processes about as many tokens.
+        # RaML: rows move between processes if a process has too few, or so that all have similar numbers of tokens.
         needed = [rows[rows != IDLE] for rows in wanted]
         needed = [  # a process that has only idle rows still needs one real row to copy
             rows if len(rows) else np.array([process * num_rows]) for process, rows in enumerate(needed)
@@ -128,8 +130,8 @@ def take_micro_batches(
 def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:
     """Return the rows of this process for which `mask` is true, padded with row 0 to the same number on every process.
 
-    `mask` is `(R,)`. Every process computes log-probabilities for the same number of rows (at least one), since a
-    forward pass may be a collective operation.
+    `mask` is `(R,)`. Every process computes log-probabilities for the same number of rows (at least one), because
+    a forward pass may be a collective operation.
     """
     own: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
     most = int(accelerator.gather(torch.tensor(len(own), device=mask.device)).max())

@@ -114,7 +114,7 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def weighs(self) -> bool:
-        """Whether the strategy gives selected rows weights. A function decides this in every generation."""
+        """Whether the strategy weights the selected rows; False for a user's function, although it may give weights."""
         return self.selection == "importance" and self.num_generations_update < self.num_generations
 
     @property
@@ -128,7 +128,9 @@ class SubsetGRPOConfig(GRPOConfig):
         return self.fraction < 1 or self.length_bucketing is not False or self.skip_zero_advantage is not False
 
     def row_rules(self, traits: ModelTraits = PLAIN_MODEL, *, num_processes: int = 1) -> RowRules:
-        """Return whether `length_bucketing` and `skip_zero_advantage` are on; decide each of them that is None.
+        """Return whether `length_bucketing` and `skip_zero_advantage` are on.
+
+        A setting that is None is on if it leaves the gradient of a step unchanged.
 
         Args:
             traits: the traits of the model.
@@ -159,7 +161,7 @@ class SubsetGRPOConfig(GRPOConfig):
         return settle_row_rules(vars(self), traits)
 
     def row_remarks(self, traits: ModelTraits) -> list[str]:
-        """Return what the user should know about `length_bucketing` and `skip_zero_advantage` with this model.
+        """Return warnings about the effect of `length_bucketing` and `skip_zero_advantage` with this model.
 
         Args:
             traits: the traits of the model, which `row_rules` has accepted.
@@ -184,7 +186,7 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def _selects_alike_on_processes(self) -> bool:
-        """Whether every process has whole groups, so that each has equally many selected rows."""
+        """Whether every process has equally many selected rows, because it has whole groups with m selected in each."""
         rollouts = self.per_device_train_batch_size * self.steps_per_generation
         return self.selection_scope == "group" and rollouts % self.num_generations == 0
 
@@ -243,10 +245,10 @@ class SubsetGRPOConfig(GRPOConfig):
             self.check_weights()
 
     def check_weights(self) -> None:
-        """Check that the loss may have row weights.
+        """Check that the rows of the loss can be weighted: it must be a sum over rows, with advantages over all G.
 
         Raises:
-            InputError: if it may not.
+            InputError: if the rows cannot be weighted.
         """
         if self.per_micro_batch_terms:
             raise InputError(

@@ -43,7 +43,7 @@ def exchange_rows(batch: Batch, wanted: Sequence[NDArray[np.int64]], accelerator
 
 
 def _send(parcels: list[Batch], accelerator: Accelerator) -> list[Batch]:
-    """Send `parcels[i]` to process i, in one all-to-all operation, and return the parcels received, by their sender."""
+    """Send `parcels[i]` to process i, in one all-to-all operation; return the received parcels, ordered by sender."""
     here, device = accelerator.process_index, accelerator.device
     packed = [b"" if process == here else _pack(parcel) for process, parcel in enumerate(parcels)]
     outgoing = torch.from_numpy(np.frombuffer(b"".join(packed), dtype=np.uint8).copy()).to(device)
@@ -59,7 +59,10 @@ def _send(parcels: list[Batch], accelerator: Accelerator) -> list[Batch]:
 
 
 def _pack(parcel: Batch) -> bytes:
-    """Serialise a parcel, without those parts of its tensors' memory that belong to other rows."""
+    """Serialise a parcel.
+
+    Tensors in lists may be views, which are saved with all the memory that they share. So they are copied first.
+    """
     compact = {
         name: [entry.clone() if isinstance(entry, Tensor) else entry for entry in value]
         if isinstance(value, list)

@@ -1,8 +1,8 @@
 """Follows one generation of rollouts through TRL, and chooses the subset that is trained on.
 
-A generation is the batch of rollouts that TRL samples at once. One method of TRL makes it: it calls other methods to
-sample the rollouts and to compute log-probabilities and rewards, and then computes advantages. Our trainer runs around
-these methods, and a `Generation` carries results from one to the next.
+A generation is the batch of rollouts that TRL samples at once. TRL's method `_generate_and_score_completions` calls
+other methods to sample the rollouts and to compute log-probabilities and rewards, and then computes advantages. Our
+trainer wraps these methods, and a `Generation` carries results from one method to the next.
 
 Shapes: P groups (one per prompt) with G rollouts each, over all processes; F reward functions; R rows on this process,
 with C completion tokens each.
@@ -67,8 +67,8 @@ class Generation:
 class GenerationCounter:
     """Numbers the generations of a run. The number is part of the key for random selection.
 
-    A number depends only on the optimizer step and on how many generations were made in this step before, so a resumed
-    run continues with the same numbers.
+    A number depends only on the optimizer step and on how many generations this step has made before, so a resumed run
+    continues with the same numbers.
     """
 
     def __init__(self, args: SubsetGRPOConfig, num_iterations: int) -> None:
@@ -121,7 +121,7 @@ def choose_subset(
         step=number,
         lengths=lengths.view_as(pool).cpu().numpy(),
     )
-    # A function of the user may draw from other generators than the keyed one, so the first process decides.
+    # A user's function may draw from other generators than the keyed one, so all use the result of the first process.
     selected = broadcast(torch.from_numpy(selection.mask(size)).view_as(rewards).to(rewards.device))
     on_subset = None
     if args.advantage_scope == "subset":
@@ -139,7 +139,7 @@ def choose_subset(
 def write_subset(batch: Batch, subset: Subset, accelerator: Accelerator) -> None:
     """Write the subset into the batch of this process, which TRL will shuffle and buffer.
 
-    Sets `SELECTED`, `WEIGHTS` if rows are weighted, and `advantages` if they are those over the subset.
+    Set `SELECTED`; `WEIGHTS` if rows are weighted; and `advantages` if `advantage_scope` is `subset`.
     """
     batch[SELECTED] = local_rows(subset.selected, accelerator)
     if subset.weights is not None:
@@ -149,10 +149,11 @@ def write_subset(batch: Batch, subset: Subset, accelerator: Accelerator) -> None
 
 
 def restrict_loss(batch: Batch, args: SubsetGRPOConfig, accelerator: Accelerator) -> Batch:
-    """Return the batch of this process with a loss over the selected rows only; with m = G it stays as it is.
+    """Return the batch of this process with a loss over the selected rows only. With m = G, the batch is unchanged.
 
     The advantages are multiplied by the row weights, and are 0 in rows that are not selected. `num_items_in_batch`, the
-    number of tokens that TRL's token-normalised losses divide by, counts the selected rows.
+    number of tokens that TRL's token-normalised losses divide by, becomes the number of tokens of the selected
+    rows or, if rows are weighted, m/G of the number of tokens of all rows.
     """
     if args.fraction == 1:
         return batch
@@ -174,7 +175,9 @@ def restrict_loss(batch: Batch, args: SubsetGRPOConfig, accelerator: Accelerator
 
 
 def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, overrides: Sequence[str]) -> None:
-    """Check that the batch has the advantages over all G that follow from the rewards.
+    """Check that the advantages of the batch are those over all G that follow from the rewards.
+
+    An override may change them, unless `advantage_scope: subset` would replace them.
 
     Args:
         batch: the batch of this process.
@@ -184,7 +187,7 @@ def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, ove
 
     Raises:
         InputError: if an override has changed advantages that `advantage_scope: subset` would replace.
-        RuntimeError: if they differ without an override.
+        RuntimeError: if the advantages differ although there is no override.
     """
     ours, theirs = local_rows(subset.from_rewards, accelerator), batch["advantages"]
     if theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-4, atol=1e-6):
@@ -199,10 +202,10 @@ def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, ove
 
 
 def has_all_rows(batch: Batch, generation: Generation, args: SubsetGRPOConfig, accelerator: Accelerator) -> bool:
-    """Return whether the rows that an overridden method returned are those that were rewarded, in groups of G.
+    """Return whether an overridden `_generate_and_score_completions` returned a row for every reward, in groups of G.
 
     Raises:
-        InputError: if they are not, and m < G.
+        InputError: if it did not, and m < G.
     """
     rows = torch.tensor([len(batch["advantages"])], device=accelerator.device)
     sizes, rewarded = accelerator.gather(rows).tolist(), [len(rewards) for rewards in generation.rewards]
@@ -218,7 +221,7 @@ def has_all_rows(batch: Batch, generation: Generation, args: SubsetGRPOConfig, a
 
 
 def row_advantages(batch: Batch) -> Tensor:
-    """Return one advantage per row `(R,)`; for advantages per token, their mean absolute value over the loss mask."""
+    """Return one advantage per row `(R,)`; for advantages per token, the mean absolute value over the loss mask."""
     advantages = batch["advantages"]
     if advantages.ndim == 1:
         return advantages
@@ -227,7 +230,10 @@ def row_advantages(batch: Batch) -> Tensor:
 
 
 def has_advantage(advantages: Tensor) -> Tensor:
-    """Return which rows `(R,)` have an advantage other than 0, from advantages `(R,)` or, per token, `(R, C)`."""
+    """Return a mask `(R,)`: true for rows with an advantage other than 0.
+
+    `advantages` is `(R,)`, or `(R, C)` if advantages are per token.
+    """
     return advantages.ne(0).view(len(advantages), -1).any(dim=1)
 
 
@@ -242,5 +248,5 @@ def local_rows(values: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Return values `(R,)` with as many dimensions as `like`, so that they multiply its rows."""
+    """Return `values` `(R,)` with as many dimensions as `like`, so that each value multiplies one row of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))

@@ -2,7 +2,7 @@
 
 A processor stacks the pixels of all images of a batch in one of several layouts: by patch, by tile, by image, or by
 row. TRL's `split_pixel_values_by_grid` cuts most layouts into a list with one tensor per row, and
-`unsplit_pixel_values_by_grid` stacks them again. Between the two, a batch holds such lists only.
+`unsplit_pixel_values_by_grid` stacks them again. Between these two calls, all pixels of a batch are in such lists.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def split_pixels(batch: Batch) -> Batch:
 
 
 def stack_pixels(batch: Batch) -> Batch:
-    """Reverse `split_pixels`. Pixel columns without any pixel are removed, since models expect an image in them."""
+    """Reverse `split_pixels`. If no row has an image, remove the pixel columns: models expect an image in them."""
     stacked: Batch = dict(unsplit_pixel_values_by_grid(batch))
     pixels = stacked.get("pixel_values")
     if isinstance(pixels, Tensor) and len(pixels) == 0:
@@ -54,7 +54,7 @@ def stack_pixels(batch: Batch) -> Batch:
 
 
 def image_inputs(columns: Mapping[str, Any]) -> Batch:
-    """Return the columns that belong to images, out of a batch or of the arguments of a method of TRL."""
+    """Return the columns that belong to images, from a batch or from the named arguments of a method of TRL."""
     names = (*PIXEL_COLUMNS, *IMAGE_COUNTS, *TOKEN_TYPES)
     return {name: columns[name] for name in names if columns.get(name) is not None}
 

@@ -47,7 +47,7 @@ class Ledger:
     training: Callable[[], bool] = lambda: True  # whether the model is training; the time of evaluation is not charged
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     counts: dict[str, int] = field(default_factory=dict)
-    # Sums over micro-batches of the products of each two of 1, cells and seconds.
+    # Entry (i, j) is the sum over micro-batches of v[i] * v[j], where v = (1, cells, seconds).
     updates: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
     _running: list[str | None] = field(default_factory=list)
     _since: float = 0.0
@@ -61,7 +61,7 @@ class Ledger:
 
         Args:
             name: one of `PHASES`.
-            training: whether the block itself puts the model into training mode.
+            training: whether to charge the time also if the model is not yet in training mode when the block begins.
         """
         self.enter(name if training or self.training() else None)
         try:
@@ -79,7 +79,7 @@ class Ledger:
             self.leave()
 
     def enter(self, name: str | None) -> None:
-        """Pause the phase that was running, and start the clock of phase `name` of `PHASES`, or of none."""
+        """Pause the running phase, and charge time to phase `name`, one of `PHASES`, or to no phase if it is None."""
         self._charge()
         self._running.append(name)
 
@@ -117,9 +117,9 @@ class Ledger:
     def update_seconds(self, cells: int) -> float:
         """Estimate how long the updates of the run so far would have taken if they had computed `cells` cells in total.
 
-        A micro-batch is assumed to take a constant time plus a time per cell. Both are fitted by least squares to the
-        recorded micro-batches. If all of these have the same size, the two cannot be separated, and all the time is
-        attributed to the cells.
+        A micro-batch is assumed to take a constant time plus a time per cell. Both times are fitted by least squares to
+        the recorded micro-batches. If these all have the same size, the two times cannot be separated, and the whole
+        time is attributed to the cells.
         """
         (number, own, spent), (_, squares, products), _ = self.updates.tolist()
         if not own:

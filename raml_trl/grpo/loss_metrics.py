@@ -8,7 +8,7 @@ kept values in place of the model.
 With m = G, the metrics equal those of TRL: rows that are skipped in training also run, without gradient. With m < G, or
 if `skip_zero_advantage` is set to true, the metrics are those of the rows that are trained on.
 
-A window is a sequence of micro-batches of a generation that always fall into the same optimizer step.
+A window consists of consecutive micro-batches of a generation that always fall into the same optimizer step.
 
 Shapes: W processes; a generation has K micro-batches per process, and a micro-batch has N rows with C completion tokens
 each. In a window, each process runs E rows and logs metrics for L rows. Rows are numbered as in `micro_batches`.
@@ -39,7 +39,7 @@ Outputs = tuple[Tensor, Tensor]
 """Log-probabilities and entropies of completion tokens, both `(N, C)`."""
 Metrics = MutableMapping[str, list[float]]
 """The values that TRL has gathered since the last log entry, by metric."""
-_OF_THE_STEP = ("policy_loss", "entropy_coef", "aux_loss")  # metrics that count without a token in the loss too
+_OF_THE_STEP = ("policy_loss", "entropy_coef", "aux_loss")  # metrics that are kept even if no token is in the loss
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Window:
     Attributes:
         logged: the micro-batches for which metrics are logged.
         skipped: micro-batches of rows that are skipped in training and run without gradient, for their metrics only.
-        places: `(W, L)`: the places of the rows of `logged`, from `find_places`.
+        places: `(W, L)`: where the rows of `logged` ran, as numbers from `find_places`.
     """
 
     logged: list[Batch]
@@ -58,13 +58,13 @@ class Window:
 
 
 class LossMetrics:
-    """Keeps what the model returns in training, and computes metrics from it for the micro-batches that TRL would run.
+    """Keeps the outputs of the model in training, and computes from them the metrics of TRL's micro-batches.
 
     Attributes:
-        rules: whether rows move and are skipped.
-        windows: the windows of the current generation; empty if rows run in TRL's micro-batches, so that the metrics
-            need no correction.
-        replayed: while the metrics of a micro-batch are computed, the outputs that stand in for the model.
+        rules: whether rows are moved to reduce padding, and whether rows with advantage 0 are skipped.
+        windows: the windows of the current generation; empty if the metrics of the micro-batches that run are logged as
+            they are.
+        replayed: the kept outputs that replace a forward pass while metrics are computed; otherwise None.
     """
 
     rules: RowRules
@@ -150,8 +150,9 @@ class LossMetrics:
     def of_micro_batch(self, batch: Batch, metrics: Metrics) -> Iterator[None]:
         """Correct the values that TRL's loss adds to `metrics` in the `with` block.
 
-        If metrics are computed for other micro-batches at the end of the window, the outputs of the model are kept, and
-        the values are taken out again. Otherwise values of a micro-batch without a token in the loss become NaN.
+        If the generation has windows, the outputs of the model are kept and the values are removed again, because `log`
+        computes the metrics at the end of the window. Otherwise values of a micro-batch without a token in the loss
+        become NaN.
         """
         if not self.windows:
             with _discarded(metrics) if batch.get("empty") else nullcontext():
@@ -170,17 +171,17 @@ class LossMetrics:
             del values[size:]
 
     def record(self, logps: Tensor, entropies: Tensor | None) -> None:
-        """Keep the outputs of a forward pass, if it is one of a micro-batch that is trained on."""
+        """Keep the outputs of a forward pass inside a `with` block of `of_micro_batch`; ignore any other."""
         if self._recorded is not None and entropies is not None:
             self._recorded.append((logps.detach(), entropies.detach()))
 
     def log(self, step: int, metrics: Metrics, compute_loss: Callable[[Batch], Tensor]) -> None:
-        """Add the metrics of a window to `metrics`, if it ends with micro-batch `step` of the run, counted from 1.
+        """Add the metrics of a window to `metrics`, if micro-batch `step` is the last of the window.
 
-        Values of `of_micro_batch` are put back if `compute_loss` does not add other values of the same name.
+        If `compute_loss` adds no value to a metric, the values that `of_micro_batch` removed from it are put back.
 
         Args:
-            step: number of micro-batches that the run has completed.
+            step: number of the micro-batch that the run has just completed, counted from 1.
             metrics: the metrics of the trainer.
             compute_loss: function that computes the loss of a micro-batch, and adds metrics.
         """
@@ -216,7 +217,7 @@ class LossMetrics:
         return [vars(window) for window in self.windows]
 
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
-        """Continue with the windows of a checkpoint."""
+        """Set the windows from `state`, the result of the method `state` when a checkpoint was saved."""
         self.windows = [
             Window(
                 send_to_device(window["logged"], self.accelerator.device),
@@ -250,9 +251,9 @@ class LossMetrics:
 
 
 def find_places(rows: NDArray[np.int64], ran: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each of `rows`, `(W, L)`, the place at which it ran, or `IDLE` if it did not run.
+    """Return where each of `rows` `(W, L)` ran, as place numbers `(W, L)`; `IDLE` for a row that did not run.
 
-    `ran` is `(W, E)`: the rows that each process runs, in order. Position e of process p is place p * E + e.
+    `ran` is `(W, E)`: the rows that each process runs, in order. `ran[p, e]` has the place number p * E + e.
     """
     places = np.full(max(rows.max(), ran.max()) + 2, IDLE)  # the last entry is that of `IDLE`
     places[ran] = np.arange(ran.size).reshape(ran.shape)
@@ -261,7 +262,7 @@ def find_places(rows: NDArray[np.int64], ran: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _mark_empty(batches: Sequence[Batch], accelerator: Accelerator) -> None:
-    """Add to each micro-batch a 0-d tensor `empty`: whether no process has a token in the loss."""
+    """Add to each micro-batch a 0-d tensor `empty`: true if no process has a token of it in the loss."""
     tokens = accelerator.reduce(torch.stack([loss_mask(batch).sum() for batch in batches]))
     for batch, number in zip(batches, tokens.cpu(), strict=True):
         batch["empty"] = number == 0

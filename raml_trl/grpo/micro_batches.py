@@ -42,11 +42,11 @@ class RowRules(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelTraits:
-    """The properties of a model on which it depends whether rows may move and padding may be trimmed.
+    """The properties of a model that decide whether rows may move and padding may be trimmed.
 
     `router_loss`: the model adds a router loss, which is a mean over a micro-batch.
     `noise`: it draws random numbers in training, as dropout and NEFTune do.
-    `padding`: padding changes its log-probabilities, as absolute positions of GPT-2 do.
+    `padding`: padding changes its log-probabilities, as in GPT-2, whose positions are absolute.
     `width_limit`: padding changes its log-probabilities only in batches wider than this; None for no limit.
     """
 
@@ -73,7 +73,7 @@ def per_micro_batch_terms(settings: Mapping[str, object]) -> list[str]:
 def settle_row_rules(settings: Mapping[str, object], traits: ModelTraits = PLAIN_MODEL) -> RowRules:
     """Return whether `length_bucketing` and `skip_zero_advantage` are on.
 
-    Either of them that is None in the settings is on if it leaves the gradient of the step unchanged.
+    A setting that is None is on if it leaves the gradient of the step unchanged.
 
     Args:
         settings: fields of `SubsetGRPOConfig` by name; a missing field counts as its default.
@@ -153,7 +153,7 @@ def pack_steps(
     Rows are sorted by length and dealt in rounds of one row per process. In each round the longest row goes to the
     process with the fewest tokens so far, the second longest to the process with the second fewest, and so on. At any
     moment all processes then run rows of similar length, and at the end they have run similar numbers of tokens.
-    Finally all processes cut their rows into micro-batches at the same places.
+    Finally all processes cut their rows into micro-batches after the same rounds.
 
     Args:
         dealt: `(K, W, N)` row numbers, from `deal_in_order`.
@@ -240,7 +240,7 @@ def cut_for_scoring(
     Args:
         rows: positions in `lengths`.
         lengths: `(R,)`: tokens of each row.
-        max_rows: the most rows of a batch without `bucketing`; with it, a batch of short rows may have more.
+        max_rows: maximum number of rows of a batch without `bucketing`; with it, a batch of short rows may have more.
         bucketing: whether to sort rows by length and to cut them by `cut_by_width`.
     """
     num_parts = -(-len(rows) // max_rows)

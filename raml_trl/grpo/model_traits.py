@@ -1,8 +1,8 @@
 """Finds out how a model reacts if rows move or padding is trimmed, by running it on a few tokens before training.
 
-`micro_batches` decides from these traits whether rows may move. They are measured rather than looked up by the name of
-the model, through the method that computes TRL's log-probabilities. So an override of this method that, for example,
-passes position ids is taken into account.
+The results are called traits; `micro_batches` decides from them whether rows may move. The model runs through the
+method that computes TRL's log-probabilities, so an override of this method is taken into account, for example one that
+passes position ids. No list of model names is used.
 """
 
 import logging
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 _ROWS, _TOKENS, _PADDING = 8, 8, 5
 # Largest differences of log-probabilities, relative to their standard deviation, that count as rounding. Among 60
-# architectures with random weights in float32 and bfloat16, rounding gave at most 0.05 and 0.01, and positions that
-# depend on padding gave at least 0.1 for the second token.
+# architectures with random weights in float32 and bfloat16, rounding gave at most 0.05 for the second token and 0.01
+# for the median, and positions that depend on padding gave at least 0.1 for the second token.
 _MAX_DIFFERENCE_OF_SECOND_TOKEN, _MAX_MEDIAN_DIFFERENCE = 0.07, 0.04
 
 LogProbs = Callable[[Tensor, Tensor, int], Tensor]
@@ -90,9 +90,9 @@ def read_traits(trainer: GRPOTrainer) -> ModelTraits:
 
 
 def padded_rows(tokenizer: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the same rows twice, with the padding on the left and on the right: each `input_ids` and their mask.
+    """Return the same rows padded on the left, and padded on the right: each time `input_ids` and the attention mask.
 
-    All tensors are `(8, 13)`: 8 tokens and 5 times padding.
+    All tensors are `(8, 13)`: 8 rows with 8 tokens and 5 padding tokens each.
     """
     tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer.tokenizer
     special = {*tokenizer.all_special_ids, tokenizer.pad_token_id}
@@ -109,8 +109,9 @@ def padded_rows(tokenizer: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
 def depends_on_padding(log_probs: LogProbs, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> bool:
     """Return whether padding changes log-probabilities by more than rounding.
 
-    The log-probability of the second token of a row is compared more strictly: the first token attends only to itself,
-    so rotary positions have no influence on the result and cause no rounding.
+    `left` and `right` come from `padded_rows`. Two differences are checked: the median over all tokens, and the largest
+    over the second tokens of the rows. The second token is predicted from the first, which attends only to itself, so
+    rotary positions do not influence its log-probability and cause no rounding there.
     """
     ids, mask = (torch.cat(pair) for pair in zip(left, right, strict=True))
     logps = log_probs(ids, mask, ids.size(1) - 1)  # (2 * 8, 12)
@@ -130,8 +131,9 @@ def draws_random_numbers(run: Callable[[], object], device: torch.device) -> boo
 def width_limit(config: Mapping[str, Any]) -> int | None:
     """Return the width above which positions depend on padding, in tokens; None if there is no such width.
 
-    Three ways to extend the context do this. With the rotary scalings "dynamic" and "longrope", the frequencies depend
-    on the width of the batch once it exceeds a limit. Llama 4 and Ministral 3 scale attention by the absolute position.
+    Three ways to extend the context have such a width. With the rotary scalings "dynamic" and "longrope", the
+    frequencies depend on the width of the batch once it exceeds a limit. Llama 4 and Ministral 3 scale attention by the
+    absolute position.
 
     Args:
         config: the model's text config as a dictionary.
@@ -152,7 +154,7 @@ def width_limit(config: Mapping[str, Any]) -> int | None:
 
 @contextmanager
 def _kept_modes(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards which modules are in training mode."""
+    """Restore the training mode of every module after the `with` block."""
     modes = [(module, module.training) for module in model.modules()]
     yield
     for module, training in modes:
@@ -161,7 +163,7 @@ def _kept_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _kept_random_states(device: torch.device) -> Iterator[None]:
-    """Restore torch's generators of the CPU and of `device` afterwards."""
+    """Restore torch's generators of the CPU and of `device` after the `with` block."""
     states = _random_states(device)
     yield
     torch.set_rng_state(states[0])

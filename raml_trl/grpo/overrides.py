@@ -1,9 +1,9 @@
-"""Finds code of others that overrides TRL's methods, and lets our code run around the outermost override.
+"""Finds code of others that overrides TRL's methods, and wraps the outermost override in our code.
 
 A subclass, a mixin before or after our trainer in the base classes, an attribute set on the trainer, or a patched class
 of TRL may override a method. `Overrides` holds all of these, and decides what our trainer may still assume about the
-loss. `around` puts a function of ours around a method while TRL runs, so that our code sees what TRL sees, whoever
-overrides the method.
+loss. While TRL runs, `around` wraps a method, with all its overrides, in a function of ours. Our code therefore sees
+the arguments that TRL passes, and the result that all overrides together give.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +22,12 @@ Normalizer = Literal["rows", "tokens"]
 """What a loss divides the sum over its rows by.
 
 `"rows"`: the loss is a mean over the rows of the micro-batch, as with `loss_type: grpo`. `"tokens"`: it is a sum that
-is divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Both also state that the term of a row depends
-on no other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and that `_compute_loss` may be
-called again to get its metrics. For `selection: importance`, they state that the terms are proportional to the
-advantages, apart from `self.beta` times a KL term per row.
+is divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Either value also states that the term of a row
+depends on no other row and not on padding, that tokens where `tool_mask` is 0 add nothing, and that `_compute_loss`
+may be called again to get its metrics. For `selection: importance`, it also states that the terms are proportional to
+the advantages, apart from `self.beta` times a KL term per row.
 
-None, the default: nothing is known. If a method that computes the loss or a micro-batch is overridden, rows neither
+None, the default, states nothing. If a method that computes the loss or a micro-batch is overridden, rows neither
 move between micro-batches nor are skipped, and m < G is rejected if it needs the normaliser.
 """
 
@@ -72,7 +72,7 @@ class Overrides:
 
     @property
     def unknown(self) -> str:
-        """The overrides about which nothing may be assumed, for a message; empty if there are none."""
+        """The overrides whose effect on the loss is not declared, as text for a message; empty if there are none."""
         return "" if self.declared else ", ".join(dict.fromkeys(self.loss + self.step))
 
     def normalizer(self, loss_type: str) -> Normalizer | None:
@@ -88,7 +88,7 @@ class Overrides:
         return not methods or (self.declared is not None and methods == {"_compute_loss"})
 
     def check(self, args: SubsetGRPOConfig) -> None:
-        """Check that the settings need no knowledge about an overridden loss that its class does not declare.
+        """Check that no setting relies on a property of an overridden loss that its class does not declare.
 
         Raises:
             InputError: if they do; the message names the override, and how to declare what its loss divides by.
@@ -127,10 +127,12 @@ class Overrides:
             )
 
     def check_step(self) -> None:
-        """Check that no override of `training_step` has replaced ours.
+        """Reject an override of `training_step` that does not call ours.
+
+        Call this method only where our `training_step` has not been called. Any override then does not call it.
 
         Raises:
-            InputError: if there is an override. Call this where an override that calls ours does not come.
+            InputError: if there is an override.
         """
         if self.step:
             raise InputError(
@@ -139,7 +141,7 @@ class Overrides:
             )
 
     def refuse_inputs(self) -> None:
-        """Refuse an override of `_prepare_inputs` that has replaced ours.
+        """Reject an override of `_prepare_inputs` that does not call ours.
 
         Raises:
             InputError: always.
@@ -150,10 +152,10 @@ class Overrides:
         )
 
     def restrict(self, rules: RowRules, args: SubsetGRPOConfig) -> RowRules:
-        """Return the rules that leave the gradient unchanged whatever the overrides compute.
+        """Return `rules` with those switched off that could change the gradient of an overridden loss.
 
-        With a declared normaliser, rows with advantage 0 are skipped only if the config says so: an overridden loss may
-        have terms without the advantage.
+        With a declared normaliser, rows with advantage 0 are skipped only if the config sets `skip_zero_advantage` to
+        true, because an overridden loss may have terms without the advantage.
         """
         if self.unknown:
             return RowRules(length_bucketing=False, skip_zero_advantage=False)
@@ -162,7 +164,7 @@ class Overrides:
         return rules
 
     def explain(self, by_settings: RowRules, rules: RowRules) -> str:
-        """Return a line that says why the rules that the settings would switch on are off."""
+        """Return a log line that says which of the rules that are on in `by_settings` are off in `rules`, and why."""
         off = [name for name in rules._fields if getattr(by_settings, name) > getattr(rules, name)]
         if self.unknown:
             return (
@@ -189,10 +191,13 @@ def find_overrides(trainer: object, names: Iterable[str]) -> list[str]:
 
 
 def check_private_names(trainer: object, owner: type) -> None:
-    """Check that no other class, without knowing it, overrides a private method that `owner` adds to TRL's trainer.
+    """Check that no code of others has a method with the name of a private method that `owner` adds to TRL's trainer.
+
+    Such a clash is an accident: the author of the other method does not know ours, but the other method would be called
+    instead of ours.
 
     Raises:
-        InputError: if one does; the message names the method.
+        InputError: if there is such a method; the message names it.
     """
     added = [name for name in vars(owner) if name.startswith("_") and not hasattr(GRPOTrainer, name)]
     for override in find_overrides(trainer, added):
@@ -200,7 +205,7 @@ def check_private_names(trainer: object, owner: type) -> None:
 
 
 class _Around(partial[Any]):
-    """A function that is called instead of a method, which is its last bound argument."""
+    """A function that is called instead of a method. The method is the last bound argument of the function."""
 
 
 @contextmanager

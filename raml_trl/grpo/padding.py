@@ -2,7 +2,7 @@
 
 TRL pads all prompts of a batch on the left, to P tokens, and all completions on the right, to C tokens. A column of a
 batch is padded like the prompts `(R, P, ...)`, like the completions `(R, C, ...)` or like both together
-`(R, P + C, ...)`, or it is not padded. The names of TRL's columns tell which. A column that a subclass adds has an
+`(R, P + C, ...)`, or it is not padded. For TRL's columns, the name decides. A column that a subclass adds has an
 unknown name, and its width may equal C by chance; such a column is never cut. Instead, prompts or completions keep
 their width if the column may be padded like them, so that it stays aligned with the masks.
 """
@@ -21,13 +21,13 @@ from raml_trl.runtime.errors import InputError
 
 
 class _Widths(NamedTuple):
-    """A number of columns of the prompts, and one of the completions."""
+    """A number for the prompts and one for the completions: widths in tokens, or the factors of P and C in a width."""
 
     prompt: int
     completion: int
 
 
-# What a column is padded like, as factors of (P, C), and the columns of TRL that are padded like this.
+# Each width that a padded column can have, as factors of P and C, with the columns of TRL that have this width.
 _PARTS: dict[_Widths, set[str]] = {
     _Widths(1, 0): {"prompt_ids", "prompt_mask"},
     _Widths(0, 1): {
@@ -61,7 +61,7 @@ def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Concatenate the rows of batches; values for all rows are taken from the first batch.
+    """Concatenate the rows of batches; take values that hold for all rows from the first batch.
 
     The batches are TRL's micro-batches of one generation, or come from several processes. In the second case they may
     be padded to different widths, and some may have images while others have none.
@@ -112,7 +112,7 @@ def _widen(name: str, values: list[Tensor], widths: list[_Widths]) -> list[Tenso
 
 
 def _parts(name: str, value: Any, widths: _Widths) -> set[_Widths]:
-    """Return what a column may be padded like: by its width, and by its name if the column is TRL's."""
+    """Return the keys of `_PARTS` that fit the width of a column and, if the column is TRL's, its name."""
     if not isinstance(value, Tensor) or value.ndim < 2:
         return set()
     return {

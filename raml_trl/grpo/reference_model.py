@@ -19,7 +19,7 @@ from raml_trl.training.checkpoints import ResumableTrainer
 logger = logging.getLogger(__name__)
 
 REFERENCE_FILE = "reference_model.pt"
-"""The weights of the reference model in a checkpoint, if they are no longer those with which training began."""
+"""The file of a checkpoint with the weights of the reference model. It is written only if training has changed them."""
 
 
 class ReferenceResuming(ResumableTrainer):

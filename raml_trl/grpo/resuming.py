@@ -77,14 +77,14 @@ class BufferResuming(ReferenceResuming):
 
 
 class BufferResumingTrainer(BufferResuming, GRPOTrainer):
-    """A `GRPOTrainer` that saves and restores what TRL keeps in memory only, the state of adaptive entropy included."""
+    """A `GRPOTrainer` with `BufferResuming`; its checkpoints also include the state of adaptive entropy."""
 
     def _progress(self) -> Progress:
         return super()._progress() | {"entropy": (self.entropy_coef, self._last_world_entropy)}
 
     def _restore_progress(self, progress: Progress) -> None:
         super()._restore_progress(progress)
-        if "entropy" in progress:  # older versions have left it to TRL, which saves it after the checkpoint is complete
+        if "entropy" in progress:  # older versions left it to TRL, which saves it after the checkpoint is complete
             self.entropy_coef, self._last_world_entropy = progress["entropy"]
 
 

@@ -35,8 +35,8 @@ def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float
 
     Args:
         style: style of the prompt, a key of `prompts.STYLES`.
-        num_graders: the most child processes to grade with. They start when a completion first needs computer algebra,
-            and end when the reward function is deleted or the interpreter exits.
+        num_graders: maximum number of child processes that grade. They start when a completion first needs computer
+            algebra, and end when the reward function is deleted or the interpreter exits.
     """
     find_style(style)
     pool = GradingPool(num_graders)

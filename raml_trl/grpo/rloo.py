@@ -53,7 +53,7 @@ class SubsetRLOOConfig(RLOOConfig):
 class SubsetRLOOTrainer(BufferResuming, RLOOTrainer):
     """TRL's `RLOOTrainer`, which trains on m of the G rollouts of every group.
 
-    The constructor is that of `RLOOTrainer`, but `args` is a `SubsetRLOOConfig`. With m = G training gives the same
+    The constructor is that of `RLOOTrainer`, but `args` is a `SubsetRLOOConfig`. With m = G, training gives the same
     weights as `RLOOTrainer`, bit for bit. Checkpoints include the buffered rollouts.
 
     Raises:

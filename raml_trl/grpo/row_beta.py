@@ -1,4 +1,4 @@
-"""Weights the KL term of every row, by standing in for TRL's `beta` while the loss is computed."""
+"""Weights the KL term of every row: an object with row weights replaces TRL's `beta` while the loss is computed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,9 @@ from raml_trl.runtime.errors import InputError
 class RowBeta:
     """TRL's `beta` with a weight for every row.
 
-    TRL's loss uses `beta` in two expressions only, `self.beta != 0.0` and `self.beta * per_token_kl`. A loss of others
-    may multiply it by one KL value per row. Any other use raises an error instead of ignoring the weights.
+    TRL's loss uses `beta` in two expressions only, `self.beta != 0.0` and `self.beta * per_token_kl`. A loss that
+    others write may also multiply `beta` by one KL value per row. Any other use raises an error, so that no loss
+    ignores the weights.
     """
 
     beta: float

@@ -1,4 +1,4 @@
-"""Takes rows of a batch, which has TRL's format and whatever columns a subclass has added."""
+"""Takes rows out of a batch in TRL's format, with all columns that a subclass has added."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SELECTED = "raml/selected"
 WEIGHTS = "raml/weights"
 """`(R,)`: weight of the row in the loss, if rows have different weights."""
 LOSS_ROWS = "raml/loss_rows"
-"""0-d: number of rows by which a mean over rows is divided, in a micro-batch that has another number of rows."""
+"""0-d: the number that a mean over rows must divide by, in a micro-batch with another number of rows."""
 
 
 def is_column(value: Any) -> bool:

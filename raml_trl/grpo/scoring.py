@@ -1,4 +1,4 @@
-"""Computes log-probabilities before training for those rollouts only that will be trained on.
+"""Computes log-probabilities before training, but only those of rollouts that will be trained on.
 
 Shapes: R rows on this process, with P prompt tokens and C completion tokens each.
 """
@@ -33,10 +33,10 @@ def score_rows(
     Rows that are not scored have NaN, which TRL reads as a log-probability that is not available.
 
     Args:
-        score: TRL's method, with the model as its first argument.
+        score: TRL's `_get_per_token_logps_and_entropies`, to which the model is already bound.
         batch: prompts, completions and images of all rows of this process.
         rows: numbers of the rows to score.
-        max_rows: the most rows of a call without `bucketing`; with it, a call with short rows may have more.
+        max_rows: maximum number of rows of a call without `bucketing`; with it, a call with short rows may have more.
         bucketing: whether rows of similar length are scored together.
         trim: function that trims padding; it is applied to the rows of every call.
     """

@@ -39,8 +39,8 @@ FLOOR = 0.5
 Without a floor, a rollout with |A| near 0 would be drawn rarely and then get a huge weight. With a KL term it has a
 gradient even if A = 0. With the floor no weight exceeds (1 + FLOOR) / FLOOR = 3. One half is the largest floor that has
 no effect on binary rewards: if a fraction q of the rollouts is correct, the smallest |A| is 1 / (2 max(q, 1 - q)) of
-the mean, which is at least one half. For rewards with more levels, the variance is at most about a tenth larger with
-this floor than with a floor near 0.
+the mean, which is at least one half. For rewards with more than two values, the variance is at most about a tenth
+larger with this floor than with a floor near 0.
 """
 
 _DRAWS_PER_COUNT = 4  # Philox4x64 yields four numbers per counter value
@@ -231,7 +231,7 @@ def _checked(selection: object, name: str, shape: tuple[int, int], num_rollouts:
         num_rollouts: G.
 
     Raises:
-        InputError: if it has not. The message names the function and the value.
+        InputError: if it does not have them. The message names the function and the value.
     """
     if not isinstance(selection, Selection):
         raise InputError(
@@ -266,7 +266,7 @@ def _checked(selection: object, name: str, shape: tuple[int, int], num_rollouts:
 def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> NDArray[np.float64]:
     """Return probabilities `(P, G)` that are proportional to `sizes`, capped at 1, and sum to m in each group.
 
-    The k largest sizes get probability 1, and every other size c * size with c = (m - k) / (sum of the other sizes).
+    The k largest sizes get probability 1. Every other size gets c * size with c = (m - k) / (sum of the other sizes).
     k is the smallest number for which no probability exceeds 1. Equal sizes give exactly m/G, and m = G gives exactly
     1.
 
@@ -320,7 +320,7 @@ def _max_variance(rewards: NDArray[np.floating], draws: NDArray[np.float64], num
     order = _descending(rewards, draws)
     num_present = np.count_nonzero(~np.isnan(rewards), axis=1, keepdims=True)
     ranked = np.take_along_axis(np.asarray(rewards, dtype=np.float64), order, axis=1)
-    # Centring on the median leaves the variance unchanged and reduces rounding errors, since the median is close to
+    # Centring on the median leaves the variance unchanged and reduces rounding errors, because the median is close to
     # most rewards. The median is one of the rewards, so equal rewards become exactly 0.
     centred = ranked - np.take_along_axis(ranked, num_present // 2, axis=1)
     centred[np.isnan(centred)] = 0
@@ -343,10 +343,10 @@ def _abs_advantage(advantages: NDArray[np.floating], draws: NDArray[np.float64],
 
     Source: CPPO, arXiv 2503.22342. CPPO keeps the largest |A| among the completions of a process; this function keeps
     the largest of each group.
-    Biased: small |A| are never selected, so the terms in the mean over S are too large. The rarer outcome (correct or
-    wrong) has the larger |A| and is selected first, so all m rollouts may have advantages of the same sign. Subsets
-    are nested. If all rewards are equal, the subset is that of `random`. With m = 1 it is the rollout farthest from the
-    mean. A rollout without a reward has A = 0 and comes last.
+    Biased: small |A| are never selected, so the terms of S are larger than those of the group on average. The rarer
+    outcome (correct or wrong) has the larger |A| and is selected first, so all m rollouts may have advantages of the
+    same sign. Subsets are nested. If all rewards are equal, the subset is that of `random`. With m = 1 it is the
+    rollout farthest from the mean. A rollout without a reward has A = 0 and comes last.
     """
     return Selection.unweighted(_descending(np.abs(advantages), draws)[:, :num_selected])
 
@@ -397,7 +397,7 @@ def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], 
     """Return a mask `(P, G)` of m rollouts per group, in which each rollout is true with exactly its probability.
 
     Source: Madow, Annals of Mathematical Statistics 1949. The probabilities are intervals laid end to end over [0, m).
-    The m points start, start + 1, ... fall into m different intervals, since no interval is longer than 1.
+    The m points start, start + 1, ... fall into m different intervals, because no interval is longer than 1.
 
     Args:
         probabilities: `(P, G)`, in the order of the intervals; those of a group sum to m.

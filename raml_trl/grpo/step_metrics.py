@@ -128,8 +128,8 @@ def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[
 def latest_correct(columns: Mapping[str, Sequence[object]], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Return which rollouts of the last generation are correct, as `(P, G)`; None if no reward function reports it.
 
-    The column `raml/correct` of our reward function is read. If there is none, a column `correct` of the user's is
-    read, provided that it has only booleans, 0 and 1 for this generation.
+    The column `raml/correct` of our reward function is read. If there is none, a column `correct` of a
+    user's reward function is read, if it has only booleans, 0 and 1 for this generation.
 
     Args:
         columns: the columns that TRL's table of completions has in addition to its own. Reward functions add columns

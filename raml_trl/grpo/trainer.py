@@ -1,6 +1,6 @@
 """`SubsetGRPOTrainer`: TRL's `GRPOTrainer` that trains on m of the G rollouts of every group.
 
-It differs from `GRPOTrainer` in five ways; each place is marked `# RaML:`.
+It differs from `GRPOTrainer` in five ways, whose places in the code are marked `# RaML:`.
 1. As soon as rewards are known, m rollouts of each group are selected. Only these are scored, that is, get
    log-probabilities under the old and the reference model.
 2. `subset_mode: drop` removes the other rows from the rollouts that TRL buffers; `mask` keeps these rows and masks
@@ -11,9 +11,12 @@ It differs from `GRPOTrainer` in five ways; each place is marked `# RaML:`.
 5. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
 
 Generation, rewards, advantages and the loss are computed by TRL: its methods are called through `super()`, never
-copied. Our code runs around the outermost override of each method (see `overrides`), so a subclass sees what it would
-see with `GRPOTrainer`. Metrics of rewards, advantages and completions cover all G rollouts, so curves for different m
-are comparable. Metrics of the loss (entropy, KL, clipping) cover the rows that were trained on.
+copied. If a subclass overrides one of these methods, our code wraps the subclass's method, not the other way round (see
+`overrides`). The subclass's method therefore sees the same inputs and results as with `GRPOTrainer`.
+
+Metrics of rewards, advantages and completions cover all G rollouts, so curves for different m are comparable. Metrics
+of the loss (entropy, KL, clipping) equal those of `GRPOTrainer` if m = G. With m < G, or with
+`skip_zero_advantage: true`, they cover the rows that were trained on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
     trainer.train()
@@ -139,7 +142,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         self._overrides, self.row_rules = overrides, rules
         self._loss_metrics.rules = rules
 
-    # One generation. TRL calls methods in this order; these functions run around the outermost override of each.
+    # One generation, in the order of TRL's calls. Each function `_around_...` wraps the outermost override of a method.
 
     def _prepare_inputs(self, generation_batch: Any) -> Batch:
         if not self.model.training:

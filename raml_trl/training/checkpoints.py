@@ -91,8 +91,8 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> P
     Args:
         checkpoint: the directory that training resumes from.
         process_index: the index of this process in the launch.
-        num_processes: the number of processes of this launch. It cannot use the progress that a launch with another
-            number of processes has saved.
+        num_processes: the number of processes of this launch. A launch cannot use the progress that a launch with
+            another number of processes has saved.
     """
     path = progress_path(checkpoint, process_index)
     if not path.is_file():
@@ -142,9 +142,11 @@ class Totals(TypedDict):
 def summarize_run(logs: dict[str, float], totals: Totals, steps: int) -> None:
     """Correct the entry with which transformers ends the log, so that it describes the run and not its last session.
 
+    A run that is resumed has several sessions: one for each call of `train`.
+
     Args:
         logs: the entry, with `train_loss`, `train_runtime` in seconds and rates per second.
-        totals: the steps and seconds of the sessions before, and the loss of the whole run.
+        totals: the steps and seconds of the earlier sessions, and the sum of the losses of the whole run.
         steps: the optimizer steps of the whole run.
     """
     session, whole = logs["train_runtime"], totals["seconds"] + logs["train_runtime"]
@@ -162,7 +164,7 @@ class ResumableTrainer(Trainer):
     """Mixin for TRL trainers: a resumed run logs the same metrics as a run that was not interrupted.
 
     The last log entry and the result of `train`, which give the loss, the duration and the rates of the training,
-    describe the whole run. transformers describes the last session.
+    describe the whole run. Those of transformers describe only its last session, that is, the last call of `train`.
 
     Subclasses that have further state extend `_progress`, `_restore_progress` and `_restore_totals`.
     """
@@ -212,15 +214,15 @@ class ResumableTrainer(Trainer):
         return {"num_processes": self.accelerator.num_processes, "totals": totals, **log_state(self)}
 
     def _restore_progress(self, progress: Progress) -> None:
-        """Restore what `_progress` returned."""
+        """Restore the state that `_progress` returned when the checkpoint was saved."""
         restore_log(self, progress)
         if "totals" in progress:  # continue the sum of transformers
             self._total_loss_scalar = progress["totals"]["loss"]
             self._earlier = Totals(**{**self._earlier, "loss": 0.0})
 
     def _restore_totals(self, progress: Progress) -> None:
-        """Restore the part of `progress` that describes the run so far. It does not depend on the process."""
-        if "totals" in progress:  # older versions have not saved them
+        """Restore the part of `progress` that describes the run so far. `progress` may be that of another process."""
+        if "totals" in progress:  # older versions did not save them
             totals: Totals = progress["totals"]
             self._earlier = Totals(**{**totals, "loss": totals["loss"] + progress["loss"][0]})
 

@@ -133,7 +133,7 @@ def train(
 
 
 def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:
-    """Return arguments for `from_pretrained`, as TRL's scripts do. Arguments in `config` override those in `model`."""
+    """Return arguments for `from_pretrained`, like TRL's scripts. Arguments in `config` override those in `model`."""
     overrides = config.model_init_kwargs
     assert overrides is None or isinstance(overrides, dict)
     return {

@@ -1,4 +1,4 @@
-"""Cases in which our trainer is compared with TRL's. A case is a set of settings and of arguments of the trainer."""
+"""Cases in which our trainer is compared with TRL's. A case is a set of settings and constructor arguments."""
 
 import ast
 import inspect
@@ -12,13 +12,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 @dataclass(frozen=True)
 class Case:
-    """A set of settings with which both trainers train. `training.train` has the defaults."""
+    """The settings of one case. Both trainers train with them; `training.train` has the defaults for all others."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `GRPOConfig`."""
     parts: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the trainer's constructor. A function as `model` is called for every training."""
+    """Arguments of the trainer's constructor. If `model` is a function, it makes the model for every training."""
     subclass: Callable[[type[GRPOTrainer]], type[GRPOTrainer]] | None = None
     """Makes a subclass of the trainer's class, as a user would write it."""
     prepare: Callable[[GRPOTrainer], None] | None = None

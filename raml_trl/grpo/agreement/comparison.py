@@ -37,8 +37,9 @@ _SMALLEST = 0.1  # smaller metrics are compared as if they had this size: the lo
 class Difference:
     """The worst relative difference of two trainings over their steps.
 
-    `gradient` is the distance of two gradients relative to the length of one of them. `logs` is the difference of the
-    logged metric that differs most, `metric`. Both are infinite if one training lacks a step, a metric or a number.
+    `gradient` is the distance between the two gradients, relative to the length of one of them. `metric` is the logged
+    metric that differs most, and `logs` its difference. A difference is infinite if one training lacks a step, a metric
+    or a number that the other has.
     """
 
     gradient: float

@@ -16,7 +16,7 @@ _RIGHTMOST = 10.0
 
 
 def agreement_table(agreements: Sequence[Agreement], head: str = "case") -> str:
-    """Return a Markdown table with the worst relative difference in every column, one row per case."""
+    """Return a Markdown table of the worst relative differences, one row per case; `head` heads the first column."""
     body = [[result.case, *(_cell(result.columns[name]) for name in COLUMNS)] for result in agreements]
     return markdown_table([[head, *COLUMNS], *body])
 
@@ -30,7 +30,8 @@ def _cell(result: Difference | str) -> str:
 def agreement_figure(agreements: Sequence[Agreement], tolerance: float) -> str:
     """Draw the worst relative differences on a logarithmic axis, one row per case, as SVG.
 
-    Rejected cases have no dot. A difference of 0 is drawn at the left edge, and an infinite one at the right edge.
+    A dashed line marks the tolerance. Rejected cases have no dot. A difference of 0 is drawn at the left edge, and an
+    infinite one at the right edge.
     """
     figure = Figure(figsize=(7.2, 1.0 + 0.19 * len(agreements)), layout="constrained")
     axes = figure.subplots()
@@ -59,7 +60,7 @@ def as_json(agreements: Sequence[Agreement]) -> list[dict[str, Any]]:
 
 
 def from_json(rows: Sequence[Mapping[str, Any]]) -> list[Agreement]:
-    """Return the results that `as_json` has made the rows of."""
+    """Return the results from `rows`, which `as_json` has made from them."""
     return [Agreement(row["case"], {name: _from_json(row[name]) for name in COLUMNS}) for row in rows]
 
 

@@ -81,7 +81,7 @@ def train(case: Case, workshop: Workshop, subset: dict[str, Any] | None = None) 
     """Train for a few steps: two optimizer steps of four groups, in micro-batches of two groups.
 
     Args:
-        case: the settings.
+        case: the settings and arguments that differ from the defaults.
         workshop: the directory and the model.
         subset: fields of `SubsetGRPOConfig`; None to train with TRL's own trainer.
 
@@ -154,7 +154,7 @@ def text_of(messages: Any) -> str:
 
 
 def random_rollouts(prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
-    """Return rollouts of random tokens and lengths. They depend only on the prompt and on the place in the batch."""
+    """Return rollouts of random tokens and lengths. They depend only on the prompt and its position in the batch."""
     tokenizer, longest = trainer.processing_class, trainer.max_completion_length
     completions = []
     for row, prompt in enumerate(prompts):
