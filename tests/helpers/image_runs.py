@@ -14,6 +14,7 @@ import torch
 from transformers import ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer
 
+from tests.helpers import freeze_imports
 from tests.helpers.trainers import digit_reward, make_trainer
 from tests.helpers.vision import LAYOUTS, image_questions, save_vision_model
 
@@ -113,6 +114,7 @@ def difference(run: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def main(directory: str) -> None:
+    freeze_imports()
     results = train_all(Path(directory))
     if os.environ["RANK"] == "0":
         torch.save(results, Path(directory) / "results.pt")

@@ -54,7 +54,7 @@ from raml_trl.training import evaluation as in_training
 from raml_trl.training import run as lifecycle
 from raml_trl.training.evaluation import Evaluation
 from tests.commands.test_commands import COMMANDS, TINY
-from tests.helpers import without_triton
+from tests.helpers import freeze_imports, without_triton
 from tests.helpers.trainers import TrainerOnGivenRollouts
 
 without_triton.patch()
@@ -115,6 +115,7 @@ def start(command: str, words: list[str], patches: list[tuple[Any, str, Any]]) -
 
 
 def main(path: Path) -> None:
+    freeze_imports()
     Evaluation.measure = noted_measure
     in_training.TransformersEngine = NotingEngine
     all_notes = {}
