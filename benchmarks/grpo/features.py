@@ -28,7 +28,6 @@ _UNKNOWN = (
 _SCORED = (
     "The gradients are equal. The metrics `sampling/*` cover the rows whose log-probs are computed: the m, or all G."
 )
-_METRICS = "The gradients are equal. Metrics of an overridden loss are means over micro-batches, and rows move."
 EXPLAINED: dict[str, tuple[tuple[str, ...], str]] = {
     "bf16": ((DEFAULT, DROP), _ROUNDING),
     "a bfloat16 model": ((DEFAULT, DROP), _ROUNDING),
@@ -38,7 +37,6 @@ EXPLAINED: dict[str, tuple[tuple[str, ...], str]] = {
     "LoRA with dropout": ((DROP,), _NOISE),
     "dropout (GPT-2)": ((DROP,), _NOISE),
     "vLLM's correction": ((DROP,), _SCORED),
-    "GMPO": ((DEFAULT,), _METRICS),
     "_compute_loss with a term": ((DROP,), _UNKNOWN),
 }
 """Why cells exceed the tolerance or are rejected: by the start of the feature's name, the columns and the reason."""
