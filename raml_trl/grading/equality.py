@@ -258,7 +258,7 @@ def _affirmation(text: str) -> str:
     if match is None:
         return ""
     said, words = match[1].lower(), set(re.findall("[a-z']+", match[2].lower()))
-    explained = not words or match[0][len(said)] in ",.:;!"
+    explained = not match[2] or match[0][len(said)] in ",.:;!"
     return said if explained and not words & _CONTRARY[said] else ""
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from raml_trl.grading.choices import read_choice, read_run
 from raml_trl.grading.clock import read_time, same_time
+from raml_trl.grading.grader import decide_without_algebra
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.numbers import exact
 from raml_trl.grading.quantities import Quantity, counts_only, currencies_differ, read_quantity, units_differ
@@ -98,6 +99,12 @@ def test_choices() -> None:
     assert run is not None
     assert run.letters == {"A", "B", "D"}
     assert read_run("BAD") is None
+
+
+def test_yes_with_an_explanation() -> None:
+    assert decide_without_algebra(r"\text{Yes, it is possible}", r"\text{Yes}") == "correct"
+    for text in (r"\text{Yes} + 1", r"\text{Yes and no}", r"\text{Yes, it is false}", r"\text{No, it is impossible}"):
+        assert decide_without_algebra(text, r"\text{Yes}") != "correct", text
 
 
 @pytest.mark.parametrize(
