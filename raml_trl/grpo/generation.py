@@ -202,10 +202,12 @@ def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, ove
 
 
 def has_all_rows(batch: Batch, generation: Generation, args: SubsetGRPOConfig, accelerator: Accelerator) -> bool:
-    """Return whether an overridden `_generate_and_score_completions` returned a row for every reward, in groups of G.
+    """Return whether a generation of an overridden `_generate_and_score_completions` consists of whole groups of G.
+
+    It does if it has exactly one row for each rollout whose reward was calculated.
 
     Raises:
-        InputError: if it did not, and m < G.
+        InputError: if it does not, and m < G: then there are no groups to select from.
     """
     rows = torch.tensor([len(batch["advantages"])], device=accelerator.device)
     sizes, rewarded = accelerator.gather(rows).tolist(), [len(rewards) for rewards in generation.rewards]

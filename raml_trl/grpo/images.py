@@ -2,7 +2,8 @@
 
 A processor stacks the pixels of all images of a batch in one of several layouts: by patch, by tile, by image, or by
 row. TRL's `split_pixel_values_by_grid` cuts most layouts into a list with one tensor per row, and
-`unsplit_pixel_values_by_grid` stacks them again. Between these two calls, all pixels of a batch are in such lists.
+`unsplit_pixel_values_by_grid` stacks them again. This module also cuts the other layouts. So between these two calls,
+the pixels of a batch are always lists with one tensor per row.
 """
 
 from collections.abc import Mapping, Sequence

@@ -76,7 +76,7 @@ class Overrides:
         return "" if self.declared else ", ".join(dict.fromkeys(self.loss + self.step))
 
     def normalizer(self, loss_type: str) -> Normalizer | None:
-        """Return what the loss divides by; None if that is unknown."""
+        """Return "rows" or "tokens", by whose number the loss divides; None if an override of the loss does not say."""
         if self.loss:
             return self.declared
         return "rows" if loss_type in ROW_MEAN_LOSSES else "tokens"

@@ -83,7 +83,10 @@ class ArmDifference:
 
     @property
     def verdict(self) -> Verdict:
-        """`holds` if the 95 % interval of the difference is above zero, `does not hold` if it is below zero."""
+        """`holds` if the 95 % interval of the difference is above zero, `does not hold` if it is below zero.
+
+        `inconclusive` if the interval contains zero.
+        """
         if self.difference.low > 0:
             return "holds"
         return "does not hold" if self.difference.high < 0 else "inconclusive"

@@ -98,12 +98,12 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
 
 
 def read_costs(directory: str, num_processes: int, num_generations: int) -> RunSummary:
-    """Read the costs of the run of `train_grpo` in `directory`.
+    """Read the measured costs (seconds, rows and tokens) of the run of `train_grpo` in `directory`.
 
     The run must have had `num_processes` processes, and groups of `num_generations` rollouts.
 
     Raises:
-        InputError: if there is no such run, or its costs do not apply to this plan.
+        InputError: if there is no such run, or if it had another number of processes or of rollouts per group.
     """
     results = complete_record(directory, "train_grpo")["results"]
     summary = read_summary(Path(directory))
