@@ -301,16 +301,18 @@ def make_gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
     return _seeded(GPT2LMHeadModel, GPT2Config(vocab_size=len(make_tokenizer()), **sizes, **rates))
 
 
+_SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
 def make_half() -> LlamaForCausalLM:
     """Return a model in bfloat16, with a saved copy that TRL loads as its reference."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    model = _seeded(LlamaForCausalLM, LlamaConfig(vocab_size=len(make_tokenizer()), initializer_range=0.2, **sizes))
-    directory = Path(tempfile.gettempdir()) / "raml_trl_half"
+    model = _seeded(LlamaForCausalLM, LlamaConfig(vocab_size=len(make_tokenizer()), initializer_range=0.2, **_SIZES))
+    directory = Path(tempfile.mkdtemp(prefix="raml_trl_half_"))
     model.to(torch.bfloat16).save_pretrained(directory)
     model.config._name_or_path = str(directory)
     return model
@@ -318,15 +320,9 @@ def make_half() -> LlamaForCausalLM:
 
 def make_gemma2() -> Gemma2ForCausalLM:
     """Return a model whose logits are capped, which TRL's fused head repeats."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
     heads: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 2.0}
     vocabulary: dict[str, Any] = {"vocab_size": len(make_tokenizer()), "pad_token_id": 0, "bos_token_id": None}
-    return _seeded(Gemma2ForCausalLM, Gemma2Config(initializer_range=0.2, **vocabulary, **sizes, **heads))
+    return _seeded(Gemma2ForCausalLM, Gemma2Config(initializer_range=0.2, **vocabulary, **_SIZES, **heads))
 
 
 def make_mixture() -> Qwen3MoeForCausalLM:
@@ -339,13 +335,9 @@ def make_mixture() -> Qwen3MoeForCausalLM:
 
 def make_reward_model() -> LlamaForSequenceClassification:
     """Return a model with random weights that gives every conversation one number."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    config = LlamaConfig(vocab_size=len(make_tokenizer()), initializer_range=0.2, pad_token_id=0, num_labels=1, **sizes)
+    config = LlamaConfig(
+        vocab_size=len(make_tokenizer()), initializer_range=0.2, pad_token_id=0, num_labels=1, **_SIZES
+    )
     model = _seeded(LlamaForSequenceClassification, config)
     model.config._name_or_path = "reward_model"  # its name in the logs
     return model

@@ -59,8 +59,8 @@ class Generation:
     def add_fields(self, extra_fields: Mapping[str, object]) -> None:
         """Add the extra fields that a `rollout_func` returned to the inputs, as TRL does before it asks for rewards."""
         for name, values in extra_fields.items():
-            oneper_row = values if isinstance(values, list) else [values] * len(self.inputs)
-            for row, value in zip(self.inputs, oneper_row, strict=False):
+            column = values if isinstance(values, list) else [values] * len(self.inputs)
+            for row, value in zip(self.inputs, column, strict=False):
                 row[name] = value
 
 

@@ -11,12 +11,9 @@ It differs from `GRPOTrainer` in five ways, whose places in the code are marked 
 5. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
 
 Generation, rewards, advantages and the loss are computed by TRL: its methods are called through `super()`, never
-copied. If a subclass overrides one of these methods, our code wraps the subclass's method, not the other way round (see
-`overrides`). The subclass's method therefore sees the same inputs and results as with `GRPOTrainer`.
-
-Metrics of rewards, advantages and completions cover all G rollouts, so curves for different m are comparable. Metrics
-of the loss (entropy, KL, clipping) equal those of `GRPOTrainer` if m = G. With m < G, or with
-`skip_zero_advantage: true`, they cover the rows that were trained on.
+copied. If a subclass overrides one of these methods, our code wraps the subclass's method (see `overrides`). Metrics of
+rewards, advantages and completions cover all G rollouts. Metrics of the loss equal those of `GRPOTrainer` if m = G;
+with m < G, or with `skip_zero_advantage: true`, they cover the rows that were trained on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
     trainer.train()

@@ -31,6 +31,14 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
 _TEXT = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -120,14 +128,7 @@ def _tiles() -> tuple[PreTrainedModel, ProcessorMixin]:
     processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
     config = Idefics3Config(
         text_config=_TEXT | {"model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": 0},
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-        },
+        vision_config=_VISION,
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
@@ -150,14 +151,7 @@ def _per_image() -> tuple[PreTrainedModel, ProcessorMixin]:
             "query_pre_attn_scalar": 16,
             "initializer_range": 0.05,
         },
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-        },
+        vision_config=_VISION,
         mm_tokens_per_image=4,
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
