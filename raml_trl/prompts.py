@@ -11,8 +11,9 @@ from typing import Literal
 
 from raml_trl.runtime.errors import InputError
 
-# Pattern of \boxed{...} without a line break inside. Whether the answer in the box is correct is up to the grader.
-_BOX = r"\\boxed\{[^\n]+\}"
+# Pattern of \boxed{...} without a line break inside. Whether the answer in the box is correct is up to the grader. The
+# box ends at the last brace of its line. The group is atomic: no earlier brace can match if the last one does not.
+_BOX = r"\\boxed\{(?>[^\n]+\})"
 
 
 @dataclass(frozen=True)

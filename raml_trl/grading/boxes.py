@@ -4,8 +4,10 @@ A box ends where its braces balance, not at the first `}`: the content of `\boxe
 """
 
 import re
+from collections.abc import Iterator
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\\.` skips escaped braces, which are text
+_BLANK = re.compile(r"\s*")
 
 
 def extract_answer(text: str) -> str | None:
@@ -21,19 +23,10 @@ def extract_box(text: str) -> str | None:
 
     An empty box counts only if all boxes are empty.
     """
-    if "\\boxed" not in text:
-        return None
-    open_braces: list[int] = []  # for each open brace, the start of its box content, or -1 for an ordinary brace
     last = (-1, -1)  # an empty box counts only if there is no other
-    for match in _BRACE.finditer(text):
-        token = match.group()
-        if token == "}":
-            if open_braces:
-                box = (open_braces.pop(), match.start())
-                if last[0] < 0 or text[box[0] : box[1]].strip():
-                    last = max(last, box)
-        elif token[-1] == "{" and token != r"\{":
-            open_braces.append(match.end() if len(token) > 1 else -1)
+    for box in _boxes(text):
+        if last[0] < 0 or not _BLANK.fullmatch(text, *box):
+            last = max(last, box)
     start, end = last
     return None if start < 0 else text[start:end].strip()
 
@@ -48,7 +41,23 @@ def box_end(stub: str, text: str) -> int | None:
 
     The brace is counted. Return None if `text` does not close the box.
     """
-    for end, character in enumerate(text, start=1):
-        if character == "}" and extract_box(stub + text[:end]) is not None:
-            return end
-    return None
+    first = next((end for _, end in _boxes(stub + text)), None)
+    if first is None:
+        return None
+    brace = text.find("}", max(0, first - len(stub)))
+    return None if brace < 0 else brace + 1
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the start and the end of the content of each complete box, in the order in which the boxes end."""
+    if "\\boxed" not in text:
+        return
+    open_braces: list[int] = []  # for each open brace, the start of its box content, or -1 for an ordinary brace
+    for match in _BRACE.finditer(text):
+        token = match.group()
+        if token == "}":
+            start = open_braces.pop() if open_braces else -1
+            if start >= 0:
+                yield start, match.start()
+        elif token[-1] == "{" and token != r"\{":
+            open_braces.append(match.end() if len(token) > 1 else -1)

@@ -7,16 +7,15 @@ that are neither numbers nor words are compared by the function `leaf`, which th
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from math import inf
 
 from raml_trl.grading.choices import read_choice, read_run
 from raml_trl.grading.clock import may_be_ratio, read_time, same_time
 from raml_trl.grading.notation import Group, compact, find_group, normalise, plain, split
 from raml_trl.grading.numbers import exact, same_number
 from raml_trl.grading.quantities import Quantity, counts_only, currencies_differ, read_quantity, units_differ
-
-Leaf = Callable[[str, str], bool | None]
-"""Function that returns whether a leaf of the predicted answer equals a leaf of the reference; None if undecided."""
+from raml_trl.grading.rule import Leaf, Rule, undecided
 
 _MAX_UNORDERED = 32  # longest list or set whose parts may match in any order; longer ones must have the same order
 _WORD = re.compile(r"[A-Z]{2,3}|(?i:no|yes|[a-z][a-z' -]{3,})")
@@ -43,14 +42,17 @@ _EQUALS = re.compile("=")
 _RELATION = re.compile(r"<|>|\\le|\\ge")
 
 
-def same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
+def same(predicted: str, answer: str, leaf: Leaf, *, max_steps: float = inf) -> bool | None:
     """Return whether a predicted answer and a reference mean the same.
 
     Return None if that depends on two leaves for which `leaf` returns None.
+
+    Raises:
+        TooManyStepsError: if more than `max_steps` parts have to be compared, as in sets nested in sets.
     """
     if currencies_differ(predicted, answer):
         return False
-    return _same(normalise(predicted), normalise(answer), leaf)
+    return _same(normalise(predicted), normalise(answer), Rule(leaf, max_steps))
 
 
 def leaves(answer: str) -> list[str]:
@@ -67,7 +69,8 @@ def leaves(answer: str) -> list[str]:
     return [plain(answer)]
 
 
-def _same(predicted: str, answer: str, leaf: Leaf) -> bool | None:
+def _same(predicted: str, answer: str, leaf: Rule) -> bool | None:
+    leaf.count_step()
     predicted, answer = _unwrap(predicted), _unwrap(answer)
     if not predicted or not answer:
         return None
@@ -136,7 +139,7 @@ def _same_several_choices(predicted: str, answer: str) -> bool | None:
     return None
 
 
-def _same_quantities(p: Quantity, a: Quantity, whole: tuple[str, str], leaf: Leaf) -> bool | None:
+def _same_quantities(p: Quantity, a: Quantity, whole: tuple[str, str], leaf: Rule) -> bool | None:
     """Compare two quantities. The unit may be missing on one side. `whole` holds both answers as they were read.
 
     50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
@@ -154,7 +157,7 @@ def _same_quantities(p: Quantity, a: Quantity, whole: tuple[str, str], leaf: Lea
     return _same(normalise(p.value), normalise(a.value), leaf)
 
 
-def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
+def _same_groups(predicted: Group, answer: Group, leaf: Rule) -> bool | None:
     p, a = predicted, answer
     if len(p.parts) != len(a.parts):
         return False
@@ -171,7 +174,7 @@ def _same_groups(predicted: Group, answer: Group, leaf: Leaf) -> bool | None:
     return _matched(p.parts, a.parts, leaf)
 
 
-def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Leaf) -> bool | None:
+def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None, leaf: Rule) -> bool | None:
     """Compare two answers of which exactly one is a group.
 
     `p` and `a` are the groups of `predicted` and `answer`; exactly one of them is None.
@@ -191,7 +194,7 @@ def _same_as_group(predicted: str, answer: str, p: Group | None, a: Group | None
     return leaf(plain(predicted), plain(answer))
 
 
-def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
+def _same_equations(predicted: Sequence[str], answer: Sequence[str], leaf: Rule) -> bool | None:
     """Compare two answers of which at least one is a chain of equations. Return None if only algebra can decide.
 
     The arguments are the members of each chain, `["x", "y", "1"]` for `x = y = 1`. A name such as `x` stands for the
@@ -214,7 +217,7 @@ def _values(members: Sequence[str]) -> Sequence[str]:
     return [member for member in members if not _NAME.fullmatch(plain(member))] or members[-1:]
 
 
-def _same_texts(predicted: str, answer: str, leaf: Leaf) -> bool | None:
+def _same_texts(predicted: str, answer: str, leaf: Rule) -> bool | None:
     if _SINGLE.fullmatch(predicted) and _SINGLE.fullmatch(answer):
         return predicted == answer
     p_yes, a_yes = _affirmation(predicted), _affirmation(answer)
@@ -309,7 +312,7 @@ def _all(verdicts: Iterable[bool | None]) -> bool | None:
     return True if known else None
 
 
-def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> bool | None:
+def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Rule) -> bool | None:
     """Return whether the parts of two groups are equal in pairs, in any order; None if undecided."""
     if len(predicted) != len(answer):
         return False
@@ -320,8 +323,8 @@ def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> boo
         return _all(_same(normalise(x), normalise(y), leaf) for x, y in zip(predicted, answer, strict=True))
     unpaired, unknown = [normalise(part) for part in predicted], False
     for target in map(normalise, answer):
-        verdicts = [_same(part, target, _undecided) for part in unpaired]
-        if True not in verdicts:
+        verdicts = [_same(part, target, leaf.without_algebra()) for part in unpaired]
+        if True not in verdicts and leaf.leaf is not undecided:
             verdicts = [
                 _same(part, target, leaf) if verdict is None else verdict
                 for part, verdict in zip(unpaired, verdicts, strict=True)
@@ -333,7 +336,3 @@ def _matched(predicted: Sequence[str], answer: Sequence[str], leaf: Leaf) -> boo
         else:
             return False
     return None if unknown else True
-
-
-def _undecided(_predicted: str, _answer: str) -> None:
-    return None

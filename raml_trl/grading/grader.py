@@ -18,6 +18,7 @@ from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.equality import leaves, same
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.numbers import has_huge_number, is_too_long
+from raml_trl.grading.rule import MAX_STEPS, TooManyStepsError, undecided
 from raml_trl.prompts import find_style
 
 Outcome = Literal["correct", "wrong", "no answer", "unreadable answer", "unreadable reference", "timeout", "crash"]
@@ -94,7 +95,10 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
         return "unreadable answer"
     if is_too_long(answer):
         return "unreadable reference"
-    verdict = same(predicted, answer, lambda _predicted, _answer: None)
+    try:
+        verdict = same(predicted, answer, undecided, max_steps=MAX_STEPS)
+    except TooManyStepsError:
+        return None
     if verdict is None and has_huge_number(predicted):
         return "unreadable answer"
     if verdict is None and has_huge_number(answer):

@@ -143,15 +143,14 @@ def compact(answer: str) -> str:
 
 def split(answer: str, separator: re.Pattern[str]) -> list[str]:
     """Split `answer` at the tokens that match `separator`, except inside brackets, and return the pieces."""
-    pieces, depth = [""], 0
+    pieces, start, depth = list[str](), 0, 0
     for match in _TOKEN.finditer(answer):
         token = match.group()
         depth += (token in _OPENING) - (token in _CLOSING)
         if depth == 0 and separator.fullmatch(token):
-            pieces.append("")
-        else:
-            pieces[-1] += token
-    return [piece.strip() for piece in pieces]
+            pieces.append(answer[start : match.start()].strip())
+            start = match.end()
+    return [*pieces, answer[start:].strip()]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ deeply are rejected, and so are numbers that are too large.
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from math import comb, factorial, isqrt
 
 from raml_trl.grading.notation import normalise
@@ -14,6 +15,7 @@ from raml_trl.grading.notation import normalise
 MAX_CHARACTERS = 1_000
 MAX_DEPTH = 30  # nested brackets: far more than in any answer, far below Python's recursion limit
 MAX_BITS = 100_000  # in a numerator or denominator: 2019^2020 has 22,000
+MAX_TOTAL_BITS = 10 * MAX_BITS  # in all intermediate results of one text
 MAX_FACTORIAL = 2_000
 _MAX_EXPONENT = 10_000
 
@@ -34,6 +36,7 @@ class _Unread(Exception):
     """Raised if a text is not a rational number, or if the number is too large."""
 
 
+@lru_cache(maxsize=1024)
 def exact(text: str) -> Fraction | None:
     """Return the rational number in `text`, or None if `text` is not a rational number or the number is too large."""
     if len(text) > MAX_CHARACTERS:
@@ -69,13 +72,16 @@ def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> 
 
 
 def is_too_long(answer: str) -> bool:
-    """Return whether an answer is too long, or nests brackets too deeply, to be parsed."""
+    """Return whether an answer is too long, or nests brackets too deeply, to be parsed.
+
+    Its normalised spelling may be twice as long, because ½ becomes a fraction in LaTeX.
+    """
     depth = 0
     for character in answer[: MAX_CHARACTERS + 1]:
         depth += (character in "([{") - (character in ")]}")
         if depth > MAX_DEPTH:
             return True
-    return len(answer) > MAX_CHARACTERS
+    return len(answer) > MAX_CHARACTERS or len(normalise(answer)) > 2 * MAX_CHARACTERS
 
 
 def has_huge_number(answer: str) -> bool:
@@ -129,7 +135,7 @@ class _Reader:
             self.tokens.append(match[1])
             position = match.end()
         self.tokens.append("")  # the end
-        self.place = self.depth = 0
+        self.place = self.depth = self.bits = 0
 
     def read(self) -> Fraction:
         value = self.sum()
@@ -148,7 +154,7 @@ class _Reader:
     def sum(self) -> Fraction:
         value = self.signed(self.product)
         while self.next in ("+", "-"):
-            value = _bounded(value + self.signed(self.product))
+            value = self.bounded(value + self.signed(self.product))
         return value
 
     def signed(self, read: Callable[[], Fraction]) -> Fraction:
@@ -170,13 +176,13 @@ class _Reader:
                 value *= self.power()
             else:
                 return value
-            _bounded(value)
+            self.bounded(value)
 
     def power(self) -> Fraction:
-        value = self.atom()
+        value = self.bounded(self.atom())
         while self.next == "!":
             self.take()
-            value = Fraction(factorial(_whole(value, MAX_FACTORIAL)))
+            value = self.bounded(Fraction(factorial(_whole(value, MAX_FACTORIAL))))
         if self.next == "^":
             self.take()
             exponent = self.bracket("{")
@@ -185,7 +191,7 @@ class _Reader:
             bits = max(value.numerator.bit_length(), value.denominator.bit_length())
             if abs(exponent) * bits > MAX_BITS or (not value and exponent <= 0):
                 raise _Unread
-            value **= exponent.numerator
+            value = self.bounded(value**exponent.numerator)
         return value
 
     def atom(self) -> Fraction:
@@ -209,6 +215,13 @@ class _Reader:
             value += self.atom()  # a mixed number
         return value
 
+    def bounded(self, value: Fraction) -> Fraction:
+        bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+        self.bits += bits
+        if bits > MAX_BITS or self.bits > MAX_TOTAL_BITS:
+            raise _Unread
+        return value
+
     def bracket(self, opening: str) -> Fraction:
         self.depth += 1
         if self.take() != opening or self.depth > MAX_DEPTH:
@@ -227,12 +240,6 @@ def _repeating(text: str) -> Fraction:
     period = period.strip(" {}")
     nines = 10 ** len(period) - 1
     return Fraction(int((whole + digits) or "0") * nines + int(period), nines * 10 ** len(digits))
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise _Unread
-    return value
 
 
 def _divide(above: Fraction, below: Fraction) -> Fraction:

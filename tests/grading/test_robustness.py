@@ -1,0 +1,119 @@
+"""Tests that hostile texts neither hang the grader nor take much time or memory."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from raml_trl.grading.boxes import box_end, extract_answer
+from raml_trl.grading.equality import leaves, same
+from raml_trl.grading.grader import decide_without_algebra, formatted, readable
+from raml_trl.grading.notation import normalise
+from raml_trl.grading.numbers import MAX_CHARACTERS, exact, has_huge_number, is_too_long
+from raml_trl.grading.rule import MAX_STEPS, TooManyStepsError, undecided
+from raml_trl.prompts import STYLES
+
+MOST_GROWTH = 2.8  # of the time, if a text gets twice as long; quadratic time would grow fourfold
+
+
+def growth(run: Callable[[str], object], make: Callable[[int], str], size: int) -> float:
+    """Return by how much the CPU time of `run` grows from `make(size)` to `make(2 * size)`: the least of five tries."""
+
+    def seconds(text: str) -> float:
+        started = time.process_time()
+        run(text)
+        return time.process_time() - started
+
+    shorter, longer = make(size), make(2 * size)
+    return min(seconds(longer) for _ in range(5)) / min(seconds(shorter) for _ in range(5))
+
+
+COMPLETIONS: dict[str, Callable[[int], str]] = {
+    "open boxes": lambda n: "\\boxed{" * n,
+    "nested boxes": lambda n: "\\boxed{" * n + "}" * n,
+    "nested boxes and spaces": lambda n: "\\boxed{" * n + " " * n + "}" * n,
+    "boxes": lambda n: "\\boxed{1}" * n,
+    "closing braces": lambda n: "\\boxed{" + "1}" * n,
+    "escaped braces": lambda n: "\\boxed{" + r"\}" * n,
+    "boxes and spaces": lambda n: "\\boxed " * n,
+    "a conclusion without end": lambda n: "<think></think><conclusion>\\boxed{" + "}" * n + "<conclusion>" * n,
+    "thoughts": lambda n: "<think>" * n,
+    "ended thoughts": lambda n: "</think>" * n,
+    "conclusions": lambda n: "<think></think>" + "<conclusion>" * n + "\\boxed{1}</conclusion> " + "</conclusion>" * n,
+    "spaces": lambda n: "<think></think>" + " " * n + "x",
+    "lines": lambda n: "\\boxed{\n" * n + "}",
+}
+
+
+@pytest.mark.parametrize("shape", COMPLETIONS)
+def test_time_is_linear_in_the_completion(shape: str) -> None:
+    def run(text: str) -> None:
+        extract_answer(text)
+        box_end("The answer is \\boxed{", text)
+        for style in STYLES:
+            formatted(text, style)
+
+    make = COMPLETIONS[shape]
+    # A busy machine may slow one measurement down.
+    assert any(growth(run, make, 2_000) < MOST_GROWTH for _ in range(3)), shape
+
+
+def nested(inner: str, depth: int) -> str:
+    for level in range(depth):
+        inner = rf"\{{x+{level},{inner}\}}"
+    return inner
+
+
+def spread(number: int) -> str:
+    """Return a list of sets of sets, each with `number` parts."""
+    return ",".join(rf"\{{{','.join(rf'({a}x,{b}y)' for b in range(number))}\}}" for a in range(number))
+
+
+HOSTILE = {
+    "nested sets": (nested("y", 13), nested("z", 13)),
+    "large powers": tuple(",".join(f"{base}^{{9{last}}}" for base in range(20, 90)) for last in (999, 998)),
+    "large roots": tuple(rf"\sqrt{{{3 + 2 * k}^{{20000}}}}," * 30 for k in range(2)),
+    "large binomials": tuple(",".join(rf"\binom{{9999}}{{{4000 + k}}}" for k in range(s, s + 32)) for s in (0, 9)),
+    "sum of fractions": ("+".join(rf"\frac{{1}}{{{7919 + k}^{{7000}}}}" for k in range(40)), "1"),
+    "degrees": ("°" * 1_000, "°" * 999),
+    "halves": ("½" * 1_000, "½" * 999),
+    "brackets that close too often": ("\\sin 30^\\circ 1:\\}" * 50, "x"),
+    "factorials": ("+".join(["2000!"] * 150), "2000!" * 150),
+    "equations": ("=".join(f"x+{k}" for k in range(140)), "=".join(f"y+{k}" for k in range(140))),
+    "signs": (",".join(rf"1\pm {k}" for k in range(90)), ",".join(rf"1\pm {k}" for k in range(90, 0, -1))),
+    "sets of pairs": (spread(7), spread(7).replace("y", "z")),
+    "units": ("1 " + "kg/" * 300, "1 " + "m/" * 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", HOSTILE)
+def test_the_calling_process_decides_hostile_answers_soon(shape: str) -> None:
+    for pair in (HOSTILE[shape], HOSTILE[shape][::-1]):
+        assert all(map(len, pair))
+        normalise.cache_clear()
+        exact.cache_clear()
+        started = time.process_time()
+        decide_without_algebra(*pair)
+        for answer in pair:
+            if not is_too_long(answer):
+                leaves(answer)
+                has_huge_number(answer)
+        assert time.process_time() - started < 2
+
+
+def test_steps_are_limited() -> None:
+    """A comparison that takes too many steps is left to a child process, which has a deadline."""
+    first, second = spread(8), spread(8).replace("y", "z")
+    assert not is_too_long(first)
+    assert same(first, second, undecided) is None
+    with pytest.raises(TooManyStepsError):
+        same(first, second, undecided, max_steps=100)
+    assert same(first, first, undecided, max_steps=MAX_STEPS)
+    assert decide_without_algebra(first, second) is None
+
+
+def test_spelling_that_grows_is_too_long() -> None:
+    assert not is_too_long("½" * 100)
+    assert is_too_long("½" * MAX_CHARACTERS)
+    assert decide_without_algebra("½" * MAX_CHARACTERS, "1") == "unreadable answer"
+    assert not readable("½" * MAX_CHARACTERS)
