@@ -10,6 +10,7 @@ micro-batch each process has N rows.
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from torch import Tensor
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
-from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_micro_batches
+from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order, deal_micro_batches
+from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, Batch, take_rows
 from raml_trl.runtime.errors import InputError
 
@@ -29,13 +31,32 @@ from raml_trl.runtime.errors import InputError
 class RowTable(NamedTuple):
     """The properties of the rows of all processes, by which `micro_batches` assigns rows to micro-batches.
 
-    `selected`: whether the row is selected. `live`: whether the row is trained on if it is selected. `lengths`: tokens
-    of the row, without padding. All fields are `(W, R)`.
+    `selected`: whether the row is selected. `live`: whether the row is trained on if it is selected. `prompts`: a
+    number that is equal for rows with the same prompt. `prompt_lengths`, `completion_lengths`: tokens without padding.
+    All fields are `(W, R)`.
     """
 
     selected: NDArray[np.bool_]
     live: NDArray[np.bool_]
-    lengths: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64]
+    completion_lengths: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """`(W, R)`: tokens of the row, without padding."""
+        return self.prompt_lengths + self.completion_lengths
+
+    @property
+    def row_cells(self) -> int:
+        """The cells that a row has in TRL's batch: the longest prompt and the longest completion."""
+        return int(self.prompt_lengths.max() + self.completion_lengths.max())
+
+    @property
+    def tokens(self) -> RowTokens:
+        """The tokens of all rows, as `packing.dealing` counts them."""
+        prefixes = np.maximum(self.prompt_lengths - 1, 0)
+        return RowTokens(self.prompts.ravel(), prefixes.ravel(), self.completion_lengths.ravel())
 
 
 def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> RowTable:
@@ -46,20 +67,48 @@ def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> Ro
         live: `(R,)`; true for rows that are trained on if they are selected.
         accelerator: the trainer's.
     """
-    lengths = torch.from_numpy(row_lengths(batch)).to(accelerator.device)
-    columns = torch.stack([batch[SELECTED].long(), live.long(), lengths], dim=1)
-    table = accelerator.gather(columns).view(-1, len(live), 3).cpu().numpy()  # (W, R, 3)
-    return RowTable(table[..., 0] == 1, table[..., 1] == 1, table[..., 2])
+    prompts = torch.from_numpy(prompt_numbers(batch)).to(accelerator.device)
+    lengths = [batch[name].sum(dim=1) for name in ("prompt_mask", "completion_mask")]
+    columns = torch.stack([batch[SELECTED].long(), live.long(), prompts, *lengths], dim=1)
+    table = accelerator.gather(columns).view(-1, *columns.shape).cpu().numpy()  # (W, R, 5)
+    selected, live, *others = np.moveaxis(table, 2, 0)
+    return RowTable(selected == 1, live == 1, *others)
 
 
-def deal_rows(table: RowTable, args: SubsetGRPOConfig, rules: RowRules) -> list[NDArray[np.int64]]:
-    """Deal the rows of a generation to processes and micro-batches; see `deal_micro_batches`.
+def prompt_numbers(batch: Batch) -> NDArray[np.int64]:
+    """Return a number for each row `(R,)` that depends only on the tokens of its prompt."""
+    ids, masks = batch["prompt_ids"].cpu().numpy(), batch["prompt_mask"].cpu().numpy() != 0
+    digests = [blake2b(row[mask].tobytes(), digest_size=8).digest() for row, mask in zip(ids, masks, strict=True)]
+    return np.frombuffer(b"".join(digests), dtype=np.int64).copy()
+
+
+def deal_rows(
+    table: RowTable, live: NDArray[np.bool_], args: SubsetGRPOConfig, rules: RowRules, *, keep_unselected: bool
+) -> list[NDArray[np.int64]]:
+    """Deal the rows of a generation to processes and micro-batches, by whole groups or by length.
+
+    Args:
+        table: the properties of the rows of all processes.
+        live: `(W, R)`; false for rows to skip.
+        args: the trainer's config.
+        rules: how rows are dealt.
+        keep_unselected: whether rows that are not selected run too, for a loss that masks them.
+
+    Returns:
+        K micro-batches, each `(W, N)`: the row numbers of each process, or `IDLE`.
 
     Raises:
-        InputError: if the selected rows cannot be cut into micro-batches of equal size.
+        InputError: if rows keep their order, and the selected rows cannot be cut into micro-batches of equal size.
     """
-    num_micro_batches = args.steps_per_generation
-    if table.selected.sum() % (len(table.selected) * num_micro_batches):
+    num_micro_batches, window = args.steps_per_generation, args.bucketing_window
+    if rules.whole_groups:
+        dealt = deal_in_order(table.selected, num_micro_batches)
+        if keep_unselected:
+            dealt = np.concatenate([dealt, deal_in_order(~table.selected, num_micro_batches)], axis=2)
+        live = live if rules.skip_zero_advantage else np.ones_like(live)
+        limit = args.max_tokens_per_micro_batch or args.per_device_train_batch_size * table.row_cells
+        return deal_groups(dealt, table.tokens, live.ravel(), window=window, limit=limit)
+    if not rules.length_bucketing and table.selected.sum() % (len(table.selected) * num_micro_batches):
         raise InputError(
             f"{table.selected.sum()} of {table.selected.size} rollouts are selected, which cannot be cut into "
             f"{num_micro_batches} micro-batches of equal size on {len(table.selected)} processes: use a data loader "
@@ -68,10 +117,10 @@ def deal_rows(table: RowTable, args: SubsetGRPOConfig, rules: RowRules) -> list[
     return deal_micro_batches(
         table.selected,
         num_micro_batches,
-        window=args.bucketing_window,
+        window=window,
         lengths=table.lengths if rules.length_bucketing else None,
-        live=table.live if rules.skip_zero_advantage else None,
-        keep_unselected=args.subset_mode == "mask",
+        live=live if rules.skip_zero_advantage else None,
+        keep_unselected=keep_unselected,
     )
 
 
@@ -81,10 +130,10 @@ def mark_loss_rows(micro_batches: Sequence[Batch], table: RowTable) -> None:
     The loss must divide by the number of selected rows that a micro-batch of one process has before rows are moved or
     skipped.
     """
-    rows = int(table.selected.sum()) // (len(table.selected) * len(micro_batches))
+    rows = float(table.selected.sum()) / (len(table.selected) * len(micro_batches))
     for micro_batch in micro_batches:
         if len(micro_batch["advantages"]) != rows:
-            micro_batch[LOSS_ROWS] = torch.tensor(rows)
+            micro_batch[LOSS_ROWS] = torch.tensor(rows, dtype=torch.float64)
 
 
 def take_micro_batches(
@@ -154,8 +203,15 @@ def row_lengths(batch: Batch) -> NDArray[np.int64]:
     return lengths.cpu().numpy()
 
 
-def num_cells(batch: Batch) -> int:
-    """Count the cells of a batch: the token positions that a forward pass computes, padding included."""
+def num_cells(batch: Batch, *, packed: bool = False) -> int:
+    """Count the cells of a batch: the token positions that a forward pass computes.
+
+    Padding counts, unless `packed` is true: then the cells are the tokens of the packed row.
+    """
+    if packed and len(batch["prompt_ids"]):
+        lengths = [batch[name].sum(dim=1).cpu().numpy() for name in ("prompt_mask", "completion_mask")]
+        tokens = RowTokens(prompt_numbers(batch), lengths[0] - 1, lengths[1])
+        return tokens.count(np.flatnonzero(lengths[1]))
     return batch["prompt_ids"].numel() + batch["completion_ids"].numel()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from trl import GRPOConfig
 
 from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_micro_batch_terms, settle_row_rules
+from raml_trl.grpo.packing.support import SharedPrompts
 from raml_trl.grpo.selection import REWARD_BLIND, STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_types, nearest
@@ -84,12 +85,28 @@ class SubsetGRPOConfig(GRPOConfig):
         },
     )
 
+    shared_prompts: SharedPrompts = field(
+        default="auto",
+        metadata={
+            "help": "Run each prompt once per micro-batch, and no padding, in the update and in scoring. `auto`: if "
+            "that is exact for the model, with the fastest attention backend of the device. `sdpa`, `flex` and `flash` "
+            "name a backend. `off`: run padded rows, as TRL does."
+        },
+    )
+    max_tokens_per_micro_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that a micro-batch of one process may have; a shared prompt counts once. An optimizer step "
+            "uses as few micro-batches as this allows. None: the tokens of a micro-batch of TRL, padding included."
+        },
+    )
+
     def __post_init__(self) -> None:
         if callable(self.selection):
             self.selection = selector_name(self.selection)  # so that the config can be saved
         check_types(self, SubsetGRPOConfig)
         load_strategy(self.selection)
-        self._check_geometry()
+        self._check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
         super().__post_init__()
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations
@@ -125,7 +142,8 @@ class SubsetGRPOConfig(GRPOConfig):
     @property
     def needs_model_traits(self) -> bool:
         """Whether rows can move or be dropped, so that the traits of the model matter."""
-        return self.fraction < 1 or self.length_bucketing is not False or self.skip_zero_advantage is not False
+        switches = (self.length_bucketing, self.skip_zero_advantage)
+        return self.fraction < 1 or any(value is not False for value in switches) or self.shared_prompts != "off"
 
     def row_rules(self, traits: ModelTraits = PLAIN_MODEL, *, num_processes: int = 1) -> RowRules:
         """Return whether `length_bucketing` and `skip_zero_advantage` are on.
@@ -158,7 +176,9 @@ class SubsetGRPOConfig(GRPOConfig):
                 f"per_device_train_batch_size x steps_per_generation ({self.per_device_train_batch_size} x "
                 f"{self.steps_per_generation}) be a multiple of num_generations (G = {self.num_generations})"
             )
-        return settle_row_rules(vars(self), traits)
+        rules = settle_row_rules(vars(self), traits)
+        self._check_geometry(rows_move=rules.length_bucketing)
+        return rules
 
     def row_remarks(self, traits: ModelTraits) -> list[str]:
         """Return warnings about the effect of `length_bucketing` and `skip_zero_advantage` with this model.
@@ -166,7 +186,7 @@ class SubsetGRPOConfig(GRPOConfig):
         Args:
             traits: the traits of the model, which `row_rules` has accepted.
         """
-        without_model = self.row_rules()._asdict()
+        without_model = {name: value for name, value in self.row_rules()._asdict().items() if hasattr(self, name)}
         on = " and ".join(name for name in without_model if getattr(self, name))
         off = " and ".join(name for name, value in without_model.items() if value and getattr(self, name) is None)
         remarks = []
@@ -200,7 +220,7 @@ class SubsetGRPOConfig(GRPOConfig):
         """Number of consecutive micro-batches of a generation that always fall into the same optimizer step."""
         return gcd(self.steps_per_generation, self.gradient_accumulation_steps)
 
-    def _check_geometry(self) -> None:
+    def _check_geometry(self, *, rows_move: bool) -> None:
         # The launcher sets WORLD_SIZE. TRL's `world_size` would start the process group before the numbers are checked.
         num_processes = int(os.environ.get("WORLD_SIZE", "1"))
         steps = self.steps_per_generation or self.gradient_accumulation_steps
@@ -216,7 +236,8 @@ class SubsetGRPOConfig(GRPOConfig):
             steps = self.generation_batch_size // unit
         group, selected = self.num_generations, self.num_generations_update
         selected = group if selected is None else selected
-        check_geometry(self.per_device_train_batch_size, steps, num_processes, group, selected)
+        batch = self.per_device_train_batch_size
+        check_geometry(batch, steps, num_processes, group, selected, rows_move=rows_move)
 
     def _check_exactness(self) -> None:
         known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
@@ -302,8 +323,12 @@ class SubsetGRPOConfig(GRPOConfig):
                     )
 
 
-def check_geometry(batch: int, steps: int, num_processes: int, group: int, selected: int) -> None:
+def check_geometry(
+    batch: int, steps: int, num_processes: int, group: int, selected: int, *, rows_move: bool = False
+) -> None:
     """Check that a generation consists of whole groups, and that a micro-batch has a whole number of selected rows.
+
+    If rows move between micro-batches, these may have different numbers of rows.
 
     Args:
         batch: per_device_train_batch_size, in rollouts before selection.
@@ -311,6 +336,7 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
         num_processes: number of processes that train.
         group: num_generations (G).
         selected: num_generations_update (m).
+        rows_move: whether rows move between micro-batches.
 
     Raises:
         InputError: if the check fails; the message has all numbers and the nearest valid ones.
@@ -321,7 +347,7 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
         )
 
     def whole(value: int) -> bool:
-        return value * steps * num_processes % group == 0 == value * selected % group
+        return value * steps * num_processes % group == 0 and (rows_move or value * selected % group == 0)
 
     rollouts = batch * steps * num_processes
     if rollouts % group:
@@ -330,7 +356,7 @@ def check_geometry(batch: int, steps: int, num_processes: int, group: int, selec
             f"gives {rollouts} rollouts, which is not a multiple of num_generations (G = {group}): "
             f"use per_device_train_batch_size {nearest(batch, whole)}"
         )
-    if batch * selected % group:
+    if batch * selected % group and not rows_move:
         others = nearest(selected, lambda value: value <= group and batch * value % group == 0)
         raise InputError(
             f"a micro-batch of per_device_train_batch_size x m / G = {batch} x {selected} / {group} rows is not a "

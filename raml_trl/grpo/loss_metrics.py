@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from raml_trl.grpo.batching import RowTable, take_micro_batches
+from raml_trl.grpo.batching import RowTable, deal_rows, take_micro_batches
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.generation import loss_mask
 from raml_trl.grpo.images import image_inputs
-from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order, deal_micro_batches
+from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order
 from raml_trl.grpo.rows import Batch
 
 Outputs = tuple[Tensor, Tensor]
@@ -107,11 +107,7 @@ class LossMetrics:
         logged = deal_in_order(table.selected, len(ran))
         skipped: list[NDArray[np.int64]] = []
         if self.runs_skipped_rows:
-            lengths = table.lengths if self.rules.length_bucketing else None
-            window = self.args.bucketing_window
-            skipped = deal_micro_batches(
-                table.selected, len(ran), window=window, lengths=lengths, live=~table.live, keep_unselected=False
-            )
+            skipped = deal_rows(table, ~table.live, self.args, self.rules, keep_unselected=False)
         elif self.rules.skip_zero_advantage:
             logged = np.where(table.live.ravel()[logged], logged, IDLE)
         if not replay or all(map(np.array_equal, ran, logged)):

@@ -34,10 +34,17 @@ _MICRO_BATCH_MEANS: dict[str, tuple[object, ...]] = {
 
 
 class RowRules(NamedTuple):
-    """Whether rows are sorted into micro-batches by length, and whether rows with advantage 0 are skipped."""
+    """How rows are dealt.
+
+    Attributes:
+        length_bucketing: rows move between micro-batches to reduce padding.
+        skip_zero_advantage: rows with advantage 0 are skipped.
+        whole_groups: rows move so that rows with the same prompt share a micro-batch, in which the prompt runs once.
+    """
 
     length_bucketing: bool
     skip_zero_advantage: bool
+    whole_groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def deal_micro_batches(
     If neither `lengths` nor `live` is given, rows keep their order. Otherwise `pack_steps` reorders them.
 
     Args:
-        selected: `(W, R)`; true for selected rows, whose number is a multiple of W * K.
+        selected: `(W, R)`; true for selected rows.
         num_micro_batches: K.
         window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
         lengths: `(W, R)`: tokens of each row, to put rows of similar length together; None to ignore lengths.
@@ -123,26 +130,30 @@ def deal_micro_batches(
 
 
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
-    """Deal equally many of the chosen rows to every process, and cut them into micro-batches without reordering.
+    """Deal about equally many of the chosen rows to every process, and cut them into micro-batches without reordering.
 
-    A process keeps its own rows up to its share. Surplus rows go to processes that have fewer than their share.
+    A process keeps its own rows up to its share. Surplus rows go to processes that have fewer than their share. If the
+    number of chosen rows is a multiple of W * K, all micro-batches have the same number of rows. Otherwise some have
+    one row less, and `IDLE` in its place.
 
     Args:
-        chosen: `(W, R)`; true for the rows to deal, whose number is a multiple of W * K.
+        chosen: `(W, R)`; true for the rows to deal.
         num_micro_batches: K.
 
     Returns:
         `(K, W, N)` row numbers.
     """
     num_processes = len(chosen)
-    share, remainder = divmod(int(chosen.sum()), num_processes)
-    assert remainder == 0 == share % num_micro_batches, (chosen.sum(), num_processes, num_micro_batches)
-    kept = chosen & (np.cumsum(chosen, axis=1) <= share)
-    missing = share - kept.sum(axis=1)
+    shares = np.array([len(part) for part in np.array_split(np.empty(chosen.sum()), num_processes)])
+    kept = chosen & (np.cumsum(chosen, axis=1) <= shares[:, None])
     rows = np.concatenate([np.flatnonzero(kept), np.flatnonzero(chosen & ~kept)])
-    owners = np.concatenate([np.nonzero(kept)[0], np.repeat(np.arange(num_processes), missing)])
-    hands = rows[np.argsort(owners, kind="stable")].reshape(num_processes, num_micro_batches, -1)
-    return hands.swapaxes(0, 1)
+    owners = np.concatenate([np.nonzero(kept)[0], np.repeat(np.arange(num_processes), shares - kept.sum(axis=1))])
+    hands = np.split(rows[np.argsort(owners, kind="stable")], np.cumsum(shares)[:-1])
+    dealt = np.full((num_micro_batches, num_processes, -(-int(shares[0]) // num_micro_batches)), IDLE)
+    for process, hand in enumerate(hands):
+        for index, part in enumerate(np.array_split(hand, num_micro_batches)):
+            dealt[index, process, : len(part)] = part
+    return dealt
 
 
 def pack_steps(
@@ -176,6 +187,7 @@ def _pack_step(
 ) -> Iterator[NDArray[np.int64]]:
     num_micro_batches, num_processes, _ = dealt.shape
     rows = dealt.swapaxes(0, 1).ravel()
+    rows = rows[rows != IDLE]
     rows = rows[live[rows]]
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     num_rounds = max(-(-len(rows) // num_processes), num_micro_batches)

@@ -45,10 +45,14 @@ class TraitsReader(TrainerCallback):
         if not trainer.args.needs_model_traits:
             return
         traits = read_traits(trainer)
+        trainer.start_packing(traits)
         trainer.set_model_traits(traits)
         if trainer.accelerator.is_main_process:
             for remark in trainer.args.row_remarks(traits):
                 logger.warning("%s", remark)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self.trainer.packing.stop("training has ended")
 
 
 def read_traits(trainer: GRPOTrainer) -> ModelTraits:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raml_trl.grpo.batching import join_completions, num_cells, row_lengths
+from raml_trl.grpo.batching import join_completions, num_cells, prompt_numbers, row_lengths
 from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
-from raml_trl.grpo.micro_batches import cut_for_scoring
+from raml_trl.grpo.micro_batches import RowRules, cut_for_scoring
 from raml_trl.grpo.rows import Batch, take_rows
 
 Scores = tuple[Tensor, Tensor | None, Tensor | None]
@@ -25,7 +25,7 @@ def score_rows(
     rows: NDArray[np.int64],
     max_rows: int,
     *,
-    bucketing: bool,
+    rules: RowRules,
     trim: Callable[[Batch], Batch],
 ) -> tuple[Tensor, int, int]:
     """Return log-probabilities `(R, C)`, and the numbers of cells and completion tokens that were computed.
@@ -36,11 +36,15 @@ def score_rows(
         score: TRL's `_get_per_token_logps_and_entropies`, to which the model is already bound.
         batch: prompts, completions and images of all rows of this process.
         rows: numbers of the rows to score.
-        max_rows: maximum number of rows of a call without `bucketing`; with it, a call with short rows may have more.
-        bucketing: whether rows of similar length are scored together.
+        max_rows: maximum number of rows of a call; if rows are sorted by length, a call with short rows may have more.
+        rules: whether rows of similar length, or rows with the same prompt, are scored together.
         trim: function that trims padding; it is applied to the rows of every call.
     """
-    parts = cut_for_scoring(rows, row_lengths(batch), max_rows, bucketing=bucketing)
+    if rules.whole_groups:
+        rows = rows[np.argsort(prompt_numbers(batch)[rows], kind="stable")]
+        parts = cut_for_scoring(rows, row_lengths(batch), max_rows, bucketing=False)
+    else:
+        parts = cut_for_scoring(rows, row_lengths(batch), max_rows, bucketing=rules.length_bucketing)
     ids = batch["completion_ids"]
     logps, cells, tokens = torch.full(ids.shape, torch.nan, device=ids.device), 0, 0
     batch = split_pixels(batch)
@@ -50,5 +54,5 @@ def score_rows(
         scores, _, _ = score(*join_completions(part), width, **image_inputs(part))
         logps[rows] = 0.0  # the loss may use a larger width, and a mask does not help: 0 * NaN is NaN
         logps[rows, :width] = scores.to(logps.dtype)
-        cells, tokens = cells + num_cells(part), tokens + int(part["completion_mask"].sum())
+        cells, tokens = cells + num_cells(part, packed=rules.whole_groups), tokens + int(part["completion_mask"].sum())
     return logps, cells, tokens

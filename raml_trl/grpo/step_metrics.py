@@ -57,7 +57,7 @@ def count_generation(
     }
 
 
-def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int) -> None:
+def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int, *, packed: bool) -> None:
     """Add the cells and tokens of the updates of a generation on this process to the ledger.
 
     Args:
@@ -65,10 +65,11 @@ def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: 
         batch: all rows of this process, as TRL padded them.
         dealt: the micro-batches of this process.
         passes: how often each micro-batch runs, TRL's `num_iterations`.
+        packed: whether micro-batches are packed, so that each prompt counts once and padding does not count.
     """
     ledger.count(
         cells_updating_all=passes * num_cells(batch),
-        cells_updating=passes * sum(map(num_cells, dealt)),
+        cells_updating=passes * sum(num_cells(part, packed=packed) for part in dealt),
         tokens_updating=passes * sum(int(row_lengths(part).sum()) for part in dealt),
     )
 

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
@@ -62,6 +63,7 @@ from raml_trl.grpo.loss_metrics import LossMetrics
 from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_private_names, is_around
+from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.resuming import BufferResumingTrainer
 from raml_trl.grpo.row_beta import weighted_beta
@@ -120,6 +122,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         Overrides.of(self).check(args)  # before the model is loaded
         super().__init__(model, reward_funcs, args, *rest, **named)
         self._loss_metrics = LossMetrics(args, self.accelerator)
+        self.packing = PackedModel(self.accelerator)
         self.set_model_traits(ModelTraits(router_loss=self.aux_loss_enabled))
         self.add_callback(TraitsReader(self))  # measures the other traits
         self.ledger = Ledger(time.perf_counter, training=lambda: bool(self.model.training))
@@ -134,10 +137,19 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         overrides.check(self.args)
         by_settings = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)
         rules = overrides.restrict(by_settings, self.args)
+        by_settings = by_settings._replace(whole_groups=rules.length_bucketing and self.packing.obstacle is None)
+        rules = rules._replace(whole_groups=by_settings.whole_groups)
         if overrides != self._overrides and rules != by_settings and self.accelerator.is_main_process:
             logger.warning(overrides.explain(by_settings, rules))
         self._overrides, self.row_rules = overrides, rules
         self._loss_metrics.rules = rules
+
+    def start_packing(self, traits: ModelTraits) -> None:
+        """Begin to run each prompt once per micro-batch, if this is exact for a model with these traits."""
+        models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
+        models = [model.get_base_model() if is_peft_model(model) else model for model in models]
+        types = {self.args.bf16: torch.bfloat16, self.args.fp16: torch.float16}
+        self.packing.start(models, self.args.shared_prompts, traits, types.get(True, models[0].dtype))
 
     # One generation, in the order of TRL's calls. Each function `_around_...` wraps the outermost override of a method.
 
@@ -151,7 +163,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             self._overrides.check_step()
         with self.ledger.phase("preparing"), around(self, _generate_and_score_completions=self._around_generation):
             batch = super()._prepare_inputs(generation_batch)
-        self._prepared, self._cells_of_update = True, num_cells(batch)
+        self._prepared, self._cells_of_update = True, num_cells(batch, packed=self.row_rules.whole_groups)
         return batch
 
     def _around_generation(self, generate_and_score: Callable[..., Batch], inputs: list[Row]) -> Batch:
@@ -224,10 +236,12 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
                 )
         return generation.subset
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **named: Any) -> Scores:
+    def _get_per_token_logps_and_entropies(self, model: torch.nn.Module, *args: Any, **named: Any) -> Scores:
         if self._loss_metrics.replayed is not None:
             return *self._loss_metrics.replayed, None  # RaML: the model has run on these rows before
-        outputs = super()._get_per_token_logps_and_entropies(*args, **named)
+        # RaML: TRL calls the model with a padded batch; the model runs on the same rows, packed.
+        packed: Any = model if self.packing.obstacle else partial(self.packing.call, model)
+        outputs = super()._get_per_token_logps_and_entropies(packed, *args, **named)
         self._loss_metrics.record(*outputs[:2])
         return outputs
 
@@ -242,9 +256,9 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             else:
                 # RaML: score only the rows that will be trained on.
                 batch = split_completions(input_ids, attention_mask, logits_to_keep) | image_inputs(named)
-                size, bucketing = self.args.per_device_train_batch_size, self.row_rules.length_bucketing
+                size = self.args.per_device_train_batch_size
                 logps, cells, tokens = score_rows(
-                    partial(score, model), batch, rows, size, bucketing=bucketing, trim=self._trim
+                    partial(score, model), batch, rows, size, rules=self.row_rules, trim=self._trim
                 )
                 scores = logps, None, None
             self.ledger.count(cells_scoring=cells)
@@ -284,13 +298,14 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         batch = restrict_loss(batch, args, self.accelerator)
         live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
         table = gather_row_table(batch, live, self.accelerator)
-        micro_batches = deal_rows(table, args, self.row_rules)
+        micro_batches = deal_rows(table, table.live, args, self.row_rules, keep_unselected=masks)
         dealt = take_micro_batches(batch, micro_batches, self.accelerator, mask_unselected=masks, trim=self._trim)
         if self._overrides.normalizer(self.loss_type) == "rows":
             mark_loss_rows(dealt, table)
         replay = self._overrides.loss_is_repeatable
         self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=replay)
-        step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations)
+        packed = self.row_rules.whole_groups
+        step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations, packed=packed)
         return dealt
 
     def _trim(self, batch: Batch) -> Batch:
@@ -317,6 +332,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     ) -> Tensor:
         if not self._prepared and self.args.fraction < 1:
             self._overrides.refuse_inputs()
+        if not len(inputs["advantages"]):
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)  # RaML: not needed in this step
         # RaML: the advantages contain the row weights of selection `importance`, but the KL term does not.
         metrics = self._loss_metrics.of_micro_batch(inputs, self._metrics["train"])
         with metrics, weighted_beta(self, inputs.get(WEIGHTS)):
@@ -324,7 +341,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         if LOSS_ROWS in inputs:
             # RaML: a loss that is a mean over rows divides by the rows of this micro-batch. Rescale it, so that it is
             # divided by the selected rows that a micro-batch has before rows are skipped, moved or masked.
-            loss = loss * (len(inputs["advantages"]) / int(inputs[LOSS_ROWS]))
+            loss = loss * (len(inputs["advantages"]) / float(inputs[LOSS_ROWS]))
         return loss
 
     # Records of the run.

@@ -74,7 +74,12 @@ def test_columns_of_a_subclass_are_carried(model_dir: str, tmp_path: Path, accum
     settings = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 16 // accumulation}
     stock = train(model_dir, tmp_path, stock=True, **settings)
     assert stock["gradients"][0].norm() > 0
-    plain = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
+    plain = {
+        "num_generations_update": 8,
+        "length_bucketing": False,
+        "skip_zero_advantage": False,
+        "shared_prompts": "off",
+    }
     assert difference(stock, train(model_dir, tmp_path, **settings, **plain)) == 0
     assert difference(stock, train(model_dir, tmp_path, **settings)) < 1e-5
     drop, mask = (

@@ -33,7 +33,12 @@ GEOMETRIES = {
 }
 
 
-PLAIN = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
+PLAIN = {
+    "num_generations_update": 8,
+    "length_bucketing": False,
+    "skip_zero_advantage": False,
+    "shared_prompts": "off",
+}
 
 
 @pytest.mark.long

@@ -19,7 +19,12 @@ from tests.helpers.trainers import digit_reward, make_trainer
 from tests.helpers.vision import LAYOUTS, image_questions, save_vision_model
 
 GROUP = 4
-PLAIN = {"num_generations_update": GROUP, "length_bucketing": False, "skip_zero_advantage": False}
+PLAIN = {
+    "num_generations_update": GROUP,
+    "length_bucketing": False,
+    "skip_zero_advantage": False,
+    "shared_prompts": "off",
+}
 KINDS: dict[str, dict[str, Any]] = {
     "TRL": {"stock": True},
     "plain": PLAIN,

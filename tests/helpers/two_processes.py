@@ -28,7 +28,7 @@ from tests.helpers.trainers import (
     weights,
 )
 
-ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False}
+ALL = {"num_generations_update": 8, "length_bucketing": False, "skip_zero_advantage": False, "shared_prompts": "off"}
 TWO = {"num_generations_update": 2}
 # Each of two processes has 12 rollouts, so that the second of three groups is on both.
 STRADDLING = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}

@@ -25,7 +25,7 @@ from raml_trl.runtime.errors import InputError
 COLUMNS = ("plain", "default", "drop against mask")
 _HALF = {"num_generations_update": NUM_GENERATIONS // 2}
 _VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {"length_bucketing": False, "skip_zero_advantage": False},
+    "plain": {"length_bucketing": False, "skip_zero_advantage": False, "shared_prompts": "off"},
     "default": {},
     "drop": _HALF,
     "mask": _HALF | {"subset_mode": "mask"},

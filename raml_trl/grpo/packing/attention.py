@@ -1,0 +1,137 @@
+"""Attention over a packed row: each branch attends to the prefix of its group and to itself.
+
+There are three backends. `sdpa` calls torch's attention once for every prefix and every branch, and works everywhere.
+`flex` compiles one kernel that skips the blocks that the layout masks; it needs a GPU. `flash` makes one call of flash
+attention for sequences of different lengths, with the keys of a prefix copied before those of each of its branches.
+
+`register` adds an attention function to transformers. It passes ordinary calls, whose mask is not a layout, to the
+function that the model used before. It must stay in place while the model trains: gradient checkpointing calls it again
+during the backward pass.
+
+Shapes: T tokens in the packed row; H attention heads of width D, of which keys and values may have fewer.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv
+
+from raml_trl.grpo.packing.gpu_attention import attend_flex, attend_varlen
+from raml_trl.grpo.packing.layout import Layout, is_layout
+
+Backend = Literal["sdpa", "flex", "flash"]
+_NOT_SUPPORTED = ("softcap", "s_aux", "position_bias")  # arguments of attention functions that change the scores
+
+
+class Attend(Protocol):
+    """Computes attention `(1, H, T, D)` from query, key and value `(1, H, T, D)`.
+
+    A token attends to itself and to earlier tokens of its branch and prefix, no further back than `window` positions,
+    itself included, if `window` is not None.
+    """
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
+    ) -> Tensor: ...
+
+
+def register(backend: Backend, ordinary: str) -> str:
+    """Add an attention function for packed rows to transformers, and return its name there.
+
+    Args:
+        backend: how packed rows are computed.
+        ordinary: name of the attention function for all other calls.
+    """
+    name = f"raml_{'varlen' if backend == 'flash' else backend}+{ordinary}"  # "flash" in a name changes masks
+    function = partial(attention_forward, attend=_ATTEND[backend], ordinary=AttentionInterface()[ordinary])
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, AttentionMaskInterface()[ordinary])
+    return name
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """Return the fastest backend that works on `device` for queries and keys of type `dtype`."""
+    if device.type != "cuda":
+        return "sdpa"
+    if find_spec("flash_attn") is not None and dtype in (torch.bfloat16, torch.float16):
+        return "flash"
+    return "flex"
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    attend: Attend,
+    ordinary: Callable[..., tuple[Tensor, Any]],
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """Compute attention as one layer of a model of transformers asks for it; returns `(1, T, H, D)` and None.
+
+    Raises:
+        ValueError: if the model changes attention scores in a way that no backend supports.
+    """
+    if not is_layout(attention_mask):
+        return ordinary(module, query, key, value, attention_mask, *args, **kwargs)
+    for name in _NOT_SUPPORTED:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"attention over packed rows does not support {name!r} of {type(module).__name__}")
+    repeats = query.size(1) // key.size(1)
+    output = attend(
+        query,
+        repeat_kv(key, repeats),
+        repeat_kv(value, repeats),
+        Layout.decode(attention_mask),
+        scale=kwargs.get("scaling"),
+        window=kwargs.get("sliding_window"),
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def attend_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
+) -> Tensor:
+    """Compute `Attend` by one call of torch's attention for every prefix and every branch."""
+
+    def attention(queries: slice, keys: list[slice], mask: Tensor | None) -> Tensor:
+        return scaled_dot_product_attention(
+            query[:, :, queries],
+            torch.cat([key[:, :, part] for part in keys], dim=2) if len(keys) > 1 else key[:, :, keys[0]],
+            torch.cat([value[:, :, part] for part in keys], dim=2) if len(keys) > 1 else value[:, :, keys[0]],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+        )
+
+    def parts() -> Iterator[Tensor]:
+        for group in layout.groups:
+            prefix = slice(group.start, group.branch_start)
+            mask = _causal_mask(max(group.branches), group.prefix, window, query.device)
+            if group.prefix:
+                needs_mask = window is not None and window < group.prefix
+                own = _causal_mask(group.prefix, 0, window, query.device) if needs_mask else None
+                yield attention(prefix, [prefix], own)
+            for branch in group.branch_slices:
+                size = branch.stop - branch.start
+                keys = [prefix, branch] if group.prefix else [branch]
+                yield attention(branch, keys, mask[:size, : group.prefix + size])
+
+    return torch.cat(list(parts()), dim=2)
+
+
+def _causal_mask(queries: int, before: int, window: int | None, device: torch.device) -> Tensor:
+    """Return a mask `(queries, before + queries)` for queries that follow `before` keys; true where they attend."""
+    mask = torch.ones(queries, before + queries, dtype=torch.bool, device=device).tril(before)
+    return mask if window is None else mask.triu(before - window + 1)
+
+
+_ATTEND: dict[Backend, Attend] = {"sdpa": attend_sdpa, "flex": attend_flex, "flash": attend_varlen}

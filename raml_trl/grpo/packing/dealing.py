@@ -1,0 +1,176 @@
+"""Deals whole groups of rollouts to processes and micro-batches, by the number of tokens in packed rows.
+
+Rows with the same prompt form a group, and the prompt runs once in each micro-batch that has rows of the group. So a
+group stays together unless it is larger than a micro-batch, or some process would have too little to do. A step uses as
+few micro-batches as the limit allows. The others are empty and come first, because DDP exchanges gradients in the last.
+
+Shapes: W processes; K micro-batches per process, of which `window` consecutive ones form an optimizer step, or a part
+of one. Rows are numbered over all processes, as in `micro_batches`; there are R in all.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raml_trl.grpo.micro_batches import IDLE
+
+Rows = NDArray[np.int64]
+"""Row numbers."""
+_SEARCH_STEPS = 12  # of the search for the smallest micro-batches
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """The tokens of every row.
+
+    Attributes:
+        prompts: `(R,)`: a number for each row, which is equal for rows with the same prompt.
+        prefixes: `(R,)`: tokens of the prompt that are shared, that is all but the last.
+        branches: `(R,)`: tokens of the completion.
+    """
+
+    prompts: NDArray[np.int64]
+    prefixes: NDArray[np.int64]
+    branches: NDArray[np.int64]
+
+    def count(self, rows: Rows) -> int:
+        """Return the number of tokens in the packed row of a micro-batch of `rows`."""
+        _, firsts = np.unique(self.prompts[rows], return_index=True)
+        return int(self.prefixes[rows][firsts].sum() + self.branches[rows].sum())
+
+    def groups(self, rows: Rows) -> list[Rows]:
+        """Return the rows of each prompt, rows with the longest completions first."""
+        rows = rows[np.argsort(-self.branches[rows], kind="stable")]
+        order = np.argsort(self.prompts[rows], kind="stable")
+        _, counts = np.unique(self.prompts[rows], return_counts=True)
+        return np.split(rows[order], np.cumsum(counts)[:-1]) if len(rows) else []
+
+
+def deal_groups(
+    dealt: NDArray[np.int64], tokens: RowTokens, live: NDArray[np.bool_], *, window: int, limit: int
+) -> list[NDArray[np.int64]]:
+    """Deal the live rows of every optimizer step to processes and micro-batches.
+
+    Args:
+        dealt: `(K, W, N)` row numbers or `IDLE`, from `deal_in_order`. They decide which rows fall into which step.
+        tokens: the tokens of all rows.
+        live: `(R,)`; false for rows to skip.
+        window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
+        limit: tokens that a micro-batch may have. It is exceeded if a single row is longer, or if the rows of a step do
+            not fit into its micro-batches.
+
+    Returns:
+        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE`. N' is 0 if the micro-batch is not
+        used.
+    """
+    steps = dealt.reshape(-1, window, *dealt.shape[1:])
+    return [part for step in steps for part in _deal_step(step, tokens, live, limit)]
+
+
+def _deal_step(
+    dealt: NDArray[np.int64], tokens: RowTokens, live: NDArray[np.bool_], limit: int
+) -> Iterator[NDArray[np.int64]]:
+    num_micro_batches, num_processes, _ = dealt.shape
+    rows = dealt.swapaxes(0, 1).ravel()
+    rows = rows[rows != IDLE]
+    rows = rows[live[rows]]
+    shares = split_between(tokens.groups(rows), tokens, num_processes)
+    filled = fill_evenly(shares, tokens, limit, num_micro_batches)
+    used = max(map(len, filled), default=0) or 1
+    yield from [np.empty((num_processes, 0), dtype=np.int64)] * (num_micro_batches - used)
+    for index in range(used):
+        parts = [bins[index] if index < len(bins) else np.empty(0, dtype=np.int64) for bins in filled]
+        width = max(1, *map(len, parts))
+        yield np.stack([np.append(part, np.full(width - len(part), IDLE)) for part in parts])
+
+
+def split_between(groups: Sequence[Rows], tokens: RowTokens, num_processes: int) -> list[list[Rows]]:
+    """Give every process whole groups or pieces of groups, so that the largest number of tokens is small.
+
+    All groups are cut into the same number of pieces, if they have enough rows. Each piece, the largest first, goes to
+    the process with the fewest tokens so far. The number of pieces with the best result is used.
+    """
+    best: tuple[int, list[list[Rows]]] | None = None
+    most = max(map(len, groups), default=1)
+    for number in range(1, min(most, num_processes) + 1):
+        pieces = [group[start::number] for group in groups for start in range(min(number, len(group)))]
+        loads, shares = [0] * num_processes, [[] for _ in range(num_processes)]
+        for piece in sorted(pieces, key=tokens.count, reverse=True):
+            process = loads.index(min(loads))
+            loads[process] += tokens.count(piece)
+            shares[process].append(piece)
+        if best is None or max(loads) < best[0]:
+            best = max(loads), shares
+    assert best is not None
+    return best[1]
+
+
+def fill_evenly(
+    shares: Sequence[Sequence[Rows]], tokens: RowTokens, limit: int, num_micro_batches: int
+) -> list[list[Rows]]:
+    """Fill micro-batches with the groups of each process, the largest micro-batch first.
+
+    No process has more micro-batches than `num_micro_batches`. The largest number over all processes is as small as
+    `limit` allows, and with this number, the largest micro-batch is about as small as possible.
+    """
+
+    def fill(size: int) -> list[list[Rows]]:
+        return [fill_micro_batches(share, tokens, size) for share in shares]
+
+    def number(size: int) -> int:
+        return max(map(len, fill(size)))
+
+    pieces = [piece for share in shares for piece in share]
+    longest = max((tokens.count(piece[:1]) for piece in pieces), default=1)
+    total = max(sum(map(tokens.count, share)) for share in shares)
+    size = max(limit, longest)
+    if number(size) > num_micro_batches:
+        size = _smallest(size, max(total, size), lambda size: number(size) <= num_micro_batches)
+    needed = number(size)
+    size = _smallest(longest, size, lambda size: number(size) <= needed)
+    return [sorted(bins, key=tokens.count, reverse=True) for bins in fill(size)]
+
+
+def fill_micro_batches(pieces: Iterable[Rows], tokens: RowTokens, size: int) -> list[Rows]:
+    """Fill micro-batches of at most `size` tokens: each piece, the largest first, goes into the first that has room.
+
+    A piece that is larger than `size` is cut. A row that is larger gets a micro-batch of its own.
+    """
+    bins: list[list[Rows]] = []
+    room: list[int] = []
+
+    def place(piece: Rows) -> None:
+        count = tokens.count(piece)
+        index = next((index for index, free in enumerate(room) if free >= count), len(bins))
+        if index == len(bins):
+            bins.append([])
+            room.append(size)
+        bins[index].append(piece)
+        room[index] -= count
+
+    small: list[Rows] = []
+    for piece in pieces:
+        while tokens.count(piece) > size and len(piece) > 1:
+            counts = tokens.prefixes[piece[0]] + np.cumsum(tokens.branches[piece])
+            cut = max(1, int(np.searchsorted(counts, size, side="right")))
+            place(piece[:cut])
+            piece = piece[cut:]
+        small.append(piece)
+    for piece in sorted(small, key=tokens.count, reverse=True):
+        place(piece)
+    return [np.concatenate(parts) for parts in bins]
+
+
+def _smallest(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return about the smallest size for which `holds` is true, which it is for `high`."""
+    for _ in range(_SEARCH_STEPS):
+        if low >= high:
+            break
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high

@@ -1,0 +1,129 @@
+"""Attention over a packed row on GPUs: by torch's flex attention, or by flash attention for sequences.
+
+The functions compute what `attention.Attend` describes. Their masks and offsets are kept for the layers of a model,
+which all have the same layout.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers.integrations.flex_attention import compile_friendly_flex_attention
+
+from raml_trl.grpo.packing.layout import Layout
+
+_KEPT = 8  # layouts, times the windows that a model uses
+
+
+def attend_flex(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
+) -> Tensor:
+    """Compute `Attend` by torch's flex attention."""
+    mask = block_mask(layout, window, query.device)
+    output: Tensor = compile_friendly_flex_attention(
+        query, key, value, block_mask=mask, scale=scale, training=query.requires_grad
+    )
+    return output
+
+
+def attend_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    *,
+    scale: float | None,
+    window: int | None,
+    flash: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """Compute `Attend` by one call of flash attention.
+
+    Args:
+        query: see `Attend`, as for the next five arguments.
+        flash: the function `flash_attn_varlen_func` of flash attention 2; None to import it.
+    """
+    if flash is None:
+        from flash_attn import flash_attn_varlen_func as flash
+    sequences = sequences_of(layout, query.device)
+    heads_last = (part[0].transpose(0, 1) for part in (query, key, value))  # each (T, H, D)
+    queries, keys, values = heads_last
+    output = flash(
+        queries,
+        keys[sequences.key_tokens],
+        values[sequences.key_tokens],
+        cu_seqlens_q=sequences.query_offsets,
+        cu_seqlens_k=sequences.key_offsets,
+        max_seqlen_q=sequences.longest_query,
+        max_seqlen_k=sequences.longest_key,
+        softmax_scale=scale,
+        causal=True,
+        window_size=(-1, -1) if window is None else (window - 1, 0),
+    )
+    return output.transpose(0, 1)[None]
+
+
+class Sequences(NamedTuple):
+    """The prefixes and branches of a packed row as sequences with their own queries and keys, for flash attention.
+
+    The keys of a branch are those of its prefix followed by its own.
+
+    Attributes:
+        query_offsets: `(n + 1,)`, int32: where the queries of each of the n sequences start, and where the last stop.
+        key_offsets: `(n + 1,)`, int32: the same for keys.
+        key_tokens: positions in the packed row of the keys of all sequences.
+        longest_query: most queries of a sequence.
+        longest_key: most keys of a sequence.
+    """
+
+    query_offsets: Tensor
+    key_offsets: Tensor
+    key_tokens: Tensor
+    longest_query: int
+    longest_key: int
+
+
+@lru_cache(_KEPT)
+def sequences_of(layout: Layout, device: torch.device) -> Sequences:
+    """Return the sequences of a packed row, with all tensors on `device`."""
+    queries: list[int] = []
+    keys: list[NDArray[np.int64]] = []
+    for group in layout.groups:
+        prefix = np.arange(group.start, group.branch_start)
+        if group.prefix:
+            queries.append(group.prefix)
+            keys.append(prefix)
+        for branch in group.branch_slices:
+            queries.append(branch.stop - branch.start)
+            keys.append(np.concatenate([prefix, np.arange(branch.start, branch.stop)]))
+    sizes = [len(tokens) for tokens in keys]
+    return Sequences(
+        _offsets(queries, device),
+        _offsets(sizes, device),
+        torch.from_numpy(np.concatenate(keys)).to(device),
+        max(queries),
+        max(sizes),
+    )
+
+
+def _offsets(sizes: Iterable[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(accumulate(sizes, initial=0)), dtype=torch.int32, device=device)
+
+
+@lru_cache(_KEPT)
+def block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
+    """Return the mask of a packed row for flex attention; see `attention.Attend` for `window`."""
+    group, branch = layout.encode(device)[0, 0]
+    position = torch.from_numpy(layout.positions).to(device)
+
+    def attends(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        related = (group[query] == group[key]) & ((branch[key] == 0) | (branch[key] == branch[query]))
+        near = related & (key <= query)
+        return near if window is None else near & (position[query] - position[key] < window)
+
+    return create_block_mask(attends, None, None, layout.size, layout.size, device=device)
