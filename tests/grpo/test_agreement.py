@@ -60,7 +60,7 @@ def test_a_change_of_the_loss_of_trl_is_reported(monkeypatch: pytest.MonkeyPatch
     assert measured.columns["drop against mask"].gradient > 1e-3
     failures = [str(failure) for failure in measured.failures(1e-4)]
     assert len(failures) == 2
-    assert failures[0].startswith("dapo: default: the gradient differs by ")
+    assert failures[0].startswith("dapo: default: the ")  # gradient, or a metric such as its norm: the worst
 
 
 @pytest.mark.long

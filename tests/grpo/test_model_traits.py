@@ -145,7 +145,7 @@ def test_rotary_and_relative_positions_keep_the_fast_path(models: dict[str, str]
         trainer.train()
         norms.append(recorder.of("grad_norm"))
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
-    assert trainer.row_rules == RowRules(length_bucketing=True, skip_zero_advantage=True)
+    assert trainer.row_rules == RowRules(length_bucketing=True, skip_zero_advantage=True, whole_groups=True)
 
 
 @pytest.mark.long
