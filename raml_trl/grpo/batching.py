@@ -9,7 +9,9 @@ Shapes: W processes with R rows each. A row has P prompt tokens and C completion
 micro-batch each process has N rows.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -26,6 +28,8 @@ from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order, deal_micr
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, Batch, take_rows
 from raml_trl.runtime.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class RowTable(NamedTuple):
@@ -71,8 +75,7 @@ def gather_row_table(batch: Batch, live: Tensor, accelerator: Accelerator) -> Ro
     lengths = [batch[name].sum(dim=1) for name in ("prompt_mask", "completion_mask")]
     columns = torch.stack([batch[SELECTED].long(), live.long(), prompts, *lengths], dim=1)
     table = accelerator.gather(columns).view(-1, *columns.shape).cpu().numpy()  # (W, R, 5)
-    selected, live, *others = np.moveaxis(table, 2, 0)
-    return RowTable(selected == 1, live == 1, *others)
+    return RowTable(table[..., 0] == 1, table[..., 1] == 1, table[..., 2], table[..., 3], table[..., 4])
 
 
 def prompt_numbers(batch: Batch) -> NDArray[np.int64]:
@@ -107,7 +110,11 @@ def deal_rows(
             dealt = np.concatenate([dealt, deal_in_order(~table.selected, num_micro_batches)], axis=2)
         live = live if rules.skip_zero_advantage else np.ones_like(live)
         limit = args.max_tokens_per_micro_batch or args.per_device_train_batch_size * table.row_cells
-        return deal_groups(dealt, table.tokens, live.ravel(), window=window, limit=limit)
+        micro_batches = deal_groups(dealt, table.tokens, live.ravel(), window=window, limit=limit)
+        largest = max(table.tokens.count(rows[rows != IDLE]) for part in micro_batches for rows in part)
+        if largest > limit:
+            _warn_large(limit)
+        return micro_batches
     if not rules.length_bucketing and table.selected.sum() % (len(table.selected) * num_micro_batches):
         raise InputError(
             f"{table.selected.sum()} of {table.selected.size} rollouts are selected, which cannot be cut into "
@@ -121,6 +128,16 @@ def deal_rows(
         lengths=table.lengths if rules.length_bucketing else None,
         live=live if rules.skip_zero_advantage else None,
         keep_unselected=keep_unselected,
+    )
+
+
+@cache
+def _warn_large(limit: int) -> None:
+    logger.warning(
+        "a micro-batch has more than %d tokens, the limit of max_tokens_per_micro_batch, because a row is longer, or "
+        "because the rows of an optimizer step do not fit into its micro-batches. To get more micro-batches, divide "
+        "per_device_train_batch_size and multiply gradient_accumulation_steps by the same factor",
+        limit,
     )
 
 

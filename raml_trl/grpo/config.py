@@ -140,6 +140,13 @@ class SubsetGRPOConfig(GRPOConfig):
         return per_micro_batch_terms(vars(self))
 
     @property
+    def scores_rollouts(self) -> bool:
+        """Whether TRL computes log-probs of the rollouts before training, under the old or the reference model."""
+        aligned = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        return not aligned or corrected or self.beta != 0.0
+
+    @property
     def needs_model_traits(self) -> bool:
         """Whether rows can move or be dropped, so that the traits of the model matter."""
         switches = (self.length_bucketing, self.skip_zero_advantage)
@@ -253,6 +260,8 @@ class SubsetGRPOConfig(GRPOConfig):
                     f"{name} is on and changes which rows share a micro-batch, on which {terms} depends: leave {name} "
                     "out or set it to false"
                 )
+        if self.max_tokens_per_micro_batch is not None:
+            self._check_max_tokens(terms)
         if self.skip_zero_advantage and self.beta != 0.0:
             raise InputError(
                 f"skip_zero_advantage is on, but with beta = {self.beta} rows with advantage 0 have a gradient too: "
@@ -264,6 +273,15 @@ class SubsetGRPOConfig(GRPOConfig):
             )
         if self.weighs:
             self.check_weights()
+
+    def _check_max_tokens(self, terms: str) -> None:
+        problem = f"max_tokens_per_micro_batch is {self.max_tokens_per_micro_batch}, but"
+        if int(self.max_tokens_per_micro_batch) < 1:
+            raise InputError(f"{problem} must be at least 1")
+        if self.shared_prompts == "off" or self.length_bucketing is False:
+            raise InputError(f"{problem} rows are not packed by tokens if shared_prompts or length_bucketing is off")
+        if terms:
+            raise InputError(f"{problem} rows cannot move between micro-batches, because {terms} depends on them")
 
     def check_weights(self) -> None:
         """Check that the rows of the loss can be weighted: it must be a sum over rows, with advantages over all G.

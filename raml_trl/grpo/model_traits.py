@@ -45,7 +45,7 @@ class TraitsReader(TrainerCallback):
         if not trainer.args.needs_model_traits:
             return
         traits = read_traits(trainer)
-        trainer.start_packing(traits)
+        trainer.packing.start(trainer.model, trainer.ref_model, trainer.args, traits)
         trainer.set_model_traits(traits)
         if trainer.accelerator.is_main_process:
             for remark in trainer.args.row_remarks(traits):

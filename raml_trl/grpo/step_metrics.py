@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from raml_trl.grpo.batching import num_cells, row_lengths
 from raml_trl.grpo.generation import Generation, loss_mask
 from raml_trl.grpo.ledger import Ledger, speedup
+from raml_trl.grpo.micro_batches import RowRules
 from raml_trl.grpo.rows import Batch
 from raml_trl.runtime.rollout_table import CORRECT, column_name, read_flag
 
@@ -57,7 +58,7 @@ def count_generation(
     }
 
 
-def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int, *, packed: bool) -> None:
+def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int, rules: RowRules) -> None:
     """Add the cells and tokens of the updates of a generation on this process to the ledger.
 
     Args:
@@ -65,11 +66,11 @@ def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: 
         batch: all rows of this process, as TRL padded them.
         dealt: the micro-batches of this process.
         passes: how often each micro-batch runs, TRL's `num_iterations`.
-        packed: whether micro-batches are packed, so that each prompt counts once and padding does not count.
+        rules: whether rows are packed, so that each prompt counts once in a micro-batch, and padding does not count.
     """
     ledger.count(
         cells_updating_all=passes * num_cells(batch),
-        cells_updating=passes * sum(num_cells(part, packed=packed) for part in dealt),
+        cells_updating=passes * sum(num_cells(part, packed=rules.whole_groups) for part in dealt),
         tokens_updating=passes * sum(int(row_lengths(part).sum()) for part in dealt),
     )
 

@@ -1,19 +1,20 @@
 """`SubsetGRPOTrainer`: TRL's `GRPOTrainer` that trains on m of the G rollouts of every group.
 
-It differs from `GRPOTrainer` in five ways, whose places in the code are marked `# RaML:`.
+It differs from `GRPOTrainer` in six ways, whose places in the code are marked `# RaML:`.
 1. As soon as rewards are known, m rollouts of each group are selected. Only these are scored, that is, get
    log-probabilities under the old and the reference model.
-2. `subset_mode: drop` removes the other rows from the rollouts that TRL buffers; `mask` keeps these rows and masks
-   their loss. Both give the same gradient.
+2. `subset_mode: drop` removes the other rows from the buffered rollouts; `mask` masks their loss. Both give the same
+   gradient.
 3. Rows with advantage 0 are skipped if they add nothing to the gradient.
-4. Within an optimizer step, rows move between processes and micro-batches so that rows of similar length share a
-   micro-batch, which reduces padding.
-5. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
+4. The rows of a micro-batch are packed: a prompt that they share runs once, and padding does not run (see `packing`).
+5. Within an optimizer step, rows move between processes and micro-batches, so that whole groups are packed together,
+   or, if rows cannot be packed, rows of similar length share a micro-batch.
+6. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
 
-Generation, rewards, advantages and the loss are computed by TRL: its methods are called through `super()`, never
-copied. If a subclass overrides one of these methods, our code wraps the subclass's method (see `overrides`). Metrics of
-rewards, advantages and completions cover all G rollouts. Metrics of the loss equal those of `GRPOTrainer` if m = G;
-with m < G, or with `skip_zero_advantage: true`, they cover the rows that were trained on.
+TRL computes generation, rewards, advantages and the loss: its methods are called through `super()`, never copied. If a
+subclass overrides one of them, our code wraps the subclass's method (see `overrides`). Metrics of rewards, advantages
+and completions cover all G rollouts. Metrics of the loss equal those of `GRPOTrainer` if m = G; with m < G, or with
+`skip_zero_advantage: true`, they cover the rows that were trained on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
     trainer.train()
@@ -27,7 +28,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
@@ -87,8 +87,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     """TRL's `GRPOTrainer`, which trains on m of the G rollouts of every group.
 
     The constructor is that of `GRPOTrainer`, but `args` is a `SubsetGRPOConfig`. With m = G and `subset_mode: drop`,
-    training gives the same weights as `GRPOTrainer`: bit for bit if `length_bucketing` and `skip_zero_advantage` are
-    off, and up to rounding if they are on.
+    training gives the same weights as `GRPOTrainer`: bit for bit if `length_bucketing`, `skip_zero_advantage` and
+    `shared_prompts` are off, and up to rounding if they are on.
 
     Source: RaML, arXiv 2505.19815, section 4.4.
 
@@ -137,19 +137,11 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
         overrides.check(self.args)
         by_settings = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)
         rules = overrides.restrict(by_settings, self.args)
-        by_settings = by_settings._replace(whole_groups=rules.length_bucketing and self.packing.obstacle is None)
-        rules = rules._replace(whole_groups=by_settings.whole_groups)
         if overrides != self._overrides and rules != by_settings and self.accelerator.is_main_process:
             logger.warning(overrides.explain(by_settings, rules))
-        self._overrides, self.row_rules = overrides, rules
-        self._loss_metrics.rules = rules
-
-    def start_packing(self, traits: ModelTraits) -> None:
-        """Begin to run each prompt once per micro-batch, if this is exact for a model with these traits."""
-        models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
-        models = [model.get_base_model() if is_peft_model(model) else model for model in models]
-        types = {self.args.bf16: torch.bfloat16, self.args.fp16: torch.float16}
-        self.packing.start(models, self.args.shared_prompts, traits, types.get(True, models[0].dtype))
+        self._overrides = overrides
+        self.row_rules = rules._replace(whole_groups=rules.length_bucketing and self.packing.obstacle is None)
+        self._loss_metrics.rules = self.row_rules
 
     # One generation, in the order of TRL's calls. Each function `_around_...` wraps the outermost override of a method.
 
@@ -239,9 +231,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     def _get_per_token_logps_and_entropies(self, model: torch.nn.Module, *args: Any, **named: Any) -> Scores:
         if self._loss_metrics.replayed is not None:
             return *self._loss_metrics.replayed, None  # RaML: the model has run on these rows before
-        # RaML: TRL calls the model with a padded batch; the model runs on the same rows, packed.
-        packed: Any = model if self.packing.obstacle else partial(self.packing.call, model)
-        outputs = super()._get_per_token_logps_and_entropies(packed, *args, **named)
+        # RaML: TRL passes a padded batch to the model; the model runs on the same rows, packed.
+        outputs = super()._get_per_token_logps_and_entropies(self.packing.wrap(model), *args, **named)
         self._loss_metrics.record(*outputs[:2])
         return outputs
 
@@ -256,10 +247,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             else:
                 # RaML: score only the rows that will be trained on.
                 batch = split_completions(input_ids, attention_mask, logits_to_keep) | image_inputs(named)
-                size = self.args.per_device_train_batch_size
-                logps, cells, tokens = score_rows(
-                    partial(score, model), batch, rows, size, rules=self.row_rules, trim=self._trim
-                )
+                run, size = partial(score, model), self.args.per_device_train_batch_size
+                logps, cells, tokens = score_rows(run, batch, rows, size, rules=self.row_rules, trim=self._trim)
                 scores = logps, None, None
             self.ledger.count(cells_scoring=cells)
             generation.tokens_scored += tokens
@@ -268,11 +257,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     @property
     def _scores_selected_rows(self) -> bool:
         """Whether TRL computes log-probs of the rollouts, and computing those of the selected rows saves work."""
-        args = self.args
-        aligned = args.gradient_accumulation_steps % (args.steps_per_generation * self.num_iterations) == 0
-        corrected = self.use_vllm and self.vllm_importance_sampling_correction
-        fewer = args.subset_mode == "drop" and (args.fraction < 1 or any(self.row_rules))
-        return (not aligned or corrected or self.beta != 0.0) and fewer and not self._overrides.generation
+        fewer = self.args.subset_mode == "drop" and (self.args.fraction < 1 or any(self.row_rules))
+        return self.args.scores_rollouts and fewer and not self._overrides.generation
 
     def _trained(self, selected: Tensor, advantages: Tensor) -> Tensor:
         """Return which of the selected rows are trained on."""
@@ -304,8 +290,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             mark_loss_rows(dealt, table)
         replay = self._overrides.loss_is_repeatable
         self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=replay)
-        packed = self.row_rules.whole_groups
-        step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations, packed=packed)
+        step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations, self.row_rules)
         return dealt
 
     def _trim(self, batch: Batch) -> Batch:
@@ -332,7 +317,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
     ) -> Tensor:
         if not self._prepared and self.args.fraction < 1:
             self._overrides.refuse_inputs()
-        if not len(inputs["advantages"]):
+        if self._prepared and not len(inputs["advantages"]):
             return torch.zeros((), device=self.accelerator.device, requires_grad=True)  # RaML: not needed in this step
         # RaML: the advantages contain the row weights of selection `importance`, but the KL term does not.
         metrics = self._loss_metrics.of_micro_batch(inputs, self._metrics["train"])

@@ -65,7 +65,7 @@ def deal_groups(
         K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE`. N' is 0 if the micro-batch is not
         used.
     """
-    steps = dealt.reshape(-1, window, *dealt.shape[1:])
+    steps = dealt.reshape(len(dealt) // window, window, *dealt.shape[1:])
     return [part for step in steps for part in _deal_step(step, tokens, live, limit)]
 
 
@@ -96,7 +96,8 @@ def split_between(groups: Sequence[Rows], tokens: RowTokens, num_processes: int)
     most = max(map(len, groups), default=1)
     for number in range(1, min(most, num_processes) + 1):
         pieces = [group[start::number] for group in groups for start in range(min(number, len(group)))]
-        loads, shares = [0] * num_processes, [[] for _ in range(num_processes)]
+        loads = [0] * num_processes
+        shares: list[list[Rows]] = [[] for _ in range(num_processes)]
         for piece in sorted(pieces, key=tokens.count, reverse=True):
             process = loads.index(min(loads))
             loads[process] += tokens.count(piece)

@@ -6,6 +6,7 @@ which all have the same layout.
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from importlib import import_module
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -26,9 +27,10 @@ def attend_flex(
 ) -> Tensor:
     """Compute `Attend` by torch's flex attention."""
     mask = block_mask(layout, window, query.device)
-    output: Tensor = compile_friendly_flex_attention(
+    output = compile_friendly_flex_attention(
         query, key, value, block_mask=mask, scale=scale, training=query.requires_grad
     )
+    assert isinstance(output, Tensor)  # the log-sum-exp is not asked for
     return output
 
 
@@ -49,7 +51,7 @@ def attend_varlen(
         flash: the function `flash_attn_varlen_func` of flash attention 2; None to import it.
     """
     if flash is None:
-        from flash_attn import flash_attn_varlen_func as flash
+        flash = import_module("flash_attn").flash_attn_varlen_func
     sequences = sequences_of(layout, query.device)
     heads_last = (part[0].transpose(0, 1) for part in (query, key, value))  # each (T, H, D)
     queries, keys, values = heads_last

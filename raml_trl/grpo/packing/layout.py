@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ class Layout:
         return cls.of([int(size[0]) for size in sizes], [size[1:].tolist() for size in sizes])
 
 
-def is_layout(mask: object) -> bool:
+def is_layout(mask: object) -> TypeGuard[Tensor]:
     """Return whether an attention mask is an encoded layout."""
     return isinstance(mask, Tensor) and mask.ndim == 4 and mask.dtype == torch.int32
 
@@ -168,21 +169,21 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Pack
     if not (contiguous.all() and last.all() and (prompts >= 1).all()):
         return None
     if not lengths.any():
-        first = int(prompts.argmin())
+        first = int(np.argmin(prompts))
         lengths[first] = 1
         if starts[first] + prompts[first] == width:  # no completion column
             return None
     groups: dict[bytes, list[int]] = {}
-    for row in np.flatnonzero(lengths):
-        groups.setdefault(ids[row, starts[row] : starts[row] + prompts[row]].tobytes(), []).append(int(row))
+    for row in np.flatnonzero(lengths).tolist():
+        groups.setdefault(ids[row, starts[row] : starts[row] + prompts[row]].tobytes(), []).append(row)
     sources, places = [], []
     for rows in groups.values():
-        prefix, begin = int(prompts[rows[0]]) - 1, int(rows[0] * width + starts[rows[0]])
-        sources.append(np.arange(begin, begin + prefix))
+        prefix = int(prompts[rows[0]]) - 1
+        sources.append(rows[0] * width + starts[rows[0]] + np.arange(prefix))
         for row in rows:
-            begin = row * width + int(starts[row]) + prefix
-            sources.append(np.arange(begin, begin + lengths[row]))
-            places.append(np.arange(begin + 1, begin + 1 + lengths[row]))
+            branch = row * width + starts[row] + prefix + np.arange(lengths[row])
+            sources.append(branch)
+            places.append(branch + 1)
     layout = Layout.of(
         [int(prompts[rows[0]]) - 1 for rows in groups.values()], [lengths[rows].tolist() for rows in groups.values()]
     )

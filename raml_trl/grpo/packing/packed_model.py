@@ -1,7 +1,7 @@
 """Calls a model with packed rows in place of the padded batch that TRL passes to it.
 
-TRL's method that computes log-probabilities calls `PackedModel.call` instead of the model, and gets what the model
-would have returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is
+TRL's method that computes log-probabilities calls a function instead of the model, and gets what the model would have
+returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is
 not, and the first batch of a run is also computed the plain way. If the results differ by more than rounding, rows are
 no longer packed.
 
@@ -9,20 +9,22 @@ Shapes: N rows padded to S tokens; T tokens in the packed row, of which L are in
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.packing.attention import choose_backend, register
 from raml_trl.grpo.packing.layout import Layout, PackedRows, is_layout, pack_rows
 from raml_trl.grpo.packing.self_check import Difference, measure_difference
-from raml_trl.grpo.packing.support import SharedPrompts, find_obstacle
+from raml_trl.grpo.packing.support import find_obstacle
 from raml_trl.runtime.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -44,37 +46,41 @@ class PackedModel:
         self._dtype = torch.float32
         self._checked = False
 
-    def start(
-        self, models: Sequence[PreTrainedModel], setting: SharedPrompts, traits: ModelTraits, dtype: torch.dtype
-    ) -> None:
-        """Begin to pack rows, unless the setting, the models or their traits forbid it.
+    def start(self, model: nn.Module, ref_model: nn.Module | None, args: SubsetGRPOConfig, traits: ModelTraits) -> None:
+        """Begin to pack rows, unless the settings, the model or its traits forbid it.
 
         Args:
-            models: the models that run on packed rows, without wrappers such as DDP's and PEFT's.
-            setting: `shared_prompts` of the config.
+            model: the model that trains.
+            ref_model: the reference model, if it is a model of its own.
+            args: the config of the trainer.
             traits: the traits of the model that trains.
-            dtype: the type in which the models compute.
 
         Raises:
-            InputError: if the setting is a backend, but rows cannot be packed.
+            InputError: if rows cannot be packed, but `shared_prompts` names a backend, or `max_tokens_per_micro_batch`
+                is set.
         """
         self.stop("shared_prompts is off")
+        setting = args.shared_prompts
         if setting == "off":
             return
+        models = [self._unwrap(each) for each in (model, ref_model) if each is not None]
         obstacle = find_obstacle(models[0], traits)
         if obstacle is not None:
             if setting != "auto":
                 raise InputError(f"shared_prompts is {setting!r}, but {obstacle}: set it to auto or off")
+            if args.max_tokens_per_micro_batch is not None:
+                raise InputError(f"max_tokens_per_micro_batch needs packed rows, but {obstacle}: leave it out")
             self._log(f"shared_prompts: off, because {obstacle}")
             self.obstacle = obstacle
             return
-        backend = choose_backend(self.accelerator.device, dtype) if setting == "auto" else setting
-        for model in models:
-            ordinary = model.config._attn_implementation
-            model.set_attn_implementation(register(backend, ordinary))
-            hook = model.base_model.register_forward_hook(_keep_branches, with_kwargs=True)
-            self._restore += [hook.remove, lambda model=model, name=ordinary: model.set_attn_implementation(name)]
-        self.obstacle, self._checked, self._dtype = None, False, dtype
+        self._dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else models[0].dtype
+        backend = choose_backend(self.accelerator.device, self._dtype) if setting == "auto" else setting
+        for each in models:
+            ordinary = str(each.config._attn_implementation)
+            each.set_attn_implementation(register(backend, ordinary))
+            hook = each.base_model.register_forward_hook(_keep_branches, with_kwargs=True)
+            self._restore += [hook.remove, partial(each.set_attn_implementation, ordinary)]
+        self.obstacle, self._checked = None, False
         self._log(f"shared_prompts: each prompt runs once per micro-batch, without padding (attention: {backend})")
 
     def stop(self, obstacle: str) -> None:
@@ -83,9 +89,13 @@ class PackedModel:
         while self._restore:
             self._restore.pop()()
 
-    def call(self, model: nn.Module, **inputs: Any) -> Any:
+    def wrap(self, model: nn.Module) -> Any:
+        """Return a function to call instead of the model, or the model itself if rows are not packed."""
+        return model if self.obstacle else partial(self._call, model)
+
+    def _call(self, model: nn.Module, **inputs: Any) -> Any:
         """Return the outputs `log_probs` and `entropy`, both `(N, S - 1)`, of `model(**inputs)`."""
-        if self.obstacle is not None or set(inputs) != _INPUTS:
+        if set(inputs) != _INPUTS:
             return model(**inputs)
         packed = pack_rows(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
         if packed is not None and not self._checked:
@@ -111,6 +121,12 @@ class PackedModel:
         if not difference.is_rounding(self._dtype):
             self.stop(f"packed rows change the results of this model: {difference}")
             self._log(f"shared_prompts: off, because {self.obstacle}", logging.WARNING)
+
+    def _unwrap(self, model: nn.Module) -> PreTrainedModel:
+        """Return the model without the wrappers of accelerate and PEFT."""
+        inner: Any = self.accelerator.unwrap_model(model)
+        unwrapped: PreTrainedModel = inner.get_base_model() if is_peft_model(inner) else inner
+        return unwrapped
 
     def _log(self, line: str, level: int = logging.INFO) -> None:
         if self.accelerator.is_main_process:
