@@ -42,14 +42,14 @@ def main(config: PlanConfig, record: Run) -> None:
 def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
     """Return a Markdown table with one row per prediction, labelled by `names`.
 
-    Its column "cells" counts token positions, padding included.
+    Its column "cells" counts token positions that run; see `Prediction`.
     """
-    head = ["trainer", "rows of a micro-batch", "rows", "cells", "generating s", "updating s", "step s"]
+    head = ["trainer", "cells of a micro-batch", "rows", "cells", "generating s", "updating s", "step s"]
     head += ["speed-up", "ceiling", "GiB of a device"]
     body = [
         [
             name,
-            str(prediction.rows_per_micro_batch),
+            f"{prediction.cells_per_micro_batch:,}",
             f"{prediction.rows:,.0f}",
             f"{prediction.cells:,.0f}",
             *(_three_digits(prediction.seconds[part]) for part in ("generating", "updating", "step")),

@@ -24,7 +24,7 @@ from torch import Tensor
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
-from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order, deal_micro_batches
+from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_micro_batches
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, Batch, take_rows
 from raml_trl.runtime.errors import InputError
@@ -105,12 +105,16 @@ def deal_rows(
     """
     num_micro_batches, window = args.steps_per_generation, args.bucketing_window
     if rules.whole_groups:
-        dealt = deal_in_order(table.selected, num_micro_batches)
-        if keep_unselected:
-            dealt = np.concatenate([dealt, deal_in_order(~table.selected, num_micro_batches)], axis=2)
-        live = live if rules.skip_zero_advantage else np.ones_like(live)
         limit = args.max_tokens_per_micro_batch or args.per_device_train_batch_size * table.row_cells
-        micro_batches = deal_groups(dealt, table.tokens, live.ravel(), window=window, limit=limit)
+        micro_batches = deal_groups(
+            table.selected,
+            table.tokens,
+            num_micro_batches,
+            live=live if rules.skip_zero_advantage else None,
+            window=window,
+            limit=limit,
+            keep_unselected=keep_unselected,
+        )
         largest = max(table.tokens.count(rows[rows != IDLE]) for part in micro_batches for rows in part)
         if largest > limit:
             _warn_large(limit)

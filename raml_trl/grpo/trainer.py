@@ -343,6 +343,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
             "num_generations_update": self.args.num_generations_update,
             "length_bucketing": self.row_rules.length_bucketing,
             "skip_zero_advantage": self.row_rules.skip_zero_advantage,
+            "shared_prompts": self.row_rules.whole_groups,
             **summary(self.ledger, self.args.fraction),
         }
 

@@ -26,8 +26,8 @@ def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
     """Return the settings that determine how `run` cut its generation batches into micro-batches.
 
     They come from the settings of the run and from TRL's defaults. `summary` says whether `length_bucketing` and
-    `skip_zero_advantage` were on. Summaries of older versions lack these two fields, which are then derived from the
-    settings.
+    `skip_zero_advantage` were on, and whether rows were packed. Summaries of older versions lack these fields. Then the
+    first two are derived from the settings, and rows were not packed.
     """
     settings, processes = run.settings, run.processes
     rollouts = settings.get("per_device_train_batch_size", 8)
@@ -49,6 +49,8 @@ def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
         subset_mode=settings.get("subset_mode", "drop"),
         length_bucketing=rules.length_bucketing,
         skip_zero_advantage=rules.skip_zero_advantage,
+        shared_prompts=bool(summary and summary.get("shared_prompts")),
+        max_tokens_per_micro_batch=settings.get("max_tokens_per_micro_batch"),
     )
 
 

@@ -43,13 +43,14 @@ class Costs(TypedDict):
 class RunSummary(Costs):
     """The content of `summary.json`: the costs of a GRPO run, and the settings that determine the costs.
 
-    The files of older versions lack `length_bucketing` and `skip_zero_advantage`.
+    The files of older versions lack `length_bucketing`, `skip_zero_advantage` and `shared_prompts`.
     """
 
     steps: int
     num_generations: int
     num_generations_update: int
     length_bucketing: NotRequired[bool]
+    shared_prompts: NotRequired[bool]
     skip_zero_advantage: NotRequired[bool]
 
 

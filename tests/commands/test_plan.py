@@ -72,9 +72,9 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     head, _, *rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in output.split("\n\n")[0].split("\n")[1:]
     ]
-    assert head[:3] == ["trainer", "rows of a micro-batch", "rows"]
+    assert head[:3] == ["trainer", "cells of a micro-batch", "rows"]
     assert [row[0] for row in rows] == ["TRL, m = 8", "ours, m = 1", "ours, m = 2", "ours, m = 4", "ours, m = 8"]
-    assert [row[1] for row in rows] == ["16", "2", "4", "8", "16"]
+    assert [row[1] for row in rows] == ["960", "118", "198", "358", "678"]
     assert rows[0][4:9] == ["3", "2", "5", "1.00", "1.00"]
     assert rows[2][8] == "1.43"  # 1 / (0.6 + 0.4 * 2 / 8)
     assert "Given: 3 s of generating and 2 s of updating" in output
@@ -90,10 +90,10 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     parameters = 24 * 64 + 2 * (4 * 64 * 64 + 3 * 64 + 3 * 64 * 64 + 2 * 64) + 64
     states = ("optimizer", "gradients", "weights")
     assert [ours[0]["bytes"][state] for state in states] == [8 * parameters, 4 * parameters, 4 * parameters]
-    # A micro-batch has 2 rows of 60 token positions. Its memory consists of the tensors that 2 layers keep and of the
+    # A micro-batch has 2 prompts, of which 19 tokens are shared, and 2 completions of 40 tokens. Its memory consists of the tensors that 2 layers keep and of the
     # working memory of the backward pass, which on a CPU is larger than the working memory of the head.
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
-    assert ours[0]["bytes"]["activations"] == 120 * (2 * layer + 4 * (3 * 64 + 2 * 64))
+    assert ours[0]["bytes"]["activations"] == 118 * (2 * layer + 4 * (3 * 64 + 2 * 64))
     assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
 
 
@@ -101,7 +101,8 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
 def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Compares runs with m = 2 and 8 with a plan that is based on the run with m = 8.
 
-    It compares rows and cells (token positions, padding included), but not seconds, which depend on the machine.
+    It compares rows and cells, but not seconds, which depend on the machine. The lengths in the plan are those of the
+    logged texts, in which the special tokens are missing that a random model writes.
     """
     start("prepare_data", dataset_name="arithmetic", dataset_split="grpo", num_questions=40, output_dir="data")
     # A model with random weights is never correct, so with skip_zero_advantage no row would be trained.
@@ -118,7 +119,7 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
     for selected in (8, 2):
         counts = json.loads((tmp_path / f"run-{selected}" / "summary.json").read_text())["counts"]
         assert predictions[selected]["rows"] == counts["trained"] / 6 == 4 * selected
-        assert predictions[selected]["cells"] == pytest.approx(counts["cells_updating"] / 6, rel=0.05)
+        assert predictions[selected]["cells"] == pytest.approx(counts["cells_updating"] / 6, rel=0.15)
     # the prediction for m = 8 repeats the measurement
     seconds = json.loads((tmp_path / "run-8" / "summary.json").read_text())["seconds"]
     assert predictions[8]["seconds"]["generating"] == pytest.approx(
@@ -164,8 +165,12 @@ def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], t
     assert code == 2
     assert "gives 4 rollouts, which is not a multiple of num_generations (G = 8)" in error
     assert start("plan", **settings, num_processes=2)[0] == 0
-    # There is no plan for m = 1, which would give a micro-batch of 4 * 1 / 8 rows.
-    assert [row["num_generations_update"] for row in read(tmp_path / "out")] == [8, 2, 4, 8]
+    assert [row["num_generations_update"] for row in read(tmp_path / "out")] == [8, 1, 2, 4, 8]
+    # If rows keep their micro-batch, there is no plan for m = 1, which would give a micro-batch of 4 * 1 / 8 rows.
+    settings["recipe"] = recipe(per_device_train_batch_size=4, num_generations_update=2, length_bucketing=False)
+    code, _, error = start("plan", **settings | {"output_dir": "in_order"}, num_processes=2)
+    assert code == 0, error
+    assert [row["num_generations_update"] for row in read(tmp_path / "in_order")] == [8, 2, 4, 8]
 
 
 @pytest.mark.long
@@ -222,7 +227,7 @@ def test_invalid_settings(
         ({"skip_zero_advantage": True, "beta": 0.1}, {}, "skip_zero_advantage is on, but with beta = 0.1"),
         ({"per_device_train_batch_size": 12}, {}, "gives 12 rollouts, which is not a multiple of num_generations"),
         (
-            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "length_bucketing": False},
             {"num_generations_update": "2 3"},
             "a micro-batch of per_device_train_batch_size x m / G = 4 x 3 / 8 rows is not a whole number",
         ),

@@ -435,7 +435,8 @@ def test_geometry_equals_that_of_the_trainer_config(settings: dict[str, Any], tm
     given = {"per_device_train_batch_size": 8, **settings}
     config = SubsetGRPOConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False, report_to="none", **given)
     run = read_training(write_run(tmp_path / "run", "train_grpo", given, grpo_logs(0, 4)))
-    assert read_geometry(run, None) == plan_inputs.read_geometry(config, 1)
+    # without a summary, it is the run of an older version, which did not pack rows
+    assert read_geometry(run, None) == replace(plan_inputs.read_geometry(config, 1), shared_prompts=False)
 
 
 def test_row_rules_are_read_from_the_summary(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.grpo.micro_batches import IDLE
+from raml_trl.grpo.micro_batches import IDLE, deal_in_order
 
 Rows = NDArray[np.int64]
 """Row numbers."""
@@ -49,22 +49,35 @@ class RowTokens:
 
 
 def deal_groups(
-    dealt: NDArray[np.int64], tokens: RowTokens, live: NDArray[np.bool_], *, window: int, limit: int
+    selected: NDArray[np.bool_],
+    tokens: RowTokens,
+    num_micro_batches: int,
+    *,
+    live: NDArray[np.bool_] | None,
+    window: int,
+    limit: int,
+    keep_unselected: bool,
 ) -> list[NDArray[np.int64]]:
     """Deal the live rows of every optimizer step to processes and micro-batches.
 
     Args:
-        dealt: `(K, W, N)` row numbers or `IDLE`, from `deal_in_order`. They decide which rows fall into which step.
+        selected: `(W, R / W)`; true for selected rows.
         tokens: the tokens of all rows.
-        live: `(R,)`; false for rows to skip.
+        num_micro_batches: K.
+        live: `(W, R / W)`; false for rows to skip; None to skip none.
         window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
         limit: tokens that a micro-batch may have. It is exceeded if a single row is longer, or if the rows of a step do
             not fit into its micro-batches.
+        keep_unselected: whether rows that are not selected run too, for a loss that masks them.
 
     Returns:
         K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE`. N' is 0 if the micro-batch is not
         used.
     """
+    dealt = deal_in_order(selected, num_micro_batches)  # decides which rows fall into which step
+    if keep_unselected:
+        dealt = np.concatenate([dealt, deal_in_order(~selected, num_micro_batches)], axis=2)
+    live = np.ones(selected.size, dtype=bool) if live is None else live.ravel()
     steps = dealt.reshape(len(dealt) // window, window, *dealt.shape[1:])
     return [part for step in steps for part in _deal_step(step, tokens, live, limit)]
 

@@ -60,6 +60,10 @@ class PlanConfig:
     sharding: Sharding = field(
         default="none", metadata={"help": "optimizer means ZeRO-1, gradients ZeRO-2, full ZeRO-3 or FSDP."}
     )
+    device_memory: float | None = field(
+        default=None,
+        metadata={"help": "GiB of a device, to propose max_tokens_per_micro_batch for it; None proposes nothing."},
+    )
     model_config: str | None = field(
         default=None, metadata={"help": "Directory of the model's config.json; None takes the recipe's model."}
     )
@@ -68,7 +72,7 @@ class PlanConfig:
     def __post_init__(self) -> None:
         check_types(self, PlanConfig)
         check_at_least(self, prompt_length=1, num_processes=1, seconds_generating=0, length_sigma=0)
-        for name in ("seconds_updating", "length_median"):
+        for name in ("seconds_updating", "length_median", "device_memory"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} must be more than 0, got {value}")

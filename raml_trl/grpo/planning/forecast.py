@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.inputs import read_costs, read_geometry, read_lengths, read_recipes, read_split
-from raml_trl.grpo.planning.memory import predict_bytes, read_model
+from raml_trl.grpo.planning.memory import predict_bytes, propose_tokens, read_model
 from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
 from raml_trl.runtime.history import RunSummary
 
@@ -18,13 +18,14 @@ from raml_trl.runtime.history import RunSummary
 class Prediction:
     """The predicted optimizer step of one trainer ("TRL" or "ours") with one m.
 
-    `rows` is the number of rollouts trained on, over all devices. `cells` (token positions, padding included) and
-    `bytes` are those of one device.
+    `rows` is the number of rollouts trained on, over all devices. `cells` (token positions that run) and `bytes` are
+    those of one device. `cells_per_micro_batch` are those of the largest micro-batch, if all rollouts are as long as
+    they may be.
     """
 
     trainer: str
     num_generations_update: int
-    rows_per_micro_batch: int
+    cells_per_micro_batch: int
     rows: float
     cells: float
     seconds: dict[str, float]
@@ -59,24 +60,45 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
         for geometry in geometries
     ]
     split = read_split(config, summary, geometries[-1], works[-1])
-    stock = replace(geometries[-1], num_generations_update=args.num_generations, subset_mode="drop")
+    stock = replace(
+        geometries[-1], num_generations_update=args.num_generations, subset_mode="drop", shared_prompts=False
+    )
     stock_work = Work(stock.rollouts_per_step, works[-1].cells_all, works[-1].cells_all)
     cases = [("TRL", stock, stock_work, split._replace(selecting=0.0))]
     cases += [("ours", geometry, work, split) for geometry, work in zip(geometries, works, strict=True)]
     shape, precision = read_model(config, args, model)
+    longest = config.prompt_length, args.max_completion_length
     predictions = [
         Prediction(
             trainer=trainer,
             num_generations_update=geometry.num_generations_update,
-            rows_per_micro_batch=geometry.rows_per_micro_batch,
+            cells_per_micro_batch=geometry.most_cells(*longest),
             rows=work.rows,
             cells=work.cells,
             seconds=predict_seconds(case_split, work, geometry.fraction),
-            bytes=predict_bytes(config, args, model, shape, precision, geometry.rows_per_micro_batch),
+            bytes=predict_bytes(config, args, model, shape, precision, geometry.most_cells(*longest)),
         )
         for trainer, geometry, work, case_split in cases
     ]
-    return predictions, _notes(_Basis(config, args, summary, lengths, dead_groups, split, stock_work))
+    notes = _notes(_Basis(config, args, summary, lengths, dead_groups, split, stock_work))
+    if config.device_memory is not None:
+        tokens = propose_tokens(
+            config.device_memory, lambda cells: predict_bytes(config, args, model, shape, precision, cells)
+        )
+        notes.append(_proposal(config.device_memory, tokens, sum(longest), packs=geometries[-1].packs))
+    return predictions, notes
+
+
+def _proposal(memory: float, tokens: int | None, longest: int, *, packs: bool) -> str:
+    """Return a sentence that proposes a number of tokens for a device with `memory` GiB."""
+    if not packs:
+        return "Proposed: nothing, because this recipe does not pack rows by tokens (see shared_prompts)."
+    if tokens is None or tokens < longest:
+        return (
+            f"Proposed: nothing, because a rollout of {longest:,} tokens does not fit into {memory:g} GiB: shard the "
+            "states, use LoRA or gradient checkpointing, or shorten the completions."
+        )
+    return f"Proposed: max_tokens_per_micro_batch: {tokens} for {memory:g} GiB, of which a tenth is left free."
 
 
 def _notes(basis: _Basis) -> list[str]:

@@ -94,6 +94,8 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
         subset_mode=args.subset_mode,
         length_bucketing=rules.length_bucketing,
         skip_zero_advantage=rules.skip_zero_advantage,
+        shared_prompts=args.shared_prompts != "off" and not adapter_noise,
+        max_tokens_per_micro_batch=args.max_tokens_per_micro_batch,
     )
 
 

@@ -4,6 +4,8 @@ The memory consists of the states (weights, gradients and AdamW states) and the 
 one token position that a forward pass computes, padding included.
 """
 
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -114,11 +116,11 @@ def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -
 
 
 def predict_bytes(
-    config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig, shape: Shape, precision: Precision, rows: int
+    config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig, shape: Shape, precision: Precision, cells: int
 ) -> dict[str, int]:
-    """Return the bytes of each part of the memory on one device.
+    """Return the bytes of each part of the memory on one device, if a micro-batch has `cells` cells.
 
-    A micro-batch is assumed to consist of `rows` rollouts, all with the longest possible prompt and completion.
+    All rollouts are assumed to have the longest possible prompt and completion.
     """
     states = state_bytes(
         shape,
@@ -130,13 +132,27 @@ def predict_bytes(
     activations = activation_bytes(
         shape,
         precision,
-        rows=rows,
+        cells=cells,
         width=config.prompt_length + args.max_completion_length,
         checkpointing=bool(args.gradient_checkpointing),
         attention=model_init_kwargs(args, model)["attn_implementation"] or "sdpa",
         on_cpu=bool(read_yaml(Path(config.recipe)).get("use_cpu")),
     )
     return {**states, "activations": activations}
+
+
+def propose_tokens(memory: float, predict: Callable[[int], Mapping[str, int]]) -> int | None:
+    """Return the most tokens that a micro-batch can have on a device, as a multiple of 256; None if 256 are too many.
+
+    A tenth of the memory is left free for what the formula does not cover.
+
+    Args:
+        memory: GiB of the device.
+        predict: returns the bytes of each part of the memory for a number of tokens.
+    """
+    tokens = [256 * number for number in range(1, 4097)]  # to 1,048,576
+    number = bisect_right(tokens, 0.9 * memory * 2**30, key=lambda tokens: sum(predict(tokens).values()))
+    return tokens[number - 1] if number else None
 
 
 def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
@@ -195,9 +211,11 @@ def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str
 
 
 def activation_bytes(
-    shape: Shape, precision: Precision, *, rows: int, width: int, checkpointing: bool, attention: str, on_cpu: bool
+    shape: Shape, precision: Precision, *, cells: int, width: int, checkpointing: bool, attention: str, on_cpu: bool
 ) -> int:
-    """Return the peak activation bytes of a micro-batch of `rows` x `width` cells: kept tensors and working memory.
+    """Return the peak activation bytes of a micro-batch of `cells` cells: kept tensors and working memory.
+
+    `width` is the number of cells to which a cell attends.
 
     With gradient checkpointing only the residual stream is kept, and one layer at a time is recomputed. The working
     memory is that of one layer in the backward pass, or that of the head (the output layer), whichever gives the higher
@@ -207,7 +225,7 @@ def activation_bytes(
     On a CPU (12 layers, hidden size 256, rows of 512 tokens) the resident memory grew by 1.1 to 1.2 times this number
     without checkpointing, and by 1.1 to 2.6 times with it. The formula has not been compared with a GPU yet.
     """
-    compute, cells = precision.compute, rows * width
+    compute = precision.compute
     layer = kept_bytes(shape, precision, width=width, attention=attention)
     kept = shape.num_layers * (precision.residual * shape.hidden if checkpointing else layer)
     working = (layer if checkpointing else 0) + compute * (3 * shape.intermediate + 2 * shape.hidden)

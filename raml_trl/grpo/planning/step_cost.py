@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
+from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
 from raml_trl.grpo.selection import load_strategy, select_rollouts
 from raml_trl.runtime.history import LogEntry, RunSummary
 
@@ -47,6 +48,8 @@ class Geometry:
     subset_mode: Literal["drop", "mask"]
     length_bucketing: bool
     skip_zero_advantage: bool
+    shared_prompts: bool = False
+    max_tokens_per_micro_batch: int | None = None
 
     @property
     def fraction(self) -> float:
@@ -54,10 +57,26 @@ class Geometry:
         return self.num_generations_update / self.num_generations
 
     @property
-    def rows_per_micro_batch(self) -> int:
-        """Number of rows in a micro-batch of one process."""
+    def rows_per_micro_batch(self) -> float:
+        """Number of rows in a micro-batch of one process, on average."""
         rollouts = self.per_device_train_batch_size
-        return rollouts if self.subset_mode == "mask" else int(rollouts * self.fraction)
+        return rollouts if self.subset_mode == "mask" else rollouts * self.fraction
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed by tokens, so that each prompt runs once in a micro-batch."""
+        return self.shared_prompts and self.length_bucketing
+
+    def most_cells(self, prompt: int, completion: int) -> int:
+        """Return the cells of the largest micro-batch, if all rollouts have these numbers of tokens."""
+        cells = ceil(self.rows_per_micro_batch * (prompt + completion))
+        if not self.packs:
+            return cells
+        rollouts = self.per_device_train_batch_size * self.steps_per_generation
+        rows = self.rows_per_micro_batch * self.steps_per_generation
+        everything = ceil(rollouts / self.num_generations) * (prompt - 1) + ceil(rows) * completion
+        limit = self.max_tokens_per_micro_batch or self.per_device_train_batch_size * (prompt + completion)
+        return max(prompt - 1 + completion, min(limit, everything))
 
     @property
     def rollouts(self) -> int:
@@ -184,27 +203,53 @@ def _draw_generation(
     )
     selected = selection.mask(together).ravel()[shuffled]  # (W, R), as TRL buffers them
     live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
-    cells = np.zeros(num_processes, dtype=np.int64)
     longest = lengths.max()  # untrimmed width on the process with the longest rollout, and an upper bound on others
-    for rows in _micro_batches(geometry, selected, live, lengths):  # (W, N)
-        trimmed = np.max(np.where(rows == IDLE, 1, lengths.ravel()[rows]), axis=1)
-        cells += rows.shape[1] * (prompt_length + (trimmed if geometry.length_bucketing else longest))
+    prefixes = np.full(lengths.size, prompt_length - 1)
+    tokens = RowTokens(shuffled.ravel() // group, prefixes, lengths.ravel())
+    cells = _cells(geometry, selected, live, tokens, prompt_length=prompt_length, longest=longest)
     cells_all = lengths.shape[1] * (prompt_length + longest)
     return int((selected & live).sum()), int(cells.max()), int(cells_all)
 
 
-def _micro_batches(
-    geometry: Geometry, selected: NDArray[np.bool_], live: NDArray[np.bool_], lengths: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    """Return the K micro-batches, each `(W, N)` row numbers, into which the trainer would cut a generation."""
-    return deal_micro_batches(
+def _cells(
+    geometry: Geometry,
+    selected: NDArray[np.bool_],
+    live: NDArray[np.bool_],
+    tokens: RowTokens,
+    *,
+    prompt_length: int,
+    longest: int,
+) -> NDArray[np.int64]:
+    """Return the cells `(W,)` that each process runs in the update of one generation."""
+    num_micro_batches = geometry.steps_per_generation
+    window = gcd(num_micro_batches, geometry.gradient_accumulation_steps)
+    masks = geometry.subset_mode == "mask"
+    cells = np.zeros(len(selected), dtype=np.int64)
+    if geometry.packs:
+        limit = geometry.max_tokens_per_micro_batch
+        for rows in deal_groups(
+            selected,
+            tokens,
+            num_micro_batches,
+            live=live if geometry.skip_zero_advantage else None,
+            window=window,
+            limit=limit or geometry.per_device_train_batch_size * (prompt_length + longest),
+            keep_unselected=masks,
+        ):
+            cells += [tokens.count(own[own != IDLE]) for own in rows]
+        return cells
+    lengths = tokens.branches.reshape(selected.shape)
+    for rows in deal_micro_batches(
         selected,
-        geometry.steps_per_generation,
-        window=gcd(geometry.steps_per_generation, geometry.gradient_accumulation_steps),
+        num_micro_batches,
+        window=window,
         lengths=lengths if geometry.length_bucketing else None,
         live=live if geometry.skip_zero_advantage else None,
-        keep_unselected=geometry.subset_mode == "mask",
-    )
+        keep_unselected=masks,
+    ):
+        trimmed = np.max(np.where(rows == IDLE, 1, lengths.ravel()[rows]), axis=1)
+        cells += rows.shape[1] * (prompt_length + (trimmed if geometry.length_bucketing else longest))
+    return cells
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:

@@ -41,7 +41,15 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
 def test_every_live_row_runs_once_in_its_step(case: dict) -> None:
     dealt = deal_in_order(case["selected"], case["micro_batches"])
     tokens, live, window = case["tokens"], case["live"], case["window"]
-    result = deal_groups(dealt, tokens, live, window=window, limit=case["limit"])
+    result = deal_groups(
+        case["selected"],
+        tokens,
+        case["micro_batches"],
+        live=live.reshape(case["selected"].shape),
+        window=window,
+        limit=case["limit"],
+        keep_unselected=False,
+    )
     assert len(result) == case["micro_batches"]
     for start in range(0, len(result), window):
         step = result[start : start + window]
@@ -58,11 +66,10 @@ def test_every_live_row_runs_once_in_its_step(case: dict) -> None:
 
 def test_a_step_uses_as_few_micro_batches_as_the_limit_allows() -> None:
     tokens = make_tokens(4, [100, 100], [10] * 8)  # a group has 140 tokens
-    dealt = deal_in_order(np.ones((1, 8), dtype=bool), 8)
-    live = np.ones(8, dtype=bool)
+    selected = np.ones((1, 8), dtype=bool)
 
     def used(limit: int) -> list[int]:
-        parts = deal_groups(dealt, tokens, live, window=8, limit=limit)
+        parts = deal_groups(selected, tokens, 8, live=None, window=8, limit=limit, keep_unselected=False)
         return [tokens.count(part[0]) for part in parts if part.size]
 
     assert used(280) == [280]

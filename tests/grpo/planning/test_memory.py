@@ -13,6 +13,7 @@ from raml_trl.grpo.planning.memory import (
     activation_bytes,
     find_precision,
     kept_bytes,
+    propose_tokens,
     state_bytes,
 )
 
@@ -111,7 +112,7 @@ def test_with_checkpointing_only_the_residual_is_kept(precision: str) -> None:
         6, 150, attention="sdpa", dtype=torch.float32, mixed=precision == "mixed", checkpointing=True
     )
     last = 2 * 4 * SHAPE.hidden  # the last norm's input, and normed
-    facts: Any = {"rows": 6, "width": 150, "checkpointing": True, "attention": "sdpa", "on_cpu": False}
+    facts: Any = {"cells": 6 * 150, "width": 150, "checkpointing": True, "attention": "sdpa", "on_cpu": False}
     formula, head = (
         activation_bytes(SHAPE._replace(num_layers=layers), PRECISIONS[precision], **facts)
         for layers in (SHAPE.num_layers, 0)
@@ -124,7 +125,7 @@ def test_activations() -> None:
         num_parameters=7_615_616_512, num_trained=7_615_616_512, num_layers=28, hidden=3584, intermediate=18944,
         queries=3584, keys=512, heads=28, vocabulary=152064,
     )  # fmt: skip
-    facts: Any = {"rows": 1, "width": 16000, "attention": "flash_attention_2", "on_cpu": False}
+    facts: Any = {"cells": 16000, "width": 16000, "attention": "flash_attention_2", "on_cpu": False}
     # bytes per layer and cell: 16 * 3584 + 2 * (4 * 3584 / 2 + 2 * 512 + 4 * 18944) + 4 * 28 = 225,392
     layer = 16 * 3584 + 2 * (2 * 3584 + 2 * 512 + 4 * 18944) + 4 * 28
     assert kept_bytes(qwen, PRECISIONS["sharded"], width=1, attention="flash_attention_2") == layer == 225392
@@ -137,7 +138,7 @@ def test_activations() -> None:
 
 
 def test_without_triton_the_head_takes_more() -> None:
-    facts: Any = {"rows": 1, "width": 100, "attention": "sdpa", "checkpointing": True}
+    facts: Any = {"cells": 100, "width": 100, "attention": "sdpa", "checkpointing": True}
     plain, on_cpu = (activation_bytes(SHAPE, PRECISIONS["float32"], **facts, on_cpu=where) for where in (False, True))
     assert plain - on_cpu == 100 * (4 * 32768 - 8 * 4 * 500)  # one full tile; eight of the vocabulary's width
 
@@ -149,7 +150,7 @@ def test_memory_falls_with_the_rows(checkpointing: bool, on_cpu: bool) -> None:
         activation_bytes(
             SHAPE,
             PRECISIONS["float32"],
-            rows=rows,
+            cells=1000 * rows,
             width=1000,
             checkpointing=checkpointing,
             attention="sdpa",
@@ -158,3 +159,13 @@ def test_memory_falls_with_the_rows(checkpointing: bool, on_cpu: bool) -> None:
         for rows in (1, 2, 4, 8)
     ]
     assert sorted(set(sizes)) == sizes
+
+
+def test_the_proposed_tokens_are_the_most_that_fit() -> None:
+    def predict(cells: int) -> dict[str, int]:
+        return {"weights": 2**30, "activations": 2**20 * cells}
+
+    tokens = propose_tokens(8.0, predict)
+    assert tokens == 6144  # 0.9 * 8 GiB = 7372 MiB, of which 1024 are weights: 6348 cells
+    assert sum(predict(tokens).values()) <= 0.9 * 8 * 2**30 < sum(predict(tokens + 256).values())
+    assert propose_tokens(1.2, predict) is None

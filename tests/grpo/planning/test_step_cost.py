@@ -54,6 +54,19 @@ def test_a_share_of_equal_rollouts_runs(geometry: Geometry, selected: int) -> No
     assert draw(part, EQUAL) == Work(rows=4 * selected, cells=4 * selected * 35, cells_all=32 * 35)
 
 
+@pytest.mark.parametrize("selected", [1, 2, 4, 8])
+def test_a_shared_prompt_counts_once(selected: int) -> None:
+    """Four groups with prompts of 5 tokens, of which 4 are shared, and completions of 30."""
+    packed = replace(TRIMMED, shared_prompts=True, num_generations_update=selected)
+    assert draw(packed, EQUAL) == Work(rows=4 * selected, cells=4 * (4 + 30 * selected), cells_all=32 * 35)
+    assert packed.most_cells(5, 30) == min(8 * 35, 4 * (4 + 30 * selected))
+    # a micro-batch for each row: every row has its own copy of the prompt
+    alone = replace(packed, max_tokens_per_micro_batch=34, per_device_train_batch_size=1, steps_per_generation=32)
+    alone = replace(alone, gradient_accumulation_steps=32)
+    assert draw(alone, EQUAL) == Work(rows=4 * selected, cells=4 * selected * 34, cells_all=32 * 35)
+    assert alone.most_cells(5, 30) == 34
+
+
 def test_a_masked_row_runs_too() -> None:
     masked = replace(TRIMMED, subset_mode="mask", skip_zero_advantage=False, num_generations_update=2)
     assert draw(masked, EQUAL) == Work(rows=8, cells=32 * 35, cells_all=32 * 35)
