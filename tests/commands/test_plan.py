@@ -90,8 +90,9 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     parameters = 24 * 64 + 2 * (4 * 64 * 64 + 3 * 64 + 3 * 64 * 64 + 2 * 64) + 64
     states = ("optimizer", "gradients", "weights")
     assert [ours[0]["bytes"][state] for state in states] == [8 * parameters, 4 * parameters, 4 * parameters]
-    # A micro-batch has 2 prompts, of which 19 tokens are shared, and 2 completions of 40 tokens. Its memory consists of the tensors that 2 layers keep and of the
-    # working memory of the backward pass, which on a CPU is larger than the working memory of the head.
+    # A micro-batch has 2 prompts, of which 19 tokens are shared, and 2 completions of 40 tokens. Its memory consists of
+    # the tensors that 2 layers keep and of the working memory of the backward pass, which on a CPU is larger than the
+    # working memory of the head.
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
     assert ours[0]["bytes"]["activations"] == 118 * (2 * layer + 4 * (3 * 64 + 2 * 64))
     assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
