@@ -12,6 +12,9 @@ import pytest
 CHEAP = ("git", "uname")
 """Programs that take milliseconds. The client of openai calls `uname`."""
 
+MARKED = ("children", "slow", "vllm")
+"""Markers of tests that `make test-fast` leaves out."""
+
 
 class ChildProcessWatch:
     """Fails a test that starts a child process without the marker `children`."""
@@ -24,7 +27,7 @@ class ChildProcessWatch:
         if event not in ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn") or self.test is None:
             return
         program = Path(str(arguments[0])).name if arguments else "a copy of this process"
-        if program not in CHEAP and self.test.get_closest_marker("children") is None:
+        if program not in CHEAP and not any(map(self.test.get_closest_marker, MARKED)):
             test, self.test = self.test, None  # report once
             pytest.fail(f"{test.nodeid} starts {program}: mark it with @pytest.mark.children")
 
