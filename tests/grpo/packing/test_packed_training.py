@@ -9,8 +9,10 @@ import pytest
 import torch
 from accelerate.utils import is_peft_model
 from peft import LoraConfig
+from trl.kernels import chunked_logprob
 
 from raml_trl import SubsetGRPOConfig
+from raml_trl.grpo.packing.packed_model import cpu_tile
 from raml_trl.runtime.errors import InputError
 from tests.helpers.trainers import fixed_rollouts, make_trainer, weights
 
@@ -103,6 +105,11 @@ def test_the_model_is_restored_after_training(model_dir: str, tmp_path: Path) ->
     trainer.train()
     assert trainer.model.config._attn_implementation == "sdpa"
     assert not trainer.model.base_model._forward_hooks
+    assert chunked_logprob.TOKEN_CHUNK_SIZE == 4096
+
+
+def test_the_tile_of_the_head_on_a_cpu() -> None:
+    assert [cpu_tile(vocabulary) for vocabulary in (512, 8192, 32_000, 151_936)] == [512, 512, 131, 128]
 
 
 @pytest.mark.parametrize(
