@@ -12,7 +12,6 @@ and runs failed trials once more. The command can be started several times at on
 share the file system: the trials are then divided among the started commands.
 """
 
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -102,7 +101,5 @@ def _name_the_file(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    # Schedulers send SIGTERM before they take the machine away; treat it like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.argv[1:] = _name_the_file(sys.argv[1:])
-    run(main, SweepConfig)
+    run(main, SweepConfig, shared=True)

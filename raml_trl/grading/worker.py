@@ -29,7 +29,8 @@ def main(seconds: float) -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     logging.disable()  # nobody reads the log of a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # schedulers signal all processes of a job
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly if the parent is gone
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(MEMORY_BYTES, hard), hard))

@@ -15,6 +15,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.training.checkpoints import ResumableTrainer
+from raml_trl.training.completeness import Required
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class ReferenceResuming(ResumableTrainer):
             self._reference.load_state_dict(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
         else:
             logger.warning("%s is missing: the reference model starts again from its initial weights", path)
+
+    def _required(self, step: int, num_processes: int) -> list[Required]:
+        changed = [(REFERENCE_FILE,)] if self._reference_has_changed(step) else []
+        return [*super()._required(step, num_processes), *changed]
 
     def _reference_has_changed(self, step: int) -> bool:
         """Return whether TRL has updated the reference model by optimizer step `step`."""

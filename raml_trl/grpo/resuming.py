@@ -13,7 +13,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 
 from raml_trl.grpo.reference_model import ReferenceResuming
 from raml_trl.grpo.rows import Batch
-from raml_trl.training.checkpoints import Progress
+from raml_trl.training.completeness import Progress
 
 logger = logging.getLogger(__name__)
 

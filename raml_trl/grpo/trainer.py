@@ -74,7 +74,7 @@ from raml_trl.hub.card_parts import PAPER
 from raml_trl.runtime import rollout_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.history import RunSummary
-from raml_trl.training.checkpoints import Progress
+from raml_trl.training.completeness import Progress
 from raml_trl.training.dashboards import messages_as_text
 from raml_trl.training.evaluation import SampledEvaluation
 from raml_trl.training.hub_mixin import HubTrainer

@@ -4,17 +4,22 @@ import argparse
 import difflib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
+from raml_trl.runtime.disks import named_faults
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import Settings, read_yaml
-from raml_trl.runtime.runs import Run, is_first_process, open_run
-from raml_trl.runtime.validation import check_type
+from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, WhenLocked, locked
+from raml_trl.runtime.runs import Run, find_run, is_first_process, open_run, process_share
+from raml_trl.runtime.silence import watched
+from raml_trl.runtime.stopping import Terminated, ending_at_once
+from raml_trl.runtime.validation import check_at_least, check_type, check_types
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,6 +30,24 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec")
+
+
+@dataclass
+class RunOptions:
+    """Options that every command accepts in addition to its own. They do not change results, so no run records them."""
+
+    when_locked: WhenLocked = field(
+        default="refuse",
+        metadata={"help": "If another process writes to output_dir: refuse to start, or wait until it has ended."},
+    )
+    rank_timeout: float = field(
+        default=EXPIRY_SECONDS,
+        metadata={"help": "Seconds after which a launch ends because one of its processes does not respond."},
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self, RunOptions)
+        check_at_least(self, rank_timeout=1)
 
 
 class StrictParser(TrlParser):
@@ -127,13 +150,14 @@ def run(
     distributed: bool = False,
     repeatable: bool = False,
     optional_output: bool = False,
+    shared: bool = False,
     publish: Callable[..., list[str]] | None = None,
 ) -> NoReturn:
-    """Parse the command line, open the run in `output_dir`, call `main(*configs, run)`, and exit.
+    """Parse the command line, lock and open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
-    `main` is not called if the run is already complete. The exit code is 0 without an error, 2 after a user error and
-    130 after an interruption. A user error is reported in one line on standard error. Any other exception is a defect
-    and keeps its traceback.
+    `main` is not called if the run is already complete. The exit code is 0 without an error, 2 after a user error, 130
+    after an interruption, and that of `stopping.EXIT_CODES` after a signal. A user error is reported in one line on
+    standard error. Any other exception is a defect and keeps its traceback.
 
     Args:
         main: the function of the command.
@@ -143,6 +167,7 @@ def run(
         repeatable: call `main` even if the run is already complete. This suits commands that are cheap and depend only
             on the files they read.
         optional_output: allow `output_dir` to be None; `main` then gets None instead of a run.
+        shared: do not lock `output_dir`, because the command may be started several times at once.
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
             `publish(*configs, run)` if the run is complete, even if the run was complete before.
     """
@@ -152,26 +177,46 @@ def run(
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
     if not distributed and not is_first_process():
         sys.exit(0)
-    parser = StrictParser(dataclass_types, prog=f"raml-trl {command}", allow_abbrev=False)
+    parser = StrictParser([*dataclass_types, RunOptions], prog=f"raml-trl {command}", allow_abbrev=False)
     try:
-        configs = parser.parse(sys.argv[1:])
-        if optional_output and configs[0].output_dir is None:
-            main(*configs, None)
-            parser.exit()
-        record = open_run(_output_dir(configs), command, parser.explicit_settings(sys.argv[1:]))
-        was_complete = record.complete and not repeatable
-        if not was_complete:
-            _run_or_discard(main, configs, record)
-        urls = publish(*configs, record) if publish is not None and record.complete and record.writes else []
-        for url in urls:
-            logger.info("%s: pushed %s to %s", command, record.directory, url)
-        if was_complete and not urls:
-            logger.info("%s: %s is complete, nothing to do", command, record.directory)
+        with ending_at_once():
+            *configs, options = parser.parse(sys.argv[1:])
+            if optional_output and configs[0].output_dir is None:
+                main(*configs, None)
+                parser.exit()
+            directory, settings = _output_dir(configs), parser.explicit_settings(sys.argv[1:])
+            with named_faults(directory), ExitStack() as stack:
+                lock = None
+                found = find_run(directory, command, settings)
+                if not shared and (repeatable or found is None or not found.complete):
+                    lock = stack.enter_context(_locked(directory, options, parser.prog))
+                record = open_run(directory, command, settings, lock)
+                was_complete = record.complete and not repeatable
+                if not was_complete:
+                    _run_or_discard(main, configs, record)
+                urls = publish(*configs, record) if publish is not None and record.complete and record.writes else []
+            for url in urls:
+                logger.info("%s: pushed %s to %s", command, record.directory, url)
+            if was_complete and not urls:
+                logger.info("%s: %s is complete, nothing to do", command, record.directory)
     except InputError as error:
         parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; run the same command again to resume\n")
+    except Terminated as end:
+        parser.exit(end.exit_code, f"{parser.prog}: {end}\n" if is_first_process() else None)
     parser.exit()
+
+
+@contextmanager
+def _locked(directory: Path, options: RunOptions, program: str) -> Iterator[DirectoryLock]:
+    """Hold the lock of `directory`, and watch over the other processes of the launch."""
+    rank, num_processes = process_share()
+    with (
+        locked(directory, options.when_locked, rank=rank) as lock,
+        watched(directory, rank=rank, num_processes=num_processes, limit=options.rank_timeout, program=program),
+    ):
+        yield lock
 
 
 def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
@@ -191,9 +236,13 @@ def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
     command = main.__module__.rpartition(".")[2]
     values = {field.name: (getattr(config, field.name), _default(field)) for field in fields(config)}
     settings = {name: value for name, (value, default) in values.items() if value != default}
-    record = open_run(_output_dir([config]), command, settings)
-    if not record.complete:
-        _run_or_discard(main, [config], record)
+    directory = _output_dir([config])
+    record = find_run(directory, command, settings)
+    if record is None or not record.complete:
+        with named_faults(directory), locked(directory, "refuse") as lock:
+            record = open_run(directory, command, settings, lock)
+            if not record.complete:
+                _run_or_discard(main, [config], record)
     return record.record.get("results", {})
 
 

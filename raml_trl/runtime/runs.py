@@ -1,7 +1,8 @@
 """The record of a run: `run.json`, which every command writes into its `output_dir`.
 
 A directory holds one run. The same command with the same settings resumes the run if it is unfinished, and leaves it
-unchanged if it is complete. Another command, or other settings, are refused, so that no run overwrites another.
+unchanged if it is complete. Another command, or other settings, are refused, so that no run overwrites another. A lock
+keeps two processes from writing to the run at a time (see `locks`).
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Literal, NotRequired, TypedDict, TypeGuard
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import Settings, is_partial, write_json
+from raml_trl.runtime.locks import DirectoryLock, is_lock
 
 RECORD = "run.json"
 
@@ -28,6 +30,7 @@ _NOT_RECORDED = frozenset(
         *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
         *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
         *("tensor_parallel_size", "gpu_memory_utilization", "agents", "devices"),
+        *("when_locked", "rank_timeout"),
     }
 )
 
@@ -56,6 +59,8 @@ class Run:
     directory: Path
     record: RunRecord
     writes: bool = True
+    lock: DirectoryLock | None = None
+    """The lock that this process holds on the directory."""
 
     @property
     def complete(self) -> bool:
@@ -67,16 +72,27 @@ class Run:
         return self.record["seconds"]
 
     def save(self, seconds: float) -> None:
-        """Record that the run has taken `seconds` so far, and write `run.json`."""
+        """Record that the run has taken `seconds` so far, and write `run.json`.
+
+        Raises:
+            InputError: if the directory was deleted, or another process has taken its lock.
+        """
+        if self.lock is not None:
+            self.lock.check()
         self.record["seconds"] = round(seconds, 3)
         if self.writes:
             write_json(self.directory / RECORD, self.record)
 
     def discard(self) -> None:
-        """Delete the directory if it holds nothing but `run.json`, so that a failed command can be started again."""
-        if self.writes and [path.name for path in self.directory.iterdir()] == [RECORD]:
-            (self.directory / RECORD).unlink()
-            self.directory.rmdir()
+        """Delete `run.json` if the directory holds no other file, so that a failed command can be started again.
+
+        The directory is deleted with it, now or when its lock is released.
+        """
+        files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
+        if self.writes and [path.name for path in files] == [RECORD]:
+            files[0].unlink()
+            if self.lock is None:
+                self.directory.rmdir()
 
     def finish(self, seconds: float, results: Mapping[str, object]) -> None:
         """Mark the run as complete and write `run.json`. All other files of the run must be on disk already."""
@@ -85,34 +101,55 @@ class Run:
         self.save(seconds)
 
 
-def open_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run:
+def find_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run | None:
+    """Return the run of `command` with `settings` in `directory`, or None if it does not exist yet. Change nothing.
+
+    Raises:
+        InputError: if the directory holds another run or other files.
+    """
+    if (directory / RECORD).exists():
+        record = read_record(directory)
+        _check_same_run(directory, record, _new_record(command, settings))
+        return Run(directory, record, writes=is_first_process())
+    occupied = directory.exists() and (not directory.is_dir() or not all(map(_is_ours, directory.iterdir())))
+    if occupied and not (directory / RECORD).exists():  # look again: another process may have written it meanwhile
+        raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
+    return None
+
+
+def open_run(directory: Path, command: str, settings: Mapping[str, object], lock: DirectoryLock | None = None) -> Run:
     """Return the run of `command` with `settings` in `directory`. The run is started if it does not exist yet.
 
     Args:
         directory: the `output_dir` of the run.
         command: name of the command.
         settings: the settings that the user gave, by field name.
+        lock: the lock that this process holds on `directory`.
 
     Raises:
         InputError: if the directory holds another run or other files, or cannot be written.
     """
+    run = find_run(directory, command, settings)
+    if run is None:
+        run = Run(directory, _new_record(command, settings), writes=is_first_process())
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / RECORD, run.record)  # the same content from every process, so their order is free
+        except OSError as error:
+            raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
+    run.lock = lock
+    return run
+
+
+def _new_record(command: str, settings: Mapping[str, object]) -> RunRecord:
     kept = {name: value for name, value in settings.items() if name not in _NOT_RECORDED}
     inputs = {name: identity(Path(str(value))) for name, value in kept.items() if is_run(value)}
-    new: RunRecord = {"command": command, "settings": kept, "inputs": inputs, "status": "running", "seconds": 0.0}
-    path = directory / RECORD
-    if path.exists():
-        record = read_record(directory)
-        _check_same_run(directory, record, new)
-        return Run(directory, record, writes=is_first_process())
-    occupied = directory.exists() and (not directory.is_dir() or not all(map(is_partial, directory.iterdir())))
-    if occupied and not path.exists():  # look again: another process may have written run.json meanwhile
-        raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(path, new)  # every process writes the same content, so the order does not matter
-    except OSError as error:
-        raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
-    return Run(directory, new, writes=is_first_process())
+    return {"command": command, "settings": kept, "inputs": inputs, "status": "running", "seconds": 0.0}
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether `path` is a lock or a temporary file, which may lie in a directory without a run."""
+    return is_lock(path) or is_partial(path)
 
 
 def is_run(value: object) -> TypeGuard[str]:

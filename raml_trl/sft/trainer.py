@@ -15,7 +15,8 @@ from trl import SFTConfig, SFTTrainer
 from raml_trl.hub.card_parts import PAPER
 from raml_trl.runtime.errors import InputError
 from raml_trl.sft.choosing import Choice
-from raml_trl.training.checkpoints import Progress, ResumableTrainer
+from raml_trl.training.checkpoints import ResumableTrainer
+from raml_trl.training.completeness import Progress
 from raml_trl.training.evaluation import SampledEvaluation
 from raml_trl.training.hub_mixin import HubTrainer
 

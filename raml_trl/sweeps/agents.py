@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
+from raml_trl.runtime.locks import holder_of, lock_path
 from raml_trl.runtime.runs import is_complete
 from raml_trl.sweeps.results import TrialResult, read_metric
 from raml_trl.sweeps.study import Study
@@ -121,7 +122,9 @@ class Agents:
             except BlockingIOError:
                 yield None
                 return
-            yield None if self.study.result_file(name).exists() else log
+            # Some network file systems do not support `flock`, but the run of a trial has a lock that they all support.
+            running = holder_of(lock_path(self.study.run_directory(name), 0)) is not None
+            yield None if running or self.study.result_file(name).exists() else log
 
     def _run(self, name: str, log: IO[bytes], device: str | None) -> None:
         """Run the trial and save its result. If its run is already complete, only read the metric."""

@@ -1,26 +1,32 @@
-"""Finds the newest complete checkpoint, and adds to a checkpoint the training state that transformers does not save."""
+"""`ResumableTrainer`: adds to a checkpoint the training state that transformers does not save, and a manifest."""
 
-import json
 import logging
-import re
+import shutil
 import time
-import zipfile
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from transformers import Trainer
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+
+from raml_trl.runtime.disks import named_faults
+from raml_trl.runtime.errors import InputError
+from raml_trl.training.completeness import (
+    Progress,
+    Required,
+    choose_checkpoint,
+    find_fault,
+    load_progress,
+    progress_path,
+    required_files,
+)
+from raml_trl.training.manifest import list_files, write_manifest
 
 logger = logging.getLogger(__name__)
-
-Progress = dict[str, Any]
-"""The state that we add to a checkpoint for one process: tensors and plain Python values, by name."""
-
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_STATE = "trainer_state.json"  # transformers writes this file last
 
 
 class _LogsMetrics(Protocol):
@@ -31,58 +37,9 @@ class _LogsMetrics(Protocol):
     _globalstep_last_logged: int
 
 
-def newest_checkpoint(directory: Path) -> str | None:
-    """Return the newest complete checkpoint in `directory`, or None if there is none.
-
-    Incomplete checkpoints are skipped with a warning.
-    """
-    for _, path in sorted(find_checkpoints(directory).items(), reverse=True):
-        fault = find_fault(path)
-        if fault is None:
-            return str(path)
-        logger.warning("%s is incomplete (%s): trying the checkpoint before it", path, fault)
-    return None
-
-
-def find_checkpoints(directory: Path) -> dict[int, Path]:
-    """Return all checkpoints in `directory`, complete or incomplete, by their step."""
-    return {int(match[1]): path for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
-
-
-def find_fault(checkpoint: Path) -> str | None:
-    """Return why a checkpoint is incomplete, or None if it is complete.
-
-    Truncated files are found as far as the format allows: a safetensors file must have the size that its header gives,
-    a `torch.save` file must end with a zip directory, and a JSON file must parse. All weight shards that an index file
-    lists must exist, and every process of the launch must have saved its progress.
-    """
-    if not (checkpoint / _STATE).is_file():
-        return f"{_STATE} is missing"
-    for path in sorted(checkpoint.rglob("*")):
-        if path.suffix in _CHECKS and path.is_file() and not _CHECKS[path.suffix](path):
-            return f"{path.relative_to(checkpoint)} is truncated"
-    for index in checkpoint.glob("*.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        for shard in sorted(shards):
-            if not (checkpoint / shard).is_file():
-                return f"{shard} is missing"
-    first = progress_path(checkpoint, 0)
-    if first.is_file():
-        num_processes = torch.load(first, weights_only=True, mmap=True)["num_processes"]
-        for path in (progress_path(checkpoint, process) for process in range(num_processes)):
-            if not path.is_file():
-                return f"{path.name} is missing"
-    return None
-
-
 def write_progress(checkpoint: Path, progress: Progress, process_index: int) -> None:
     """Save in a checkpoint the state of one process that the `Trainer` does not save."""
     torch.save(progress, progress_path(checkpoint, process_index))
-
-
-def progress_path(checkpoint: Path, process_index: int) -> Path:
-    """Return the path of the progress file of one process."""
-    return checkpoint / f"progress_{process_index}.pt"
 
 
 def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> Progress | None:
@@ -107,12 +64,6 @@ def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> P
             num_processes,
         )
         return None
-    return progress
-
-
-def load_progress(path: Path) -> Progress:
-    """Load a progress file, with its tensors in the memory of the CPU."""
-    progress: Progress = torch.load(path, map_location="cpu", weights_only=True)
     return progress
 
 
@@ -161,12 +112,13 @@ def summarize_run(logs: dict[str, float], totals: Totals, steps: int) -> None:
 
 
 class ResumableTrainer(Trainer):
-    """Mixin for TRL trainers: a resumed run logs the same metrics as a run that was not interrupted.
+    """Mixin for TRL trainers: checkpoints have a manifest, and a resumed run logs the metrics of an uninterrupted one.
 
     The last log entry and the result of `train`, which give the loss, the duration and the rates of the training,
     describe the whole run. Those of transformers describe only its last session, that is, the last call of `train`.
 
-    Subclasses that have further state extend `_progress`, `_restore_progress` and `_restore_totals`.
+    Subclasses that have further state extend `_progress`, `_restore_progress` and `_restore_totals`, and `_required` if
+    they write further files.
     """
 
     _metrics: dict[str, defaultdict[str, list[float]]]
@@ -185,10 +137,66 @@ class ResumableTrainer(Trainer):
             summarize_run(logs, Totals(**{**self._earlier, "loss": loss}), self.state.global_step)
         super().log(logs, *args, **kwargs)
 
+    def checkpoint_to_resume(self, directory: Path) -> str | None:
+        """Return the checkpoint to resume from, which the first process has chosen and checked, or None.
+
+        It is the newest complete checkpoint in `directory`, unless `resume_from_checkpoint` names another one.
+
+        Raises:
+            InputError: if only damaged checkpoints are left, or the named one is damaged.
+        """
+        choice: list[Any] = [None, None]  # the checkpoint, and the error
+        if self.is_world_process_zero():
+            try:
+                choice[0] = choose_checkpoint(directory, self._required, self.args.resume_from_checkpoint)
+            except InputError as error:
+                choice[1] = str(error)
+        checkpoint, refusal = broadcast_object_list(choice)
+        if refusal is not None:
+            raise InputError(refusal)
+        return checkpoint
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        directory, limit = Path(self._get_output_dir(trial=None)), self.args.save_total_limit
+        checkpoint = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with named_faults(directory, RuntimeError, SafetensorError):
+            # RaML: an older, damaged checkpoint of this step must leave no file behind.
+            if self.is_world_process_zero() and checkpoint.exists():
+                shutil.rmtree(checkpoint)
+            self.accelerator.wait_for_everyone()
+            try:
+                super()._save_checkpoint(*args, **kwargs)
+            finally:
+                self.args.save_total_limit = limit  # see `_save_rng_state`
+            # RaML: each process states its files, since a network file system may show those of others late.
+            names = set(gather_object(list_files(checkpoint)))
+            if self.is_world_process_zero():
+                write_manifest(checkpoint, names)
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(directory), limit, best_model_checkpoint=best, use_mtime=True)
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # RaML: this method runs on every process, and before `trainer_state.json` marks the checkpoint as complete.
         write_progress(Path(output_dir), self._progress(), self.accelerator.process_index)
+        # RaML: keep the older checkpoints until this one has its manifest. The settings are saved already.
+        self.args.save_total_limit = None
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        fault = None if best is None else find_fault(Path(best))
+        if fault is not None:  # RaML: transformers would load it, or go on with the last weights
+            raise InputError(
+                f"the best checkpoint {best} is damaged ({fault.text}): restore it, or set "
+                "load_best_model_at_end: false"
+            )
+        super()._load_best_model()
+
+    def _required(self, step: int, num_processes: int) -> list[Required]:
+        """Return the files without which a checkpoint of a step cannot be resumed from exactly."""
+        return required_files(self.accelerator, self.accelerator.unwrap_model(self.model), num_processes)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -211,7 +219,8 @@ class ResumableTrainer(Trainer):
             seconds=self._earlier["seconds"] + time.monotonic() - self._started,
             loss=self._earlier["loss"] + self._total_loss_scalar,
         )
-        return {"num_processes": self.accelerator.num_processes, "totals": totals, **log_state(self)}
+        launch = {"num_processes": self.accelerator.num_processes, "manifest": True}
+        return {**launch, "totals": totals, **log_state(self)}
 
     def _restore_progress(self, progress: Progress) -> None:
         """Restore the state that `_progress` returned when the checkpoint was saved."""
@@ -225,34 +234,3 @@ class ResumableTrainer(Trainer):
         if "totals" in progress:  # older versions did not save them
             totals: Totals = progress["totals"]
             self._earlier = Totals(**{**totals, "loss": totals["loss"] + progress["loss"][0]})
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
-
-
-def _is_safetensors(path: Path) -> bool:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        if not 2 <= header_size <= size - 8:
-            return False
-        try:
-            header = json.loads(file.read(header_size))
-        except ValueError:
-            return False
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return size == 8 + header_size + max(ends, default=0)
-
-
-_CHECKS: dict[str, Callable[[Path], bool]] = {
-    ".json": _is_json,
-    ".safetensors": _is_safetensors,
-    ".pt": zipfile.is_zipfile,
-    ".pth": zipfile.is_zipfile,
-    ".bin": zipfile.is_zipfile,
-}

@@ -21,7 +21,8 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file
 from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.sampling.loading import shown_name
-from raml_trl.training.checkpoints import find_checkpoints, find_fault
+from raml_trl.training.completeness import find_checkpoints, find_fault
+from raml_trl.training.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _NOT_MODEL = ("_*", "checkpoint-*", ".*", "*.partial")
 _WEIGHTS = ("model*.safetensors*", "adapter_model*", "pytorch_model*")
 # The files of a checkpoint to push: weights, configuration, tokenizer, card and log, but not the optimizer state.
 _LOADABLE = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", CARD)
-_NOT_LOADABLE = ("global_step*", "zero_to_fp32.py", ".*")
+_NOT_LOADABLE = ("global_step*", "zero_to_fp32.py", MANIFEST, ".*")
 
 
 def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
@@ -94,7 +95,7 @@ def push_run(
             if fault is None:
                 push_checkpoint(checkpoint, url.repo_id, step)
             else:
-                logger.warning("%s is incomplete (%s) and is not pushed", checkpoint, fault)
+                logger.warning("%s is incomplete (%s) and is not pushed", checkpoint, fault.text)
         name_repo(record.directory / CARD, url.repo_id)
         push_folder(
             record.directory,

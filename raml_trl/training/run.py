@@ -6,19 +6,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from safetensors import SafetensorError
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from raml_trl.hub.client import reason
+from raml_trl.runtime.disks import named_faults
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import SUMMARY_FILE
 from raml_trl.runtime.runs import Run, is_first_process
+from raml_trl.runtime.stopping import collected
 from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta
-from raml_trl.training.checkpoints import newest_checkpoint
+from raml_trl.training.checkpoints import ResumableTrainer
 from raml_trl.training.dashboards import close_dashboards, open_dashboards
 from raml_trl.training.publishing import RevisionPusher
+from raml_trl.training.stopping import StopAfterStep
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ class Clock(TrainerCallback):
 
 
 def train(
-    trainer_class: Callable[..., Trainer],
+    trainer_class: Callable[..., ResumableTrainer],
     config: SFTConfig | GRPOConfig,
     model: ModelConfig,
     record: Run,
@@ -71,6 +75,8 @@ def train(
     **trainer_arguments: Any,
 ) -> None:
     """Train, resuming from the newest complete checkpoint in the output directory, and save the model.
+
+    On SIGTERM and SIGUSR1, finish the optimizer step, save a checkpoint and raise `Terminated`.
 
     Args:
         trainer_class: the class of the trainer, from TRL or ours.
@@ -83,7 +89,8 @@ def train(
         trainer_arguments: further arguments of the trainer.
 
     Raises:
-        InputError: if the model cannot be loaded, or the Hub refuses a request that TRL makes at the start.
+        InputError: if the model cannot be loaded, the Hub refuses a request that TRL makes at the start, the
+            checkpoints are damaged, or the disk cannot be written.
     """
     name = check_model(model.model_name_or_path)
     config.model_init_kwargs = model_init_kwargs(config, model)
@@ -102,13 +109,16 @@ def train(
         trainer.add_callback(RevisionPusher(trainer.hub_model_id))
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ProgressBar)
-    checkpoint = trainer.args.resume_from_checkpoint or newest_checkpoint(record.directory)
+    checkpoint = trainer.checkpoint_to_resume(record.directory)
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
     open_dashboards(trainer, record)
-    output = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(_internal_call=True)  # RaML: any other call would push, and a failed push would end the run
-    trainer.save_state()
+    with collected() as request:
+        trainer.add_callback(StopAfterStep(request, trainer.accelerator, record.lock))
+        output = trainer.train(resume_from_checkpoint=checkpoint)
+    with named_faults(record.directory, RuntimeError, SafetensorError):
+        trainer.save_model(_internal_call=True)  # RaML: any other call would push, and a failed push would end the run
+        trainer.save_state()
     trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
     if summarize is not None:
         summary = summarize(trainer)

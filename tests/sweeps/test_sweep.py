@@ -208,14 +208,16 @@ def test_a_killed_sweep_is_resumed(also_the_trial: bool, tmp_path: Path) -> None
 
 
 @pytest.mark.children
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     toy = Toy(tmp_path)
     process = toy.start("--agents", "2", seconds=60)
     toy.wait_for("started", 2)
     process.send_signal(number)
     out, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, out + errors
+    assert process.returncode == code, out + errors
     assert "run the same command again to resume" in errors
     assert sorted(toy.noted("interrupted")) == sorted(toy.noted("started"))
     for note in toy.notes:

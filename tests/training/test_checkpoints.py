@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from raml_trl.training.checkpoints import find_fault, newest_checkpoint, read_progress, summarize_run, write_progress
+from raml_trl.training.checkpoints import read_progress, summarize_run, write_progress
+from raml_trl.training.completeness import Fault, choose_checkpoint, find_fault
 
 
 def test_the_summary_of_a_resumed_run_describes_the_whole_run() -> None:
@@ -41,7 +42,7 @@ def test_a_truncated_file(tmp_path: Path, name: str, kept: float) -> None:
     path = make_checkpoint(tmp_path / "checkpoint-1")
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[: int(len(content) * kept)])
-    assert find_fault(path) == f"{name} is truncated"
+    assert find_fault(path) == Fault(f"{name} is truncated")
 
 
 @pytest.mark.parametrize("name", ["progress_1.pt", "trainer_state.json", "shard-2.safetensors"])
@@ -52,7 +53,7 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert find_fault(path) is None
     (path / name).unlink()
-    assert find_fault(path) == f"{name} is missing"
+    assert find_fault(path) == Fault(f"{name} is missing", unfinished=name == "trainer_state.json")
 
 
 def test_an_incomplete_checkpoint_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -60,7 +61,7 @@ def test_an_incomplete_checkpoint_is_skipped_with_a_warning(tmp_path: Path, capl
         make_checkpoint(tmp_path / f"checkpoint-{step}")
     weights = tmp_path / "checkpoint-10" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert choose_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
     assert "checkpoint-10 is incomplete (model.safetensors is truncated)" in caplog.text
 
 

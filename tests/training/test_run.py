@@ -9,7 +9,7 @@ from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedCon
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import open_run
 from raml_trl.sampling.loading import check_model, keep_rope_theta
-from raml_trl.training.checkpoints import newest_checkpoint
+from raml_trl.training.completeness import choose_checkpoint
 
 
 def checkpoint(directory: Path, step: int, state: str | None = None) -> None:
@@ -19,13 +19,13 @@ def checkpoint(directory: Path, step: int, state: str | None = None) -> None:
 
 
 def test_the_newest_complete_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert newest_checkpoint(tmp_path) is None
+    assert choose_checkpoint(tmp_path) is None
     for step in (2, 10, 9):
         checkpoint(tmp_path, step)
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert choose_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     checkpoint(tmp_path, 11, state='{"global_st')
     (tmp_path / "checkpoint-12").mkdir()
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert choose_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert "checkpoint-12 is incomplete" in caplog.text
     assert "checkpoint-11 is incomplete" in caplog.text
 

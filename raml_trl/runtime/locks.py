@@ -1,0 +1,233 @@
+"""Locks an output directory, so that one run writes to it at a time, on local and on network file systems.
+
+The lock is a file that names the process that holds it. Only one process can create the file, which all file systems
+guarantee, whereas some network file systems do not support `flock`. A lock expires without help after a crash:
+
+- on the same machine (and in the same container), as soon as its process has ended;
+- elsewhere, `EXPIRY_SECONDS` after its process has touched the file for the last time. A thread of the process touches
+  the file every `HEARTBEAT_SECONDS`.
+
+Ages are differences between times of the file system, so the clocks of the machines may differ.
+
+In a launch, the first process holds the lock of the run, and every other process holds a file of its own beside it. The
+run is locked until the last of them has ended.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.processes import Process, has_ended, launch_name, this_process
+
+logger = logging.getLogger(__name__)
+
+WhenLocked = Literal["refuse", "wait"]
+
+HEARTBEAT_SECONDS = 10.0
+"""Time between two signs of life of the process that holds a lock."""
+EXPIRY_SECONDS = 300.0
+"""Age of the last sign of life at which the lock of a process on another machine expires."""
+
+_LOCK = ".run.lock"
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 30.0  # for the launcher to end a process whose first process is refused
+
+
+class Holder(TypedDict):
+    """The content of a lock file."""
+
+    process: Process
+    rank: int
+    launch: str
+
+
+def is_lock(path: Path) -> bool:
+    """Return whether `path` is a lock file, of a process that runs or of one that was killed."""
+    return path.name.startswith(_LOCK)
+
+
+def lock_path(directory: Path, rank: int) -> Path:
+    """Return the lock file of the process with this rank."""
+    return directory / (_LOCK if rank == 0 else f"{_LOCK}-{rank}")
+
+
+def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
+    """Return the process that holds a lock, or None if the lock does not exist or has expired."""
+    found = _read(path)
+    return None if found is None or _has_expired(path, found, expiry) else found[1]
+
+
+def describe(holder: Holder) -> str:
+    """Return the words that name a process in messages."""
+    process = holder["process"]
+    return f"process {process['pid']} on {process['host']}"
+
+
+@dataclass
+class DirectoryLock:
+    """A lock that this process holds on a directory, with the thread that keeps it from expiring."""
+
+    directory: Path
+    holder: Holder
+    heartbeat: float = HEARTBEAT_SECONDS
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def path(self) -> Path:
+        return lock_path(self.directory, self.holder["rank"])
+
+    def check(self) -> None:
+        """Refuse to go on if this process no longer holds the lock.
+
+        Raises:
+            InputError: if the directory was deleted, or another process has taken the lock. That happens if this
+                process was stopped for longer than the lock lasts.
+        """
+        found = _read(self.path)
+        if found is None:
+            raise InputError(
+                f"output_dir {self.directory} was deleted or emptied while the run wrote to it (its {self.path.name} "
+                "is missing): run the same command again"
+            )
+        if found[1] != self.holder:
+            raise InputError(
+                f"output_dir {self.directory} is now written by {describe(found[1])}, because this process was stopped "
+                "for longer than its lock lasts: let that process finish"
+            )
+
+    def beat(self) -> None:
+        """Touch the lock file until `release` is called. This is the work of the thread."""
+        while not self._stopped.wait(self.heartbeat):
+            found = _read(self.path)
+            if found is not None and found[1] == self.holder:
+                with suppress(OSError):  # a failed touch is tried again, and `check` reports a lost lock
+                    os.utime(self.path)
+
+    def release(self) -> None:
+        """Delete the lock file if this process still holds the lock, and the directory if it is empty."""
+        self._stopped.set()
+        found = _read(self.path)
+        if found is not None and found[1] == self.holder:
+            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # files are left, or the directory was deleted
+            self.directory.rmdir()
+
+
+@contextmanager
+def locked(
+    directory: Path,
+    when_locked: WhenLocked,
+    *,
+    rank: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    expiry: float = EXPIRY_SECONDS,
+) -> Iterator[DirectoryLock]:
+    """Create `directory` if it is missing, and hold its lock within the `with` block.
+
+    Args:
+        directory: the output directory of a run.
+        when_locked: `refuse` raises an error if another run holds the lock; `wait` waits until that run has ended.
+        rank: rank of this process in its launch. Only the first process reports that it is refused. The others wait for
+            the launcher to end them.
+        clock: returns the time in seconds.
+        sleep: waits for a number of seconds.
+        expiry: seconds after which the lock of a silent process on another machine expires.
+
+    Raises:
+        InputError: if another run holds the lock, or the directory cannot be written.
+    """
+    mine: Holder = {"process": this_process(), "rank": rank, "launch": launch_name()}
+    patience = _PATIENCE_SECONDS if rank > 0 else 0.0
+    started, warned = clock(), False
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        while (other := _acquire(directory, mine, expiry)) is not None:
+            if when_locked == "refuse" and clock() - started >= patience:
+                raise InputError(
+                    f"output_dir {directory} is being written by {describe(other)}: wait for its end, set when_locked: "
+                    "wait, or choose another directory"
+                )
+            if when_locked == "wait" and rank == 0 and not warned:
+                logger.info("waiting for %s, which writes to %s", describe(other), directory)
+                warned = True
+            sleep(_POLL_SECONDS)
+    except OSError as error:
+        raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
+    lock = DirectoryLock(directory, mine)
+    threading.Thread(target=lock.beat, name="lock", daemon=True).start()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _acquire(directory: Path, mine: Holder, expiry: float) -> Holder | None:
+    """Take the lock of a process. Return None if it was taken, otherwise the process that is in the way."""
+    own = lock_path(directory, mine["rank"])
+    for path in sorted(path for path in directory.iterdir() if is_lock(path)):
+        found = _read(path)
+        if found is None:
+            continue
+        if _has_expired(path, found, expiry):
+            _remove(path, found[0])
+        elif path == own or found[1]["launch"] != mine["launch"]:
+            return found[1]
+    try:
+        with own.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(mine))
+    except FileExistsError:  # another process was faster
+        found = _read(own)
+        return _acquire(directory, mine, expiry) if found is None else found[1]
+    return None
+
+
+def _read(path: Path) -> tuple[bytes, Holder] | None:
+    """Return the content of a lock file, raw and parsed, or None if there is no such file."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return content, json.loads(content)
+    except ValueError:  # the process is about to write it, or was killed before it could
+        unknown: Process = {"host": "an unknown host", "pid": 0, "started": "", "place": ""}
+        return content, {"process": unknown, "rank": 0, "launch": ""}
+
+
+def _has_expired(path: Path, found: tuple[bytes, Holder], expiry: float) -> bool:
+    ended = has_ended(found[1]["process"])
+    if ended is not None:
+        return ended
+    try:
+        return _now(path.parent) - path.stat().st_mtime > expiry
+    except FileNotFoundError:  # it has just been released
+        return True
+
+
+def _now(directory: Path) -> float:
+    """Return the time of the file system, which may be that of another machine."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".clock.", suffix=".partial") as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _remove(path: Path, content: bytes) -> None:
+    """Delete an expired lock, but not a lock that another process has taken in the meantime."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:  # another process has deleted it
+        return
+    if aside.read_bytes() != content:
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink()
