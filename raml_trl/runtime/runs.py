@@ -8,7 +8,7 @@ keeps two processes from writing to the run at a time (see `locks`).
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, TypeGuard
@@ -205,6 +205,35 @@ def identity(directory: Path) -> str:
     record = read_record(directory)
     content = json.dumps([record["command"], record["settings"], record["inputs"]], sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def require_directory(directory: Path) -> None:
+    """Refuse to write into a directory that was deleted during the run. A write would make it again, with holes.
+
+    Raises:
+        InputError: if there is no such directory.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory} was deleted while the run wrote to it: run the same command again")
+
+
+def all_written(paths: Sequence[Path], own: Sequence[Path]) -> bool:
+    """Return whether all files exist that the processes of a launch write into the directory of their run.
+
+    Args:
+        paths: the files of all processes, in one directory.
+        own: the files of this process, which it has written.
+
+    Raises:
+        InputError: if a file of this process is missing, unless another process has completed the run and removed it.
+    """
+    if all(path.exists() for path in paths):
+        return True
+    lost = [path for path in own if not path.exists()]
+    if lost and not is_complete(lost[0].parent):
+        require_directory(lost[0].parent)
+        raise InputError(f"{lost[0]} was deleted while the run wrote to its directory: run the same command again")
+    return False
 
 
 def is_first_process() -> bool:

@@ -21,7 +21,7 @@ from raml_trl.data.shards import is_complete_shard, read_notes, shard_path, writ
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import prompt_messages, with_opening
-from raml_trl.runtime.runs import is_first_process, process_share
+from raml_trl.runtime.runs import all_written, is_first_process, process_share, require_directory
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.engine import Completion, Engine, SamplingSettings
 from raml_trl.sampling.loading import open_engine
@@ -73,6 +73,9 @@ def sample_shards(
 
     Returns:
         The paths of all shards, or None if other processes have not finished their shards.
+
+    Raises:
+        InputError: if `output_dir` is deleted meanwhile, or a shard of this process is.
     """
     rank, num_processes = process_share()
     paths, missing, total = [], {}, 0
@@ -82,9 +85,10 @@ def sample_shards(
             missing[number] = path
             total += num_samples * len(chunk)
     if missing:
+        Path(config.output_dir).mkdir(exist_ok=True)  # one level: a subdirectory of a run's directory may be new
         with tqdm(total=total, desc="sampling", unit="sample", disable=not is_first_process()) as bar:
             _fill(config, questions, num_samples, missing, kind, to_rows, opening, bar)
-    return paths if all(path.exists() for path in paths) else None
+    return paths if all_written(paths, paths[rank::num_processes]) else None
 
 
 def draw_samples(
@@ -204,6 +208,7 @@ def _fill(
                 "finished": sum(sample.finished for sample in samples),
                 "tokens": sum(sample.num_tokens for sample in samples),
             }
+            require_directory(missing[number].parent)
             write_shard(missing[number], to_rows(samples, pool), kind, notes)
             outcomes.update(notes["outcomes"])
             tokens += notes["tokens"]

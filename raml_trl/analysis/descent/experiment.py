@@ -23,7 +23,7 @@ from raml_trl.analysis.trajectories import read_or_sample
 from raml_trl.data.records import Task
 from raml_trl.prompts import NO_THINKING
 from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
-from raml_trl.runtime.runs import Run, is_first_process, process_share
+from raml_trl.runtime.runs import Run, all_written, is_first_process, process_share, require_directory
 from raml_trl.sampling.loading import check_model, load_model, shown_name
 
 _WITHOUT = "no_thinking"  # subdirectory of the trajectories that are sampled without thinking
@@ -88,8 +88,9 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
                 for row in measure_curves(model, tokenizer, mode, part, config):
                     rows.append(vars(row))
                     bar.update()
+                require_directory(path.parent)
                 write_rows(path, rows, SCHEMA)
-    return list(parts) if all(path.exists() for path in parts) else None
+    return list(parts) if all_written(list(parts), list(parts)[index::num_processes]) else None
 
 
 def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) -> Summary:

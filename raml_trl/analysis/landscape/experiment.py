@@ -31,7 +31,14 @@ from raml_trl.data.shards import is_complete_shard
 from raml_trl.render.html import write_page
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
-from raml_trl.runtime.runs import Run, is_complete, is_first_process, process_share
+from raml_trl.runtime.runs import (
+    Run,
+    all_written,
+    is_complete,
+    is_first_process,
+    process_share,
+    require_directory,
+)
 from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, load_model, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -86,7 +93,8 @@ def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[],
     try:
         table = pa.concat_tables([pq.read_table(path) for path in paths])
     except FileNotFoundError:
-        if not is_complete(record.directory):
+        index, num_processes = process_share()
+        if not is_complete(record.directory) and not all_written(paths, paths[index::num_processes]):
             logger.info("other processes are still measuring; the last of them completes the run")
         return None
     with whole_file(record.directory / "loss_landscape.parquet") as partial:
@@ -225,4 +233,5 @@ def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Seque
                 for beta, own in zip(betas, np.atleast_2d(measured), strict=True)
                 for question, loss in zip(landscape.question_ids, own.tolist(), strict=True)
             ]
+            require_directory(paths[row].parent)
             write_rows(paths[row], rows, _SCHEMA)

@@ -34,7 +34,7 @@ from raml_trl.grading.pool import GradingPool
 from raml_trl.render.html import write_page
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file, write_json
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import Run, require_directory
 from raml_trl.sampling.engine import Engine, SamplingSettings
 from raml_trl.sampling.loading import check_model, load_model, open_engine, shown_name
 from raml_trl.sampling.sharded import shard_seed
@@ -120,6 +120,7 @@ def fill_chunks(config: TrajectoryPruningConfig, chunks: Sequence[Sequence[Task]
                 seed = shard_seed(config.seed, number)
                 rows += prune_and_answer(config, method, thinkings, tools, pool, seed=seed)
                 bar.update(len(thinkings))
+            require_directory(path.parent)
             write_shard(path, map(vars, rows), PRUNED, {})
 
 
