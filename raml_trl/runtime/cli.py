@@ -15,7 +15,7 @@ from trl import TrlParser
 from raml_trl.runtime.disks import named_faults
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import Settings, read_yaml
-from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, WhenLocked, locked
+from raml_trl.runtime.locks import EXPIRY_SECONDS, HEARTBEAT_SECONDS, DirectoryLock, WhenLocked, locked
 from raml_trl.runtime.runs import Run, find_run, is_first_process, open_run, process_share
 from raml_trl.runtime.silence import watched
 from raml_trl.runtime.stopping import Terminated, ending_at_once
@@ -212,8 +212,9 @@ def run(
 def _locked(directory: Path, options: RunOptions, program: str) -> Iterator[DirectoryLock]:
     """Hold the lock of `directory`, and watch over the other processes of the launch."""
     rank, num_processes = process_share()
+    heartbeat = min(HEARTBEAT_SECONDS, options.rank_timeout / 5)
     with (
-        locked(directory, options.when_locked, rank=rank) as lock,
+        locked(directory, options.when_locked, rank=rank, heartbeat=heartbeat) as lock,
         watched(directory, rank=rank, num_processes=num_processes, limit=options.rank_timeout, program=program),
     ):
         yield lock

@@ -116,10 +116,10 @@ class DirectoryLock:
         """Delete the lock file if this process still holds the lock, and the directory if it is empty."""
         self._stopped.set()
         found = _read(self.path)
-        if found is not None and found[1] == self.holder:
-            self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # files are left, or the directory was deleted
-            self.directory.rmdir()
+        with suppress(OSError):  # a lock on a disk that became read-only expires when this process ends
+            if found is not None and found[1] == self.holder:
+                self.path.unlink()
+            self.directory.rmdir()  # unless files are left
 
 
 @contextmanager
@@ -131,6 +131,7 @@ def locked(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     expiry: float = EXPIRY_SECONDS,
+    heartbeat: float = HEARTBEAT_SECONDS,
 ) -> Iterator[DirectoryLock]:
     """Create `directory` if it is missing, and hold its lock within the `with` block.
 
@@ -142,6 +143,7 @@ def locked(
         clock: returns the time in seconds.
         sleep: waits for a number of seconds.
         expiry: seconds after which the lock of a silent process on another machine expires.
+        heartbeat: seconds between two signs of life of this process.
 
     Raises:
         InputError: if another run holds the lock, or the directory cannot be written.
@@ -163,7 +165,7 @@ def locked(
             sleep(_POLL_SECONDS)
     except OSError as error:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
-    lock = DirectoryLock(directory, mine)
+    lock = DirectoryLock(directory, mine, heartbeat)
     threading.Thread(target=lock.beat, name="lock", daemon=True).start()
     try:
         yield lock
@@ -183,11 +185,16 @@ def _acquire(directory: Path, mine: Holder, expiry: float) -> Holder | None:
         elif path == own or found[1]["launch"] != mine["launch"]:
             return found[1]
     try:
-        with own.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(mine))
+        file = own.open("x", encoding="utf-8")
     except FileExistsError:  # another process was faster
         found = _read(own)
         return _acquire(directory, mine, expiry) if found is None else found[1]
+    try:
+        with file:
+            file.write(json.dumps(mine))
+    except OSError:  # the disk is full
+        own.unlink()
+        raise
     return None
 
 

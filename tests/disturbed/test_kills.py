@@ -160,7 +160,7 @@ def test_a_stopped_rank_ends_the_launch_by_name(
     model_dir: str, data: Path, tmp_path: Path, launches: list[Launch]
 ) -> None:
     """A real launcher kills the stopped process, which it gives 30 seconds to end by itself."""
-    arguments = training("grpo", model_dir, data, tmp_path / "run", max_steps=400, rank_timeout=5)
+    arguments = training("grpo", model_dir, data, tmp_path / "run", max_steps=400, rank_timeout=15)
     launcher = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
     launches.append(launch := start([*launcher, *arguments], tmp_path / "log"))
     wait_for(tmp_path / "run" / "checkpoint-2" / "manifest.json", launch)
@@ -171,7 +171,7 @@ def test_a_stopped_rank_ends_the_launch_by_name(
     assert code != 0
     [line] = launch.lines
     sys.stdout.write(f"{line}\nafter {time.monotonic() - began:.0f} s\n")
-    assert f"rank 1 (process {pid} on {os.uname().nodename}) has not responded for 5 seconds" in line
+    assert f"rank 1 (process {pid} on {os.uname().nodename}) has not responded for 15 seconds" in line
     assert f"exitcode  : {UNRESPONSIVE}" in launch.output
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -197,21 +197,32 @@ def fill(place: Path) -> None:
     assert os.statvfs(place).f_bavail == 0
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk(model_dir: str, data: Path, tmp_path: Path, small_disk: Path, stage: str) -> None:
-    """Filled by something else after the second checkpoint; the run continues when there is room again."""
+def remount(place: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(place)], check=True)
+
+
+DISKS = [("sft", "is on a full disk: free space"), ("grpo", "is on a full disk: free space")]
+DISKS += [("sft", "is on a read-only file system: make it writable")]
+
+
+@pytest.mark.parametrize(("stage", "fault"), DISKS)
+def test_a_disk_that_takes_nothing_more(
+    model_dir: str, data: Path, tmp_path: Path, small_disk: Path, stage: str, fault: str
+) -> None:
+    """It is filled by something else after a checkpoint, or becomes read-only; later the run continues."""
     settings = {"save_total_limit": 2}
     whole = training(stage, model_dir, data, tmp_path / "whole", **settings)
     filled = training(stage, model_dir, data, small_disk / "run", **settings)
     assert start(whole, tmp_path / "whole.log").wait() == [0]
     launch = start(filled, tmp_path / "log")
     wait_for(small_disk / "run" / "checkpoint-2" / "manifest.json", launch)
-    fill(small_disk)
+    fill(small_disk) if "full" in fault else remount(small_disk, "ro")
     assert launch.wait() == [2], launch.output
     [line] = launch.lines
     sys.stdout.write(line + "\n")
-    assert f"{small_disk / 'run'} is on a full disk: free space, and run the same command again to resume" in line
-    (small_disk / "filler").unlink()
+    assert f"raml-trl train_{stage}: {small_disk / 'run'}" in line
+    assert f" {fault}, and run the same command again to resume" in line
+    (small_disk / "filler").unlink() if "full" in fault else remount(small_disk, "rw")
     assert start(filled, tmp_path / "log").wait() == [0]
     assert_same_run(tmp_path / "whole", small_disk / "run")
 

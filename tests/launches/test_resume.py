@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from raml_trl.training.completeness import find_resume_fault
 from tests.helpers.trainers import Selections, make_trainer, questions, read_tables, untimed, weights
 
 pytestmark = pytest.mark.long
@@ -65,6 +66,22 @@ def adapted(model_dir: str) -> PeftModel:
     return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
 
 
+def assert_complete(trainer: Any, checkpoint: Path) -> None:
+    """Assert that a checkpoint has every file that its kind of run needs, each of which is missed."""
+    assert find_resume_fault(checkpoint, trainer._required) is None
+    required = trainer._required(3, 1)
+    assert {"reference_model.pt"} & {name for names in required for name in names} == (
+        {"reference_model.pt"} if trainer.args.sync_ref_model else set()
+    )
+    for names in required:
+        [path] = {path for name in names for path in checkpoint.glob(name)}
+        path.rename(checkpoint.parent / "aside")
+        fault = find_resume_fault(checkpoint, trainer._required)
+        assert fault is not None
+        assert fault.text == f"{path.relative_to(checkpoint)} is missing"
+        (checkpoint.parent / "aside").rename(path)
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_what_trl_keeps_in_memory_is_restored(model_dir: str, tmp_path: Path, name: str) -> None:
     settings: dict[str, Any] = STATES[name] | {"max_steps": 5, "save_strategy": "steps", "save_steps": 1}
@@ -74,6 +91,8 @@ def test_what_trl_keeps_in_memory_is_restored(model_dir: str, tmp_path: Path, na
         trainer, _ = make_trainer(model, tmp_path / str(len(trainers)), **settings)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         trainers.append(trainer)
+        if checkpoint is None:
+            assert_complete(trainer, tmp_path / "0" / "checkpoint-3")
         # The run may be killed before TRL writes this file, which it does last.
         (tmp_path / "0" / "checkpoint-3" / "entropy_ctrl_state.json").unlink(missing_ok=True)
     whole, resumed = map(weights, trainers)
