@@ -66,6 +66,12 @@ def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
     return None if found is None or _has_expired(path, found, expiry) else found[1]
 
 
+def has_crashed(path: Path) -> bool:
+    """Return whether the process of a lock file has ended on this machine without deleting the file."""
+    found = _read(path)
+    return found is not None and has_ended(found[1]["process"]) is True
+
+
 def describe(holder: Holder) -> str:
     """Return the words that name a process in messages."""
     process = holder["process"]

@@ -5,6 +5,7 @@ it: without end on some backends, on others until a collective times out. So eve
 the process before it, which is the time of its lock file (see `locks`).
 """
 
+import math
 import os
 import sys
 import threading
@@ -13,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raml_trl.runtime.locks import describe, holder_of, lock_path
+from raml_trl.runtime.locks import describe, has_crashed, holder_of, lock_path
 
 UNRESPONSIVE = 69
 """Exit code of a process that ends its launch because another process does not respond (EX_UNAVAILABLE)."""
 
 _CHECKS = 10  # per time limit
+_LONGEST_INTERVAL = 60.0  # seconds between two checks
 
 
 class Silence:
@@ -59,7 +61,8 @@ def watched(
 ) -> Iterator[None]:
     """Within the `with` block, end this process if the process before it does not respond for `limit` seconds.
 
-    The launcher then ends the other processes. A launch of one process is not watched.
+    The launcher then ends the other processes. A launch of one process is not watched. A process that has ended is left
+    to the launcher: processes that were started without one do not need each other.
 
     Args:
         directory: the output directory, with the lock files of all processes.
@@ -72,15 +75,15 @@ def watched(
             it.
     """
     watched_rank = (rank - 1) % num_processes
-    silence = Silence(lock_path(directory, watched_rank), limit / _CHECKS)
+    silence = Silence(lock_path(directory, watched_rank), min(limit / _CHECKS, _LONGEST_INTERVAL))
     stopped = threading.Event()
 
     def watch() -> None:
         before = clock()
         while not stopped.wait(silence.interval):
             now = clock()
-            if silence.measure(now - before) >= limit:
-                holder = holder_of(silence.path)
+            if silence.measure(now - before) >= limit and not has_crashed(silence.path):
+                holder = holder_of(silence.path, expiry=math.inf)
                 name = "" if holder is None else f" ({describe(holder)})"
                 sys.stderr.write(
                     f"{program}: rank {watched_rank}{name} has not responded for {limit:.0f} seconds: ending the "

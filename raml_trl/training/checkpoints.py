@@ -189,8 +189,8 @@ class ResumableTrainer(Trainer):
         fault = None if best is None else find_fault(Path(best))
         if fault is not None:  # RaML: transformers would load it, or go on with the last weights
             raise InputError(
-                f"the best checkpoint {best} is damaged ({fault.text}): restore it, or set "
-                "load_best_model_at_end: false"
+                f"the best checkpoint {best} is damaged ({fault.text}): restore its files, or start the run again in "
+                "another directory"
             )
         super()._load_best_model()
 

@@ -107,7 +107,7 @@ def find_fault(checkpoint: Path) -> Fault | None:
                 return Fault(f"{shard} is missing")
     first = progress_path(checkpoint, 0)
     if first.is_file():
-        progress = torch.load(first, weights_only=True, mmap=True)
+        progress = _map_progress(first)
         if progress.get("manifest"):
             return Fault(f"{MANIFEST} is missing", unfinished=True)
         for path in (progress_path(checkpoint, process) for process in range(progress["num_processes"])):
@@ -124,7 +124,7 @@ def find_resume_fault(checkpoint: Path, required: RequiredFiles | None) -> Fault
     match, first = _CHECKPOINT.fullmatch(checkpoint.name), progress_path(checkpoint, 0)
     if not first.is_file():
         return Fault(f"{first.name} is missing")
-    num_processes = load_progress(first)["num_processes"]
+    num_processes = _map_progress(first)["num_processes"]
     patterns = required(int(match[1]) if match else 0, num_processes)
     missing = [f"{names[0]} is missing" for names in patterns if not any(any(checkpoint.glob(name)) for name in names)]
     return Fault(_join(missing)) if missing else None
@@ -168,6 +168,12 @@ def progress_path(checkpoint: Path, process_index: int) -> Path:
 def load_progress(path: Path) -> Progress:
     """Load a progress file, with its tensors in the memory of the CPU."""
     progress: Progress = torch.load(path, map_location="cpu", weights_only=True)
+    return progress
+
+
+def _map_progress(path: Path) -> Progress:
+    """Load a progress file without reading its tensors, of which there may be many."""
+    progress: Progress = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return progress
 
 

@@ -292,3 +292,11 @@ def test_a_silent_process_ends_the_launch_by_name(tmp_path: Path, capsys: pytest
         "launch; run the same command again to resume\n"
     )
     assert codes == [UNRESPONSIVE]
+
+
+def test_a_killed_process_is_left_to_the_launcher(tmp_path: Path) -> None:
+    held_by(tmp_path, rank=1, pid=DEAD)
+    codes: list[int] = []
+    with watched(tmp_path, rank=0, num_processes=2, limit=0.05, program="raml-trl evaluate", end=codes.append):
+        time.sleep(0.3)
+    assert codes == []

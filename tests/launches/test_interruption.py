@@ -73,7 +73,7 @@ def test_killed_and_started_again(
     )
     subprocess.run(whole, cwd=REPOSITORY, check=True)
 
-    kill_when(tmp_path / "killed" / "checkpoint-9" / "trainer_state.json", killed)
+    kill_when(tmp_path / "killed" / "checkpoint-9" / "manifest.json", killed)
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     weights = tmp_path / "killed" / "checkpoint-9" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])  # as on a full disk, so the previous checkpoint must be used
