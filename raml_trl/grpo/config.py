@@ -85,6 +85,20 @@ class SubsetGRPOConfig(GRPOConfig):
         },
     )
 
+    token_selection: Literal["all", "prefix"] = field(
+        default="all",
+        metadata={
+            "help": "`all` trains on every token of the selected rollouts. `prefix` cuts each selected rollout at a "
+            "random length and weights its tokens, so that the expected gradient stays the same."
+        },
+    )
+    prefix_minimum: int = field(
+        default=16, metadata={"help": "Tokens of a completion that token_selection: prefix always keeps."}
+    )
+    prefix_keep: float = field(
+        default=0.5,
+        metadata={"help": "Probability that token_selection: prefix keeps a whole completion; no weight exceeds 1/it."},
+    )
     shared_prompts: SharedPrompts = field(
         default="auto",
         metadata={
@@ -273,6 +287,29 @@ class SubsetGRPOConfig(GRPOConfig):
             )
         if self.weighs:
             self.check_weights()
+        if self.token_selection == "prefix":
+            self._check_prefix()
+
+    def _check_prefix(self) -> None:
+        if self.prefix_minimum < 1 or not 0 < self.prefix_keep <= 1:
+            raise InputError(
+                f"prefix_minimum ({self.prefix_minimum}) must be at least 1, and prefix_keep ({self.prefix_keep}) more "
+                "than 0 and at most 1"
+            )
+        reasons = {
+            f"loss_type {self.loss_type!r}": self.loss_type in ("luspo", "vespo"),
+            "importance_sampling_level 'sequence'": self.importance_sampling_level == "sequence",
+            f"beta = {self.beta}": self.beta != 0.0,
+            "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
+            "a generation that lasts for several optimizer steps": self.scores_rollouts and self.beta == 0.0,
+            **dict.fromkeys(self.per_micro_batch_terms, True),
+        }
+        found = ", ".join(reason for reason, holds in reasons.items() if holds)
+        if found:
+            raise InputError(
+                f"token_selection 'prefix' weights tokens so that their sum estimates the sum over whole completions, "
+                f"but with {found} the loss is not such a sum: use token_selection: all or leave that setting out"
+            )
 
     def _check_max_tokens(self, terms: str) -> None:
         problem = f"max_tokens_per_micro_batch is {self.max_tokens_per_micro_batch}, but"

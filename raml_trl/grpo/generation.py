@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raml_trl.grpo.advantages import group_advantages, recentre_on_subset, total_rewards
-from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.rows import SELECTED, WEIGHTS, Batch
+from raml_trl.grpo.config import ROW_MEAN_LOSSES, SubsetGRPOConfig
+from raml_trl.grpo.prefix_cuts import cut_completions, draw_cuts
+from raml_trl.grpo.rows import CUT_DRAWS, SELECTED, WEIGHTS, Batch, loss_mask, per_row
 from raml_trl.grpo.selection import select_rollouts
 from raml_trl.runtime.errors import InputError
 
@@ -37,6 +38,7 @@ class Subset:
     on_subset: Tensor | None  # advantages over the m selected; None with `advantage_scope: group`
     selected: Tensor  # bool
     weights: Tensor | None  # None if all selected rows have weight 1
+    cut_draws: Tensor | None = None  # uniform in [0, 1): where completions are cut; None if they are not cut
 
     @property
     def advantages(self) -> Tensor:
@@ -133,30 +135,48 @@ def choose_subset(
             weights = None
         else:
             args.check_weights()
-    return Subset(rewards, from_rewards, on_subset, selected, weights)
+    cut_draws = None
+    if args.token_selection == "prefix":
+        cut_draws = torch.from_numpy(draw_cuts(*rewards.shape, seed=args.seed, step=number)).to(rewards.device)
+    return Subset(rewards, from_rewards, on_subset, selected, weights, cut_draws)
 
 
 def write_subset(batch: Batch, subset: Subset, accelerator: Accelerator) -> None:
     """Write the subset into the batch of this process, which TRL will shuffle and buffer.
 
-    Set `SELECTED`; `WEIGHTS` if rows are weighted; and `advantages` if `advantage_scope` is `subset`.
+    Set `SELECTED`; `WEIGHTS` if rows are weighted; `CUT_DRAWS` if completions are cut; and `advantages` if
+    `advantage_scope` is `subset`.
     """
     batch[SELECTED] = local_rows(subset.selected, accelerator)
     if subset.weights is not None:
         batch[WEIGHTS] = local_rows(subset.weights, accelerator)
+    if subset.cut_draws is not None:
+        batch[CUT_DRAWS] = local_rows(subset.cut_draws, accelerator)
     if subset.on_subset is not None:
         batch["advantages"] = local_rows(subset.on_subset, accelerator)
 
 
 def restrict_loss(batch: Batch, args: SubsetGRPOConfig, accelerator: Accelerator) -> Batch:
-    """Return the batch of this process with a loss over the selected rows only. With m = G, the batch is unchanged.
+    """Return the batch of this process with a loss over the selected rows only, and over prefixes if they are cut.
+
+    With m = G and whole completions, the batch is unchanged.
 
     The advantages are multiplied by the row weights, and are 0 in rows that are not selected. `num_items_in_batch`, the
     number of tokens that TRL's token-normalised losses divide by, becomes the number of tokens of the selected
     rows or, if rows are weighted, m/G of the number of tokens of all rows.
     """
-    if args.fraction == 1:
-        return batch
+    if args.fraction < 1:
+        batch = _restrict_to_selected(batch, args, accelerator)
+    if CUT_DRAWS in batch:
+        row_mean = args.loss_type in ROW_MEAN_LOSSES and args.loss_type != "dr_grpo"
+        masks = args.subset_mode == "mask"
+        batch = cut_completions(
+            batch, minimum=args.prefix_minimum, keep=args.prefix_keep, row_mean=row_mean, mask_only=masks
+        )
+    return batch
+
+
+def _restrict_to_selected(batch: Batch, args: SubsetGRPOConfig, accelerator: Accelerator) -> Batch:
     selected, advantages = batch[SELECTED], batch["advantages"]
     advantages = advantages.masked_fill(~per_row(selected, advantages), 0)
     tokens = loss_mask(batch).sum(dim=1)
@@ -231,24 +251,6 @@ def row_advantages(batch: Batch) -> Tensor:
     return (advantages.abs() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-def has_advantage(advantages: Tensor) -> Tensor:
-    """Return a mask `(R,)`: true for rows with an advantage other than 0.
-
-    `advantages` is `(R,)`, or `(R, C)` if advantages are per token.
-    """
-    return advantages.ne(0).view(len(advantages), -1).any(dim=1)
-
-
-def loss_mask(batch: Batch) -> Tensor:
-    """Return a mask `(R, C)`: 1 for the completion tokens that enter TRL's loss, otherwise 0."""
-    return batch["completion_mask"] * batch.get("tool_mask", 1)
-
-
 def local_rows(values: Tensor, accelerator: Accelerator) -> Tensor:
     """Return the values `(R,)` for the rows of this process, from values `(P, G)` for the rows of all processes."""
     return values.reshape(accelerator.num_processes, -1)[accelerator.process_index]
-
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Return `values` `(R,)` with as many dimensions as `like`, so that each value multiplies one row of `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))

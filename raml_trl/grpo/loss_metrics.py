@@ -30,10 +30,9 @@ from torch.nn.functional import pad
 from raml_trl.grpo.batching import RowTable, deal_rows, take_micro_batches
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
-from raml_trl.grpo.generation import loss_mask
 from raml_trl.grpo.images import image_inputs
 from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order
-from raml_trl.grpo.rows import Batch
+from raml_trl.grpo.rows import Batch, loss_mask
 
 Outputs = tuple[Tensor, Tensor]
 """Log-probabilities and entropies of completion tokens, both `(N, C)`."""
@@ -81,7 +80,8 @@ class LossMetrics:
     @property
     def runs_skipped_rows(self) -> bool:
         """Whether rows that are skipped in training run without gradient, so that the metrics equal those of TRL."""
-        return self.rules.skip_zero_advantage and self.args.skip_zero_advantage is None and self.args.fraction == 1
+        like_trl = self.args.fraction == 1 and self.args.token_selection == "all"
+        return self.rules.skip_zero_advantage and self.args.skip_zero_advantage is None and like_trl
 
     def plan(
         self,

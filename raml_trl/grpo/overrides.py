@@ -101,6 +101,11 @@ class Overrides:
                     f"{name} is on, but {self.unknown} may depend on which rows share a micro-batch: leave {name} out, "
                     f"or {_DECLARE}"
                 )
+        if self.loss and args.token_selection == "prefix":
+            raise InputError(
+                f"token_selection is 'prefix', but {self.unknown} may not be a sum over tokens: use token_selection: "
+                f"all, or {_DECLARE}"
+            )
         if not self.loss or args.fraction == 1:
             return
         if args.weighs:

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from raml_trl.grpo.generation import per_row
+from raml_trl.grpo.rows import per_row
 from raml_trl.runtime.errors import InputError
 
 

@@ -18,6 +18,8 @@ SELECTED = "raml/selected"
 """`(R,)`, bool: whether the row is selected."""
 WEIGHTS = "raml/weights"
 """`(R,)`: weight of the row in the loss, if rows have different weights."""
+CUT_DRAWS = "raml/cut_draws"
+"""`(R,)`, in [0, 1): where the completion of the row is cut, if completions are cut; see `prefix_cuts`."""
 LOSS_ROWS = "raml/loss_rows"
 """0-d: the number that a mean over rows must divide by, in a micro-batch with another number of rows."""
 
@@ -52,3 +54,21 @@ def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
             idle = torch.as_tensor(rows == IDLE, device=value.device)
             taken[name] = value.masked_fill(idle.view(-1, *[1] * (value.ndim - 1)), 0)
     return taken
+
+
+def has_advantage(advantages: Tensor) -> Tensor:
+    """Return a mask `(R,)`: true for rows with an advantage other than 0.
+
+    `advantages` is `(R,)`, or `(R, C)` if advantages are per token.
+    """
+    return advantages.ne(0).view(len(advantages), -1).any(dim=1)
+
+
+def loss_mask(batch: Batch) -> Tensor:
+    """Return a mask `(R, C)`: 1 for the completion tokens that enter TRL's loss, otherwise 0."""
+    return batch["completion_mask"] * batch.get("tool_mask", 1)
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` `(R,)` with as many dimensions as `like`, so that each value multiplies one row of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))

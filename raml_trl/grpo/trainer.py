@@ -50,7 +50,6 @@ from raml_trl.grpo.generation import (
     Subset,
     check_advantages,
     choose_subset,
-    has_advantage,
     has_all_rows,
     local_rows,
     restrict_loss,
@@ -67,7 +66,7 @@ from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.resuming import BufferResumingTrainer
 from raml_trl.grpo.row_beta import weighted_beta
-from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch
+from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch, has_advantage
 from raml_trl.grpo.scoring import Scores, score_rows
 from raml_trl.grpo.trl_contract import check_contract
 from raml_trl.hub.card_parts import PAPER
