@@ -85,6 +85,17 @@ class SubsetGRPOConfig(GRPOConfig):
         },
     )
 
+    question_selection: Literal["all", "mixed"] = field(
+        default="all",
+        metadata={
+            "help": "`all` takes the questions in the order of TRL's sampler. `mixed`, after the first pass over the "
+            "data, draws those more often whose groups had different rewards, and therefore a gradient."
+        },
+    )
+    question_floor: float = field(
+        default=0.1,
+        metadata={"help": "Added to every chance by question_selection: mixed, so that no question is given up."},
+    )
     token_selection: Literal["all", "prefix"] = field(
         default="all",
         metadata={
@@ -289,6 +300,8 @@ class SubsetGRPOConfig(GRPOConfig):
             self.check_weights()
         if self.token_selection == "prefix":
             self._check_prefix()
+        if not 0 < self.question_floor < float("inf"):
+            raise InputError(f"question_floor must be a number more than 0, got {self.question_floor}")
 
     def _check_prefix(self) -> None:
         if self.prefix_minimum < 1 or not 0 < self.prefix_keep <= 1:

@@ -388,12 +388,14 @@ def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], nu
     sizes[~sizes.any(axis=1)] = 1
     probabilities = inclusion_probabilities(sizes, num_selected)
     order = _descending(advantages, draws)
-    drawn = _systematic(np.take_along_axis(probabilities, order, axis=1), start, num_selected)
+    drawn = systematic_draw(np.take_along_axis(probabilities, order, axis=1), start, num_selected)
     indices = np.sort(order[drawn].reshape(-1, num_selected), axis=1)
     return Selection(indices, num_selected / order.shape[1] / np.take_along_axis(probabilities, indices, axis=1))
 
 
-def _systematic(probabilities: NDArray[np.float64], start: NDArray[np.float64], num_selected: int) -> NDArray[np.bool_]:
+def systematic_draw(
+    probabilities: NDArray[np.float64], start: NDArray[np.float64], num_selected: int
+) -> NDArray[np.bool_]:
     """Return a mask `(P, G)` of m rollouts per group, in which each rollout is true with exactly its probability.
 
     Source: Madow, Annals of Mathematical Statistics 1949. The probabilities are intervals laid end to end over [0, m).

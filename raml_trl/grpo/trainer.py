@@ -64,7 +64,7 @@ from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_private_names, is_around
 from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
-from raml_trl.grpo.resuming import BufferResumingTrainer
+from raml_trl.grpo.question_choice import QuestionChoosing
 from raml_trl.grpo.row_beta import weighted_beta
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch, has_advantage
 from raml_trl.grpo.scoring import Scores, score_rows
@@ -82,7 +82,7 @@ check_contract()
 logger = logging.getLogger(__name__)
 
 
-class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, BufferResumingTrainer):
+class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
     """TRL's `GRPOTrainer`, which trains on m of the G rollouts of every group.
 
     The constructor is that of `GRPOTrainer`, but `args` is a `SubsetGRPOConfig`. With m = G and `subset_mode: drop`,

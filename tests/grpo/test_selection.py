@@ -17,10 +17,10 @@ from raml_trl.grpo.selection import (
     Selection,
     Strategy,
     _importance,
-    _systematic,
     group_draws,
     inclusion_probabilities,
     select_rollouts,
+    systematic_draw,
 )
 
 FOUR_LEVELS = (1.0, 0.0, -0.5, -1.0)  # RaML eq. 21
@@ -400,7 +400,7 @@ def test_a_draw_has_m_rollouts_despite_rounding(rng: np.random.Generator) -> Non
         on_an_end = rng.permuted(np.cumsum(probabilities, axis=1) % 1, axis=1)[:, :1]
         last = np.full((2_000, 1), np.nextafter(1, 0))
         for start in (on_an_end, np.nextafter(on_an_end, 2) % 1, abs(np.nextafter(on_an_end, -1)), last, last * 0):
-            assert (_systematic(probabilities, start, selected).sum(axis=1) == selected).all()
+            assert (systematic_draw(probabilities, start, selected).sum(axis=1) == selected).all()
 
 
 def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, np.ndarray]:
@@ -482,7 +482,7 @@ def relative_variances(rewards: np.ndarray, num_selected: int, common: float) ->
     probabilities = inclusion_probabilities(sizes_of(advantages), num_selected)[0]
     order = rng.permuted(np.tile(np.arange(num_rollouts), (num_groups, 1)), axis=1)
     mask = np.empty(order.shape, dtype=bool)
-    drawn = _systematic(probabilities[order], rng.random((num_groups, 1)), num_selected)
+    drawn = systematic_draw(probabilities[order], rng.random((num_groups, 1)), num_selected)
     np.put_along_axis(mask, order, drawn, axis=1)
     importance = choose(np.tile(rewards, (num_groups, 1)), num_selected, "importance").row_weights(num_rollouts)
     return tuple(

@@ -22,6 +22,7 @@ from tests.helpers.trainers import (
     make_trainer,
     no_reward,
     odd_prompts_reward,
+    questions,
     rare_reward,
     read_tables,
     untimed,
@@ -36,6 +37,8 @@ ROW_MEAN = {"loss_type": "grpo", "gradient_accumulation_steps": 2}
 MASK = {"subset_mode": "mask"}
 FIRST = {"num_generations_update": 1, "selection": "first"}
 FIXED = {"rollout_func": fixed_rollouts}
+CHOSEN = {"question_selection": "mixed", "train_dataset": questions(6), "reward": odd_prompts_reward}
+CHOSEN |= {"token_selection": "prefix", "prefix_minimum": 2}
 BATCH = {"selection": "abs_advantage", "selection_scope": "batch"}
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -61,6 +64,7 @@ RUNS: dict[str, dict[str, Any]] = {
     **{strategy: TWO | FIXED | STRADDLING | {"selection": strategy} for strategy in STRATEGIES},
     "a function": TWO | FIXED | STRADDLING | {"selection": keyed},
     "a function that differs between processes": TWO | STRADDLING | {"selection": unkeyed},
+    "chosen questions": TWO | FIXED | STRADDLING | CHOSEN | {"max_steps": 6},
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
     "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }

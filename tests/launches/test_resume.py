@@ -20,6 +20,10 @@ PLACES = {
     "in mid-buffer, second pass": {"steps_per_generation": 2, "num_iterations": 2},
     "in mid-buffer, between log lines": {"steps_per_generation": 4, "logging_steps": 2},
     "in mid-buffer, with old and reference log-probs": {"steps_per_generation": 4, "beta": 0.1},
+    "chosen questions and cut completions": {
+        **{"question_selection": "mixed", "train_dataset": questions(4), "token_selection": "prefix"},
+        **{"prefix_minimum": 2, "gradient_accumulation_steps": 2},
+    },
     "accumulation that does not divide": {"steps_per_generation": 3, "gradient_accumulation_steps": 2},
 }
 
