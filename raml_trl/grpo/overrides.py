@@ -209,6 +209,23 @@ def check_private_names(trainer: object, owner: type) -> None:
         raise InputError(f"{override} has the name of a private method of {owner.__name__}: rename yours")
 
 
+def check_default_args(trainer: object, owner: type) -> None:
+    """Check that no trainer of others, whose `__init__` `owner` calls, would have made a config with its own defaults.
+
+    TRL's experimental `GMPOTrainer`, for example, has another default for `epsilon` than `GRPOTrainer`.
+
+    Raises:
+        InputError: if there is such a trainer; the message names it.
+    """
+    bases = type(trainer).__mro__
+    for base in bases[bases.index(owner) + 1 :]:
+        if issubclass(base, GRPOTrainer) and "__init__" in vars(base) and not _is_host(vars(base)["__init__"]):
+            raise InputError(
+                f"args is None, but {base.__name__} may have other default settings than SubsetGRPOConfig, such as "
+                "GMPO's epsilon of 0.4: pass args=SubsetGRPOConfig(...) with these settings"
+            )
+
+
 class _Around(partial[Any]):
     """A function that is called instead of a method. The method is the last bound argument of the function."""
 

@@ -61,7 +61,14 @@ from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.loss_metrics import LossMetrics
 from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.model_traits import TraitsReader
-from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_private_names, is_around
+from raml_trl.grpo.overrides import (
+    Normalizer,
+    Overrides,
+    around,
+    check_default_args,
+    check_private_names,
+    is_around,
+)
 from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.question_choice import QuestionChoosing
@@ -112,6 +119,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         **named: Any,
     ) -> None:
         if args is None:  # TRL's default would lack our fields
+            check_default_args(self, SubsetGRPOTrainer)
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SubsetGRPOConfig(f"{name.rpartition('/')[2]}-GRPO")
         if not isinstance(args, SubsetGRPOConfig):

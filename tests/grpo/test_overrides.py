@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from trl import GRPOTrainer
-from trl.experimental.gmpo import GMPOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
-from raml_trl import SubsetGRPOTrainer
+from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
 from raml_trl.grpo.overrides import around, find_overrides
 from raml_trl.runtime.errors import InputError
 from tests.helpers.trainers import fixed_rollouts, half_dead_reward, make_trainer, untimed
@@ -295,6 +295,13 @@ def test_the_kl_of_a_loss_with_one_value_per_row_is_weighted(model_dir: str, tmp
 
     with pytest.raises(InputError, match="multiplies beta by a tensor of shape"):
         train(model_dir, tmp_path, before(Pooled), **settings)
+
+
+def test_a_missing_config_does_not_replace_the_defaults_of_another_trainer(model_dir: str) -> None:
+    """GMPO clips at 0.4, but a default `SubsetGRPOConfig` at 0.2."""
+    assert GMPOConfig.epsilon != SubsetGRPOConfig.epsilon
+    with pytest.raises(InputError, match="args is None, but GMPOTrainer may have other default settings"):
+        after(GMPOTrainer)(model_dir, half_dead_reward)
 
 
 def test_overrides_that_skip_our_methods_are_rejected(model_dir: str, tmp_path: Path) -> None:

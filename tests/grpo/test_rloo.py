@@ -11,40 +11,9 @@ from torch import Tensor
 from trl import RLOOConfig, RLOOTrainer
 
 from raml_trl.grpo.rloo import SubsetRLOOConfig, SubsetRLOOTrainer
-from raml_trl.grpo.selection import select_rollouts
 from raml_trl.runtime.errors import InputError
-from tests.helpers.trainers import Recorder, digit_reward, questions, untimed, weights
-
-G = 4
-DEFAULTS: dict[str, Any] = {
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 2,
-    "num_generations": G,
-    "max_completion_length": 8,
-    "learning_rate": 1e-4,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.05,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "report_to": "none",
-    "seed": 3,
-    "max_steps": 2,
-}
-
-
-def make(
-    model_dir: str, output_dir: Path, trainer: type[RLOOTrainer] = SubsetRLOOTrainer, **settings: Any
-) -> tuple[RLOOTrainer, Recorder]:
-    """Make a trainer with four groups of four rollouts per step."""
-    recorder = Recorder()
-    config = SubsetRLOOConfig if issubclass(trainer, SubsetRLOOTrainer) else RLOOConfig
-    arguments = config(output_dir=str(output_dir), **(DEFAULTS | settings))
-    return trainer(model_dir, digit_reward, arguments, train_dataset=questions(), callbacks=[recorder]), recorder
-
+from tests.helpers.rloo_runs import DEFAULTS, G, Masking, make
+from tests.helpers.trainers import digit_reward, questions, untimed, weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "no KL penalty": {"beta": 0.0},
@@ -66,21 +35,6 @@ def test_all_of_g_is_trl_bit_for_bit(model_dir: str, tmp_path: Path, settings: d
     assert torch.equal(stock_rng, our_rng)
     for name, weight in stock_weights.items():
         assert torch.equal(weight, our_weights[name]), name
-
-
-class Masking(RLOOTrainer):
-    """TRL's trainer with the selection as factors of the row losses: w_i G/m for i in S, otherwise 0."""
-
-    strategy = "random"
-
-    def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Tensor]:
-        batch = super()._generate_and_score_completions(inputs)
-        advantages = batch["advantages"].view(-1, G).numpy()
-        key: dict[str, int] = {"seed": self.args.seed, "step": self.state.global_step}
-        selection = select_rollouts(advantages, advantages, 2, strategy=self.strategy, **key)
-        factors = torch.from_numpy(selection.row_weights(G) * G / 2).float()
-        batch["advantages"] = batch["advantages"] * factors.flatten()
-        return batch
 
 
 class ImportanceMasking(Masking):
