@@ -10,6 +10,7 @@ that the Hub does not have yet.
 """
 
 import logging
+from pathlib import Path
 
 from trl import ModelConfig
 
@@ -20,6 +21,7 @@ from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.loading import check_model, check_text_model
@@ -60,7 +62,13 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
 
 
 def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
-    """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`."""
+    """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`.
+
+    If questions were chosen, write their counts to `questions.json`.
+    """
+    table = trainer.question_table
+    if table is not None and trainer.is_world_process_zero():
+        write_json(Path(str(trainer.args.output_dir)) / "questions.json", table)
     spent = trainer.summary()
     logger.info("%s", summary_lines(spent))
     return spent

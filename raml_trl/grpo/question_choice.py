@@ -69,6 +69,20 @@ class MixedCounts:
             self.seen[question] += 1
             self.rewards[question] = values.mean() if len(values) else np.nan
 
+    def table(self) -> list[dict[str, object]]:
+        """Return a row per question: its number, its groups, those that were mixed, and what the last one showed."""
+        chances = self.chances()
+        return [
+            {
+                "question": question,
+                "groups": int(self.seen[question]),
+                "chance_of_mixed": round(float(chances[question]), 4),
+                "ever_mixed": bool(self.mixed[question] > 0),
+                "last_mean_reward": None if np.isnan(self.rewards[question]) else float(self.rewards[question]),
+            }
+            for question in range(len(self.seen))
+        ]
+
     def state(self) -> dict[str, Tensor]:
         """Return the counts, to store them in a checkpoint."""
         return {name: torch.from_numpy(values.copy()) for name, values in vars(self).items()}
@@ -128,6 +142,11 @@ class QuestionChoosing(BufferResumingTrainer):
         numbers = list(range(len(self.train_dataset)))
         self.train_dataset = self.train_dataset.add_column(QUESTION, numbers)
         self._question_counts = MixedCounts(len(numbers))
+
+    @property
+    def question_table(self) -> list[dict[str, object]] | None:
+        """The counts of every question, from `MixedCounts.table`; None if questions are not chosen."""
+        return None if self._question_counts is None else self._question_counts.table()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         if self._question_counts is not None and self.model.training:

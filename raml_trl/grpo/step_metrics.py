@@ -41,6 +41,8 @@ def count_generation(
     sums = torch.stack([trained.sum(), batch["completion_mask"].sum(), tokens_scored, trained_tokens])
     rows, generated, scored, tokens = accelerator.reduce(sums).tolist()
     selected = int(generation.subset.selected.sum())
+    rewards = generation.subset.rewards.cpu().numpy()
+    mixed = round(len(rewards) * (1 - same_value_fraction(rewards, np.ones_like(rewards, dtype=bool))))
     ledger.count(
         rollouts=generation.subset.selected.numel(),
         selected=selected,
@@ -55,6 +57,7 @@ def count_generation(
         "tokens/generated": generated,
         "tokens/scored": scored,
         "tokens/trained": tokens,
+        "tokens/per_mixed_group": generated / mixed if mixed else float("nan"),
     }
 
 

@@ -25,6 +25,11 @@ def test_the_chance_is_the_mean_of_a_beta_posterior() -> None:
     assert counts.chances().tolist() == [(FORGETTING + 1) / (groups + 2), 1 / 3, 0.5]
     assert counts.seen.tolist() == [2, 1, 0]
     assert counts.rewards[:2].tolist() == [2.0, 1.0]
+    assert [(row["groups"], row["ever_mixed"], row["last_mean_reward"]) for row in counts.table()] == [
+        (2, True, 2.0),
+        (1, False, 1.0),
+        (0, False, None),
+    ]
     assert np.isnan(counts.rewards[2])
     restored = MixedCounts(3)
     restored.restore(counts.state())
