@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, holder_of, is_lock, locked
 from raml_trl.runtime.processes import has_ended, launch_name, start_time, this_process
 from raml_trl.runtime.silence import UNRESPONSIVE, Silence, watched
+from raml_trl.sweeps.agents import Agents
+from raml_trl.sweeps.study import Study
 from tests.helpers import REPOSITORY
 
 ARITHMETIC = ("--dataset_name", "arithmetic", "--dataset_split", "test", "--num_questions", "5")
@@ -300,3 +303,16 @@ def test_a_killed_process_is_left_to_the_launcher(tmp_path: Path) -> None:
     with watched(tmp_path, rank=0, num_processes=2, limit=0.05, program="raml-trl evaluate", end=codes.append):
         time.sleep(0.3)
     assert codes == []
+
+
+def test_a_trial_that_another_machine_runs_is_not_started_again(tmp_path: Path) -> None:
+    """Its log can be locked here, as on a file system without `flock`."""
+    study = Study(tmp_path, SimpleNamespace(metric="accuracy"), {"a": {}})
+    study.run_directory("a").parent.mkdir()
+    path = held_by(study.run_directory("a"), place="another machine")
+    agents = Agents(study)
+    with agents._claimed("a") as log:
+        assert log is None
+    path.unlink()
+    with agents._claimed("a") as log:
+        assert log is not None
