@@ -37,7 +37,7 @@ HEARTBEAT_SECONDS = 10.0
 EXPIRY_SECONDS = 300.0
 """Age of the last sign of life at which the lock of a process on another machine expires."""
 
-_LOCK = ".run.lock"
+_LOCK = "_run.lock"  # transformers pushes no file of this directory whose name starts with "_"
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 30.0  # for the launcher to end a process whose first process is refused
 

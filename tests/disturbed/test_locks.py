@@ -62,7 +62,7 @@ def test_a_second_start_is_refused_in_one_line_and_changes_nothing(
         "wait for its end, set when_locked: wait, or choose another directory\n"
     )
     assert content(tmp_path / "out") == before
-    (tmp_path / "out" / ".run.lock").unlink()
+    (tmp_path / "out" / "_run.lock").unlink()
     assert start() == 0
     assert not any(map(is_lock, (tmp_path / "out").iterdir()))
 
@@ -105,12 +105,12 @@ def test_expiry(tmp_path: Path, age: float, changes: dict[str, Any], expired: bo
         with pytest.raises(InputError, match="is being written by"), locked(tmp_path, "refuse"):
             pass
         assert path.read_bytes() == before
-    assert list(tmp_path.glob(".*")) == ([] if expired else [path])
+    assert list(tmp_path.glob("_*")) == ([] if expired else [path])
 
 
 def test_a_lock_file_without_content_is_respected_until_it_is_old(tmp_path: Path) -> None:
     """Its process was killed after it had created the file, or is about to write it."""
-    path = tmp_path / ".run.lock"
+    path = tmp_path / "_run.lock"
     path.touch()
     with pytest.raises(InputError, match="an unknown host"), locked(tmp_path, "refuse"):
         pass
@@ -155,7 +155,7 @@ def test_the_other_processes_of_a_launch_join_it_and_keep_it_locked(
     monkeypatch.setenv("MASTER_PORT", "29500")
     with locked(tmp_path, "refuse", rank=1):
         with locked(tmp_path, "refuse", rank=0):
-            assert sorted(path.name for path in tmp_path.iterdir()) == [".run.lock", ".run.lock-1"]
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["_run.lock", "_run.lock-1"]
         monkeypatch.setenv("MASTER_PORT", "29501")
         with pytest.raises(InputError, match="is being written by"), locked(tmp_path, "refuse", rank=0):
             pass
@@ -195,7 +195,7 @@ def test_a_run_without_its_directory_or_lock_ends(tmp_path: Path) -> None:
         held_by(tmp_path / "out", pid=7)
         with pytest.raises(InputError, match="is now written by process 7"):
             lock.check()
-    assert (tmp_path / "out" / ".run.lock").exists()  # that of the other process
+    assert (tmp_path / "out" / "_run.lock").exists()  # that of the other process
 
 
 def test_the_heartbeat_keeps_a_lock_young_but_not_that_of_another(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_sigterm_finishes_the_step_saves_and_ends_with_its_own_code(runs: Runs) 
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 3
     assert sorted(path.name for path in runs.stopped.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     assert json.loads((runs.stopped / "run.json").read_text())["status"] == "running"
-    assert not list(runs.stopped.glob(".run.lock*"))
+    assert not list(runs.stopped.glob("_run.lock*"))
 
 
 def test_a_stopped_run_ends_like_an_undisturbed_one(runs: Runs, tmp_path: Path) -> None:

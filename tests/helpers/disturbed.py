@@ -103,7 +103,7 @@ def wait_for(path: Path, launch: Launch, timeout: float = 120) -> None:
 
 def number_of(directory: Path, rank: int = 0) -> int:
     """Return the process number of a rank, which its lock file states."""
-    name = ".run.lock" if rank == 0 else f".run.lock-{rank}"
+    name = "_run.lock" if rank == 0 else f"_run.lock-{rank}"
     return json.loads((directory / name).read_text())["process"]["pid"]
 
 

@@ -58,7 +58,8 @@ results = {"score": a + 0.1 * float(arguments.get("seed", 0)), "other": 1}
 if (home / "diverges").exists():
     results["score"] = float((home / "diverges").read_text())
 content = {"command": "toy", "settings": {}, "inputs": {}, "status": "complete", "seconds": 2.5, "results": results}
-record.write_text(json.dumps(content))
+(run / "partial").write_text(json.dumps(content))
+(run / "partial").replace(record)  # in one step, as a real run does
 (run / "alive").unlink()
 note("ended")
 """
