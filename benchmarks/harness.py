@@ -10,6 +10,7 @@ import logging
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,12 +31,22 @@ from raml_trl.build_model import arithmetic_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP_STEPS = 1
+_QUIETLY = {"logging_steps": 10**6, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 
 _ATTENTION = {"vocab_size": 151_936, "rope_theta": 1e6, "max_position_embeddings": 32_768}
 MODELS: dict[str, dict[str, Any]] = {
     "tiny": {
         **{"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4},
         **{"intermediate_size": 384, "vocab_size": 1024, "max_position_embeddings": 4096},
+    },
+    "vocabulary 512": {
+        **{"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4},
+        **{"intermediate_size": 384, "vocab_size": 512, "max_position_embeddings": 8192},
+    },
+    "vocabulary 32,000": {
+        **{"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4},
+        **{"intermediate_size": 768, "vocab_size": 32_000, "max_position_embeddings": 8192},
+        "tie_word_embeddings": True,
     },
     # Qwen2.5, with the sizes of its config.json
     "0.5b": {
@@ -76,6 +87,11 @@ class Workload:
         rng = np.random.default_rng([self.seed, step])
         drawn = self.completion_length * np.exp(self.sigma * rng.standard_normal(self.rollouts))
         return np.clip(drawn, 2, self.max_length).astype(int)
+
+    def prompts(self, step: int) -> list[list[int]]:
+        """Return the tokens of the prompt of every rollout; each question has another prompt."""
+        numbers = [[8 + question % 10, 8 + question // 10] for question in range(self.questions)]
+        return [[*number, *[9] * (self.prompt_length - 2)] for number in numbers for _ in range(self.num_generations)]
 
     def rewards(self, step: int) -> np.ndarray:
         """Return rewards, `(questions * num_generations,)`: different within a group, but all equal in a dead group."""
@@ -125,6 +141,7 @@ class Timed:
 
     Generating covers sampling rollouts and calling the reward function. Updating is the rest, for both trainers alike:
     preparing, old log-probabilities, selection, batching, forward, backward, clipping, metrics and the optimizer.
+    On a CPU, seconds are of process time, so that other programs on the machine do not count.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -134,8 +151,9 @@ class Timed:
         self.add_callback(_Clock(self))  # type: ignore[attr-defined]
 
     def now(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if not torch.cuda.is_available():
+            return time.process_time()
+        torch.cuda.synchronize()
         return time.perf_counter()
 
     def _generate(self, *args: Any, **named: Any) -> Any:
@@ -168,10 +186,11 @@ def make_trainer(
     tokens = list(range(8, 18)) * (workload.max_length // 10 + 1)
     drawn, rewarded = count(), count()
 
-    def rollout(prompts: Sequence[str], _trainer: Any) -> dict[str, Any]:
-        lengths = workload.lengths(next(drawn)).tolist()
+    def rollout(_prompts: Sequence[str], _trainer: Any) -> dict[str, Any]:
+        step = next(drawn)
+        lengths = workload.lengths(step).tolist()
         return {
-            "prompt_ids": [[9] * workload.prompt_length for _ in prompts],
+            "prompt_ids": workload.prompts(step),
             "completion_ids": [[*tokens[: length - 1], eos] for length in lengths],
             "logprobs": [[0.0] * length for length in lengths],
         }
@@ -189,10 +208,8 @@ def make_trainer(
         max_completion_length=workload.max_length,
         max_steps=steps,
         learning_rate=1e-5,
-        **device.settings(),
-        **{"logging_steps": 10**6, "save_strategy": "no", "report_to": "none", "disable_tqdm": True},
         **({} if stock else {"num_generations_update": selected}),
-        **settings,
+        **(_QUIETLY | device.settings() | settings),
     )
     trainer = (TimedStock if stock else TimedSubset)(
         device.build(),
@@ -251,7 +268,9 @@ def quiet() -> Iterator[None]:
     """Suppress the warnings and the final log line of the trainers."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(logging.NOTSET)
 

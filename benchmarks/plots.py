@@ -147,6 +147,37 @@ def exponents_figure(results: Mapping[str, Any]) -> str:
     return svg(figure)
 
 
+def shared_prompts_figure(results: Mapping[str, Any]) -> str:
+    """Plot update time relative to TRL's against prompt length, for every m, with the limits as dashed lines.
+
+    There is a panel for every model, with gradient checkpointing off and on, that was measured at two prompt lengths.
+    """
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results.values():
+        title = result["model"] + (", checkpointing" if result["checkpointing"] else "")
+        panels.setdefault(title, []).append(result)
+    panels = {title: cells for title, cells in panels.items() if len(cells) > 1}
+    figure = Figure(figsize=(3.6 * max(len(panels), 1), 3.2), layout="constrained")
+    subplots = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+    for axes, (title, cells) in zip(subplots, panels.items(), strict=False):
+        dress(axes)
+        cells = sorted(cells, key=lambda cell: cell["workload"]["prompt_length"])
+        lengths = [cell["workload"]["prompt_length"] for cell in cells]
+        for selected, colour in zip(cells[0]["ratio"], COLOURS, strict=False):
+            medians, errors = _medians_and_errors([cell["ratio"][selected] for cell in cells])
+            style = {"marker": "o", "markersize": 4, "color": colour, "label": f"m = {selected}"}
+            axes.errorbar(lengths, medians, yerr=errors, capsize=2, **style)
+            limits = [cell["limit"][selected]["median"] for cell in cells]
+            axes.plot(lengths, limits, color=colour, linestyle="--", linewidth=1)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("prompt tokens; dashed: limits", fontsize=8)
+        axes.set_title(f"update time / TRL's, {title}", fontsize=9, loc="left")
+        axes.legend(fontsize=7, frameon=False)
+    return svg(figure)
+
+
 def _medians_and_errors(spreads: Sequence[Mapping[str, float]]) -> tuple[list[float], list[list[float]]]:
     """Return the medians, and their distances to the lowest and the highest value as matplotlib's error bars."""
     below = [spread["median"] - spread["low"] for spread in spreads]
