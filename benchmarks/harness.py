@@ -183,7 +183,7 @@ def make_trainer(
     """Build a trainer for `steps` optimizer steps; `selected` is m, or None for TRL's own trainer."""
     tokenizer = arithmetic_tokenizer()
     eos = tokenizer.eos_token_id
-    tokens = list(range(8, 18)) * (workload.max_length // 10 + 1)
+    tokens = list(range(8, 18)) * (workload.max_length // 10 + 2)
     drawn, rewarded = count(), count()
 
     def rollout(_prompts: Sequence[str], _trainer: Any) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def make_trainer(
         lengths = workload.lengths(step).tolist()
         return {
             "prompt_ids": workload.prompts(step),
-            "completion_ids": [[*tokens[: length - 1], eos] for length in lengths],
+            "completion_ids": [[*tokens[row % 10 : row % 10 + length - 1], eos] for row, length in enumerate(lengths)],
             "logprobs": [[0.0] * length for length in lengths],
         }
 

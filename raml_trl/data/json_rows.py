@@ -11,8 +11,6 @@ from decimal import Decimal
 from io import BufferedIOBase
 from typing import TypeAlias
 
-import ijson
-
 Row: TypeAlias = dict[str, object] | list[object]
 """A row: a mapping from column names to values, or a list of values whose positions are the columns."""
 
@@ -63,6 +61,8 @@ def read_array(file: BufferedIOBase) -> Iterator[Row | Fault]:
     Raises:
         CutShort: if the array is damaged or incomplete.
     """
+    import ijson  # here, because trainers that read no files need not have it
+
     number = 0
     try:
         for element in ijson.items(file, "item", buf_size=_CHUNK_BYTES):
@@ -85,7 +85,7 @@ def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _reason(error: ijson.JSONError) -> str:
+def _reason(error: Exception) -> str:
     """Return ijson's message and its excerpt of the text around the error, without the arrow that marks the place."""
     [message] = error.args
     text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)

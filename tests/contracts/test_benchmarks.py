@@ -1,22 +1,27 @@
 """The benchmarks run on small inputs, and the tables in the documentation equal their stored results."""
 
+import itertools
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks import harness, tables
+from benchmarks import harness, on_gpu, tables
 from benchmarks.data import growth as data_growth
 from benchmarks.data import sft_throughput
-from benchmarks.grpo import features, peak_memory, selection_cost, update_time, whole_step
+from benchmarks.grpo import features, peak_memory, selection_cost, shared_prompts, update_time, whole_step
 from benchmarks.grpo.feature_cases import feature_cases
 from benchmarks.likelihood import along as likelihood_along
 from benchmarks.likelihood import growth as likelihood_growth
 from raml_trl.grpo.agreement.results import from_json
 from tests.helpers import REPOSITORY
+from tests.helpers.preloaded import python
 
 TOY = harness.Workload(questions=2, completion_length=12, max_length=12, prompt_length=4)
 RESULTS = sorted(harness.RESULTS.glob("*.json"))
@@ -56,6 +61,92 @@ def test_selection_cost_is_simulated() -> None:
 
 def test_memory_is_measured() -> None:
     assert peak_memory.measure_here(TOY, harness.Device(), {"selected": 2}) >= 0
+
+
+def test_questions_have_different_prompts() -> None:
+    prompts = list(map(tuple, harness.Workload(questions=12, prompt_length=4).prompts(0)))
+    assert [prompts.count(prompt) for prompt in dict.fromkeys(prompts)] == [8] * 12
+    assert {len(prompt) for prompt in prompts} == {4}
+
+
+@pytest.mark.children
+@pytest.mark.long
+def test_shared_prompts_are_measured_pair_by_pair(tmp_path: Path) -> None:
+    workload = shared_prompts.ShortStart(
+        questions=2, num_generations=4, micro_batch=4, prompt_length=20, completion_length=6, max_length=6
+    )
+    cell = shared_prompts.Cell(workload, "vocabulary 512", selections=(1,))
+    [first] = shared_prompts.measure([cell], tmp_path, pairs=1)[cell.name]["pairs"]
+    result = shared_prompts.measure([cell], tmp_path, pairs=2)[cell.name]  # goes on after the first pair
+    assert result["pairs"][0] == first
+    assert len(result["pairs"]) == 2
+    for pair in result["pairs"]:
+        assert pair["stock"]["cells"] == 8 * (20 + 6)
+        assert pair["1"]["cells"] == 2 * (19 + 6)  # the last token of a prompt runs with each completion
+        assert all(values["seconds"] > 0 and values["mebibytes"] >= 0 for values in pair.values())
+    assert result["limit"]["1"]["median"] == pytest.approx(50 / 208, abs=1e-4)
+    assert shared_prompts.measure([cell], tmp_path, pairs=2)[cell.name] == result  # nothing is left to do
+
+
+def test_shared_prompts_have_every_cell() -> None:
+    shapes = {(cell.workload.prompt_length, cell.model, cell.checkpointing) for cell in shared_prompts.CELLS.values()}
+    models = ("vocabulary 512", "vocabulary 32,000")
+    assert shapes >= set(itertools.product((64, 256, 1024, 4096), models, (False, True)))
+
+
+@pytest.mark.long
+def test_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    """The packed trainer agrees with TRL's and with plain rows, and an interrupted run keeps its lines."""
+    path, clock = tmp_path / "lines.jsonl", iter(itertools.count())
+    chosen = [*on_gpu.cases([12], 4, ["sdpa"]), on_gpu.Case(4000, 4, None)]
+
+    load = harness.Workload(questions=2, num_generations=4, micro_batch=4, completion_length=6, sigma=0.5)
+
+    with path.open("w") as output:
+        lines = on_gpu.measure(
+            chosen,
+            lambda prompt_length: replace(load, prompt_length=prompt_length),
+            harness.Device(),
+            output,
+            peak_flops=1e9,
+            now=lambda: float(next(clock)),
+            deadline=99.0,
+        )
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines
+    stock, packed, fewer, plain, late = lines
+    for name in ("loss", "grad_norm", "entropy"):
+        assert packed[name] == pytest.approx(stock[name], rel=1e-4)
+        assert fewer[name] == pytest.approx(plain[name], rel=1e-4)
+    assert packed["grad_norm"] != pytest.approx(fewer["grad_norm"], rel=1e-2)
+    assert packed["check"]["tokens"] == load.lengths(0).sum()
+    assert (packed["obstacle"], plain["obstacle"]) == (None, "shared_prompts is off")
+    assert late["failed"] == "not run: no time left"
+    printed = on_gpu.table(lines)
+    assert printed.count("\n") == 1 + len(lines)
+    assert "| 12 | 4 | ours, sdpa |" in printed
+    assert printed.endswith("no time left | | | | | |")
+
+
+@pytest.mark.children
+def test_gpu_benchmark_needs_few_packages() -> None:
+    others = ["ijson", "math_verify", "matplotlib", "openai"]
+    block = f"import sys; sys.modules.update(dict.fromkeys({others}))"
+    subprocess.run([*python(), "-c", f"{block}; import benchmarks.on_gpu"], check=True, cwd=REPOSITORY)
+
+
+def test_flops_are_those_of_the_matrix_products() -> None:
+    """Without a prefix, every token of the completions runs through the model and the head."""
+    model = harness.Device().build()
+    tokens = torch.arange(24)[None]
+    with FlopCounterMode(display=False) as counter:
+        model(tokens)
+    counts = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    products = sum(count for name, count in counts.items() if "mm" in name)
+    scores = model.config.num_hidden_layers * 4 * model.config.hidden_size * (24 * 25 / 2)  # causal: half of a square
+    workload = harness.Workload(questions=1, prompt_length=1, completion_length=24, max_length=24)
+    assert on_gpu.needed_flops(model.config, workload, 0, 1) == pytest.approx(3 * (products + scores))
+    prompted = replace(workload, prompt_length=101)
+    assert on_gpu.needed_flops(model.config, prompted, 0, 8) < 8 * on_gpu.needed_flops(model.config, prompted, 0, 1)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
