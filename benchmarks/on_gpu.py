@@ -171,7 +171,7 @@ def train(
         "gibibytes": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
         "mfu": round(sum(flops) / sum(seconds) / peak_flops, 4) if peak_flops and seconds else None,
         **{name: trainer.state.log_history[0][name] for name in _EQUAL},
-        "check": checks[0] if checks else None,
+        "check": {name: max(check[name] for check in checks) for name in checks[0]} if checks else None,
         "obstacle": watch.obstacle,
     }
 

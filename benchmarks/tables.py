@@ -5,7 +5,7 @@ python -m benchmarks.tables
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.harness import RESULTS
@@ -20,6 +20,7 @@ def load(name: str) -> Any:
 def summary_table() -> str:
     """Make the table of speed and memory: one row per quantity. Times have their median and extremes over the pairs."""
     update, step, cost, memory = (load(name) for name in ("update_time", "whole_step", "selection_cost", "peak_memory"))
+    shared = load("shared_prompts")
     equal, tailed, dead = update.values()
     rows = [
         ("update time / TRL's, equal lengths, m = 2 of 8", _spread(equal["ratio"]["2"])),
@@ -29,6 +30,15 @@ def summary_table() -> str:
         (
             "update time / TRL's, equal lengths, half the groups all right or all wrong, m = G",
             _spread(dead["ratio"]["8"]),
+        ),
+        *(
+            (
+                f"update time / TRL's, prompts of {length} tokens, completions of about 128, m = {m}",
+                f"{_spread(measured['ratio'][selected])}; limit {measured['limit'][selected]['median']:.3f}",
+            )
+            for length in ("256", "1,024")
+            for measured in [shared[f"{length} tokens, vocabulary 512"]]
+            for selected, m in (("2", "2 of 8"), ("8", "G"))
         ),
         *(
             (
@@ -51,6 +61,36 @@ def summary_table() -> str:
         ),
     ]
     return "\n".join(["| measured | median (lowest to highest) |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+
+
+def shared_prompts_table() -> str:
+    """Make the table of update time with shared prompts, beside its limit: one row per cell, one column per m/G."""
+    return _by_fraction(
+        lambda cell, m: f"{_spread(cell['ratio'][m])}; limit {cell['limit'][m]['median']:.3f}", "update time / TRL's"
+    )
+
+
+def shared_prompts_memory_table() -> str:
+    """Make the table of peak memory with shared prompts, relative to TRL's: one row per cell, one column per m/G."""
+    return _by_fraction(lambda cell, m: _spread(cell["memory"][m]), "peak memory / TRL's")
+
+
+def _by_fraction(text: Callable[[Any, str], str], title: str) -> str:
+    fractions = (0.125, 0.25, 0.5, 1.0)
+    rows = [
+        f"| prompt | model | checkpointing | {title}, m = G/8 | m = G/4 | m = G/2 | m = G |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cells = load("shared_prompts").values()
+    for cell in sorted(cells, key=lambda cell: (_MODELS.index(cell["model"]), cell["checkpointing"], _prompt(cell))):
+        group = cell["workload"]["num_generations"]
+        by_fraction = {int(m) / group: text(cell, m) for m in cell["ratio"]}
+        columns = [by_fraction.get(fraction, "-") for fraction in fractions]
+        name = "Qwen2.5-0.5B" if cell["model"] == "0.5b" else cell["model"]
+        rows.append(
+            f"| {_prompt(cell):,} | {name} | {'on' if cell['checkpointing'] else 'off'} | {' | '.join(columns)} |"
+        )
+    return "\n".join(rows)
 
 
 def sft_table() -> str:
@@ -109,6 +149,7 @@ def features_table() -> str:
     return agreement_table(from_json(load("features")), head="feature of TRL")
 
 
+_MODELS = ["vocabulary 512", "vocabulary 32,000", "0.5b"]  # of the shared prompts, in the order of the table
 _YARDSTICKS = {"cpu update": "CPU update", "gpu update": "GPU update", "gpu step": "GPU step"}
 _STEPS = {
     "padding": "TRL's default: micro-batches of 8",
@@ -118,6 +159,11 @@ _STEPS = {
     "padding_free": "the same",
     "packing": "different: the same number of tokens, not of examples",
 }
+
+
+def _prompt(cell: Mapping[str, Any]) -> int:
+    length: int = cell["workload"]["prompt_length"]
+    return length
 
 
 def _spread(value: Mapping[str, float]) -> str:
@@ -133,5 +179,14 @@ def _worst(results: list[dict[str, Any]], yardstick: str) -> float:
 
 
 if __name__ == "__main__":
-    tables = [summary_table(), sft_table(), growth_table(), likelihood_table(), exponents_table(), features_table()]
+    tables = [
+        summary_table(),
+        shared_prompts_table(),
+        shared_prompts_memory_table(),
+        sft_table(),
+        growth_table(),
+        likelihood_table(),
+        exponents_table(),
+        features_table(),
+    ]
     sys.stdout.write("\n\n".join(tables) + "\n")

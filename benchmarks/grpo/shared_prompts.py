@@ -1,7 +1,7 @@
 """Measures time and peak memory of an update that runs each prompt once, relative to TRL's trainer on all rollouts.
 
     python -m benchmarks.grpo.shared_prompts
-    python -m benchmarks.grpo.shared_prompts --cells "256 tokens, vocabulary 512" --pairs 7
+    python -m benchmarks.grpo.shared_prompts --cells "256 tokens, vocabulary 512"
 
 A cell is a prompt length, a model, and gradient checkpointing on or off. The results are written after every pair of a
 cell. A command that was interrupted goes on where it stopped, and cells that have all their pairs are not measured
@@ -36,6 +36,7 @@ from benchmarks.harness import (
     Device,
     Workload,
     describe,
+    machine,
     make_trainer,
     quiet,
     run,
@@ -73,6 +74,7 @@ class Cell:
     checkpointing: bool = False
     selections: tuple[int, ...] = (1, 2, 4, 8)
     steps: int = 1  # measured steps of a training
+    pairs: int = 7
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -94,6 +96,7 @@ _LARGEST = Cell(
     "0.5b",
     checkpointing=True,
     selections=(1, 2, 4),
+    pairs=2,  # a pair takes minutes
     settings=(("optim", "sgd"),),  # AdamW would need 4 GB more
 )
 CELLS = {
@@ -195,18 +198,23 @@ def summarise(cell: Cell, pairs: Sequence[Mapping[str, Mapping[str, float]]]) ->
     }
 
 
-def measure(cells: Iterable[Cell], directory: Path, *, pairs: int) -> dict[str, Any]:
+def measure(cells: Iterable[Cell], directory: Path) -> dict[str, Any]:
     """Measure the pairs that the results in `directory` lack, write the results after each pair, and return them."""
     path = directory / f"{NAME}.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+    results: dict[str, Any] = {}
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["machine"] != machine():
+            sys.exit(f"{path} was measured on another machine or with other versions: use another --output_dir")
+        results = record["results"]
     for cell in cells:
         taken = results[cell.name]["pairs"] if cell.name in results else []
-        for pair in range(len(taken), pairs):
+        for pair in range(len(taken), cell.pairs):
             taken = [*taken, measure_pair(cell, pair)]
             results[cell.name] = summarise(cell, taken)
-            write(directory, NAME, {"pairs": pairs}, results, shared_prompts_figure(results))
+            write(directory, NAME, {}, results, shared_prompts_figure(results))
             medians = {m: value["median"] for m, value in results[cell.name]["ratio"].items()}
-            sys.stdout.write(f"{cell.name}: pair {pair + 1} of {pairs}, update time / TRL's: {medians}\n")
+            sys.stdout.write(f"{cell.name}: pair {pair + 1} of {cell.pairs}, update time / TRL's: {medians}\n")
             sys.stdout.flush()
     return results
 
@@ -216,11 +224,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), metavar="NAME")
-    parser.add_argument("--pairs", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(1)
     run(Workload(questions=1, completion_length=8, max_length=8), Device(), steps=0, selected=None)  # loads all modules
-    measure([CELLS[name] for name in given.cells], given.output_dir, pairs=given.pairs)
+    measure([CELLS[name] for name in given.cells], given.output_dir)
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ def test_shared_prompts_are_measured_pair_by_pair(tmp_path: Path) -> None:
     workload = shared_prompts.ShortStart(
         questions=2, num_generations=4, micro_batch=4, prompt_length=20, completion_length=6, max_length=6
     )
-    cell = shared_prompts.Cell(workload, "vocabulary 512", selections=(1,))
-    [first] = shared_prompts.measure([cell], tmp_path, pairs=1)[cell.name]["pairs"]
-    result = shared_prompts.measure([cell], tmp_path, pairs=2)[cell.name]  # goes on after the first pair
+    cell = shared_prompts.Cell(workload, "vocabulary 512", selections=(1,), pairs=2)
+    [first] = shared_prompts.measure([replace(cell, pairs=1)], tmp_path)[cell.name]["pairs"]
+    result = shared_prompts.measure([cell], tmp_path)[cell.name]  # goes on after the first pair
     assert result["pairs"][0] == first
     assert len(result["pairs"]) == 2
     for pair in result["pairs"]:
@@ -85,7 +85,7 @@ def test_shared_prompts_are_measured_pair_by_pair(tmp_path: Path) -> None:
         assert pair["1"]["cells"] == 2 * (19 + 6)  # the last token of a prompt runs with each completion
         assert all(values["seconds"] > 0 and values["mebibytes"] >= 0 for values in pair.values())
     assert result["limit"]["1"]["median"] == pytest.approx(50 / 208, abs=1e-4)
-    assert shared_prompts.measure([cell], tmp_path, pairs=2)[cell.name] == result  # nothing is left to do
+    assert shared_prompts.measure([cell], tmp_path)[cell.name] == result  # nothing is left to do
 
 
 def test_shared_prompts_have_every_cell() -> None:
@@ -162,12 +162,23 @@ def test_results_belong_to_the_current_workloads() -> None:
     sizes = {name: record["settings"][name] for name in ("completion_length", "max_length")}
     for name, (workload, _) in update_time.workloads(**sizes).items():
         assert record["results"][name]["workload"] == harness.describe(workload)
+    for name, measured in tables.load("shared_prompts").items():
+        cell = shared_prompts.CELLS[name]
+        assert measured["workload"] == harness.describe(cell.workload)
+        assert len(measured["pairs"]) == cell.pairs
+        assert measured["ratio"].keys() == set(map(str, cell.selections))
     assert tables.load("whole_step")["by_m"].keys() == set(map(str, whole_step.SELECTIONS))
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
 def test_summary_table_equals_the_results(page: str) -> None:
     assert tables.summary_table() in (REPOSITORY / page).read_text()
+
+
+def test_shared_prompts_tables_equal_the_results() -> None:
+    page = (REPOSITORY / "benchmarks/README.md").read_text()
+    assert tables.shared_prompts_table() in page
+    assert tables.shared_prompts_memory_table() in page
 
 
 @pytest.mark.parametrize("page", ["docs/data.md", "benchmarks/README.md"])
