@@ -200,22 +200,24 @@ def measure(
         deadline: when to be done.
     """
     lines = []
-    seconds_per_cell = 0.0  # the largest so far
+    latest: dict[str | None, tuple[float, float]] = {}  # cells and seconds of the latest training of each trainer
     for case in chosen:
         workload = make_workload(case.prompt_length)
         share = case.selected / workload.num_generations
         cells = workload.rollouts * (workload.prompt_length + workload.max_length) * share
+        before, seconds = latest.get(case.shared_prompts) or latest.get(None) or (cells, 0.0)
         started = now()
-        if started + seconds_per_cell * cells > deadline:
+        if started + seconds * max(1.0, cells / before) > deadline:
             result: dict[str, Any] = {"failed": "not run: no time left"}
         else:
             try:
                 result = train(case, workload, device, peak_flops=peak_flops, now=now, deadline=deadline)
             except RuntimeError as error:  # out of memory, or a kernel that does not compile on this GPU
-                result = {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
+                reason = str(error).strip().partition("\n")[0]
+                result = {"failed": f"{type(error).__name__}: {reason[:200]}"}
             gc.collect()
             torch.cuda.empty_cache()
-            seconds_per_cell = max(seconds_per_cell, (now() - started) / cells)
+            latest[case.shared_prompts] = cells, now() - started
         lines.append(asdict(case) | result)
         output.write(json.dumps(lines[-1]) + "\n")
         output.flush()
