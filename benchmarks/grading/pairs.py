@@ -35,6 +35,25 @@ def references() -> list[str]:
     return list(real) or list(dict.fromkeys(answer for _, answer, _ in cases()))
 
 
+def answer_pairs(path: Path | None = None) -> list[dict[str, Any]]:
+    """Returns the undisputed rows of a file of answer pairs: `reference`, `text`, `expected` and `kind`.
+
+    `path` is the file, by default the one of the tests.
+    """
+    path = path or REPOSITORY / "tests" / "grading" / "answer_pairs.jsonl"
+    pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in pairs if not row.get("debatable", False)]
+
+
+def right_answers() -> list[tuple[str, str]]:
+    """Returns the right answers of the test cases and pairs, as written in the box, with their references."""
+    from raml_trl.grading.boxes import extract_answer
+
+    texts = [(row["text"], row["reference"]) for row in answer_pairs() if row["expected"] == "correct"]
+    texts += [(text, answer) for text, answer, right in cases() if right]
+    return [(found, answer) for text, answer in texts if (found := extract_answer(text))]
+
+
 def real_pairs() -> list[tuple[str, str]]:
     """Returns real pairs, right and wrong, or [] if there are no real data.
 

@@ -71,7 +71,7 @@ _SPELLINGS = [
         (r"\sqrt", r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
         ("", r"\\leq(?:slant|q)?(?![A-Za-z])|<=", r"\\le "),
         ("", r"\\geq(?:slant|q)?(?![A-Za-z])|>=", r"\\ge "),
-        ("", r"\\neq(?![A-Za-z])|!=", r"\\ne "),
+        ("", r"\\neq(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
         (r"\lt", r"\\lt(?![A-Za-z])", "<"),
         (r"\gt", r"\\gt(?![A-Za-z])", ">"),
         (r"\varnothing", r"\\varnothing(?![A-Za-z])", r"\\emptyset "),

@@ -14,6 +14,8 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.relational import Relational
 from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
+from raml_trl.grading.roots import have_same_roots
+
 _DIGITS = 15
 _RELATIVE = 1e-5  # decimals are often rounded to six digits
 _STEP = 0.37  # distance between the values that two symbols get in a numerical comparison
@@ -82,7 +84,9 @@ def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
     """
     if isinstance(gold, Relational) and isinstance(target, Relational):
         # math-verify considers all relations without a solution equal.
-        return {symbol.name for symbol in gold.free_symbols} != {symbol.name for symbol in target.free_symbols}
+        if {symbol.name for symbol in gold.free_symbols} != {symbol.name for symbol in target.free_symbols}:
+            return True
+        return isinstance(gold, sympy.Eq) and isinstance(target, sympy.Eq) and not _same_equation(gold, target)
     if not (_is_scalar(gold) and _is_scalar(target)):
         return False
     names = sorted({symbol.name for symbol in gold.free_symbols | target.free_symbols})
@@ -96,6 +100,14 @@ def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
         return bool(a.is_finite and b.is_finite and abs(a - b) > _RELATIVE * abs(a))
     except (ArithmeticError, TypeError, ValueError, RecursionError):  # an expression has no value at this point
         return False
+
+
+def _same_equation(gold: sympy.Eq, target: sympy.Eq) -> bool:
+    """Return whether two equations have the same roots, or have the same sides if no root is found."""
+    same = have_same_roots(gold, target)
+    if same is None:
+        return {gold.lhs, gold.rhs} == {target.lhs, target.rhs} or (gold.lhs - gold.rhs).equals(target.lhs - target.rhs)
+    return same
 
 
 def _is_scalar(expression: sympy.Basic) -> bool:
