@@ -14,6 +14,18 @@ from typing import TypeAlias
 Row: TypeAlias = dict[str, object] | list[object]
 """A row: a mapping from column names to values, or a list of values whose positions are the columns."""
 
+
+class ExactFloat(float):
+    """A number with a decimal point or an exponent. `decimal` is its exact value, which a float may round."""
+
+    decimal: Decimal
+
+    def __new__(cls, text: str | Decimal) -> "ExactFloat":
+        number = super().__new__(cls, text)
+        number.decimal = Decimal(text)
+        return number
+
+
 _CHUNK_BYTES = 2**16
 _EXCERPT_CHARACTERS = 200
 _NOT_A_ROW = "not a row of columns"
@@ -41,7 +53,7 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Row | Fault]:
         if line.isspace():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_float=ExactFloat)
         except UnicodeDecodeError:
             yield Fault("line is not UTF-8", _excerpt(line.decode(errors="replace")))
         except json.JSONDecodeError as error:
@@ -77,9 +89,9 @@ def read_array(file: BufferedIOBase) -> Iterator[Row | Fault]:
 
 
 def _plain(value: object) -> object:
-    """Replace each Decimal by a float, as `json` would. ijson's own `use_float` rejects integers over 64 bits."""
+    """Replace each Decimal by an `ExactFloat`. ijson's own `use_float` rejects integers over 64 bits."""
     if isinstance(value, Decimal):
-        return float(value)
+        return ExactFloat(value)
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value

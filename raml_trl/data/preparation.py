@@ -21,6 +21,7 @@ from raml_trl.data.records import Question, Reject, Task, Trajectory, task_row
 from raml_trl.data.screening import REASONS, Refusal, Screen
 from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import DatasetReference
+from raml_trl.grading.references import KINDS, UnreadableKind
 from raml_trl.prompts import lay_out
 from raml_trl.render.tables import markdown_table
 from raml_trl.runtime.errors import InputError
@@ -29,7 +30,10 @@ from raml_trl.runtime.files import remove_partials, whole_file
 
 @dataclass
 class Counts:
-    """The number of rows read, of questions and trajectories kept, and of rows left out for each reason."""
+    """The number of rows read, of questions and trajectories kept, and of rows left out for each reason.
+
+    `unreadable_answers` counts the rows left out because of an answer that the grader cannot read, by kind.
+    """
 
     rows: int = 0
     questions: int = 0
@@ -37,9 +41,14 @@ class Counts:
     trajectories: int = 0
     correct_trajectories: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    unreadable_answers: Counter[UnreadableKind] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, int | dict[str, int]]:
-        return {**vars(self), "left_out": dict(self.left_out)}
+        return {
+            **vars(self),
+            "left_out": dict(self.left_out),
+            "unreadable_answers": {kind: self.unreadable_answers[kind] for kind in KINDS},
+        }
 
 
 def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[str], int] = len) -> Counts:
@@ -128,8 +137,11 @@ def _screen_tasks(
             continue
         kept = screen.check(task)
         if isinstance(kept, Refusal):
-            overlap = {"overlap": asdict(kept.overlap)} if kept.overlap else {}
-            reject(number, kept.reason, {**asdict(task.question), **overlap})
+            details: dict[str, object] = {"overlap": asdict(kept.overlap)} if kept.overlap else {}
+            if kept.kind is not None:
+                counts.unreadable_answers[kept.kind] += 1
+                details["kind"] = kept.kind
+            reject(number, kept.reason, {**asdict(task.question), **details})
             continue
         counts.questions += 1
         counts.questions_without_markup += kept.question.question != task.question.question
@@ -169,6 +181,9 @@ def _format_report(config: PrepareDataConfig, counts: Counts) -> str:
         markdown_table(table) if counts.left_out else "No row was left out.",
         "",
     ]
+    if counts.unreadable_answers:
+        kinds = ", ".join(f"{kind}: {counts.unreadable_answers[kind]:,}" for kind in KINDS)
+        lines += [f"Answers that the grader cannot read, by kind: {kinds}.", ""]
     if config.benchmarks:
         names = ", ".join(Path(DatasetReference.parse(name).name).name for name in config.benchmarks)
         lines += [

@@ -8,18 +8,21 @@ for each wrong one. The rollout datasets of the RaML paper have these columns, a
 
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 
 from raml_trl.data.columns import Columns, RowFormat, ask_for_choice, final_answer, find_columns, find_value
 from raml_trl.data.config import TableArguments
-from raml_trl.data.json_rows import Fault, Row
+from raml_trl.data.json_rows import ExactFloat, Fault, Row
 from raml_trl.data.records import Question, Reject, Task, Trajectory
 from raml_trl.data.tables import DataTable, open_table
-from raml_trl.grading.grader import readable
+from raml_trl.grading.references import unreadable_kind
 from raml_trl.runtime.errors import InputError
 
 _EXCERPT_COLUMNS = ("id", "question", "answer", "source")
 _EXCERPT_CHARACTERS = 2_000
+_SMALLEST_EXPONENT = -400  # smaller numbers are zero as floats
 
 
 def open_data(arguments: TableArguments) -> DataTable:
@@ -105,10 +108,10 @@ def stream_questions(table: DataTable) -> Iterator[Question]:
     """
     for task in stream_tasks(table):
         question = task.question
-        if not table.checked and not readable(question.answer):
+        if not table.checked and (kind := unreadable_kind(question.answer)):
             raise InputError(
-                f"{table.name}: the grader cannot read the answer {question.answer!r} of question {question.id}: "
-                "prepare_data leaves such questions out"
+                f"{table.name}: the grader cannot read the answer {question.answer!r} of question {question.id} "
+                f"({kind}): prepare_data leaves such questions out"
             )
         yield question
 
@@ -155,11 +158,24 @@ def _read_task(row: Row, columns: Columns, row_format: RowFormat, number: int, d
 def _read_text(value: object, name: str) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a column of integers with a missing value is read as floats
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, float):
+        return _spell(value, name)
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise _UnusableRow(f"no {name}" if value is None else f"{name} is not text")
+
+
+def _spell(value: float, name: str) -> str:
+    """Return the digits of a number without an exponent, and without a decimal point if it is an integer.
+
+    A column of integers with a missing value is read as floats.
+    """
+    if not isfinite(value):
+        raise _UnusableRow(f"{name} is NaN or infinite")
+    decimal = value.decimal if isinstance(value, ExactFloat) else Decimal(repr(value))
+    if decimal and decimal.adjusted() < _SMALLEST_EXPONENT:
+        raise _UnusableRow(f"{name} is too small for a number")
+    return str(int(decimal)) if decimal == decimal.to_integral_value() else format(decimal, "f")
 
 
 def _read_trajectories(row: Row, columns: Columns) -> Iterator[Trajectory]:

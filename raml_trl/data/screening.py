@@ -13,7 +13,7 @@ from math import inf
 
 from raml_trl.data.duplicates import Benchmarks, Overlap, SeenQuestions
 from raml_trl.data.records import Task
-from raml_trl.grading.grader import readable
+from raml_trl.grading.references import UnreadableKind, unreadable_kind
 
 REASONS: dict[str, str] = {
     "line is not JSON": "a line in the middle of the file cannot be parsed",
@@ -21,6 +21,8 @@ REASONS: dict[str, str] = {
     "not a row of columns": "a number, a string or null in place of a mapping",
     "id has come before": "two rows have the same id, by which samples are counted",
     "no question": "the question is missing or blank",
+    "answer is NaN or infinite": "a number in place of the answer that is not finite",
+    "answer is too small for a number": "a number below 1e-400 in place of the answer",
     "no answer": "the answer is missing or blank, or the solution has no final answer in the requested form",
     "garbled": "control characters in place of a ligature (fi, ff) or of the backslash of a TeX command",
     "solution in the question": "the question contains its own solution, or a boxed answer",
@@ -33,8 +35,8 @@ REASONS: dict[str, str] = {
 }
 """The explanation of each reason to leave a row out.
 
-`reading.read_tasks` checks for the first six reasons. `Screen` checks for the others, and again for a blank question or
-answer.
+`reading.read_tasks` checks for the first eight reasons. `Screen` checks for the others, and again for a blank question
+or answer.
 """
 
 _TAGS = "a|b|br|center|code|details|div|em|font|h[1-6]|hr|i|li|ol|p|pre|s|small|span|strong|summary|table|td|th|tr|u|ul"
@@ -68,10 +70,11 @@ _LOST_BACKSLASH = re.compile(r"\t(?:heta|imes|ext\{|riangle|frac)|\n(?:eq|abla)\
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason to leave a task out, and the overlap with a benchmark if that is the reason."""
+    """The reason to leave a task out, with the overlap with a benchmark or the kind of unreadable answer."""
 
     reason: str
     overlap: Overlap | None = None
+    kind: UnreadableKind | None = None
 
 
 class Screen:
@@ -124,8 +127,9 @@ class Screen:
         overlap = self.benchmarks.find(text, min_share=self.min_overlap)
         if overlap is not None:
             return Refusal("overlaps a benchmark", overlap)
-        if not readable(question.answer):
-            return Refusal("answer the grader cannot read")
+        kind = unreadable_kind(question.answer)
+        if kind is not None:
+            return Refusal("answer the grader cannot read", kind=kind)
         # This check comes last, so that a question left out for another reason does not make a usable copy a duplicate.
         if self.duplicates and (repeats := self._seen.add(text)) is not None:
             return Refusal(repeats)

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import FrameType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.equality import leaves, same
 from raml_trl.grading.notation import normalise
-from raml_trl.grading.numbers import has_huge_number, is_too_long
+from raml_trl.grading.numbers import has_huge_number, is_not_finite, is_too_long
 from raml_trl.grading.rule import MAX_STEPS, TooManyStepsError, undecided
 from raml_trl.prompts import find_style
 
@@ -28,6 +28,9 @@ SECONDS = 8.0
 """Time limit, in seconds, for parsing and comparing one pair of answers."""
 
 _AGAIN_SECONDS = 0.5
+
+Result = TypeVar("Result")
+Late = TypeVar("Late")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
     if outcome is None:
         assert predicted is not None
         load_algebra()
-        outcome = _limit_time(lambda: decide_with_algebra(predicted, answer), SECONDS)
+        outcome = limit_time(lambda: decide_with_algebra(predicted, answer), SECONDS, late="timeout")
     return Grade(outcome == "correct", layout, outcome)
 
 
@@ -79,7 +82,7 @@ def formatted(text: str, style: str) -> bool:
 
 def readable(answer: str) -> bool:
     """Return whether completions can be graded against the reference `answer`."""
-    if is_too_long(answer) or not normalise(answer):
+    if is_too_long(answer) or is_not_finite(answer) or not normalise(answer):
         return False
     return has_huge_number(answer) or all(map(_parses, leaves(answer)))
 
@@ -91,9 +94,9 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
     """
     if not predicted:
         return "no answer"
-    if is_too_long(predicted):
+    if is_too_long(predicted) or is_not_finite(predicted):
         return "unreadable answer"
-    if is_too_long(answer):
+    if is_too_long(answer) or is_not_finite(answer):
         return "unreadable reference"
     try:
         verdict = same(predicted, answer, undecided, max_steps=MAX_STEPS)
@@ -140,8 +143,8 @@ class _LateError(BaseException):
     """Raised at the time limit. Not an `Exception`, because math-verify would catch that and report "not equal"."""
 
 
-def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
-    """Return `decide()`, or "timeout" if the call takes more than `seconds`. Other threads have no limit."""
+def limit_time(decide: Callable[[], Result], seconds: float, *, late: Late) -> Result | Late:
+    """Return `decide()`, or `late` if the call takes more than `seconds`. Only the main thread has a limit."""
     if threading.current_thread() is not threading.main_thread():
         return decide()
 
@@ -153,14 +156,14 @@ def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
         if not finished and _may_raise(frame):
             raise _LateError
 
-    outcome: Outcome = "timeout"
+    result: Result | Late = late
     previous = signal.signal(signal.SIGALRM, expire)
     started = time.monotonic()
     # The alarm repeats, because a library may swallow the exception or `_may_raise` may postpone it.
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
     try:
         try:
-            outcome = decide()
+            result = decide()
         finally:
             finished = True
     except _LateError:
@@ -170,16 +173,16 @@ def _limit_time(decide: Callable[[], Outcome], seconds: float) -> Outcome:
         signal.signal(signal.SIGALRM, previous)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)
-    return "timeout" if expired else outcome  # an outcome reached after a swallowed exception is not reliable
+    return late if expired else result  # a result reached after a swallowed exception is not reliable
 
 
 def _may_raise(frame: FrameType | None) -> bool:
-    """Return whether an exception raised in `frame` reaches `_limit_time` and does no damage on the way.
+    """Return whether an exception raised in `frame` reaches `limit_time` and does no damage on the way.
 
     Python ignores an exception in a finalizer (with a warning), and an exception in an import leaves broken modules
     behind. Finalizers and imports end soon, and the alarm repeats, so a later alarm can raise.
     """
-    while frame is not None and frame.f_code is not _limit_time.__code__:
+    while frame is not None and frame.f_code is not limit_time.__code__:
         if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
             return False
         frame = frame.f_back

@@ -26,6 +26,7 @@ _PLAIN = re.compile(r"[+-]?[0-9]{1,100}", re.ASCII)
 _MIXED = re.compile(r"([+-]?\s*[0-9]{1,100})\s+([0-9]{1,100}\s*/\s*[0-9]{1,100})", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?[0-9,]*\.([0-9]+)", re.ASCII)
 _FRACTION = re.compile(r"\\frac \{ [0-9]+ \} \{ [0-9]+ \}", re.ASCII)
+_NOT_FINITE = re.compile(r"[+-]?\s*(?:nan|inf|infinity)", re.IGNORECASE)
 _TIMES = {"*", r"\cdot", r"\times", r"\ast"}
 _OVER = {"/", r"\div"}
 _CLOSING = {"(": ")", "{": "}"}
@@ -69,6 +70,11 @@ def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> 
         return False
     digits = decimal.lstrip("+-0.,").replace(".", "").replace(",", "")
     return len(digits) >= _ROUNDED_DIGITS and 2 * abs(rounded - value) * 10 ** len(match[1]) <= 1
+
+
+def is_not_finite(answer: str) -> bool:
+    r"""Return whether an answer is NaN or infinity, as programs write them. The mathematical \infty is none of them."""
+    return _NOT_FINITE.fullmatch(answer.strip()) is not None
 
 
 def is_too_long(answer: str) -> bool:

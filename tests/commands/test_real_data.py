@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raml_trl.grading.references import KINDS
 from raml_trl.runtime.files import read_rows
 from tests.helpers import REPOSITORY
 from tests.helpers.preloaded import python
@@ -34,6 +35,7 @@ def test_sft_data(shared_data: Path, tmp_path: Path) -> None:
         "trajectories": 5276,
         "correct_trajectories": 290 + 2 * 236 + 3 * 205 + 4 * 156,
         "left_out": {},
+        "unreadable_answers": dict.fromkeys(KINDS, 0),
     }
     written = next(row for row in read_rows(tmp_path / "trajectories-00000.parquet") if sum(row["labels"]))
     trajectory = written["generations"][written["labels"].index(1)]
@@ -55,13 +57,17 @@ def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
         "solution in the question": 4,
         "answer the grader cannot read": 4,
     }
+    unreadable = {kind: number for kind, number in counts["unreadable_answers"].items() if number}
+    assert unreadable == {"dots": 1, "relation": 3}
     assert counts["questions"] == 2000 - 76 - 14 - 4 - 4 - 4 - 4
     assert counts["questions_without_markup"] == 56
     rejects = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
     assert Counter(row["reason"] for row in rejects) == counts["left_out"]
+    assert Counter(row["kind"] for row in rejects if "kind" in row) == unreadable
     assert len({row["row"] for row in rejects}) == len(rejects)
     report = (tmp_path / "data" / "report.md").read_text()
     assert all(f"| {reason} " in report for reason in counts["left_out"])
+    assert "dots: 1, relation: 3, words: 0" in report
 
 
 @pytest.mark.slow

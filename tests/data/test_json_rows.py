@@ -3,11 +3,12 @@
 import io
 import json
 import tracemalloc
+from decimal import Decimal
 
 import pytest
 
 from raml_trl.data import json_rows
-from raml_trl.data.json_rows import CutShort, Fault, read_array, read_lines
+from raml_trl.data.json_rows import CutShort, ExactFloat, Fault, read_array, read_lines
 
 ROWS: list[object] = [{"a": 1, "b": "x, ] } \\ é"}, [{"from": "human"}, {"nested": [1, [2]]}], {}, {"long": "y" * 300}]
 NUMBERS = {"integer": 3, "negative": -2.5e-3, "large": 10**30, "whole": 2.0, "infinite": float("1e400"), "none": None}
@@ -50,7 +51,19 @@ def test_numbers_are_those_of_json() -> None:
     text = json.dumps([NUMBERS, [NUMBERS]]).replace("Infinity", "1e400")
     rows = list(read_array(io.BytesIO(text.encode())))
     assert rows == json.loads(text)
-    assert [type(value) for value in rows[0].values()] == [type(value) for value in NUMBERS.values()]
+    for value, number in zip(rows[0].values(), NUMBERS.values(), strict=True):
+        assert isinstance(value, type(number))
+
+
+@pytest.mark.parametrize("number", ["1e-07", "12.50", "1e23", "0.1000000000000000055511151231257827", "-3E+2", "2.0"])
+def test_a_decimal_keeps_its_exact_value(number: str) -> None:
+    [of_line] = read_lines([f'{{"a": {number}}}'.encode()])
+    [of_array] = read_array(io.BytesIO(f'[{{"a": {number}}}]'.encode()))
+    for row in (of_line, of_array):
+        assert isinstance(row, dict)
+        value = row["a"]
+        assert isinstance(value, ExactFloat)
+        assert (value, value.decimal) == (float(number), Decimal(number))
 
 
 def test_an_array_is_not_held_in_memory() -> None:

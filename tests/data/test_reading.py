@@ -1,6 +1,7 @@
 """Tests that questions and trajectories are read from rows of every format, and that unusable rows are rejected."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 from raml_trl.data.config import TableArguments
 from raml_trl.data.reading import load_questions, load_texts, open_data, read_tasks, stream_questions, stream_tasks
 from raml_trl.data.records import Question, Reject, Task, Trajectory, task_row
+from raml_trl.data.screening import REASONS
 from raml_trl.data.shards import TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
+from raml_trl.grading.notation import normalise
+from raml_trl.grading.numbers import exact
 from raml_trl.runtime.errors import InputError
 
 ROLLOUTS = [
@@ -102,6 +106,37 @@ def test_columns_and_answer_forms_of_a_recipe(tmp_path: Path) -> None:
     [task] = read_tasks(open_data(TableArguments(dataset_name=name, answer_form="hashes")))
     assert isinstance(task, Task)
     assert task.question.answer == "2"
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        ("1e-07", "0.0000001"),
+        ("2.5e-05", "0.000025"),
+        ("1e23", "1" + "0" * 23),
+        ("12345678901234567890.5", "12345678901234567890.5"),
+        ("3.0", "3"),
+        ("-0.0", "0"),
+        ("7", "7"),
+        ("1.50", "1.50"),
+    ],
+)
+def test_a_number_keeps_its_exact_value(tmp_path: Path, number: str, answer: str) -> None:
+    for name, text in (("lines.jsonl", "{}\n"), ("array.json", "[{}]")):
+        (tmp_path / name).write_text(text.format(f'{{"problem": "1+1", "answer": {number}}}'))
+        [question] = load_questions(str(tmp_path / name))
+        assert question.answer == answer
+        assert exact(normalise(question.answer)) == Fraction(number)
+
+
+def test_numbers_that_are_not_finite_are_rejected(tmp_path: Path) -> None:
+    numbers = ("NaN", "Infinity", "-Infinity", "1e999", "1e-999", "5")
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"problem": "p", "answer": {number}}}\n' for number in numbers))
+    *rejects, task = read_tasks(open_data(TableArguments(dataset_name=str(tmp_path / "rows.jsonl"))))
+    reasons = [reject.reason for reject in rejects if isinstance(reject, Reject)]
+    assert reasons == [*["answer is NaN or infinite"] * 4, "answer is too small for a number"]
+    assert set(reasons) < REASONS.keys()
+    assert isinstance(task, Task)
 
 
 def test_where_selects_rows(tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ def test_each_reason(question: str, answer: str, reason: str) -> None:
     assert reason in REASONS
 
 
+def test_a_refusal_names_the_kind_of_an_unreadable_answer() -> None:
+    for answer, kind in (("$$", "blank"), (r"(1, \ldots, 1)", "dots"), ("nan", "NaN or infinite"), ("3", None)):
+        checked = Screen().check(task("What is it?", answer))
+        assert (checked.kind if isinstance(checked, Refusal) else None) == kind
+
+
 def test_duplicates_of_both_kinds() -> None:
     screen = Screen()
     assert isinstance(screen.check(task("What is $x$ ?")), Task)

@@ -1,0 +1,58 @@
+"""Finds references that the grader cannot read, and says of which kind they are."""
+
+import re
+from typing import Literal, get_args
+
+from raml_trl.grading.grader import SECONDS, limit_time, readable
+from raml_trl.grading.notation import normalise, plain
+from raml_trl.grading.numbers import is_not_finite, is_too_long
+
+UnreadableKind = Literal[
+    "blank", "NaN or infinite", "too long", "unbalanced", "dots", "relation", "words", "too slow", "other"
+]
+"""The kinds of references that the grader cannot read, in the order in which `unreadable_kind` looks for them."""
+
+KINDS: tuple[UnreadableKind, ...] = get_args(UnreadableKind)
+
+_DOTS = re.compile(r"\\[lcdv]?dots(?![A-Za-z])|\.\.\.|…")
+_RELATION = re.compile(
+    r"\\(?:parallel|perp|sim|simeq|cong|equiv|mid|nmid|ne|not|in|notin|subset|subseteq|implies|iff|to|rightarrow"
+    r"|Rightarrow|triangle|angle|forall|exists|land|lor)(?![A-Za-z])|[=<>]|\\[lg]e(?![A-Za-z])"
+)
+_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}[ ,]+[A-Za-z]{2,}|[\u0400-\u04ff\u4e00-\u9fff]{2,}")
+
+
+def unreadable_kind(answer: str) -> UnreadableKind | None:
+    """Return why no completion can be graded against the reference `answer`, or None if completions can be graded.
+
+    The kind is "too slow" if reading takes longer than `grader.SECONDS`; that limit applies on the main thread only.
+    """
+    if is_too_long(answer):
+        return "too long"
+    can_read = limit_time(lambda: readable(answer), SECONDS, late=None)
+    if can_read is None:
+        return "too slow"
+    if can_read:
+        return None
+    spelled = normalise(answer)
+    if not spelled:
+        return "blank"
+    if is_not_finite(answer):
+        return "NaN or infinite"
+    if not _balances(spelled):
+        return "unbalanced"
+    if _DOTS.search(spelled):
+        return "dots"
+    if _WORDS.search(plain(spelled)):
+        return "words"
+    return "relation" if _RELATION.search(spelled) else "other"
+
+
+def _balances(spelled: str) -> bool:
+    r"""Return whether the braces of `spelled` balance, apart from `\{` and `\}`."""
+    depth = 0
+    for token in re.findall(r"\\.|[{}]", spelled, re.DOTALL):
+        depth += (token == "{") - (token == "}")
+        if depth < 0:
+            return False
+    return depth == 0
