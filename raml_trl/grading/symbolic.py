@@ -1,4 +1,4 @@
-r"""Compares two expressions with computer algebra. This is the only module that imports math-verify and sympy.
+r"""Compares two expressions with computer algebra. Only this module and `roots` import math-verify or sympy.
 
 Importing this module takes about a second, and most pairs need no algebra, so `grader` imports it on first use. A
 comparison may take any amount of time and memory, so callers must limit them.
