@@ -30,7 +30,6 @@ SECONDS = 8.0
 _AGAIN_SECONDS = 0.5
 
 Result = TypeVar("Result")
-Late = TypeVar("Late")
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,7 @@ def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
     """
     layout = formatted(text, style)
     predicted = extract_answer(text)
-    outcome = decide_without_algebra(predicted, answer)
-    if outcome is None:
-        assert predicted is not None
-        load_algebra()
-        outcome = limit_time(lambda: decide_with_algebra(predicted, answer), SECONDS, late="timeout")
+    outcome = decide_without_algebra(predicted, answer) or _decide_in_time(predicted, answer)
     return Grade(outcome == "correct", layout, outcome)
 
 
@@ -139,11 +134,17 @@ def _parses(expression: str) -> bool:
     return bool(parse_expression(expression))
 
 
+def _decide_in_time(predicted: str | None, answer: str) -> Outcome:
+    assert predicted is not None
+    load_algebra()
+    return limit_time(lambda: decide_with_algebra(predicted, answer), SECONDS, late="timeout")
+
+
 class _LateError(BaseException):
     """Raised at the time limit. Not an `Exception`, because math-verify would catch that and report "not equal"."""
 
 
-def limit_time(decide: Callable[[], Result], seconds: float, *, late: Late) -> Result | Late:
+def limit_time(decide: Callable[[], Result], seconds: float, *, late: Result) -> Result:
     """Return `decide()`, or `late` if the call takes more than `seconds`. Only the main thread has a limit."""
     if threading.current_thread() is not threading.main_thread():
         return decide()
@@ -156,7 +157,7 @@ def limit_time(decide: Callable[[], Result], seconds: float, *, late: Late) -> R
         if not finished and _may_raise(frame):
             raise _LateError
 
-    result: Result | Late = late
+    result = late
     previous = signal.signal(signal.SIGALRM, expire)
     started = time.monotonic()
     # The alarm repeats, because a library may swallow the exception or `_may_raise` may postpone it.
