@@ -44,6 +44,7 @@ GRADERS = {
 def child(name: str) -> None:
     """Runs the grader `name` in a child process, which reads a pair per line and writes a verdict per line."""
     judge = GRADERS[name]()
+    judge(r"\boxed{\sqrt{2}}", r"\sqrt{3}")  # the first verdict imports modules, which is not part of the time limit
     sys.stdout.write("ready\n")
     for line in sys.stdin:
         try:

@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.grading.pairs import references, right_answers
 from benchmarks.grading.values import differ
 from raml_trl.data.arithmetic import generate_questions
+from raml_trl.grading.grader import SECONDS
 from raml_trl.grading.pool import GradingPool
 
 BATCH = 500
@@ -393,15 +394,17 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="child processes that run algebra")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of one comparison by algebra")
     parser.add_argument("--output", type=Path, help="file for the accepted mutations, as JSON Lines")
     given = parser.parse_args()
     drawn, started = random.Random(given.seed), time.perf_counter()
     made, passed = Counter[str](), list[Mutation]()
     source = islice(mutations(drawn, right_pairs(given.seed)), given.mutations)
-    with GradingPool(given.workers) as pool:
+    with GradingPool(given.workers, seconds=given.seconds) as pool:
         while batch := list(islice(source, BATCH)):
             made.update(mutation.kind for mutation in batch)
             passed += accepted(pool, batch)
+            print(f"{made.total():,} made, {len(passed)} accepted", file=sys.stderr)
     if given.output:
         given.output.write_text("".join(json.dumps(asdict(mutation)) + "\n" for mutation in passed), encoding="utf-8")
     by_kind = Counter(mutation.kind for mutation in passed)
