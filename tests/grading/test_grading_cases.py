@@ -20,7 +20,7 @@ from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.equality import leaves, same
 from raml_trl.grading.grader import decide_with_algebra, decide_without_algebra, grade, readable
 from raml_trl.grading.notation import normalise
-from raml_trl.grading.numbers import exact, same_number
+from raml_trl.grading.numbers import exact, is_not_finite, same_number
 from raml_trl.grading.pool import GradingPool
 from tests.helpers.grading_cases import BOMBS, BOXES, CASES, TEXTS
 
@@ -229,7 +229,7 @@ def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: st
 @settings(max_examples=2_000)
 def test_garbled_answer_equals_itself(answer: str) -> None:
     assert decide_without_algebra(answer, answer) in ("correct", "no answer", "unreadable answer", None)
-    if normalise(answer) and len(answer) < 100:
+    if normalise(answer) and len(answer) < 100 and not is_not_finite(answer):
         assert decide_without_algebra(answer, answer) == "correct"
 
 
