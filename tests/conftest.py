@@ -26,8 +26,18 @@ def pytest_configure(config: pytest.Config) -> None:
     watch_child_processes(config)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with child processes first. If a long file came last, one worker would wait for the other."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect tests that need a GPU, if there is none. Run the files with child processes first.
+
+    If a long file came last, one worker would wait for the other.
+    """
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            items[:] = [item for item in items if item not in on_gpu]
+            config.hook.pytest_deselected(items=on_gpu)
     slow_files = {item.path for item in items if item.get_closest_marker("children")}
     items.sort(key=lambda item: item.path not in slow_files)
 

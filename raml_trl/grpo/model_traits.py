@@ -46,6 +46,9 @@ class TraitsReader(TrainerCallback):
             return
         traits = read_traits(trainer)
         trainer.packing.start(trainer.model, trainer.ref_model, trainer.args, traits)
+        with _kept_modes(trainer.model), _kept_random_states(trainer.accelerator.device):
+            trainer.model.train()
+            trainer.packing.probe(trainer.model, trainer.processing_class, trainer.args)
         trainer.set_model_traits(traits)
         if trainer.accelerator.is_main_process:
             for remark in trainer.args.row_remarks(traits):

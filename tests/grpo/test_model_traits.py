@@ -26,19 +26,9 @@ from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules
 from raml_trl.grpo.model_traits import read_traits, width_limit
 from raml_trl.runtime.errors import InputError
 from tests.grpo.test_config import make_config
+from tests.helpers.architectures import GPT2, LONGROPE, NO_DROPOUT, ROTARY, SMALL
 from tests.helpers.trainers import make_trainer, weights
 
-SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-ROTARY = SMALL | {"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32, "max_position_embeddings": 128}
-GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10_000.0,
-    "short_factor": [1.0] * 8,
-    "long_factor": [4.0] * 8,
-    "original_max_position_embeddings": 64,
-}
 CONFIGS: dict[str, Any] = {
     "GPT-2": GPT2Config(**GPT2, **NO_DROPOUT),
     "GPT-2 with dropout": GPT2Config(**GPT2),

@@ -26,7 +26,9 @@ from raml_trl.grpo.packing.gpu_attention import attend_flex, attend_varlen
 from raml_trl.grpo.packing.layout import Layout, is_layout
 
 Backend = Literal["sdpa", "flex", "flash"]
-_NOT_SUPPORTED = ("softcap", "s_aux", "position_bias")  # arguments of attention functions that change the scores
+_FLASH_TYPES = (torch.bfloat16, torch.float16)
+# Arguments of attention functions that change the scores, or the tokens that a token attends to.
+_NOT_SUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
 
 
 class Attend(Protocol):
@@ -57,11 +59,22 @@ def register(backend: Backend, ordinary: str) -> str:
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
     """Return the fastest backend that works on `device` for queries and keys of type `dtype`."""
-    if device.type != "cuda":
-        return "sdpa"
-    if find_spec("flash_attn") is not None and dtype in (torch.bfloat16, torch.float16):
-        return "flash"
-    return "flex"
+    order: tuple[Backend, ...] = ("flash", "flex", "sdpa")
+    return next(backend for backend in order if find_backend_obstacle(backend, device, dtype) is None)
+
+
+def find_backend_obstacle(backend: Backend, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return the reason why a backend does not work on `device` for queries and keys of type `dtype`; None if it does.
+
+    The reason is worded to follow the word "because".
+    """
+    if backend != "sdpa" and device.type != "cuda":
+        return f"{backend} attention needs a GPU with CUDA"
+    if backend == "flash" and find_spec("flash_attn") is None:
+        return "the package flash_attn is not installed"
+    if backend == "flash" and dtype not in _FLASH_TYPES:
+        return f"flash attention does not support {dtype}"
+    return None
 
 
 def attention_forward(
@@ -78,13 +91,18 @@ def attention_forward(
     """Compute attention as one layer of a model of transformers asks for it; returns `(1, T, H, D)` and None.
 
     Raises:
-        ValueError: if the model changes attention scores in a way that no backend supports.
+        ValueError: if the layer changes attention in a way that no backend supports, or does not pass on its window.
     """
     if not is_layout(attention_mask):
         return ordinary(module, query, key, value, attention_mask, *args, **kwargs)
+    window = kwargs.get("sliding_window")
     for name in _NOT_SUPPORTED:
         if kwargs.get(name) is not None:
             raise ValueError(f"attention over packed rows does not support {name!r} of {type(module).__name__}")
+    if (window is not None) != _has_window(module):
+        raise ValueError(
+            f"{type(module).__name__} has a sliding window in its config or in its attention, but not both"
+        )
     repeats = query.size(1) // key.size(1)
     output = attend(
         query,
@@ -92,9 +110,21 @@ def attention_forward(
         repeat_kv(value, repeats),
         Layout.decode(attention_mask),
         scale=kwargs.get("scaling"),
-        window=kwargs.get("sliding_window"),
+        window=window,
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _has_window(module: nn.Module) -> bool:
+    """Return whether the config of a model gives one of its layers a sliding window.
+
+    Some models apply it only in their mask (PhiMoE), so their layers do not pass it to the attention function.
+    """
+    config, index = getattr(module, "config", None), getattr(module, "layer_idx", None)
+    types = getattr(config, "layer_types", None)
+    if types is not None and index is not None:
+        return types[index] == "sliding_attention"
+    return getattr(config, "sliding_window", None) is not None
 
 
 def attend_sdpa(

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import pad
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 from raml_trl.grpo.packing.layout import Layout
@@ -25,8 +26,15 @@ _KEPT = 8  # layouts, times the windows that a model uses
 def attend_flex(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
 ) -> Tensor:
-    """Compute `Attend` by torch's flex attention."""
+    """Compute `Attend` by torch's flex attention.
+
+    On a CPU it is not compiled and has no backward pass, which is enough to test its mask.
+    """
     mask = block_mask(layout, window, query.device)
+    if query.device.type == "cpu":
+        output = flex_attention(query, key, value, block_mask=mask, scale=scale)
+        assert isinstance(output, Tensor)
+        return output
     output = compile_friendly_flex_attention(
         query, key, value, block_mask=mask, scale=scale, training=query.requires_grad
     )
@@ -52,7 +60,8 @@ def attend_varlen(
     """
     if flash is None:
         flash = import_module("flash_attn").flash_attn_varlen_func
-    sequences = sequences_of(layout, query.device)
+    sequences, width = sequences_of(layout, query.device), value.size(-1)
+    value = pad(value, (0, query.size(-1) - width))  # flash attention needs values as wide as queries
     heads_last = (part[0].transpose(0, 1) for part in (query, key, value))  # each (T, H, D)
     queries, keys, values = heads_last
     output = flash(
@@ -67,7 +76,7 @@ def attend_varlen(
         causal=True,
         window_size=(-1, -1) if window is None else (window - 1, 0),
     )
-    return output.transpose(0, 1)[None]
+    return output.transpose(0, 1)[None, ..., :width]
 
 
 class Sequences(NamedTuple):

@@ -1,9 +1,9 @@
 """Calls a model with packed rows in place of the padded batch that TRL passes to it.
 
 TRL's method that computes log-probabilities calls a function instead of the model, and gets what the model would have
-returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is
-not, and the first batch of a run is also computed the plain way. If the results differ by more than rounding, rows are
-no longer packed.
+returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is not. A few
+rows before training, the first batch with gradient and the first without are also computed the plain way. If the
+results differ by more than rounding, rows are no longer packed.
 
 Shapes: N rows padded to S tokens; T tokens in the packed row, of which L are in branches.
 """
@@ -17,19 +17,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, is_peft_model
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.micro_batches import ModelTraits
-from raml_trl.grpo.packing.attention import choose_backend, register
+from raml_trl.grpo.model_traits import padded_rows
+from raml_trl.grpo.packing.attention import choose_backend, find_backend_obstacle, register
 from raml_trl.grpo.packing.layout import Layout, PackedRows, is_layout, pack_rows
-from raml_trl.grpo.packing.self_check import Difference, measure_difference
+from raml_trl.grpo.packing.self_check import FAILED, Difference, measure_difference
 from raml_trl.grpo.packing.support import find_obstacle
 from raml_trl.runtime.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+# What a model raises on a mask that it does not expect. If the reason is another, the plain rows raise it again.
+_ERRORS_OF_MODELS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _INPUTS = {"input_ids", "attention_mask", "labels", "fused_lm_head"}
 
 
@@ -45,7 +49,7 @@ class PackedModel:
         self.obstacle: str | None = "training has not begun"
         self._restore: list[Callable[[], None]] = []
         self._dtype = torch.float32
-        self._checked = False
+        self._checked: set[bool] = set()  # with and without gradient
 
     def start(self, model: nn.Module, ref_model: nn.Module | None, args: SubsetGRPOConfig, traits: ModelTraits) -> None:
         """Begin to pack rows, unless the settings, the model or its traits forbid it.
@@ -67,27 +71,28 @@ class PackedModel:
         models = [self._unwrap(each) for each in (model, ref_model) if each is not None]
         obstacle = find_obstacle(models[0], traits)
         if obstacle is not None:
-            if setting != "auto":
-                raise InputError(f"shared_prompts is {setting!r}, but {obstacle}: set it to auto or off")
-            if args.max_tokens_per_micro_batch is not None:
-                raise InputError(f"max_tokens_per_micro_batch needs packed rows, but {obstacle}: leave it out")
+            check_wish(args, obstacle)
             self._log(f"shared_prompts: off, because {obstacle}")
             self.obstacle = obstacle
             return
+        device = self.accelerator.device
         self._dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else models[0].dtype
-        backend = choose_backend(self.accelerator.device, self._dtype) if setting == "auto" else setting
+        backend = choose_backend(device, self._dtype) if setting == "auto" else setting
+        obstacle = find_backend_obstacle(backend, device, self._dtype)
+        if obstacle is not None:
+            check_wish(args, obstacle)
         for each in models:
             ordinary = str(each.config._attn_implementation)
             each.set_attn_implementation(register(backend, ordinary))
             hook = each.base_model.register_forward_hook(_keep_branches, with_kwargs=True)
             self._restore += [hook.remove, partial(each.set_attn_implementation, ordinary)]
-        if self.accelerator.device.type == "cpu":
+        if device.type == "cpu":
             # RaML: smaller tiles of the logits are faster on a CPU, and take less memory. The backward pass reads the
             # size again, so it is set while rows are packed.
             head: Any = import_module("trl.kernels.chunked_logprob")
             self._restore.append(partial(setattr, head, "TOKEN_CHUNK_SIZE", head.TOKEN_CHUNK_SIZE))
             head.TOKEN_CHUNK_SIZE = cpu_tile(models[0].config.get_text_config().vocab_size)
-        self.obstacle, self._checked = None, False
+        self.obstacle, self._checked = None, set()
         self._log(f"shared_prompts: each prompt runs once per micro-batch, without padding (attention: {backend})")
 
     def stop(self, obstacle: str) -> None:
@@ -105,29 +110,60 @@ class PackedModel:
         if set(inputs) != _INPUTS:
             return model(**inputs)
         packed = pack_rows(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-        if packed is not None and not self._checked:
-            self._check(model, packed, inputs)
+        if self.obstacle is None and torch.is_grad_enabled() not in self._checked:
+            tokens = self._check(model, packed, inputs)
+            self._checked |= {torch.is_grad_enabled()} if tokens else set()
         if packed is None or self.obstacle is not None:
             return model(**inputs)
         return _run(model, packed, inputs["input_ids"])
 
-    def _check(self, model: nn.Module, packed: PackedRows, inputs: dict[str, Any]) -> None:
-        """Compare packed rows with plain rows, and stop packing if they differ by more than rounding.
+    def probe(self, model: nn.Module, tokenizer: Any, args: SubsetGRPOConfig) -> None:
+        """Stop packing if it changes the results of a model on a few short rows.
 
-        The processes decide alike. A batch without tokens to predict on any process decides nothing.
+        So a model that cannot be trusted is found before rows are dealt. Longer rows, as those of the first batch, can
+        still show other differences.
+
+        Raises:
+            InputError: as `start` does.
         """
-        difference = measure_difference(
-            self.accelerator.unwrap_model(model),
-            inputs,
-            lambda model: _run(model, packed, inputs["input_ids"]),
-            sharded=self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED),
-        )
+        if self.obstacle is None:
+            ids, mask = padded_rows(tokenizer)[0]
+            half = ids.size(1) // 2
+            ids[1::2, :-half] = ids[::2, :-half]  # each prompt has two completions
+            labels = ids.masked_fill(torch.arange(ids.size(1)) < ids.size(1) - half, -100)
+            inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+            inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
+            with self.accelerator.autocast():
+                self._check(model, pack_rows(**inputs), inputs | {"fused_lm_head": True})
+            if self.obstacle is not None:
+                check_wish(args, self.obstacle)
+
+    def _check(self, model: nn.Module, packed: PackedRows | None, inputs: dict[str, Any]) -> int:
+        """Compare packed rows with plain rows, and stop packing if they differ by more than rounding, or do not run.
+
+        The processes decide alike.
+
+        Returns:
+            The largest number of tokens that a process has compared. If it is 0, nothing was decided.
+        """
+
+        def run(model: nn.Module) -> Any:
+            return model(**inputs) if packed is None else _run(model, packed, inputs["input_ids"])
+
+        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        failure = None
+        try:
+            difference = measure_difference(self.accelerator.unwrap_model(model), inputs, run, sharded=sharded)
+        except _ERRORS_OF_MODELS as error:
+            if should_reduce_batch_size(error):
+                raise  # memory is short
+            difference, failure = FAILED, f"the model does not run on packed rows: {type(error).__name__}: {error}"
         values = torch.tensor(difference, device=self.accelerator.device)[None]
         difference = Difference(*self.accelerator.gather(values).max(dim=0).values.tolist())
-        self._checked = difference.tokens > 0
         if not difference.is_rounding(self._dtype):
-            self.stop(f"packed rows change the results of this model: {difference}")
+            self.stop(failure or f"packed rows change the results of this model: {difference}")
             self._log(f"shared_prompts: off, because {self.obstacle}", logging.WARNING)
+        return int(difference.tokens)
 
     def _unwrap(self, model: nn.Module) -> PreTrainedModel:
         """Return the model without the wrappers of accelerate and PEFT."""
@@ -147,6 +183,14 @@ def cpu_tile(vocabulary: int) -> int:
     and writes the whole gradient of the head.
     """
     return min(512, max(128, 2**22 // vocabulary))
+
+
+def check_wish(args: SubsetGRPOConfig, obstacle: str) -> None:
+    """Raise an `InputError` if the settings ask for packed rows, which `obstacle` forbids."""
+    if args.shared_prompts != "auto":
+        raise InputError(f"shared_prompts is {args.shared_prompts!r}, but {obstacle}: set it to auto or off")
+    if args.max_tokens_per_micro_batch is not None:
+        raise InputError(f"max_tokens_per_micro_batch needs packed rows, but {obstacle}: leave it out")
 
 
 def _run(model: nn.Module, packed: PackedRows, input_ids: Tensor) -> Any:

@@ -1,6 +1,8 @@
 """Measures how much the results of a model change if its rows are packed."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -9,13 +11,15 @@ from torch import Tensor, nn
 # Largest differences that count as rounding: of log-probs and of a gradient.
 _ROUNDING = {torch.float32: (1e-3, 1e-2), torch.float16: (2e-2, 0.1), torch.bfloat16: (0.1, 0.3)}
 
+_FIRST, _SMALLEST = 16, 8  # number of parameters whose gradient is compared: the smallest of the first
+
 
 class Difference(NamedTuple):
     """The difference between packed rows and plain rows.
 
     Attributes:
         logps: root mean square difference of log-probabilities, relative to their standard deviation.
-        gradient: norm of the difference of a gradient, relative to the norm of the gradient.
+        gradient: norm of the difference of a gradient, relative to the norm of the gradient; see `small_parameters`.
         tokens: number of tokens that were compared.
     """
 
@@ -32,6 +36,10 @@ class Difference(NamedTuple):
         return f"log-probs differ by {self.logps:.1e} of their spread, a gradient by {self.gradient:.1e} of its norm"
 
 
+FAILED = Difference(math.inf, math.inf, 1)
+"""The difference if a model raises an error."""
+
+
 def measure_difference(
     model: nn.Module, inputs: dict[str, Any], run_packed: Callable[[nn.Module], Any], *, sharded: bool
 ) -> Difference:
@@ -45,27 +53,25 @@ def measure_difference(
     """
     mask = inputs["labels"][:, 1:] != -100
     weights = torch.arange(mask.numel(), device=mask.device).cos().view_as(mask) * mask  # of the log-probs, in a loss
-    parameter = None if sharded or not torch.is_grad_enabled() else small_parameter(model)
+    parameters = [] if sharded or not torch.is_grad_enabled() else small_parameters(model)
 
-    def compute(run: Callable[[], Any], weights: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.set_grad_enabled(parameter is not None):
-            logps = run().log_probs
-            if parameter is None:
-                return logps, logps.new_zeros(1)
-            [gradient] = torch.autograd.grad((logps * weights).sum(), parameter)
-            return logps.detach(), gradient
+    def compute(run: Callable[[], Any], weights: Tensor) -> Tensor:
+        with torch.set_grad_enabled(bool(parameters)):
+            logps: Tensor = run().log_probs
+            if parameters:
+                (logps * weights).sum().backward()  # not torch.autograd.grad: checkpointing may be reentrant
+        return logps.detach()
 
-    def plain(row: int) -> tuple[Tensor, Tensor]:
+    def plain(row: int) -> Tensor:
         part = slice(row, row + 1)
         values = {name: value[part] if isinstance(value, Tensor) else value for name, value in inputs.items()}
         return compute(lambda: model(**values), weights[part])
 
-    expected = [plain(row) for row in range(len(mask))]
-    logps, gradient = (
-        torch.cat([logps for logps, _ in expected]),
-        torch.stack([each for _, each in expected]).sum(dim=0),
-    )
-    found, found_gradient = compute(lambda: run_packed(model), weights)
+    with _kept_gradients(model):
+        logps = torch.cat([plain(row) for row in range(len(mask))])
+        gradient = take_gradient(parameters, mask.device)
+        found = compute(lambda: run_packed(model), weights)
+        found_gradient = take_gradient(parameters, mask.device)
     if not mask.any():
         return Difference(0.0, 0.0, 0)
     return Difference(
@@ -75,10 +81,34 @@ def measure_difference(
     )
 
 
-def small_parameter(model: nn.Module) -> nn.Parameter | None:
-    """Return a small parameter of the first layers that trains, whose gradient depends on all later layers."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad][:16]
-    return min(trained, key=nn.Parameter.numel, default=None)
+def small_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return small parameters of the first layers that train, whose gradients depend on all later layers.
+
+    Several are needed, because the gradient of one can be 0: that of the first factor of LoRA is, when training begins.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sorted(trained[:_FIRST], key=nn.Parameter.numel)[:_SMALLEST]
+
+
+def take_gradient(parameters: list[nn.Parameter], device: torch.device) -> Tensor:
+    """Return the gradients of all parameters in one vector, and set them to None."""
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return torch.cat([torch.zeros(1, device=device), *(gradient.flatten().float() for gradient in gradients)])
+
+
+@contextmanager
+def _kept_gradients(model: nn.Module) -> Iterator[None]:
+    """Take away the gradients of a model, and restore them after the `with` block."""
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in kept:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
 
 
 def _ratio(difference: Tensor, scale: Tensor) -> float:

@@ -35,13 +35,19 @@ def find_obstacle(model: PreTrainedModel, traits: ModelTraits) -> str | None:
         return "the model is multimodal"
     if getattr(model, "_is_stateful", False):
         return "the model has a recurrent state"
-    if "position_ids" not in inspect.signature(type(model).forward).parameters or getattr(config, "alibi", False):
+    if getattr(config, "alibi", False):
+        return "the model encodes positions by ALiBi"
+    if "position_ids" not in inspect.signature(type(model).forward).parameters:
         return "the model takes no position_ids"
     others = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if others:
         return f"the model has {', '.join(sorted(others))} layers"
-    if not model._can_set_attn_implementation() or config._attn_implementation not in _ORDINARY:
-        return f"attention implementation {config._attn_implementation!r} of the model cannot be extended"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "the model caps its attention scores"
+    if any("sink" in name for name, _ in model.named_parameters()):
+        return "the model has attention sinks"
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        return "the model has attention that is not causal"
+    if not model._can_set_attn_implementation() or config._attn_implementation not in _ORDINARY:
+        return f"attention implementation {config._attn_implementation!r} of the model cannot be extended"
     return None

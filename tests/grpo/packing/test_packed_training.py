@@ -79,7 +79,8 @@ def test_all_of_g_equals_trl(model_dir: str, tmp_path: Path, settings: dict[str,
 def test_a_step_runs_as_many_micro_batches_as_the_limit_needs(model_dir: str, tmp_path: Path) -> None:
     results = {limit: train(model_dir, tmp_path, max_tokens_per_micro_batch=limit) for limit in (10_000, 200, 60)}
     passes = {limit: tokens for limit, (_, _, tokens) in results.items()}
-    assert len(passes[10_000]) == ROWS + 1 + STEPS  # the check of the first micro-batch, and one per step
+    probe = 8 + 1  # plain rows, and the packed row
+    assert len(passes[10_000]) == probe + ROWS + 1 + STEPS  # the check of the first micro-batch, and one per step
     updates = {limit: tokens[-(len(tokens) // 2) :] for limit, tokens in passes.items() if limit < 10_000}
     assert max(updates[200]) <= 200
     assert max(updates[60]) <= 60
