@@ -92,8 +92,8 @@ SUPPORTED: dict[str, Architecture] = {
     "OPT": Architecture(
         hf.OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=128, dropout=0.0), quick=True
     ),
-    "Cohere": Architecture(hf.CohereConfig(**_GROUPED)),
-    "Cohere2": Architecture(hf.Cohere2Config(**_GROUPED, **_MIXED)),
+    "Cohere": Architecture(hf.CohereConfig(**_GROUPED, logit_scale=1.0)),
+    "Cohere2": Architecture(hf.Cohere2Config(**_GROUPED, **_MIXED, logit_scale=1.0)),
     "GLM-4": Architecture(hf.Glm4Config(**_GROUPED, partial_rotary_factor=0.5)),
     "StableLM": Architecture(hf.StableLmConfig(**_GROUPED, partial_rotary_factor=0.25)),
     "Starcoder2": Architecture(
@@ -101,7 +101,6 @@ SUPPORTED: dict[str, Architecture] = {
     ),
     "DeepSeek-V2": Architecture(hf.DeepseekV2Config(**_DEEPSEEK)),
     "DeepSeek-V3": Architecture(hf.DeepseekV3Config(**_DEEPSEEK)),
-    "PhiMoE": Architecture(hf.PhimoeConfig(**_LOCAL_EXPERTS, sliding_window=None, output_router_logits=False)),
 }
 
 _PADDING = "padding changes the log-probs of the model, so TRL's results depend on it"
@@ -139,6 +138,11 @@ UNSUPPORTED: dict[str, Architecture] = {
     ),
     "a model with dropout": Architecture(
         hf.Qwen2Config(**_GROUPED, attention_dropout=0.1), _NOISE, ModelTraits(noise=True)
+    ),
+    "PhiMoE": Architecture(
+        hf.PhimoeConfig(**_LOCAL_EXPERTS, sliding_window=None, output_router_logits=False),
+        _NOISE,
+        ModelTraits(noise=True),
     ),
     "a model with dynamic or longrope scaling of positions": Architecture(
         hf.Phi3Config(**_ROTARY, rope_parameters=dict(LONGROPE), original_max_position_embeddings=64),

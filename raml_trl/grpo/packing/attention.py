@@ -118,7 +118,7 @@ def attention_forward(
 def _has_window(module: nn.Module) -> bool:
     """Return whether the config of a model gives one of its layers a sliding window.
 
-    Some models apply it only in their mask (PhiMoE), so their layers do not pass it to the attention function.
+    Some models apply it only in their mask (Qwen2-MoE), so their layers do not pass it to the attention function.
     """
     config, index = getattr(module, "config", None), getattr(module, "layer_idx", None)
     types = getattr(config, "layer_types", None)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Largest differences that count as rounding: of log-probs and of a gradient.
+# Largest differences that count as rounding: of log-probs and of a gradient. Among tiny models of 29 architectures in
+# float32 on a CPU, the largest were 1.2e-6 and 8.0e-7; TF32 on a GPU, depth and length add to that.
 _ROUNDING = {torch.float32: (1e-3, 1e-2), torch.float16: (2e-2, 0.1), torch.bfloat16: (0.1, 0.3)}
 
 _FIRST, _SMALLEST = 16, 8  # number of parameters whose gradient is compared: the smallest of the first

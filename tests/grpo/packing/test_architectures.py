@@ -157,13 +157,13 @@ def test_the_page_lists_the_architectures() -> None:
         assert rows == {name: [each.obstacle] if each.obstacle else [] for name, each in architectures.items()}
 
 
-HIDDEN = ["PhiMoE", "Qwen2-MoE"]
+HIDDEN = ["Qwen2-MoE"]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", HIDDEN)
 def test_windows_that_only_the_mask_knows_are_refused(name: str) -> None:
-    """The layers of these models do not pass their window to the attention function, so packed rows would ignore it."""
+    """The layers of the model do not pass their window to the attention function, so packed rows would ignore it."""
     config = type(SUPPORTED[name].config).from_dict(SUPPORTED[name].config.to_dict())
     config.update({"sliding_window": 64, "use_sliding_window": True})  # longer than the rows of the check
     if getattr(config, "layer_types", None):
