@@ -99,7 +99,7 @@ def attention_forward(
     for name in _NOT_SUPPORTED:
         if kwargs.get(name) is not None:
             raise ValueError(f"attention over packed rows does not support {name!r} of {type(module).__name__}")
-    if (window is not None) != _has_window(module):
+    if hasattr(module, "config") and (window is not None) != _has_window(module):
         raise ValueError(
             f"{type(module).__name__} has a sliding window in its config or in its attention, but not both"
         )
@@ -120,10 +120,10 @@ def _has_window(module: nn.Module) -> bool:
 
     Some models apply it only in their mask (Qwen2-MoE), so their layers do not pass it to the attention function.
     """
-    config, index = getattr(module, "config", None), getattr(module, "layer_idx", None)
+    config, index = module.config, getattr(module, "layer_idx", None)
     types = getattr(config, "layer_types", None)
     if types is not None and index is not None:
-        return types[index] == "sliding_attention"
+        return bool(types[index] == "sliding_attention")
     return getattr(config, "sliding_window", None) is not None
 
 

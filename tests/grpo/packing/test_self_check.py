@@ -78,7 +78,7 @@ def build(kind: str, vocab_size: int) -> LlamaForCausalLM:
 REASONS = {
     "IgnoresTheMask": "packed rows change the results of this model: log-probs differ by ",
     "AddsTheIndex": "packed rows change the results of this model: log-probs differ by ",
-    "ForgetsTheMask": "packed rows change the results of this model: log-probs differ by ",
+    "ForgetsTheMask": "the model does not run on packed rows: CheckpointError: ",
     "RejectsTheMask": "the model does not run on packed rows: TypeError: a mask of torch.int32",
 }
 
@@ -160,5 +160,5 @@ def test_the_check_keeps_the_gradients() -> None:
 def test_gradients_are_taken_once() -> None:
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
     (parameters[0] * torch.tensor([1.0, 2.0])).sum().backward()
-    assert take_gradient(parameters, torch.device("cpu")).tolist() == [0.0, 1.0, 2.0]
+    assert take_gradient(parameters, torch.device("cpu")).tolist() == [0.0, 1.0, 2.0, 0.0, 0.0, 0.0]
     assert parameters[0].grad is None
