@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import import_module
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +32,11 @@ def attend_flex(
     """
     mask = block_mask(layout, window, query.device)
     if query.device.type == "cpu":
-        output = flex_attention(query, key, value, block_mask=mask, scale=scale)
-        assert isinstance(output, Tensor)
-        return output
-    output = compile_friendly_flex_attention(
-        query, key, value, block_mask=mask, scale=scale, training=query.requires_grad
-    )
+        output: Any = flex_attention(query, key, value, block_mask=mask, scale=scale)
+    else:
+        output = compile_friendly_flex_attention(
+            query, key, value, block_mask=mask, scale=scale, training=query.requires_grad
+        )
     assert isinstance(output, Tensor)  # the log-sum-exp is not asked for
     return output
 

@@ -150,9 +150,14 @@ def test_backends_for_gpus_are_refused_without_one(backend: str) -> None:
 
 def test_the_page_lists_the_architectures() -> None:
     page = (REPOSITORY / "docs" / "shared_prompts.md").read_text()
-    for heading, architectures in (("| packed |\n|---|\n", SUPPORTED), ("| not packed | because |\n|---|---|\n", UNSUPPORTED)):
+    for heading, architectures in (
+        ("| packed |\n|---|\n", SUPPORTED),
+        ("| not packed | because |\n|---|---|\n", UNSUPPORTED),
+    ):
         table = page.split(heading)[1].split("\n\n")[0].splitlines()
-        rows = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in row.strip("| ").split(" | ")] for row in table)}
+        rows = {
+            cells[0]: cells[1:] for cells in ([cell.strip() for cell in row.strip("| ").split(" | ")] for row in table)
+        }
         rows.pop("a model with images or other inputs than text", None)
         assert rows == {name: [each.obstacle] if each.obstacle else [] for name, each in architectures.items()}
 

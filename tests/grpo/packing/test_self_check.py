@@ -117,7 +117,9 @@ def test_a_model_that_cannot_be_trusted_trains_on_plain_rows(
 
 @pytest.mark.long
 def test_settings_that_need_packed_rows_are_refused(model_dir: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^shared_prompts is 'sdpa', but packed rows change .*: set it to auto or off$"):
+    with pytest.raises(
+        InputError, match=r"^shared_prompts is 'sdpa', but packed rows change .*: set it to auto or off$"
+    ):
         train("IgnoresTheMask", model_dir, tmp_path, shared_prompts="sdpa")
     with pytest.raises(InputError, match=r"^max_tokens_per_micro_batch needs packed rows, but packed rows change "):
         train("IgnoresTheMask", model_dir, tmp_path, max_tokens_per_micro_batch=100)
