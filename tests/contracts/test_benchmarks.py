@@ -242,7 +242,7 @@ def test_growth_exponent_is_recovered() -> None:
     assert 1 < likelihood_growth.exponent(lengths, wide) < likelihood_growth.exponent(lengths, tiny) < 2
 
 
-@pytest.mark.long
+@pytest.mark.slow  # trains once for each way
 def test_every_way_to_form_micro_batches_runs() -> None:
     examples = sft_throughput.make_examples(128, median=12, sigma=0.5, longest=40)
     for method in sft_throughput.METHODS:

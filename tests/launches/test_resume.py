@@ -30,8 +30,8 @@ PLACES = {
 
 @pytest.mark.parametrize("settings", PLACES.values(), ids=PLACES)
 def test_a_resumed_run_equals_an_uninterrupted_one(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
-    settings = settings | {"num_generations_update": 2, "max_steps": 7, "log_completions": True}
-    settings |= {"save_strategy": "steps", "save_steps": 1}
+    settings = settings | {"num_generations_update": 2, "max_steps": 6, "log_completions": True}
+    settings |= {"save_strategy": "steps", "save_steps": 3}
     if settings.get("gradient_accumulation_steps") is None:
         settings["gradient_accumulation_steps"] = 1
     whole, whole_logs = make_trainer(model_dir, tmp_path / "whole", **settings)
