@@ -27,6 +27,8 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Tests start a hundred processes, which would all compile the package.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo reproduce test test-fast test-all test-trl test-trl-own test-vllm lint clean-demo
 .DELETE_ON_ERROR:

@@ -1,6 +1,7 @@
 """Makes trainers for short GRPO runs on arithmetic questions, and collects the results that the tests compare."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def no_reward(completions: list[list[dict[str, str]]], **_columns: object) -> li
     return [0.0] * len(completions)
 
 
+@cache
 def questions(number: int = 64) -> Dataset:
     """Return questions of different lengths, so that batches need padding."""
     texts = [f"a={'+'.join(str((i * j) % 10) for j in range(1, 3 + i % 4))},b={i % 10}+{i % 7}" for i in range(number)]
