@@ -131,7 +131,8 @@ PAIRS = [
 
 def sampled_by_vllm(trainer: Any) -> None:
     """Pretend that vLLM sampled the rollouts, so that TRL corrects for the difference of log-probs."""
-    trainer.use_vllm, trainer._last_loaded_step = True, -1
+    trainer.use_vllm = trainer.args.use_vllm = True
+    trainer._last_loaded_step = -1
     trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
 
 

@@ -62,8 +62,16 @@ SETTINGS = {
 }
 
 
+# Other tests compare these settings with TRL's trainer or with `mask`, also on packed rows: make test-all runs them.
+SLOW = ("row means", "a reference model", "several steps per generation")
+CASES = [
+    pytest.param(settings, id=name, marks=pytest.mark.slow if name in SLOW else ())
+    for name, settings in SETTINGS.items()
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("settings", CASES)
 def test_all_of_g_equals_trl(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     start = weights(make_trainer(model_dir, tmp_path, **(SEVERAL | settings))[0])
     stock, stock_norms, stock_passes = train(model_dir, tmp_path, stock=True, **LARGE_STEPS, **settings)
