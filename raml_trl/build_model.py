@@ -5,10 +5,11 @@
 Other commands accept this directory wherever they take the name of a model, such as `Qwen/Qwen2.5-7B`.
 """
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from tokenizers import AddedToken
@@ -19,8 +20,8 @@ from raml_trl.data import arithmetic
 from raml_trl.data.reading import load_texts
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.limits import PATH, SEED, Limits, above, check_settings, whole
 from raml_trl.runtime.runs import Run
-from raml_trl.runtime.validation import check_types
 from raml_trl.sampling.loading import keep_rope_theta
 
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -33,6 +34,20 @@ _CHATML_TEMPLATE = (
 @dataclass
 class BuildModelConfig:
     """Settings of `build_model`: the tokenizer and the sizes of the Qwen2 model."""
+
+    limits: ClassVar[Limits] = {
+        "output_dir": PATH,
+        "tokenizer_data": PATH,
+        "vocab_size": whole(1, 10**6),
+        "hidden_size": whole(1, 2**16),
+        "num_hidden_layers": whole(1, 1000),
+        "num_attention_heads": whole(1, 2**12),
+        "num_key_value_heads": whole(1, 2**12),
+        "intermediate_size": whole(1, 2**18),
+        "max_position_embeddings": whole(1, 10**8),
+        "initializer_range": above(0, 1000),
+        "seed": SEED,
+    }
 
     output_dir: str
     tokenizer: Literal["arithmetic", "bpe"] = field(
@@ -57,7 +72,7 @@ class BuildModelConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self, BuildModelConfig)
+        check_settings(self)
         if (self.tokenizer == "bpe") != (self.tokenizer_data is not None):
             raise InputError(
                 f"tokenizer is {self.tokenizer!r} and tokenizer_data is {self.tokenizer_data!r}: "
@@ -68,6 +83,19 @@ class BuildModelConfig:
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size}) and "
                 f"be a multiple of num_key_value_heads ({self.num_key_value_heads})"
             )
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if 4 * self.parameters > memory:
+            raise InputError(
+                f"the model would have about {self.parameters:,} parameters, and this machine has memory for "
+                f"{memory // 4:,}: reduce hidden_size, num_hidden_layers, intermediate_size or vocab_size"
+            )
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, without biases and norms."""
+        width, shared = self.hidden_size, self.num_key_value_heads / self.num_attention_heads
+        layer = 2 * width * width * (1 + shared) + 3 * width * self.intermediate_size
+        return self.vocab_size * width + int(self.num_hidden_layers * layer)
 
 
 def main(config: BuildModelConfig, record: Run) -> None:

@@ -19,6 +19,7 @@ import logging
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import trl
 from tqdm import tqdm
@@ -27,10 +28,9 @@ from raml_trl.grpo.agreement.cases import loss_cases
 from raml_trl.grpo.agreement.comparison import Agreement, measure
 from raml_trl.grpo.agreement.results import agreement_figure, agreement_table, as_json
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.limits import PATH, Limits, above, check_settings
 from raml_trl.runtime.runs import Run
-from raml_trl.runtime.validation import check_types
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ DISAGREEMENT = 1
 class CheckTRLConfig:
     """Settings of `check_trl`."""
 
+    limits: ClassVar[Limits] = {"output_dir": PATH, "tolerance": above(0, 1)}
+
     output_dir: str | None = field(default=None, metadata={"help": "Directory for the results; None writes no files."})
     tolerance: float = field(
         default=1e-4,
@@ -48,9 +50,7 @@ class CheckTRLConfig:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, CheckTRLConfig)
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+        check_settings(self)
 
 
 def main(config: CheckTRLConfig, record: Run | None) -> None:

@@ -11,18 +11,21 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.limits import PATH, SEED, Each, Limits, check_settings, whole
 from raml_trl.runtime.runs import Run, complete_record
-from raml_trl.runtime.validation import check_types
 
 
 @dataclass
 class CompareConfig:
     """Settings of `compare`."""
+
+    limits: ClassVar[Limits] = {"output_dir": PATH, "evaluations": Each(PATH), "k": Each(whole(1, 10**6)), "seed": SEED}
 
     output_dir: str
     evaluations: list[str] = field(
@@ -35,12 +38,12 @@ class CompareConfig:
     seed: int = field(default=0, metadata={"help": "Seed of the resampling for confidence intervals and p-values."})
 
     def __post_init__(self) -> None:
-        check_types(self, CompareConfig)
+        check_settings(self)
         names = [value.partition("=")[0] for value in self.evaluations]
         if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
             raise InputError(f"evaluations must be two or more of the form name=DIR with different names, got {names}")
-        if not self.k or min(self.k) < 1:
-            raise InputError(f"k must list one or more numbers >= 1, got {self.k}")
+        if not self.k:
+            raise InputError("k is an empty list: name at least one k")
 
 
 def main(config: CompareConfig, record: Run) -> None:

@@ -37,7 +37,7 @@ from raml_trl.runtime.files import remove_partials, write_json
 from raml_trl.runtime.runs import Run, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
 from raml_trl.sampling.config import EvaluateConfig
-from raml_trl.sampling.loading import check_model, shown_name
+from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer, open_engine, shown_name
 from raml_trl.sampling.sharded import Sample, sample_shards
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ _UNFINISHED = "other processes still have shards to sample; the last of them com
 
 def main(config: EvaluateConfig, record: Run) -> None:
     """Evaluate one model; or evaluate several models and compare them."""
+    if config.from_samples is None:
+        check_models(config, record)
     check_tracker(config.report_to)
     if config.hub_dataset_id is not None and is_first_process():  # fail now rather than after hours of sampling
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
@@ -54,6 +56,21 @@ def main(config: EvaluateConfig, record: Run) -> None:
         evaluate_models(config, record)
     else:
         evaluate_model(config, record)
+
+
+def check_models(config: EvaluateConfig, record: Run) -> None:
+    """Check that each model that is still to be evaluated can be, before the first is evaluated.
+
+    Raises:
+        InputError: if a name is mistyped, a model cannot be asked questions, or a server does not offer a model.
+    """
+    for name in (config.model_name_or_path, *config.models):
+        if config.models and is_complete(record.directory / Path(name).name):
+            continue
+        if config.engine != "server":
+            check_chat(load_tokenizer(name), config.prompt_style, name, pads=config.engine == "transformers")
+        elif config.models:
+            open_engine(replace(config, model_name_or_path=name))
 
 
 def evaluate_models(config: EvaluateConfig, record: Run) -> None:
@@ -69,7 +86,11 @@ def evaluate_models(config: EvaluateConfig, record: Run) -> None:
         settings = {name: value for name, value in asdict(model_config).items() if name != "output_dir"}
         model_record = open_run(directories[name], "evaluate", settings)
         if not model_record.complete:
-            evaluate_model(model_config, model_record)
+            try:
+                evaluate_model(model_config, model_record)
+            except InputError:
+                model_record.discard()
+                raise
     if not all(is_complete(directory) for directory in directories.values()):
         logger.info(_UNFINISHED)
         return

@@ -8,6 +8,7 @@ with the same tables and completions; and `report.json` with the numbers.
 
 import sys
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from raml_trl.render.tables import markdown
 from raml_trl.reports.page import html_page, markdown_page
@@ -16,13 +17,21 @@ from raml_trl.reports.summary import read_report
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.limits import PATH, SEED, Each, Limits, check_settings
 from raml_trl.runtime.runs import Run
-from raml_trl.runtime.validation import check_at_least, check_types
 
 
 @dataclass
 class ReportConfig:
     """Settings of `report`."""
+
+    limits: ClassVar[Limits] = {
+        "output_dir": PATH,
+        "evaluations": Each(PATH),
+        "runs": Each(PATH),
+        "sweeps": Each(PATH),
+        "seed": SEED,
+    }
 
     output_dir: str
     evaluations: list[str] = field(
@@ -47,8 +56,7 @@ class ReportConfig:
     seed: int = field(default=0, metadata={"help": "Seed of the resampling for confidence intervals and p-values."})
 
     def __post_init__(self) -> None:
-        check_types(self, ReportConfig)
-        check_at_least(self, seed=0)
+        check_settings(self)
         for value in (*self.evaluations, *self.runs, *self.sweeps):
             name, directory = _split(value)
             if not name or not directory:

@@ -16,12 +16,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.limits import PATH, PROCESSES, SEED, Limits, check_settings, whole
 from raml_trl.runtime.runs import Run
 from raml_trl.runtime.trackers import Tracker
-from raml_trl.runtime.validation import check_at_least, check_types
 from raml_trl.sweeps.agents import run_trials
 from raml_trl.sweeps.results import best_setting, means_over_seeds, means_table, write_results
 from raml_trl.sweeps.study import open_study
@@ -31,6 +32,14 @@ from raml_trl.sweeps.sweep_file import read_sweep
 @dataclass
 class SweepConfig:
     """Settings of `sweep`. The sweep file may also be given as the first argument, without `--sweep`."""
+
+    limits: ClassVar[Limits] = {
+        "sweep": PATH,
+        "output_dir": PATH,
+        "count": whole(1, 10**6),
+        "agents": PROCESSES,
+        "seed": SEED,
+    }
 
     sweep: str = field(metadata={"help": "Sweep file in the format of W&B, with method grid or random."})
     output_dir: str = field(
@@ -53,8 +62,7 @@ class SweepConfig:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, SweepConfig)
-        check_at_least(self, count=1, agents=1, seed=0)
+        check_settings(self)
         sweep = read_sweep(Path(self.sweep))
         self.count = sweep.run_cap if self.count is None else self.count
         if self.count is None and sweep.method == "random":

@@ -16,7 +16,7 @@ from trl import ModelConfig
 
 from raml_trl.data.reading import open_data
 from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.dataset import GRPOArguments, evaluation_rows, grpo_rows
+from raml_trl.grpo.dataset import GRPOArguments, check_number, evaluation_rows, grpo_rows
 from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
@@ -24,8 +24,10 @@ from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run
-from raml_trl.sampling.loading import check_model, check_text_model
+from raml_trl.sampling.loading import check_chat, check_model, check_text_model, load_tokenizer
 from raml_trl.sampling.vllm_engine import check_vllm
+from raml_trl.training.adapters import check_adapter
+from raml_trl.training.config import CheckedModelConfig
 from raml_trl.training.dashboards import check_dashboards
 from raml_trl.training.evaluation import read_evaluation
 from raml_trl.training.publishing import check_push, push_run
@@ -36,13 +38,16 @@ logger = logging.getLogger(__name__)
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
-    check_dashboards(config)
-    check_push(config, revisions=data.hub_revisions)
     if config.use_vllm:
         check_vllm()
     name = check_model(model.model_name_or_path)
+    check_adapter(name, data.starting_adapter, use_peft=model.use_peft)
     table = open_data(data)
+    check_chat(load_tokenizer(name, revision=model.model_revision), data.prompt_style, name)
+    check_dashboards(config)
+    check_push(config, revisions=data.hub_revisions)
     rows = grpo_rows(table, data.prompt_style)
+    check_number(rows, config, table.name)
     evaluation = read_evaluation(data, config, config.max_completion_length)
     if evaluation is not None:
         check_text_model(name, "eval_data")
@@ -51,6 +56,7 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         config,
         model,
         record,
+        starting_adapter=data.starting_adapter,
         revisions=data.hub_revisions,
         summarize=summarize,
         reward_funcs=make_reward(data.prompt_style),
@@ -80,4 +86,4 @@ def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, r
 
 
 if __name__ == "__main__":
-    run(main, GRPOArguments, SubsetGRPOConfig, ModelConfig, distributed=True, publish=publish)
+    run(main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig, distributed=True, publish=publish)

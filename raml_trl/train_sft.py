@@ -18,10 +18,12 @@ from trl import ModelConfig, SFTConfig
 from raml_trl.data.reading import open_data
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import Run
-from raml_trl.sampling.loading import check_model, load_tokenizer
-from raml_trl.sft.config import SFTArguments
+from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
+from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
 from raml_trl.sft.examples import build_examples, describe, evaluation_rows
 from raml_trl.sft.trainer import TrajectorySFTTrainer, check_sft, take_prepared
+from raml_trl.training.adapters import check_adapter
+from raml_trl.training.config import CheckedModelConfig
 from raml_trl.training.dashboards import check_dashboards
 from raml_trl.training.evaluation import read_evaluation
 from raml_trl.training.publishing import check_push, push_run
@@ -33,14 +35,18 @@ logger = logging.getLogger(__name__)
 def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
     check_sft(config)
+    name = check_model(model.model_name_or_path)
+    check_adapter(name, options.starting_adapter, use_peft=model.use_peft)
+    table = open_data(options)
+    tokenizer = load_tokenizer(name, revision=model.model_revision)
+    if config.chat_template_path is not None:
+        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
+    check_chat(tokenizer, options.prompt_style, name)
     check_dashboards(config)
     check_push(config, revisions=options.hub_revisions)
     evaluation = read_evaluation(options, config)
-    tokenizer = load_tokenizer(check_model(model.model_name_or_path), revision=model.model_revision)
-    if config.chat_template_path is not None:
-        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
     choice = options.choice(config)
-    examples, counts = build_examples(open_data(options), tokenizer, choice, num_proc=config.dataset_num_proc)
+    examples, counts = build_examples(table, tokenizer, choice, num_proc=config.dataset_num_proc)
     logger.info("%s", describe(counts, choice))
     take_prepared(config)
     train(
@@ -48,6 +54,7 @@ def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: R
         config,
         model,
         record,
+        starting_adapter=options.starting_adapter,
         revisions=options.hub_revisions,
         results={"data": asdict(counts)},
         choice=choice,
@@ -64,4 +71,4 @@ def publish(options: SFTArguments, config: SFTConfig, model: ModelConfig, record
 
 
 if __name__ == "__main__":
-    run(main, SFTArguments, SFTConfig, ModelConfig, distributed=True, publish=publish)
+    run(main, SFTArguments, CheckedSFTConfig, CheckedModelConfig, distributed=True, publish=publish)

@@ -12,14 +12,15 @@ import logging
 import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.extras import how_to_install
 from raml_trl.runtime.files import write_json
+from raml_trl.runtime.limits import PATH, Limits, Text, check_settings
 from raml_trl.runtime.runs import Run
 from raml_trl.runtime.trackers import PROJECT, check_tracker
-from raml_trl.runtime.validation import check_types
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2 as wr
@@ -32,6 +33,8 @@ _COMPARED = {"grpo": "num_generations_update", "sft": "num_trajectories"}
 @dataclass
 class WandbReportConfig:
     """Settings of `wandb_report`: the W&B project, the runs to show, and the title of the page."""
+
+    limits: ClassVar[Limits] = {"output_dir": PATH, "title": Text(128)}  # W&B's limit
 
     output_dir: str
     project: str = field(default=PROJECT, metadata={"help": "W&B project of the runs and of the page."})
@@ -51,16 +54,14 @@ class WandbReportConfig:
     title: str = "RaML on TRL"
 
     def __post_init__(self) -> None:
-        check_types(self, WandbReportConfig)
+        check_settings(self)
         self.compare = self.compare or _COMPARED[self.stage]
-        if len(self.title) > 128:  # W&B's limit
-            raise InputError(f"title must be at most 128 characters, got {len(self.title)}")
 
 
 def main(config: WandbReportConfig, record: Run) -> None:
     """Build the page, save it in W&B, and keep a copy in `output_dir`."""
     if find_spec("wandb_workspaces") is None:
-        raise InputError("wandb_report needs wandb-workspaces, which is not installed: pip install raml_trl[wandb]")
+        raise InputError(f"wandb_report needs wandb-workspaces, which is not installed: {how_to_install('wandb')}")
     check_tracker("wandb")
     started = time.monotonic()
     report = make_report(config)

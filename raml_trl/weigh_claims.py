@@ -14,12 +14,13 @@ of the swept parameters, with one trial for each seed. `output_dir` gets:
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.limits import PATH, Each, Limits, Number, check_settings
 from raml_trl.runtime.runs import Run
-from raml_trl.runtime.validation import check_types
 from raml_trl.sweeps.break_even import break_evens
 from raml_trl.sweeps.claims import read_claims, weigh
 from raml_trl.sweeps.claims_page import claims_page, comparisons_figure, curves_figure, verdicts_table
@@ -29,6 +30,13 @@ from raml_trl.sweeps.learning_curves import read_trials, summarise_settings
 @dataclass
 class WeighClaimsConfig:
     """Settings of `weigh_claims`."""
+
+    limits: ClassVar[Limits] = {
+        "claims": PATH,
+        "sweeps": PATH,
+        "output_dir": PATH,
+        "levels": Each(Number(-(10**9), 10**9)),
+    }
 
     claims: str = field(metadata={"help": "YAML file of claims; raml_trl.sweeps.claims describes the format."})
     sweeps: str = field(metadata={"help": "Directory that holds the output directories of sweep, or a trials.json."})
@@ -40,7 +48,7 @@ class WeighClaimsConfig:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, WeighClaimsConfig)
+        check_settings(self)
         if not self.levels:
             raise InputError("levels is empty: give at least one value of the metric")
 

@@ -1,6 +1,7 @@
 """Settings of the three analysis commands. Values that cannot work are rejected before any work starts."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from raml_trl.analysis.landscape.directions import Normalisation
 from raml_trl.analysis.landscape.surface import Axes, axis_to_one, centred_axis
@@ -9,7 +10,7 @@ from raml_trl.analysis.pruning.config import WHOLE, Method, parse_method
 from raml_trl.grading.boxes import opens_box
 from raml_trl.prompts import NO_THINKING, find_style
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.runtime.limits import COUNT, PATH, Each, Limits, above, whole
 from raml_trl.sampling.config import SamplingArguments
 
 
@@ -19,6 +20,8 @@ class AnalysisArguments(SamplingArguments):
 
     Trajectories are read from the dataset. If the dataset holds none, the model samples them.
     """
+
+    limits: ClassVar[Limits] = {"num_questions": COUNT, "num_trajectories": whole(1, 10**6), "tokens_per_pass": COUNT}
 
     num_questions: int | None = field(
         default=8, metadata={"help": "Number of questions, from the first on; None takes all."}
@@ -34,8 +37,6 @@ class AnalysisArguments(SamplingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, AnalysisArguments)
-        check_at_least(self, num_trajectories=1, tokens_per_pass=1)
         if self.stub == "":
             raise InputError(
                 "stub is empty: give the text between trajectory and answer, or leave stub out to use the style's"
@@ -51,6 +52,8 @@ class AnalysisArguments(SamplingArguments):
 class PseudoGradientConfig(AnalysisArguments):
     """Settings of `pseudo_gradient`, which measures the likelihood of the answer along trajectories."""
 
+    limits: ClassVar[Limits] = {"window": whole(1, 10**6), "num_shown": whole(1, 10**6)}
+
     no_thinking: str = field(
         default="none",
         metadata={
@@ -64,8 +67,6 @@ class PseudoGradientConfig(AnalysisArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, PseudoGradientConfig)
-        check_at_least(self, window=1, num_shown=1)
         if self.no_thinking not in ("none", *NO_THINKING):
             raise InputError(f"no_thinking {self.no_thinking!r} is unknown: use none, {', '.join(NO_THINKING)}")
         if self.no_thinking != "none" and self.engine != "transformers":
@@ -81,6 +82,13 @@ class LossLandscapeConfig(AnalysisArguments):
 
     The points lie on one or two axes in weight space, along which the weights are moved.
     """
+
+    limits: ClassVar[Limits] = {
+        "towards": Each(PATH),
+        "steps": Each(whole(1, 1001)),
+        "span": Each(above(0, 10**6)),
+        "radius": above(0, 10**6),
+    }
 
     num_questions: int | None = field(
         default=32, metadata={"help": "Number of questions, from the first on; None takes all."}
@@ -127,7 +135,6 @@ class LossLandscapeConfig(AnalysisArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, LossLandscapeConfig)
         if self.engine != "transformers":
             raise InputError(f"engine {self.engine} gives no access to the weights: use engine transformers")
         if len(self.steps) not in (1, 2):
@@ -169,6 +176,14 @@ class LossLandscapeConfig(AnalysisArguments):
 class TrajectoryPruningConfig(AnalysisArguments):
     """Settings of `trajectory_pruning`, which measures how much of a trajectory a model needs to give the answer."""
 
+    limits: ClassVar[Limits] = {
+        "max_answer_length": whole(1, 10**6),
+        "max_drops": COUNT,
+        "summariser": PATH,
+        "max_summary_length": whole(1, 10**7),
+        "max_summary_input": whole(1, 10**7),
+    }
+
     methods: list[str] = field(
         default_factory=lambda: [
             *("none", "no_thinking", "budget:0.25", "budget:0.5", "budget:0.75", "curve:0.1", "drop_sentence:0.1")
@@ -194,8 +209,6 @@ class TrajectoryPruningConfig(AnalysisArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, TrajectoryPruningConfig)
-        check_at_least(self, max_answer_length=1, max_drops=1, max_summary_length=1, max_summary_input=1)
         methods = [parse_method(name) for name in self.methods]
         for name, method in zip(self.methods, methods, strict=True):
             if methods.count(method) > 1:

@@ -21,6 +21,7 @@ sums, are in the same split, so no test question occurs in training in any order
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -31,6 +32,9 @@ NUM_OPERANDS = 3
 
 SPLITS: dict[str, range] = {"test": range(0, 20), "sft": range(20, 50), "grpo": range(50, 100)}
 """A question is in the split whose range contains the hash of its operands, modulo 100."""
+
+MOST_TRAJECTORIES = 529
+"""The number of different trajectories of a question whose operands all differ, those that skip steps included."""
 
 SPECIAL_TOKENS: tuple[str, ...] = ("<pad>", "<eos>", "<user>", "<assistant>")
 VOCABULARY: tuple[str, ...] = (*SPECIAL_TOKENS, "<think>", "</think>", "\\boxed{", "}", *"0123456789ab=+,;")
@@ -72,6 +76,12 @@ class ArithmeticQuestion:
         digest = hashlib.blake2b(repr(self.key).encode(), digest_size=8).digest()
         hundredth = int.from_bytes(digest, "big") % 100
         return next(split for split, hundredths in SPLITS.items() if hundredth in hundredths)
+
+
+def split_size(split: str) -> int:
+    """Return the number of different questions in a split."""
+    sums = list(combinations_with_replacement(range(10), NUM_OPERANDS))
+    return sum(ArithmeticQuestion(*pair).split == split for pair in combinations_with_replacement(sums, 2))
 
 
 def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:

@@ -1,17 +1,22 @@
 """The options of `prepare_data`, and the options of all commands that read a dataset. Invalid values are rejected."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from raml_trl.data.arithmetic import SPLITS
+from raml_trl.data.arithmetic import MOST_TRAJECTORIES, SPLITS, split_size
 from raml_trl.data.columns import AnswerForm, Columns, RowFormat
 from raml_trl.prompts import find_style
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.runtime.limits import COUNT, PATH, SEED, Each, Limits, above, check_settings, whole
+
+_FEW = 4_000
 
 
 @dataclass(kw_only=True)
 class TableArguments:
     """The options that name a dataset and say which columns its rows have."""
+
+    limits: ClassVar[Limits] = {"dataset_name": PATH}
 
     dataset_name: str = field(
         metadata={
@@ -44,7 +49,7 @@ class TableArguments:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, TableArguments)
+        check_settings(self)
         for condition in self.where:
             if not condition.partition("=")[1]:
                 raise InputError(f"where must have the form COLUMN=VALUE, got {condition!r}")
@@ -67,11 +72,12 @@ class TableArguments:
 class DatasetArguments(TableArguments):
     """The options that name the dataset to train on or evaluate with, and the prompt for its questions."""
 
+    limits: ClassVar[Limits] = {}
+
     prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, DatasetArguments)
         find_style(self.prompt_style)
 
 
@@ -81,6 +87,18 @@ class PrepareDataConfig(TableArguments):
 
     The trajectories of the dataset, if it has any, are written with their questions.
     """
+
+    limits: ClassVar[Limits] = {
+        "output_dir": PATH,
+        "num_questions": COUNT,
+        "num_trajectories": whole(0, 10**6),
+        "seed": SEED,
+        "tokenizer": PATH,
+        "max_question_tokens": COUNT,
+        "benchmarks": Each(PATH),
+        "ngram_size": whole(1, 1000),
+        "min_overlap": above(0, 1),
+    }
 
     output_dir: str
     num_questions: int | None = field(
@@ -124,12 +142,8 @@ class PrepareDataConfig(TableArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, PrepareDataConfig)
         if self.layout is not None:
             find_style(self.layout)
-        check_at_least(self, num_questions=1, num_trajectories=0, max_question_tokens=1, ngram_size=1)
-        if not 0 < self.min_overlap <= 1:
-            raise InputError(f"min_overlap must be more than 0 and at most 1, got {self.min_overlap}")
         if (self.tokenizer is None) != (self.max_question_tokens is None):
             raise InputError(
                 f"tokenizer is {self.tokenizer} and max_question_tokens is {self.max_question_tokens}: give both, or "
@@ -148,3 +162,14 @@ class PrepareDataConfig(TableArguments):
             raise InputError(f"arithmetic has no dataset_split {self.dataset_split!r}: choose {' or '.join(SPLITS)}")
         if self.num_questions is None:
             raise InputError("num_questions is missing: say how many questions arithmetic should generate")
+        # Every split has more questions than `_FEW`; counting them takes a third of a second.
+        if self.num_questions > _FEW and self.num_questions > (size := split_size(self.dataset_split)):
+            raise InputError(
+                f"num_questions is {self.num_questions}, but split {self.dataset_split} of arithmetic has only {size} "
+                "different questions: ask for fewer"
+            )
+        if self.num_trajectories > MOST_TRAJECTORIES:
+            raise InputError(
+                f"num_trajectories is {self.num_trajectories}, but a question of arithmetic has at most "
+                f"{MOST_TRAJECTORIES} different trajectories: ask for fewer"
+            )

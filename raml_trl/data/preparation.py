@@ -23,7 +23,7 @@ from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import DatasetReference
 from raml_trl.grading.references import KINDS, UnreadableKind
 from raml_trl.prompts import lay_out
-from raml_trl.render.tables import markdown_table
+from raml_trl.render.tables import escape_markdown, markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file
 
@@ -170,9 +170,9 @@ def _format_report(config: PrepareDataConfig, counts: Counts) -> str:
     """Return the counts as Markdown, with an explanation of each reason to leave rows out."""
     table = [["left out because", "rows", "share", "what it means"]]
     for reason, count in counts.left_out.most_common():
-        table.append([reason, f"{count:,}", f"{count / counts.rows:.2%}", REASONS.get(reason, "the row is malformed")])
+        table.append([reason, f"{count:,}", f"{count / counts.rows:.2%}", REASONS[reason]])
     lines = [
-        f"# {Path(config.dataset_name).name}",
+        f"# {escape_markdown(Path(config.dataset_name).name)}",
         "",
         f"{counts.questions:,} of {counts.rows:,} rows were kept as questions. HTML or URLs were removed from "
         f"{counts.questions_without_markup:,} of them. They have {counts.trajectories:,} trajectories, of which "
@@ -185,7 +185,8 @@ def _format_report(config: PrepareDataConfig, counts: Counts) -> str:
         kinds = ", ".join(f"{kind}: {counts.unreadable_answers[kind]:,}" for kind in KINDS)
         lines += [f"Answers that the grader cannot read, by kind: {kinds}.", ""]
     if config.benchmarks:
-        names = ", ".join(Path(DatasetReference.parse(name).name).name for name in config.benchmarks)
+        benchmarks = (Path(DatasetReference.parse(name).name).name for name in config.benchmarks)
+        names = ", ".join(map(escape_markdown, benchmarks))
         lines += [
             f"Compared with {names}: a question overlaps with a benchmark question if they share "
             f"{config.min_overlap:.0%} of the word {config.ngram_size}-grams of the one that has fewer. "

@@ -6,10 +6,12 @@ for each wrong one. The rollout datasets of the RaML paper have these columns, a
 `sample_trajectories`. Options can name other columns.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from math import isfinite
+from itertools import islice
 from pathlib import Path
 
 from raml_trl.data.columns import Columns, RowFormat, ask_for_choice, final_answer, find_columns, find_value
@@ -20,6 +22,38 @@ from raml_trl.data.tables import DataTable, open_table
 from raml_trl.grading.references import unreadable_kind
 from raml_trl.runtime.errors import InputError
 
+UNUSABLE: dict[str, str] = {
+    "no question": "the question is missing or blank",
+    "no answer": "the answer is missing or blank, or the solution has no final answer in the requested form",
+    "no choice": "an option of a multiple-choice question is missing",
+    "question is not text": "a list, a mapping, true or false",
+    "answer is not text": "a list, a mapping, true or false",
+    "choice is not text": "a list, a mapping, true or false",
+    "id is not text": "a list, a mapping, true or false",
+    "source is not text": "a list, a mapping, true or false",
+    "question is NaN or infinite": "a number in place of the question that is not finite",
+    "answer is NaN or infinite": "a number in place of the answer that is not finite",
+    "choice is NaN or infinite": "a number in place of an option that is not finite",
+    "question is too small for a number": "a number below 1e-400 in place of the question",
+    "answer is too small for a number": "a number below 1e-400 in place of the answer",
+    "choice is too small for a number": "a number below 1e-400 in place of an option",
+    "half of a surrogate pair": "a text that UTF-8 cannot express",
+    "generations is not a list": "one text, or a number, in place of a list of trajectories",
+    "labels is not a list": "one label in place of a list",
+    "models is not a list": "one name in place of a list",
+    "num_tokens is not a list": "one number in place of a list",
+    "generations without labels": "trajectories of which it is not known whether they are correct",
+    "generations, labels, models or counts of tokens differ in number": "the lists of a row have different lengths",
+    "a label is neither 0 nor 1": "a label says whether a trajectory is correct: 0 or 1",
+    "a generation is not text": "null, a number, a list or a mapping",
+    "a model is not text": "a number, a list or a mapping",
+    "a count of tokens is not a whole number": "a text, a fraction, or a number that is negative or too large",
+    "id has come before": "two rows have the same id, by which samples are counted",
+}
+"""The explanation of each reason for which a row cannot be read as a task."""
+
+_ROWS_FOR_COLUMNS = 1_000
+_MOST_TOKENS = 2**63
 _EXCERPT_COLUMNS = ("id", "question", "answer", "source")
 _EXCERPT_CHARACTERS = 2_000
 _SMALLEST_EXPONENT = -400  # smaller numbers are zero as floats
@@ -58,7 +92,7 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
         try:
             task = _read_task(row, columns, table.row_format, number, source)
         except _UnusableRow as error:
-            yield Reject(number, str(error), _excerpt(row, columns))
+            yield Reject(number, error.reason, _excerpt(row, columns))
             continue
         if not table.checked:
             if task.question.id in ids:
@@ -69,21 +103,37 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
 
 
 def table_columns(table: DataTable) -> Columns:
-    """Return the columns of a table, which are found in its first row.
+    """Return the columns of a table, which are found in its first row that has those that are required.
 
     Raises:
         InputError: if a required column is missing, or there is no row.
     """
+    missing: InputError | None = None
+    faults: Counter[str] = Counter()
+    for row in islice(table.read(), _ROWS_FOR_COLUMNS):
+        if isinstance(row, Fault):
+            faults[row.reason] += 1
+            continue
+        try:
+            return _columns_of(row, table)
+        except InputError as error:
+            missing = missing or error
+    if missing is not None:
+        raise missing
+    if faults:
+        [(reason, _)] = faults.most_common(1)
+        raise InputError(f"dataset_name {table.name} contains no row in its first {faults.total():,} places: {reason}")
+    raise InputError(f"dataset_name {table.name} is empty: it contains no row")
+
+
+def _columns_of(row: Row, table: DataTable) -> Columns:
     row_format = table.row_format
     required = ("question",) if row_format.choices else ("question", "answer")
-    for row in table.read():
-        if not isinstance(row, Fault):
-            columns = find_columns(row, row_format.columns, table.name, required)
-            for column in (*row_format.choices, *(column for column, _ in row_format.where)):
-                if find_value(row, column) is None:
-                    raise InputError(f"{table.name} has no column {column}: its first row does not contain it")
-            return columns
-    raise InputError(f"dataset_name {table.name} is empty: it contains no row")
+    columns = find_columns(row, row_format.columns, table.name, required)
+    for column in (*row_format.choices, *(column for column, _ in row_format.where)):
+        if find_value(row, column) is None:
+            raise InputError(f"{table.name} has no column {column}: its first row does not contain it")
+    return columns
 
 
 def stream_tasks(table: DataTable) -> Iterator[Task]:
@@ -139,25 +189,31 @@ def load_texts(name: str) -> Iterator[str]:
 
 
 class _UnusableRow(Exception):
-    """A row cannot be read as a task. The message gives the reason."""
+    """A row cannot be read as a task, for a reason that is a key of `UNUSABLE`."""
+
+    def __init__(self, reason: str) -> None:
+        assert reason in UNUSABLE, reason
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _read_task(row: Row, columns: Columns, row_format: RowFormat, number: int, default_source: str) -> Task:
     text = _read_text(find_value(row, columns.question), "question")
-    given_id, source = find_value(row, columns.id), find_value(row, columns.source)
-    identity = str(number if given_id is None else given_id)
+    identity = _read_name(find_value(row, columns.id), "id")
+    identity = str(number) if identity is None else identity
+    source = _read_name(find_value(row, columns.source), "source")
     if row_format.choices:
         options = [_read_text(find_value(row, column), "choice") for column in row_format.choices]
         text, answer = ask_for_choice(text, options, identity)
     else:
         answer = final_answer(_read_text(find_value(row, columns.answer), "answer"), row_format.answer_form)
     trajectories = tuple(_read_trajectories(row, columns)) if columns.generations is not None else ()
-    return Task(Question(identity, text, answer, default_source if source is None else str(source)), trajectories)
+    return Task(Question(identity, text, answer, default_source if source is None else source), trajectories)
 
 
 def _read_text(value: object, name: str) -> str:
     if isinstance(value, str):
-        return value
+        return _unicode(value)
     if isinstance(value, float):
         return _spell(value, name)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -165,12 +221,30 @@ def _read_text(value: object, name: str) -> str:
     raise _UnusableRow(f"no {name}" if value is None else f"{name} is not text")
 
 
+def _read_name(value: object, name: str) -> str | None:
+    """Return an id or a source as text; None if the row has none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _UnusableRow(f"{name} is not text")
+    return _unicode(str(value))
+
+
+def _unicode(text: str) -> str:
+    """Return a text that can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _UnusableRow("half of a surrogate pair") from error
+    return text
+
+
 def _spell(value: float, name: str) -> str:
     """Return the digits of a number without an exponent, and without a decimal point if it is an integer.
 
     A column of integers with a missing value is read as floats.
     """
-    if not isfinite(value):
+    if not math.isfinite(value):
         raise _UnusableRow(f"{name} is NaN or infinite")
     decimal = value.decimal if isinstance(value, ExactFloat) else Decimal(repr(value))
     if decimal and decimal.adjusted() < _SMALLEST_EXPONENT:
@@ -188,21 +262,30 @@ def _read_trajectories(row: Row, columns: Columns) -> Iterator[Trajectory]:
     labels = _read_list(given_labels, "labels")
     models = _read_list(find_value(row, columns.models), "models") or ["unknown"] * len(texts)
     num_tokens = _read_list(find_value(row, columns.num_tokens), "num_tokens") or [None] * len(texts)
-    for label in labels:
-        if label not in (0, 1):
-            raise _UnusableRow(f"label {label!r} is neither 0 nor 1")
+    if not all(isinstance(label, int | float) and label in (0, 1) for label in labels):
+        raise _UnusableRow("a label is neither 0 nor 1")
     if not len(texts) == len(labels) == len(models) == len(num_tokens):
-        raise _UnusableRow(f"{len(texts)} generations and {len(labels)} labels, models or counts of tokens")
+        raise _UnusableRow("generations, labels, models or counts of tokens differ in number")
     for text, label, model, tokens in zip(texts, labels, models, num_tokens, strict=True):
         if not isinstance(text, str):
             raise _UnusableRow("a generation is not text")
-        if not isinstance(tokens, (int, float, type(None))):
-            raise _UnusableRow("a count of tokens is not a number")
-        yield Trajectory(text, bool(label), str(model), None if tokens is None else int(tokens))
+        if not isinstance(model, str | None):
+            raise _UnusableRow("a model is not text")
+        yield Trajectory(_unicode(text), bool(label), _unicode(model or "unknown"), _read_count(tokens))
+
+
+def _read_count(value: object) -> int | None:
+    """Return a number of tokens; None if it was not counted."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+    if not whole or not 0 <= value < _MOST_TOKENS:  # type: ignore[operator]  # a number
+        raise _UnusableRow("a count of tokens is not a whole number")
+    return int(value)  # type: ignore[call-overload]  # a number
 
 
 def _read_list(value: object, name: str) -> list[object]:
-    if not value:
+    if value is None:
         return []
     if not isinstance(value, list):
         raise _UnusableRow(f"{name} is not a list")

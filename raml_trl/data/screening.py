@@ -12,18 +12,14 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from raml_trl.data.duplicates import Benchmarks, Overlap, SeenQuestions
+from raml_trl.data.json_rows import FAULTS
+from raml_trl.data.reading import UNUSABLE
 from raml_trl.data.records import Task
 from raml_trl.grading.references import UnreadableKind, unreadable_kind
 
 REASONS: dict[str, str] = {
-    "line is not JSON": "a line in the middle of the file cannot be parsed",
-    "line is not UTF-8": "a line contains bytes that are not text",
-    "not a row of columns": "a number, a string or null in place of a mapping",
-    "id has come before": "two rows have the same id, by which samples are counted",
-    "no question": "the question is missing or blank",
-    "answer is NaN or infinite": "a number in place of the answer that is not finite",
-    "answer is too small for a number": "a number below 1e-400 in place of the answer",
-    "no answer": "the answer is missing or blank, or the solution has no final answer in the requested form",
+    **FAULTS,
+    **UNUSABLE,
     "garbled": "control characters in place of a ligature (fi, ff) or of the backslash of a TeX command",
     "solution in the question": "the question contains its own solution, or a boxed answer",
     "needs a figure": "the question shows or mentions a figure, and the model sees only text",
@@ -35,8 +31,8 @@ REASONS: dict[str, str] = {
 }
 """The explanation of each reason to leave a row out.
 
-`reading.read_tasks` checks for the first eight reasons. `Screen` checks for the others, and again for a blank question
-or answer.
+`reading.read_tasks` checks for those of `FAULTS` and `UNUSABLE`. `Screen` checks for the others, and again for a blank
+question or answer.
 """
 
 _TAGS = "a|b|br|center|code|details|div|em|font|h[1-6]|hr|i|li|ol|p|pre|s|small|span|strong|summary|table|td|th|tr|u|ul"

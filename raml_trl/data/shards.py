@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -81,13 +82,18 @@ def shard_path(directory: Path, kind: str, number: int) -> Path:
 
 
 def find_shards(directory: Path) -> tuple[str, list[Path]] | None:
-    """Return the kind of the shards in `directory`, and their paths in order of number; None if there is no shard."""
+    """Return the kind of the shards in `directory`, and their paths in order of number; None if there is no shard.
+
+    Raises:
+        InputError: if the directory holds shards of two kinds.
+    """
     shards: dict[str, list[tuple[int, Path]]] = {}
     if directory.is_dir():
         for path in directory.iterdir():
             if match := _NAME.fullmatch(path.name):
                 shards.setdefault(match[1], []).append((int(match[2]), path))
-    assert len(shards) <= 1, f"{directory} contains shards of two kinds"
+    if len(shards) > 1:
+        raise InputError(f"{directory} holds {' and '.join(sorted(shards))}: move one of them to another directory")
     for kind, numbered in shards.items():
         return kind, [path for _, path in sorted(numbered)]
     return None

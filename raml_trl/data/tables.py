@@ -9,21 +9,23 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from raml_trl.data.columns import RowFormat
-from raml_trl.data.json_rows import CutShort, Fault, Row, read_array, read_lines
-from raml_trl.data.shards import find_shards, read_shards
+from raml_trl.data.json_rows import CutShort, Fault, NotATable, Row, read_json
+from raml_trl.data.shards import find_shards, read_shards, shard_path
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.runs import require_complete
+from raml_trl.runtime.local_names import missing_path
+from raml_trl.runtime.runs import is_run, read_record, require_complete
 
 _PACKAGE = Path(__file__).parents[1]
 _LFS = b"version https://git-lfs"
@@ -85,12 +87,17 @@ def open_table(name: str, *, config: str | None = None, split: str = "train") ->
     require_complete(name)
     path = Path(name)
     if (shards := find_shards(path)) is not None:
-        _, paths = shards
+        kind, paths = shards
+        for number, shard in enumerate(paths):
+            if shard != shard_path(path, kind, number):
+                absent = shard_path(path, kind, number).name
+                raise InputError(f"dataset_name {name}: {absent} is missing, but {shard.name} is there: copy it too")
+        _check_number(path, paths)
         parts = tuple(
-            DataTable(str(shard), partial(read_shards, [shard]), _signature(shard), checked=True) for shard in paths
+            DataTable(str(shard), partial(_read_checked, [shard]), _signature(shard), checked=True) for shard in paths
         )
         signature = " ".join(part.signature for part in parts)
-        return DataTable(name, partial(read_shards, paths), signature, parts, checked=True)
+        return DataTable(name, partial(_read_checked, paths), signature, parts, checked=True)
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
     if suffix is not None:
         _check_file(path)
@@ -100,6 +107,9 @@ def open_table(name: str, *, config: str | None = None, split: str = "train") ->
             f"dataset_name {name} is neither a directory written by prepare_data or sample_trajectories nor a file "
             f"that ends in {', '.join(_SUFFIXES)}"
         )
+    missing = missing_path(name)
+    if missing is not None:
+        raise InputError(f"dataset_name {name}: {missing}")
     dataset = _load_from_hub(name, config, split)
     return DataTable(name, partial(_read_dataset, dataset), str(dataset._fingerprint))
 
@@ -174,19 +184,46 @@ def _check_file(path: Path) -> None:
         )
 
 
+def _check_number(directory: Path, paths: Sequence[Path]) -> None:
+    """Check that the shards in a directory have as many rows as the run that wrote them has recorded."""
+    recorded = read_record(directory).get("results", {}).get("questions") if is_run(str(directory)) else None
+    if not isinstance(recorded, int):
+        return
+    try:
+        rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    except _DAMAGES as error:
+        raise _damaged(directory, error) from error
+    if rows != recorded:
+        raise InputError(
+            f"dataset_name {directory} has {rows} rows, but its run wrote {recorded}: a shard is missing or has "
+            "changed; copy the directory again, or remove it and run the command that made it again"
+        )
+
+
+def _read_checked(paths: Sequence[Path]) -> Iterator[Row]:
+    for path in paths:
+        try:
+            yield from read_shards([path])
+        except _DAMAGES as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"dataset_name {path} cannot be read to its end: {reason}; download it again")
+
+
 def _read_file(path: Path, suffix: str) -> Iterator[Row | Fault]:
     try:
         if suffix == ".parquet":
             yield from read_shards([path])
             return
         with gzip.open(path, "rb") if suffix.endswith(".gz") else path.open("rb") as file:
-            if suffix == ".json" and file.peek(1).lstrip()[:1] == b"[":
-                yield from read_array(file)
-            else:
-                yield from read_lines(file)
+            yield from read_json(file, array=suffix == ".json")
+    except NotATable as error:
+        raise InputError(f"dataset_name {path} is not a table: {error}") from error
     except _DAMAGES as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"dataset_name {path} cannot be read to its end: {reason}; download it again") from error
+        raise _damaged(path, error) from error
 
 
 def _load_from_hub(name: str, config: str | None, split: str) -> Dataset:
@@ -196,7 +233,7 @@ def _load_from_hub(name: str, config: str | None, split: str) -> Dataset:
         raise InputError(
             f"dataset_name {name} is neither a local directory or file nor a dataset on the Hub"
         ) from error
-    except (DatasetGenerationError, ConnectionError, ValueError) as error:
+    except (DatasetGenerationError, OSError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"dataset_name {name} cannot be read: {reason[:300]}") from error
     assert isinstance(dataset, Dataset)

@@ -79,12 +79,15 @@ def read_samples(path: Path) -> SampleCounts:
         votes = _count_votes(path, columns["question_id"], columns["vote"], columns["correct"])
     else:
         logger.warning("samples %s have no column vote, because they are from an older version: no maj@k", path)
+    counted = [number for number in columns["num_tokens"] if number is not None]
+    if uncounted := len(columns["num_tokens"]) - len(counted):
+        logger.warning("samples %s: the server counted no tokens of %d samples: the mean omits them", path, uncounted)
     return SampleCounts(
         question_ids=tuple(n),
         n=np.array(list(n.values())),
         correct=np.array([correct[question] for question in n]),
         formatted=float(np.mean(columns["formatted"])),
-        mean_tokens=float(np.mean(columns["num_tokens"])),
+        mean_tokens=float(np.mean(counted)) if counted else 0.0,
         outcomes=dict(Counter(columns["outcome"])),
         votes=votes,
     )

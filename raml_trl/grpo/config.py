@@ -8,7 +8,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from math import gcd
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trl import GRPOConfig
 
@@ -16,7 +16,9 @@ from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_
 from raml_trl.grpo.packing.support import SharedPrompts
 from raml_trl.grpo.selection import REWARD_BLIND, STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.validation import check_types, nearest
+from raml_trl.runtime.limits import COUNT, Limits, check_settings, whole
+from raml_trl.runtime.validation import nearest
+from raml_trl.training.limits import GRPO
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class SubsetGRPOConfig(GRPOConfig):
     `per_device_train_batch_size` (B) and `steps_per_generation` count rollouts before selection, as in TRL. A
     micro-batch is made from B rollouts and trains on B * m / G rows.
     """
+
+    limits: ClassVar[Limits] = {**GRPO, "num_generations_update": whole(1, 2**20), "max_tokens_per_micro_batch": COUNT}
 
     num_generations_update: int | None = field(
         default=None, metadata={"help": "m: rollouts of each group of num_generations that carry gradient; None = all."}
@@ -129,7 +133,7 @@ class SubsetGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if callable(self.selection):
             self.selection = selector_name(self.selection)  # so that the config can be saved
-        check_types(self, SubsetGRPOConfig)
+        check_settings(self)
         load_strategy(self.selection)
         self._check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
         super().__post_init__()
@@ -326,8 +330,6 @@ class SubsetGRPOConfig(GRPOConfig):
 
     def _check_max_tokens(self, terms: str) -> None:
         problem = f"max_tokens_per_micro_batch is {self.max_tokens_per_micro_batch}, but"
-        if int(self.max_tokens_per_micro_batch) < 1:
-            raise InputError(f"{problem} must be at least 1")
         if self.shared_prompts == "off" or self.length_bucketing is False:
             raise InputError(f"{problem} rows are not packed by tokens if shared_prompts or length_bucketing is off")
         if terms:

@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value
 from raml_trl.data.reading import stream_questions
 from raml_trl.data.records import Question
 from raml_trl.data.tables import DataTable, cached_rows
+from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
 from raml_trl.training.config import TrainArguments
@@ -37,6 +38,28 @@ def grpo_rows(table: DataTable, style: str) -> Dataset:
                 "without images, or train with SubsetGRPOTrainer in Python, see docs/images.md"
             )
     return cached_rows(_stream_rows, table, _FEATURES, key={"style": style}, style=style)
+
+
+def check_number(rows: Dataset, config: SubsetGRPOConfig, name: str) -> None:
+    """Check that there are enough questions for one generation. With fewer, TRL would train for 0 steps.
+
+    Args:
+        rows: one row per question.
+        name: the name of the dataset, for the message.
+
+    Raises:
+        InputError: if there are too few.
+    """
+    group, rollouts = config.num_generations, config.generation_batch_size
+    assert group is not None
+    assert rollouts is not None  # set by TRL
+    needed = rollouts // group
+    if len(rows) < needed:
+        raise InputError(
+            f"dataset_name {name} has {len(rows)} questions, but one generation needs {needed}: "
+            f"per_device_train_batch_size x steps_per_generation x processes is {rollouts} rollouts, in groups of "
+            f"num_generations = {group}; add questions, or let that product be at most {len(rows) * group}"
+        )
 
 
 def evaluation_rows(questions: Iterable[Question], style: str) -> Dataset:

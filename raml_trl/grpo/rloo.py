@@ -6,7 +6,7 @@ correction. docs/other_trainers.md derives the estimate and lists what `SubsetGR
 """
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from raml_trl.grpo.resuming import BufferResuming
 from raml_trl.grpo.rows import SELECTED, Batch
 from raml_trl.grpo.selection import Strategy, select_rollouts
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.validation import check_types
+from raml_trl.runtime.limits import Each, Limits, Number, check_settings, whole
+from raml_trl.training.limits import GROUPS
 
 
 @dataclass
@@ -32,6 +33,12 @@ class SubsetRLOOConfig(RLOOConfig):
 
     `per_device_train_batch_size` and `steps_per_generation` count rollouts before selection, as in TRL.
     """
+
+    limits: ClassVar[Limits] = {
+        **GROUPS,
+        "reward_clip_range": Each(Number(-(10**9), 10**9)),
+        "num_generations_update": whole(1, 2**20),
+    }
 
     num_generations_update: int | None = field(
         default=None, metadata={"help": "m: rollouts of each group of num_generations that carry gradient; None = all."}
@@ -42,7 +49,7 @@ class SubsetRLOOConfig(RLOOConfig):
     )
 
     def __post_init__(self) -> None:
-        check_types(self, SubsetRLOOConfig)
+        check_settings(self)
         super().__post_init__()
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations

@@ -1,5 +1,6 @@
 """Parts that the cards of models and datasets share: recipe, version, tables of facts and metrics, citation."""
 
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,6 +54,11 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
     call = f"python -m raml_trl.{command} --config recipe.yaml --output_dir OUTPUT_DIR"
     content = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip()
     return f"{code_block(call, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content, 'yaml')}"
+
+
+def plain_name(text: str) -> str:
+    """Return a name for a heading and for metadata: characters that Markdown or HTML could interpret become `_`."""
+    return re.sub(r"[^\w .+-]", "_", text)
 
 
 def version(package: Path = _PACKAGE) -> str:

@@ -5,13 +5,16 @@ repeat a call from its start after a transient failure, and the user can run the
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import TimeoutError as CallTimeout
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub import HfApi, RepoUrl, get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from raml_trl.runtime.errors import InputError
@@ -23,12 +26,20 @@ LONGEST_PAUSE_SECONDS = 300  # the Hub limits requests per five minutes, and may
 
 # The exceptions of huggingface_hub: HTTPError for an error response or no response, OSError for a missing token or
 # offline mode, ValueError for an invalid argument, and RuntimeError around the failure of one of several files.
-_FAILURES = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
+# KeyError, TypeError and AttributeError come from an answer in another form.
+_FAILURES = (httpx2.HTTPError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that has write access"
 
+ANSWER_SECONDS = 60.0  # for a call that sends only a few requests
+_BYTES_PER_SECOND = 50_000  # slower uploads are given up
+
 T = TypeVar("T")
 RepoType = Literal["model", "dataset"]
+
+
+class SilentHub(OSError):
+    """The Hub did not answer in time."""
 
 
 def check_hub_access(repo_id: str, *, private: bool | None, repo_type: RepoType = "dataset") -> RepoUrl:
@@ -121,6 +132,7 @@ def push_folder(
     Raises:
         InputError: if the push fails.
     """
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     # huggingface_hub 2 has no upload_large_folder: its upload_folder commits many files in batches and continues an
     # interrupted upload.
     insist(
@@ -135,17 +147,21 @@ def push_folder(
             commit_message=message,
         ),
         f"{repo_type} {repo_id}",
+        seconds=10 * ANSWER_SECONDS + size / _BYTES_PER_SECOND,
     )
 
 
-def insist(call: Callable[[], T], name: str) -> T:
+def insist(call: Callable[[], T], name: str, *, seconds: float = ANSWER_SECONDS) -> T:
     """Return the result of `call`. If the Hub is busy or cannot be reached, pause and call again, three times at most.
+
+    A Hub that does not answer in time counts as one that cannot be reached. huggingface_hub would wait without end.
 
     huggingface_hub itself retries uploads of files, but not the creation of a repository or a commit.
 
     Args:
         call: sends one or more requests, and can be repeated from its start.
         name: the name of the repository in messages, such as `model USER/NAME`.
+        seconds: the time that one call may take, all its requests together.
 
     Raises:
         InputError: if the failure is permanent, or remains after the last attempt.
@@ -153,7 +169,7 @@ def insist(call: Callable[[], T], name: str) -> T:
     pauses = iter(PAUSES_SECONDS)
     while True:
         try:
-            return call()
+            return _within(call, seconds)
         except _FAILURES as error:
             cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
             failure = f"the Hub {name}: {reason(cause)}"
@@ -163,6 +179,22 @@ def insist(call: Callable[[], T], name: str) -> T:
         pause = min(max(pause, _retry_after(cause)), LONGEST_PAUSE_SECONDS)
         logger.warning("%s; trying again in %d seconds", failure, pause)
         time.sleep(pause)
+
+
+def _within(call: Callable[[], T], seconds: float) -> T:
+    """Return the result of `call`, which runs in a thread of its own.
+
+    Raises:
+        SilentHub: if the call takes longer. Its thread then goes on, but does not keep the program from ending.
+        Exception: what the call raises.
+    """
+    pool = ThreadPool(1)  # its threads are daemons
+    result = pool.apply_async(call)
+    pool.close()
+    try:
+        return result.get(timeout=seconds)
+    except CallTimeout as error:
+        raise SilentHub(f"it did not answer within {seconds:.0f} s") from error
 
 
 def reason(error: BaseException) -> str:
@@ -175,20 +207,23 @@ def reason(error: BaseException) -> str:
         case HfHubHTTPError(response=response, server_message=message):
             remedy = f": {_LOG_IN}" if response.status_code in (401, 403) else ""
             text = f"the Hub answers {response.status_code} ({message or response.reason_phrase}){remedy}"
-        case httpx2.TransportError():
+        case KeyError() | TypeError() | AttributeError():
+            text = f"its answer is not one of the Hub's protocol ({type(error).__name__}: {error})"
+        case SilentHub() | httpx2.TransportError():
             text = f"the Hub cannot be reached ({error})"
         case _:
             text = str(error)
-    return " ".join(text.split())
+    token = get_token()
+    return " ".join((text if token is None else text.replace(token, "***")).split())
 
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _TRANSIENT
-    return isinstance(error, httpx2.TransportError)
+    return isinstance(error, httpx2.TransportError | SilentHub)
 
 
 def _retry_after(error: BaseException) -> int:
     """Return the number of seconds that the Hub asks to wait, or 0."""
     seconds = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return int(seconds) if seconds.isdecimal() else 0
+    return int(seconds) if re.fullmatch(r"[0-9]{1,9}", seconds) else 0

@@ -15,13 +15,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raml_trl.render.figures import COLOURS
+from raml_trl.runtime.errors import printable
 from raml_trl.runtime.files import whole_file
 
 KINDS = ("pseudo_gradient", "loss_landscape", "trajectory_pruning")
 
 _DIGITS = 7  # the precision of float32; a number takes half the bytes that a double with all digits takes
-# Characters that could end or open an element, that older scripts read as line ends, or that UTF-8 cannot encode.
-_UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+# Characters that could end or open an element, that older scripts read as line ends, that control a terminal or the
+# direction of text, or that UTF-8 cannot encode.
+_UNSAFE = re.compile("[<>&\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_page(path: Path, kind: str, data: Mapping[str, object]) -> None:
@@ -53,7 +55,8 @@ def render_page(template: str, data: object, **values: object) -> str:
         values: the values that the template inserts into the HTML; they are escaped.
     """
     environment = Environment(loader=PackageLoader("raml_trl.render"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template(template).render(**values, colours=COLOURS, data=Markup(_embedded_json(data)))
+    html = environment.get_template(template).render(**values, colours=COLOURS, data=Markup(_embedded_json(data)))
+    return printable(html)  # the data have no control characters left: they are escaped as JSON
 
 
 def _embedded_json(value: object) -> str:

@@ -7,11 +7,14 @@ from typing import Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from raml_trl.runtime.errors import printable
+
 DASH = "\N{EN DASH}"
 
 # Characters that Markdown, or HTML inside Markdown, would interpret. Brackets are no link without the character after
 # the closing bracket, so only that character is matched.
 _ACTIVE = re.compile(r"([\\`*_<>|&~$]|(?<=\])[(\[:]|^(?:[#+-]|\d+[.)])(?= ))")
+_ACTIVE_IN_CELL = re.compile(r"([\\`*<>|&~$]|(?<=\])[(\[:])")
 # All characters except letters, digits and the few other characters that neither Markdown nor HTML interprets.
 _INERT = re.compile(r"[^\w ./,()-]|_")
 
@@ -98,8 +101,13 @@ def markdown_table(rows: Sequence[Sequence[str]], *, aligned: bool = True) -> st
 
 
 def escape_markdown(text: str) -> str:
-    """Escape `text` with backslashes, so that Markdown shows it unchanged on one line."""
-    return _ACTIVE.sub(r"\\\1", " ".join(text.split()))
+    """Escape `text` with backslashes, so that Markdown shows it unchanged on one line, and control characters too."""
+    return _ACTIVE.sub(r"\\\1", printable(" ".join(text.split())))
+
+
+def escape_cell(text: str) -> str:
+    """Escape `text` for a table that is also printed: like `escape_markdown`, but with plain underscores and dashes."""
+    return _ACTIVE_IN_CELL.sub(r"\\\1", printable(" ".join(text.split())))
 
 
 def escape_for_hub(text: str) -> str:
@@ -115,7 +123,11 @@ def escape_for_hub(text: str) -> str:
 
 
 def code_block(text: str, language: str = "text") -> str:
-    """Put `text` into a fenced code block whose fence is longer than any run of backticks in it."""
+    """Put `text` into a fenced code block whose fence is longer than any run of backticks in it.
+
+    Control characters become escape sequences.
+    """
+    text = printable(text)
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"

@@ -3,23 +3,25 @@
 import argparse
 import difflib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, get_type_hints
 
 from trl import TrlParser
 
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, mask_secrets, printable, shown
 from raml_trl.runtime.files import Settings, read_yaml
+from raml_trl.runtime.limits import Limits, Number, check_settings, default_of
 from raml_trl.runtime.locks import EXPIRY_SECONDS, HEARTBEAT_SECONDS, DirectoryLock, WhenLocked, locked
 from raml_trl.runtime.runs import Run, find_run, is_first_process, open_run, process_share
 from raml_trl.runtime.silence import watched
 from raml_trl.runtime.stopping import Terminated, ending_at_once
-from raml_trl.runtime.validation import check_at_least, check_type, check_types
+from raml_trl.runtime.validation import check_type
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,12 +31,16 @@ logger = logging.getLogger(__name__)
 USER_ERROR = 2
 INTERRUPTED = 130
 
+_NO_OUTPUT = "output_dir is missing: set it to the directory that the run is to be written to"
+_LONG_WORD = re.compile(r"\S{200,}")
 _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec")
 
 
 @dataclass
 class RunOptions:
     """Options that every command accepts in addition to its own. They do not change results, so no run records them."""
+
+    limits: ClassVar[Limits] = {"rank_timeout": Number(1, 10**9)}
 
     when_locked: WhenLocked = field(
         default="refuse",
@@ -46,8 +52,7 @@ class RunOptions:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, RunOptions)
-        check_at_least(self, rank_timeout=1)
+        check_settings(self)
 
 
 class StrictParser(TrlParser):
@@ -70,7 +75,7 @@ class StrictParser(TrlParser):
                 self.add_argument(*opposites, action="store_false", dest=action.dest, default=suppress, help=suppress)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        raise InputError(_LONG_WORD.sub(lambda match: f"{match[0][:100]}…", message))
 
     def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
         """Parse a command line and the YAML file named by `--config`.
@@ -90,7 +95,7 @@ class StrictParser(TrlParser):
         self._check_options(arguments)
         try:
             return self.parse_args_and_config(arguments)
-        except ValueError as error:  # raised by TRL's dataclasses and by ours
+        except (ValueError, ImportError, NotImplementedError) as error:  # raised by TRL's dataclasses and by ours
             raise InputError(" ".join(str(error).split())) from error
 
     def explicit_settings(self, arguments: Sequence[str]) -> Settings:
@@ -122,9 +127,10 @@ class StrictParser(TrlParser):
         hints = self._hints()
         for name, value in read_yaml(path).items():
             if name == "env":
+                _check_environment(path, value)
                 continue
             if name not in hints:
-                raise InputError(f"{path}: unknown key {name!r}{_suggestion(str(name), hints)}")
+                raise InputError(f"{path}: unknown key {shown(name)}{_suggestion(str(name)[:100], hints)}")
             if not isinstance(value, str):  # the parser converts strings itself
                 try:
                     check_type(name, value, hints[name])
@@ -135,7 +141,17 @@ class StrictParser(TrlParser):
         known = [*self._option_string_actions, "--config"]
         for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
             if option not in known:
-                raise InputError(f"unknown option {option}{_suggestion(option, known)}")
+                raise InputError(f"unknown option {option[:100]}{_suggestion(option[:100], known)}")
+
+
+def _check_environment(path: Path, variables: object) -> None:
+    """Check the variables under `env` of a recipe, which the parser sets."""
+    usable = isinstance(variables, dict) and all(
+        isinstance(name, str) and name and "=" not in name and "\0" not in f"{name}{value}"
+        for name, value in variables.items()
+    )
+    if not usable:
+        raise InputError(f"{path}: env must be a mapping of names of variables to values, got {shown(variables)}")
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
@@ -171,7 +187,7 @@ def run(
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
             `publish(*configs, run)` if the run is complete, even if the run was complete before.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _log_plainly()
     for library in _CHATTY_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
@@ -184,8 +200,11 @@ def run(
             if optional_output and configs[0].output_dir is None:
                 main(*configs, None)
                 parser.exit()
-            directory, settings = _output_dir(configs), parser.explicit_settings(sys.argv[1:])
-            with named_faults(directory), ExitStack() as stack:
+            settings = parser.explicit_settings(sys.argv[1:])
+            if settings.get("output_dir", "") is None:  # transformers would choose a directory
+                raise InputError(_NO_OUTPUT)
+            directory = _output_dir(configs)
+            with _no_empty_parents(directory), named_faults(directory), ExitStack() as stack:
                 lock = None
                 found = find_run(directory, command, settings)
                 if not shared and (repeatable or found is None or not found.complete):
@@ -220,6 +239,33 @@ def _locked(directory: Path, options: RunOptions, program: str) -> Iterator[Dire
         yield lock
 
 
+@contextmanager
+def _no_empty_parents(directory: Path) -> Iterator[None]:
+    """Remove the parents that were made for `directory` and are empty in the end, because the run was refused."""
+    made = [parent for parent in directory.parents if not parent.exists()]
+    try:
+        yield
+    finally:
+        for parent in made:
+            if not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+class _PlainFormatter(logging.Formatter):
+    """Escapes control characters and masks access tokens, because log lines repeat what servers and data say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(mask_secrets(super().format(record)))
+
+
+def _log_plainly() -> None:
+    """Log messages without their level and time to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
 def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
     """Run a command from Python and return its results.
 
@@ -235,12 +281,12 @@ def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
         InputError: for a user error.
     """
     command = main.__module__.rpartition(".")[2]
-    values = {field.name: (getattr(config, field.name), _default(field)) for field in fields(config)}
+    values = {field.name: (getattr(config, field.name), default_of(field)) for field in fields(config)}
     settings = {name: value for name, (value, default) in values.items() if value != default}
     directory = _output_dir([config])
     record = find_run(directory, command, settings)
     if record is None or not record.complete:
-        with named_faults(directory), locked(directory, "refuse") as lock:
+        with _no_empty_parents(directory), named_faults(directory), locked(directory, "refuse") as lock:
             record = open_run(directory, command, settings, lock)
             if not record.complete:
                 _run_or_discard(main, [config], record)
@@ -248,19 +294,17 @@ def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
 
 
 def _run_or_discard(main: Callable[..., None], configs: "Iterable[DataclassInstance]", record: Run) -> None:
+    failed = True
     try:
         main(*configs, record)
-    except InputError:
-        record.discard()
-        raise
-
-
-def _default(field: Field[Any]) -> object:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+        failed = False
+    finally:
+        if failed:
+            record.discard()
 
 
 def _output_dir(configs: "Iterable[DataclassInstance]") -> Path:
     directories = [vars(config)["output_dir"] for config in configs if "output_dir" in vars(config)]
     if not directories or not directories[0]:
-        raise InputError("output_dir is missing: set it to the directory that the run is to be written to")
+        raise InputError(_NO_OUTPUT)
     return Path(directories[0])

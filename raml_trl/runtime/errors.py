@@ -1,4 +1,20 @@
-"""The exception for user errors, which a command reports in one line with exit code 2."""
+"""The exception for user errors, which a command reports in one line with exit code 2.
+
+Messages repeat settings, data and answers of servers, so they are cleaned: control characters are escaped, and access
+tokens are masked.
+"""
+
+import os
+import re
+
+_LONGEST_VALUE = 100
+_LONGEST_MESSAGE = 4_000
+# All control characters except line feeds and tabs, halves of surrogate pairs, and marks that reorder text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SECRET = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|wandb_v1_)[A-Za-z0-9_-]{6,}|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
+_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic|token)\s+[A-Za-z0-9._~+/=-]{12,}")
+_SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|API_?KEY)$", re.IGNORECASE)
+_SHORTEST_SECRET = 8
 
 
 class InputError(ValueError):
@@ -7,3 +23,48 @@ class InputError(ValueError):
     The message is one line that names first the value and then the remedy. Any other exception is a defect of the
     program and keeps its traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Return text for a terminal: on one line, without control characters and access tokens, and not endless."""
+    text = printable(mask_secrets(" ".join(text.split("\n"))))
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} …"
+
+
+def printable(text: str) -> str:
+    r"""Return text with control characters as escape sequences, such as `\x1b`. Line feeds and tabs remain.
+
+    A terminal would obey control characters, and a file cannot hold half a surrogate pair.
+    """
+    return _CONTROL.sub(lambda match: _escape(match[0]), text)
+
+
+def mask_secrets(text: str) -> str:
+    """Replace access tokens by `***`.
+
+    These are texts in the form of a token, and the values of environment variables such as HF_TOKEN and OPENAI_API_KEY.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return _AUTHORIZATION.sub(r"\1 ***", _SECRET.sub("***", text))
+
+
+def shown(value: object) -> str:
+    """Return a value as in Python code, in at most 100 characters, for a message."""
+    if isinstance(value, int) and not -(10**50) < value < 10**50:  # Python refuses to write integers of 4,300 digits
+        return f"a number of about 10^{int((abs(value).bit_length() - 1) * 0.30103)}"
+    text = value[: 2 * _LONGEST_VALUE] if isinstance(value, str) else value
+    try:
+        written = repr(text)
+    except (ValueError, RecursionError):  # a list of such integers, or a list that contains itself
+        return f"a {type(value).__name__}"
+    return written if len(written) <= _LONGEST_VALUE else f"{written[:_LONGEST_VALUE]}…"
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.strict_yaml import StrictLoader
 
 Row = dict[str, Any]
 """A row of a table: its values by column name."""
 
 Settings = dict[str, Any]
 """Settings by name. The values are of types that YAML and JSON can represent."""
+
+_LONGEST_YAML = 2**20  # bytes
 
 
 @contextmanager
@@ -72,13 +75,17 @@ def read_yaml(path: Path) -> Settings:
     """Read the mapping in a YAML file.
 
     Raises:
-        InputError: if the file is missing, is not YAML or is not a mapping.
+        InputError: if the file is missing, is not YAML, is not a mapping, has a key twice, or is nested without end.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LONGEST_YAML:
+            raise InputError(f"config file {path} has {path.stat().st_size:,} bytes: name a YAML file of settings")
+        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)  # a SafeLoader
     except OSError as error:
         raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, NUL in the path, a number of 5,000 digits
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"config file {path} must be a mapping of names to values")

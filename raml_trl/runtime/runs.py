@@ -89,7 +89,7 @@ class Run:
         The directory is deleted with it, now or when its lock is released.
         """
         files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
-        if self.writes and [path.name for path in files] == [RECORD]:
+        if self.writes and not self.complete and [path.name for path in files] == [RECORD]:
             files[0].unlink()
             if self.lock is None:
                 self.directory.rmdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.extras import how_to_install
 
 Tracker = Literal["none", "wandb", "trackio"]
 
@@ -33,7 +34,7 @@ def check_tracker(tracker: Tracker) -> None:
     """
     if tracker == "none":
         return
-    missing = InputError(f"report_to is {tracker}, which is not installed: pip install raml_trl[{tracker}]")
+    missing = InputError(f"report_to is {tracker}, which is not installed: {how_to_install(tracker)}")
     try:
         module = import_module(tracker)
     except ModuleNotFoundError as error:

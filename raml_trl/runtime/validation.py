@@ -1,24 +1,10 @@
-"""Checks the types and minimums of the values in a config, and finds the nearest valid value for an error message."""
+"""Checks values against type hints, and finds the nearest valid value for an error message."""
 
 import types
 from collections.abc import Callable
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from raml_trl.runtime.errors import InputError
-
-
-def check_types(config: object, declared_by: type) -> None:
-    """Check the values of `config` against the type hints of the fields that the class `declared_by` declares.
-
-    Neither YAML nor Python checks these types. Each config class calls this for its own fields and leaves inherited
-    fields to its base class.
-
-    Raises:
-        InputError: if a value does not have the declared type. The message names the field, the value and the type.
-    """
-    hints = get_type_hints(declared_by)
-    for name in declared_by.__annotations__:
-        check_type(name, getattr(config, name), hints[name])
+from raml_trl.runtime.errors import InputError, shown
 
 
 def check_type(name: str, value: object, hint: object) -> None:
@@ -29,7 +15,12 @@ def check_type(name: str, value: object, hint: object) -> None:
     """
     if not _has_type(value, hint):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise InputError(f"{name} must be {wanted}, got {value!r} ({type(value).__name__})")
+        raise InputError(f"{name} must be {wanted}, got {shown(value)} ({type(value).__name__})")
+
+
+def allows_none(hint: object) -> bool:
+    """Return whether a value of this type may be None."""
+    return _has_type(None, hint)
 
 
 def _has_type(value: object, hint: object) -> bool:
@@ -64,8 +55,11 @@ def check_at_least(config: object, **minimums: int) -> None:
 
 
 def nearest(value: int, works: Callable[[int], bool]) -> str:
-    """Return the nearest positive integers below and above `value` for which `works` is true, such as "96 or 104"."""
+    """Return the nearest positive integers below and above `value` for which `works` is true, such as "96 or 104".
+
+    Only the 100,000 integers below and above are tried, so that the answer never takes long.
+    """
     limit = 100_000
-    below = next((candidate for candidate in range(value - 1, 0, -1) if works(candidate)), None)
+    below = next((candidate for candidate in range(value - 1, max(0, value - limit), -1) if works(candidate)), None)
     above = next((candidate for candidate in range(value + 1, value + limit) if works(candidate)), None)
-    return " or ".join(str(candidate) for candidate in (below, above) if candidate is not None) or "no value"
+    return " or ".join(str(candidate) for candidate in (below, above) if candidate is not None) or "no near value"

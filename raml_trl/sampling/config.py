@@ -1,18 +1,36 @@
 """The options of `sample_trajectories` and `evaluate`. Invalid values are rejected before any work is done."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from raml_trl.data.config import DatasetArguments
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.limits import COUNT, PATH, PROCESSES, SEED, SHARE, TOP_P, Each, Limits, Number, above, whole
 from raml_trl.runtime.runs import process_share
 from raml_trl.runtime.trackers import PROJECT, Tracker
-from raml_trl.runtime.validation import check_at_least, check_types
 
 
 @dataclass(kw_only=True)
 class SamplingArguments(DatasetArguments):
     """The options that `sample_trajectories` and `evaluate` share: questions, model, sampling settings and engine."""
+
+    limits: ClassVar[Limits] = {
+        "model_name_or_path": PATH,
+        "output_dir": PATH,
+        "num_questions": COUNT,
+        "max_completion_length": whole(1, 10**7),
+        "temperature": Number(0, 1000),
+        "top_p": TOP_P,
+        "top_k": whole(0, 10**9),
+        "seed": SEED,
+        "batch_size": whole(1, 2**20),
+        "tensor_parallel_size": PROCESSES,
+        "gpu_memory_utilization": above(0, 1),
+        "max_model_length": COUNT,
+        "max_requests": whole(1, 2**16),
+        "questions_per_shard": COUNT,
+        "num_graders": PROCESSES,
+    }
 
     model_name_or_path: str = field(metadata={"help": "Directory or Hub name; with a server, its name there."})
     output_dir: str = field(metadata={"help": "Shared by all processes and machines of the launch."})
@@ -52,20 +70,10 @@ class SamplingArguments(DatasetArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, SamplingArguments)
         if self.push_to_hub != (self.hub_dataset_id is not None):
             raise InputError(
                 f"push_to_hub is {self.push_to_hub} and hub_dataset_id is {self.hub_dataset_id}: each needs the other"
             )
-        check_at_least(
-            self,
-            **dict.fromkeys(("num_questions", "max_completion_length", "batch_size", "questions_per_shard"), 1),
-            **dict.fromkeys(("tensor_parallel_size", "max_model_length", "max_requests", "num_graders"), 1),
-            temperature=0,
-            top_k=0,
-        )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
         num_processes = process_share()[1]
         if self.all_devices and (self.engine != "transformers" or num_processes > 1):
             raise InputError(
@@ -95,18 +103,26 @@ class SamplingArguments(DatasetArguments):
 class SampleTrajectoriesConfig(SamplingArguments):
     """The options of `sample_trajectories`, which draws n trajectories of a teacher per question and grades them."""
 
+    limits: ClassVar[Limits] = {"num_trajectories": whole(1, 10**6)}
+
     num_trajectories: int = field(default=64, metadata={"help": "n: trajectories per question."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, SampleTrajectoriesConfig)
-        check_at_least(self, num_trajectories=1)
         self.check_number("num_trajectories", self.num_trajectories)
 
 
 @dataclass(kw_only=True)
 class EvaluateConfig(SamplingArguments):
     """The options of `evaluate`, which draws n samples per question, grades them and computes metrics."""
+
+    limits: ClassVar[Limits] = {
+        "num_samples": whole(1, 10**6),
+        "k": Each(whole(1, 10**6)),
+        "g_pass_thresholds": Each(SHARE),
+        "models": Each(PATH),
+        "from_samples": PATH,
+    }
 
     num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
     k: list[int] = field(
@@ -135,16 +151,11 @@ class EvaluateConfig(SamplingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, EvaluateConfig)
-        check_at_least(self, num_samples=1)
         self.check_number("num_samples", self.num_samples)
         if self.push_to_hub and (self.from_samples is not None or self.models):
             raise InputError("push_to_hub needs an evaluation of one model that draws its samples: leave it out")
         if self.from_samples is not None and self.models:
             raise InputError("from_samples counts the samples of one model: leave models out")
-        for threshold in self.g_pass_thresholds:
-            if not 0 <= threshold <= 1:
-                raise InputError(f"g_pass_thresholds must lie between 0 and 1, got {threshold}")
         for k in self.k:
             if not 1 <= k <= self.num_samples:
                 raise InputError(f"k = {k} needs at least {k} samples per question; num_samples is {self.num_samples}")

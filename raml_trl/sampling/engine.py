@@ -31,14 +31,14 @@ class Completion:
     Args:
         prompt: position of the prompt in the list of prompts.
         sample: position of the completion among the n completions of its prompt, from 0 to n - 1.
-        num_tokens: number of tokens of the completion, including the end token.
+        num_tokens: number of tokens of the completion, including the end token; None if a server does not count them.
         finished: True if the model ended the text, False if the text was cut at the maximum length.
     """
 
     prompt: int
     sample: int
     text: str
-    num_tokens: int
+    num_tokens: int | None
     finished: bool
 
 

@@ -1,10 +1,12 @@
 """Loads models and tokenizers from a directory or the Hub, and creates engines. Error messages have one line."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -15,7 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from raml_trl.prompts import STYLES, prompt_messages
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.local_names import missing_path
 from raml_trl.runtime.runs import require_complete
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.engine import Engine
@@ -25,6 +29,9 @@ from raml_trl.sampling.vllm_engine import VLLMEngine
 
 LOADING_ERRORS = (OSError, SafetensorError)
 """The exceptions that transformers raises for files that are missing, unreachable or damaged."""
+
+ADAPTER = "adapter_config.json"
+"""The file that makes a directory an adapter of PEFT, such as LoRA."""
 
 
 def check_model(name: str | None) -> str:
@@ -39,20 +46,84 @@ def check_model(name: str | None) -> str:
     path = Path(name)
     if path.is_dir():
         require_complete(name)
-        if not any((path / config).is_file() for config in ("config.json", "adapter_config.json")):
+        if not any((path / config).is_file() for config in ("config.json", ADAPTER)):
             raise InputError(f"model {name} cannot be loaded: there is no config.json in that directory")
-    elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise InputError(f"model {name} cannot be loaded: there is no such directory")
+    elif path.exists():
+        raise InputError(f"model {name} cannot be loaded: it is a file, not the directory of a model")
+    missing = missing_path(name)
+    if missing is not None:
+        raise InputError(f"model {name} cannot be loaded: {missing}")
     return name
+
+
+def check_chat(
+    tokenizer: PreTrainedTokenizerBase, style: str, name: str, *, pads: bool = False
+) -> PreTrainedTokenizerBase:
+    """Check that the chat template of a tokenizer can write the prompts of a style, and return the tokenizer.
+
+    Args:
+        tokenizer: the tokenizer of the model `name`.
+        style: the prompt style, a key of `prompts.STYLES`.
+        pads: also check that there is a pad token, which batches of prompts need.
+
+    Raises:
+        InputError: if there is no chat template, the template refuses the messages, or there is no pad token.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"model {name} has no chat template, which makes prompts of questions: take the chat version of the "
+            "model, or put a chat_template.jinja into its directory"
+        )
+    messages = prompt_messages("1 + 1 = ?", style)
+    try:
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    except (TemplateError, ValueError, TypeError) as error:
+        plain = [name for name, other in STYLES.items() if other.position != "system"]
+        remedy = f"take a prompt_style without a system turn: {' or '.join(plain)}"
+        if messages[0]["role"] != "system":
+            remedy = "mend its chat template"
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"model {name}: its chat template refuses prompt_style {style} ({reason}): {remedy}"
+        ) from error
+    if pads and tokenizer.pad_token is None:
+        raise InputError(
+            f"model {name}: its tokenizer has no pad token, which batches of prompts need: set pad_token in its "
+            f"tokenizer_config.json, for example to its end token {tokenizer.eos_token!r}"
+        )
+    return tokenizer
+
+
+def base_of_adapter(name: str) -> str | None:
+    """Return the name of the base model if `name` is the directory of an adapter, such as LoRA; None otherwise.
+
+    Raises:
+        InputError: if the adapter does not say which model it belongs to.
+    """
+    directory = Path(name)
+    if not (directory / ADAPTER).is_file() or (directory / "config.json").is_file():
+        return None
+    try:
+        base = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        base = None
+    if not isinstance(base, str):
+        raise InputError(f"model {name}: its {ADAPTER} has no base_model_name_or_path: add the name of the base model")
+    return base
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. `revision` is a branch, tag or commit on the Hub; None is `main`.
 
+    An adapter without a tokenizer has that of its base model.
+
     Raises:
         InputError: if the tokenizer cannot be loaded.
     """
     check_model(name)
+    base = base_of_adapter(name)
+    if base is not None and not (Path(name) / "tokenizer_config.json").is_file():
+        name, revision = check_model(base), None
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except LOADING_ERRORS as error:
@@ -106,6 +177,8 @@ def open_engine(config: SamplingArguments) -> Engine:
         InputError: if the model cannot be loaded, vLLM or a device is missing, or the server does not offer the model.
     """
     name = config.model_name_or_path
+    if config.engine != "server":
+        check_chat(load_tokenizer(name), config.prompt_style, name, pads=config.engine == "transformers")
     if config.engine == "server":
         assert config.server_url is not None
         api_key = os.environ.get(config.api_key_variable)

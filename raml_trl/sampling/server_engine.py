@@ -7,11 +7,17 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Literal
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.validation import check_at_least
 from raml_trl.sampling.engine import Completion, Messages, SamplingSettings, keyed_seed
 from raml_trl.sampling.server_requests import Reply, Server, event_loop
+
+_OLD_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_Answer = tuple[str, int | None, bool]
+"""The text of a completion, its number of tokens if the server counts them, and whether the model ended it."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,23 @@ class ServerEngine:
 
         server, slots = self._server(), asyncio.Semaphore(self.max_requests)
         client = server.client()
+        limit_names = [_OLD_LIMIT]  # the last one is in use; OpenAI's reasoning models know only the new name
 
         async def complete(prompt: int, sample: int) -> Completion:
             key = keyed_seed(seed, prompt, sample)
             body = {"model": self.model, "messages": prompts[prompt], "seed": key, **decoding}
-            body["max_tokens"] = settings.max_completion_length
+
+            async def ask(name: str) -> _Answer | Literal["another limit"]:
+                limited = body | {name: settings.max_completion_length}
+                read = _read_completion if name == _NEW_LIMIT else _read_first_completion
+                return await server.request(client, "POST", "/chat/completions", limited, read, jitter=key)
+
             async with slots:
-                answer = await server.request(client, "POST", "/chat/completions", body, _read_completion, jitter=key)
+                answer = await ask(limit_names[-1])
+                if answer == "another limit":
+                    limit_names.append(_NEW_LIMIT)
+                    answer = await ask(_NEW_LIMIT)
+            assert not isinstance(answer, str)
             return Completion(prompt, sample, *answer)
 
         pairs = ((prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples))
@@ -126,18 +142,43 @@ def _read_models(reply: Reply) -> list[str] | None:
     return None
 
 
-def _read_completion(reply: Reply) -> tuple[str, int, bool] | None:
-    """Return the text, its number of tokens, and whether the model ended the text; None for a malformed reply."""
+def _read_first_completion(reply: Reply) -> _Answer | Literal["another limit"] | None:
+    """Read a completion like `_read_completion`, or the answer that the server wants another name for the limit."""
+    return "another limit" if reply.wants_new_limit else _read_completion(reply)
+
+
+def _read_completion(reply: Reply) -> _Answer | None:
+    """Return the text, its number of tokens, and whether the model ended the text; None for a malformed reply.
+
+    The number of tokens is None if the server does not count them.
+    """
     match reply.json:
-        case {
-            "choices": [{"message": {"content": str() | None as content, **rest}, "finish_reason": str(reason)}, *_],
-            "usage": {"completion_tokens": int(num_tokens)},
-        }:
-            text, finished = content or "", reason != "length"
+        case {"choices": [{"message": {**message}, **choice}, *_], **others}:
+            text = _read_text(message.get("content"))
         case _:
             return None
-    reasoning = rest.get("reasoning_content") or rest.get("reasoning")
+    if text is None:
+        return None
+    usage = others.get("usage")
+    num_tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    if type(num_tokens) is not int or not 0 <= num_tokens < 2**31:
+        num_tokens = None
+    finished = choice.get("finish_reason") != "length"
+    reasoning = _read_text(message.get("reasoning_content")) or _read_text(message.get("reasoning"))
     if reasoning:  # put the block back into the text; leave it open if the completion was cut inside the block
         end = "\n</think>\n\n" if text or finished else ""
-        text = f"<think>\n{str(reasoning).strip()}{end}{text.lstrip()}"
+        text = f"<think>\n{reasoning.strip()}{end}{text.lstrip()}"
     return text, num_tokens, finished
+
+
+def _read_text(content: object) -> str | None:
+    """Return the text of a message, which may come in parts; an empty text for null, and None for anything else.
+
+    Halves of surrogate pairs, which no file can hold, become U+FFFD.
+    """
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        content = "".join(part for part in parts if isinstance(part, str))
+    if content is None:
+        return ""
+    return _SURROGATE.sub("\ufffd", content) if isinstance(content, str) else None

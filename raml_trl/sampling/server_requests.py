@@ -32,6 +32,7 @@ _MAX_BACKOFF_SECONDS = 60.0
 _MAX_RETRY_AFTER_SECONDS = 600.0
 _LOGGED_WAIT_SECONDS = 10.0
 _MAX_ERROR_CHARACTERS = 300
+_MAX_ERROR_BYTES = 2**16
 _REMEDIES = {
     400: "change the setting it names",
     401: "give the API key of this server",
@@ -53,11 +54,16 @@ class Reply:
 
     @property
     def json(self) -> object:
-        """The parsed body of a response with status 200, or None for any other response and for malformed JSON."""
+        """The parsed body of a response with status 200; None for any other response, and for unreadable JSON."""
         try:
             return json.loads(self.content) if self.status == 200 else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
+
+    @property
+    def wants_new_limit(self) -> bool:
+        """Whether the server refuses `max_tokens` and asks for `max_completion_tokens`, its successor."""
+        return self.status == 400 and b"max_completion_tokens" in self.content
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,8 @@ class Server:
     def _reason(self, reply: Reply) -> str:
         """Describe a failed attempt in one line. The API key is masked, because a reply may repeat it."""
         status = {0: "no reply", 200: "a reply that is not one of this protocol"}.get(reply.status, str(reply.status))
-        text = "".join(letter if letter.isprintable() else " " for letter in reply.content.decode(errors="replace"))
+        content = reply.content[:_MAX_ERROR_BYTES].decode(errors="replace")
+        text = "".join(letter if letter.isprintable() else " " for letter in content)
         if self.api_key is not None:
             text = text.replace(self.api_key, "***")
         return f"{status} ({' '.join(text.split())[:_MAX_ERROR_CHARACTERS]})"

@@ -37,7 +37,7 @@ class Sample:
     correct: bool
     formatted: bool
     outcome: Outcome
-    num_tokens: int
+    num_tokens: int | None
     finished: bool
 
 
@@ -206,7 +206,7 @@ def _fill(
             notes: Notes = {
                 "outcomes": dict(Counter(sample.outcome for sample in samples)),
                 "finished": sum(sample.finished for sample in samples),
-                "tokens": sum(sample.num_tokens for sample in samples),
+                "tokens": sum(sample.num_tokens or 0 for sample in samples),
             }
             require_directory(missing[number].parent)
             write_shard(missing[number], to_rows(samples, pool), kind, notes)

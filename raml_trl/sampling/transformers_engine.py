@@ -41,7 +41,7 @@ class TransformersEngine:
             # `inference_mode` is not used, because tensors that the model caches in it, such as rotary frequencies,
             # cannot be used in training later.
             with torch.no_grad(), torch.random.fork_rng(devices):
-                torch.manual_seed(seed * 1_000_003 + start)
+                torch.manual_seed((seed * 1_000_003 + start) % 2**64)  # torch refuses larger seeds
                 output = generate(**inputs, max_new_tokens=settings.max_completion_length, **decoding)
             completions = output[:, inputs["input_ids"].size(1) :]  # (batch, T), T is the longest completion
             ends = _find_ends(completions, self.model.generation_config.eos_token_id)

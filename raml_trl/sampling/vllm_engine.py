@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.extras import how_to_install
 from raml_trl.sampling.engine import Completion, Messages, SamplingSettings, keyed_seed
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -29,7 +30,7 @@ def check_vllm() -> None:
         InputError: if vLLM is not installed.
     """
     if find_spec("vllm") is None:
-        raise InputError("vLLM is not installed: pip install raml_trl[vllm], or do without it")
+        raise InputError(f"vLLM is not installed: {how_to_install('vllm')}, or do without it")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,32 @@
 """The options that `train_sft` adds to those of TRL, checked before any work starts."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from trl import SFTConfig
 
-from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.runtime.limits import COUNT, Limits, check_settings
 from raml_trl.sft.choosing import Choice, Order, QuestionWeight, parse_length_bin
 from raml_trl.training.config import TrainArguments
+from raml_trl.training.limits import SFT
+
+
+@dataclass
+class CheckedSFTConfig(SFTConfig):
+    """TRL's `SFTConfig`, which refuses values that cannot work."""
+
+    limits: ClassVar[Limits] = SFT
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        super().__post_init__()
 
 
 @dataclass(kw_only=True)
 class SFTArguments(TrainArguments):
     """The options of `train_sft` that are not in TRL's `SFTConfig` and `ModelConfig`."""
+
+    limits: ClassVar[Limits] = {"num_trajectories": COUNT}
 
     num_trajectories: int | None = field(
         default=None, metadata={"help": "K: distinct correct trajectories per question; None takes all."}
@@ -55,8 +69,6 @@ class SFTArguments(TrainArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, SFTArguments)
-        check_at_least(self, num_trajectories=1)
         if self.length_bin is not None:
             parse_length_bin(self.length_bin)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from raml_trl.evaluation.intervals import mean_over_seeds
 from raml_trl.render.figures import COLOURS, INK, dress, svg
-from raml_trl.render.tables import markdown_table
+from raml_trl.render.tables import escape_cell, markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.history import STATE_FILE, read_log_history
@@ -151,7 +151,7 @@ def means_table(sweep: Sweep, means: Sequence[SettingMean]) -> str:
         mean = "-" if row.mean is None else f"{row.mean:.4g}"
         interval = "-" if row.low is None else f"[{row.low:.4g}, {row.high:.4g}]"
         rows.append([*(str(row.parameters[name]) for name in names), str(row.n), mean, interval])
-    return markdown_table([[cell.replace("|", "\\|") for cell in row] for row in rows])
+    return markdown_table([[escape_cell(cell) for cell in row] for row in rows])
 
 
 def write_results(directory: Path, sweep: Sweep, results: Sequence[TrialResult], means: Sequence[SettingMean]) -> None:

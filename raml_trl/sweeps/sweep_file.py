@@ -32,6 +32,10 @@ _RANGES = ("uniform", "int_uniform", "log_uniform", "log_uniform_values")
 _MACRO = re.compile(r"\$\{(.*)\}")
 _VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=@+-]")
+_MOST_VALUES = 10_000
+_LARGEST = 10**15
+_LARGEST_LOGARITHM = 700
+_MOST_TRIALS = 10**6
 _LONGEST_NAME = 120  # characters; file systems allow 255 bytes, and suffixes must fit
 
 
@@ -144,6 +148,8 @@ def read_sweep(path: Path) -> Sweep:
         program=content.get("program"),
         run_cap=cap,
     )
+    if method == "grid" and (sweep.combinations or 0) > _MOST_TRIALS:
+        raise InputError(f"{path}: the grid has {sweep.combinations:,} trials: list fewer values, or use method random")
     expand(sweep, dict.fromkeys(sweep.parameters), Path(), environment=None)
     return sweep
 
@@ -238,8 +244,8 @@ def _scalars(prefix: str, values: object) -> tuple[Scalar, ...]:
 
 
 def _range(prefix: str, low: object, high: object, distribution: str | None, method: str) -> Parameter:
-    if not isinstance(low, int | float) or not isinstance(high, int | float) or not low < high:
-        raise InputError(f"{prefix}: min must be a number below max, got {low!r} and {high!r}")
+    if not isinstance(low, int | float) or not isinstance(high, int | float) or not -_LARGEST <= low < high <= _LARGEST:
+        raise InputError(f"{prefix}: min must be a number below max, both within ±1e15, got {low!r} and {high!r}")
     whole = isinstance(low, int) and isinstance(high, int)
     distribution = distribution or ("int_uniform" if whole else "uniform")
     if distribution not in _RANGES:
@@ -248,10 +254,14 @@ def _range(prefix: str, low: object, high: object, distribution: str | None, met
         if not isinstance(low, int) or not isinstance(high, int):
             raise InputError(f"{prefix}: int_uniform needs whole min and max, got {low!r} and {high!r}")
         if method == "grid":
+            if high - low >= _MOST_VALUES:
+                raise InputError(f"{prefix} has more than {_MOST_VALUES:,} values: narrow it, or use method random")
             return Parameter(tuple(range(low, high + 1)))
         return Parameter(low=low, high=high, whole=True)
     if method == "grid":
         raise InputError(f"{prefix} is continuous and has no grid: list its values, or use method random")
+    if distribution == "log_uniform" and high > _LARGEST_LOGARITHM:
+        raise InputError(f"{prefix}: max is a logarithm and must be at most {_LARGEST_LOGARITHM}, got {high!r}")
     if distribution == "log_uniform":  # min and max of W&B are logarithms here
         return Parameter(low=math.exp(low), high=math.exp(high), log=True)
     if distribution == "log_uniform_values" and low <= 0:

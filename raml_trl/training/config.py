@@ -1,10 +1,15 @@
 """The options that both `train_sft` and `train_grpo` add to those of TRL, checked before any work starts."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from trl import ModelConfig
 
 from raml_trl.data.config import DatasetArguments
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.runtime.limits import COUNT, PATH, TOP_P, Each, Limits, Number, check_settings, whole
+from raml_trl.training.adapters import StartingAdapter
+from raml_trl.training.limits import MODEL
 
 
 @dataclass(kw_only=True)
@@ -13,6 +18,17 @@ class EvaluationArguments(DatasetArguments):
 
     TRL's `eval_strategy` and `eval_steps` decide when to evaluate.
     """
+
+    limits: ClassVar[Limits] = {
+        "eval_data": PATH,
+        "eval_num_questions": COUNT,
+        "eval_num_samples": whole(1, 10**6),
+        "eval_k": Each(whole(1, 10**6)),
+        "eval_temperature": Number(0, 1000),
+        "eval_top_p": TOP_P,
+        "eval_top_k": whole(0, 10**9),
+        "eval_max_completion_length": whole(1, 10**7),
+    }
 
     eval_data: str | None = field(
         default=None,
@@ -40,16 +56,7 @@ class EvaluationArguments(DatasetArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_types(self, EvaluationArguments)
-        check_at_least(
-            self,
-            **dict.fromkeys(("eval_num_questions", "eval_num_samples", "eval_max_completion_length"), 1),
-            eval_temperature=0,
-            eval_top_k=0,
-        )
         n = self.eval_num_samples
-        if not 0 < self.eval_top_p <= 1:
-            raise InputError(f"eval_top_p must be more than 0 and at most 1, got {self.eval_top_p}")
         if self.eval_temperature == 0 and n > 1:
             raise InputError(f"eval_temperature 0 draws {n} identical samples: set eval_num_samples to 1")
         if not self.eval_k or not all(1 <= k <= n for k in self.eval_k):
@@ -60,11 +67,27 @@ class EvaluationArguments(DatasetArguments):
 class TrainArguments(EvaluationArguments):
     """All options that `train_sft` and `train_grpo` both add to those of TRL."""
 
+    limits: ClassVar[Limits] = {}
+
+    starting_adapter: StartingAdapter | None = field(
+        default=None,
+        metadata={
+            "help": "If model_name_or_path is the directory of an adapter (LoRA): `merge` it into its base model and "
+            "train that, or `continue` to train the adapter."
+        },
+    )
     hub_revisions: bool = field(
         default=False,
         metadata={"help": "With push_to_hub: push every checkpoint as a revision of the model, such as step-200."},
     )
 
+
+@dataclass
+class CheckedModelConfig(ModelConfig):
+    """TRL's `ModelConfig`, which refuses values that cannot work."""
+
+    limits: ClassVar[Limits] = MODEL
+
     def __post_init__(self) -> None:
+        check_settings(self)
         super().__post_init__()
-        check_types(self, TrainArguments)

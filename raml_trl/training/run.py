@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+from raml_trl.hub.card_parts import plain_name
 from raml_trl.hub.client import reason
 from raml_trl.runtime.disks import named_faults
 from raml_trl.runtime.errors import InputError
@@ -18,7 +19,8 @@ from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import SUMMARY_FILE
 from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.runtime.stopping import collected
-from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta
+from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, keep_rope_theta, load_tokenizer
+from raml_trl.training.adapters import MERGED, StartingAdapter, load_adapter, merge_adapter
 from raml_trl.training.checkpoints import ResumableTrainer
 from raml_trl.training.dashboards import close_dashboards, open_dashboards
 from raml_trl.training.publishing import RevisionPusher
@@ -69,6 +71,7 @@ def train(
     model: ModelConfig,
     record: Run,
     *,
+    starting_adapter: StartingAdapter | None = None,
     revisions: bool = False,
     summarize: Callable[[Any], Mapping[str, object]] | None = None,
     results: Mapping[str, object] | None = None,
@@ -83,6 +86,7 @@ def train(
         config: the `args` of the trainer. The loading options of `model` are added to its `model_init_kwargs`.
         model: the settings of the model, and optionally of its adapter and quantization.
         record: the record of the run, which is complete afterwards.
+        starting_adapter: how to start if the model is an adapter.
         revisions: whether to push each checkpoint to the Hub as a revision when it is saved.
         summarize: maps the trainer to the contents of `summary.json`. It is called on every process.
         results: further results of the command, to save in `run.json` with the results of training.
@@ -95,8 +99,20 @@ def train(
     name = check_model(model.model_name_or_path)
     config.model_init_kwargs = model_init_kwargs(config, model)
     adapter = {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
+    start: Any = name
+    if starting_adapter == "merge":
+        start = merge_adapter(name, record.directory / MERGED, config, dtype=model.dtype)
+        config.model_init_kwargs |= {"revision": None}  # that of the adapter
+    elif starting_adapter == "continue":
+        options = {**config.model_init_kwargs, "quantization_config": adapter.pop("quantization_config")}
+        start, config.model_init_kwargs = load_adapter(name, **options), None
+        # TRL would take the tokenizer of the base model.
+        trainer_arguments["processing_class"] = load_tokenizer(name)
+        if isinstance(config, GRPOConfig):
+            trainer_arguments["processing_class"].padding_side = "left"
+            trainer_arguments["processing_class"].truncation_side = "left"
     try:
-        trainer = trainer_class(name, args=config, **adapter, **trainer_arguments)
+        trainer = trainer_class(start, args=config, **adapter, **trainer_arguments)
     except HfHubHTTPError as error:  # TRL's constructor creates the repository of the completions
         raise InputError(f"{reason(error)}; run the same command to try again") from error
     except LOADING_ERRORS as error:
@@ -119,7 +135,8 @@ def train(
     with named_faults(record.directory, RuntimeError, SafetensorError):
         trainer.save_model(_internal_call=True)  # RaML: any other call would push, and a failed push would end the run
         trainer.save_state()
-    trainer.create_model_card(model_name=(trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2])
+    name = (trainer.args.hub_model_id or str(record.directory)).rpartition("/")[2]
+    trainer.create_model_card(model_name=plain_name(name))  # RaML: TRL writes the name into the card as it is
     if summarize is not None:
         summary = summarize(trainer)
         if is_first_process():

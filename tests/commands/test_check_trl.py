@@ -60,7 +60,8 @@ def test_a_change_of_trl_is_named(start: Start, tmp_path: Path, monkeypatch: pyt
 
 def test_a_wrong_tolerance_is_refused(start: Start) -> None:
     code, _, error = start("--tolerance", "0")
-    assert (code, error) == (2, "raml-trl check_trl: tolerance must lie between 0 and 1, got 0.0\n")
+    allowed = "a number above 0 and up to 1, got 0.0: give such a value, or leave tolerance out for its default 0.0001"
+    assert (code, error) == (2, f"raml-trl check_trl: tolerance must be {allowed}\n")
 
 
 @pytest.mark.slow

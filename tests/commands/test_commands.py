@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trl import ModelConfig, SFTConfig
 
 from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, train_sft
 from raml_trl.data.config import PrepareDataConfig
@@ -18,15 +17,16 @@ from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import read_rows
 from raml_trl.sampling.config import EvaluateConfig
-from raml_trl.sft.config import SFTArguments
+from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
+from raml_trl.training.config import CheckedModelConfig
 from tests.helpers import REPOSITORY
 
 TINY = REPOSITORY / "recipes" / "tiny" / "demo"
 COMMANDS = {
     "build_model": (build_model.main, build_model.BuildModelConfig),
     "prepare_data": (prepare_data.main, PrepareDataConfig),
-    "train_sft": (train_sft.main, SFTArguments, SFTConfig, ModelConfig),
-    "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, ModelConfig),
+    "train_sft": (train_sft.main, SFTArguments, CheckedSFTConfig, CheckedModelConfig),
+    "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig),
     "evaluate": (evaluate.main, EvaluateConfig),
     "report": (report.main, ReportConfig),
 }
@@ -192,7 +192,8 @@ def test_a_missing_vllm_is_reported_before_the_work(
     code, _, error = start("train_grpo", "grpo", use_vllm=True, **given)
     assert (code, error) == (
         2,
-        "raml-trl train_grpo: vLLM is not installed: pip install raml_trl[vllm], or do without it\n",
+        "raml-trl train_grpo: vLLM is not installed: in the checkout of raml_trl, run pip install -c constraints.txt "
+        '-e ".[vllm]", or do without it\n',
     )
     assert not (tmp_path / "out").exists()
 

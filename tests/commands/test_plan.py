@@ -200,14 +200,14 @@ def test_lengths_from_a_file(
     ("settings", "message"),
     [
         ({"num_generations_update": 9}, "(m = 9) must lie between 1 and num_generations (G = 8)"),
-        ({"seconds_updating": 0.0}, "seconds_updating must be more than 0, got 0.0"),
-        ({"dead_groups": 1.5}, "dead_groups must lie between 0 and 1, got 1.5"),
+        ({"seconds_updating": 0.0}, "seconds_updating must be a number above 0 and up to 1,000,000,000, got 0.0"),
+        ({"dead_groups": 1.5}, "dead_groups must be a number from 0 to 1, got 1.5"),
         ({"run": "somewhere"}, "set either run, or seconds_generating and seconds_updating"),
         ({"lengths": "a.json"}, "set either lengths, or length_median and length_sigma"),
         ({"recipe": "missing.yaml"}, "config file missing.yaml cannot be read: No such file or directory"),
         ({"sharding": "some"}, "--sharding: invalid choice: 'some'"),
         ({"model_config": "Qwen/Qwen2.5-7B"}, "the config of model Qwen/Qwen2.5-7B cannot be read"),
-        ({"prompt_length": 0}, "prompt_length must be 1 or more, got 0"),
+        ({"prompt_length": 0}, "prompt_length must be a whole number from 1 to 10,000,000, got 0"),
     ],
 )
 def test_invalid_settings(

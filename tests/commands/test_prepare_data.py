@@ -101,8 +101,8 @@ def test_an_empty_result_is_refused(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"max_question_tokens": 5}, "tokenizer is None and max_question_tokens is 5: give both, or neither"),
-        ({"min_overlap": 0.0}, "min_overlap must be more than 0"),
-        ({"ngram_size": 0}, "ngram_size must be 1 or more"),
+        ({"min_overlap": 0.0}, "min_overlap must be a number above 0 and up to 1, got 0.0"),
+        ({"ngram_size": 0}, "ngram_size must be a whole number from 1 to 1,000, got 0"),
         ({"layout": "loud"}, "prompt_style 'loud' is unknown"),
         ({"num_trajectories": 3}, "only `arithmetic` generates trajectories"),
     ],

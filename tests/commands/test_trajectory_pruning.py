@@ -237,7 +237,7 @@ def test_trajectories_are_sampled_if_the_dataset_has_none(model_dir: str, data: 
         ({"methods": ["none", "curve:1", "curve:1"]}, "names curve:1 twice"),
         ({"methods": ["none"], "summariser": "m"}, "methods has no summary"),
         ({"stub": "The answer is"}, "must end inside an open box"),
-        ({"max_drops": 0}, "max_drops must be 1 or more"),
+        ({"max_drops": 0}, "max_drops must be a whole number from 1"),
         ({"methods": [3]}, "methods must be"),
     ],
 )

@@ -16,7 +16,7 @@ from tests.helpers.wandb_server import PROJECT, USER, WandbServer
 pytestmark = pytest.mark.children
 
 
-pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is of an extra: pip install raml_trl[wandb]")
+pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is of the extra wandb")
 
 
 def make(tmp_path: Path, server: WandbServer, *words: str, key: str = "0" * 40) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from trl import ModelConfig, SFTConfig
 
 from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
 from raml_trl.build_model import BuildModelConfig
@@ -16,7 +15,8 @@ from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
-from raml_trl.sft.config import SFTArguments
+from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
+from raml_trl.training.config import CheckedModelConfig
 from raml_trl.weigh_claims import WeighClaimsConfig
 from tests.helpers import REPOSITORY
 
@@ -30,8 +30,8 @@ READERS = {
     "model": [BuildModelConfig],
     "data": [PrepareDataConfig],
     "sample": [SampleTrajectoriesConfig],
-    "sft": [SFTArguments, SFTConfig, ModelConfig],
-    "grpo": [GRPOArguments, SubsetGRPOConfig, ModelConfig],
+    "sft": [SFTArguments, CheckedSFTConfig, CheckedModelConfig],
+    "grpo": [GRPOArguments, SubsetGRPOConfig, CheckedModelConfig],
     "eval": [EvaluateConfig],
     "report": [ReportConfig],
     "loss": [LossLandscapeConfig],
@@ -57,7 +57,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipe_is_understood(recipe: Path) -> None:
     # Override settings that need a GPU or a tracker, which this machine may not have.
-    without = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in reader(recipe) else []
+    without = ["--use_cpu", "true", "--report_to", "none"] if CheckedModelConfig in reader(recipe) else []
     if recipe.parent.name == "benchmarks":  # these recipes leave the model to the command line
         without += ["--model_name_or_path", "m", "--output_dir", "o"]
     StrictParser(reader(recipe), allow_abbrev=False).parse(["--config", str(recipe), *without])

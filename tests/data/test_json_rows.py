@@ -78,11 +78,11 @@ def test_an_array_is_not_held_in_memory() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ('[{"a": 1}, {"a": ', "row 1: parse error: premature EOF"),
-        ('[{"a": 1}', "row 1: parse error: premature EOF"),
-        ("[", "row 0: parse error: premature EOF"),
-        ('[{"a": 1}, {}, oops]', "row 2: lexical error: .* oops"),
-        ('[{"a": NaN}]', "row 0: lexical error: .* NaN"),
+        ('[{"a": 1}, {"a": ', "row 1: "),
+        ('[{"a": 1}', "row 0: "),
+        ("[", "row 0: "),
+        ('[{"a": 1}, {"a": 2}}, {}]', "row 1: a bracket does not match"),
+        ('[{"a": 1}, {"a": "x}]', "row 1: "),
     ],
 )
 def test_arrays_that_break_off(text: str, place: str) -> None:

@@ -65,12 +65,15 @@ GOOD = {"id": "good", "problem": "1+1", "answer": "2", "generations": [], "label
         ({"answer": True}, "answer is not text"),
         ({"id": "good"}, "id has come before"),
         ({"generations": ["a"], "labels": None}, "generations without labels"),
-        ({"generations": ["a", "b"], "labels": [1]}, "2 generations and 1 labels, models or counts of tokens"),
-        ({"generations": ["a"], "labels": ["0"]}, "label '0' is neither 0 nor 1"),
+        (
+            {"generations": ["a", "b"], "labels": [1]},
+            "generations, labels, models or counts of tokens differ in number",
+        ),
+        ({"generations": ["a"], "labels": ["0"]}, "a label is neither 0 nor 1"),
         ({"generations": [None], "labels": [1]}, "a generation is not text"),
         ({"generations": "a", "labels": [1]}, "generations is not a list"),
         ({"generations": ["a"], "labels": 1}, "labels is not a list"),
-        ({"generations": ["a"], "labels": [1], "num_tokens": ["3"]}, "a count of tokens is not a number"),
+        ({"generations": ["a"], "labels": [1], "num_tokens": ["3"]}, "a count of tokens is not a whole number"),
     ],
 )
 def test_an_unusable_row_is_rejected(tmp_path: Path, row: dict[str, Any], reason: str) -> None:

@@ -156,7 +156,10 @@ def test_bools_of_trl_are_flags_too() -> None:
         ("num_questions: 4.5", "recipe.yaml: num_questions must be int | None, got 4.5 (float)"),
         ("num_questions: [5]", "num_questions must be int | None, got [5] (list)"),
         ("num_questions: many", "argument --num_questions/--num-questions: invalid int value: 'many'"),
-        ("num_questions: 0", "num_questions must be 1 or more, got 0"),
+        (
+            "num_questions: 0",
+            "num_questions must be a whole number from 1 to 1,000,000,000, got 0: give",
+        ),
         (
             "dataset_split: train",
             "arithmetic has no dataset_split 'train': choose test or sft or grpo",

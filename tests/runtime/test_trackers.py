@@ -55,7 +55,7 @@ def values(items: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def server() -> Iterator[OpenAIServer]:
-    pytest.importorskip("wandb", reason="wandb is an extra: pip install raml_trl[wandb]")
+    pytest.importorskip("wandb", reason="wandb is of the extra wandb")
     with OpenAIServer(answer, api_key=SECRET) as server:
         yield server
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 import yaml
-from trl import ModelConfig, SFTConfig
 
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
-from raml_trl.sft.config import SFTArguments
+from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
 from raml_trl.sweeps.sweep_file import Settings, Sweep, expand, logged_name, read_sweep
+from raml_trl.training.config import CheckedModelConfig
 from tests.helpers import REPOSITORY
 from tests.sweeps.examples import sweep_of
 
 FILES = sorted((REPOSITORY / "recipes").rglob("sweeps/*.yaml"))
 READERS: dict[str | None, list[Any]] = {
-    "raml_trl.train_sft": [SFTArguments, SFTConfig, ModelConfig],
-    "raml_trl.train_grpo": [GRPOArguments, SubsetGRPOConfig, ModelConfig],
+    "raml_trl.train_sft": [SFTArguments, CheckedSFTConfig, CheckedModelConfig],
+    "raml_trl.train_grpo": [GRPOArguments, SubsetGRPOConfig, CheckedModelConfig],
 }
 
 
@@ -156,7 +156,7 @@ def test_macro(macro: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_macros_expand_as_in_the_agent_of_wandb() -> None:
-    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="needs the extra raml_trl[wandb]")
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="needs the extra wandb")
     expected = utils.create_sweep_command_args({"args": {name: {"value": value} for name, value in SETTINGS.items()}})
     assert expected.pop("args_dict") == SETTINGS
     assert expected == {name: value for name, value in MACROS.items() if name in expected}

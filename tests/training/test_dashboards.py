@@ -75,7 +75,7 @@ def test_messages_are_text_within_the_block() -> None:
 
 @pytest.mark.slow
 def test_wandb(model_dir: str, tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="wandb is an extra: pip install raml_trl[wandb]")
+    pytest.importorskip("wandb", reason="wandb is of the extra wandb")
     output_dir = tmp_path / "sweep" / "trials" / "m=2"
     train(model_dir, tmp_path, output_dir, "wandb")
     [file] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
@@ -93,7 +93,7 @@ def test_wandb(model_dir: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_trackio_keeps_two_runs_of_the_same_name_apart(model_dir: str, tmp_path: Path) -> None:
-    pytest.importorskip("trackio", reason="trackio is an extra: pip install raml_trl[trackio]")
+    pytest.importorskip("trackio", reason="trackio is of the extra trackio")
     outputs = [tmp_path / place / "same" for place in ("first", "second")]
     for output_dir in outputs:
         train(model_dir, tmp_path, output_dir, "trackio")

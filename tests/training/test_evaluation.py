@@ -305,12 +305,12 @@ def test_rejected_before_a_model_is_loaded(
     [
         ({"eval_num_samples": 4}, r"eval_k must be numbers from 1 to eval_num_samples = 4, got \[1, 8\]"),
         ({"eval_k": []}, "eval_k must be numbers"),
-        ({"eval_k": [0]}, "eval_k must be numbers"),
+        ({"eval_k": [0]}, r"eval_k must be a list .* got \[0\]"),
         ({"eval_temperature": 0.0}, "eval_temperature 0 draws 8 identical samples"),
-        ({"eval_temperature": -1.0}, "eval_temperature must be 0 or more"),
-        ({"eval_top_p": 0.0}, "eval_top_p must be more than 0"),
-        ({"eval_num_questions": 0}, "eval_num_questions must be 1 or more"),
-        ({"eval_max_completion_length": 0}, "eval_max_completion_length must be 1 or more"),
+        ({"eval_temperature": -1.0}, "eval_temperature must be a number from 0 to 1,000, got -1.0"),
+        ({"eval_top_p": 0.0}, "eval_top_p must be a number above 0 and up to 1, got 0.0"),
+        ({"eval_num_questions": 0}, "eval_num_questions must be a whole number from 1"),
+        ({"eval_max_completion_length": 0}, "eval_max_completion_length must be a whole number from 1"),
         ({"eval_data": 3}, "eval_data must be"),
     ],
 )

@@ -1,10 +1,10 @@
 """The options of the command `plan`. Invalid values are rejected before any work starts."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.validation import check_at_least, check_types
+from raml_trl.runtime.limits import PATH, SEED, SHARE, Each, Limits, Number, above, check_settings, whole
 
 Sharding = Literal["none", "optimizer", "gradients", "full"]
 """The part of the training state that is sharded over processes.
@@ -17,6 +17,24 @@ Sharding = Literal["none", "optimizer", "gradients", "full"]
 @dataclass
 class PlanConfig:
     """Options of the command `plan`, which predicts the cost of an optimizer step of a GRPO recipe for several m."""
+
+    limits: ClassVar[Limits] = {
+        "output_dir": PATH,
+        "recipe": PATH,
+        "prompt_length": whole(1, 10**7),
+        "num_processes": whole(1, 10**6),
+        "num_generations_update": Each(whole(1, 2**20)),
+        "run": PATH,
+        "seconds_generating": Number(0, 10**9),
+        "seconds_updating": above(0, 10**9),
+        "lengths": PATH,
+        "length_median": above(0, 10**7),
+        "length_sigma": Number(0, 10),
+        "dead_groups": SHARE,
+        "device_memory": above(0, 10**6),
+        "model_config": PATH,
+        "seed": SEED,
+    }
 
     output_dir: str
     recipe: str = field(metadata={"help": "YAML file of train_grpo."})
@@ -70,14 +88,7 @@ class PlanConfig:
     seed: int = field(default=0, metadata={"help": "Seed of the drawn lengths."})
 
     def __post_init__(self) -> None:
-        check_types(self, PlanConfig)
-        check_at_least(self, prompt_length=1, num_processes=1, seconds_generating=0, length_sigma=0)
-        for name in ("seconds_updating", "length_median", "device_memory"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} must be more than 0, got {value}")
-        if self.dead_groups is not None and not 0 <= self.dead_groups <= 1:
-            raise InputError(f"dead_groups must lie between 0 and 1, got {self.dead_groups}")
+        check_settings(self)
         if self.num_generations_update == []:
             raise InputError("num_generations_update is an empty list: name at least one m, or leave it out")
         self._check_alternatives("run", "seconds_generating", "seconds_updating")

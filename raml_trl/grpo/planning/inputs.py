@@ -29,6 +29,7 @@ from raml_trl.runtime.files import read_rows, read_yaml
 from raml_trl.runtime.history import SUMMARY_FILE, RunSummary, read_log_history, read_summary
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
+from raml_trl.training.config import CheckedModelConfig
 
 
 def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfig]:
@@ -40,7 +41,7 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
         InputError: if the recipe is invalid, or invalid with a requested m.
     """
     path, num_processes = Path(config.recipe), config.num_processes
-    dataclass_types: Any = [GRPOArguments, SubsetGRPOConfig, ModelConfig]
+    dataclass_types: Any = [GRPOArguments, SubsetGRPOConfig, CheckedModelConfig]
     parser = StrictParser(dataclass_types, allow_abbrev=False)
     # Batch sizes are valid for several processes if they are valid for one process that runs the micro-batches of all
     # of them. So no process group is needed. The device and the trackers belong to another machine, so they are not

@@ -758,7 +758,7 @@ def test_the_cost_is_logged(data: str, tmp_path: Path, model_dir: str, caplog: p
         ({"steps": [4, 5]}, "steps must be odd"),
         ({"steps": [5, 5, 5]}, "steps must be one number or two"),
         ({"steps": []}, "steps must be one number or two"),
-        ({"span": [0.0]}, "span positive"),
+        ({"span": [0.0]}, r"span must be a list .* a number above 0 .* got \[0\.0\]"),
         ({"span": [0.1, 0.2], "steps": [5]}, "span must be one number, or one for each of steps"),
         ({"towards": ["a"]}, "towards names 1 checkpoints, but steps has 2 axes"),
         ({"towards": ["m"], "steps": [5]}, "must be different models, got m, m"),

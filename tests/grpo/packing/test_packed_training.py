@@ -125,7 +125,7 @@ def test_the_tile_of_the_head_on_a_cpu() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens_per_micro_batch": 0}, "max_tokens_per_micro_batch is 0, but must be at least 1"),
+        ({"max_tokens_per_micro_batch": 0}, "max_tokens_per_micro_batch must be a whole number from 1"),
         ({"max_tokens_per_micro_batch": 9, "shared_prompts": "off"}, "rows are not packed by tokens if shared_prompts"),
         ({"max_tokens_per_micro_batch": 9, "length_bucketing": False}, "or length_bucketing is off"),
         ({"max_tokens_per_micro_batch": 9, "loss_type": "bnpo"}, "because loss_type: bnpo depends on them"),

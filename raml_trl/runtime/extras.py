@@ -1,0 +1,21 @@
+"""Says how to install the optional packages of raml_trl.
+
+raml_trl is not on a package index, so `pip install raml_trl[...]` would install what a stranger publishes there under
+this name.
+"""
+
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+def how_to_install(extra: str, checkout: Path = _CHECKOUT) -> str:
+    """Return the command that installs an extra, such as `vllm`.
+
+    Args:
+        extra: the name of the extra.
+        checkout: the directory that is the checkout, if raml_trl runs from one.
+    """
+    if (checkout / "setup.cfg").is_file():
+        return f'in the checkout of raml_trl, run pip install -c constraints.txt -e ".[{extra}]"'
+    return f'run pip install "raml_trl[{extra}] @ git+https://REPOSITORY" with the address of the repository'

@@ -1,0 +1,44 @@
+"""Tells a mistyped local path from the name of a model or dataset on the Hub.
+
+A mistyped path would otherwise be asked for on the Hub, which takes long, and could load what a stranger has put there
+under the same name.
+"""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?", re.ASCII)
+_OUTPUTS = "runs"  # where the recipes write
+
+
+def missing_path(name: str) -> str | None:
+    """Explain that `name` is a local path at which nothing exists; None if something does, or it can be a Hub name.
+
+    A name is a local path if it does not have the form NAME or NAMESPACE/NAME of the Hub, if its parent is an existing
+    directory or the `runs` of the recipes, or if it is nearly the name of something in the working directory.
+    """
+    path = Path(name)
+    if path.exists():
+        return None
+    alone = "/" not in name
+    near = _near(path, 0.85 if alone else 0.7)
+    if _HUB_NAME.fullmatch(name):
+        if alone:
+            return None if near is None else f"there is no such directory or file; {near}"
+        if not path.parent.is_dir() and path.parts[0] != _OUTPUTS:
+            return None
+        hub = f"; if you mean the Hub, fetch it with `hf download {name} --local-dir {name}`"
+    else:
+        hub = ""
+    return f"there is no such directory or file{f'; {near}' if near else ''}{hub}"
+
+
+def _near(path: Path, cutoff: float) -> str | None:
+    """Return "did you mean ...?" with the name beside the missing one that is closest to it."""
+    missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), path)
+    if not missing.parent.is_dir():
+        return None
+    names = [entry.name for entry in missing.parent.iterdir()]
+    near = get_close_matches(missing.name, names, n=1, cutoff=cutoff)
+    return f"did you mean {missing.parent / near[0] / path.relative_to(missing)}?" if near else None
