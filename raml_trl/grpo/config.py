@@ -16,7 +16,7 @@ from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_
 from raml_trl.grpo.packing.support import SharedPrompts
 from raml_trl.grpo.selection import REWARD_BLIND, STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.limits import COUNT, Limits, check_settings, whole
+from raml_trl.runtime.limits import COUNT, Limits, above, check_settings, whole
 from raml_trl.runtime.validation import nearest
 from raml_trl.training.limits import GRPO
 
@@ -42,7 +42,14 @@ class SubsetGRPOConfig(GRPOConfig):
     micro-batch is made from B rollouts and trains on B * m / G rows.
     """
 
-    limits: ClassVar[Limits] = {**GRPO, "num_generations_update": whole(1, 2**20), "max_tokens_per_micro_batch": COUNT}
+    limits: ClassVar[Limits] = {
+        **GRPO,
+        "num_generations_update": whole(1, 2**20),
+        "question_floor": above(0, 10**6),
+        "prefix_minimum": whole(1, 10**7),
+        "prefix_keep": above(0, 1),
+        "max_tokens_per_micro_batch": COUNT,
+    }
 
     num_generations_update: int | None = field(
         default=None, metadata={"help": "m: rollouts of each group of num_generations that carry gradient; None = all."}
@@ -304,15 +311,8 @@ class SubsetGRPOConfig(GRPOConfig):
             self.check_weights()
         if self.token_selection == "prefix":
             self._check_prefix()
-        if not 0 < self.question_floor < float("inf"):
-            raise InputError(f"question_floor must be a number more than 0, got {self.question_floor}")
 
     def _check_prefix(self) -> None:
-        if self.prefix_minimum < 1 or not 0 < self.prefix_keep <= 1:
-            raise InputError(
-                f"prefix_minimum ({self.prefix_minimum}) must be at least 1, and prefix_keep ({self.prefix_keep}) more "
-                "than 0 and at most 1"
-            )
         reasons = {
             f"loss_type {self.loss_type!r}": self.loss_type in ("luspo", "vespo"),
             "importance_sampling_level 'sequence'": self.importance_sampling_level == "sequence",

@@ -25,7 +25,7 @@ from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.rloo import SubsetRLOOConfig
 from raml_trl.report import ReportConfig
-from raml_trl.runtime.cli import StrictParser
+from raml_trl.runtime.cli import RunOptions, StrictParser
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_yaml
 from raml_trl.runtime.limits import Check, Each, Either, Names, Nested, Number, PathName, Text, checks_of
@@ -37,8 +37,8 @@ from raml_trl.wandb_report import WandbReportConfig
 from raml_trl.weigh_claims import WeighClaimsConfig
 from tests.disturbed.commands import COMMANDS, Starter, listing
 
-PARSED: dict[str, tuple[Any, ...]] = {
-    **{name: classes for name, (_, *classes) in COMMANDS.items()},
+OWN: dict[str, tuple[Any, ...]] = {
+    **{name: tuple(classes) for name, (_, *classes) in COMMANDS.items()},
     "pseudo_gradient": (PseudoGradientConfig,),
     "loss_landscape": (LossLandscapeConfig,),
     "trajectory_pruning": (TrajectoryPruningConfig,),
@@ -49,6 +49,7 @@ PARSED: dict[str, tuple[Any, ...]] = {
     "weigh_claims": (WeighClaimsConfig,),
     "check_trl": (CheckTRLConfig,),
 }
+PARSED = {command: (*classes, RunOptions) for command, classes in OWN.items()}
 """The config classes of every command, except `sweep`, which reads its sweep file first."""
 GIVEN = {
     "dataset_name": "arithmetic",
@@ -207,6 +208,14 @@ ISSUED: list[tuple[str, str, object]] = [
         "num_generations": (0, -8, 10**12),
         "num_generations_update": (0, -1),
         "max_completion_length": (0, -1),
+        "question_floor": (0, -0.1, "nan", "inf"),
+        "question_selection": ("foo",),
+        "prefix_minimum": (0, -1, 0.5),
+        "prefix_keep": (0, -0.5, 1.1, "nan"),
+        "token_selection": ("foo",),
+        "max_tokens_per_micro_batch": (0, -1, 10**12),
+        "rank_timeout": (0, -1, "nan", "inf"),
+        "when_locked": ("foo",),
         "warmup_steps": (-1, "nan"),
         "weight_decay": (-1, "nan"),
         "max_grad_norm": (-1, "nan"),
@@ -273,6 +282,7 @@ ISSUED: list[tuple[str, str, object]] = [
         "num_processes": (0, 10**12),
         "length_sigma": (-1, "nan", 10**6),
         "dead_groups": (-0.1, 1.1, "nan"),
+        "device_memory": (0, -1, "nan", "inf"),
     }.items() for value in values),
 ]  # fmt: skip
 
@@ -290,6 +300,7 @@ def test_the_bad_values_of_the_list_are_refused_within_a_second(
     monkeypatch.chdir(tmp_path)
     assert len(ISSUED) > 150
     for command, name, value in ISSUED:
+        assert name in {field.name for one in PARSED[command] for field in fields(one)}
         given = {**required(PARSED[command]), name: value}
         started = time.process_time()
         with pytest.raises(InputError) as refusal:
