@@ -117,6 +117,7 @@ def test_all_bad_rows_together_end_in_the_rejects(tmp_path: Path) -> None:
     rows = [json.dumps({**GOOD, "id": "first", "problem": "0+0"}), *(as_json(row) for row, _ in BAD_ROWS.values())]
     (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
     config = PrepareDataConfig(dataset_name=str(tmp_path / "data.jsonl"), output_dir=str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
     counts = prepare(config, tmp_path / "out")
     assert counts.left_out == Counter(reason for _, reason in BAD_ROWS.values())
     assert (counts.questions, counts.rows) == (1, 1 + len(BAD_ROWS))
@@ -259,6 +260,7 @@ def test_random_rows_never_end_a_run(tmp_path: Path) -> None:
     config = PrepareDataConfig(
         dataset_name=str(tmp_path / "data.jsonl"), output_dir=str(tmp_path / "out"), drop_duplicates=False
     )
+    (tmp_path / "out").mkdir()
     counts = prepare(config, tmp_path / "out")
     assert counts.rows == len(rows)
     assert counts.questions + counts.left_out.total() == counts.rows

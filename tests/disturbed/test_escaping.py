@@ -76,6 +76,7 @@ def test_the_report_of_prepare_data(tmp_path: Path) -> None:
     name = "evil|<b>name_[x](http:..evil).jsonl"
     (tmp_path / name).write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "", "answer": "2"}\n')
     config = PrepareDataConfig(dataset_name=str(tmp_path / name), output_dir=str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
     prepare(config, tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.startswith("# evil\\|\\<b\\>name\\_[x]\\(http:..evil).jsonl\n")
@@ -90,6 +91,7 @@ def test_reasons_come_from_a_fixed_list(tmp_path: Path) -> None:
     rows.append({"problem": "good", "answer": "2", "generations": ["x"], "labels": [1]})
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = PrepareDataConfig(dataset_name=str(tmp_path / "data.jsonl"), output_dir=str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
     counts: Counts = prepare(config, tmp_path / "out")
     assert counts.left_out == Counter({"a label is neither 0 nor 1": len(labels)})
     assert counts.left_out.keys() <= REASONS.keys()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -184,6 +185,28 @@ def test_a_hub_that_does_not_answer_is_retried_and_given_up(
             client.insist(lambda: http.get(url), "model me/it", seconds=0.3)
         assert time.monotonic() - started < 10
     assert len([line for line in caplog.messages if "trying again" in line]) == 2
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(1_000, 0), (50_000, 1)])
+def test_an_upload_has_time_for_its_bytes(
+    size: int, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A megabyte has 20 seconds, besides ten times the limit of other calls, which is almost 0 here."""
+    ended = threading.Event()
+
+    class Silent:
+        def upload_folder(self, **_: object) -> None:
+            ended.wait(30)
+
+    monkeypatch.setattr(client, "HfApi", Silent)
+    monkeypatch.setattr(client, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.001)
+    (tmp_path / "data.bin").write_bytes(bytes(size))
+    started = time.monotonic()
+    with pytest.raises(InputError, match=f"did not answer within {seconds} s"):
+        client.push_folder(tmp_path, "me/it", repo_type="model", message="m")
+    assert time.monotonic() - started >= 20 * size / 1e6
+    ended.set()
 
 
 @pytest.mark.parametrize("error", [KeyError("name"), TypeError("NoneType"), AttributeError("id")])

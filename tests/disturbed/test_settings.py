@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
+from raml_trl.build_model import BuildModelConfig
 from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.compare import CompareConfig
 from raml_trl.data.arithmetic import SPLITS, split_size
@@ -321,6 +322,11 @@ def test_impossible_sizes_are_answered_within_a_second() -> None:
         with pytest.raises(InputError):
             SubsetGRPOConfig("out", use_cpu=True, bf16=False, report_to="none", **sizes)
     assert time.process_time() - started < 1
+
+
+def test_a_model_larger_than_the_memory_is_refused() -> None:
+    with pytest.raises(InputError, match=r"would have about [\d,]+ parameters, and this machine has memory for"):
+        BuildModelConfig("out", hidden_size=2**16, num_hidden_layers=1000, num_attention_heads=2**12)
 
 
 def test_the_arithmetic_world_knows_its_size() -> None:

@@ -8,7 +8,7 @@ from raml_trl.runtime.extras import how_to_install
 from tests.helpers import REPOSITORY
 
 _FROM_AN_INDEX = re.compile(
-    r"""pip3? install [^\n]*?['" ]raml[_-]trl(\[\w+\])?(?! @|['"]? @)(?=['",.;:) ]|$)""", re.MULTILINE
+    r"""pip3? install\b[^\n]*?['" ]raml[_-]trl(\[\w+\])?(?! @|['"]? @)(?=['",.;:) ]|$)""", re.MULTILINE
 )
 
 

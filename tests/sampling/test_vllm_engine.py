@@ -98,7 +98,7 @@ def test_too_few_devices_are_refused(local_rank: int, size: int, visible: list[s
 
 def test_a_missing_vllm_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(InputError, match=r"pip install raml_trl\[vllm\]"):
+    with pytest.raises(InputError, match=r"run pip install -c constraints.txt -e \"\.\[vllm\]\""):
         VLLMEngine.open("model")
 
 
