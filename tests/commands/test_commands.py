@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_numbers(start: Start, tmp_path: Path) -> N
 
 
 def test_models_that_cannot_be_loaded(start: Start, model_dir: str, tmp_path: Path) -> None:
-    start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=4)
+    start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=16)
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in Path(model_dir).iterdir():

@@ -62,6 +62,7 @@ def test_training_starts_from_the_adapter(
         found = load.from_pretrained(str(tmp_path / "out"))(tokens).logits
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(plain, expected, atol=1e-3)
+    assert (tmp_path / "out" / "_merged").is_dir() == (how == "merge")
     assert (tmp_path / "out" / "adapter_config.json").exists() == (how == "continue")
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == len(AutoTokenizer.from_pretrained(model_dir))
     if command == "train_grpo":  # the reference model is the model that training starts from

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from raml_trl.evaluation.samples import read_samples
 from raml_trl.hub import client
 from raml_trl.runtime.errors import InputError
 from raml_trl.sampling.engine import Completion, SamplingSettings
@@ -72,6 +75,14 @@ def test_replies_of_many_forms_are_read(name: str) -> None:
         completion = ask(server)
     assert (completion.text, completion.num_tokens, completion.finished) == expected
     completion.text.encode()
+
+
+def test_means_omit_samples_without_a_number_of_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns: dict[str, list[object]] = {"question_id": ["a", "a", "b"], "correct": [True] * 3, "formatted": [True] * 3}
+    columns |= {"num_tokens": [3, None, 5], "outcome": ["correct"] * 3, "vote": [0, 0, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "samples.parquet")
+    assert read_samples(tmp_path / "samples.parquet").mean_tokens == 4
+    assert "counted no tokens of 1 samples" in caplog.text
 
 
 REFUSED: dict[str, object] = {

@@ -62,10 +62,12 @@ GIVEN = {
     "prompt_length": "20",
     "evaluations": ["a=x", "b=y"],
     "claims": "claims.yaml",
+    "run": "run",
     "sweeps": "sweeps",
     "use_cpu": "true",
     "report_to": "none",
 }
+OFTEN_REQUIRED = {"output_dir", "use_cpu", "report_to", "num_questions", "dataset_split", "evaluations", "run"}
 REFUSAL = re.compile(r"(?:argument --)?(?P<name>\w+)(?:/--[\w-]+)?(?: must be .+, got .+: .+|: .+)")
 
 
@@ -105,11 +107,7 @@ def required(classes: tuple[Any, ...]) -> dict[str, object]:
         for name, field in declared.items()
         if field.default is MISSING and field.default_factory is MISSING and field.init
     }
-    return {
-        name: value
-        for name, value in GIVEN.items()
-        if name in missing | {"output_dir", "use_cpu", "report_to", "num_questions", "dataset_split"} & declared.keys()
-    }
+    return {name: value for name, value in GIVEN.items() if name in missing | OFTEN_REQUIRED & declared.keys()}
 
 
 @pytest.mark.parametrize("command", PARSED)
@@ -475,7 +473,7 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "a mistyped model, one level deep": ("evaluate", {"model_name_or_path": "rums/model/final"}, "did you mean runs/"),
     "a mistyped model among several": (
         "evaluate",
-        {"models": ["runs/modle"], "max_completion_length": 2, "num_samples": 8},
+        {"models": ["runs/model", "runs/modle"], "max_completion_length": 2, "num_samples": 8},
         "model runs/modle cannot be loaded: there is no such directory or file; did you mean runs/model?",
     ),
     "no chat template": ("train_grpo", {"model_name_or_path": "runs/no_template"}, "has no chat template"),
