@@ -129,7 +129,7 @@ def test_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.children
 def test_gpu_benchmark_needs_few_packages() -> None:
-    others = ["ijson", "math_verify", "matplotlib", "openai"]
+    others = ["math_verify", "matplotlib", "openai"]
     block = f"import sys; sys.modules.update(dict.fromkeys({others}))"
     subprocess.run([*python(), "-c", f"{block}; import benchmarks.on_gpu"], check=True, cwd=REPOSITORY)
 

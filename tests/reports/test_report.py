@@ -519,8 +519,9 @@ def test_untrusted_text_is_escaped(text: str, tmp_path: Path) -> None:
         run = write_grpo(home / "grpo", 0, 4, note=content)
         write_completions(run, 1, {content: [(content, True, True), ("other", False, False)]})
         stage = write_evaluation(home / "eval", {"q": [True], content: [False]}, [content, content])
-        name = content.replace("=", "") or "x"
-        given: dict[str, Any] = {"title": content, "lead": content, "runs": [f"{name}={run}"]}
+        setting = content.replace("\0", "")  # which no setting may have
+        name = setting.replace("=", "") or "x"
+        given: dict[str, Any] = {"title": setting, "lead": setting, "runs": [f"{name}={run}"]}
         pages.append(make(home, evaluations=[f"{name}={stage}", f"b={stage}"], **given))
     (_, harmless, _), (_, page, markdown) = pages
     assert Elements(page).names == Elements(harmless).names
