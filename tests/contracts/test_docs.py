@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trl import ModelConfig
 
 from raml_trl.__main__ import COMMANDS
 from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.compare import CompareConfig
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
+from raml_trl.training.config import CheckedModelConfig
 from raml_trl.wandb_report import WandbReportConfig
 from tests.contracts.test_recipes import READERS
 from tests.helpers import REPOSITORY
@@ -93,7 +93,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 def parse(command: str, arguments: list[str]) -> tuple[Any, ...]:
     readers = COMMAND_READERS[command]
     # Override settings that need a GPU or a tracker, which this machine may not have.
-    portable = ["--use_cpu", "true", "--report_to", "none"] if ModelConfig in readers else []
+    portable = ["--use_cpu", "true", "--report_to", "none"] if CheckedModelConfig in readers else []
     return StrictParser(readers, allow_abbrev=False).parse([*portable, *arguments])
 
 
