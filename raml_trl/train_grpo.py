@@ -43,12 +43,12 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
     name = check_model(model.model_name_or_path)
     check_adapter(name, data.starting_adapter, use_peft=model.use_peft)
     table = open_data(data)
+    evaluation = read_evaluation(data, config, config.max_completion_length)
     check_chat(load_tokenizer(name, revision=model.model_revision), data.prompt_style, name)
     check_dashboards(config)
     check_push(config, revisions=data.hub_revisions)
     rows = grpo_rows(table, data.prompt_style)
     check_number(rows, config, table.name)
-    evaluation = read_evaluation(data, config, config.max_completion_length)
     if evaluation is not None:
         check_text_model(name, "eval_data")
     train(

@@ -126,7 +126,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         name, revision = check_model(base), None
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision or "main")
-    except LOADING_ERRORS as error:
+    except (*LOADING_ERRORS, ValueError) as error:
         raise cannot_load(name, error) from error
 
 
