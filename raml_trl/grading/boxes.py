@@ -13,9 +13,12 @@ _BLANK = re.compile(r"\s*")
 def extract_answer(text: str) -> str | None:
     """Return the content of the last complete box after the thinking block, or None if there is no such box.
 
-    A box inside a thinking block does not count, even if that block never ends.
+    A box inside a thinking block does not count, even if that block never ends. If every backslash is escaped, as in
+    JSON, the box is read without the escapes.
     """
-    return extract_box(text.rpartition("</think>")[2].partition("<think>")[0])
+    text = text.rpartition("</think>")[2].partition("<think>")[0]
+    box = extract_box(text)
+    return extract_box(text.replace("\\\\", "\\")) if box is None and "\\\\boxed" in text else box
 
 
 def extract_box(text: str) -> str | None:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from raml_trl.grading.quantities import CHANGING_WORDS
 
 _LABEL = r"(?:(?i:the )?(?i:correct |final )?(?i:options?|answers?|choices?)(?i: is| are)?:? )?"
-_ONE = re.compile(rf"{_LABEL}(?:\(([A-J])\)[.:]?\s*(.*)|([A-J])[.):]?)", re.DOTALL)
+# The content of an option stands behind a space or a full stop. It starts with no operator: `(D)x` is a product.
+_CONTENT = r"((?:[A-Za-z0-9.(\[|]|-[0-9]|\\(?:d?frac|sqrt|pi|text|\{)).*)"
+_ONE = re.compile(
+    rf"{_LABEL}(?:\(([A-J])\)(?:(?:[.:]\s*|\s+){_CONTENT}|[.:])?|([A-J])(?:[.)]\s+{_CONTENT}|[.):])?)", re.DOTALL
+)
 _SEVERAL = re.compile(rf"{_LABEL}(?:\(?[A-J]\)?(?:\s*,\s*(?:and )?|\s*&\s*|\s+and\s+))+\(?[A-J]\)?")
 _RUN = re.compile("[A-J]{2,10}")
 _OPTION = re.compile(r"\([A-J]\)")
@@ -24,7 +28,7 @@ def read_choice(text: str) -> Choice | None:
     """Return the choice that `text` spells, or None. A text that names or denies further options is none."""
     match = _ONE.fullmatch(text)
     if match:
-        content = match[2] or ""
+        content = match[2] or match[4] or ""
         if _OPTION.search(content) or any(word.lower() in CHANGING_WORDS for word in re.findall("[A-Za-z']+", content)):
             return None
         return Choice(frozenset(match[1] or match[3]), content)

@@ -6,8 +6,12 @@ is 36, and `5 \text{ plus two}` is no quantity.
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from raml_trl.grading.notation import TEXT, normalise
+from raml_trl.grading.notation import plain
+from raml_trl.grading.numbers import exact
+from raml_trl.grading.tokens import TEXT
+from raml_trl.grading.units import POWERS, SQUARES, SYMBOLS, TEMPERATURES, base_unit, find_unit, singular
 
 
 @dataclass(frozen=True)
@@ -23,67 +27,28 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_SYMBOLS = {
-    **{symbol: symbol for symbol in _set("m g s h N J W V A K L T C F")},
-    **{symbol: symbol for symbol in _set("cm mm km nm dm kg mg mL kL ms kN kJ MJ kW MW kV mV mA kPa Pa Hz kHz MHz")},
-    **{"ml": "mL", "l": "L", "ft": "ft", "in": "in", "yd": "yd", "mi": "mi", "min": "min", "hr": "h", "hrs": "h"},
-    **{
-        "lb": "pound",
-        "lbs": "pound",
-        "oz": "oz",
-        "mol": "mol",
-        "eV": "eV",
-        "cal": "cal",
-        "kcal": "kcal",
-        "mph": "mi/h",
-    },
-    **{"kph": "km/h", "kmh": "km/h", r"\Omega": "ohm", "USD": "dollar", "EUR": "euro", "%": "%", "ha": "ha"},
-    **{
-        "米": "m",
-        "厘米": "cm",
-        "毫米": "mm",
-        "分米": "dm",
-        "千米": "km",
-        "公里": "km",
-        "克": "g",
-        "千克": "kg",
-        "公斤": "kg",
-    },
-    **{
-        "吨": "ton",
-        "升": "L",
-        "毫升": "mL",
-        "秒": "s",
-        "分钟": "min",
-        "小时": "h",
-        "天": "day",
-        "周": "week",
-        "年": "year",
-    },
-    **{"元": "yen", "度": "degree", "牛": "N", "焦": "J"},
-}
-_NAMES = {
-    **{"centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "kilometer": "km"},
-    **{"kilometre": "km", "meter": "m", "metre": "m", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft"},
-    **{"yard": "yd", "mile": "mi", "sec": "s", "second": "s", "minute": "min", "hour": "h", "day": "day"},
-    **{"week": "week", "month": "month", "year": "year", "yr": "year", "decade": "decade"},
-    **{"dollar": "dollar", "usd": "dollar", "cent": "cent", "euro": "euro", "yen": "yen", "yuan": "yen"},
-    **{"rupee": "rupee", "peso": "peso", "ruble": "ruble", "franc": "franc", "shilling": "shilling", "pence": "pence"},
-    **{"gram": "g", "kilogram": "kg", "milligram": "mg", "ton": "ton", "tonne": "ton", "pound": "pound", "ounce": "oz"},
-    **{"liter": "L", "litre": "L", "milliliter": "mL", "millilitre": "mL", "gallon": "gallon", "quart": "quart"},
-    **{"pint": "pint", "cup": "cup", "acre": "acre", "hectare": "ha", "newton": "N", "joule": "J", "watt": "W"},
-    **{"kilowatt": "kW", "volt": "V", "ampere": "A", "amp": "A", "ohm": "ohm", "hertz": "Hz", "pascal": "Pa"},
-    **{"kelvin": "K", "coulomb": "C", "farad": "F", "tesla": "T", "calorie": "cal", "mole": "mol", "bit": "bit"},
-    **{"byte": "byte", "unit": "unit", "degree": "degree", "deg": "degree", "radian": "radian", "rad": "radian"},
-    **{"percent": "%", "celsius": "degree C", "fahrenheit": "degree F"},
-}
 # Outside \text{...}, only words that cannot be a product of variables are units.
-_BARE_UNITS = {"cm", "mm", "km", "kg", "mL", "ml", "kW", "kJ", "Hz", "min", "sec", "deg", "rad", "mph", "hrs", "lbs"}
-_TEMPERATURES = ("c", "f", "celsius", "fahrenheit")
-_CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro", "¥": "yen", "₹": "rupee"}
-_CURRENCY_SIGN = re.compile(r"\\?\$|[£€¥₹]")
-_SQUARES = {"square": "^{2}", "sq": "^{2}", "cubic": "^{3}", "cu": "^{3}", "平方": "^{2}", "立方": "^{3}"}
-_POWERS = {"squared": "^{2}", "cubed": "^{3}"}
+_BARE_UNITS = {
+    "cm",
+    "mm",
+    "km",
+    "kg",
+    "mL",
+    "ml",
+    "kW",
+    "kJ",
+    "Hz",
+    "min",
+    "sec",
+    "deg",
+    "rad",
+    "mph",
+    "hrs",
+    "lbs",
+    "sq",
+}
+_CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro", "¥": "yen", "￥": "yen", "₹": "rupee"}
+_CURRENCY_SIGN = re.compile(r"\\?\$|[£€¥￥₹]")
 _SCALES = {"dozen": "12", "hundred": "100", "thousand": "10^{3}", "million": "10^{6}", "billion": "10^{9}"}
 _SCALES |= {"trillion": "10^{12}", "万": "10^{4}", "亿": "10^{8}"}
 
@@ -104,14 +69,18 @@ _ADDITIONS = _set("old long tall wide high deep away each altogether total in pe
 _PLURALS = _set("people children men women mice geese sheep fish")
 _PLURAL = re.compile(r"[a-z]{2,}[a-z](?<!th)(?<!s)s")
 
+_PART = re.compile(
+    r"([0-9.]+|[0-9]* ?\\frac\{[0-9]+\}\{[0-9]+\}) *([A-Za-z]+|[\u4e00-\u9fff]+)(?: and |[ ,])*", re.ASCII
+)
 _RATE = r"[A-Za-z]+(?:/[A-Za-z]+(?:\^\{[23]\})?)+"
 _BARE = rf"(?<![A-Za-z\\])(?:{_RATE}|[A-Za-z]{{2,}}|[\u4e00-\u9fff]+)|(?<=degrees\}} )[CF](?![A-Za-z])"
 _AMOUNT = re.compile(r"[\d)}]|\\pi")
 _PIECE = re.compile(
-    rf"(?P<words>{TEXT})|(?P<bare>{_BARE}|%|\\Omega(?![A-Za-z]))|(?P<more>\^\{{[23]\}}|/)|(?P<space> )|\\?[A-Za-z]+|.",
+    rf"(?P<words>{TEXT})|(?P<bare>{_BARE}|%|\\Omega(?![A-Za-z]))|(?P<more>\^\{{-?[123]\}}|/)|(?P<space> )"
+    r"|\\?[A-Za-z]+|.",
     re.DOTALL,
 )
-_IN_TEXT = re.compile(r"\\[A-Za-z]+|\^\{?[23]\}?|[A-Za-z'’-]+|平方|立方|[\u4e00-\u9fff]+|[%/]|\S")  # noqa: RUF001
+_IN_TEXT = re.compile(r"\\[A-Za-z]+|\^\{?-?[123]\}?|[A-Za-z'’-]+|平方|立方|[\u4e00-\u9fff]+|[%/]|\S")  # noqa: RUF001
 
 
 def read_quantity(answer: str) -> Quantity:
@@ -133,36 +102,58 @@ def read_quantity(answer: str) -> Quantity:
     return Quantity(value, unit, noun)
 
 
-def currencies_differ(first: str, second: str) -> bool:
-    r"""Return whether two answers, as they were written, are amounts of different currencies.
+def read_compound(answer: str) -> Quantity | None:
+    r"""Return the sum of an answer in several units of one dimension, such as 3 hours and 30 minutes, or None.
 
-    Such answers are `\$5` and `5 \text{ cents}`. Two amounts without a currency sign are left to `units_differ`.
+    The sum is in the last unit, which must be the smallest.
     """
-    if not _CURRENCY_SIGN.search(first) and not _CURRENCY_SIGN.search(second):
-        return False
-    a, b = _currency(first), _currency(second)
-    return bool(a and b and a != b)
+    total, base, factor, words, end = Fraction(0), "", Fraction(0), plain(answer), 0
+    parts = list(_PART.finditer(words))
+    if len(parts) < 2:
+        return None
+    for part in parts:
+        unit, number = find_unit(part[2]), exact(part[1])
+        dimension, multiple = base_unit(unit or "")
+        if (
+            unit is None
+            or number is None
+            or part.start() != end
+            or (base and (dimension != base or multiple >= factor))
+        ):
+            return None
+        total, base, factor, end = total + number * multiple, dimension, multiple, part.end()
+    return Quantity(str(total / factor), unit or "") if end == len(words) else None
 
 
-def _currency(answer: str) -> str:
+def currency(answer: str) -> str:
+    """Return the unit of the currency sign in an answer, as it was written, or "" if it has none."""
     match = _CURRENCY_SIGN.search(answer)
-    if match and not (match.group() == "$" and answer.count("$") > 1):  # a pair of dollars encloses mathematics
-        return _CURRENCIES[match.group().removeprefix("\\")]
-    return read_quantity(normalise(answer)).unit.partition("/")[0]
+    if match is None or (match.group() == "$" and answer.count("$") > 1):  # a pair of dollars encloses mathematics
+        return ""
+    return _CURRENCIES[match.group().removeprefix("\\")]
 
 
 def units_differ(first: Quantity, second: Quantity) -> bool:
-    """Return whether units or nouns of two quantities contradict each other. A missing one contradicts nothing."""
+    """Return whether units or nouns of two quantities contradict each other. A missing one contradicts nothing.
+
+    Units that measure the same, such as km and m, do not contradict each other: see `in_base_unit`.
+    """
     if first.unit and second.unit:
-        short, long = sorted((first.unit, second.unit), key=len)
+        short, long = sorted((base_unit(first.unit)[0], base_unit(second.unit)[0]), key=len)
         if long != short and not long.startswith(short + " "):  # degrees may be degrees Celsius
             return True
     elif (first.unit and second.noun) or (second.unit and first.noun):
         return True  # dollars and chickens
     if not first.noun or not second.noun:
         return False
-    a, b = ({_singular(word) for word in quantity.noun} - _ADDITIONS for quantity in (first, second))
+    a, b = ({singular(word) for word in quantity.noun} - _ADDITIONS for quantity in (first, second))
     return not ((a <= b or b <= a) and a ^ b <= _ADJECTIVES)
+
+
+def in_base_unit(quantity: Quantity) -> str:
+    """Return the value of a quantity in the base unit, such as `1/100 (5)` for 5 cm."""
+    factor = base_unit(quantity.unit)[1]
+    return quantity.value if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}} ({quantity.value})"
 
 
 def counts_only(quantity: Quantity) -> bool:
@@ -183,35 +174,32 @@ def _may_be_noun(word: str) -> bool:
 
 
 def _unit(words: list[str]) -> tuple[str, list[str]]:
-    """Return the canonical name of the unit at the start of `words`, or "", and the other words."""
-    name, joint = "", ""
+    """Return the canonical name of the unit at the start of `words`, or "", and the other words.
+
+    A product of units comes before the units that divide it: `kg·m/s^{2}`.
+    """
+    above, below, divided = list[str](), list[str](), False
     while words:
-        prefix = _SQUARES.get(words[0].lower(), "")
+        prefix = SQUARES.get(words[0].lower(), "")
         rest = words[1:] if prefix else words
-        unit = (_SYMBOLS.get(rest[0]) or _NAMES.get(_singular(rest[0].lower()))) if rest else None
-        if unit is None or (name and not joint):
+        unit = find_unit(rest[0]) if rest else None
+        if unit is None:
             break
         rest = rest[1:]
-        if unit == "degree" and rest and rest[0].lower() in _TEMPERATURES:
+        if unit == "degree" and rest and rest[0].lower() in TEMPERATURES:
             unit, rest = f"degree {rest[0][0].upper()}", rest[1:]
         power = prefix
         if rest and not prefix:
-            power = _POWERS.get(rest[0].lower(), "") or ("^{" + rest[0].strip("^{}") + "}" if rest[0][0] == "^" else "")
+            power = POWERS.get(rest[0].lower(), "") or ("^{" + rest[0].strip("^{}") + "}" if rest[0][0] == "^" else "")
             rest = rest[1:] if power else rest
-        name, words, joint = name + joint + unit + power, rest, ""
-        if len(words) > 1 and words[0] in ("/", "per"):
-            after = words[1:]
-            if _SYMBOLS.get(after[0]) or _NAMES.get(_singular(after[0].lower())):
-                joint, words = "/", after
-    return name, words
-
-
-def _singular(word: str) -> str:
-    if word.endswith(("xes", "ches", "shes", "sses")):
-        return word.removesuffix("es")
-    if word.endswith("ies"):
-        return word.removesuffix("ies") + "y"
-    return word.removesuffix("s") if len(word) > 2 and not word.endswith("ss") else word
+        inverse = power.startswith("^{-")
+        (below if divided or inverse else above).append(unit + power.replace("-", "").replace("^{1}", ""))
+        words, divided = rest, False
+        if len(words) > 1 and find_unit(words[1]) and words[0] in ("/", "per", r"\cdot"):
+            words, divided = words[1:], words[0] != r"\cdot"
+        elif not (len(words) > 1 and find_unit(words[0]) and words[1].startswith(("^-", "^{-"))):
+            break
+    return "/".join(("·".join(above), *below)), words
 
 
 def _trailing_words(answer: str) -> tuple[int, list[str]]:
@@ -236,5 +224,5 @@ def _trailing_words(answer: str) -> tuple[int, list[str]]:
 
 def _may_be_bare(word: str) -> bool:
     if "/" in word:
-        return all(re.sub(r"\^.*", "", piece) in _SYMBOLS for piece in word.split("/"))
+        return all(re.sub(r"\^.*", "", piece) in SYMBOLS for piece in word.split("/"))
     return word in _BARE_UNITS or word in ("C", "F") or len(word) > 3 or not word.isascii() or not word.isalpha()

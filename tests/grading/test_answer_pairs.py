@@ -1,7 +1,7 @@
 """Tests the grader on pairs of an answer and a reference whose verdict is beyond dispute, by kind of answer.
 
-`answer_pairs.jsonl` was written before the code that it tests. About half of its answers are wrong and made to fool a
-grader.
+`answer_pairs.jsonl` and `typed_pairs.jsonl` were written before the code that they test. About half of their answers
+are wrong and made to fool a grader.
 """
 
 import json
@@ -35,28 +35,21 @@ def misjudged(pool: GradingPool, rows: list[Row], expected: str) -> list[Row]:
     return [row for row, graded in zip(rows, grades, strict=True) if graded.correct != (expected == "correct")]
 
 
-def kinds(rows: list[Row]) -> Counter[str]:
-    return Counter(row["kind"] for row in rows)
-
-
-# Right answers that the grader cannot read yet, by kind.
-OPEN = Counter({"approximate signs": 1, "inequalities": 1, "qualifiers": 1})
-
-
 @pytest.mark.children
-def test_pairs(pool: GradingPool) -> None:
-    rows = read_rows(Path(__file__).with_name("answer_pairs.jsonl"))
-    assert Counter(row["expected"] for row in rows) == {"correct": 50, "not correct": 52}
+@pytest.mark.parametrize(("name", "right", "wrong"), [("answer_pairs", 50, 52), ("typed_pairs", 72, 48)])
+def test_pairs(pool: GradingPool, name: str, right: int, wrong: int) -> None:
+    rows = read_rows(Path(__file__).with_name(f"{name}.jsonl"))
+    assert Counter(row["expected"] for row in rows) == {"correct": right, "not correct": wrong}
     assert misjudged(pool, rows, "not correct") == []
-    assert kinds(misjudged(pool, rows, "correct")) == OPEN
+    assert misjudged(pool, rows, "correct") == []
 
 
 @pytest.mark.children
 def test_reported_pairs(pool: GradingPool, shared_data: Path) -> None:
-    """No wrong answer of the reported pairs is accepted, and at most 11 right answers are refused."""
+    """No wrong answer of the reported pairs is accepted, and no right answer is refused."""
     path = shared_data / "answer_pairs.jsonl"
     if not path.is_file():
         pytest.skip("no reported pairs beside this checkout")
     rows = read_rows(path)
     assert misjudged(pool, rows, "not correct") == []
-    assert len(misjudged(pool, rows, "correct")) <= 11
+    assert misjudged(pool, rows, "correct") == []

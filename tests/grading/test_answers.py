@@ -1,13 +1,21 @@
-"""Tests the readers of single types of answers: quantities, times of day, and choices."""
+"""Tests the readers of single types of answers, and the rules that compare types."""
+
+from fractions import Fraction
 
 import pytest
 
+from raml_trl.grading import answers
 from raml_trl.grading.choices import read_choice, read_run
 from raml_trl.grading.clock import read_time, same_time
 from raml_trl.grading.grader import decide_without_algebra
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.numbers import exact
-from raml_trl.grading.quantities import Quantity, counts_only, currencies_differ, read_quantity, units_differ
+from raml_trl.grading.qualifiers import Qualified, read_qualified
+from raml_trl.grading.quantities import Quantity, counts_only, currency, read_compound, read_quantity, units_differ
+from raml_trl.grading.reading import read
+from raml_trl.grading.remainders import Division, ResidueClass
+from raml_trl.grading.tokens import letters, rename
+from raml_trl.grading.units import base_unit
 
 
 def quantity(text: str) -> Quantity:
@@ -62,11 +70,26 @@ def test_counts_only() -> None:
 
 
 def test_currencies() -> None:
-    assert currencies_differ(r"\$15", r"15\text{ cents}")
-    assert currencies_differ("€5", r"\$5")
-    assert not currencies_differ(r"\$15", r"15\text{ dollars}")
-    assert not currencies_differ("$5$", r"5\text{ cents}")  # the dollars enclose mathematics
-    assert not currencies_differ(r"\$15", "15")
+    signs = {r"\$15": "dollar", "$15": "dollar", "€5": "euro", "15": "", "$5$": ""}  # two dollars enclose mathematics
+    assert {text: currency(text) for text in signs} == signs
+    verdicts = {
+        **{(r"\$15", r"15\text{ cents}"): "wrong", ("€5", r"\$5"): "wrong", (r"\$0.40", r"40\text{ cents}"): "correct"},
+        **{
+            (r"\$15", r"15\text{ dollars}"): "correct",
+            ("$5$", r"5\text{ cents}"): "correct",
+            (r"\$15", "15"): "correct",
+        },
+    }
+    assert {pair: decide_without_algebra(*pair) for pair in verdicts} == verdicts
+
+
+def test_compound_quantities_and_conversion() -> None:
+    assert read_compound(r"2 \text{ hours and } 30 \text{ minutes}") == Quantity("150", "min")
+    assert read_compound(r"30 \text{ minutes } 2 \text{ hours}") is None
+    assert read_compound(r"2 \text{ hours } 3 \text{ m}") is None
+    assert base_unit("km/h") == ("m/s", Fraction(5, 18))
+    assert base_unit("cm^{2}") == ("m^{2}", Fraction(1, 10_000))
+    assert base_unit("degree C") == ("degree C", 1)
 
 
 def test_times() -> None:
@@ -134,3 +157,81 @@ def test_decimals(text: str, value: str) -> None:
 )
 def test_spelling(text: str, spelled: str) -> None:
     assert normalise(text) == spelled
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("5", answers.Number),
+        (r"0.1\dot{6}", answers.Number),
+        (r"1101_{\text{two}}", answers.Based),
+        (r"\text{no real solution}", answers.Words),
+        (r"\text{Yes, it is}", answers.Affirmation),
+        (r"\{\}", answers.EmptySet),
+        (r"3\text{或}x", answers.Items),
+        (r"\pm 1 \pm 2", answers.Items),
+        (r"\left\{\begin{array}{l} x=7 \\ y=1 \end{array}\right.", answers.Items),
+        (r"\{1, 2\}", answers.SetOf),
+        (r"[1,2) \cup (3,4)", answers.Union),
+        (r"\langle 1, 2, 3\rangle", answers.Tuple),
+        (r"2\mathbf{i}-\mathbf{k}", answers.Tuple),
+        (r"\begin{bmatrix}4&-1\end{bmatrix}^{\top}", answers.Tuple),
+        ("(1,2]", answers.Interval),
+        (r"\begin{pmatrix}1&2\end{pmatrix}", answers.Matrix),
+        (r"1:\sqrt{3}", answers.Ratio),
+        (r"\begin{cases} 1 & x > 0 \\ 0 & \text{otherwise} \end{cases}", answers.Cases),
+        ("x = 5", answers.Equation),
+        ("f(x) = x^2", answers.Function),
+        ("a < b < c", answers.Inequality),
+        (r"\sqrt{2} \approx 1.41", answers.Approximation),
+        (r"k\pi, k \in \mathbb{Z}", answers.Family),
+        (r"\{x \in \mathbb{Z} \mid 0 < x < 3\}", answers.SetBuilder),
+        (r"\{x \mid 0 < x < 3\}", answers.Inequality),
+        (r"x \equiv 3 \pmod{7}", ResidueClass),
+        (r"12 \text{ R } 3", Division),
+        (r"x^2 + 1", answers.Expression),
+    ],
+)
+def test_type(text: str, kind: type) -> None:
+    assert type(read(text).value) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "qualified"),
+    [
+        (r"2k+1, where k is an integer", Qualified("2k+1", frozenset("k"), "Z")),
+        (r"k\pi (k \in \mathbb{Z})", Qualified(r"k\pi", frozenset("k"), "Z")),
+        (r"ax+b, a, b \in \mathbb{R}", Qualified("ax+b", frozenset("ab"), "R")),
+        (r"cx for some constant c", Qualified("cx", frozenset("c"), "")),
+        (r"n^2, n \in \mathbb{N}^{*}", Qualified("n^2", frozenset("n"), "positive Z")),
+        ("x, y", None),
+    ],
+)
+def test_qualifiers(text: str, qualified: Qualified | None) -> None:
+    assert read_qualified(text) == qualified
+
+
+def test_letters() -> None:
+    assert letters(r"ax + \alpha \text{ cm}") == ["a", "x", r"\alpha"]
+    assert rename(r"ax + x \text{ x}", {"x": "y", "a": "x"}) == r"xy + y \text{ x}"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "answer"),
+    [
+        ("(D)x", "D"),
+        ("(B)2", "B"),
+        ("(A) + 3", "A"),
+        (r"\{\emptyset\}", r"\emptyset"),
+        ("f(y)=x^2", "f(x)=x^2"),
+        ("x=3, y=2", "2, 3"),
+        ("0, 1", "(0, 1]"),
+        ("2:10", "1:05"),
+        (r"x<-2 \text{ and } x>5", r"x<-2 \text{ or } x>5"),
+        (r"k\pi, k \in \mathbb{R}", r"k\pi, k \in \mathbb{Z}"),
+        ("0 < x < 3", r"\{x \in \mathbb{Z} \mid 0 < x < 3\}"),
+        ("5 \\approx 7", "5"),
+    ],
+)
+def test_look_alikes_are_wrong(predicted: str, answer: str) -> None:
+    assert decide_without_algebra(predicted, answer) == "wrong"

@@ -32,7 +32,6 @@ UNREADABLE = {
     r"DQ \parallel AB": "a relation to prove",
     r"EH \parallel FG": "a relation to prove",
     r"\det(A) > 0": "a relation to prove",
-    r"(1, 1, \ldots, 1)": "dots",
 }
 
 

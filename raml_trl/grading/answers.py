@@ -1,0 +1,177 @@
+"""The types of answers. A type holds what an answer means, not how it is spelled.
+
+Quantities, times of day, dates, choices, residue classes and divisions with rest are types of their own modules.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from raml_trl.grading.choices import Choice
+from raml_trl.grading.clock import TimeOfDay
+from raml_trl.grading.dates import Date
+from raml_trl.grading.quantities import Quantity
+from raml_trl.grading.remainders import Division, ResidueClass
+
+
+@dataclass(frozen=True)
+class Number:
+    """A rational number."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True)
+class Based:
+    """A numeral in a base that the answer names. Its digits are in upper case."""
+
+    digits: str
+    base: int
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words that are compared as such: without case, articles and the ending of a plural."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Affirmation:
+    """A yes or a no, whatever explanation follows."""
+
+    yes: bool
+
+
+@dataclass(frozen=True)
+class EmptySet:
+    """The empty set."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list in no order, without brackets: several solutions, the equations of a system."""
+
+    parts: "tuple[Answer, ...]"
+
+
+@dataclass(frozen=True)
+class SetOf:
+    """A set with listed elements."""
+
+    parts: "tuple[Answer, ...]"
+
+
+@dataclass(frozen=True)
+class Union:
+    """A union of intervals or sets."""
+
+    parts: "tuple[Answer, ...]"
+
+
+@dataclass(frozen=True)
+class Tuple:
+    """A point or vector. A column of a matrix is one, too. Two parts in round brackets may be an open interval."""
+
+    parts: "tuple[Answer, ...]"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval, with a closed or open end on each side."""
+
+    low: "Answer"
+    high: "Answer"
+    has_low: bool
+    has_high: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix that is no column."""
+
+    rows: "tuple[tuple[Answer, ...], ...]"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two or more numbers."""
+
+    parts: "tuple[Answer, ...]"
+
+
+@dataclass(frozen=True)
+class Cases:
+    """A function in pieces, each with its condition."""
+
+    rows: "tuple[tuple[Answer, Answer], ...]"
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A chain of equations. `name` is the first member if it is a name such as `x`, and otherwise ""."""
+
+    name: str
+    members: "tuple[Answer, ...]"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function: `f(x) = x^2` has the name `f` and the argument `x`."""
+
+    name: str
+    arguments: tuple[str, ...]
+    body: "Answer"
+
+
+@dataclass(frozen=True)
+class Inequality:
+    r"""A chain of inequalities, turned so that every sign is `<` or `\le`."""
+
+    members: "tuple[Answer, ...]"
+    signs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """A decimal, and the exact value that it stands for, unless that is only a name."""
+
+    exact: "Answer | None"
+    decimal: "Answer"
+
+
+@dataclass(frozen=True)
+class Family:
+    r"""A value for every choice of its free letters: `k\pi` for all integers k. `domain` is "" if it is not stated."""
+
+    value: "Answer"
+    names: frozenset[str]
+    domain: str
+
+
+@dataclass(frozen=True)
+class SetBuilder:
+    """A set of the elements of a domain that meet a condition, if that is not an interval or a listed set."""
+
+    element: "Answer"
+    domain: str
+    condition: "Answer"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An expression that only algebra can compare."""
+
+
+Value = (
+    Number | Quantity | Based | TimeOfDay | Date | Ratio | Division | ResidueClass | Choice | Affirmation | Words
+    | EmptySet | Items | SetOf | Union | Tuple | Interval | Matrix | Cases | Equation | Function | Inequality
+    | Approximation | Family | SetBuilder | Expression
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: its spelling, as `notation.normalise` returns it, and its meaning."""
+
+    text: str
+    value: Value

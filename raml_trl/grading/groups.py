@@ -1,0 +1,252 @@
+"""Compares answers with parts: lists, sets, tuples, matrices, ratios, intervals, unions and functions in pieces."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from raml_trl.grading.answers import (
+    Answer,
+    Cases,
+    Equation,
+    Inequality,
+    Interval,
+    Items,
+    Matrix,
+    Number,
+    Ratio,
+    SetBuilder,
+    SetOf,
+    Tuple,
+    Union,
+)
+from raml_trl.grading.clock import TimeOfDay
+from raml_trl.grading.notation import compact, plain
+from raml_trl.grading.reading import is_name, read
+from raml_trl.grading.verdicts import Comparison, Verdict, all_of
+
+_MAX_UNORDERED = 32  # most parts that are compared in any order, beyond those that are spelled alike
+_MAX_INTEGERS = 1_000  # most elements of a set of integers that is compared with a list
+_LETTER = re.compile("[A-Za-z]")
+_OTHERWISE = ("otherwise", "else", "other", "其他")
+
+
+def parts_of(answer: Answer) -> tuple[Answer, ...]:
+    """Return the parts of a list, set, union, tuple or ratio. A time without AM or PM counts as a ratio."""
+    value = answer.value
+    if isinstance(value, TimeOfDay):
+        return tuple(read(part) for part in answer.text.split(":"))
+    assert isinstance(value, Items | SetOf | Union | Tuple | Ratio), value
+    return value.parts
+
+
+def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two lists or sets, in any order.
+
+    A list of values for distinct letters, `x = 1, y = 2`, is in the order of the alphabet if the other has no names.
+    """
+    first, second = parts_of(p), parts_of(a)
+    p_named, a_named = _by_name(first), _by_name(second)
+    if (p_named is None) != (a_named is None) and not any(
+        isinstance(x.value, Equation) for x in (first if a_named else second)
+    ):
+        return _in_order(p_named or first, a_named or second, comparison)
+    return matched(first, second, comparison)
+
+
+def same_ordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two tuples, or a tuple with a list."""
+    return _in_order(_by_name(parts_of(p)) or parts_of(p), _by_name(parts_of(a)) or parts_of(a), comparison)
+
+
+def _in_order(first: Sequence[Answer], second: Sequence[Answer], comparison: Comparison) -> Verdict:
+    return len(first) == len(second) and all_of(map(comparison.same, first, second))
+
+
+def _by_name(parts: Sequence[Answer]) -> list[Answer] | None:
+    """Return the values of `x = 1, y = 2` in the order of the names, or None if there are other parts."""
+    named = {part.value.name: part.value.members[-1] for part in parts if isinstance(part.value, Equation)}
+    if len(named) < len(parts) or not all(map(_LETTER.fullmatch, named)):
+        return None
+    return [named[name] for name in sorted(named)]
+
+
+def matched(first: Sequence[Answer], second: Sequence[Answer], comparison: Comparison) -> Verdict:
+    """Return whether the parts of two groups are equal in pairs, in any order."""
+    if len(first) != len(second):
+        return False
+    keys = [Counter(_key(part) for part in parts) for parts in (first, second)]
+    unpaired, targets = (_without(parts, keys[0] & keys[1]) for parts in (first, second))
+    if len(targets) > _MAX_UNORDERED:
+        return _in_order(unpaired, targets, comparison)
+    unknown = False
+    for target in targets:
+        verdicts = [comparison.spelled_alike(part, target) for part in unpaired]
+        if True not in verdicts and not comparison.silent:
+            verdicts = [
+                comparison.same(part, target) if verdict is None else verdict
+                for part, verdict in zip(unpaired, verdicts, strict=True)
+            ]
+        if True in verdicts:
+            unpaired.pop(verdicts.index(True))
+        elif None in verdicts:
+            unknown = True
+        else:
+            return False
+    return None if unknown else True
+
+
+def _key(part: Answer) -> object:
+    return part.value.value if isinstance(part.value, Number) else compact(part.text)
+
+
+def _without(parts: Sequence[Answer], counts: Counter[object]) -> list[Answer]:
+    """Return `parts` without as many parts of each key as `counts` says."""
+    left, kept = counts.copy(), list[Answer]()
+    for part in parts:
+        key = _key(part)
+        if left[key]:
+            left[key] -= 1
+        else:
+            kept.append(part)
+    return kept
+
+
+def same_interval(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two answers that may be intervals: an interval, an inequality, or a pair such as `(1, 2)`."""
+    first, second = as_interval(p), as_interval(a)
+    if first is None or second is None:
+        return comparison.expressions(plain(p.text), plain(a.text))
+    if (first.has_low, first.has_high) != (second.has_low, second.has_high):
+        return False
+    return all_of((comparison.same(first.low, second.low), comparison.same(first.high, second.high)))
+
+
+def as_interval(answer: Answer) -> Interval | None:
+    r"""Return the interval that an answer is or may be, such as `(3, 4]` for the inequality `3 < x \le 4`, or None."""
+    match answer.value:
+        case Interval() as interval:
+            return interval
+        case Tuple((low, high)):
+            return Interval(low, high, False, False)
+        case Inequality((low, name, high), (left, right)) if is_name(name.text):
+            return Interval(low, high, left == r"\le", right == r"\le")
+        case Inequality((name, high), (sign,)) if is_name(name.text):
+            return Interval(read(r"-\infty"), high, False, sign == r"\le")
+        case Inequality((low, name), (sign,)) if is_name(name.text):
+            return Interval(low, read(r"\infty"), sign == r"\le", False)
+        case _:
+            return None
+
+
+def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare an interval with a list or union. `[1, 2]` may also be a list in brackets."""
+    assert isinstance(p.value, Interval)
+    if isinstance(a.value, Items) and p.value.has_low and p.value.has_high:
+        return _in_order((p.value.low, p.value.high), a.value.parts, comparison)
+    return False if isinstance(a.value, Items) else comparison.expressions(plain(p.text), plain(a.text))
+
+
+def same_bounds(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a list of inequalities with an answer that may be the same set: `x < 1 or x > 3` is `|x - 2| > 1`."""
+    intervals = [as_interval(part) if isinstance(part.value, Inequality) else None for part in parts_of(p)]
+    if None in intervals:
+        return False
+    brackets = [(interval, "(["[interval.has_low], ")]"[interval.has_high]) for interval in intervals if interval]
+    union = r" \cup ".join(f"{low}{part.low.text}, {part.high.text}{high}" for part, low, high in brackets)
+    return comparison.expressions(union, plain(a.text))
+
+
+def same_union(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two unions: part by part, and otherwise as sets."""
+    return matched(parts_of(p), parts_of(a), comparison) or comparison.expressions(plain(p.text), plain(a.text))
+
+
+def same_set_builder(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a set given by a condition with any answer."""
+    assert isinstance(p.value, SetBuilder)
+    if isinstance(a.value, SetBuilder):
+        return p.value.domain == a.value.domain and all_of(
+            (comparison.same(p.value.element, a.value.element), comparison.same(p.value.condition, a.value.condition))
+        )
+    if p.value.domain:
+        integers = _integers(p.value)
+        return (
+            isinstance(a.value, SetOf | Items) and integers is not None and matched(integers, a.value.parts, comparison)
+        )
+    return comparison.same(p.value.condition, a)
+
+
+def _integers(answer: SetBuilder) -> list[Answer] | None:
+    """Return the integers in the interval that `answer` describes, or None if it describes another set."""
+    interval = as_interval(answer.condition)
+    if answer.domain != "Z" or interval is None:
+        return None
+    low, high = interval.low.value, interval.high.value
+    if not isinstance(low, Number) or not isinstance(high, Number):
+        return None
+    first, last = -int(-low.value // 1), int(high.value // 1)
+    first += not interval.has_low and first == low.value
+    last -= not interval.has_high and last == high.value
+    return [read(str(number)) for number in range(first, last + 1)] if last - first < _MAX_INTEGERS else None
+
+
+def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two matrices."""
+    assert isinstance(p.value, Matrix)
+    assert isinstance(a.value, Matrix)
+    if [len(row) for row in p.value.rows] != [len(row) for row in a.value.rows]:
+        return False
+    return all_of(
+        comparison.same(x, y)
+        for p_row, a_row in zip(p.value.rows, a.value.rows, strict=True)
+        for x, y in zip(p_row, a_row, strict=True)
+    )
+
+
+def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two ratios, which need not be in lowest terms."""
+    first, second = parts_of(p), parts_of(a)
+    if len(first) != len(second):
+        return False
+    pairs = zip(first[1:], second[1:], strict=True)
+    return all_of(
+        comparison.same(_quotient(first[0], x), _quotient(second[0], y))
+        if len(first) == 2
+        else comparison.same(_product(x, second[0]), _product(y, first[0]))
+        for x, y in pairs
+    )
+
+
+def same_ratio_and_number(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a ratio with an answer that may be its quotient: 3:4 is 3/4."""
+    parts = parts_of(p)
+    return len(parts) == 2 and comparison.same(_quotient(*parts), a)
+
+
+def _quotient(above: Answer, below: Answer) -> Answer:
+    return read(f"({above.text})/({below.text})")
+
+
+def _product(first: Answer, second: Answer) -> Answer:
+    return read(rf"({first.text}) \cdot ({second.text})")
+
+
+def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two functions in pieces, with the pieces in any order. One "otherwise" may stand for a condition."""
+    assert isinstance(p.value, Cases)
+    assert isinstance(a.value, Cases)
+    first, second = list(p.value.rows), list(a.value.rows)
+    if len(first) != len(second):
+        return False
+    verdicts = list[Verdict]()
+    for value, condition in second:
+        fits = [comparison.same(row[1], condition) for row in first]
+        if True not in fits:
+            fits = [
+                row[1].text in _OTHERWISE or condition.text in _OTHERWISE or verdict
+                for row, verdict in zip(first, fits, strict=True)
+            ]
+        if True not in fits:
+            return None if None in fits else False
+        verdicts.append(comparison.same(first.pop(fits.index(True))[0], value))
+    return all_of(verdicts)

@@ -1,0 +1,347 @@
+r"""Reads an answer: a small grammar from the spelling of an answer to its type.
+
+The rules stand in order: an answer has the type of the first rule that reads it. What no rule reads is an expression,
+which algebra compares. Parts of an answer are answers, read by the same rules.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import product
+
+from raml_trl.grading.answers import (
+    Answer,
+    Approximation,
+    Based,
+    Cases,
+    EmptySet,
+    Equation,
+    Expression,
+    Family,
+    Function,
+    Inequality,
+    Interval,
+    Items,
+    Matrix,
+    Number,
+    Ratio,
+    SetBuilder,
+    SetOf,
+    Tuple,
+    Union,
+    Value,
+)
+from raml_trl.grading.choices import read_choice
+from raml_trl.grading.clock import read_time
+from raml_trl.grading.dates import read_date
+from raml_trl.grading.notation import normalise, plain
+from raml_trl.grading.numbers import exact
+from raml_trl.grading.qualifiers import read_qualified
+from raml_trl.grading.quantities import read_compound, read_quantity
+from raml_trl.grading.remainders import read_division, read_residue_class
+from raml_trl.grading.tokens import SEPARATORS, TEXT, cut, is_enclosed, letters, rename, split
+from raml_trl.grading.words import as_words, read_affirmation, read_words
+
+_MAX_SIGNS = 4  # signs \pm in one answer: 16 values
+_LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega))"
+_NAME = re.compile(
+    r"(?:[A-Za-z]|\\(?!frac|sqrt)[a-z]+|(?:\\(?:angle|triangle)\s*)?[A-Z]{2,3}|[A-Za-z]{4,})'*(?:_\{\w+\})?"
+    r"(?:\s*\([A-Za-z](?:\s*,\s*[A-Za-z])*\))?|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}|[A-Z]{1,2} ?: ?[A-Z]{1,2}"
+    r"|\([A-Za-z](?: ?, ?[A-Za-z])+\)|[fghFGHPT]\(-?\d+\)"
+)
+_FUNCTION = re.compile(
+    rf"((?:{_LETTER}|[a-z]{{2,4}})'*(?:_\{{\w+\}})?(?:\^\{{[^{{}}]*\}})?) ?\(([a-z](?: ?, ?[a-z])*|\\[a-z]+)\)"
+)
+_MEMBERSHIP = re.compile(
+    r"(?:\(?[A-Za-z](?:_\{\w+\})?(?: ?, ?[A-Za-z])*\)?|\\(?!in)[a-z]+) ?\\in(?![A-Za-z])\s*(.+)", re.DOTALL
+)
+_BASED = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{ ?(\w+) ?\}|([0-9A-F]+) \(?(?:in )?base (\w+)\)?")
+_NUMERALS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_BASES = {numeral: base for base, numeral in enumerate(_NUMERALS, start=2)}
+_RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|approx|equiv|in|notin|to|mapsto|sim)")
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_TEXT = re.compile(TEXT)
+_CUP, _ROW, _CELL, _COLON, _COMMA = (re.compile(pattern) for pattern in (r"\\cup", r"\\\\", "&", ":", "[,;]"))
+_SUCH_THAT = re.compile(r"\\mid|:|\|")
+_ELEMENT = re.compile(rf"({_LETTER}) ?(?:\\in ?\\mathbb\{{([A-Z])\}} ?(\^ ?\{{?[+*]\}}?)?)?")
+_REALS_SUCH_THAT = re.compile(rf"({_LETTER}) ?(?:\\in ?\\mathbb\{{R\}} ?)?(?:\\mid|:|\|) ?(.+)", re.DOTALL)
+_MATRIX = re.compile(
+    r"\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}(?: ?\^ ?\{? ?(\\top|T|\\mathrm\{T\}) ?\}?)?",
+    re.DOTALL,
+)
+_CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
+_CONDITION = re.compile(r"(?:if|when|for|where|若|当)\b ?|[,.]$")
+_TRANSPOSED = re.compile(r"(\(.*\)) ?\^ ?\{? ?(?:\\top|T) ?\}?", re.DOTALL)
+_UNIT_VECTOR = re.compile(r"\\(?:mathbf|hat|vec|bar|overrightarrow) ?\{ ?\\?([ijk])(?:math)? ?\}")
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> Answer:
+    """Return the meaning of an answer, in any spelling."""
+    text = _unwrap(normalise(text))
+    return Answer(text, _value(text))
+
+
+def is_name(text: str) -> bool:
+    """Return whether `text` is a name that an equation or inequality may give a value, such as `x`, `AB` or `f(2)`."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _value(text: str) -> Value:
+    number = exact(text)
+    if number is not None:
+        return Number(number)
+    if text in (r"\emptyset", r"\{\}", r"\{ \}"):
+        return EmptySet()
+    words = plain(text)
+    if _TEXT.fullmatch(text) and words.isalpha():
+        return read_affirmation(words) or read_choice(words) or as_words(words)
+    for read_words_as in _WORDED:
+        value = read_words_as(words)
+        if value is not None:
+            return value
+    for read_as in _STRUCTURED:
+        value = read_as(text)
+        if value is not None:
+            return value
+    return Expression()
+
+
+def _unwrap(text: str) -> str:
+    r"""Remove `x \in` from the front of an answer, and the braces of a set with one element.
+
+    Of a set of real numbers with a condition, return the condition, with the letter x: `x > 1` for `\{t \mid t > 1\}`.
+    """
+    match = _MEMBERSHIP.fullmatch(text)
+    if match and not text.startswith(r"\{"):
+        text = normalise(match[1])
+    if text.startswith(r"\{") and is_enclosed(text):
+        inside = text[2:-2].strip()
+        match = _REALS_SUCH_THAT.fullmatch(inside)
+        if match and not ({"x"} & set(letters(match[2])) - {match[1]}):
+            return normalise(rename(match[2], {match[1]: "x"}))
+        if inside and not _SUCH_THAT.search(inside) and inside != r"\emptyset" and len(split(inside, SEPARATORS)) == 1:
+            text = text if _PLUS_MINUS.search(inside) else normalise(inside)
+    return text
+
+
+def _parts(texts: Sequence[str]) -> tuple[Answer, ...]:
+    return tuple(read(text) for text in texts)
+
+
+def _based(text: str) -> Based | None:
+    match = _BASED.fullmatch(text)
+    if match is None:
+        return None
+    digits, base = match[1] or match[3], (match[2] or match[4]).lower()
+    number = int(base) if base.isdigit() else _BASES.get(base, 0)
+    return Based(digits.upper(), number) if number and (digits.isdigit() or number > 10) else None
+
+
+def _qualified(text: str) -> Value | None:
+    qualified = read_qualified(plain(text))
+    if qualified is None:
+        return None
+    value = read(qualified.value)
+    if isinstance(value.value, Family) and value.value.domain == qualified.domain:
+        return Family(value.value.value, value.value.names | qualified.names, qualified.domain)
+    return Family(value, qualified.names, qualified.domain)
+
+
+def _items(text: str) -> Value | None:
+    pieces, signs = cut(text, SEPARATORS)
+    pieces = [piece for piece in pieces if piece]
+    if len(pieces) < 2:
+        return None
+    parts = _parts([part for piece in pieces for part in _both_signs(piece)])
+    if len(parts) == 2 and not any("or" in sign or "或" in sign for sign in signs):
+        return _intersection(parts, strict=any("and" in sign for sign in signs)) or Items(parts)
+    return Items(parts)
+
+
+def _intersection(parts: Sequence[Answer], *, strict: bool) -> Inequality | EmptySet | None:
+    """Return the chain `low < x < high` for `x > low` and `x < high`, or None if the parts are no such pair.
+
+    If no number is between the bounds, the result is the empty set if `strict`, and otherwise None.
+    """
+    bounds = [part.value for part in parts]
+    if not all(isinstance(bound, Inequality) and len(bound.signs) == 1 for bound in bounds):
+        return None
+    for low, high in (bounds, bounds[::-1]):
+        assert isinstance(low, Inequality)
+        assert isinstance(high, Inequality)
+        least, most = low.members[0].value, high.members[1].value
+        if low.members[1].text == high.members[0].text and isinstance(least, Number) and isinstance(most, Number):
+            if least.value < most.value:
+                return Inequality((*low.members, high.members[1]), low.signs + high.signs)
+            return EmptySet() if strict else None
+    return None
+
+
+def _signs(text: str) -> Value | None:
+    if text.startswith(r"\{"):
+        return None
+    values = list(_both_signs(text))
+    return Items(_parts(values)) if len(values) > 1 else None
+
+
+def _both_signs(text: str) -> Iterator[str]:
+    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and a text without such a sign as it is.
+
+    Several signs \pm are independent. A sign \mp is the opposite of every \pm.
+    """
+    signs = _PLUS_MINUS.findall(text)
+    if not signs or len(signs) > _MAX_SIGNS:
+        yield text
+        return
+    for choice in product("+-", repeat=1 if r"\mp" in signs else len(signs)):
+        chosen = iter(choice * (len(signs) // len(choice)))
+
+        def signed(match: re.Match[str], chosen: Iterator[str] = chosen) -> str:
+            sign = next(chosen)
+            return sign if match[0] == r"\pm" else {"+": "-", "-": "+"}[sign]
+
+        spelled = _PLUS_MINUS.sub(signed, text)
+        yield re.sub(r"(^|[(,=]) ?\+", r"\1", spelled).strip()
+
+
+def _relation(text: str) -> Value | None:
+    members, signs = cut(text, _RELATION)
+    if not signs:
+        return None
+    kinds = set(signs)
+    if kinds <= {r"\approx", "=", r"\sim"} and r"\approx" in kinds and members[-1]:
+        return _approximation(members)
+    if not all(members):
+        return None
+    if kinds == {"="}:
+        return _equation(members)
+    if kinds <= {"<", r"\le"}:
+        return Inequality(_parts(members), tuple(signs))
+    if kinds <= {">", r"\ge"}:
+        turned = tuple({">": "<", r"\ge": r"\le"}[sign] for sign in reversed(signs))
+        return Inequality(_parts(members[::-1]), turned)
+    if signs == [r"\mapsto"]:
+        return Function("", (members[0].rpartition(":")[2].strip(),), read(members[1]))
+    return None
+
+
+def _approximation(members: Sequence[str]) -> Approximation:
+    values = [member for member in members[:-1] if member and not _NAME.fullmatch(plain(member))]
+    return Approximation(read(values[-1]) if values else None, read(members[-1]))
+
+
+def _equation(members: Sequence[str]) -> Value:
+    first = plain(members[0])
+    match = _FUNCTION.fullmatch(first)
+    if match and len(members) == 2:
+        return Function(match[1], tuple(re.split(" ?, ?", match[2])), read(members[1]))
+    name = first if _NAME.fullmatch(first) else ""
+    return Equation(name, _parts(members))
+
+
+def _union(text: str) -> Value | None:
+    pieces = split(text, _CUP)
+    return Union(_parts(pieces)) if len(pieces) > 1 and all(pieces) else None
+
+
+def _ratio(text: str) -> Value | None:
+    pieces = split(text, _COLON)
+    return Ratio(_parts(pieces)) if len(pieces) > 1 and all(pieces) else None
+
+
+def _set(text: str) -> Value | None:
+    if not text.startswith(r"\{") or not is_enclosed(text):
+        return None
+    inside = text[2:-2].strip()
+    pieces, signs = cut(inside, _SUCH_THAT)
+    if signs and len(pieces) > 1 and pieces[0]:
+        return _set_builder(pieces[0], inside[inside.index(signs[0], len(pieces[0])) + len(signs[0]) :].strip())
+    parts = [part for piece in split(inside, SEPARATORS) if piece for part in _both_signs(piece)]
+    return SetOf(_parts(parts))
+
+
+def _set_builder(element: str, condition: str) -> Value:
+    r"""Return the set of the elements that meet a condition, `\{x \mid x > 1\}`: an interval, or a listed set."""
+    match = _ELEMENT.fullmatch(element)
+    value = read(condition)
+    if match is None:
+        qualified = read_qualified(plain(f"{element}, {condition}"))
+        if qualified is not None and qualified.value == plain(element):
+            return Family(read(element), qualified.names, qualified.domain)
+        return SetBuilder(read(element), "", value)
+    domain = (match[2] or "") + (match[3] or "").strip("^ {}")
+    return SetBuilder(read(match[1]), domain, value)
+
+
+def _brackets(text: str) -> Value | None:
+    match = _TRANSPOSED.fullmatch(text)
+    text = match[1] if match else text
+    if text[:1] not in ("(", "[") or text[-1:] not in (")", "]") or not is_enclosed(text):
+        return None
+    pieces = split(text[1:-1], _COMMA)
+    if len(pieces) < 2:
+        return None
+    rows = [piece[1:-1].split(",") for piece in pieces if piece[:1] == "[" and piece[-1:] == "]"]
+    if len(rows) == len(pieces) and text[0] + text[-1] == "[]":
+        return Matrix(tuple(_parts(row) for row in rows))
+    if len(pieces) == 2 and (text[0] + text[-1] != "()" or any(r"\infty" in piece for piece in pieces)):
+        return Interval(read(pieces[0]), read(pieces[1]), text[0] == "[", text[-1] == "]")
+    return Tuple(_parts(pieces)) if text[0] + text[-1] in ("()", "[]") else None
+
+
+def _environment(text: str) -> Value | None:
+    match = _CASES.fullmatch(text)
+    if match:
+        rows = [split(row, _CELL) for row in split(match[1], _ROW) if row]
+        if all(len(row) == 1 for row in rows):
+            return Items(_parts([row[0].strip(" ,;") for row in rows])) if len(rows) > 1 else None
+        if all(len(row) == 2 for row in rows):
+            return Cases(tuple((read(row[0].rstrip(" ,;")), read(_condition(row[1]))) for row in rows))
+        return None
+    match = _MATRIX.fullmatch(text)
+    if match is None:
+        return None
+    rows = [split(row, _CELL) for row in split(match[2], _ROW)]
+    rows = [row for row in rows if row != [""]]
+    if match[3] and len({len(row) for row in rows}) == 1:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    if len(rows) > 1 and all(len(row) == 1 for row in rows):
+        return Tuple(_parts([row[0] for row in rows]))
+    return Matrix(tuple(_parts(row) for row in rows))
+
+
+def _condition(text: str) -> str:
+    return _CONDITION.sub("", plain(text)).strip()
+
+
+def _unit_vectors(text: str) -> Value | None:
+    r"""Return the vector that a sum such as `2\mathbf{i} - \mathbf{k}` spells."""
+    if not _UNIT_VECTOR.search(text):
+        return None
+    parts, start = {"i": "0", "j": "0", "k": "0"}, 0
+    for match in _UNIT_VECTOR.finditer(text):
+        factor = text[start : match.start()].strip()
+        sign = "-" if factor[:1] == "-" else ""
+        factor = factor.lstrip("+- ").strip() or "1"
+        if parts[match[1]] != "0" or len(split(factor, re.compile("[-+]"))) > 1:
+            return None
+        parts[match[1]], start = sign + factor, match.end()
+    if text[start:].strip():
+        return None
+    return Tuple(_parts([parts["i"], parts["j"], *([parts["k"]] if parts["k"] != "0" else [])]))
+
+
+def _quantity(text: str) -> Value | None:
+    quantity = read_quantity(text)
+    return quantity if quantity.value != text else None
+
+
+_WORDED: tuple[Callable[[str], Value | None], ...] = (
+    *(read_time, read_date, read_division, read_residue_class, _based),
+    *(read_choice, read_affirmation, read_words),
+)
+_STRUCTURED: tuple[Callable[[str], Value | None], ...] = (
+    *(read_compound, _qualified, _items, _signs, _relation),
+    *(_union, _ratio, _set, _brackets, _environment, _unit_vectors, _quantity),
+)

@@ -1,0 +1,49 @@
+r"""Reads remainders: residue classes such as `x \equiv 3 \pmod{7}`, and divisions with rest such as `12 R 3`."""
+
+import re
+from dataclasses import dataclass
+
+_MODULUS = (
+    r"(?:\\pmod ?(?:\{(?P<m1>[^{}]+)\}|(?P<m2>\w))|\(? ?(?:\\bmod|\\mod|mod(?:ulo)?) ?\{?(?P<m3>[^(){}]+)\}? ?\)?)"
+)
+_CLASS = re.compile(
+    rf"(?:(?P<name>[A-Za-z](?:_\{{\w+\}})?) ?(?:\\equiv|=) ?)?(?P<residue>[^=<>()]+?|\([^()]*\)) ?,? ?{_MODULUS}"
+)
+_DIVISION = re.compile(
+    r"(\d+)[ ,]*(?:R|r|remainder|with (?:a )?remainder(?: of)?|余|…+|\\ldots|\\cdots) ?:? ?(\d+)", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class ResidueClass:
+    """The numbers with the given residues for a modulus, each as text. `name` is the letter before the sign, or ""."""
+
+    name: str
+    residues: tuple[str, ...]
+    modulus: str
+
+
+@dataclass(frozen=True)
+class Division:
+    """The result of a division with rest."""
+
+    quotient: int
+    rest: int
+
+
+def read_residue_class(text: str) -> ResidueClass | None:
+    """Return the residue class that `text` spells, or None."""
+    if "mod" not in text:
+        return None
+    match = _CLASS.fullmatch(text)
+    if match is None:
+        return None
+    modulus = next(filter(None, (match["m1"], match["m2"], match["m3"])))
+    residues = re.split(r" ?(?:,|\band\b|\bor\b) ?", match["residue"].strip("() "))
+    return ResidueClass(match["name"] or "", tuple(filter(None, residues)), modulus.strip())
+
+
+def read_division(text: str) -> Division | None:
+    """Return the division with rest that `text` spells, or None."""
+    match = _DIVISION.fullmatch(text)
+    return Division(int(match[1]), int(match[2])) if match else None

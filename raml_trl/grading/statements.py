@@ -1,0 +1,158 @@
+"""Compares answers that state something: equations, functions, inequalities, approximations, families of values."""
+
+import re
+
+from raml_trl.grading.answers import (
+    Answer,
+    Approximation,
+    Equation,
+    Family,
+    Function,
+    Inequality,
+    Number,
+)
+from raml_trl.grading.notation import plain
+from raml_trl.grading.numbers import exact
+from raml_trl.grading.quantities import Quantity
+from raml_trl.grading.reading import is_name, read
+from raml_trl.grading.tokens import letters, rename
+from raml_trl.grading.verdicts import Comparison, Verdict, all_of, any_of
+
+_DECIMAL = re.compile(r"[+-]?[0-9]*\.?([0-9]*)", re.ASCII)
+_SUBSCRIPT = re.compile(r"_\{\w+\}$")
+_MAX_RENAMED = 3
+
+
+def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`."""
+    assert isinstance(p.value, Equation)
+    if isinstance(a.value, Equation):
+        if _same_name(p.value.name, a.value.name):
+            return comparison.same(p.value.members[-1], a.value.members[-1])
+        return comparison.expressions(plain(p.text), plain(a.text))
+    members = p.value.members
+    if p.value.name:
+        members = tuple(member for member in members if not is_name(plain(member.text))) or members[-1:]
+    return all_of(comparison.same(member, a) for member in members)
+
+
+def _same_name(first: str, second: str) -> bool:
+    """Return whether two names are equal. The subscript of a solution, as in `x_1 = 3`, may be missing on one side."""
+    if not first or not second:
+        return False
+    bare = [_SUBSCRIPT.sub("", name) for name in (first, second)]
+    return first == second or (bare[0] == bare[1] and bare != [first, second] and (first in bare or second in bare))
+
+
+def same_function(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a function with any answer: with another function, an equation for y, or the expression of its value."""
+    assert isinstance(p.value, Function)
+    if isinstance(a.value, Function):
+        if a.value.name != p.value.name and "" not in (a.value.name, p.value.name):
+            return False
+        body = _with_arguments(p.value, a.value.arguments)
+        return False if body is None else comparison.same(body, a.value.body)
+    if isinstance(a.value, Equation):
+        if a.value.name == "y" and len(a.value.members) == 2:
+            return comparison.same(p.value.body, a.value.members[1])
+        return comparison.expressions(plain(p.text), plain(a.text))
+    return comparison.same(p.value.body, a)
+
+
+def _with_arguments(function: Function, arguments: tuple[str, ...]) -> Answer | None:
+    """Return the body of `function` with other names of its arguments; None if that changes its meaning."""
+    if function.arguments == arguments:
+        return function.body
+    free = set(letters(function.body.text)) - set(function.arguments)
+    if len(function.arguments) != len(arguments) or free & set(arguments):
+        return None
+    return read(rename(function.body.text, dict(zip(function.arguments, arguments, strict=True))))
+
+
+def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare two chains of inequalities link by link. A link may be a multiple of the other."""
+    assert isinstance(p.value, Inequality)
+    assert isinstance(a.value, Inequality)
+    if p.value.signs != a.value.signs:
+        return False
+    verdicts = list[Verdict]()
+    for number, sign in enumerate(a.value.signs):
+        pairs = [value.members[number : number + 2] for value in (p.value, a.value)]
+        alike = all_of(comparison.spelled_alike(x, y) for x, y in zip(*pairs, strict=True))
+        links = [f"{plain(low.text)} {sign} {plain(high.text)}" for low, high in pairs]
+        verdicts.append(alike or comparison.expressions(*links))
+    return all_of(verdicts)
+
+
+def same_approximation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    r"""Compare an approximation, `\sqrt{2} \approx 1.41`, with any answer: with its decimal or with its exact value.
+
+    The decimal must be the rounded exact value.
+    """
+    assert isinstance(p.value, Approximation)
+    sides = [side for side in (p.value.exact, p.value.decimal) if side is not None]
+    if isinstance(a.value, Approximation):
+        others = [side for side in (a.value.exact, a.value.decimal) if side is not None]
+        equal = all_of(map(comparison.same, reversed(sides), reversed(others)))
+    else:
+        equal = any_of(comparison.same(side, a) for side in sides)
+    return equal if p.value.exact is None else all_of((equal, _rounds(p.value.exact, p.value.decimal, comparison)))
+
+
+def _rounds(value: Answer, rounded: Answer, comparison: Comparison) -> Verdict:
+    decimal = rounded.value.value if isinstance(rounded.value, Quantity) else rounded.text
+    number, match = exact(decimal), _DECIMAL.fullmatch(decimal)
+    if number is None or match is None:
+        return comparison.same(value, rounded)
+    scale = 10 ** len(match[1])
+    if isinstance(value.value, Number):
+        return 2 * scale * abs(value.value.value - number) <= 1
+    return comparison.expressions(
+        rf"\lfloor ({plain(value.text)}) \cdot {scale} + \frac{{1}}{{2}} \rfloor", str(number * scale)
+    )
+
+
+def same_family(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a value with free letters with any answer. The free letters may have other names.
+
+    A letter that only one answer has is free if the other answer has as many such letters, and either says that its
+    letter is free. Domains may be missing on one side.
+    """
+    first, second = _as_family(p), _as_family(a)
+    if first.domain and second.domain and first.domain != second.domain:
+        return False
+    equal = comparison.same(first.value, second.value)
+    names = _renaming(first, second)
+    return (
+        equal
+        if equal is True or not names
+        else any_of((equal, comparison.same(read(rename(first.value.text, names)), second.value)))
+    )
+
+
+def _as_family(answer: Answer) -> Family:
+    return answer.value if isinstance(answer.value, Family) else Family(answer, frozenset(), "")
+
+
+def _renaming(first: Family, second: Family) -> dict[str, str]:
+    """Return the new names of the free letters of `first`, in order of appearance, or {} if there are none."""
+    p, a = (_free_letters(family.value) for family in (first, second))
+    left, right = ([name for name in names if name not in others] for names, others in ((p, a), (a, p)))
+    declared = first.names | second.names
+    if not left and not right:  # the same letters in other places
+        left, right = ([name for name in names if name in declared] for names in (p, a))
+    if len(left) != len(right) or len(left) > _MAX_RENAMED or left == right:
+        return {}
+    pairs = list(zip(left, right, strict=True))
+    return dict(pairs) if all({x, y} & declared for x, y in pairs) else {}
+
+
+def _free_letters(answer: Answer) -> list[str]:
+    """Return the letters of an answer, except those that an equation or a function defines, and its arguments."""
+    match answer.value:
+        case Function(_, arguments, body):
+            return [name for name in letters(body.text) if name not in arguments]
+        case Equation(name, members) if name:
+            return letters(members[-1].text)
+        case _:
+            return letters(answer.text)
