@@ -60,8 +60,6 @@ FOUND = [
     (r"|f_n + g_n| = 1", "|f_n - g_n| = 1"),
     ("295 + 2 = 27", "25 + 2 = 27"),
     ("f(0) + r(1) = 1", "f(0) + f(1) = 1"),
-]
-ACCEPTED: list[tuple[str, str]] = [
     ("x = Y = z = 3", "x = y = z = 3"),
     ("32I'", "32I"),
     (r"-0 \text{ is wrong}", "0"),
@@ -77,14 +75,6 @@ def pool() -> GradingPool:
 @pytest.mark.children
 def test_wrong_answers_that_were_accepted(pool: GradingPool) -> None:
     assert pool.compare(FOUND).count("correct") == 0
-
-
-@pytest.mark.children
-@pytest.mark.parametrize(
-    "pair", [pytest.param(pair, marks=pytest.mark.xfail(strict=True, reason="accepted so far")) for pair in ACCEPTED]
-)
-def test_wrong_answers_that_are_accepted(pool: GradingPool, pair: tuple[str, str]) -> None:
-    assert pool.compare([pair]) != ["correct"]
 
 
 @pytest.mark.children
