@@ -39,7 +39,7 @@ def unreadable_kind(answer: str) -> UnreadableKind | None:
         return "blank"
     if is_not_finite(answer):
         return "NaN or infinite"
-    if not _balances(spelled):
+    if not _balances(answer):
         return "unbalanced"
     if _DOTS.search(spelled):
         return "dots"
@@ -48,10 +48,10 @@ def unreadable_kind(answer: str) -> UnreadableKind | None:
     return "relation" if _RELATION.search(spelled) else "other"
 
 
-def _balances(spelled: str) -> bool:
-    r"""Return whether the braces of `spelled` balance, apart from `\{` and `\}`."""
+def _balances(answer: str) -> bool:
+    r"""Return whether the braces of `answer` balance, apart from `\{` and `\}`."""
     depth = 0
-    for token in re.findall(r"\\.|[{}]", spelled, re.DOTALL):
+    for token in re.findall(r"\\.|[{}]", answer, re.DOTALL):
         depth += (token == "{") - (token == "}")
         if depth < 0:
             return False

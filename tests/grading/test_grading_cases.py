@@ -280,7 +280,7 @@ def test_hostile_answers_end_in_time_and_delay_no_others() -> None:
             assert time.monotonic() - started < 8, pair[0][:60]
         started = time.monotonic()
         grades = pool.grade([*harmless[:50], *bombs, *ENDLESS, *harmless[50:]], style="boxed")
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 30  # three wait 4 s each; the machine may be busy
     assert all(graded.correct for graded in grades[:50] + grades[-50:])
     assert [graded.outcome for graded in grades[-52:-50]] == ["timeout"] * 2
 
