@@ -50,7 +50,7 @@ from raml_trl.grading.groups import (
 )
 from raml_trl.grading.notation import compact, plain
 from raml_trl.grading.numbers import exact, same_number
-from raml_trl.grading.quantities import Quantity, counts_only, currency, in_base_unit, units_differ
+from raml_trl.grading.quantities import Quantity, changing_words, counts_only, currency, in_base_unit, units_differ
 from raml_trl.grading.reading import read
 from raml_trl.grading.remainders import Division, ResidueClass
 from raml_trl.grading.rule import Leaf, Rule, undecided
@@ -153,7 +153,9 @@ class _Comparison:
                 return compare_with_any(first, second, self)
             if kind is kinds[1]:
                 return compare_with_any(second, first, other)
-        return self.expressions(plain(first.text), plain(second.text))
+        # In algebra, `0 \text{ is wrong}` is a product of 0 and letters.
+        equal = self.expressions(plain(first.text), plain(second.text))
+        return equal and changing_words(first.text) == changing_words(second.text)
 
     def spelled_alike(self, first: Answer, second: Answer) -> Verdict:
         return _Comparison(self.rule.without_algebra()).same(first, second)

@@ -69,6 +69,7 @@ _ADDITIONS = _set("old long tall wide high deep away each altogether total in pe
 _PLURALS = _set("people children men women mice geese sheep fish")
 _PLURAL = re.compile(r"[a-z]{2,}[a-z](?<!th)(?<!s)s")
 
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z']{3,}")
 _PART = re.compile(
     r"([0-9.]+|[0-9]* ?\\frac\{[0-9]+\}\{[0-9]+\}) *([A-Za-z]+|[\u4e00-\u9fff]+)(?: and |[ ,])*", re.ASCII
 )
@@ -131,6 +132,11 @@ def currency(answer: str) -> str:
     if match is None or (match.group() == "$" and answer.count("$") > 1):  # a pair of dollars encloses mathematics
         return ""
     return _CURRENCIES[match.group().removeprefix("\\")]
+
+
+def changing_words(answer: str) -> frozenset[str]:
+    """Return the words of an answer that change its value or its claim, such as `plus` and `wrong`, in lower case."""
+    return CHANGING_WORDS & {word.lower() for word in _WORD.findall(plain(answer))}
 
 
 def units_differ(first: Quantity, second: Quantity) -> bool:

@@ -24,16 +24,26 @@ _MAX_RENAMED = 3
 
 
 def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`."""
+    """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`.
+
+    Two chains of equations with several names, such as `x = y = 3`, must have the same names.
+    """
     assert isinstance(p.value, Equation)
     if isinstance(a.value, Equation):
         if _same_name(p.value.name, a.value.name):
+            names = _names(p.value), _names(a.value)
+            if min(map(len, names)) > 1 and names[0] != names[1]:
+                return False
             return comparison.same(p.value.members[-1], a.value.members[-1])
         return comparison.expressions(plain(p.text), plain(a.text))
     members = p.value.members
     if p.value.name:
         members = tuple(member for member in members if not is_name(plain(member.text))) or members[-1:]
     return all_of(comparison.same(member, a) for member in members)
+
+
+def _names(equation: Equation) -> set[str]:
+    return {name for member in equation.members[:-1] if is_name(name := plain(member.text))}
 
 
 def _same_name(first: str, second: str) -> bool:
