@@ -152,7 +152,10 @@ def test_a_dataclass_refuses_the_same_values() -> None:
 NUMBERS = (int, float, int | None, float | None)
 
 
-@pytest.mark.parametrize("config_class", [*{one for classes in PARSED.values() for one in classes}, SweepConfig])
+CLASSES = dict.fromkeys([*(config_class for classes in PARSED.values() for config_class in classes), SweepConfig])
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
 def test_every_number_has_a_range(config_class: Any) -> None:
     def is_bounded(check: Check) -> bool:
         limit = check.limit.limit if isinstance(check.limit, Each) else check.limit
