@@ -61,7 +61,7 @@ class Case:
 
 
 def cases(prompts: Sequence[int], num_generations: int, backends: Sequence[str]) -> list[Case]:
-    """Return the trainings in the order in which they run; the first backend is the most important one."""
+    """Return the trainings in running order, with the most important backend first."""
     fewer = num_generations // 4
     return [
         case

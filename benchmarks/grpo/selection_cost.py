@@ -19,7 +19,8 @@ from tqdm import tqdm
 from benchmarks.harness import RESULTS, parse, spread, write
 from benchmarks.plots import cost_figure
 from raml_trl.grpo.micro_batches import IDLE, deal_in_order, pack_steps
-from raml_trl.grpo.selection import STRATEGIES, select_rollouts
+from raml_trl.grpo.selection import select_rollouts
+from raml_trl.grpo.user_selection import STRATEGIES
 
 GROUP, SELECTED, MICRO_BATCH = 16, 4, 16
 SIZES = ((1_024, 1), (16_384, 8), (131_072, 64), (1_048_576, 1_024))

@@ -4,7 +4,6 @@ Settings that cannot work are rejected when the config is created, before a mode
 names all numbers involved and the nearest valid values.
 """
 
-import logging
 import os
 from dataclasses import dataclass, field
 from math import gcd
@@ -12,21 +11,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trl import GRPOConfig
 
+from raml_trl.grpo.config_checks import check_exactness, check_geometry, check_subset
 from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_micro_batch_terms, settle_row_rules
 from raml_trl.grpo.packing.support import SharedPrompts
-from raml_trl.grpo.selection import REWARD_BLIND, STRATEGIES, Selector, Strategy, load_strategy, selector_name
+from raml_trl.grpo.user_selection import STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import COUNT, Limits, above, check_settings, whole
 from raml_trl.runtime.validation import nearest
 from raml_trl.training.limits import GRPO
-
-logger = logging.getLogger(__name__)
-
-BATCH_STRATEGIES = ("abs_advantage", "importance")
-"""Strategies that support `selection_scope: batch`."""
-ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
-"""Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
-_TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 if TYPE_CHECKING:
     SelectionSetting = str | Selector
@@ -146,8 +138,8 @@ class SubsetGRPOConfig(GRPOConfig):
         super().__post_init__()
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations
-        self._check_subset()
-        self._check_exactness()
+        check_subset(self)
+        check_exactness(self)
 
     @property
     def fraction(self) -> float:
@@ -229,9 +221,13 @@ class SubsetGRPOConfig(GRPOConfig):
         Args:
             traits: the traits of the model, which `row_rules` has accepted.
         """
-        without_model = {name: value for name, value in self.row_rules()._asdict().items() if hasattr(self, name)}
-        on = " and ".join(name for name in without_model if getattr(self, name))
-        off = " and ".join(name for name, value in without_model.items() if value and getattr(self, name) is None)
+        rules = self.row_rules()
+        settings = {
+            "length_bucketing": (self.length_bucketing, rules.length_bucketing),
+            "skip_zero_advantage": (self.skip_zero_advantage, rules.skip_zero_advantage),
+        }
+        on = " and ".join(name for name, (value, _) in settings.items() if value)
+        off = " and ".join(name for name, (value, by_default) in settings.items() if value is None and by_default)
         remarks = []
         if traits.noise and on:
             remarks.append(f"{on}: dropout or other noise of the model falls on other rows than in TRL's trainer")
@@ -281,154 +277,3 @@ class SubsetGRPOConfig(GRPOConfig):
         selected = group if selected is None else selected
         batch = self.per_device_train_batch_size
         check_geometry(batch, steps, num_processes, group, selected, rows_move=rows_move)
-
-    def _check_exactness(self) -> None:
-        known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
-        if self.loss_type not in known:
-            raise InputError(
-                f"loss_type {self.loss_type!r} is unknown to raml_trl, which must know how a loss is averaged: use "
-                f"{', '.join(known)}"
-            )
-        terms = ", ".join(self.per_micro_batch_terms)
-        for name in ("length_bucketing", "skip_zero_advantage"):
-            if getattr(self, name) and terms:
-                raise InputError(
-                    f"{name} is on and changes which rows share a micro-batch, on which {terms} depends: leave {name} "
-                    "out or set it to false"
-                )
-        if self.max_tokens_per_micro_batch is not None:
-            self._check_max_tokens(terms)
-        if self.skip_zero_advantage and self.beta != 0.0:
-            raise InputError(
-                f"skip_zero_advantage is on, but with beta = {self.beta} rows with advantage 0 have a gradient too: "
-                "leave skip_zero_advantage out or set beta to 0"
-            )
-        if self.skip_zero_advantage and self.subset_mode == "mask":
-            raise InputError(
-                "skip_zero_advantage is on, but subset_mode 'mask' runs every row: leave it out or use drop"
-            )
-        if self.weighs:
-            self.check_weights()
-        if self.token_selection == "prefix":
-            self._check_prefix()
-
-    def _check_prefix(self) -> None:
-        reasons = {
-            f"loss_type {self.loss_type!r}": self.loss_type in ("luspo", "vespo"),
-            "importance_sampling_level 'sequence'": self.importance_sampling_level == "sequence",
-            f"beta = {self.beta}": self.beta != 0.0,
-            "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
-            "a generation that lasts for several optimizer steps": self.scores_rollouts and self.beta == 0.0,
-            **dict.fromkeys(self.per_micro_batch_terms, True),
-        }
-        found = ", ".join(reason for reason, holds in reasons.items() if holds)
-        if found:
-            raise InputError(
-                f"token_selection 'prefix' weights tokens so that their sum estimates the sum over whole completions, "
-                f"but with {found} the loss is not such a sum: use token_selection: all or leave that setting out"
-            )
-
-    def _check_max_tokens(self, terms: str) -> None:
-        problem = f"max_tokens_per_micro_batch is {self.max_tokens_per_micro_batch}, but"
-        if self.shared_prompts == "off" or self.length_bucketing is False:
-            raise InputError(f"{problem} rows are not packed by tokens if shared_prompts or length_bucketing is off")
-        if terms:
-            raise InputError(f"{problem} rows cannot move between micro-batches, because {terms} depends on them")
-
-    def check_weights(self) -> None:
-        """Check that the rows of the loss can be weighted: it must be a sum over rows, with advantages over all G.
-
-        Raises:
-            InputError: if the rows cannot be weighted.
-        """
-        if self.per_micro_batch_terms:
-            raise InputError(
-                f"selection {self.selection!r} weights rows so that their sum estimates the sum over all G, but "
-                f"{', '.join(self.per_micro_batch_terms)} is not a sum over rows: use another selection or leave that "
-                "setting out"
-            )
-        if self.advantage_scope == "subset":
-            raise InputError(
-                f"selection {self.selection!r} weights rows so that their sum estimates the sum over all G, whose "
-                "advantages advantage_scope 'subset' replaces: use advantage_scope: group"
-            )
-
-    def _check_subset(self) -> None:
-        if self.selection_scope == "batch":
-            if self.selection in STRATEGIES and self.selection not in BATCH_STRATEGIES:
-                raise InputError(
-                    f"selection_scope 'batch' needs a selection that uses advantages, not {self.selection!r}: use "
-                    f"{' or '.join(BATCH_STRATEGIES)}, or selection_scope: group"
-                )
-            if self.advantage_scope == "subset":
-                raise InputError(
-                    "selection_scope 'batch' may select one rollout of a group or none, for which advantage_scope "
-                    "'subset' defines no advantage: use advantage_scope: group"
-                )
-        if self.advantage_scope == "subset":
-            if self.num_generations_update == 1:
-                raise InputError(
-                    "num_generations_update is 1 and advantage_scope is 'subset': the advantage of a single rollout "
-                    "relative to itself is 0, so nothing would be learned; use advantage_scope: group or m >= 2"
-                )
-            if self.multi_objective_aggregation != "sum_then_normalize":
-                raise InputError(
-                    f"advantage_scope 'subset' needs one reward per rollout, but multi_objective_aggregation is "
-                    f"{self.multi_objective_aggregation!r}: use 'sum_then_normalize' or advantage_scope: group"
-                )
-            if self.selection in REWARD_BLIND and self.num_generations_update < self.num_generations:
-                logger.warning(
-                    "selection %r with advantage_scope 'subset' is plain GRPO with num_generations = %d at the "
-                    "cost of %d rollouts: the other rollouts are never used",
-                    self.selection,
-                    self.num_generations_update,
-                    self.num_generations,
-                )
-        if self.subset_mode == "mask":
-            for name in ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef"):
-                if name in self.per_micro_batch_terms:
-                    raise InputError(
-                        f"{name} is set and subset_mode is 'mask': that term would include rollouts that are not "
-                        "selected, or be scaled with the policy loss; use subset_mode: drop"
-                    )
-
-
-def check_geometry(
-    batch: int, steps: int, num_processes: int, group: int, selected: int, *, rows_move: bool = False
-) -> None:
-    """Check that a generation consists of whole groups, and that a micro-batch has a whole number of selected rows.
-
-    If rows move between micro-batches, these may have different numbers of rows.
-
-    Args:
-        batch: per_device_train_batch_size, in rollouts before selection.
-        steps: steps_per_generation, the micro-batches of a generation on one process.
-        num_processes: number of processes that train.
-        group: num_generations (G).
-        selected: num_generations_update (m).
-        rows_move: whether rows move between micro-batches.
-
-    Raises:
-        InputError: if the check fails; the message has all numbers and the nearest valid ones.
-    """
-    if not 1 <= selected <= group:
-        raise InputError(
-            f"num_generations_update (m = {selected}) must lie between 1 and num_generations (G = {group})"
-        )
-
-    def whole(value: int) -> bool:
-        return value * steps * num_processes % group == 0 and (rows_move or value * selected % group == 0)
-
-    rollouts = batch * steps * num_processes
-    if rollouts % group:
-        raise InputError(
-            f"per_device_train_batch_size x steps_per_generation x processes ({batch} x {steps} x {num_processes}) "
-            f"gives {rollouts} rollouts, which is not a multiple of num_generations (G = {group}): "
-            f"use per_device_train_batch_size {nearest(batch, whole)}"
-        )
-    if batch * selected % group and not rows_move:
-        others = nearest(selected, lambda value: value <= group and batch * value % group == 0)
-        raise InputError(
-            f"a micro-batch of per_device_train_batch_size x m / G = {batch} x {selected} / {group} rows is not a "
-            f"whole number: use per_device_train_batch_size {nearest(batch, whole)} or num_generations_update {others}"
-        )

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raml_trl.grpo.advantages import group_advantages, recentre_on_subset, total_rewards
-from raml_trl.grpo.config import ROW_MEAN_LOSSES, SubsetGRPOConfig
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config_checks import ROW_MEAN_LOSSES, check_weights
 from raml_trl.grpo.prefix_cuts import cut_completions, draw_cuts
 from raml_trl.grpo.rows import CUT_DRAWS, SELECTED, WEIGHTS, Batch, loss_mask, per_row
 from raml_trl.grpo.selection import select_rollouts
@@ -134,7 +135,7 @@ def choose_subset(
         if bool((weights[selected] == 1).all()):
             weights = None
         else:
-            args.check_weights()
+            check_weights(args)
     cut_draws = None
     if args.token_selection == "prefix":
         cut_draws = torch.from_numpy(draw_cuts(*rewards.shape, seed=args.seed, step=number)).to(rewards.device)

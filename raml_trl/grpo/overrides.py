@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 
 from trl import GRPOTrainer
 
-from raml_trl.grpo.config import ROW_MEAN_LOSSES, SubsetGRPOConfig
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config_checks import ROW_MEAN_LOSSES
 from raml_trl.grpo.micro_batches import RowRules
 from raml_trl.runtime.errors import InputError
 

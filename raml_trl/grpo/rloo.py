@@ -15,13 +15,14 @@ from trl import RLOOConfig, RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from raml_trl.grpo.batching import gather_row_table, join_completions, take_micro_batches
-from raml_trl.grpo.config import check_geometry
+from raml_trl.grpo.config_checks import check_geometry
 from raml_trl.grpo.generation import GenerationCounter, Row
 from raml_trl.grpo.micro_batches import deal_micro_batches
 from raml_trl.grpo.padding import join_batches
 from raml_trl.grpo.resuming import BufferResuming
 from raml_trl.grpo.rows import SELECTED, Batch
-from raml_trl.grpo.selection import Strategy, select_rollouts
+from raml_trl.grpo.selection import select_rollouts
+from raml_trl.grpo.user_selection import Strategy
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import Each, Limits, Number, check_settings, whole
 from raml_trl.training.limits import GROUPS

@@ -14,21 +14,13 @@ group, `(1/G) sum x_i`. Its subsets are nested if, for the same key, the subset 
 Shapes: P groups (one per prompt), G rollouts in each group, M of them selected.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from inspect import signature
-from operator import attrgetter
-from typing import Any, Literal, assert_never, cast, get_args
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.runtime.errors import InputError
-
-Strategy = Literal["random", "first", "max_variance", "abs_advantage", "balanced", "importance"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
+from raml_trl.grpo.user_selection import Selection, Selector, Strategy, check_selection, path_of
 
 REWARD_BLIND: tuple[str, ...] = ("random", "first")
 """Strategies that use neither rewards nor advantages, so their subset is known before generation."""
@@ -44,47 +36,7 @@ larger with this floor than with a floor near 0.
 """
 
 _DRAWS_PER_COUNT = 4  # Philox4x64 yields four numbers per counter value
-_ARGUMENTS = ("rewards", "advantages", "lengths", "m", "rng")  # of a function of the user
 _ROUNDING = 1e-12  # variances whose relative difference is smaller count as equal
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The selected rollouts of P groups, and their weights.
-
-    `indices` `(P, M)`: positions within the group, ascending.
-    `weights` `(P, M)`: the weight w_i of each selected rollout, such that `(1/m) sum_S w_i x_i` estimates
-    `(1/G) sum x_i`.
-    """
-
-    indices: NDArray[np.int64]
-    weights: NDArray[np.float64]
-
-    @classmethod
-    def unweighted(cls, indices: NDArray[np.int64]) -> "Selection":
-        """Return the selection of these rollouts `(P, M)`, which may be in any order, with weight 1."""
-        return cls(np.sort(indices, axis=1), np.ones(indices.shape))
-
-    def mask(self, num_rollouts: int) -> NDArray[np.bool_]:
-        """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G."""
-        mask = np.zeros((len(self.indices), num_rollouts), dtype=bool)
-        np.put_along_axis(mask, self.indices, True, axis=1)
-        return mask
-
-    def row_weights(self, num_rollouts: int) -> NDArray[np.float64]:
-        """Return the weights as `(P, G)`: 0 for rollouts that are not selected. `num_rollouts` is G."""
-        weights = np.zeros((len(self.indices), num_rollouts))
-        np.put_along_axis(weights, self.indices, self.weights, axis=1)
-        return weights
-
-
-Selector = Callable[[NDArray[Any], NDArray[Any], NDArray[np.int64], int, np.random.Generator], Selection]
-"""A strategy of the user: a function `(rewards, advantages, lengths, m, rng) -> Selection`.
-
-The three arrays are `(P, G)`; they are copies, so the function may change them. `lengths` has the number of completion
-tokens of each rollout. `rng` depends only on the seed and the step. With `selection_scope: batch`, the arrays hold one
-group of all P * G rollouts, and `m` is P * m.
-"""
 
 
 def select_rollouts(
@@ -124,7 +76,7 @@ def select_rollouts(
         assert first_group == 0, first_group
         rng = np.random.Generator(_philox(seed, step))
         selection = strategy(rewards.copy(), advantages.copy(), lengths.copy(), num_selected, rng)
-        return _checked(selection, _path(strategy), (num_groups, num_selected), num_rollouts)
+        return check_selection(selection, path_of(strategy), (num_groups, num_selected), num_rollouts)
     draw = partial(group_draws, num_groups, seed=seed, step=step, first_group=first_group)
     match strategy:
         case "random":
@@ -141,65 +93,6 @@ def select_rollouts(
             return _importance(advantages, draw(num_rollouts + 1), num_selected)
         case _:
             assert_never(strategy)
-
-
-def load_strategy(name: str) -> Strategy | Selector:
-    """Return the strategy with this name: one of `STRATEGIES`, or the function at a path.
-
-    Args:
-        name: a strategy, or `package.module:function` or `package.module.function`.
-
-    Raises:
-        InputError: if there is no such strategy or function.
-    """
-    if name in STRATEGIES:
-        return cast(Strategy, name)
-    module, colon, path = name.partition(":")
-    if not colon:
-        module, _, path = name.rpartition(".")
-    if not module or not path:
-        raise InputError(
-            f"selection must be {', '.join(STRATEGIES)}, or the path of a function such as package.module:function, "
-            f"got {name!r}"
-        )
-    try:
-        found = attrgetter(path)(import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"selection {name!r} cannot be imported ({error}): use {', '.join(STRATEGIES)}, or the path of a function "
-            "in a module that Python finds, for example in the current directory with PYTHONPATH=."
-        ) from error
-    if not callable(found):
-        raise InputError(f"selection {name!r} is a {type(found).__name__}, not a function")
-    try:
-        signature(found).bind(*_ARGUMENTS)
-    except TypeError as error:
-        raise InputError(f"selection {name!r} must take five arguments, ({', '.join(_ARGUMENTS)}): {error}") from error
-    return cast(Selector, found)
-
-
-def selector_name(selector: Selector) -> str:
-    """Return the path of a function from which `load_strategy` imports it: `package.module:function`.
-
-    Raises:
-        InputError: if it cannot be imported, as is the case for a lambda or a function inside another one. A checkpoint
-            and a resumed run could not refer to it.
-    """
-    path = _path(selector)
-    try:
-        importable = load_strategy(path) is selector
-    except InputError:
-        importable = False
-    if not importable:
-        raise InputError(
-            f"selection {path} cannot be imported, so a resumed run could not find it: define it with def, outside of "
-            "other functions and classes"
-        )
-    return path
-
-
-def _path(selector: Selector) -> str:
-    return f"{selector.__module__}:{getattr(selector, '__qualname__', type(selector).__name__)}"
 
 
 def group_draws(
@@ -219,48 +112,6 @@ def group_draws(
 
 def _philox(seed: int, step: int) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence([seed, step]))
-
-
-def _checked(selection: object, name: str, shape: tuple[int, int], num_rollouts: int) -> Selection:
-    """Return the selection of a function as arrays of integers and floats, if it has m valid rollouts per group.
-
-    Args:
-        selection: the value that the function returned.
-        name: name of the function, for errors.
-        shape: (P, m).
-        num_rollouts: G.
-
-    Raises:
-        InputError: if it does not have them. The message names the function and the value.
-    """
-    if not isinstance(selection, Selection):
-        raise InputError(
-            f"selection {name} must return a raml_trl.grpo.Selection, got {selection!r} ({type(selection).__name__})"
-        )
-    indices, weights = np.asarray(selection.indices), np.asarray(selection.weights)
-    for field, values in (("indices", indices), ("weights", weights)):
-        if values.shape != shape:
-            raise InputError(
-                f"selection {name} must return {field} of shape (groups, m) = {shape}, got shape {values.shape}"
-            )
-    if indices.dtype.kind not in "iu":
-        raise InputError(f"selection {name} must return indices that are integers, got {indices.dtype}")
-    previous = np.concatenate([np.full((shape[0], 1), -1), indices[:, :-1]], axis=1)
-    wrong = ((indices <= previous) | (indices >= num_rollouts)).any(axis=1)
-    if wrong.any():
-        group = int(wrong.argmax())
-        raise InputError(
-            f"selection {name} must return distinct indices from 0 to {num_rollouts - 1} in ascending order, got "
-            f"{indices[group].tolist()} for group {group}: Selection.unweighted sorts them"
-        )
-    wrong = ~(np.isfinite(weights) & (weights > 0)).all(axis=1)
-    if wrong.any():
-        group = int(wrong.argmax())
-        raise InputError(
-            f"selection {name} must return weights that are positive and finite, got {weights[group].tolist()} for "
-            f"group {group}"
-        )
-    return Selection(indices.astype(np.int64), weights.astype(np.float64))
 
 
 def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> NDArray[np.float64]:

@@ -3,12 +3,11 @@
 It differs from `GRPOTrainer` in six ways, whose places in the code are marked `# RaML:`.
 1. As soon as rewards are known, m rollouts of each group are selected. Only these are scored, that is, get
    log-probabilities under the old and the reference model.
-2. `subset_mode: drop` removes the other rows from the buffered rollouts; `mask` masks their loss. Both give the same
-   gradient.
+2. `subset_mode: drop` removes the other rows from the buffered rollouts; `mask` masks their loss (the same gradient).
 3. Rows with advantage 0 are skipped if they add nothing to the gradient.
 4. The rows of a micro-batch are packed: a prompt that they share runs once, and padding does not run (see `packing`).
-5. Within an optimizer step, rows move between processes and micro-batches, so that whole groups are packed together,
-   or, if rows cannot be packed, rows of similar length share a micro-batch.
+5. Within an optimizer step, rows move between processes and micro-batches: whole groups are packed together. If rows
+   cannot be packed, rows of similar length share a micro-batch.
 6. A checkpoint includes the buffered rollouts, so that a run can resume in the middle of a generation.
 
 TRL computes generation, rewards, advantages and the loss: its methods are called through `super()`, never copied. If a
@@ -61,14 +60,7 @@ from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.loss_metrics import LossMetrics
 from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.model_traits import TraitsReader
-from raml_trl.grpo.overrides import (
-    Normalizer,
-    Overrides,
-    around,
-    check_default_args,
-    check_private_names,
-    is_around,
-)
+from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_default_args, check_private_names, is_around
 from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.question_choice import QuestionChoosing

@@ -16,6 +16,7 @@ from raml_trl.grpo.agreement.comparison import Agreement, Difference, difference
 from raml_trl.grpo.agreement.results import agreement_figure, agreement_table, as_json, from_json
 from raml_trl.grpo.agreement.training import Training
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config_checks import check_exactness
 
 DAPO = Case("dapo", {"loss_type": "dapo"})
 
@@ -76,7 +77,7 @@ def test_a_departure_of_our_trainer_is_reported(monkeypatch: pytest.MonkeyPatch)
 def test_a_rejected_case_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def reject(self: SubsetGRPOConfig) -> None:
         self.skip_zero_advantage, self.beta = True, 0.1
-        self._check_exactness()
+        check_exactness(self)
 
     monkeypatch.setattr(SubsetGRPOConfig, "__post_init__", reject)
     [result] = measure([DAPO])

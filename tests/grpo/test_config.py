@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raml_trl import SubsetGRPOConfig
-from raml_trl.grpo.config import check_geometry
+from raml_trl.grpo.config_checks import check_geometry
 from raml_trl.runtime.errors import InputError
 
 NUMBERS = ("batch", "steps", "num_processes", "group", "selected")

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 
 from raml_trl.grpo.advantages import group_advantages
 from raml_trl.grpo.rows import SELECTED, WEIGHTS
-from raml_trl.grpo.selection import STRATEGIES
+from raml_trl.grpo.user_selection import STRATEGIES
 from tests.helpers.trainers import (
     digit_reward,
     fixed_rollouts,

@@ -9,7 +9,7 @@ import torch
 from trl import GRPOTrainer
 
 from raml_trl.grpo.overrides import is_around
-from raml_trl.grpo.selection import STRATEGIES
+from raml_trl.grpo.user_selection import STRATEGIES
 from tests.helpers.trainers import (
     fixed_rollouts,
     half_dead_reward,

@@ -13,15 +13,13 @@ import pytest
 from raml_trl.grpo.selection import (
     FLOOR,
     REWARD_BLIND,
-    STRATEGIES,
-    Selection,
-    Strategy,
     _importance,
     group_draws,
     inclusion_probabilities,
     select_rollouts,
     systematic_draw,
 )
+from raml_trl.grpo.user_selection import STRATEGIES, Selection, Strategy
 
 FOUR_LEVELS = (1.0, 0.0, -0.5, -1.0)  # RaML eq. 21
 KEYED = [strategy for strategy in STRATEGIES if strategy != "first"]

@@ -13,7 +13,8 @@ from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.step_cost import draw_work
 from raml_trl.grpo.rows import SELECTED
-from raml_trl.grpo.selection import load_strategy, select_rollouts
+from raml_trl.grpo.selection import select_rollouts
+from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
 from tests.grpo.planning.test_step_cost import GEOMETRY

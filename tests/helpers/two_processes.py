@@ -13,7 +13,7 @@ import torch
 
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
-from raml_trl.grpo.selection import STRATEGIES
+from raml_trl.grpo.user_selection import STRATEGIES
 from tests.helpers import freeze_imports
 from tests.helpers.choosers import keyed, unkeyed
 from tests.helpers.trainers import (

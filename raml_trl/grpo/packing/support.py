@@ -22,7 +22,7 @@ def find_obstacle(model: PreTrainedModel, traits: ModelTraits) -> str | None:
     """
     config = model.config.get_text_config()
     if not hasattr(trl.trainer.utils, "FusedCausalLMOutput"):
-        return "packed rows need the fused LM head of TRL 1.16 or later"
+        return "packed rows need the fused LM head of TRL 1.15 or later"
     if traits.router_loss:
         return "the router loss of the model is a mean over the tokens of a micro-batch"
     if traits.noise:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
-from raml_trl.grpo.selection import load_strategy, select_rollouts
+from raml_trl.grpo.selection import select_rollouts
+from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.history import LogEntry, RunSummary
 
 ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells is then accurate to about 1 %

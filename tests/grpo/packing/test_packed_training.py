@@ -15,7 +15,7 @@ from raml_trl.grpo.packing.packed_model import cpu_tile
 from raml_trl.runtime.errors import InputError
 from tests.helpers.trainers import fixed_rollouts, make_trainer, weights
 
-chunked_logprob = pytest.importorskip("trl.kernels.chunked_logprob")  # of TRL 1.16
+chunked_logprob = pytest.importorskip("trl.kernels.chunked_logprob")  # of TRL 1.15
 SEVERAL = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8, "rollout_func": fixed_rollouts}
 LARGE_STEPS = {"optim": "sgd", "learning_rate": 1.0}  # large enough that rounding of the weights does not matter
 ROWS, STEPS = 32, 3

@@ -1,0 +1,184 @@
+"""Checks that the settings of a `SubsetGRPOConfig` fit together, before a model or a dataset is loaded."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from raml_trl.grpo.selection import REWARD_BLIND
+from raml_trl.grpo.user_selection import STRATEGIES
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.validation import nearest
+
+if TYPE_CHECKING:
+    from raml_trl.grpo.config import SubsetGRPOConfig
+
+logger = logging.getLogger(__name__)
+
+BATCH_STRATEGIES = ("abs_advantage", "importance")
+"""Strategies that support `selection_scope: batch`."""
+ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
+"""Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
+_TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
+
+
+def check_exactness(args: "SubsetGRPOConfig") -> None:
+    """Check that no setting would change the gradient of a step, or weight a loss that is no sum.
+
+    Raises:
+        InputError: if one would; the message names the settings.
+    """
+    known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
+    if args.loss_type not in known:
+        raise InputError(
+            f"loss_type {args.loss_type!r} is unknown to raml_trl, which must know how a loss is averaged: use "
+            f"{', '.join(known)}"
+        )
+    terms = ", ".join(args.per_micro_batch_terms)
+    for name in ("length_bucketing", "skip_zero_advantage"):
+        if getattr(args, name) and terms:
+            raise InputError(
+                f"{name} is on and changes which rows share a micro-batch, on which {terms} depends: leave {name} "
+                "out or set it to false"
+            )
+    if args.max_tokens_per_micro_batch is not None:
+        _check_max_tokens(args, terms)
+    if args.skip_zero_advantage and args.beta != 0.0:
+        raise InputError(
+            f"skip_zero_advantage is on, but with beta = {args.beta} rows with advantage 0 have a gradient too: "
+            "leave skip_zero_advantage out or set beta to 0"
+        )
+    if args.skip_zero_advantage and args.subset_mode == "mask":
+        raise InputError("skip_zero_advantage is on, but subset_mode 'mask' runs every row: leave it out or use drop")
+    if args.weighs:
+        check_weights(args)
+    if args.token_selection == "prefix":
+        _check_prefix(args)
+
+
+def _check_prefix(args: "SubsetGRPOConfig") -> None:
+    reasons = {
+        f"loss_type {args.loss_type!r}": args.loss_type in ("luspo", "vespo"),
+        "importance_sampling_level 'sequence'": args.importance_sampling_level == "sequence",
+        f"beta = {args.beta}": args.beta != 0.0,
+        "off_policy_mask_threshold": args.off_policy_mask_threshold is not None,
+        "a generation that lasts for several optimizer steps": args.scores_rollouts and args.beta == 0.0,
+        **dict.fromkeys(args.per_micro_batch_terms, True),
+    }
+    found = ", ".join(reason for reason, holds in reasons.items() if holds)
+    if found:
+        raise InputError(
+            f"token_selection 'prefix' weights tokens so that their sum estimates the sum over whole completions, "
+            f"but with {found} the loss is not such a sum: use token_selection: all or leave that setting out"
+        )
+
+
+def _check_max_tokens(args: "SubsetGRPOConfig", terms: str) -> None:
+    problem = f"max_tokens_per_micro_batch is {args.max_tokens_per_micro_batch}, but"
+    if args.shared_prompts == "off" or args.length_bucketing is False:
+        raise InputError(f"{problem} rows are not packed by tokens if shared_prompts or length_bucketing is off")
+    if terms:
+        raise InputError(f"{problem} rows cannot move between micro-batches, because {terms} depends on them")
+
+
+def check_weights(args: "SubsetGRPOConfig") -> None:
+    """Check that the rows of the loss can be weighted: it must be a sum over rows, with advantages over all G.
+
+    Raises:
+        InputError: if the rows cannot be weighted.
+    """
+    if args.per_micro_batch_terms:
+        raise InputError(
+            f"selection {args.selection!r} weights rows so that their sum estimates the sum over all G, but "
+            f"{', '.join(args.per_micro_batch_terms)} is not a sum over rows: use another selection or leave that "
+            "setting out"
+        )
+    if args.advantage_scope == "subset":
+        raise InputError(
+            f"selection {args.selection!r} weights rows so that their sum estimates the sum over all G, whose "
+            "advantages advantage_scope 'subset' replaces: use advantage_scope: group"
+        )
+
+
+def check_subset(args: "SubsetGRPOConfig") -> None:
+    """Check that the settings of the selection and of the advantages fit together.
+
+    Raises:
+        InputError: if they do not; the message names the settings.
+    """
+    if args.selection_scope == "batch":
+        if args.selection in STRATEGIES and args.selection not in BATCH_STRATEGIES:
+            raise InputError(
+                f"selection_scope 'batch' needs a selection that uses advantages, not {args.selection!r}: use "
+                f"{' or '.join(BATCH_STRATEGIES)}, or selection_scope: group"
+            )
+        if args.advantage_scope == "subset":
+            raise InputError(
+                "selection_scope 'batch' may select one rollout of a group or none, for which advantage_scope "
+                "'subset' defines no advantage: use advantage_scope: group"
+            )
+    if args.advantage_scope == "subset":
+        if args.num_generations_update == 1:
+            raise InputError(
+                "num_generations_update is 1 and advantage_scope is 'subset': the advantage of a single rollout "
+                "relative to itself is 0, so nothing would be learned; use advantage_scope: group or m >= 2"
+            )
+        if args.multi_objective_aggregation != "sum_then_normalize":
+            raise InputError(
+                f"advantage_scope 'subset' needs one reward per rollout, but multi_objective_aggregation is "
+                f"{args.multi_objective_aggregation!r}: use 'sum_then_normalize' or advantage_scope: group"
+            )
+        if args.selection in REWARD_BLIND and args.fraction < 1:
+            logger.warning(
+                "selection %r with advantage_scope 'subset' is plain GRPO with num_generations = %d at the "
+                "cost of %d rollouts: the other rollouts are never used",
+                args.selection,
+                args.num_generations_update,
+                args.num_generations,
+            )
+    if args.subset_mode == "mask":
+        for name in ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef"):
+            if name in args.per_micro_batch_terms:
+                raise InputError(
+                    f"{name} is set and subset_mode is 'mask': that term would include rollouts that are not "
+                    "selected, or be scaled with the policy loss; use subset_mode: drop"
+                )
+
+
+def check_geometry(
+    batch: int, steps: int, num_processes: int, group: int, selected: int, *, rows_move: bool = False
+) -> None:
+    """Check that a generation consists of whole groups, and that a micro-batch has a whole number of selected rows.
+
+    If rows move between micro-batches, these may have different numbers of rows.
+
+    Args:
+        batch: per_device_train_batch_size, in rollouts before selection.
+        steps: steps_per_generation, the micro-batches of a generation on one process.
+        num_processes: number of processes that train.
+        group: num_generations (G).
+        selected: num_generations_update (m).
+        rows_move: whether rows move between micro-batches.
+
+    Raises:
+        InputError: if the check fails; the message has all numbers and the nearest valid ones.
+    """
+    if not 1 <= selected <= group:
+        raise InputError(
+            f"num_generations_update (m = {selected}) must lie between 1 and num_generations (G = {group})"
+        )
+
+    def whole(value: int) -> bool:
+        return value * steps * num_processes % group == 0 and (rows_move or value * selected % group == 0)
+
+    rollouts = batch * steps * num_processes
+    if rollouts % group:
+        raise InputError(
+            f"per_device_train_batch_size x steps_per_generation x processes ({batch} x {steps} x {num_processes}) "
+            f"gives {rollouts} rollouts, which is not a multiple of num_generations (G = {group}): "
+            f"use per_device_train_batch_size {nearest(batch, whole)}"
+        )
+    if batch * selected % group and not rows_move:
+        others = nearest(selected, lambda value: value <= group and batch * value % group == 0)
+        raise InputError(
+            f"a micro-batch of per_device_train_batch_size x m / G = {batch} x {selected} / {group} rows is not a "
+            f"whole number: use per_device_train_batch_size {nearest(batch, whole)} or num_generations_update {others}"
+        )
