@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -49,6 +50,8 @@ class TraitsReader(TrainerCallback):
         with _kept_modes(trainer.model), _kept_random_states(trainer.accelerator.device):
             trainer.model.train()
             trainer.packing.probe(trainer.model, trainer.processing_class, trainer.args)
+        if isinstance(trainer.model, FSDPModule):
+            trainer.model.reshard()  # a forward pass without a backward pass leaves the outermost parameters whole
         trainer.set_model_traits(traits)
         if trainer.accelerator.is_main_process:
             for remark in trainer.args.row_remarks(traits):
