@@ -27,6 +27,12 @@ def total_rewards(rewards_per_func: Tensor, weights: Tensor) -> Tensor:
     return (rewards_per_func * weights).nansum(dim=2).masked_fill(rewards_per_func.isnan().all(dim=2), torch.nan)
 
 
+def is_mixed(rewards: Tensor) -> Tensor:
+    """Return which groups `(P,)` have different rewards `(P, G)`; NaN, for a rollout without a reward, is left out."""
+    missing = rewards.isnan()
+    return rewards.masked_fill(missing, torch.inf).amin(dim=1) < rewards.masked_fill(missing, -torch.inf).amax(dim=1)
+
+
 def group_advantages(rewards_per_func: Tensor, weights: Tensor, *, scale: str, aggregation: str) -> Tensor:
     """Return the advantages `(P, G)` over the whole group, as TRL computes them.
 

@@ -38,6 +38,7 @@ class SubsetGRPOConfig(GRPOConfig):
         **GRPO,
         "num_generations_update": whole(1, 2**20),
         "question_floor": above(0, 10**6),
+        "refill": whole(0, 100),
         "prefix_minimum": whole(1, 10**7),
         "prefix_keep": above(0, 1),
         "max_tokens_per_micro_batch": COUNT,
@@ -58,6 +59,13 @@ class SubsetGRPOConfig(GRPOConfig):
         metadata={
             "help": f"Strategy that selects the m: {', '.join(STRATEGIES)}, or the path of a function, such as "
             "package.module:function; see raml_trl.grpo.selection."
+        },
+    )
+    selection_cost: Literal["rows", "tokens"] = field(
+        default="rows",
+        metadata={
+            "help": "What selection: importance counts as the cost of a rollout. `rows`: all cost the same, and the "
+            "probability of a rollout is proportional to its |A|. `tokens`: longer rollouts cost more."
         },
     )
     selection_scope: Literal["group", "batch"] = field(
@@ -98,6 +106,20 @@ class SubsetGRPOConfig(GRPOConfig):
     question_floor: float = field(
         default=0.1,
         metadata={"help": "Added to every chance by question_selection: mixed, so that no question is given up."},
+    )
+    question_weights: bool = field(
+        default=False,
+        metadata={
+            "help": "Weight the questions of question_selection: mixed by the inverse of their probabilities, so that "
+            "the expected gradient is that of all questions."
+        },
+    )
+    refill: int = field(
+        default=0,
+        metadata={
+            "help": "How often groups whose rewards are all equal are replaced by groups of other questions, before "
+            "the update. Biased: questions that are nearly always or never solved get less weight. 0: never."
+        },
     )
     token_selection: Literal["all", "prefix"] = field(
         default="all",
@@ -159,8 +181,13 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def weighs(self) -> bool:
-        """Whether the strategy weights the selected rows; False for a user's function, although it may give weights."""
-        return self.selection == "importance" and self.num_generations_update < self.num_generations
+        """Whether rows of the loss are weighted; False for a user's function, although it may give weights."""
+        return self.question_weights or (self.selection == "importance" and self.fraction < 1)
+
+    @property
+    def weighing(self) -> str:
+        """The setting that weights the rows of the loss, for messages."""
+        return "question_weights" if self.question_weights else f"selection {str(self.selection)!r}"
 
     @property
     def per_micro_batch_terms(self) -> list[str]:

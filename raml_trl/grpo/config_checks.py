@@ -17,6 +17,8 @@ BATCH_STRATEGIES = ("abs_advantage", "importance")
 """Strategies that support `selection_scope: batch`."""
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 """Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
+MEAN_OF_ROW_LOSSES = ("grpo", "sapo")
+"""Loss types whose term of a row is a mean over its tokens; that of the others is a sum, or depends on all tokens."""
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 
@@ -50,6 +52,21 @@ def check_exactness(args: "SubsetGRPOConfig") -> None:
         raise InputError("skip_zero_advantage is on, but subset_mode 'mask' runs every row: leave it out or use drop")
     if args.weighs:
         check_weights(args)
+    if args.selection_cost == "tokens" and args.selection != "importance":
+        raise InputError(
+            f"selection_cost 'tokens' changes the probabilities of selection 'importance', but selection is "
+            f"{args.selection!r}: use importance, or selection_cost: rows"
+        )
+    if args.question_weights and args.question_selection != "mixed":
+        raise InputError(
+            "question_weights weights the questions that question_selection 'mixed' draws, but question_selection is "
+            f"{args.question_selection!r}: use mixed, or question_weights: false"
+        )
+    if args.question_weights and args.refill:
+        raise InputError(
+            f"question_weights needs known probabilities of questions, which refill ({args.refill}) changes: set one "
+            "of the two to 0 or false"
+        )
     if args.token_selection == "prefix":
         _check_prefix(args)
 
@@ -87,13 +104,13 @@ def check_weights(args: "SubsetGRPOConfig") -> None:
     """
     if args.per_micro_batch_terms:
         raise InputError(
-            f"selection {args.selection!r} weights rows so that their sum estimates the sum over all G, but "
+            f"{args.weighing} weights rows so that their sum estimates the sum over all G, but "
             f"{', '.join(args.per_micro_batch_terms)} is not a sum over rows: use another selection or leave that "
             "setting out"
         )
     if args.advantage_scope == "subset":
         raise InputError(
-            f"selection {args.selection!r} weights rows so that their sum estimates the sum over all G, whose "
+            f"{args.weighing} weights rows so that their sum estimates the sum over all G, whose "
             "advantages advantage_scope 'subset' replaces: use advantage_scope: group"
         )
 

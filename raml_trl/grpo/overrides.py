@@ -94,6 +94,11 @@ class Overrides:
         Raises:
             InputError: if they do; the message names the override, and how to declare what its loss divides by.
         """
+        if self.generation and args.refill:
+            raise InputError(
+                f"refill is {args.refill}, but {', '.join(self.generation)} may keep what the replaced groups "
+                "were made from: use refill: 0"
+            )
         if not self.unknown:
             return
         for name in ("length_bucketing", "skip_zero_advantage"):
@@ -107,10 +112,10 @@ class Overrides:
                 f"token_selection is 'prefix', but {self.unknown} may not be a sum over tokens: use token_selection: "
                 f"all, or {_DECLARE}"
             )
-        if not self.loss or args.fraction == 1:
-            return
         if args.weighs:
             self.check_weights(args)
+        if not self.loss or args.fraction == 1:
+            return
         problem = (
             f"num_generations_update ({args.num_generations_update}) is less than num_generations "
             f"({args.num_generations}), but it is unknown what {', '.join(self.loss)} divides the loss by"
@@ -128,8 +133,8 @@ class Overrides:
         """
         if self.loss and not self.declared:
             raise InputError(
-                f"selection {args.selection!r} weights the rows of the loss, but it is unknown how "
-                f"{', '.join(self.loss)} adds them up: {_DECLARE}, or use another selection"
+                f"{args.weighing} weights the rows of the loss, but it is unknown how {', '.join(self.loss)} adds "
+                f"them up: {_DECLARE}, or use another selection"
             )
 
     def check_step(self) -> None:

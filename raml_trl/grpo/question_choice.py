@@ -4,14 +4,20 @@ A group is mixed if its rewards differ. Only mixed groups have advantages other 
 generated in vain. For every question the number of mixed groups is counted, where older groups count less: with each
 new group of the question, earlier counts shrink by `FORGETTING`. The estimated chance of a mixed group is the mean of
 the Beta posterior with a uniform prior. A question is drawn with a probability proportional to its chance plus a floor,
-so that no question is given up.
+so that no question is given up. With `question_weights`, the question gets the weight P / (N p), where p is the
+probability with which it was drawn. It depends only on earlier generations, so the expected gradient is that of all
+questions.
 
-The draw is systematic (see `selection`), without replacement, and keyed by the seed and the number of the generation.
+The draw is systematic (see `inclusion`), without replacement, and keyed by the seed and the number of the generation.
 So it is the same for any number of processes, and after a resume. The first pass over the data keeps the order of TRL.
+
+`refill` draws other questions in the place of groups that were not mixed: by their chances if `question_selection` is
+`mixed`, otherwise with equal probabilities.
 
 Shapes: N questions in the dataset; P groups of G rollouts in a generation, over all processes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +26,13 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raml_trl.grpo.advantages import is_mixed, total_rewards
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.generation import Generation
+from raml_trl.grpo.inclusion import inclusion_probabilities, systematic_draw
+from raml_trl.grpo.refill import Refiller, Rollouts, groups_to_generate
 from raml_trl.grpo.resuming import BufferResumingTrainer
 from raml_trl.grpo.rows import Batch
-from raml_trl.grpo.selection import inclusion_probabilities, systematic_draw
 from raml_trl.runtime.errors import InputError
 from raml_trl.training.completeness import Progress
 
@@ -61,13 +70,12 @@ class MixedCounts:
             questions: `(P,)`: the question of each group.
             rewards: `(P, G)`; NaN for a rollout without a reward.
         """
-        for question, group in zip(questions, rewards, strict=True):
-            values = group[~np.isnan(group)]
-            mixed = len(values) > 0 and values.max() > values.min()
+        mixed = is_mixed(torch.from_numpy(rewards)).numpy()
+        for question, group, is_group_mixed in zip(questions, rewards, mixed, strict=True):
             self.groups[question] = FORGETTING * self.groups[question] + 1
-            self.mixed[question] = FORGETTING * self.mixed[question] + mixed
+            self.mixed[question] = FORGETTING * self.mixed[question] + is_group_mixed
             self.seen[question] += 1
-            self.rewards[question] = values.mean() if len(values) else np.nan
+            self.rewards[question] = np.nan if np.isnan(group).all() else np.nanmean(group)
 
     def table(self) -> list[dict[str, object]]:
         """Return a row per question: its number, its groups, those that were mixed, and what the last one showed."""
@@ -94,29 +102,28 @@ class MixedCounts:
 
 
 def draw_questions(
-    chances: NDArray[np.float64], number: int, *, floor: float, seed: int, generation: int
-) -> NDArray[np.int64]:
-    """Draw different questions, each with a probability proportional to its chance plus `floor`.
+    chances: NDArray[np.float64], number: int, *, floor: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Draw different questions, each with a probability proportional to its chance plus `floor`, but at most 1.
 
     Args:
         chances: `(N,)`, from `MixedCounts.chances`.
         number: P, at most N.
         floor: added to every chance.
-        seed: seed of the run.
-        generation: number of the generation.
+        rng: gives the order in which the draw goes through the questions, its start, and the order of the result.
 
     Returns:
-        `(P,)`: the questions in random order.
+        `(P,)`: the questions in random order; `(P,)`: the probability of each.
     """
-    rng = np.random.default_rng([seed, generation, _STREAM])
     order = rng.permutation(len(chances))
-    probabilities = inclusion_probabilities(chances[None, order] + floor, number)
-    drawn = order[systematic_draw(probabilities, rng.random((1, 1)), number)[0]]
-    return rng.permutation(drawn)
+    [probabilities] = inclusion_probabilities(chances[None, order] + floor, number)
+    [drawn] = systematic_draw(probabilities[None], rng.random((1, 1)), number)
+    shuffled = rng.permutation(np.flatnonzero(drawn))
+    return order[shuffled], probabilities[shuffled]
 
 
 class QuestionChoosing(BufferResumingTrainer):
-    """A `GRPOTrainer` that chooses the questions of a generation, if `question_selection` is `mixed`."""
+    """A `GRPOTrainer` that chooses the questions of a generation, if `question_selection` or `refill` ask for it."""
 
     args: SubsetGRPOConfig
     model: Any
@@ -126,19 +133,27 @@ class QuestionChoosing(BufferResumingTrainer):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._question_counts: MixedCounts | None = None
-        if self.args.question_selection == "all":
+        self._question_weights: NDArray[np.float64] | None = None
+        """`(P,)`: the weights of the questions of this generation; None for 1."""
+        chosen = self.args.question_selection != "all"
+        if not chosen and not self.args.refill:
             return
+        setting = (
+            f"question_selection is {self.args.question_selection!r}" if chosen else f"refill is {self.args.refill}"
+        )
         if not isinstance(self.train_dataset, Dataset):
             raise InputError(
-                f"question_selection is 'mixed', which needs a dataset with numbered rows, not "
-                f"{type(self.train_dataset).__name__}: load it without streaming, or use question_selection: all"
+                f"{setting}, which needs a dataset with numbered rows, not {type(self.train_dataset).__name__}: load "
+                f"it without streaming, or use {'question_selection: all' if chosen else 'refill: 0'}"
             )
         groups = int(self.args.generation_batch_size or 0) // self.num_generations
         if groups > len(self.train_dataset):
             raise InputError(
-                f"question_selection is 'mixed', and a generation has {groups} questions, but the dataset only "
-                f"{len(self.train_dataset)}: use more questions or a smaller generation_batch_size"
+                f"{setting}, and a generation has {groups} questions, but the dataset only {len(self.train_dataset)}: "
+                "use more questions or a smaller generation_batch_size"
             )
+        if self.args.refill:
+            self._check_refill(groups)
         numbers = list(range(len(self.train_dataset)))
         self.train_dataset = self.train_dataset.add_column(QUESTION, numbers)
         self._question_counts = MixedCounts(len(numbers))
@@ -149,7 +164,7 @@ class QuestionChoosing(BufferResumingTrainer):
         return None if self._question_counts is None else self._question_counts.table()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
-        if self._question_counts is not None and self.model.training:
+        if self._question_counts is not None and self.args.question_selection == "mixed" and self.model.training:
             # in place, because our trainer has kept the list to calculate rewards early
             inputs[:] = self._chosen_rows(inputs, self._question_counts)
         batch: Batch = super()._generate_and_score_completions(inputs)
@@ -159,26 +174,83 @@ class QuestionChoosing(BufferResumingTrainer):
         """Return the rows of this process, each question G times, as TRL's sampler repeats them."""
         group, rows = self.num_generations, len(inputs)
         num_groups = rows * self.accelerator.num_processes // group
-        generation = self._step // (int(self.args.steps_per_generation or 1) * self.num_iterations)
+        self._question_weights = None
         # RaML: on the first pass over the data, every question comes once, in the order of TRL's sampler.
-        if (generation + 1) * num_groups <= len(counts.seen):
+        if (self._generation + 1) * num_groups <= len(counts.seen):
             return inputs
-        questions = draw_questions(
-            counts.chances(), num_groups, floor=self.args.question_floor, seed=self.args.seed, generation=generation
+        questions, chances = draw_questions(
+            counts.chances(), num_groups, floor=self.args.question_floor, rng=self._keyed_rng()
         )
+        if self.args.question_weights:
+            self._question_weights = num_groups / (len(counts.seen) * chances)
         first = self.accelerator.process_index * rows
         return [dict(self.train_dataset[int(questions[(first + row) // group])]) for row in range(rows)]
+
+    def _keyed_rng(self, *more: int) -> np.random.Generator:
+        return np.random.default_rng([self.args.seed, self._generation, *more, _STREAM])
+
+    @property
+    def _generation(self) -> int:
+        """The number of the generation that is being made, from 0."""
+        return self._step // (int(self.args.steps_per_generation or 1) * self.num_iterations)
+
+    def _check_refill(self, groups: int) -> None:
+        largest = 2 * groups_to_generate(groups, self.num_generations, self.accelerator.num_processes)
+        if largest > len(self.train_dataset):
+            raise InputError(
+                f"refill is {self.args.refill}, which draws other questions for up to {groups} groups and needs "
+                f"{largest} questions, but the dataset has {len(self.train_dataset)}: use more questions, a smaller "
+                "generation_batch_size, or refill: 0"
+            )
+        images = {"image", "images"} & set(self.train_dataset.column_names)
+        if self.tools or self.environment_factories is not None or images:
+            raise InputError(
+                f"refill is {self.args.refill}, but rollouts with tools, environments or images are not replaced: use "
+                "refill: 0"
+            )
+
+    def _refill(
+        self,
+        generation: Generation,
+        generate: Callable[[list[Any]], Rollouts],
+        prompts: list[Any],
+        generated: Rollouts,
+    ) -> Rollouts:
+        """Replace groups without a signal; see `refill.Refiller`."""
+
+        def other_rows(number: int, round_: int) -> list[dict[str, Any]]:
+            taken = self.accelerator.gather(self._questions(generation.inputs)).unique().cpu().numpy()
+            others = np.setdiff1d(np.arange(len(self._question_counts.seen)), taken)
+            mixed = self.args.question_selection == "mixed"
+            chances = self._question_counts.chances()[others] if mixed else np.ones(len(others))
+            drawn, _ = draw_questions(chances, number, floor=self.args.question_floor, rng=self._keyed_rng(round_))
+            return [dict(self.train_dataset[int(question)]) for question in others[drawn]]
+
+        def total(rewards: Tensor) -> Tensor:
+            rewards = rewards.view(-1, self.num_generations, rewards.size(-1))
+            return total_rewards(rewards, self.reward_weights.to(rewards.device))
+
+        refiller = Refiller(
+            self.accelerator,
+            self.num_generations,
+            generate,
+            self._calculate_rewards,
+            total,
+            other_rows,
+            self._pending_extra_logs,
+        )
+        return refiller.refill(generation, prompts, generated, rounds=self.args.refill)
+
+    def _questions(self, inputs: list[dict[str, Any]]) -> Tensor:
+        return torch.tensor([row[QUESTION] for row in inputs], device=self.accelerator.device)
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **named: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, *args, **named)
         if self._question_counts is not None and self.model.training:
-            local = torch.tensor([row[QUESTION] for row in inputs], device=self.accelerator.device)
-            questions = self.accelerator.gather(local).view(-1, self.num_generations)[:, 0]
-            weighted = rewards * self.reward_weights.to(rewards.device)
-            totals = weighted.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), torch.nan)
-            self._question_counts.add(
-                questions.cpu().numpy(), totals.view(-1, self.num_generations).double().cpu().numpy()
-            )
+            questions = self.accelerator.gather(self._questions(inputs)).view(-1, self.num_generations)[:, 0]
+            per_func = rewards.view(-1, self.num_generations, rewards.size(-1))
+            totals = total_rewards(per_func, self.reward_weights.to(rewards.device))
+            self._question_counts.add(questions.cpu().numpy(), totals.double().cpu().numpy())
         return rewards
 
     def _progress(self) -> Progress:

@@ -20,6 +20,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from raml_trl.grpo.inclusion import inclusion_probabilities, systematic_draw
 from raml_trl.grpo.user_selection import Selection, Selector, Strategy, check_selection, path_of
 
 REWARD_BLIND: tuple[str, ...] = ("random", "first")
@@ -49,6 +50,7 @@ def select_rollouts(
     step: int,
     first_group: int = 0,
     lengths: NDArray[np.int64] | None = None,
+    factors: NDArray[np.float64] | None = None,
 ) -> Selection:
     """Select `num_selected` rollouts of every group.
 
@@ -64,6 +66,7 @@ def select_rollouts(
         step: number of the generation, counted from the start of the run.
         first_group: index of the first of these groups in the global batch; 0 if the strategy is a function.
         lengths: `(P, G)`: completion tokens; needed if the strategy is a function.
+        factors: `(P, G)`: what `importance` multiplies |A| by, from `cost_factors`; None for 1.
 
     Raises:
         InputError: if the strategy is a function and its result is no selection of m rollouts per group.
@@ -90,7 +93,7 @@ def select_rollouts(
         case "balanced":
             return _balanced(rewards, draw(num_rollouts), num_selected)
         case "importance":
-            return _importance(advantages, draw(num_rollouts + 1), num_selected)
+            return _importance(advantages, draw(num_rollouts + 1), num_selected, factors)
         case _:
             assert_never(strategy)
 
@@ -114,28 +117,26 @@ def _philox(seed: int, step: int) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence([seed, step]))
 
 
-def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> NDArray[np.float64]:
-    """Return probabilities `(P, G)` that are proportional to `sizes`, capped at 1, and sum to m in each group.
+def cost_factors(
+    prompts: NDArray[np.int64], completions: NDArray[np.int64], num_selected: int, *, mean_of_row: bool, shared: bool
+) -> NDArray[np.float64]:
+    """Return what `importance` multiplies |A| by to get the least variance per token run, instead of per row.
 
-    The k largest sizes get probability 1. Every other size gets c * size with c = (m - k) / (sum of the other sizes).
-    k is the smallest number for which no probability exceeds 1. Equal sizes give exactly m/G, and m = G gives exactly
-    1.
+    The factor of a rollout is the size of its gradient, apart from |A|, over the square root of its cost. The size is
+    the square root of its L completion tokens, over L if the loss is a mean over the row. The cost is L plus the share
+    of the prompt, which is 1/m if the prompt runs once for the m rollouts. docs/method.md derives both.
 
     Args:
-        sizes: `(P, G)`, positive.
-        num_selected: m, from 1 to G.
+        prompts: `(P, G)`: prompt tokens.
+        completions: `(P, G)`: completion tokens.
+        num_selected: m, per group.
+        mean_of_row: whether the loss is a mean over the tokens of each row, not a sum.
+        shared: whether the rollouts of a group share their prompt in the update.
     """
-    assert (sizes > 0).all(), "a rollout of size 0 is never drawn, so no weight can make the estimate unbiased"
-    num_rollouts = sizes.shape[1]
-    if num_selected == num_rollouts:  # c would be infinite
-        return np.ones(sizes.shape)
-    sizes = sizes / sizes.max(axis=1, keepdims=True)  # makes the sum of equal sizes exact
-    descending = -np.sort(-sizes, axis=1)
-    others = np.cumsum(descending[:, ::-1], axis=1)[:, ::-1]  # (P, G): sum of all but the k largest, for k = 0, 1, ...
-    remaining = num_selected - np.arange(num_selected)  # (M,): m - k
-    exceeds = remaining * descending[:, :num_selected] > others[:, :num_selected]
-    num_certain = np.argmin(exceeds, axis=1)[:, None]  # (P, 1): k, at most m - 1: no size exceeds a sum with it
-    return np.minimum(1, remaining[num_certain] * sizes / np.take_along_axis(others, num_certain, axis=1))
+    tokens = np.maximum(completions, 1).astype(np.float64)
+    size = tokens**-0.5 if mean_of_row else tokens**0.5
+    factors: NDArray[np.float64] = size / np.sqrt(tokens + prompts / (num_selected if shared else 1))
+    return factors
 
 
 def _random(draws: NDArray[np.float64], num_selected: int) -> Selection:
@@ -214,7 +215,12 @@ def _balanced(rewards: NDArray[np.floating], draws: NDArray[np.float64], num_sel
     return Selection.unweighted(_best_and_worst(_descending(rewards, draws), num_present, num_best, num_selected))
 
 
-def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], num_selected: int) -> Selection:
+def _importance(
+    advantages: NDArray[np.floating],
+    draws: NDArray[np.float64],
+    num_selected: int,
+    factors: NDArray[np.float64] | None = None,
+) -> Selection:
     """Draw rollouts with probability p proportional to |A| (raised to a `FLOOR`), and weight them by (m/G)/p.
 
     Unbiased: (1/m) sum_S w_i x_i = (1/G) sum_S x_i / p_i has expectation (1/G) sum x_i. Source: Horvitz and Thompson,
@@ -226,44 +232,27 @@ def _importance(advantages: NDArray[np.floating], draws: NDArray[np.float64], nu
     them are selected.
     If all A are 0, every subset is equally likely and the weights are exactly 1. With m = 1 the subset is one rollout
     with an advantage of either sign. A rollout with reward NaN has A = 0.
+    With `factors`, p is proportional to |A| times the factor, and the estimate is as unbiased; a weight may then exceed
+    3, by at most the ratio of the largest and the smallest factor of the group.
 
     Args:
         advantages: `(P, G)`.
         draws: `(P, G + 1)`; the last number of a group is the start of the systematic draw, and the other numbers
             order its rollouts with equal advantages.
         num_selected: m.
+        factors: `(P, G)`, positive; None for 1.
     """
     draws, start = draws[:, :-1], draws[:, -1:]
     sizes = np.abs(advantages, dtype=np.float64)
     sizes = np.maximum(sizes, FLOOR * sizes.mean(axis=1, keepdims=True))
     sizes[~sizes.any(axis=1)] = 1
+    if factors is not None:
+        sizes *= factors
     probabilities = inclusion_probabilities(sizes, num_selected)
     order = _descending(advantages, draws)
     drawn = systematic_draw(np.take_along_axis(probabilities, order, axis=1), start, num_selected)
     indices = np.sort(order[drawn].reshape(-1, num_selected), axis=1)
     return Selection(indices, num_selected / order.shape[1] / np.take_along_axis(probabilities, indices, axis=1))
-
-
-def systematic_draw(
-    probabilities: NDArray[np.float64], start: NDArray[np.float64], num_selected: int
-) -> NDArray[np.bool_]:
-    """Return a mask `(P, G)` of m rollouts per group, in which each rollout is true with exactly its probability.
-
-    Source: Madow, Annals of Mathematical Statistics 1949. The probabilities are intervals laid end to end over [0, m).
-    The m points start, start + 1, ... fall into m different intervals, because no interval is longer than 1.
-
-    Args:
-        probabilities: `(P, G)`, in the order of the intervals; those of a group sum to m.
-        start: `(P, 1)`, the first point, in [0, 1).
-        num_selected: m.
-    """
-    points_before = np.ceil(np.cumsum(probabilities, axis=1) - start)  # (P, G): points before the end of interval i
-    # Rounding may put two points into one interval, or the last point behind the last interval. Therefore the count is
-    # made to grow by at most 1 per interval, and to end at m.
-    intervals = np.arange(1, probabilities.shape[1] + 1)
-    points_before = np.minimum.accumulate(points_before - intervals, axis=1) + intervals
-    points_before = np.clip(points_before, num_selected - intervals[::-1] + 1, num_selected)
-    return np.diff(points_before, axis=1, prepend=0) > 0
 
 
 def _descending(values: NDArray[np.floating], draws: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from raml_trl.grpo.advantages import is_mixed
 from raml_trl.grpo.batching import num_cells, row_lengths
 from raml_trl.grpo.generation import Generation
 from raml_trl.grpo.ledger import Ledger, speedup
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def count_generation(
-    ledger: Ledger, accelerator: Accelerator, batch: Batch, generation: Generation, trained: Tensor
+    ledger: Ledger, accelerator: Accelerator, batch: Batch, generation: Generation, trained: Tensor, *, refill: bool
 ) -> dict[str, float]:
     """Add the rows and completion tokens of a generation, over all processes, to the ledger; return them as metrics.
 
@@ -35,23 +36,25 @@ def count_generation(
         batch: the batch of this process.
         generation: the generation, after its subset was chosen.
         trained: `(R,)`; true for rows that will be trained on.
+        refill: whether groups may be discarded, so that their number is a metric.
     """
     trained_tokens = (loss_mask(batch) * trained.unsqueeze(1)).sum().long()
     tokens_scored = torch.tensor(generation.tokens_scored, device=trained.device)
-    sums = torch.stack([trained.sum(), batch["completion_mask"].sum(), tokens_scored, trained_tokens])
+    generated_tokens = batch["completion_mask"].sum() + generation.tokens_discarded
+    sums = torch.stack([trained.sum(), generated_tokens, tokens_scored, trained_tokens])
     rows, generated, scored, tokens = accelerator.reduce(sums).tolist()
     selected = int(generation.subset.selected.sum())
-    rewards = generation.subset.rewards.cpu().numpy()
-    mixed = round(len(rewards) * (1 - same_value_fraction(rewards, np.ones_like(rewards, dtype=bool))))
+    rewards = generation.subset.rewards
+    mixed = int(is_mixed(rewards).sum())
     ledger.count(
-        rollouts=generation.subset.selected.numel(),
+        rollouts=rewards.numel() + generation.groups_discarded * rewards.size(1),
         selected=selected,
         trained=rows,
         tokens_generated=generated,
         tokens_scored=scored,
         tokens_trained=tokens,
     )
-    return {
+    return ({"refill/groups": generation.groups_discarded} if refill else {}) | {
         "rows/selected": selected,
         "rows/trained": rows,
         "tokens/generated": generated,

@@ -12,7 +12,8 @@ It differs from `GRPOTrainer` in six ways, whose places in the code are marked `
 
 TRL computes generation, rewards, advantages and the loss: its methods are called through `super()`, never copied. If a
 subclass overrides one of them, our code wraps the subclass's method (see `overrides`). Metrics of rewards, advantages
-and completions cover all G rollouts. Metrics of the loss equal those of `GRPOTrainer` if m = G; with m < G, or with
+and completions cover all G rollouts. Options choose questions, and cut or replace rollouts (see `question_choice`,
+`prefix_cuts` and `refill`). Metrics of the loss equal those of `GRPOTrainer` if m = G; with m < G, or with
 `skip_zero_advantage: true`, they cover the rows that were trained on.
 
     trainer = SubsetGRPOTrainer(model, reward_funcs, SubsetGRPOConfig(..., num_generations_update=2), train_dataset)
@@ -31,30 +32,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
 
-from raml_trl.grpo import step_metrics
-from raml_trl.grpo.batching import (
-    deal_rows,
-    gather_row_table,
-    mark_loss_rows,
-    num_cells,
-    rows_to_score,
-    split_completions,
-    take_micro_batches,
-)
+from raml_trl.grpo import batching, step_metrics
 from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.generation import (
-    Generation,
-    GenerationCounter,
-    Row,
-    Subset,
-    check_advantages,
-    choose_subset,
-    has_all_rows,
-    local_rows,
-    restrict_loss,
-    row_advantages,
-    write_subset,
-)
+from raml_trl.grpo.generation import Generation, GenerationCounter, Row, add_fields, has_all_rows
 from raml_trl.grpo.images import image_inputs
 from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.loss_metrics import LossMetrics
@@ -67,6 +47,15 @@ from raml_trl.grpo.question_choice import QuestionChoosing
 from raml_trl.grpo.row_beta import weighted_beta
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch, has_advantage
 from raml_trl.grpo.scoring import Scores, score_rows
+from raml_trl.grpo.subset import (
+    Subset,
+    check_advantages,
+    choose_subset,
+    local_rows,
+    restrict_loss,
+    row_advantages,
+    write_subset,
+)
 from raml_trl.grpo.trl_contract import check_contract
 from raml_trl.hub.card_parts import PAPER
 from raml_trl.runtime import rollout_table
@@ -154,7 +143,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
             self._overrides.check_step()
         with self.ledger.phase("preparing"), around(self, _generate_and_score_completions=self._around_generation):
             batch = super()._prepare_inputs(generation_batch)
-        self._prepared, self._cells_of_update = True, num_cells(batch, packed=self.row_rules.whole_groups)
+        self._prepared, self._cells_of_update = True, batching.num_cells(batch, packed=self.row_rules.whole_groups)
         return batch
 
     def _around_generation(self, generate_and_score: Callable[..., Batch], inputs: list[Row]) -> Batch:
@@ -168,6 +157,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         ):
             batch = generate_and_score(inputs)
         if generation.lengths is None:  # an override does not call `_generate`
+            generation.prompt_lengths = batch["prompt_mask"].sum(dim=1)
             generation.lengths = batch["completion_mask"].sum(dim=1)
         # RaML: select after every override has acted, from the rows, advantages and masks that TRL would train on.
         if self._overrides.generation and not has_all_rows(batch, generation, self.args, self.accelerator):
@@ -183,20 +173,24 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
             self._account(batch, generation, subset)
         return batch
 
-    def _around_rollouts(self, generation: Generation, generate: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
-        with self.ledger.phase("generating"):
-            generated: tuple[Any, ...] = generate(*args)
-        _, completion_ids, _, completions, _, extra_fields, *_ = generated
-        generation.lengths = torch.tensor([len(ids) for ids in completion_ids], device=self.accelerator.device)
+    def _around_rollouts(self, generation: Generation, generate: Callable[..., Any], prompts: list[Any]) -> Any:
+        generate = self.ledger.phase("generating")(generate)
+        generated = generate(prompts)
+        if self.args.refill:
+            # RaML: replace groups without a signal now, because TRL does not yet depend on the rows.
+            generated = self._refill(generation, generate, prompts, generated)
+        prompt_ids, completion_ids, _, completions, _, extra_fields, *_ = generated
+        generation.measure(prompt_ids, completion_ids, self.accelerator.device)
         if self._scores_selected_rows:
             # RaML: rewards need no log-probs, so they are computed first and decide which rows are scored.
-            generation.add_fields(extra_fields)
-            generation.early_rewards = self._calculate_rewards(generation.inputs, *args, completions, completion_ids)
+            if generation.early_rewards is None:
+                add_fields(inputs := generation.inputs, extra_fields)
+                generation.early_rewards = self._calculate_rewards(inputs, prompts, completions, completion_ids)
             subset = self._select(generation)
             keeps_all = self._loss_metrics.runs_skipped_rows
             trained = subset.selected if keeps_all else self._trained(subset.selected, subset.advantages)
             trained = local_rows(trained, self.accelerator)
-            rows = rows_to_score(trained, self.accelerator)
+            rows = batching.rows_to_score(trained, self.accelerator)
             if len(rows) < len(trained) or self.row_rules.length_bucketing:
                 generation.rows_to_score = rows
         return generated
@@ -220,10 +214,13 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
                 generation.subset = choose_subset(
                     generation.rewards[-1],
                     self.reward_weights,
+                    self.accelerator.gather(generation.prompt_lengths),
                     self.accelerator.gather(generation.lengths),
                     self.args,
                     number=self._generations.next(self.state.global_step),
                     advantages=self.accelerator.gather(row_advantages(batch)) if changed else None,
+                    group_weights=self._question_weights,
+                    shares_prompts=self.row_rules.whole_groups,
                 )
         return generation.subset
 
@@ -245,7 +242,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
                 scores = score(*args, **named)
             else:
                 # RaML: score only the rows that will be trained on.
-                batch = split_completions(input_ids, attention_mask, logits_to_keep) | image_inputs(named)
+                batch = batching.split_completions(input_ids, attention_mask, logits_to_keep) | image_inputs(named)
                 run, size = partial(score, model), self.args.per_device_train_batch_size
                 logps, cells, tokens = score_rows(run, batch, rows, size, rules=self.row_rules, trim=self._trim)
                 scores = logps, None, None
@@ -282,13 +279,13 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         args, masks = self.args, self.args.subset_mode == "mask"
         batch = restrict_loss(batch, args, self.accelerator)
         live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
-        table = gather_row_table(batch, live, self.accelerator)
-        micro_batches = deal_rows(table, table.live, args, self.row_rules, keep_unselected=masks)
-        dealt = take_micro_batches(batch, micro_batches, self.accelerator, mask_unselected=masks, trim=self._trim)
+        table = batching.gather_row_table(batch, live, self.accelerator)
+        parts = batching.deal_rows(table, table.live, args, self.row_rules, keep_unselected=masks)
+        dealt = batching.take_micro_batches(batch, parts, self.accelerator, mask_unselected=masks, trim=self._trim)
         if self._overrides.normalizer(self.loss_type) == "rows":
-            mark_loss_rows(dealt, table)
+            batching.mark_loss_rows(dealt, table)
         replay = self._overrides.loss_is_repeatable
-        self._loss_metrics.plan(batch, table, micro_batches, dealt, self._trim, replay=replay)
+        self._loss_metrics.plan(batch, table, parts, dealt, self._trim, replay=replay)
         step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations, self.row_rules)
         return dealt
 
@@ -358,7 +355,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
     def _account(self, batch: Batch, generation: Generation, subset: Subset) -> None:
         """Count the rows and tokens of a generation, and log its metrics."""
         trained = self._trained(batch[SELECTED], has_advantage(batch["advantages"]))
-        self._log_metrics(step_metrics.count_generation(self.ledger, self.accelerator, batch, generation, trained))
+        counted = (self.ledger, self.accelerator, batch, generation, trained)
+        self._log_metrics(step_metrics.count_generation(*counted, refill=self.args.refill > 0))
         columns, selected = self._completion_logs["extra"], subset.selected.cpu().numpy()
         correct = step_metrics.latest_correct(columns, selected.shape)
         self._log_metrics(step_metrics.selection_metrics(subset.rewards.cpu().numpy(), selected, correct))

@@ -2,16 +2,26 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import IterableDataset
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from raml_trl.grpo.inclusion import inclusion_probabilities
 from raml_trl.grpo.question_choice import FORGETTING, MixedCounts, draw_questions
-from raml_trl.grpo.selection import inclusion_probabilities
 from raml_trl.runtime.errors import InputError
-from tests.helpers.trainers import fixed_rollouts, make_trainer, odd_prompts_reward, questions
+from tests.helpers.trainers import (
+    digit_reward,
+    fixed_rollouts,
+    loss_of,
+    make_trainer,
+    odd_prompts_reward,
+    questions,
+)
 
 MIXED = {"question_selection": "mixed", "rollout_func": fixed_rollouts, "reward": odd_prompts_reward}
 
@@ -42,14 +52,15 @@ def test_questions_are_drawn_with_their_probabilities() -> None:
     drawn = Counter(
         question
         for generation in range(draws)
-        for question in draw_questions(chances, number, floor=floor, seed=5, generation=generation).tolist()
+        for question in draw_questions(chances, number, floor=floor, rng=np.random.default_rng(generation))[0]
     )
     expected = inclusion_probabilities(chances[None] + floor, number)[0]
     for question, probability in enumerate(expected):
         error = np.sqrt(probability * (1 - probability) / draws)
         assert drawn[question] / draws == pytest.approx(probability, abs=4.5 * error + 1e-9)
     assert sum(drawn.values()) == number * draws
-    [first, second] = (draw_questions(chances, 6, floor=floor, seed=5, generation=g) for g in (0, 1))
+    (first, _), (second, ones) = (draw_questions(chances, 6, floor=floor, rng=np.random.default_rng(g)) for g in (0, 1))
+    assert (ones == 1).all()
     assert sorted(first) == sorted(second) == list(range(6))
     assert first.tolist() != second.tolist()
 
@@ -70,6 +81,50 @@ def test_questions_without_signal_are_drawn_less_often(model_dir: str, tmp_path:
     signal = recorder.of("selection/group_same_reward")
     assert np.mean(signal[:3]) == 0.5  # the share of groups without a signal, on the first pass and at the end
     assert np.mean(signal[-12:]) < 0.42
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+def test_the_weights_multiply_the_gradient(model_dir: str, tmp_path: Path, loss_type: str) -> None:
+    """The gradient of a generation is linear in the weights of its questions, with all of G and with m of G."""
+    for selected in (8, 4):
+        sums = []
+        for weights in ([1.0, 0.0], [0.0, 1.0], [3.0, 0.5]):
+            trainer, _ = make_trainer(
+                model_dir,
+                tmp_path,
+                **MIXED | {"reward": digit_reward, "question_weights": True, "num_generations_update": selected},
+                loss_type=loss_type,
+            )
+            trainer.current_gradient_accumulation_steps = 1
+            trainer._question_weights = np.array(weights)
+            trainer._chosen_rows = lambda inputs, counts: inputs
+            trainer.model.train()
+            rows = [row for row in trainer.train_dataset.select(range(2)) for _ in range(8)]
+            micro_batch = trainer._prepare_inputs(rows)
+            loss_of(trainer, micro_batch).backward()
+            sums.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
+        assert sums[2].norm() > 0
+        torch.testing.assert_close(sums[2], 3 * sums[0] + 0.5 * sums[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.long
+def test_the_weights_are_inverse_probabilities(model_dir: str, tmp_path: Path) -> None:
+    settings = MIXED | {"train_dataset": questions(6), "max_steps": 6, "question_weights": True}
+    trainer, _ = make_trainer(model_dir, tmp_path, **settings)
+    weights = []
+
+    class Weights(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            weights.append(trainer._question_weights)
+
+    trainer.add_callback(Weights())
+    trainer.train()
+    assert weights[:3] == [None] * 3  # the first pass over six questions, two per step
+    drawn = np.concatenate(weights[3:])
+    assert drawn.shape == (6,)
+    assert (drawn > 1 / 3).all()  # 2 / (6 p), and p is less than 1
+    assert len(set(drawn.tolist())) > 1
 
 
 @pytest.mark.long

@@ -10,14 +10,14 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from raml_trl.grpo.inclusion import inclusion_probabilities, systematic_draw
 from raml_trl.grpo.selection import (
     FLOOR,
     REWARD_BLIND,
     _importance,
+    cost_factors,
     group_draws,
-    inclusion_probabilities,
     select_rollouts,
-    systematic_draw,
 )
 from raml_trl.grpo.user_selection import STRATEGIES, Selection, Strategy
 
@@ -401,7 +401,7 @@ def test_a_draw_has_m_rollouts_despite_rounding(rng: np.random.Generator) -> Non
             assert (systematic_draw(probabilities, start, selected).sum(axis=1) == selected).all()
 
 
-def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, np.ndarray]:
+def every_draw(advantages: np.ndarray, num_selected: int, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return random draws `(N, G + 1)` that lead to all possible subsets of one group, and their probabilities `(N,)`.
 
     The subset depends on the order of equal rollouts and on the start of the systematic draw. All orders are returned.
@@ -409,31 +409,62 @@ def every_draw(advantages: np.ndarray, num_selected: int) -> tuple[np.ndarray, n
     in the same interval give the same subset, so one start of each interval is returned.
     """
     rollouts = len(advantages)
-    probabilities = np.array(reference_probabilities(sizes_of(advantages), num_selected))
-    ends = np.cumsum(probabilities[np.argsort(-advantages, kind="stable")])
-    cuts = sorted({Fraction(0), Fraction(1), *(end % 1 for end in ends)})
-    starts = [float(low + high) / 2 for low, high in pairwise(cuts)]
-    lengths = np.diff(np.array(cuts, dtype=float))
+    probabilities = np.array(reference_probabilities(sizes_of(advantages) * factors, num_selected))
     orders = np.array(list(permutations(range(rollouts)))) / rollouts
-    draws = np.concatenate([np.repeat(orders, len(starts), axis=0), np.tile(starts, len(orders))[:, None]], axis=1)
-    return draws, np.tile(lengths, len(orders)) / len(orders)
+    draws, shares = [], []
+    for order in orders:
+        ends = np.cumsum(probabilities[np.lexsort((order, -advantages))])
+        cuts = sorted({Fraction(0), Fraction(1), *(end % 1 for end in ends)})
+        for low, high in pairwise(cuts):
+            draws.append([*order, float(low + high) / 2])
+            shares.append(float(high - low) / len(orders))
+    return np.array(draws), np.array(shares)
 
 
+@pytest.mark.parametrize("cost", ["rows", "tokens"])
 @pytest.mark.parametrize("selected", range(1, 6))
-def test_importance_is_exactly_unbiased(selected: int, rng: np.random.Generator) -> None:
+def test_importance_is_exactly_unbiased(selected: int, cost: str, rng: np.random.Generator) -> None:
     """The expectation is computed exactly, as a sum over all possible draws, weighted by their probabilities."""
+    lengths = np.array([[3, 200, 20, 20, 1]])
+    factors = cost_factors(np.full((1, 5), 30), lengths, selected, mean_of_row=selected % 2 == 0, shared=True)[0]
+    if cost == "rows":
+        factors = np.ones(5)
     for rewards in reward_patterns(5, rng):
         advantages = advantages_of(rewards[None])[0]
         values = rng.normal(size=(5, 3))
         values[:, 2] = 1  # so the weights sum to m in expectation
         if not advantages.any():
             continue  # a uniform subset: tested above
-        draws, probabilities = every_draw(advantages, selected)
-        selection = _importance(np.tile(advantages, (len(draws), 1)), draws, selected)
+        draws, probabilities = every_draw(advantages, selected, factors)
+        selection = _importance(np.tile(advantages, (len(draws), 1)), draws, selected, factors)
         estimates = selection.row_weights(5) @ values / selected
         assert probabilities @ estimates == pytest.approx(values.mean(axis=0), rel=1e-11, abs=1e-11)
-        included = [float(p) for p in reference_probabilities(sizes_of(advantages), selected)]
+        included = [float(p) for p in reference_probabilities(sizes_of(advantages) * factors, selected)]
         assert probabilities @ selection.mask(5) == pytest.approx(included, rel=1e-11)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("mean_of_row", [True, False])
+def test_costs_give_the_least_variance_per_token(mean_of_row: bool, shared: bool, rng: np.random.Generator) -> None:
+    """No small change of the probabilities, with the same sum, lowers variance x cost."""
+    group, selected, prompt = 8, 3, 120
+    lengths, advantages = rng.integers(20, 60, size=group), np.abs(rng.normal(size=group)) + 1
+    squares = (advantages * lengths / (lengths if mean_of_row else 1)) ** 2 / lengths  # of the gradients of L tokens
+    factors = cost_factors(np.full((1, group), prompt), lengths[None], selected, mean_of_row=mean_of_row, shared=shared)
+    if not mean_of_row:
+        squares = advantages**2 * lengths
+
+    def product(probabilities: np.ndarray) -> float:
+        prompts = prompt * (1 if shared else probabilities.sum())
+        return (squares / probabilities).sum() * (prompts + probabilities @ lengths)
+
+    [best] = inclusion_probabilities(advantages * factors, selected)
+    assert best.max() < 1
+    changes = rng.normal(size=(200, group))
+    changes -= changes.mean(axis=1, keepdims=True)
+    assert all(product(best) < product(best + 1e-3 * change) for change in changes)
+    [by_rows] = inclusion_probabilities(advantages[None], selected)
+    assert product(best) < product(by_rows)
 
 
 def test_importance_is_unbiased_over_keys(rng: np.random.Generator) -> None:

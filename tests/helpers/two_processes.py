@@ -38,7 +38,9 @@ MASK = {"subset_mode": "mask"}
 FIRST = {"num_generations_update": 1, "selection": "first"}
 FIXED = {"rollout_func": fixed_rollouts}
 CHOSEN = {"question_selection": "mixed", "train_dataset": questions(6), "reward": odd_prompts_reward}
-CHOSEN |= {"token_selection": "prefix", "prefix_minimum": 2}
+CHOSEN |= {"token_selection": "prefix", "prefix_minimum": 2, "question_weights": True}
+REFILLED = {"refill": 2, "train_dataset": questions(20), "reward": odd_prompts_reward}
+REFILLED |= {"selection": "importance", "selection_cost": "tokens"}
 BATCH = {"selection": "abs_advantage", "selection_scope": "batch"}
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -65,6 +67,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "a function": TWO | FIXED | STRADDLING | {"selection": keyed},
     "a function that differs between processes": TWO | STRADDLING | {"selection": unkeyed},
     "chosen questions": TWO | FIXED | STRADDLING | CHOSEN | {"max_steps": 6},
+    "refilled": TWO | FIXED | STRADDLING | REFILLED,
     "over the batch": TWO | FIXED | STRADDLING | BATCH,
     "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }

@@ -22,7 +22,7 @@ PLACES = {
     "in mid-buffer, with old and reference log-probs": {"steps_per_generation": 4, "beta": 0.1},
     "chosen questions and cut completions": {
         **{"question_selection": "mixed", "train_dataset": questions(4), "token_selection": "prefix"},
-        **{"prefix_minimum": 2, "gradient_accumulation_steps": 2},
+        **{"prefix_minimum": 2, "gradient_accumulation_steps": 2, "question_weights": True},
     },
     "accumulation that does not divide": {"steps_per_generation": 3, "gradient_accumulation_steps": 2},
 }

@@ -1,0 +1,152 @@
+"""Replaces groups without a signal by groups of other questions, before rollouts are selected and scored.
+
+A group is mixed if its rewards differ. A group that is not mixed has no gradient, so a group of another question takes
+its place, at most a given number of times. The replaced rollouts are counted as generated. The result is biased:
+questions that are almost always or almost never solved have less weight than in the data. Source: the dynamic sampling
+of DAPO, arXiv 2503.14476, section 3.2; unlike there, groups may remain without a signal.
+
+Every process generates equally many of the new rollouts, in whole groups over all processes, as TRL's generation
+expects. Then the rollouts move to the processes whose rows they replace.
+
+Shapes: P groups of G rollouts in a generation, over all processes; F reward functions; R rows on this process.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raml_trl.grpo.advantages import is_mixed
+from raml_trl.grpo.generation import Generation, Row, add_fields
+
+Rollouts = tuple[Any, ...]
+"""What TRL's `_generate` returns: lists with an entry per row, None, and dicts of such lists."""
+_COMPLETION_IDS, _COMPLETIONS, _EXTRA_FIELDS = 1, 3, 5  # positions in `Rollouts`
+
+
+def groups_to_generate(groups: int, group_size: int, processes: int) -> int:
+    """Return the least number of groups, from `groups` on, whose rollouts can be divided equally among processes."""
+    unit = processes // gcd(group_size, processes)
+    return -(-groups // unit) * unit
+
+
+@dataclass
+class Refiller:
+    """Replaces groups of one generation.
+
+    Attributes:
+        accelerator: the trainer's.
+        group_size: G.
+        generate: TRL's `_generate`, with all overrides: prompts to `Rollouts`.
+        calculate_rewards: TRL's `_calculate_rewards`, with all overrides; its result `(P * G, F)` is gathered.
+        total_rewards: adds up rewards `(P * G, F)` over reward functions, to `(P, G)`.
+        other_rows: `(number, round)` to rows of the dataset, with questions that are not in the generation.
+        columns: TRL's columns for the table of completions, to which reward functions have added an entry per row.
+    """
+
+    accelerator: Accelerator
+    group_size: int
+    generate: Callable[[list[Any]], Rollouts]
+    calculate_rewards: Callable[..., Tensor]
+    total_rewards: Callable[[Tensor], Tensor]
+    other_rows: Callable[[int, int], list[Row]]
+    columns: dict[str, list[Any]]
+
+    def refill(self, generation: Generation, prompts: list[Any], generated: Rollouts, *, rounds: int) -> Rollouts:
+        """Replace groups without a signal, at most `rounds` times each.
+
+        The rows and prompts of this process change in place, because TRL continues to use these lists. The rewards of
+        the generation, and what was discarded, are stored in `generation`.
+
+        Args:
+            generation: the generation, whose `inputs` are the rows of this process.
+            prompts: the prompts that TRL has passed to `_generate`.
+            generated: what `_generate` has returned for them.
+            rounds: how often groups may be replaced.
+        """
+        kept = tuple(_copied(field) for field in generated)
+        rewards = self._rewards(generation.inputs, prompts, kept)
+        for number in range(rounds):
+            groups = np.flatnonzero(~is_mixed(self.total_rewards(rewards)).cpu().numpy())
+            if not len(groups):
+                break
+            rewards = self._replace(generation, prompts, kept, rewards, groups, number)
+        generation.rewards[:] = [rewards]
+        generation.early_rewards = rewards
+        return kept
+
+    def _rewards(self, rows: list[Row], prompts: list[Any], generated: Rollouts) -> Tensor:
+        add_fields(rows, generated[_EXTRA_FIELDS])
+        return self.calculate_rewards(rows, prompts, generated[_COMPLETIONS], generated[_COMPLETION_IDS])
+
+    def _replace(
+        self,
+        generation: Generation,
+        prompts: list[Any],
+        kept: Rollouts,
+        rewards: Tensor,
+        groups: NDArray[np.int64],
+        number: int,
+    ) -> Tensor:
+        """Replace `groups`, and return the rewards of the generation."""
+        size, process = self.group_size, self.accelerator.process_index
+        every_group = groups_to_generate(len(groups), size, self.accelerator.num_processes)
+        rows = [row for row in self.other_rows(every_group, number) for _ in range(size)]
+        share = len(rows) // self.accelerator.num_processes
+        mine = [dict(row) for row in rows[process * share : (process + 1) * share]]
+        logged, new_prompts = dict(self.columns), [row["prompt"] for row in mine]
+        self.columns.clear()
+        new = self.generate(new_prompts)
+        new_rewards = self._rewards(mine, new_prompts, new)
+
+        places = (groups[:, None] * size + np.arange(size)).flatten()  # of the replaced rows, over all processes
+        local = places - process * len(prompts)
+        here = [(slot, int(row)) for slot, row in enumerate(local) if 0 <= row < len(prompts)]
+        beyond = new[_COMPLETION_IDS][max(0, len(places) - process * share) :]  # of groups that fill up the processes
+        replaced = [kept[_COMPLETION_IDS][row] for _, row in here]
+        generation.tokens_discarded += sum(len(ids) for ids in [*replaced, *beyond])
+        generation.groups_discarded += every_group
+
+        arrived, logged_rows = gather_object(mine), len(prompts)
+        for slot, row in here:
+            generation.inputs[row] = arrived[slot]
+            prompts[row] = arrived[slot]["prompt"]
+        for old, other in _columns(kept, new):
+            _write(old, gather_object(list(other)), here)
+        for name in sorted(set(gather_object([*logged, *self.columns]))):
+            column = _filled(logged.get(name, []), logged_rows)
+            _write(column, gather_object(_filled(self.columns.get(name, []), share)), here)
+            self.columns[name] = column
+        rewards = rewards.clone()
+        rewards[torch.from_numpy(places)] = new_rewards[: len(places)]
+        return rewards
+
+
+def _copied(field: Any) -> Any:
+    if isinstance(field, dict):
+        return {name: _copied(values) for name, values in field.items()}
+    return list(field) if isinstance(field, list) else field
+
+
+def _columns(kept: Rollouts, new: Rollouts) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Yield the lists with an entry per row, from two results of `_generate`."""
+    for old, other in zip(kept, new, strict=True):
+        pairs = [(old[name], other[name]) for name in sorted(old)] if isinstance(old, dict) else [(old, other)]
+        yield from (pair for pair in pairs if isinstance(pair[0], list) and pair[0])
+
+
+def _filled(values: list[Any], rows: int) -> list[Any]:
+    """Return values of a column for the table of completions; a column of another length has no value for any row."""
+    return list(values) if len(values) == rows else [None] * rows
+
+
+def _write(column: list[Any], arrived: list[Any], here: list[tuple[int, int]]) -> None:
+    for slot, row in here:
+        column[row] = arrived[slot]
