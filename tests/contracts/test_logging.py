@@ -76,7 +76,13 @@ def test_grpo(model_dir: str, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_grpo_with_some_settings(model_dir: str, tmp_path: Path) -> None:
     logged = set()
-    for settings in ({"beta": 0.1}, {"entropy_coef": 0.1}, {"loss_type": "cispo"}, {"loss_type": "vespo"}):
+    for settings in (
+        {"beta": 0.1},
+        {"entropy_coef": 0.1},
+        {"loss_type": "cispo"},
+        {"loss_type": "vespo"},
+        {"refill": 1},
+    ):
         logged |= names(train(model_dir, tmp_path, num_generations_update=2, **settings))
     section = documented("GRPO, with some settings")
     unknown, unseen = compare(logged, set(documented("GRPO")) | set(section))

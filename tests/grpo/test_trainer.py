@@ -151,7 +151,7 @@ def test_a_mismatch_with_the_advantages_of_trl_is_an_error(
     def other(rewards: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return rewards[:, :, 0]
 
-    monkeypatch.setattr("raml_trl.grpo.generation.group_advantages", other)
+    monkeypatch.setattr("raml_trl.grpo.subset.group_advantages", other)
     trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2)
     with pytest.raises(RuntimeError, match="computes advantages in a way"):
         trainer.train()
