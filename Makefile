@@ -1,5 +1,6 @@
 # make demo        train a tiny model with SFT and GRPO on two CPU cores, evaluate it and write a report
 # make reproduce   test the paper's claims in miniature: sweeps over five seeds on two CPU cores
+# make compare-rules  compare ways to choose rollouts, tokens and questions at equal cost, in two worlds over five seeds
 # make test-fast   run the tests that start no child process and take less than a second
 # make test        run the tests; make test-all adds the slow ones
 # make test-trl    run the tests that depend on TRL with its last three minor releases; also test-trl-newest, test-trl-main
@@ -30,7 +31,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Tests start a hundred processes, which would all compile the package.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo reproduce test test-fast test-all test-trl test-trl-own test-vllm lint clean-demo
+.PHONY: demo reproduce compare-rules test test-fast test-all test-trl test-trl-own test-vllm lint clean-demo
 .DELETE_ON_ERROR:
 
 # Each command detects whether its run is complete, unfinished or new, so an interrupted demo resumes where it stopped.
@@ -48,6 +49,9 @@ demo: $(VENV)/.installed
 
 reproduce: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECIPES)/claims/reproduce.sh
+
+compare-rules: $(VENV)/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECIPES)/rules/compare_rules.sh
 
 clean-demo:
 	rm -rf runs/demo

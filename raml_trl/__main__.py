@@ -20,6 +20,7 @@ COMMANDS = (
     "sweep",
     "wandb_report",
     "weigh_claims",
+    "compare_rules",
     "check_trl",
 )
 

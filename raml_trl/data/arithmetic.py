@@ -16,10 +16,12 @@ learns to state an answer after truncated reasoning.
 
 The splits share no question by construction. Two questions that differ only in the order of the operands, or of the two
 sums, are in the same split, so no test question occurs in training in any order.
+
+This module draws the questions of the dataset `arithmetic`. `arithmetic_mixed` draws other sizes.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -50,18 +52,29 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class ArithmeticQuestion:
-    """A question: the digits that it adds in each of its two sums, in the order in which its text names them."""
+    """A question: the digits that it adds in each of its one or two sums, in the order in which its text names them.
+
+    A question with one sum has no digits in `b`. The text begins with the `examples`: other questions, each with its
+    answer.
+    """
 
     a: tuple[int, ...]
-    b: tuple[int, ...]
+    b: tuple[int, ...] = ()
+    examples: tuple["ArithmeticQuestion", ...] = ()
+
+    @property
+    def sums(self) -> dict[str, tuple[int, ...]]:
+        """The digits of each sum, by the name of the sum."""
+        return {name: digits for name, digits in (("a", self.a), ("b", self.b)) if digits}
 
     @property
     def text(self) -> str:
-        return f"a={'+'.join(map(str, self.a))},b={'+'.join(map(str, self.b))}"
+        shown = "".join(f"{example.text}={example.answer};" for example in self.examples)
+        return shown + ",".join(f"{name}={'+'.join(map(str, digits))}" for name, digits in self.sums.items())
 
     @property
     def answer(self) -> str:
-        return f"{sum(self.a) % 10}{sum(self.b) % 10}"
+        return "".join(str(sum(digits) % 10) for digits in self.sums.values())
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
@@ -84,8 +97,26 @@ def split_size(split: str) -> int:
     return sum(ArithmeticQuestion(*pair).split == split for pair in combinations_with_replacement(sums, 2))
 
 
-def generate_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
+def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
+    """Draw a question with two sums of `NUM_OPERANDS` digits each, in any split."""
+    digits = [int(digit) for digit in rng.integers(10, size=2 * NUM_OPERANDS)]
+    return ArithmeticQuestion(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
+
+
+def generate_questions(
+    split: str,
+    num_questions: int,
+    rng: np.random.Generator,
+    *,
+    draw: Callable[[np.random.Generator], ArithmeticQuestion] = draw_question,
+) -> list[ArithmeticQuestion]:
     """Draw `num_questions` random questions of `split` with `rng`. No two of them have the same `key`.
+
+    Args:
+        split: a key of `SPLITS`.
+        num_questions: the number of questions.
+        rng: the generator that `draw` gets.
+        draw: draws one question, in any split.
 
     Raises:
         InputError: if the random draws do not find that many different questions, because the split is too small.
@@ -96,8 +127,7 @@ def generate_questions(split: str, num_questions: int, rng: np.random.Generator)
     for _ in range(attempts):
         if len(questions) == num_questions:
             break
-        digits = [int(digit) for digit in rng.integers(10, size=2 * NUM_OPERANDS)]
-        question = ArithmeticQuestion(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
+        question = draw(rng)
         if question.split == split:
             questions.setdefault(question.key, question)
     if len(questions) < num_questions:
@@ -124,8 +154,7 @@ def generate_trajectories(
     for _ in range(attempts):
         if len(trajectories) == num_trajectories:
             break
-        steps = "".join(_steps(question, rng, exit_probability))
-        trajectories.setdefault(f"<think>{steps}</think>\\boxed{{{question.answer}}}")
+        trajectories.setdefault(draw_trajectory(question, rng, exit_probability=exit_probability))
     if len(trajectories) < num_trajectories:
         raise InputError(
             f"num_trajectories is {num_trajectories}, but {attempts} draws for question {question.text!r} gave only "
@@ -134,11 +163,33 @@ def generate_trajectories(
     return list(trajectories)
 
 
-def _steps(question: ArithmeticQuestion, rng: np.random.Generator, exit_probability: float) -> Iterator[str]:
+def draw_trajectory(
+    question: ArithmeticQuestion, rng: np.random.Generator, *, exit_probability: float, in_order: bool = False
+) -> str:
+    """Draw a correct trajectory of `question` with `rng`.
+
+    Args:
+        question: the question.
+        rng: the generator.
+        exit_probability: the probability to skip to the answer, before each step.
+        in_order: take the operands of each sum in the order of the question; otherwise in any order.
+    """
+    steps = "".join(_steps(question, rng, exit_probability, in_order=in_order))
+    return f"<think>{steps}</think>\\boxed{{{question.answer}}}"
+
+
+def _steps(
+    question: ArithmeticQuestion, rng: np.random.Generator, exit_probability: float, *, in_order: bool
+) -> Iterator[str]:
     """Yield the steps of one trajectory, such as `b5+6=1;`, until it ends or skips to the answer."""
-    operands = {"a": rng.permutation(question.a).tolist(), "b": rng.permutation(question.b).tolist()}
+    operands = {
+        name: list(reversed(digits)) if in_order else rng.permutation(digits).tolist()
+        for name, digits in question.sums.items()
+    }
     running = {name: digits.pop() for name, digits in operands.items()}
-    for name in rng.permutation(["a", "b"] * (NUM_OPERANDS - 1)).tolist():
+    longest = max(map(len, operands.values()))
+    turns = [name for turn in range(longest) for name, digits in operands.items() if turn < len(digits)]
+    for name in rng.permutation(turns).tolist():
         if rng.random() < exit_probability:
             return
         operand = operands[name].pop()

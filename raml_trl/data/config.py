@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from raml_trl.data import arithmetic_mixed
 from raml_trl.data.arithmetic import MOST_TRAJECTORIES, SPLITS, split_size
 from raml_trl.data.columns import AnswerForm, Columns, RowFormat
 from raml_trl.prompts import find_style
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import COUNT, PATH, SEED, Each, Limits, above, check_settings, whole
+
+GENERATED = ("arithmetic", arithmetic_mixed.NAME)
+"""The names of the datasets that `prepare_data` generates."""
 
 _FEW = 4_000
 
@@ -21,11 +25,11 @@ class TableArguments:
     dataset_name: str = field(
         metadata={
             "help": "Directory written by prepare_data or sample_trajectories, a .jsonl, .jsonl.gz, .json or .parquet "
-            "file, or a Hub dataset; for prepare_data also `arithmetic`, the built-in arithmetic questions."
+            "file, or a Hub dataset; for prepare_data also `arithmetic` and `arithmetic_mixed`, the built-in questions."
         }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset or of `arithmetic`."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset or of built-in questions."})
     question_column: str | None = field(
         default=None,
         metadata={
@@ -104,8 +108,8 @@ class PrepareDataConfig(TableArguments):
     num_questions: int | None = field(
         default=None, metadata={"help": "Keep the first N questions that pass the checks; None keeps all."}
     )
-    num_trajectories: int = field(default=0, metadata={"help": "Trajectories per question of `arithmetic`."})
-    seed: int = field(default=0, metadata={"help": "Seed of `arithmetic`."})
+    num_trajectories: int = field(default=0, metadata={"help": "Trajectories per built-in question."})
+    seed: int = field(default=0, metadata={"help": "Seed of the built-in questions."})
 
     layout: str | None = field(
         default=None,
@@ -149,19 +153,27 @@ class PrepareDataConfig(TableArguments):
                 f"tokenizer is {self.tokenizer} and max_question_tokens is {self.max_question_tokens}: give both, or "
                 "neither"
             )
-        if self.dataset_name == "arithmetic":
-            self._check_arithmetic()
+        if self.is_generated:
+            self._check_generated()
         elif self.num_trajectories:
             raise InputError(
-                f"num_trajectories is {self.num_trajectories}, but only `arithmetic` generates trajectories: leave it "
-                f"out to keep all trajectories of {self.dataset_name}; train_sft chooses K of them"
+                f"num_trajectories is {self.num_trajectories}, but only `arithmetic` and `arithmetic_mixed` generate "
+                f"trajectories: leave it out to keep all those of {self.dataset_name}; train_sft chooses K of them"
             )
 
-    def _check_arithmetic(self) -> None:
+    @property
+    def is_generated(self) -> bool:
+        """Whether the questions are generated, and not read from a table."""
+        return self.dataset_name in GENERATED
+
+    def _check_generated(self) -> None:
+        name = self.dataset_name
         if self.dataset_split not in SPLITS:
-            raise InputError(f"arithmetic has no dataset_split {self.dataset_split!r}: choose {' or '.join(SPLITS)}")
+            raise InputError(f"{name} has no dataset_split {self.dataset_split!r}: choose {' or '.join(SPLITS)}")
         if self.num_questions is None:
-            raise InputError("num_questions is missing: say how many questions arithmetic should generate")
+            raise InputError(f"num_questions is missing: say how many questions {name} should generate")
+        if name == arithmetic_mixed.NAME:
+            return  # millions of questions, and any number of trajectories
         # Every split has more questions than `_FEW`; counting them takes a third of a second.
         if self.num_questions > _FEW and self.num_questions > (size := split_size(self.dataset_split)):
             raise InputError(

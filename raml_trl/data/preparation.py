@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from raml_trl.data import arithmetic
+from raml_trl.data import arithmetic, arithmetic_mixed
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.data.duplicates import Benchmarks
 from raml_trl.data.reading import open_data, read_tasks, stream_tasks, table_columns
@@ -62,7 +62,7 @@ def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[
     Raises:
         InputError: if the dataset cannot be read, or no question passes the checks.
     """
-    tasks, kind = _generate_arithmetic(config) if config.dataset_name == "arithmetic" else _read_table(config)
+    tasks, kind = _generate_arithmetic(config) if config.is_generated else _read_table(config)
     screen, counts = _open_screen(config, count_tokens), Counts()
     remove_partials(directory)
     with whole_file(directory / "rejects.jsonl") as partial, partial.open("w", encoding="utf-8") as rejects:
@@ -83,13 +83,19 @@ def _generate_arithmetic(config: PrepareDataConfig) -> tuple[Iterator[Task], str
     """Return generated arithmetic questions with correct trajectories, and the kind of shards for them."""
     assert config.num_questions is not None
     rng = np.random.default_rng([config.seed, list(arithmetic.SPLITS).index(config.dataset_split)])
-    generated = arithmetic.generate_questions(config.dataset_split, config.num_questions, rng)
+    mixed = config.dataset_name == arithmetic_mixed.NAME
+    generate = arithmetic_mixed.generate_mixed_questions if mixed else arithmetic.generate_questions
+    draw_texts = arithmetic_mixed.mixed_trajectories if mixed else arithmetic.generate_trajectories
+    generated = generate(config.dataset_split, config.num_questions, rng)
 
     def tasks() -> Iterator[Task]:
         for number, digits in enumerate(generated):
-            question = Question(f"{config.dataset_split}-{number}", digits.text, digits.answer, "arithmetic")
-            texts = arithmetic.generate_trajectories(digits, config.num_trajectories, rng)
-            yield Task(question, tuple(Trajectory(text, True, "arithmetic") for text in texts))
+            answer, source = digits.answer, config.dataset_name
+            if mixed:
+                answer, source = arithmetic_mixed.mixed_reference(digits, config.seed)
+            question = Question(f"{config.dataset_split}-{number}", digits.text, answer, source)
+            texts = draw_texts(digits, config.num_trajectories, rng)
+            yield Task(question, tuple(Trajectory(text, True, config.dataset_name) for text in texts))
 
     return tasks(), TRAJECTORIES if config.num_trajectories else QUESTIONS
 

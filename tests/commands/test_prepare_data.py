@@ -104,7 +104,7 @@ def test_an_empty_result_is_refused(tmp_path: Path) -> None:
         ({"min_overlap": 0.0}, "min_overlap must be a number above 0 and up to 1, got 0.0"),
         ({"ngram_size": 0}, "ngram_size must be a whole number from 1 to 1,000, got 0"),
         ({"layout": "loud"}, "prompt_style 'loud' is unknown"),
-        ({"num_trajectories": 3}, "only `arithmetic` generates trajectories"),
+        ({"num_trajectories": 3}, "only `arithmetic` and `arithmetic_mixed` generate trajectories"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:

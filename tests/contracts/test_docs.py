@@ -42,6 +42,7 @@ COMMAND_READERS = {
     "report": READERS["report"],
     "plan": READERS["plan"],
     "weigh_claims": READERS["weigh"],
+    "compare_rules": READERS["compare"],
     "wandb_report": [WandbReportConfig],
     "check_trl": [CheckTRLConfig],
 }

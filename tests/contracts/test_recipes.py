@@ -8,6 +8,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, TrajectoryPruningConfig
 from raml_trl.build_model import BuildModelConfig
+from raml_trl.compare_rules import CompareRulesConfig
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
@@ -21,7 +22,9 @@ from raml_trl.weigh_claims import WeighClaimsConfig
 from tests.helpers import REPOSITORY
 
 RECIPES = sorted(
-    path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name != "sweeps" and path.stem != "claims"
+    path
+    for path in (REPOSITORY / "recipes").rglob("*.yaml")
+    if path.parent.name != "sweeps" and path.stem not in ("claims", "rules")
 )
 LAUNCHERS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 
@@ -39,6 +42,7 @@ READERS = {
     "trajectory": [TrajectoryPruningConfig],
     "plan": [PlanConfig],
     "weigh": [WeighClaimsConfig],
+    "compare": [CompareRulesConfig],
 }
 
 

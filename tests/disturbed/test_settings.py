@@ -21,6 +21,7 @@ from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, 
 from raml_trl.build_model import BuildModelConfig
 from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.compare import CompareConfig
+from raml_trl.compare_rules import CompareRulesConfig
 from raml_trl.data.arithmetic import SPLITS, split_size
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig
@@ -48,6 +49,7 @@ OWN: dict[str, tuple[Any, ...]] = {
     "report": (ReportConfig,),
     "wandb_report": (WandbReportConfig,),
     "weigh_claims": (WeighClaimsConfig,),
+    "compare_rules": (CompareRulesConfig,),
     "check_trl": (CheckTRLConfig,),
 }
 PARSED = {command: (*classes, RunOptions) for command, classes in OWN.items()}
@@ -62,6 +64,7 @@ GIVEN = {
     "prompt_length": "20",
     "evaluations": ["a=x", "b=y"],
     "claims": "claims.yaml",
+    "rules": "rules.yaml",
     "run": "run",
     "sweeps": "sweeps",
     "use_cpu": "true",

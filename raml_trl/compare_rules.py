@@ -1,0 +1,248 @@
+r"""Compares ways to choose rollouts, tokens and questions for GRPO, at equal time, generated tokens and selected rows.
+
+    python -m raml_trl.compare_rules --config recipes/tiny/rules/compare_rules.yaml
+
+A file of rules names the arms, the worlds and the seeds (`raml_trl.sweeps.rules` describes it). First every arm is
+trained for a short time with several learning rates, on seeds of their own. Then every arm is trained with its best
+rate on the seeds of the comparison. `workers` processes share the runs; a process makes one run after another.
+
+`output_dir` gets `rules.md`, `rules.json` and `rules.svg`, and in `curves/` a file for each complete run. After an
+interruption, the same command repeats only the runs that were not complete.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tqdm import tqdm
+
+from raml_trl.data.reading import load_questions
+from raml_trl.data.tables import open_table
+from raml_trl.grpo.budgeted import MAX_STEPS, Spent, measure_start, train_on_budget
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import check_number, grpo_rows
+from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import whole_file, write_json
+from raml_trl.runtime.limits import PATH, PROCESSES, Limits, check_settings
+from raml_trl.runtime.runs import Run
+from raml_trl.sampling.engine import SamplingSettings
+from raml_trl.sampling.loading import check_model
+from raml_trl.sweeps.rule_results import (
+    Point,
+    RuleCurve,
+    compare_curves,
+    results_figure,
+    results_json,
+    results_page,
+    tuning_scores,
+)
+from raml_trl.sweeps.rules import RuleRun, Rules, best_rates, read_rules
+from raml_trl.training.evaluation import Evaluation
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class CompareRulesConfig:
+    """Settings of `compare_rules`."""
+
+    limits: ClassVar[Limits] = {"rules": PATH, "output_dir": PATH, "workers": PROCESSES}
+
+    rules: str = field(metadata={"help": "YAML file of rules; raml_trl.sweeps.rules describes the format."})
+    output_dir: str
+    workers: int = field(default=2, metadata={"help": "Number of processes that train at a time."})
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def main(config: CompareRulesConfig, record: Run) -> None:
+    """Tune and compare the arms, write the results, and print the tables."""
+    started = time.monotonic()
+    rules = read_rules(Path(config.rules))
+    check_runs(rules)
+    try:
+        tuned = complete(list(rules.tuning_runs()), record.directory, config.workers, "tuning")
+        rates = best_rates(tuning_scores(tuned))
+        compared = complete(list(rules.comparison_runs(rates)), record.directory, config.workers, "comparison")
+    finally:
+        record.save(record.seconds + time.monotonic() - started)
+    results = compare_curves(compared, rules)
+    page = results_page(results, compared, rules)
+    for name, text in (("rules.md", page), ("rules.svg", results_figure(results, rules))):
+        with whole_file(record.directory / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    write_json(record.directory / "rules.json", results_json(results, [*tuned, *compared]))
+    record.finish(record.seconds, {"runs": len(tuned) + len(compared)})
+    sys.stdout.write(f"\n{page}\n{record.directory / 'rules.md'}\n")
+
+
+def check_runs(rules: Rules) -> None:
+    """Check the settings of every arm in every world, and that there are models and questions.
+
+    Raises:
+        InputError: if a setting is unknown or refused, or a model or dataset is missing or too small.
+    """
+    known = {entry.name for entry in fields(SubsetGRPOConfig)}
+    starts = set()
+    for rule_run in rules.all_runs():
+        unknown = next((name for name in rule_run.settings if name not in known), None)
+        if unknown is not None:
+            raise InputError(f"{rule_run.arm} in {rule_run.world}: train_grpo has no setting {unknown!r}")
+        grpo = grpo_config(rule_run, "unused")
+        start = rule_run.start
+        if (start.model, start.questions) not in starts:
+            check_model(start.model)
+            check_number(grpo_rows(open_table(start.questions), rule_run.prompt_style), grpo, start.questions)
+            starts.add((start.model, start.questions))
+
+
+def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str) -> list[RuleCurve]:
+    """Make the runs that have no result in `directory` yet, and return the curves of all `runs`.
+
+    Raises:
+        InputError: if `directory` has a result of the same name that another file of rules made.
+    """
+    missing = [rule_run for rule_run in runs if read_curve(rule_run, directory) is None]
+    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=stage, unit="run") as bar:
+        for _ in _make(missing, directory, workers):
+            bar.update()
+    curves = [read_curve(rule_run, directory) for rule_run in runs]
+    return [curve for curve in curves if curve is not None]
+
+
+def _make(runs: Iterable[RuleRun], directory: Path, workers: int) -> Iterator[None]:
+    """Make `runs`, and yield after each. With several workers, the order of the ends is that of the processes."""
+    if workers == 1:
+        for rule_run in runs:
+            make_run(rule_run, directory)
+            yield
+        return
+    # A forked process would share the threads of torch with its parent.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        futures = [pool.submit(make_run, rule_run, directory) for rule_run in runs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, also if the parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def make_run(
+    rule_run: RuleRun, directory: Path, *, clock: Clock = time.process_time, wall: Clock = time.monotonic
+) -> None:
+    """Train, and write the curve of the run below `directory`."""
+    start = rule_run.start
+    rows = grpo_rows(open_table(start.questions), rule_run.prompt_style)
+    with tempfile.TemporaryDirectory() as scratch:
+        config = grpo_config(rule_run, scratch)
+        assert config.max_completion_length is not None
+        evaluation = Evaluation(
+            questions=tuple(load_questions(start.test)),
+            prompt_style=rule_run.prompt_style,
+            settings=SamplingSettings(rule_run.num_samples, config.max_completion_length, config.temperature, 1.0, 0),
+            k=(1,),
+            batch_size=config.per_device_eval_batch_size,
+            seed=rule_run.seed,
+        )
+        before = _start_score(rule_run, directory, lambda: measure_start(start.model, rows, evaluation, config))
+        spent = train_on_budget(
+            start.model,
+            rows,
+            evaluation,
+            config,
+            seconds=rule_run.seconds,
+            evaluations=rule_run.evaluations,
+            clock=clock,
+            wall=wall,
+        )
+    write_json(_curve_path(rule_run, directory), RuleCurve(rule_run, (Point(before), *map(_point, spent))).as_json())
+
+
+def grpo_config(rule_run: RuleRun, output_dir: str) -> SubsetGRPOConfig:
+    """Return the settings of the trainer for a run, which saves nothing and reports to no tracker."""
+    return SubsetGRPOConfig(
+        output_dir=output_dir,
+        max_steps=MAX_STEPS,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **rule_run.settings,
+    )
+
+
+def read_curve(rule_run: RuleRun, directory: Path) -> RuleCurve | None:
+    """Return the curve of a complete run, or None if the run is not complete.
+
+    Raises:
+        InputError: if the file of the curve is from a run with other settings.
+    """
+    content = _read_result(_curve_path(rule_run, directory), {"run": rule_run.as_json()})
+    return None if content is None else RuleCurve(rule_run, tuple(Point(**point) for point in content["points"]))
+
+
+def _start_score(rule_run: RuleRun, directory: Path, measure: Callable[[], float]) -> float:
+    """Return the score of the model from which a run starts. All runs of a world and seed share it."""
+    path = directory / "curves" / rule_run.world / f"start-seed-{rule_run.seed}.json"
+    identity = {"start": asdict(rule_run.start), "num_samples": rule_run.num_samples}
+    content = _read_result(path, identity)
+    if content is None:
+        content = {**identity, "score": measure()}
+        write_json(path, content)
+    return float(content["score"])
+
+
+def _read_result(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the content of a result file, or None if there is none. It must have the entries of `identity`."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if json.loads(json.dumps(identity)) != {name: content.get(name) for name in identity}:
+        raise InputError(f"{path} is from other rules: choose another output_dir, or remove this file to run it again")
+    return content
+
+
+def _curve_path(rule_run: RuleRun, directory: Path) -> Path:
+    return directory / "curves" / f"{rule_run.name}.json"
+
+
+def _point(spent: Spent) -> Point:
+    counts = spent.counts
+    return Point(
+        pass_at_1=spent.score,
+        step=spent.step,
+        process_seconds=spent.process_seconds,
+        wall_seconds=spent.wall_seconds,
+        rollouts=counts["rollouts"],
+        tokens_generated=counts["tokens_generated"],
+        rows_selected=counts["selected"],
+        rows_trained=counts["trained"],
+        tokens_trained=counts["tokens_trained"],
+    )
+
+
+if __name__ == "__main__":
+    run(main, CompareRulesConfig)

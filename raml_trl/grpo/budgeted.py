@@ -1,0 +1,129 @@
+"""Trains with GRPO until a budget of time is spent, and evaluates the model at fixed shares of the budget."""
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.rewards import make_reward
+from raml_trl.grpo.trainer import SubsetGRPOTrainer
+from raml_trl.training.evaluation import Evaluation
+
+MAX_STEPS = 10**6
+"""A number of steps that no budget reaches. Training ends when the budget is spent."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has spent at an evaluation. Both times leave out evaluations."""
+
+    score: float
+    step: int
+    process_seconds: float
+    wall_seconds: float
+    counts: Mapping[str, int]
+
+
+@dataclass
+class Budget(TrainerCallback):
+    """Asks for an evaluation whenever a share of the budget is spent, and ends training after the last one.
+
+    Args:
+        seconds: the budget, in seconds of `clock`.
+        evaluations: number of evaluations, at equal shares of the budget; the last one is at its end.
+        clock: the time that the budget is of, such as `time.process_time`.
+        wall: the wall-clock time, which is only recorded.
+        counts: the counts of the run, which the trainer updates.
+        metric: the metric of the evaluations that is recorded.
+    """
+
+    seconds: float
+    evaluations: int
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    counts: Mapping[str, int]
+    metric: str = "eval_pass@1"
+    points: list[Spent] = field(default_factory=list)
+    _spent: tuple[float, float] = (0.0, 0.0)
+    _since: tuple[float, float] = (0.0, 0.0)
+    _passed: int = 0  # shares of the budget that are spent
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._since = self.clock(), self.wall()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        now = self.clock(), self.wall()
+        self._spent = self._spent[0] + now[0] - self._since[0], self._spent[1] + now[1] - self._since[1]
+        self._since = now
+        before, self._passed = self._passed, int(self._spent[0] / self.seconds * self.evaluations)
+        control.should_evaluate = self._passed > before
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        assert metrics is not None
+        self.points.append(Spent(metrics[self.metric], state.global_step, *self._spent, dict(self.counts)))
+        control.should_training_stop = self._passed >= self.evaluations
+        self._since = self.clock(), self.wall()  # the evaluation is not charged
+
+
+def train_on_budget(
+    model: str,
+    rows: Dataset,
+    evaluation: Evaluation,
+    config: SubsetGRPOConfig,
+    *,
+    seconds: float,
+    evaluations: int,
+    clock: Callable[[], float],
+    wall: Callable[[], float],
+) -> list[Spent]:
+    """Train `model` until `seconds` of `clock` are spent, and return a point for each evaluation.
+
+    The trained model is not saved. Several runs may follow each other in one process.
+
+    Args:
+        model: directory or name of the model.
+        rows: the questions, as `grpo_rows` returns them.
+        evaluation: the questions of the evaluations.
+        config: the settings of the trainer; `max_steps` should be `MAX_STEPS`.
+        seconds: the budget.
+        evaluations: number of evaluations, at equal shares of the budget.
+        clock: the clock of the budget.
+        wall: a second clock, which is only recorded.
+    """
+    trainer = _make_trainer(model, rows, evaluation, config)
+    budget = Budget(seconds, evaluations, clock, wall, trainer.ledger.counts)
+    trainer.add_callback(budget)
+    trainer.train()
+    del trainer
+    gc.collect()  # a trainer is part of reference cycles
+    return budget.points
+
+
+def measure_start(model: str, rows: Dataset, evaluation: Evaluation, config: SubsetGRPOConfig) -> float:
+    """Return the Pass@1 of `model` before training, from samples like those of the evaluations in training."""
+    return evaluation.measure(_make_trainer(model, rows, evaluation, config))["eval_pass@1"]
+
+
+def _make_trainer(model: str, rows: Dataset, evaluation: Evaluation, config: SubsetGRPOConfig) -> Any:
+    trainer = SubsetGRPOTrainer(
+        model,
+        args=config,
+        reward_funcs=make_reward(evaluation.prompt_style),
+        train_dataset=rows,
+        sampled_evaluation=evaluation,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

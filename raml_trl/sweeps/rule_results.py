@@ -1,0 +1,213 @@
+"""Compares the runs of a file of rules at equal cost: after the same time, generated tokens and selected rows.
+
+A run has a curve: points with its score and its costs so far. At a budget that all runs of a world have spent, the
+score of each run is read by linear interpolation. Arms are then compared with the baseline, paired by seed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from raml_trl.evaluation.intervals import Difference, student_difference
+from raml_trl.render.figures import COLOURS, INK, dress, svg
+from raml_trl.render.tables import escape_cell, markdown_table
+from raml_trl.sweeps.rules import Correction, RuleRun, Rules
+
+COSTS = {"process_seconds": "time", "tokens_generated": "generated tokens", "rows_selected": "selected rows"}
+"""The costs at which arms are compared, and their names for readers. Time is process time of training."""
+
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """The score of a run at one evaluation, and its costs so far. Evaluations cost nothing."""
+
+    pass_at_1: float
+    step: int = 0
+    process_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    rollouts: int = 0
+    tokens_generated: int = 0
+    rows_selected: int = 0
+    rows_trained: int = 0
+    tokens_trained: int = 0
+
+
+@dataclass(frozen=True)
+class RuleCurve:
+    """A complete run and its points, the first of them before training."""
+
+    run: RuleRun
+    points: tuple[Point, ...]
+
+    def spent(self, cost: str) -> float:
+        """Return how much of `cost`, a key of `COSTS`, the whole run took."""
+        return float(vars(self.points[-1])[cost])
+
+    def score_at(self, cost: str, budget: float) -> float:
+        """Return the score after `budget` of `cost`, interpolated linearly between evaluations."""
+        assert budget <= self.spent(cost) * (1 + 1e-9), (self.run.name, cost, budget)
+        return float(np.interp(budget, [vars(p)[cost] for p in self.points], [p.pass_at_1 for p in self.points]))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the curve as it is stored: what determines the run, and its points."""
+        return {"run": self.run.as_json(), "points": [asdict(point) for point in self.points]}
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm in a world at one cost: its mean score over seeds and, but for the baseline, its difference to that.
+
+    `corrected` is the p-value of the difference, corrected for the number of arms. `scores` has one score per seed.
+    """
+
+    world: str
+    arm: str
+    cost: str
+    budget: float
+    learning_rate: float
+    scores: tuple[float, ...]
+    difference: Difference | None
+    corrected: float | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference to the baseline is significant at 5 %, after the correction."""
+        return self.corrected is not None and self.corrected < _LEVEL
+
+
+def compare_curves(curves: Sequence[RuleCurve], rules: Rules) -> list[ArmResult]:
+    """Compare every arm with the baseline, in each world and at each cost of `COSTS`.
+
+    The budget is the smallest amount that a run of the world has spent, over all arms and seeds.
+
+    Args:
+        curves: all runs of the comparison: every arm of every world with the same seeds.
+        rules: the file of rules.
+    """
+    results = []
+    for world in rules.worlds:
+        by_arm = {
+            arm: sorted(
+                (curve for curve in curves if (curve.run.world, curve.run.arm) == (world, arm)),
+                key=lambda curve: curve.run.seed,
+            )
+            for arm in rules.arms
+        }
+        for cost in COSTS:
+            budget = min(curve.spent(cost) for group in by_arm.values() for curve in group)
+            scores = {arm: [curve.score_at(cost, budget) for curve in group] for arm, group in by_arm.items()}
+            rows = []
+            for arm, group in by_arm.items():
+                difference = None
+                if arm != rules.baseline:
+                    difference = student_difference(scores[rules.baseline], scores[arm])
+                rate = group[0].run.learning_rate
+                rows.append(ArmResult(world, arm, cost, budget, rate, tuple(scores[arm]), difference, None))
+            results += _corrected(rows, rules.correction)
+    return results
+
+
+def _corrected(rows: Sequence[ArmResult], correction: Correction) -> list[ArmResult]:
+    p_values = [row.difference.p_value for row in rows if row.difference is not None]
+    corrected = iter(holm(p_values) if correction == "holm" else p_values)
+    return [row if row.difference is None else replace(row, corrected=next(corrected)) for row in rows]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values `(N,)` of N comparisons, corrected so that no false one is significant with 95 % probability.
+
+    The i-th smallest p-value, from i = 0, becomes (N - i) p, but no less than a smaller one, and at most 1.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def results_json(results: Sequence[ArmResult], curves: Sequence[RuleCurve]) -> dict[str, Any]:
+    """Return the results and the curves that they follow from, in the form in which `rules.json` stores them."""
+    return {"results": [asdict(result) for result in results], "curves": [curve.as_json() for curve in curves]}
+
+
+def results_page(results: Sequence[ArmResult], curves: Sequence[RuleCurve], rules: Rules) -> str:
+    """Format a Markdown page with one table for each world."""
+    seeds = len(rules.comparison.seeds)
+    corrected = "no correction"
+    if rules.correction == "holm":
+        corrected = "Holm's correction over the arms of a world at one cost"
+    parts = [
+        "# Rules at equal cost",
+        f"Pass@1 over {seeds} seeds, and its difference to the arm `{rules.baseline}` with Student's 95 % interval, "
+        f"paired by seed, and the p-value after {corrected}. Intervals are not corrected. A star marks differences "
+        "that are significant at 5 % after the correction. Time is process time of training.",
+    ]
+    for world in rules.worlds:
+        rows = [result for result in results if result.world == world]
+        budgets = {row.cost: row.budget for row in rows}
+        head = [f"at {budgets[cost]:,.0f} {'s' if cost == 'process_seconds' else name}" for cost, name in COSTS.items()]
+        table = [["arm", "rate", "steps", "wall / process s", *head]]
+        for arm in rules.arms:
+            own = [curve.points[-1] for curve in curves if (curve.run.world, curve.run.arm) == (world, arm)]
+            cells = [_cell(next(row for row in rows if (row.arm, row.cost) == (arm, cost))) for cost in COSTS]
+            rate = next(row.learning_rate for row in rows if row.arm == arm)
+            busy = fmean(point.wall_seconds / point.process_seconds for point in own)
+            table.append(
+                [escape_cell(arm), f"{rate:g}", f"{fmean(point.step for point in own):.0f}", f"{busy:.2f}", *cells]
+            )
+        parts += [f"## {world}", markdown_table(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(row: ArmResult) -> str:
+    mean = f"{fmean(row.scores):.3f}"
+    if row.difference is None or row.corrected is None:
+        return mean
+    difference = row.difference
+    star = " *" if row.significant else ""
+    bounds = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return f"{mean}: {bounds}, p {row.corrected:.2f}{star}"
+
+
+def results_figure(results: Sequence[ArmResult], rules: Rules) -> str:
+    """Plot the differences to the baseline with their intervals as SVG: one row of panels per world, one per cost."""
+    arms = [arm for arm in rules.arms if arm != rules.baseline]
+    size = (10.2, len(rules.worlds) * (0.7 + 0.2 * len(arms)))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rules.worlds), len(COSTS), squeeze=False, sharey=True, sharex=True)
+    for row, world in zip(grid, rules.worlds, strict=True):
+        for axes, (cost, name) in zip(row, COSTS.items(), strict=True):
+            dress(axes)
+            axes.axvline(0, color=INK, linewidth=0.8)
+            axes.set_title(f"{world}, equal {name}", fontsize=9, loc="left", color=INK)
+            for result in results:
+                if (result.world, result.cost) == (world, cost) and result.difference is not None:
+                    place, difference = arms.index(result.arm), result.difference
+                    better = COLOURS[2] if difference.mean > 0 else COLOURS[4]
+                    colour = better if result.significant else COLOURS[5]
+                    axes.plot([difference.low, difference.high], [place, place], color=colour, linewidth=1.6)
+                    axes.plot(difference.mean, place, "D", color=colour, markersize=4)
+            axes.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
+            axes.set_ylim(len(arms) - 0.5, -0.5)
+            axes.grid(axis="y", visible=False)
+    for axes in grid[-1]:
+        axes.set_xlabel(f"difference to {rules.baseline} in Pass@1", fontsize=8)
+    return svg(figure)
+
+
+def tuning_scores(curves: Iterable[RuleCurve]) -> dict[tuple[str, str, float], list[float]]:
+    """Return the scores of the tuning runs by world, arm and learning rate: Pass@1 at the end of each run."""
+    scores: dict[tuple[str, str, float], list[float]] = {}
+    for curve in curves:
+        key = (curve.run.world, curve.run.arm, curve.run.learning_rate)
+        scores.setdefault(key, []).append(curve.points[-1].pass_at_1)
+    return scores
