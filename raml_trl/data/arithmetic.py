@@ -172,7 +172,8 @@ def draw_trajectory(
         question: the question.
         rng: the generator.
         exit_probability: the probability to skip to the answer, before each step.
-        in_order: take the operands of each sum in the order of the question; otherwise in any order.
+        in_order: finish one sum after the other, with the operands in the order of the question. Otherwise operands
+            have any order, and the two sums alternate in any order.
     """
     steps = "".join(_steps(question, rng, exit_probability, in_order=in_order))
     return f"<think>{steps}</think>\\boxed{{{question.answer}}}"
@@ -189,7 +190,8 @@ def _steps(
     running = {name: digits.pop() for name, digits in operands.items()}
     longest = max(map(len, operands.values()))
     turns = [name for turn in range(longest) for name, digits in operands.items() if turn < len(digits)]
-    for name in rng.permutation(turns).tolist():
+    turns = rng.permutation(turns).tolist()
+    for name in sorted(turns, key=turns.index) if in_order else turns:
         if rng.random() < exit_probability:
             return
         operand = operands[name].pop()

@@ -1,8 +1,10 @@
 """Generates arithmetic questions that differ: in difficulty, in length, in their prompts and in their references.
 
-A question of this dataset adds the digits of one or two sums, like those of `arithmetic`, with up to `MOST_OPERANDS`
-digits in each sum. Its trajectories have between 6 tokens, for a single digit, and 91 tokens, for twelve steps. A wrong
-step spoils the answer, so a model solves short questions more often than long ones.
+A question of this dataset adds the digits of one or two sums, like those of `arithmetic`, with the same number of
+digits in each sum: one of `SIZES`. Its trajectories have between 6 tokens, for a single digit, and 77 tokens, for ten
+steps. They finish one sum after the other, with the operands in the order of the question: with sizes that vary, a
+small model does not learn to remember which operands it has used. A wrong step spoils the answer, so a model solves
+short questions more often than long ones.
 
 - A fifth of the questions have examples before the question, each with its answer: `a=7+2=9;a=1,b=3+3=16;a=4+8+5`. They
   come from the same split and make prompts of 80 to about 200 tokens.
@@ -25,8 +27,8 @@ NAME = "arithmetic_mixed"
 WRONG_REFERENCE = f"{NAME}: wrong reference"
 """The `source` of the questions with a wrong reference."""
 
-MOST_OPERANDS = 6
-"""Largest number of digits in a sum."""
+SIZES = (1, 2, 4, 6)
+"""The numbers of digits in a sum."""
 
 EXIT_PROBABILITY = 0.03
 """Probability that a trajectory skips to the answer, before each step."""
@@ -37,9 +39,9 @@ _HUNDREDTHS_WRONG = 10
 
 
 def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
-    """Draw a question without examples, in any split: one or two sums of 1 to `MOST_OPERANDS` digits each."""
-    sizes = rng.integers(1, MOST_OPERANDS + 1, size=rng.integers(1, 3)).tolist()
-    return ArithmeticQuestion(*(tuple(rng.integers(10, size=size).tolist()) for size in sizes))
+    """Draw a question without examples, in any split: one or two sums with one of `SIZES` digits each."""
+    digits = rng.integers(10, size=(rng.integers(1, 3), rng.choice(SIZES)))
+    return ArithmeticQuestion(*map(tuple, digits.tolist()))
 
 
 def generate_mixed_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
@@ -68,7 +70,7 @@ def _add_examples(question: ArithmeticQuestion, rng: np.random.Generator) -> Ari
 def mixed_trajectories(question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator) -> list[str]:
     """Draw `num_trajectories` correct trajectories of `question`, and return the different ones among them.
 
-    A question with few digits has few different trajectories; a single digit has one.
+    A trajectory may begin with either sum, and may skip steps. A single digit has one trajectory.
     """
     drawn = (
         draw_trajectory(question, rng, exit_probability=EXIT_PROBABILITY, in_order=True)

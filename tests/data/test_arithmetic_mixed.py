@@ -9,8 +9,8 @@ import pytest
 
 from raml_trl.data.arithmetic import ArithmeticQuestion, generate_questions, generate_trajectories
 from raml_trl.data.arithmetic_mixed import (
-    MOST_OPERANDS,
     NAME,
+    SIZES,
     WRONG_REFERENCE,
     generate_mixed_questions,
     mixed_reference,
@@ -39,9 +39,9 @@ def test_sums_and_lengths_differ(rng: np.random.Generator) -> None:
     assert len({question.key for question in questions}) == 400
     assert {question.split for question in questions} == {"grpo"}
     assert {len(question.sums) for question in questions} == {1, 2}
-    assert {len(digits) for question in questions for digits in question.sums.values()} == set(
-        range(1, MOST_OPERANDS + 1)
-    )
+    assert {tuple(map(len, question.sums.values())) for question in questions} == {
+        (size,) * number for size in SIZES for number in (1, 2)
+    }
     tokens = [7 * num_steps(question) + 5 + len(question.answer) for question in questions]
     assert min(tokens) <= 7
     assert max(tokens) >= 70
@@ -75,6 +75,7 @@ def test_trajectories_are_correct_and_distinct(rng: np.random.Generator) -> None
             steps = re.findall(r"([ab])(\d)\+(\d)=(\d);", text)
             assert len(steps) <= num_steps(question)
             assert all((int(left) + int(right)) % 10 == int(result) for _, left, right, result in steps)
+            assert len(re.findall("a+|b+", "".join(name for name, *_ in steps))) <= 2  # one sum after the other
             for name, digits in question.sums.items():
                 taken = [int(right) for sum_name, _, right, _ in steps if sum_name == name]
                 assert tuple(taken) == digits[1 : 1 + len(taken)]
