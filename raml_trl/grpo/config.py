@@ -18,6 +18,7 @@ from raml_trl.grpo.user_selection import STRATEGIES, Selector, Strategy, load_st
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import COUNT, Limits, above, check_settings, whole
 from raml_trl.runtime.validation import nearest
+from raml_trl.training.config import use_new_names
 from raml_trl.training.limits import GRPO
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ class SubsetGRPOConfig(GRPOConfig):
         check_settings(self)
         load_strategy(self.selection)
         self._check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
+        use_new_names(self)
         super().__post_init__()
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations

@@ -25,6 +25,7 @@ from raml_trl.grpo.selection import select_rollouts
 from raml_trl.grpo.user_selection import Strategy
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import Each, Limits, Number, check_settings, whole
+from raml_trl.training.config import use_new_names
 from raml_trl.training.limits import GROUPS
 
 
@@ -51,6 +52,7 @@ class SubsetRLOOConfig(RLOOConfig):
 
     def __post_init__(self) -> None:
         check_settings(self)
+        use_new_names(self)
         super().__post_init__()
         if self.num_generations_update is None:
             self.num_generations_update = self.num_generations

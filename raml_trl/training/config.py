@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from transformers import TrainingArguments
 from trl import ModelConfig
 
 from raml_trl.data.config import DatasetArguments
@@ -10,6 +11,22 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import COUNT, PATH, TOP_P, Each, Limits, Number, check_settings, whole
 from raml_trl.training.adapters import StartingAdapter
 from raml_trl.training.limits import MODEL
+
+_NEW_NAMES = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""The new names of settings that transformers has renamed and TRL has not. Older releases have only the old names."""
+
+
+def use_new_names(config: TrainingArguments) -> None:
+    """Copy renamed settings to their new names, unless these are set, before the config resolves them.
+
+    transformers does the same with a warning, also for TRL's own default, so every start would print it.
+    """
+    for old, new in _NEW_NAMES.items():
+        if hasattr(config, new) and getattr(config, new) is None:
+            setattr(config, new, getattr(config, old))
 
 
 @dataclass(kw_only=True)

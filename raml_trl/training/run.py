@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -65,6 +67,15 @@ class Clock(TrainerCallback):
         return control
 
 
+@contextmanager
+def _without_advice_to_trl() -> Iterator[None]:
+    """Within the block, hide that TRL and PEFT read a property that transformers has renamed. No setting avoids it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+@_without_advice_to_trl()
 def train(
     trainer_class: Callable[..., ResumableTrainer],
     config: SFTConfig | GRPOConfig,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from raml_trl import build_model, evaluate, prepare_data, sample_trajectories, train_grpo, train_sft
+from raml_trl import build_model, evaluate, plan, prepare_data, sample_trajectories, train_grpo, train_sft
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
+from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.runtime.cli import run
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
 from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
@@ -23,10 +24,11 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "prepare_data": (prepare_data.main, PrepareDataConfig),
     "sample_trajectories": (sample_trajectories.main, SampleTrajectoriesConfig),
     "evaluate": (evaluate.main, EvaluateConfig),
+    "plan": (plan.main, PlanConfig),
     "train_sft": (train_sft.main, SFTArguments, CheckedSFTConfig, CheckedModelConfig),
     "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig),
 }
-RECIPES = {"train_grpo": "grpo", "train_sft": "sft", "evaluate": "eval", "build_model": "model"}
+RECIPES = {"train_grpo": "grpo", "train_sft": "sft", "evaluate": "eval", "build_model": "model", "plan": "plan"}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ SHORT = {
 
 
 @pytest.mark.slow
+@pytest.mark.disturbance("settings")
 @pytest.mark.children
 @pytest.mark.parametrize("command", ["train_sft", "train_grpo"])
 @pytest.mark.parametrize("how", ["merge", "continue"])

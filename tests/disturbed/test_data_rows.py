@@ -28,6 +28,9 @@ from raml_trl.data.shards import QUESTIONS, TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.runtime.cli import call
 from raml_trl.runtime.errors import InputError
+from tests.helpers.disturbed import fresh_random
+
+pytestmark = pytest.mark.disturbance("data")
 
 GOOD = {
     "id": "g",
@@ -240,10 +243,8 @@ def random_value(rng: random.Random, depth: int = 0) -> Any:
     }
 
 
-def test_random_rows_never_end_a_run(tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+def test_random_rows_never_end_a_run(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    rng = fresh_random()
     rows = [{**GOOD, "id": f"good {number}"} for number in range(3)]
     for number in range(400):
         row: dict[str, Any] = {**GOOD, "id": f"row {number}"}
@@ -263,13 +264,14 @@ def test_random_rows_never_end_a_run(tmp_path: Path) -> None:
     assert counts.questions + counts.left_out.total() == counts.rows
     assert counts.left_out.keys() <= REASONS.keys()
     assert len(list(read_tasks(open_table(str(tmp_path / "out"))))) == counts.questions
+    record_property("cases", len(rows))
 
 
-def test_random_arrays_are_read_like_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_arrays_are_read_like_json(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     """With chunks of any size; and every beginning of an array is cut short."""
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = fresh_random()
     for _ in range(100):
         monkeypatch.setattr(json_rows, "_CHUNK_BYTES", rng.choice([1, 2, 3, 7, 64, 2**16]))
         values = [random_value(rng) for _ in range(rng.randrange(5))]
@@ -279,6 +281,7 @@ def test_random_arrays_are_read_like_json(monkeypatch: pytest.MonkeyPatch) -> No
         assert repr(found) == repr(expected)
         with pytest.raises(CutShort):
             list(read_array(BytesIO(text[: rng.randrange(len(text))])))
+        record_property("cases", 2)
 
 
 def test_a_long_array_takes_time_in_proportion_to_its_length() -> None:

@@ -4,9 +4,9 @@ import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from raml_trl.data.config import PrepareDataConfig
@@ -19,7 +19,11 @@ from raml_trl.render.tables import Cell, Table, code_block, escape_cell, escape_
 from raml_trl.reports.page import Block, Section, ShownCompletion, html_page, markdown_page
 from raml_trl.runtime import cli
 from raml_trl.runtime.errors import InputError, one_line, printable
+from tests.helpers.disturbed import fresh_random
 
+pytestmark = pytest.mark.disturbance("escaping")
+
+Record = Callable[[str, object], None]
 EVIL = "a\x1b[31m\x00\x9b2J\u202e|<script>alert(1)</script>[x](http://evil) `b` \ud800"
 DANGEROUS = [chr(number) for number in (*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066, 0xD800)]
 
@@ -29,11 +33,11 @@ def is_safe(text: str) -> bool:
 
 
 @pytest.mark.parametrize("escape", [printable, one_line, escape_markdown, escape_cell, escape_for_hub, code_block])
-def test_no_control_character_passes(escape: object) -> None:
-    assert callable(escape)
+def test_no_control_character_passes(escape: Callable[[str], str], record_property: Record) -> None:
     for character in DANGEROUS:
         assert is_safe(escape(f"a{character}b")), hex(ord(character))
     assert escape("plain words, 1.5").strip("`\ntex") == "plain words, 1.5"
+    record_property("cases", len(DANGEROUS))
 
 
 def test_tables_and_reports() -> None:
@@ -82,7 +86,7 @@ def test_the_report_of_prepare_data(tmp_path: Path) -> None:
     assert report.startswith("# evil\\|\\<b\\>name\\_[x]\\(http:..evil).jsonl\n")
 
 
-def test_reasons_come_from_a_fixed_list(tmp_path: Path) -> None:
+def test_reasons_come_from_a_fixed_list(tmp_path: Path, record_property: Record) -> None:
     labels = ["<b>", "|", "\x1b[31m", "x" * 1000, 3, {}, [], None, 0.5, *map(str, range(50))]
     rows = [
         {"problem": f"{number}+1", "answer": "2", "generations": ["x"], "labels": [label]}
@@ -95,6 +99,7 @@ def test_reasons_come_from_a_fixed_list(tmp_path: Path) -> None:
     counts: Counts = prepare(config, tmp_path / "out")
     assert counts.left_out == Counter({"a label is neither 0 nor 1": len(labels)})
     assert counts.left_out.keys() <= REASONS.keys()
+    record_property("cases", len(labels))
 
 
 def test_messages_are_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +116,14 @@ def test_messages_are_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch) 
     assert len(str(InputError("x" * 10**6))) < 10_000
 
 
-def test_random_text_stays_text(rng: np.random.Generator) -> None:
+def test_random_text_stays_text(record_property: Record) -> None:
     """Over random code points, what is printed holds no control character."""
+    rng = fresh_random()
     for _ in range(200):
-        text = "".join(map(chr, rng.integers(0, 0x300, size=40).tolist()))
+        text = "".join(map(chr, rng.choices(range(0x300), k=40)))
         assert is_safe(one_line(text))
         assert is_safe(escape_markdown(text))
+        record_property("cases", 1)
 
 
 def test_log_lines_are_cleaned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

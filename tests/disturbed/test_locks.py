@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,10 @@ from raml_trl.runtime.processes import has_ended, launch_name, start_time, this_
 from raml_trl.runtime.silence import UNRESPONSIVE, Silence, watched
 from raml_trl.sweeps.agents import Agents
 from raml_trl.sweeps.study import Study
+from tests.disturbed.documented import assert_documented
 from tests.helpers import REPOSITORY
+
+pytestmark = pytest.mark.disturbance("locks")
 
 ARITHMETIC = ("--dataset_name", "arithmetic", "--dataset_split", "test", "--num_questions", "5")
 
@@ -57,6 +61,7 @@ def test_a_second_start_is_refused_in_one_line_and_changes_nothing(
     before = content(tmp_path / "out")
     assert start() == 2
     error = capsys.readouterr().err
+    assert_documented(error.replace("prepare_data", "train_sft").replace(" out ", " runs/demo/sft "))
     assert error == (
         f"raml-trl prepare_data: output_dir out is being written by process {os.getpid()} on {os.uname().nodename}: "
         "wait for its end, set when_locked: wait, or choose another directory\n"
@@ -248,7 +253,9 @@ while time.monotonic() < until:
 
 @pytest.mark.children
 @pytest.mark.long
-def test_processes_that_race_and_crash_hold_the_lock_one_at_a_time(tmp_path: Path) -> None:
+def test_processes_that_race_and_crash_hold_the_lock_one_at_a_time(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     seed, seconds = int.from_bytes(os.urandom(4), "big"), 2.0
     sys.stdout.write(f"seed {seed}\n")
     started: list[subprocess.Popen[bytes]] = []
@@ -267,6 +274,7 @@ def test_processes_that_race_and_crash_hold_the_lock_one_at_a_time(tmp_path: Pat
     assert set(codes) <= {0, -signal.SIGKILL}, codes
     assert -signal.SIGKILL in codes
     assert sum(len(path.read_text()) for path in tmp_path.glob("times-*")) > 10
+    record_property("cases", codes.count(-signal.SIGKILL))
 
 
 def test_silence_counts_only_the_time_in_which_this_process_runs(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from raml_trl.sampling.engine import Completion, SamplingSettings
 from raml_trl.sampling.server_engine import ServerEngine
 from tests.helpers.openai_server import OpenAIServer, Reply
 
+SERVERS, HUB = pytest.mark.disturbance("servers"), pytest.mark.disturbance("Hub")
+
 ONE = SamplingSettings(num_samples=1, max_completion_length=10, temperature=0.7, top_p=0.9, top_k=0)
 PROMPT = [[{"role": "user", "content": "1+1"}]]
 
@@ -67,6 +69,7 @@ READ: dict[str, tuple[object, tuple[str, int | None, bool]]] = {
 }
 
 
+@SERVERS
 @pytest.mark.parametrize("name", READ)
 def test_replies_of_many_forms_are_read(name: str) -> None:
     content, expected = READ[name]
@@ -77,6 +80,7 @@ def test_replies_of_many_forms_are_read(name: str) -> None:
     completion.text.encode()
 
 
+@SERVERS
 def test_means_omit_samples_without_a_number_of_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     columns: dict[str, list[object]] = {"question_id": ["a", "a", "b"], "correct": [True] * 3, "formatted": [True] * 3}
     columns |= {"num_tokens": [3, None, 5], "outcome": ["correct"] * 3, "vote": [0, 0, 0]}
@@ -96,6 +100,7 @@ REFUSED: dict[str, object] = {
 }
 
 
+@SERVERS
 @pytest.mark.parametrize("name", REFUSED)
 def test_replies_of_no_form_are_given_up_in_one_line(name: str) -> None:
     with OpenAIServer() as server:
@@ -107,6 +112,7 @@ def test_replies_of_no_form_are_given_up_in_one_line(name: str) -> None:
     assert message.isprintable()
 
 
+@SERVERS
 def test_a_server_that_wants_the_new_name_of_the_limit_gets_it() -> None:
     """OpenAI's reasoning models refuse `max_tokens`."""
     error = {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}
@@ -120,6 +126,7 @@ def test_a_server_that_wants_the_new_name_of_the_limit_gets_it() -> None:
     assert {request.get("max_tokens", request.get("max_completion_tokens")) for request in server.requests} == {10}
 
 
+@SERVERS
 def test_a_server_that_refuses_both_names_is_refused() -> None:
     error = {"error": {"message": "max_completion_tokens is too large"}}
     with OpenAIServer() as server:
@@ -128,6 +135,7 @@ def test_a_server_that_refuses_both_names_is_refused() -> None:
             ask(server)
 
 
+@SERVERS
 def test_a_server_that_drips_is_left_after_the_deadline() -> None:
     with OpenAIServer() as server:
         content = json.dumps(body({"content": "x"}, **USAGE)).encode()
@@ -138,6 +146,7 @@ def test_a_server_that_drips_is_left_after_the_deadline() -> None:
         assert time.monotonic() - started < 5
 
 
+@SERVERS
 @pytest.mark.parametrize("header", ["999999", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "nan", "soon"])
 def test_the_wait_that_a_server_asks_for_is_limited(header: str) -> None:
     waits: list[float] = []
@@ -185,6 +194,7 @@ def silent_server(drip: bytes = b"") -> Iterator[str]:
         listener.close()
 
 
+@HUB
 @pytest.mark.parametrize("drip", [b"", b"H"])
 def test_a_hub_that_does_not_answer_is_retried_and_given_up(
     drip: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -198,6 +208,7 @@ def test_a_hub_that_does_not_answer_is_retried_and_given_up(
     assert len([line for line in caplog.messages if "trying again" in line]) == 2
 
 
+@HUB
 @pytest.mark.parametrize(("size", "seconds"), [(1_000, 0), (50_000, 1)])
 def test_an_upload_has_time_for_its_bytes(
     size: int, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +231,7 @@ def test_an_upload_has_time_for_its_bytes(
     ended.set()
 
 
+@HUB
 @pytest.mark.parametrize("error", [KeyError("name"), TypeError("NoneType"), AttributeError("id")])
 def test_answers_of_another_schema_are_one_line(error: Exception) -> None:
     def call() -> None:
@@ -229,6 +241,7 @@ def test_answers_of_another_schema_are_one_line(error: Exception) -> None:
         client.insist(call, "model me/it")
 
 
+@HUB
 def test_the_token_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "my-secret-0123456789"
     monkeypatch.setattr(client, "get_token", lambda: token)
@@ -244,6 +257,7 @@ def test_the_token_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert message.isprintable()
 
 
+@HUB
 def test_a_wait_of_5000_digits_is_no_wait() -> None:
     response = httpx2.Response(429, headers={"Retry-After": "9" * 5000}, request=httpx2.Request("GET", "http://x"))
     assert client._retry_after(client.HfHubHTTPError("busy", response=response)) == 0

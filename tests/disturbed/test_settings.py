@@ -8,6 +8,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
@@ -24,7 +26,6 @@ from raml_trl.compare import CompareConfig
 from raml_trl.compare_rules import CompareRulesConfig
 from raml_trl.data.arithmetic import SPLITS, split_size
 from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.rloo import SubsetRLOOConfig
 from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import RunOptions, StrictParser
@@ -37,14 +38,18 @@ from raml_trl.sweeps.sweep_file import read_sweep
 from raml_trl.training.config import CheckedModelConfig
 from raml_trl.wandb_report import WandbReportConfig
 from raml_trl.weigh_claims import WeighClaimsConfig
-from tests.disturbed.commands import COMMANDS, Starter, listing
+from tests.disturbed.commands import COMMANDS, RECIPES, TINY, Starter, listing
+from tests.disturbed.documented import assert_documented
+from tests.helpers import REPOSITORY
 
+pytestmark = pytest.mark.disturbance("settings")
+
+Record = Callable[[str, object], None]
 OWN: dict[str, tuple[Any, ...]] = {
     **{name: tuple(classes) for name, (_, *classes) in COMMANDS.items()},
     "pseudo_gradient": (PseudoGradientConfig,),
     "loss_landscape": (LossLandscapeConfig,),
     "trajectory_pruning": (TrajectoryPruningConfig,),
-    "plan": (PlanConfig,),
     "compare": (CompareConfig,),
     "report": (ReportConfig,),
     "wandb_report": (WandbReportConfig,),
@@ -71,6 +76,7 @@ GIVEN = {
     "report_to": "none",
 }
 OFTEN_REQUIRED = {"output_dir", "use_cpu", "report_to", "num_questions", "dataset_split", "evaluations", "run"}
+SHOWN_WARNINGS = (FutureWarning, UserWarning, RuntimeWarning)  # Python hides the others outside tests
 REFUSAL = re.compile(r"(?:argument --)?(?P<name>\w+)(?:/--[\w-]+)?(?: must be .+, got .+: .+|: .+)")
 
 
@@ -115,7 +121,7 @@ def required(classes: tuple[Any, ...]) -> dict[str, object]:
 
 @pytest.mark.parametrize("command", PARSED)
 def test_every_bad_value_of_every_setting_is_refused(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     monkeypatch.chdir(tmp_path)
     classes = PARSED[command]
@@ -136,6 +142,7 @@ def test_every_bad_value_of_every_setting_is_refused(
             pairs += 1
     assert pairs > 10
     assert list(tmp_path.iterdir()) == []
+    record_property("cases", pairs)
 
 
 def test_a_dataclass_refuses_the_same_values() -> None:
@@ -300,7 +307,7 @@ def parsers() -> dict[str, StrictParser]:
 
 
 def test_the_bad_values_of_the_list_are_refused_within_a_second(
-    parsers: dict[str, StrictParser], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parsers: dict[str, StrictParser], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(ISSUED) > 150
@@ -312,6 +319,7 @@ def test_the_bad_values_of_the_list_are_refused_within_a_second(
             parsers[command].parse(flags(given))
         assert name in str(refusal.value), (command, name, value)
         assert time.process_time() - started < 1, (command, name, value)
+        record_property("cases", 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -512,9 +520,12 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
 }
 
 
+PROGRESS = re.compile(r"Loading weights: .*|Generating train split: .*")
+
+
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_start_leaves_nothing_behind(
-    name: str, start: Starter, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_refused_start_prints_one_line_and_leaves_nothing_behind(
+    name: str, start: Starter, home: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     command, settings, message = REFUSED[name]
     monkeypatch.chdir(home)
@@ -524,7 +535,53 @@ def test_a_refused_start_leaves_nothing_behind(
     assert ended.code == 2, ended.error
     assert message in ended.last_line
     assert ended.last_line.startswith(f"raml-trl {command}: ")
+    assert [line for line in ended.error.splitlines() if line and not PROGRESS.fullmatch(line)] == [ended.last_line]
+    assert [str(warning.message) for warning in recwarn if warning.category in SHOWN_WARNINGS] == []
     assert listing(home) == before
+
+
+TEN_REFUSALS: list[tuple[str, Path | None, dict[str, object]]] = [
+    ("train_grpo", None, {"max_steps": 0}),
+    ("train_grpo", None, {"vllm_mode": "foo"}),
+    ("train_grpo", None, {"prefix_keep": 1.5}),
+    ("train_grpo", None, {"question_floor": 0}),
+    ("train_grpo", None, {"rank_timeout": "nan"}),
+    ("train_grpo", None, {"when_locked": "wiat"}),
+    ("train_grpo", Path("twice.yaml"), {}),
+    ("train_sft", None, {"learning_rate": "nan"}),
+    ("evaluate", None, {"top_p": 2}),
+    ("plan", None, {"device_memory": -1}),
+]
+
+
+def test_the_page_shows_ten_refused_starts(
+    start: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
+    printed = ""
+    for command, recipe, settings in TEN_REFUSALS:
+        ended = start(command, recipe=recipe, **settings)
+        assert ended.code == 2
+        assert ended.error == f"{ended.last_line}\n"
+        printed += ended.error
+    assert_documented(printed)
+    assert [str(warning.message) for warning in recwarn if warning.category in SHOWN_WARNINGS] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["twice.yaml"]
+
+
+@pytest.mark.slow
+@pytest.mark.children
+@pytest.mark.parametrize("command", ["train_sft", "train_grpo", "evaluate"])
+def test_a_refused_start_of_a_new_interpreter_prints_one_line(command: str, tmp_path: Path) -> None:
+    """Imports print nothing either. DeepSpeed reports the kind of device on standard output."""
+    words = ["--config", str(TINY / f"{RECIPES[command]}.yaml"), "--dataset_name", "runs/nothing"]
+    program = [sys.executable, "-m", f"raml_trl.{command}", *words, "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"raml-trl {command}: dataset_name runs/nothing: there is no such directory or file")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_output_dir_of_a_recipe_is_refused(

@@ -16,12 +16,13 @@ from accelerate import Accelerator
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.training import run as lifecycle
-from raml_trl.training.completeness import choose_checkpoint, find_resume_fault, required_files
+from raml_trl.training.completeness import choose_checkpoint, find_resume_fault, progress_path, required_files
 from raml_trl.training.manifest import MANIFEST
 from tests.commands.test_commands import COMMANDS, TINY
+from tests.disturbed.documented import assert_documented
 from tests.helpers.disturbed import SFT, assert_same_run, fresh_random
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.disturbance("damaged checkpoints")]
 
 Settings = dict[str, Any]
 STEPS = {"max_steps": 5, "save_steps": 2}
@@ -90,6 +91,7 @@ def test_sigterm_finishes_the_step_saves_and_ends_with_its_own_code(runs: Runs) 
     assert runs.error == (
         f"raml-trl train_sft: ended by SIGTERM after saving {checkpoint}; run the same command again to resume\n"
     )
+    assert_documented(runs.error.replace(str(runs.stopped), "runs/demo/sft"))
     assert find_resume_fault(checkpoint, None) is None
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 3
     assert sorted(path.name for path in runs.stopped.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
@@ -145,12 +147,14 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(
         choose_checkpoint(tmp_path / "run", requested=str(before))
 
 
-def age(checkpoint: Path) -> None:
+def age(checkpoint: Path, num_processes: int = 1) -> None:
     """Make a checkpoint like one of an older version, which wrote no manifest."""
     (checkpoint / MANIFEST).unlink()
-    progress = torch.load(checkpoint / "progress_0.pt", weights_only=True)
-    del progress["manifest"]
-    torch.save(progress, checkpoint / "progress_0.pt")
+    for rank in range(num_processes):
+        path = progress_path(checkpoint, rank)
+        progress = torch.load(path, weights_only=True)
+        del progress["manifest"]
+        torch.save(progress, path)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -3,12 +3,11 @@
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,26 @@ SFT = SHORT | {"per_device_train_batch_size": 16, "warmup_steps": 0}
 # A generation lasts for two steps, so that every second checkpoint lies within a generation.
 GRPO = SHORT | {"per_device_train_batch_size": 16, "steps_per_generation": 2, "gradient_accumulation_steps": 1}
 GRPO |= {"warmup_steps": 0}
+STAGES = {"sft": SFT, "grpo": GRPO}
+
+KILLED_WHILE_WRITING = """
+import os, runpy, signal, sys
+_, place, left, rank, module, *arguments = sys.argv
+left = int(left)
+
+def audit(event, values):
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.remove") and place in str(values[0]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ.get("RANK", "0") == rank:
+    sys.addaudithook(audit)
+sys.argv = [module, *arguments]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""Runs a command that kills itself at the n-th time that it opens, makes, renames or removes something in a place."""
 
 
 def fresh_random() -> random.Random:
@@ -75,7 +94,34 @@ class Launch:
         return [line for line in self.output.splitlines() if line.startswith("raml-trl ")]
 
 
-def start(arguments: Sequence[str], log: Path, num_processes: int = 1) -> Launch:
+def training(stage: str, student: Path, directory: Path, **settings: Any) -> list[str]:
+    """Return the arguments of Python that train the student a little further, so that losses and gradients are not 0.
+
+    Args:
+        stage: a key of `STAGES`.
+        student: directory of a model and its data.
+        directory: the output directory.
+        settings: further settings.
+    """
+    inputs = {"model_name_or_path": student / "model", "dataset_name": student / "data", "output_dir": directory}
+    return words(f"train_{stage}", stage, **STAGES[stage] | inputs | settings)
+
+
+def killed_while_writing(arguments: Sequence[str], place: str, number: int, rank: int = 0) -> list[str]:
+    """Return the arguments of Python that run the same command, which kills itself while it writes.
+
+    Args:
+        arguments: the arguments of the command, which start with `-m`.
+        place: part of the paths of the files.
+        number: the number of the event at which the process ends, from 1.
+        rank: the process of the launch that ends.
+    """
+    return ["-c", KILLED_WHILE_WRITING, place, str(number), str(rank), *arguments[1:]]
+
+
+def start(
+    arguments: Sequence[str], log: Path, num_processes: int = 1, environment: Mapping[str, str] | None = None
+) -> Launch:
     """Start a command, whose processes find each other as under `accelerate launch` with `cpu.yaml`."""
     launcher: dict[str, str] = {}
     if num_processes > 1:
@@ -87,9 +133,9 @@ def start(arguments: Sequence[str], log: Path, num_processes: int = 1) -> Launch
     with log.open("ab") as file:
         for rank in range(num_processes):
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_processes > 1 else {}
-            environment = os.environ | launcher | ranks
+            variables = (os.environ if environment is None else environment) | launcher | ranks
             command = [*python(), *arguments]
-            processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file))
+            processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=variables, stdout=file, stderr=file))
     return Launch(processes, log)
 
 
@@ -116,13 +162,13 @@ def logged(directory: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Assert that two runs are complete and have the same weights, byte for byte, and the same log."""
+    """Assert that two runs are complete and have the same weights, byte for byte, and the same log.
+
+    Their steps must have changed the weights, or equality would show nothing.
+    """
     for directory in (first, second):
         assert json.loads((directory / "run.json").read_text())["status"] == "complete"
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
     assert logged(first) == logged(second)
-
-
-def send(number: signal.Signals, *processes: int) -> None:
-    for process in processes:
-        os.kill(process, number)
+    assert all(line["loss"] != 0 for line in logged(first)), logged(first)
+    assert all(line["grad_norm"] > 0 for line in logged(first)), logged(first)
