@@ -137,7 +137,7 @@ def train(
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ProgressBar)
     checkpoint = trainer.checkpoint_to_resume(record.directory)
-    if checkpoint is not None:
+    if checkpoint is not None and is_first_process():
         logger.info("resuming from %s", checkpoint)
     open_dashboards(trainer, record)
     with collected() as request:

@@ -142,8 +142,36 @@ def test_a_server_that_drips_is_left_after_the_deadline() -> None:
         server.faults += [Reply(200, content, seconds_per_byte=0.1)] * 2
         started = time.monotonic()
         with pytest.raises(InputError, match="failed 1 times, the last with no reply"):
-            ask(server, timeout_seconds=1, deadline_seconds=1)
+            ask(server, timeout_seconds=60, deadline_seconds=1)
         assert time.monotonic() - started < 5
+
+
+@SERVERS
+def test_attempts_and_pauses_have_one_deadline() -> None:
+    """The first attempt and its pause leave no time for a second one, which is not made."""
+    with OpenAIServer() as server:
+        server.faults += [Reply(503, {}, {"Retry-After": "500"})] * 9
+        with pytest.raises(InputError, match="failed 3 times, the last with 503"):
+            ask(server, max_attempts=9, deadline_seconds=1500, clock=iter([0, 0, 0, 500, 500, 1000, 1000]).__next__)
+    assert len(server.requests) == 3
+
+
+@SERVERS
+def test_a_body_without_end_is_left() -> None:
+    with OpenAIServer() as server:
+        server.faults.append(Reply(200, b" " * (2**24 + 1)))
+        with pytest.raises(InputError, match="returns more than max_response_bytes = 16777216 bytes"):
+            ask(server)
+
+
+@SERVERS
+def test_the_key_is_not_repeated() -> None:
+    key = "a-key-of-no-known-form"
+    with OpenAIServer() as server:
+        server.faults.append(Reply(400, {"error": f"no such key: {key}"}))
+        with pytest.raises(InputError, match=r"no such key: \*\*\*") as error:
+            ask(server, api_key=key)
+    assert key not in str(error.value)
 
 
 @SERVERS
@@ -255,6 +283,24 @@ def test_the_token_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert token not in message
     assert "hf_abc" not in message
     assert message.isprintable()
+
+
+@HUB
+@pytest.mark.parametrize(("header", "seconds"), [("999999", 300), ("9" * 5000, 1), ("-5", 1), ("20", 20)])
+def test_the_wait_that_the_hub_asks_for_is_limited(
+    header: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response = httpx2.Response(429, headers={"Retry-After": header}, request=httpx2.Request("GET", "http://x"))
+    answers, waits = iter([client.HfHubHTTPError("busy", response=response)]), []
+
+    def call() -> str:
+        for error in answers:
+            raise error
+        return "done"
+
+    monkeypatch.setattr(client.time, "sleep", waits.append)
+    assert client.insist(call, "model me/it") == "done"
+    assert waits == [seconds]
 
 
 @HUB

@@ -101,11 +101,15 @@ def test_sigterm_finishes_the_step_saves_and_ends_with_its_own_code(runs: Runs) 
 
 def test_a_stopped_run_ends_like_an_undisturbed_one(runs: Runs, tmp_path: Path) -> None:
     """It is stopped again by the warning of SLURM, which asks for a requeue."""
-    settings = runs.copy(tmp_path / "run")
+    run = tmp_path / "run](x)<b>"
+    settings = runs.copy(run)
     assert train(settings, signalled={4: signal.SIGUSR1}) == os.EX_TEMPFAIL
-    assert (tmp_path / "run" / "checkpoint-4" / MANIFEST).is_file()
+    assert (run / "checkpoint-4" / MANIFEST).is_file()
     assert train(settings) == 0
-    assert_same_run(runs.whole, tmp_path / "run")
+    assert_same_run(runs.whole, run)
+    card = (run / "README.md").read_text()
+    assert "# Model Card for run__x__b_\n" in card
+    assert "run](x)" not in card.partition("\n## ")[0]
 
 
 def flip_bit(path: Path) -> None:
@@ -158,7 +162,7 @@ def age(checkpoint: Path, num_processes: int = 1) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_older_checkpoint_needs_every_file(runs: Runs, tmp_path: Path, name: str) -> None:
+def test_an_older_checkpoint_needs_every_file_to_its_end(runs: Runs, tmp_path: Path, name: str) -> None:
     runs.copy(tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoint-3"
 
@@ -167,10 +171,11 @@ def test_an_older_checkpoint_needs_every_file(runs: Runs, tmp_path: Path, name: 
 
     age(checkpoint)
     assert find_resume_fault(checkpoint, required) is None
-    (checkpoint / name).unlink()
-    fault = find_resume_fault(checkpoint, required)
-    assert fault is not None
-    assert fault.text == f"{name} is missing"
+    for damage, text in ((truncate, "is truncated"), (Path.unlink, "is missing")):
+        damage(checkpoint / name)
+        fault = find_resume_fault(checkpoint, required)
+        assert fault is not None
+        assert fault.text == f"{name} {text}"
 
 
 def test_a_run_killed_while_it_saved_its_first_checkpoint_starts_again(runs: Runs, tmp_path: Path) -> None:
