@@ -184,6 +184,12 @@ class ResumableTrainer(Trainer):
         # RaML: keep the older checkpoints until this one has its manifest. The settings are saved already.
         self.args.save_total_limit = None
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # RaML: a checkpoint has a tied weight under one of its names. transformers warns that the other one is missing.
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
         fault = None if best is None else find_fault(Path(best))
