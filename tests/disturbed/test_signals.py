@@ -89,7 +89,7 @@ def test_a_stopped_rank_ends_the_launch_by_name(
     student: Path, undisturbed: Undisturbed, tmp_path: Path, launches: list[Launch]
 ) -> None:
     """A real launcher kills the stopped process, which it gives 30 seconds to end by itself."""
-    arguments = training("grpo", student, tmp_path / "run", rank_timeout=3)
+    arguments = training("grpo", student, tmp_path / "run", rank_timeout=10)
     launches.append(launch := start([*LAUNCHER, *arguments], tmp_path / "log"))
     wait_for(tmp_path / "run" / "checkpoint-2" / "manifest.json", launch)
     pid = number_of(tmp_path / "run", 1)
@@ -100,10 +100,10 @@ def test_a_stopped_rank_ends_the_launch_by_name(
     [line] = launch.lines
     sys.stdout.write(f"{line}\nafter {time.monotonic() - began:.0f} s\n")
     assert line == (
-        f"raml-trl train_grpo: rank 1 (process {pid} on {os.uname().nodename}) has not responded for 3 seconds: ending "
+        f"raml-trl train_grpo: rank 1 (process {pid} on {os.uname().nodename}) has not responded for 10 seconds: ending "
         "the launch; run the same command again to resume"
     )
-    assert_documented(line.replace("for 3 seconds", "for 300 seconds"))
+    assert_documented(line.replace("for 10 seconds", "for 300 seconds"))
     assert f"exitcode  : {UNRESPONSIVE}" in launch.output
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -119,6 +119,6 @@ def test_a_killed_rank_ends_the_launch(
     launches.append(launch := start([*LAUNCHER, *arguments], tmp_path / "log"))
     wait_for(tmp_path / "run" / "checkpoint-2" / "manifest.json", launch)
     os.kill(number_of(tmp_path / "run", fresh_random().randrange(2)), signal.SIGKILL)
-    assert launch.wait(timeout=60) == [1], launch.output
+    assert launch.wait() == [1], launch.output
     assert start(arguments, tmp_path / "log", 2).wait() == [0, 0], launch.output
     assert_same_run(undisturbed("sft", 2), tmp_path / "run")

@@ -67,7 +67,7 @@ class Launch:
     processes: list[subprocess.Popen[bytes]]
     log: Path
 
-    def wait(self, timeout: float = 300) -> list[int]:
+    def wait(self, timeout: float = 900) -> list[int]:
         """Wait for the end of all processes. If one fails, kill the others, as a launcher does."""
         deadline = time.monotonic() + timeout
         while any(process.poll() is None for process in self.processes):
@@ -139,7 +139,7 @@ def start(
     return Launch(processes, log)
 
 
-def wait_for(path: Path, launch: Launch, timeout: float = 120) -> None:
+def wait_for(path: Path, launch: Launch, timeout: float = 600) -> None:
     deadline = time.monotonic() + timeout
     while not path.exists():
         assert all(process.poll() is None for process in launch.processes), launch.output
