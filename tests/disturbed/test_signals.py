@@ -100,8 +100,8 @@ def test_a_stopped_rank_ends_the_launch_by_name(
     [line] = launch.lines
     sys.stdout.write(f"{line}\nafter {time.monotonic() - began:.0f} s\n")
     assert line == (
-        f"raml-trl train_grpo: rank 1 (process {pid} on {os.uname().nodename}) has not responded for 10 seconds: ending "
-        "the launch; run the same command again to resume"
+        f"raml-trl train_grpo: rank 1 (process {pid} on {os.uname().nodename}) has not responded for 10 seconds: "
+        "ending the launch; run the same command again to resume"
     )
     assert_documented(line.replace("for 10 seconds", "for 300 seconds"))
     assert f"exitcode  : {UNRESPONSIVE}" in launch.output
