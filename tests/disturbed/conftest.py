@@ -1,5 +1,6 @@
 """Fixtures of the attack suite."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def launches() -> Iterator[list[Launch]]:
 def undisturbed(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Returns the directory of a training that nothing disturbs. Every such training is run once.
 
-    The arguments are the stage, the number of processes, and settings.
+    The arguments are the stage, the number of processes, and settings. A file beside the directory, `seconds`, says how
+    long the command took.
     """
     runs: dict[tuple[object, ...], Path] = {}
 
@@ -42,7 +44,9 @@ def undisturbed(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Undi
         if key not in runs:
             home = tmp_path_factory.mktemp("undisturbed")
             arguments = training(stage, student, home / "run", **settings)
+            began = time.monotonic()
             assert launch(arguments, home / "log", num_processes).wait() == [0] * num_processes, home / "log"
+            (home / "seconds").write_text(str(time.monotonic() - began))
             runs[key] = home / "run"
         return runs[key]
 

@@ -2,6 +2,7 @@
 
     python -m tests.disturbed.table                 # all tests, also the slow ones
     python -m tests.disturbed.table -k servers      # some tests; the counts of the others stay
+    python -m tests.disturbed.table tests/disturbed/test_kills.py
 
 A test counts as one case, or as the number that it passes to `record_property("cases", number)` whenever some cases
 have held. Skipped tests do not count.
@@ -78,7 +79,8 @@ def shown_table() -> str:
 
 def main(arguments: list[str]) -> int:
     tally = Tally()
-    code = pytest.main(["tests/disturbed", "-m", "not vllm", *arguments], plugins=[tally])
+    places = [] if any(word.startswith("tests/") for word in arguments) else ["tests/disturbed"]
+    code = pytest.main([*places, "-m", "not vllm", *arguments], plugins=[tally])
     before = json.loads(RESULTS.read_text()) if arguments and RESULTS.exists() else {}
     counts = merge(before, tally.counts)
     RESULTS.write_text(json.dumps(counts, indent=1) + "\n")

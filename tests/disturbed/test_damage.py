@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from raml_trl.training.completeness import find_fault
 from tests.disturbed.conftest import Undisturbed
 from tests.disturbed.documented import assert_documented
 from tests.disturbed.test_training import age, flip_bit, truncate
@@ -74,22 +72,6 @@ def test_an_old_checkpoint_without_a_manifest_is_used(
     assert launch.wait() == [0, 0], launch.output
     assert resumed_lines(launch) == f"resuming from {run}/checkpoint-6"
     assert_documented(resumed_lines(launch), tmp_path)
-    assert_same_run(undisturbed(stage, 2), run)
-
-
-def test_a_checkpoint_that_lost_its_manifest_is_not_used(
-    student: Path, undisturbed: Undisturbed, tmp_path: Path, stage_and_run: tuple[str, Path]
-) -> None:
-    """Its progress says that it had one."""
-    stage, run = stage_and_run
-    arguments = training(stage, student, run)
-    killed_after_step_six(arguments, tmp_path / "log")
-    (run / "checkpoint-6" / "manifest.json").unlink()
-    assert torch.load(run / "checkpoint-6" / "progress_0.pt", weights_only=True)["manifest"]
-    assert find_fault(run / "checkpoint-6") is not None
-    launch = start(arguments, tmp_path / "log", 2)
-    assert launch.wait() == [0, 0], launch.output
-    assert resumed_lines(launch).endswith(f"resuming from {run}/checkpoint-4")
     assert_same_run(undisturbed(stage, 2), run)
 
 
