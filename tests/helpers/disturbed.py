@@ -20,6 +20,7 @@ SFT = SHORT | {"per_device_train_batch_size": 16, "warmup_steps": 0}
 # A generation lasts for two steps, so that every second checkpoint lies within a generation.
 GRPO = SHORT | {"per_device_train_batch_size": 16, "steps_per_generation": 2, "gradient_accumulation_steps": 1}
 GRPO |= {"warmup_steps": 0}
+PATIENCE_SECONDS = 10.0
 STAGES = {"sft": SFT, "grpo": GRPO}
 
 KILLED_WHILE_WRITING = """
@@ -68,13 +69,16 @@ class Launch:
     log: Path
 
     def wait(self, timeout: float = 900) -> list[int]:
-        """Wait for the end of all processes. If one fails, kill the others, as a launcher does."""
-        deadline = time.monotonic() + timeout
+        """Wait for the end of all processes. If one fails, kill the others after a while, as a launcher does."""
+        began = time.monotonic()
+        failed: float | None = None
         while any(process.poll() is None for process in self.processes):
-            assert time.monotonic() < deadline, self.output
+            now = time.monotonic()
+            assert now < began + timeout, self.output
             if any(process.returncode for process in self.processes):
-                time.sleep(1)
-                self.kill()
+                failed = failed or now
+                if now > failed + PATIENCE_SECONDS:
+                    self.kill()
             time.sleep(0.02)
         return [process.returncode for process in self.processes]
 
