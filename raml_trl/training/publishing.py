@@ -126,6 +126,8 @@ def push_checkpoint(checkpoint: Path, repo_id: str, step: int) -> None:
             f"{checkpoint} has no weights that can be loaded, only the shards of each process: have the launcher save "
             "the full state, as in accelerate_configs/, or set hub_revisions to false"
         )
+    if not (checkpoint / CARD).is_file():  # the run was killed after it had saved the checkpoint
+        _add_card(checkpoint)
     branch = revision(step)
     open_branch(repo_id, branch)
     push_folder(
@@ -138,6 +140,12 @@ def push_checkpoint(checkpoint: Path, repo_id: str, step: int) -> None:
         branch=branch,
         message=f"Step {step}",
     )
+
+
+def _add_card(checkpoint: Path) -> None:
+    """Copy the card of the run into one of its checkpoints."""
+    with whole_file(checkpoint / CARD) as partial:
+        partial.write_bytes((checkpoint.parent / CARD).read_bytes())
 
 
 def revision(step: int) -> str:
@@ -161,8 +169,7 @@ class RevisionPusher(TrainerCallback):
             return
         directory, current = Path(str(args.output_dir)), state.global_step
         checkpoints = find_checkpoints(directory)
-        with whole_file(checkpoints[current] / CARD) as partial:
-            partial.write_bytes((directory / CARD).read_bytes())
+        _add_card(checkpoints[current])
         # The current checkpoint may lack files that other processes are still writing. Such files are never pushed.
         complete = {step for step, path in checkpoints.items() if step == current or find_fault(path) is None}
         for step in sorted(complete - self.pushed):

@@ -77,7 +77,9 @@ def test_kills_while_a_checkpoint_is_saved(
     arguments = training(stage, student, tmp_path / "run")
     for step in (2, 6, 10):
         place, rank = f"run/checkpoint-{step}", rng.randrange(num_processes)
-        number = rng.randint(1, 8 if rank == 0 else 2)  # other ranks write less
+        number = rng.randint(
+            1, 8 if rank == 0 else 2
+        )  # other ranks make the directory, write their files, and list them
         launch = start(killed_while_writing(arguments, place, number, rank), log, num_processes)
         assert launch.wait()[rank] == -signal.SIGKILL, launch.output
         sys.stdout.write(f"rank {rank} killed in checkpoint-{step} at operation {number}\n")

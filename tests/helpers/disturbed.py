@@ -30,7 +30,7 @@ left = int(left)
 
 def audit(event, values):
     global left
-    if event in ("open", "os.mkdir", "os.rename", "os.remove") and place in str(values[0]):
+    if event in ("open", "os.mkdir", "os.scandir", "os.rename", "os.remove") and place in str(values[0]):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -40,7 +40,7 @@ if os.environ.get("RANK", "0") == rank:
 sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
-"""Runs a command that kills itself at the n-th time that it opens, makes, renames or removes something in a place."""
+"""Runs a command that kills itself at the n-th time that it opens, makes, lists, renames or removes something in a place."""
 
 
 def fresh_random() -> random.Random:
