@@ -40,7 +40,7 @@ if os.environ.get("RANK", "0") == rank:
 sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
-"""Runs a command that kills itself at the n-th time that it opens, makes, lists, renames or removes something in a place."""
+"""Runs a command that kills itself at its n-th operation on files of a place: opening, listing, renaming and so on."""
 
 
 def fresh_random() -> random.Random:
