@@ -131,9 +131,12 @@ def test_log_lines_are_cleaned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(root, "handlers", [])
     cli._log_plainly()
     logging.getLogger("x").warning("the server says %s", EVIL)
+    logging.getLogger("x").warning("a log line repeats hf_abcdefghijk")
     logging.getLogger("x").warning("a table:\n| a | b |")
     root.handlers[0].flush()
     printed = capsys.readouterr().err
     assert sys.stderr is not None
     assert is_safe(printed)
+    assert "the server says a\\x1b[31m" in printed
+    assert "a log line repeats ***\n" in printed
     assert "a table:\n| a | b |\n" in printed
