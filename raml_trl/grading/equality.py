@@ -35,6 +35,7 @@ from raml_trl.grading.answers import (
 from raml_trl.grading.choices import Choice, read_run
 from raml_trl.grading.clock import TimeOfDay, same_time
 from raml_trl.grading.dates import Date, same_date
+from raml_trl.grading.estimates import estimate
 from raml_trl.grading.groups import (
     same_bounds,
     same_cases,
@@ -245,6 +246,12 @@ def _same_choices(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     return False
 
 
+def _same_group_and_expression(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a tuple, an interval or another group with an expression. A number is no group."""
+    number = isinstance(a.value, Expression) and estimate(plain(a.text)) is not None
+    return False if number else comparison.expressions(plain(p.text), plain(a.text))
+
+
 def _same_words(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare words with any answer. A name such as AB may also be a product."""
     assert isinstance(p.value, Words)
@@ -297,6 +304,7 @@ _RULES: dict[tuple[type, type], Compare] = {
     (SetOf, Tuple): never,
     (SetOf, Number): never,
     (Union, Union): same_union,
+    (Union, Number): never,
     (Tuple, Tuple): same_ordered,
     (Tuple, Interval): same_interval,
     (Tuple, Inequality): same_interval,
@@ -305,6 +313,7 @@ _RULES: dict[tuple[type, type], Compare] = {
     (Interval, Interval): same_interval,
     (Interval, Inequality): same_interval,
     (Interval, Items): same_interval_and_parts,
+    (Interval, Number): never,
     (Inequality, Inequality): same_inequality,
     (Inequality, Number): never,
     (Matrix, Matrix): same_matrix,
@@ -328,5 +337,6 @@ _RULES_WITH_ANY: dict[type, Compare] = {
     Quantity: _same_quantities,
     Ratio: same_ratio_and_number,
     Cases: never,
+    **dict.fromkeys((Interval, Union, Tuple, SetOf, Matrix), _same_group_and_expression),
 }
 """The rules for one type beside any other that no rule above names. The first type that either answer has decides."""

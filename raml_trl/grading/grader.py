@@ -16,9 +16,10 @@ from typing import Literal, TypeVar
 
 from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.equality import leaves, same
+from raml_trl.grading.estimates import equal_at_point
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.numbers import has_huge_number, is_not_finite, is_too_long
-from raml_trl.grading.rule import MAX_STEPS, TooManyStepsError, undecided
+from raml_trl.grading.rule import MAX_STEPS, TooManyStepsError
 from raml_trl.prompts import find_style
 
 Outcome = Literal["correct", "wrong", "no answer", "unreadable answer", "unreadable reference", "timeout", "crash"]
@@ -94,7 +95,7 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
     if is_too_long(answer) or is_not_finite(answer):
         return "unreadable reference"
     try:
-        verdict = same(predicted, answer, undecided, max_steps=MAX_STEPS)
+        verdict = same(predicted, answer, equal_at_point, max_steps=MAX_STEPS)
     except TooManyStepsError:
         return None
     if verdict is None and has_huge_number(predicted):

@@ -49,6 +49,7 @@ _NAME = re.compile(
     r"(?:\s*\([A-Za-z](?:\s*,\s*[A-Za-z])*\))?|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}|[A-Z]{1,2} ?: ?[A-Z]{1,2}"
     r"|\([A-Za-z](?: ?, ?[A-Za-z])+\)|[fghFGHPT]\(-?\d+\)"
 )
+_UNKNOWN = re.compile(r"([a-z])(?:_\{\w+\})?")
 _FUNCTION = re.compile(
     rf"((?:{_LETTER}|[a-z]{{2,4}})'*(?:_\{{\w+\}})?(?:\^\{{[^{{}}]*\}})?) ?\(([a-z](?: ?, ?[a-z])*|\\[a-z]+)\)"
 )
@@ -90,7 +91,7 @@ def is_name(text: str) -> bool:
 def _value(text: str) -> Value:
     number = exact(text)
     if number is not None:
-        return Number(number)
+        return read_date(text) or Number(number)  # 2021-03-05 is no difference
     if text in (r"\emptyset", r"\{\}", r"\{ \}"):
         return EmptySet()
     words = plain(text)
@@ -232,12 +233,20 @@ def _approximation(members: Sequence[str]) -> Approximation:
 
 
 def _equation(members: Sequence[str]) -> Value:
-    first = plain(members[0])
+    """Return an equation, or a list of equations for a chain that gives several letters a value, as `x = y = 3`."""
+    first, last = plain(members[0]), plain(members[-1])
     match = _FUNCTION.fullmatch(first)
     if match and len(members) == 2:
         return Function(match[1], tuple(re.split(" ?, ?", match[2])), read(members[1]))
-    name = first if _NAME.fullmatch(first) else ""
-    return Equation(name, _parts(members))
+    if is_name(last) and not is_name(first):
+        return _equation(members[::-1])
+    names = [member for member in members if is_name(plain(member))]
+    unknowns = {match[1] for name in names if (match := _UNKNOWN.fullmatch(name))}
+    values = _parts([member for member in members if member not in names])
+    if values and len(unknowns) > 1 and all(map(_UNKNOWN.fullmatch, names)):
+        equations = (Equation(name, (read(name), *values)) for name in names)
+        return Items(tuple(Answer(f"{equation.name} = {values[-1].text}", equation) for equation in equations))
+    return Equation(first if is_name(first) else "", _parts(members))
 
 
 def _union(text: str) -> Value | None:

@@ -21,29 +21,61 @@ from raml_trl.grading.verdicts import Comparison, Verdict, all_of, any_of
 _DECIMAL = re.compile(r"[+-]?[0-9]*\.?([0-9]*)", re.ASCII)
 _SUBSCRIPT = re.compile(r"_\{\w+\}$")
 _MAX_RENAMED = 3
+_NO_LETTERS = {"e", "i", *(rf"\{command}" for command in ("frac", "binom", "sqrt", "cdot", "times", "div", "pi"))}
 
 
 def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`.
 
-    Two chains of equations with several names, such as `x = y = 3`, must have the same names.
+    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`.
     """
     assert isinstance(p.value, Equation)
-    if isinstance(a.value, Equation):
-        if _same_name(p.value.name, a.value.name):
-            names = _names(p.value), _names(a.value)
-            if min(map(len, names)) > 1 and names[0] != names[1]:
-                return False
-            return comparison.same(p.value.members[-1], a.value.members[-1])
-        return comparison.expressions(plain(p.text), plain(a.text))
-    members = p.value.members
-    if p.value.name:
-        members = tuple(member for member in members if not is_name(plain(member.text))) or members[-1:]
-    return all_of(comparison.same(member, a) for member in members)
+    if not isinstance(a.value, Equation):
+        return all_of(comparison.same(value, a) for value in _values(p.value))
+    if _same_name(p.value.name, a.value.name):
+        if not _same_names(_names(p.value), _names(a.value)):
+            return False
+        values = _values(p.value), _values(a.value)
+        chains = (comparison.same(value, chain[-1]) for chain in values for value in chain[:-1])
+        return all_of((comparison.same(values[0][-1], values[1][-1]), *chains))
+    if _are_values_of_letters(p.value, a.value):
+        return False
+    return comparison.expressions(plain(p.text), plain(a.text))
+
+
+def _values(equation: Equation) -> tuple[Answer, ...]:
+    """Return the last value of a chain of equations behind the earlier ones that have no other letters than it.
+
+    In `S = ab = 2 + 3 = 5`, the values are 2 + 3 and 5. Of an equation without a name, all members are values.
+    """
+    if not equation.name:
+        return equation.members
+    values = [member for member in equation.members if not is_name(plain(member.text))] or [equation.members[-1]]
+    return tuple(value for value in values if _letters(value) <= _letters(values[-1]))
+
+
+def _letters(answer: Answer) -> set[str]:
+    return set(letters(plain(answer.text))) - _NO_LETTERS
 
 
 def _names(equation: Equation) -> set[str]:
-    return {name for member in equation.members[:-1] if is_name(name := plain(member.text))}
+    return {name for member in equation.members if is_name(name := plain(member.text))}
+
+
+def _same_names(first: set[str], second: set[str]) -> bool:
+    """Return whether two chains have the same names. The subscripts of equal solutions may be missing on one side."""
+    if first == second:
+        return True
+    bare = [{_SUBSCRIPT.sub("", name) for name in names} for names in (first, second)]
+    return bare[0] == bare[1] and len(bare[0]) == 1 and bool(bare[0] & (first ^ second))
+
+
+def _are_values_of_letters(first: Equation, second: Equation) -> bool:
+    """Return whether two equations give different letters a value, and one of the values is a number."""
+    equations = (first, second)
+    simple = all(len(equation.members) == 2 and len(equation.name) == 1 for equation in equations)
+    numbers = any(isinstance(equation.members[-1].value, Number) for equation in equations)
+    return simple and numbers and first.name != second.name
 
 
 def _same_name(first: str, second: str) -> bool:
