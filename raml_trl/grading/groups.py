@@ -149,11 +149,21 @@ def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Ver
 def same_bounds(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare a list of inequalities with an answer that may be the same set: `x < 1 or x > 3` is `|x - 2| > 1`."""
     intervals = [as_interval(part) if isinstance(part.value, Inequality) else None for part in parts_of(p)]
-    if None in intervals:
+    unknowns = {member.text for part in parts_of(p) for member in _unknowns(part)} | {x.text for x in _unknowns(a)}
+    if None in intervals or len(unknowns) > 1:
         return False
+    ends = [{read(r"-\infty"), read(r"\infty")} & {interval.low, interval.high} for interval in intervals if interval]
+    if sum(map(len, ends)) > len({end.text for found in ends for end in found}):
+        return False  # `x > 1, x > 2` has another meaning
     brackets = [(interval, "(["[interval.has_low], ")]"[interval.has_high]) for interval in intervals if interval]
     union = r" \cup ".join(f"{low}{part.low.text}, {part.high.text}{high}" for part, low, high in brackets)
     return comparison.expressions(union, plain(a.text))
+
+
+def _unknowns(answer: Answer) -> list[Answer]:
+    """Return the names between or beside the bounds of an inequality."""
+    value = answer.value
+    return [member for member in value.members if is_name(member.text)] if isinstance(value, Inequality) else []
 
 
 def same_union(p: Answer, a: Answer, comparison: Comparison) -> Verdict:

@@ -49,7 +49,8 @@ _NAME = re.compile(
     r"(?:\s*\([A-Za-z](?:\s*,\s*[A-Za-z])*\))?|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}|[A-Z]{1,2} ?: ?[A-Z]{1,2}"
     r"|\([A-Za-z](?: ?, ?[A-Za-z])+\)|[fghFGHPT]\(-?\d+\)"
 )
-_UNKNOWN = re.compile(r"([a-z])(?:_\{\w+\})?")
+CONSTANTS = {r"\pi", r"\infty", "e", "i"}
+"""Names that have a value themselves, unless an equation gives them one."""
 _FUNCTION = re.compile(
     rf"((?:{_LETTER}|[a-z]{{2,4}})'*(?:_\{{\w+\}})?(?:\^\{{[^{{}}]*\}})?) ?\(([a-z](?: ?, ?[a-z])*|\\[a-z]+)\)"
 )
@@ -73,6 +74,7 @@ _MATRIX = re.compile(
 _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _CONDITION = re.compile(r"(?:if|when|for|where|若|当)\b ?|[,.]$")
 _TRANSPOSED = re.compile(r"(\(.*\)) ?\^ ?\{? ?(?:\\top|T) ?\}?", re.DOTALL)
+_TURNED = re.compile(r"([\[\]])([^\[\]]*)([\[\]])")
 _UNIT_VECTOR = re.compile(r"\\(?:mathbf|hat|vec|bar|overrightarrow) ?\{ ?\\?([ijk])(?:math)? ?\}")
 
 
@@ -233,19 +235,12 @@ def _approximation(members: Sequence[str]) -> Approximation:
 
 
 def _equation(members: Sequence[str]) -> Value:
-    """Return an equation, or a list of equations for a chain that gives several letters a value, as `x = y = 3`."""
     first, last = plain(members[0]), plain(members[-1])
     match = _FUNCTION.fullmatch(first)
     if match and len(members) == 2:
         return Function(match[1], tuple(re.split(" ?, ?", match[2])), read(members[1]))
-    if is_name(last) and not is_name(first):
+    if is_name(last) and last not in CONSTANTS and not is_name(first):
         return _equation(members[::-1])
-    names = [member for member in members if is_name(plain(member))]
-    unknowns = {match[1] for name in names if (match := _UNKNOWN.fullmatch(name))}
-    values = _parts([member for member in members if member not in names])
-    if values and len(unknowns) > 1 and all(map(_UNKNOWN.fullmatch, names)):
-        equations = (Equation(name, (read(name), *values)) for name in names)
-        return Items(tuple(Answer(f"{equation.name} = {values[-1].text}", equation) for equation in equations))
     return Equation(first if is_name(first) else "", _parts(members))
 
 
@@ -286,6 +281,7 @@ def _set_builder(element: str, condition: str) -> Value:
 def _brackets(text: str) -> Value | None:
     match = _TRANSPOSED.fullmatch(text)
     text = match[1] if match else text
+    text = _turned(text)
     if text[:1] not in ("(", "[") or text[-1:] not in (")", "]") or not is_enclosed(text):
         return None
     pieces = split(text[1:-1], _COMMA)
@@ -297,6 +293,14 @@ def _brackets(text: str) -> Value | None:
     if len(pieces) == 2 and (text[0] + text[-1] != "()" or any(r"\infty" in piece for piece in pieces)):
         return Interval(read(pieces[0]), read(pieces[1]), text[0] == "[", text[-1] == "]")
     return Tuple(_parts(pieces)) if text[0] + text[-1] in ("()", "[]") else None
+
+
+def _turned(text: str) -> str:
+    """Return an interval with round brackets for the turned square brackets of its open ends, as in `]0, 1[`."""
+    match = _TURNED.fullmatch(text)
+    if match is None or match[1] + match[3] == "[]":
+        return text
+    return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
 
 
 def _environment(text: str) -> Value | None:

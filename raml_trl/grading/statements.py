@@ -9,12 +9,14 @@ from raml_trl.grading.answers import (
     Family,
     Function,
     Inequality,
+    Items,
     Number,
+    Tuple,
 )
 from raml_trl.grading.notation import plain
 from raml_trl.grading.numbers import exact
 from raml_trl.grading.quantities import Quantity
-from raml_trl.grading.reading import is_name, read
+from raml_trl.grading.reading import CONSTANTS, is_name, read
 from raml_trl.grading.tokens import letters, rename
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of, any_of
 
@@ -27,18 +29,24 @@ _NO_LETTERS = {"e", "i", *(rf"\{command}" for command in ("frac", "binom", "sqrt
 def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`.
 
-    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`.
+    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`. Beside a list or a
+    tuple, `x = y = 3` is the list `x = 3, y = 3`.
     """
     assert isinstance(p.value, Equation)
+    if isinstance(a.value, Items | Tuple) and len(_names(p.value)) > 1:
+        value = _values(p.value)[-1]
+        equations = [
+            Answer(f"{name} = {value.text}", Equation(name, (read(name), value))) for name in sorted(_names(p.value))
+        ]
+        return comparison.same(Answer(p.text, Items(tuple(equations))), a)
     if not isinstance(a.value, Equation):
         return all_of(comparison.same(value, a) for value in _values(p.value))
-    if _same_name(p.value.name, a.value.name):
-        if not _same_names(_names(p.value), _names(a.value)):
-            return False
+    names = [_names(equation) for equation in (p.value, a.value)]
+    if p.value.name and a.value.name and _same_names(*names):
         values = _values(p.value), _values(a.value)
         chains = (comparison.same(value, chain[-1]) for chain in values for value in chain[:-1])
         return all_of((comparison.same(values[0][-1], values[1][-1]), *chains))
-    if _are_values_of_letters(p.value, a.value):
+    if _same_name(p.value.name, a.value.name) or _are_values_of_letters(p.value, a.value):
         return False
     return comparison.expressions(plain(p.text), plain(a.text))
 
@@ -50,7 +58,7 @@ def _values(equation: Equation) -> tuple[Answer, ...]:
     """
     if not equation.name:
         return equation.members
-    values = [member for member in equation.members if not is_name(plain(member.text))] or [equation.members[-1]]
+    values = [member for member in equation.members if not _is_unknown(member)] or [equation.members[-1]]
     return tuple(value for value in values if _letters(value) <= _letters(values[-1]))
 
 
@@ -59,7 +67,12 @@ def _letters(answer: Answer) -> set[str]:
 
 
 def _names(equation: Equation) -> set[str]:
-    return {name for member in equation.members if is_name(name := plain(member.text))}
+    return {plain(member.text) for member in equation.members[:-1] if _is_unknown(member)} | {equation.name}
+
+
+def _is_unknown(member: Answer) -> bool:
+    name = plain(member.text)
+    return is_name(name) and name not in CONSTANTS
 
 
 def _same_names(first: set[str], second: set[str]) -> bool:

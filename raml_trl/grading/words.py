@@ -7,6 +7,7 @@ from raml_trl.grading.answers import Affirmation, Words
 _WORDS = re.compile(r"[A-Z]{2,3}|(?i:[a-z][a-z' -]{3,})|\\ldots")
 _ARTICLES = {"a", "an", "the"}
 _AFFIRMATION = re.compile(r"(yes|no)\b[,.:;!]?\s*(.*)", re.DOTALL | re.IGNORECASE)
+_EXPLANATION = re.compile("[A-Za-z]{2}")
 _CONTRARY = {
     "yes": {"no", "not", "never", "false", "wrong", "impossible", "cannot", "isn't", "can't", "but", "or"},
     "no": {"yes", "true", "correct", "right", "but", "or"},
@@ -42,12 +43,15 @@ def as_words(text: str) -> Words:
 
 
 def read_affirmation(text: str) -> Affirmation | None:
-    """Return the yes or no that `text` says, or None if it says neither or contradicts itself."""
+    """Return the yes or no that `text` says, or None if it says neither or contradicts itself.
+
+    An explanation has words: `Yes, x = 3` also gives a value.
+    """
     match = _AFFIRMATION.fullmatch(text)
     if match is None:
         return None
     said, words = match[1].lower(), set(re.findall("[a-z']+", match[2].lower()))
-    explained = not match[2] or match[0][len(said)] in ",.:;!"
+    explained = not match[2] or (match[0][len(said)] in ",.:;!" and _EXPLANATION.search(match[2]) is not None)
     return Affirmation(said == "yes") if explained and not words & _CONTRARY[said] else None
 
 
