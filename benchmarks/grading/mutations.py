@@ -54,6 +54,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?|-?\\frac\{\d+\}\{\d+\}")
 _WITH_UNIT = re.compile(r"(.*\d[^a-z]*?)\s*\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z ]+)\}(?:\^\{?\d\}?)?\s*", re.DOTALL)
 _BASED = re.compile(r"\d+_\{?\d\}?")
 _LETTER = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]+\})?|([A-Za-z])")
+_WORD = re.compile("[A-Za-z]{4,}")
+_FUNCTION = re.compile(r"[A-Za-z]\([a-z]\) *=")
 _DIGIT = re.compile(r"\\text\{[^}]*\}|(\d)")
 _SIGNED = re.compile(r"(?<=[({,=])\s*(?=[\w\\])|(?<=[<>])\s*(?=[\w\\])")
 _OPERATORS = {
@@ -118,7 +120,7 @@ def change_digit(drawn: random.Random, answer: str) -> Change | None:
 
 def separate_digits(drawn: random.Random, answer: str) -> Change | None:
     """Puts a space or a comma between two digits that a number does not have there."""
-    places = [match.start() + 1 for match in re.finditer(r"(?<![\d,. ])\d{2}(?!\d)", answer)]
+    places = [match.start() + 1 for match in re.finditer(r"(?<!frac)(?<![\d,. ])\d{2}(?!\d)", answer)]
     if not places:
         return None
     place = drawn.choice(places)
@@ -200,7 +202,7 @@ def add_element(drawn: random.Random, answer: str) -> Change | None:
 def remove_element(drawn: random.Random, answer: str) -> Change | None:
     """Removes an element of a list, a set or a tuple."""
     start, parts, end = _parts(answer)
-    if len(parts) < 2 or len(set(parts)) < len(parts):
+    if len(parts) < 2 or len(set(parts)) < len(parts) or r"\in" in answer:  # the qualifier of a letter may be missing
         return None
     parts.pop(drawn.randrange(len(parts)))
     return start + ", ".join(parts) + end, True
@@ -238,15 +240,19 @@ def deny(drawn: random.Random, answer: str) -> Change | None:
 
 
 def change_letter(drawn: random.Random, answer: str) -> Change | None:
-    """Changes the case of a letter, or replaces it by another letter."""
-    places = [match.start(1) for match in _LETTER.finditer(answer) if match[1]]
+    """Changes the case of a letter, or replaces it by another letter.
+
+    Words have no case, and a function may have any name.
+    """
+    function = _FUNCTION.match(answer)
+    places = [match.start(1) for match in _LETTER.finditer(answer, 1 if function else 0) if match[1]]
     if not places:
         return None
     place = drawn.choice(places)
     letter = answer[place]
     put = (
         letter.swapcase()
-        if drawn.random() < 0.7
+        if drawn.random() < 0.7 and not _WORD.fullmatch(answer)
         else drawn.choice([other for other in "abcknpqrstuvxyz" if other != letter])
     )
     return answer[:place] + put + answer[place + 1 :], False
@@ -388,6 +394,18 @@ def _parts(answer: str) -> tuple[str, list[str], str]:
     return start, [part.strip() for part in parts], end
 
 
+def attack(number: int, seed: int, workers: int, seconds: float) -> tuple[Counter[str], list[Mutation]]:
+    """Grades `number` mutations in batches. Returns how many of each kind were made, and those accepted."""
+    made, passed = Counter[str](), list[Mutation]()
+    source = islice(mutations(random.Random(seed), right_pairs(seed)), number)
+    with GradingPool(workers, seconds=seconds) as pool:
+        while batch := list(islice(source, BATCH)):
+            made.update(mutation.kind for mutation in batch)
+            passed += accepted(pool, batch)
+            print(f"{made.total():,} made, {len(passed)} accepted", file=sys.stderr)
+    return made, passed
+
+
 def main() -> None:
     """Grades the mutations in batches, and prints how many of each kind were made and accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -397,14 +415,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of one comparison by algebra")
     parser.add_argument("--output", type=Path, help="file for the accepted mutations, as JSON Lines")
     given = parser.parse_args()
-    drawn, started = random.Random(given.seed), time.perf_counter()
-    made, passed = Counter[str](), list[Mutation]()
-    source = islice(mutations(drawn, right_pairs(given.seed)), given.mutations)
-    with GradingPool(given.workers, seconds=given.seconds) as pool:
-        while batch := list(islice(source, BATCH)):
-            made.update(mutation.kind for mutation in batch)
-            passed += accepted(pool, batch)
-            print(f"{made.total():,} made, {len(passed)} accepted", file=sys.stderr)
+    started = time.perf_counter()
+    made, passed = attack(given.mutations, given.seed, given.workers, given.seconds)
     if given.output:
         given.output.write_text("".join(json.dumps(asdict(mutation)) + "\n" for mutation in passed), encoding="utf-8")
     by_kind = Counter(mutation.kind for mutation in passed)

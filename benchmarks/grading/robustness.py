@@ -175,6 +175,20 @@ class Report:
         return bool(self.crashes) or any(seconds > MOST_SECONDS for seconds, _, _ in self.slowest)
 
 
+def report_on(number: int, seed: int, workers: int, seconds: float) -> Report:
+    """Grades `number` inputs in batches, and returns the report."""
+    report, source = Report(), inputs(number, seed)
+    with GradingPool(workers, seconds=seconds) as pool:
+        while batch := list(islice(source, BATCH)):
+            report.add(pool, batch)
+    return report
+
+
+def peak_memory() -> list[int]:
+    """Returns the peak resident memory of this process and of its largest ended child, in MiB."""
+    return [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
 def main() -> None:
     """Grades the inputs in batches, and prints the outcomes, the crashes, the timeouts and the slowest inputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,16 +197,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="child processes that run algebra")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of one comparison by algebra")
     given = parser.parse_args()
-    report, started = Report(), time.perf_counter()
-    source = inputs(given.inputs, given.seed)
-    with GradingPool(given.workers, seconds=given.seconds) as pool:
-        while batch := list(islice(source, BATCH)):
-            report.add(pool, batch)
+    started = time.perf_counter()
+    report = report_on(given.inputs, given.seed, given.workers, given.seconds)
     print(f"{report.outcomes.total():,} inputs, {report.by_algebra:,} of them through algebra, seed {given.seed}:")
     for outcome, number in report.outcomes.most_common():
         print(f"  {outcome}: {number:,}")
-    peaks = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(f"{time.perf_counter() - started:.0f} s; peak MiB of this process and of a child: {peaks}")
+    print(f"{time.perf_counter() - started:.0f} s; peak MiB of this process and of a child: {peak_memory()}")
     for name, pairs in (("crashed", report.crashes), ("timed out", report.timeouts)):
         for predicted, gold in pairs:
             print(f"{name}: {predicted[:SHOWN]!r} for {gold[:SHOWN]!r}")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from raml_trl.grading.quantities import CHANGING_WORDS
 
 _LABEL = r"(?:(?i:the )?(?i:correct |final )?(?i:options?|answers?|choices?)(?i: is| are)?:? )?"
-# The content of an option stands behind a space or a full stop. It starts with no operator: `(D)x` is a product.
-_CONTENT = r"((?:[A-Za-z0-9.(\[|]|-[0-9]|\\(?:d?frac|sqrt|pi|text|\{)).*)"
+# The content of an option stands behind a space or a full stop. It starts with no operator, and is no single letter:
+# `(D)x` and `(D) x` are products.
+_CONTENT = r"((?![A-Za-z]$)(?:[A-Za-z0-9.(\[|]|-[0-9]|\\(?:d?frac|sqrt|pi|text|\{)).*)"
 _ONE = re.compile(
     rf"{_LABEL}(?:\(([A-J])\)(?:(?:[.:]\s*|\s+){_CONTENT}|[.:])?|([A-J])(?:[.)]\s+{_CONTENT}|[.):])?)", re.DOTALL
 )

@@ -4,7 +4,9 @@ import re
 
 from raml_trl.grading.answers import Affirmation, Words
 
-_WORDS = re.compile(r"[A-Z]{2,3}|(?i:[a-z][a-z' -]{3,})|\\ldots")
+# In `p - q` and `a b c`, letters are no words: one word has at least three letters, and hyphens have no spaces around.
+_WORD = r"[a-z][a-z']*(?:-[a-z][a-z']*)*"
+_WORDS = re.compile(rf"[A-Z]{{2,3}}|\\ldots|(?i:(?=.{{4}})(?=.*[a-z]{{3}}){_WORD}(?: +{_WORD})*)")
 _ARTICLES = {"a", "an", "the"}
 _AFFIRMATION = re.compile(r"(yes|no)\b[,.:;!]?\s*(.*)", re.DOTALL | re.IGNORECASE)
 _EXPLANATION = re.compile("[A-Za-z]{2}")
