@@ -242,10 +242,10 @@ def deny(drawn: random.Random, answer: str) -> Change | None:
 def change_letter(drawn: random.Random, answer: str) -> Change | None:
     """Changes the case of a letter, or replaces it by another letter.
 
-    Words have no case, and a function may have any name.
+    Words have no case, and a function and its argument may have any name.
     """
     function = _FUNCTION.match(answer)
-    places = [match.start(1) for match in _LETTER.finditer(answer, 1 if function else 0) if match[1]]
+    places = [match.start(1) for match in _LETTER.finditer(answer, function.end() if function else 0) if match[1]]
     if not places:
         return None
     place = drawn.choice(places)
@@ -333,6 +333,8 @@ CHANGES: dict[str, Callable[[random.Random, str], Change | None]] = {
 def mutate(drawn: random.Random, kind: str, right: str, reference: str) -> Mutation | None:
     """Returns a wrong answer made from a right one, or None if the drawn change does not change its value for sure."""
     right, reference = right.strip(), reference.strip()
+    if kind == "number word" and "%" in reference:  # 50% equals 0.5 and 50, so that it also equals half a hundred
+        return None
     if kind == "unit" and _NUMBER.fullmatch(right) and right == reference:
         right = reference = rf"{right} \text{{ {drawn.choice(_UNITS)}}}"
     change = CHANGES[kind](drawn, right)

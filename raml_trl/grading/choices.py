@@ -30,7 +30,11 @@ def read_choice(text: str) -> Choice | None:
     match = _ONE.fullmatch(text)
     if match:
         content = match[2] or match[4] or ""
-        if _OPTION.search(content) or any(word.lower() in CHANGING_WORDS for word in re.findall("[A-Za-z']+", content)):
+        if (
+            _OPTION.search(content)
+            or r"\cup" in content
+            or any(word.lower() in CHANGING_WORDS for word in re.findall("[A-Za-z']+", content))
+        ):
             return None
         return Choice(frozenset(match[1] or match[3]), content)
     if _SEVERAL.fullmatch(text):

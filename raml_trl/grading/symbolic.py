@@ -33,6 +33,8 @@ _LETTERS = re.compile(
     r"(?P<primes>'*)(?: ?_ ?\{ ?(?P<index>\w+) ?\})?(?P<more>'*)|\\[A-Za-z]+"
 )
 
+_CAPITAL = re.compile("[A-Z]")
+
 # Types of expressions that evaluate quickly and reliably. Matrices, sums and infinities are not among them.
 _NUMBERS = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
 _FUNCTIONS = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
@@ -105,10 +107,11 @@ def _distinct_letters(expression: str) -> str:
         if match["letter"] is None:
             return match.group()
         letter, marks = match["letter"].lstrip("\\"), "prime" * len(match["primes"] + match["more"])
+        index = _CAPITAL.sub(lambda capital: f"upper{capital[0].lower()}", match["index"] or "")
         if letter[0].isupper() or len(letter) > 1:  # not as e_{upper}, because e with an index is unreadable
             case = "upper" if letter[0].isupper() else "lower"
-            return f"x_{{{case}{letter.lower()}{marks}{match['index'] or ''}}} "
-        return f"{letter}_{{{marks}{match['index'] or ''}}}" if marks else match.group()
+            return f"x_{{{case}{letter.lower()}{marks}{index}}} "
+        return f"{letter}_{{{marks}{index}}}" if marks or index != (match["index"] or "") else match.group()
 
     return _LETTERS.sub(renamed, _CONSTANT.sub("+c", expression))
 

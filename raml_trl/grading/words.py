@@ -9,7 +9,7 @@ _WORD = r"[a-z][a-z']*(?:-[a-z][a-z']*)*"
 _WORDS = re.compile(rf"[A-Z]{{2,3}}|\\ldots|(?i:(?=.{{4}})(?=.*[a-z]{{3}}){_WORD}(?: +{_WORD})*)")
 _ARTICLES = {"a", "an", "the"}
 _AFFIRMATION = re.compile(r"(yes|no)\b[,.:;!]?\s*(.*)", re.DOTALL | re.IGNORECASE)
-_EXPLANATION = re.compile("[A-Za-z]{2}")
+_EXPLANATION = re.compile(r"(?!.*\\c[ua]p(?![a-z])).*[A-Za-z]{2}", re.DOTALL)
 _CONTRARY = {
     "yes": {"no", "not", "never", "false", "wrong", "impossible", "cannot", "isn't", "can't", "but", "or"},
     "no": {"yes", "true", "correct", "right", "but", "or"},
@@ -47,13 +47,13 @@ def as_words(text: str) -> Words:
 def read_affirmation(text: str) -> Affirmation | None:
     """Return the yes or no that `text` says, or None if it says neither or contradicts itself.
 
-    An explanation has words: `Yes, x = 3` also gives a value.
+    An explanation has words, and no union: `Yes, x = 3` also gives a value.
     """
     match = _AFFIRMATION.fullmatch(text)
     if match is None:
         return None
     said, words = match[1].lower(), set(re.findall("[a-z']+", match[2].lower()))
-    explained = not match[2] or (match[0][len(said)] in ",.:;!" and _EXPLANATION.search(match[2]) is not None)
+    explained = not match[2] or (match[0][len(said)] in ",.:;!" and _EXPLANATION.match(match[2]) is not None)
     return Affirmation(said == "yes") if explained and not words & _CONTRARY[said] else None
 
 
