@@ -56,6 +56,7 @@ _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", 
 _FUNCTIONS = {"sqrt", "ln", "log", "exp", "infty", *_GREEK, *_TRIGONOMETRIC}
 _CLOSING = {"(": ")", "{": "}", r"\{": r"\}", "[": "]"}
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_THIN = re.compile(r"\\[,;:! ]")
 _COUNTED = re.compile(r"\s*([+-]?\d[\d.,]*)\s+(\S.*)", re.DOTALL)
 
 
@@ -206,7 +207,7 @@ class _Speller:
 
     def words(self, command: str) -> str:
         """Rewrite a command whose argument is words. Signs, and words with numbers, need no such command."""
-        raw = _SIZED.sub("", self.raw())
+        raw = _THIN.sub(" ", _SIZED.sub("", self.raw()))
         name = raw.strip()
         if command == r"\operatorname" and name in _FUNCTIONS:
             return self.piece(name)
