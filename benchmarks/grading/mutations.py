@@ -54,6 +54,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?|-?\\frac\{\d+\}\{\d+\}")
 _WITH_UNIT = re.compile(r"(.*\d[^a-z]*?)\s*\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z ]+)\}(?:\^\{?\d\}?)?\s*", re.DOTALL)
 _BASED = re.compile(r"\d+_\{?\d\}?")
 _LETTER = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]+\})?|([A-Za-z])")
+_QUALIFIER = re.compile(r"\\in(?![A-Za-z])|integer|constant|real")
+_INTEGRAL = re.compile(r"\+ *C *$")
 _WORD = re.compile("[A-Za-z]{4,}")
 _FUNCTION = re.compile(r"[A-Za-z]\([a-z]\) *=")
 _DIGIT = re.compile(r"\\text\{[^}]*\}|(\d)")
@@ -168,7 +170,8 @@ def change_unit(drawn: random.Random, answer: str) -> Change | None:
     match = _WITH_UNIT.fullmatch(answer)
     if match is None or match[2].strip() not in _UNITS:
         return None
-    unit = drawn.choice([unit for unit in _UNITS if unit.rstrip("s") != match[2].strip().rstrip("s")])
+    old = match[2].strip().rstrip("s")
+    unit = drawn.choice([unit for unit in _UNITS if unit.partition("^")[0].rstrip("s") != old])
     return rf"{match[1]} \text{{ {unit}}}", True
 
 
@@ -200,9 +203,9 @@ def add_element(drawn: random.Random, answer: str) -> Change | None:
 
 
 def remove_element(drawn: random.Random, answer: str) -> Change | None:
-    """Removes an element of a list, a set or a tuple."""
+    """Removes an element of a list, a set or a tuple. The qualifier of a letter is none."""
     start, parts, end = _parts(answer)
-    if len(parts) < 2 or len(set(parts)) < len(parts) or r"\in" in answer:  # the qualifier of a letter may be missing
+    if len(parts) < 2 or len(set(parts)) < len(parts) or _QUALIFIER.search(answer):
         return None
     parts.pop(drawn.randrange(len(parts)))
     return start + ", ".join(parts) + end, True
@@ -242,10 +245,17 @@ def deny(drawn: random.Random, answer: str) -> Change | None:
 def change_letter(drawn: random.Random, answer: str) -> Change | None:
     """Changes the case of a letter, or replaces it by another letter.
 
-    Words have no case, and a function and its argument may have any name.
+    Words and constants of integration have no case. A function and its argument may have any name.
     """
     function = _FUNCTION.match(answer)
-    places = [match.start(1) for match in _LETTER.finditer(answer, function.end() if function else 0) if match[1]]
+    constant = _INTEGRAL.search(answer)
+    places = [
+        match.start(1)
+        for match in _LETTER.finditer(
+            answer, function.end() if function else 0, constant.start() if constant else len(answer)
+        )
+        if match[1]
+    ]
     if not places:
         return None
     place = drawn.choice(places)

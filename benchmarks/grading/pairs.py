@@ -38,10 +38,11 @@ def references() -> list[str]:
 def answer_pairs(path: Path | None = None) -> list[dict[str, Any]]:
     """Returns the undisputed rows of a file of answer pairs: `reference`, `text`, `expected` and `kind`.
 
-    `path` is the file, by default the one of the tests.
+    `path` is the file, by default all those of the tests.
     """
-    path = path or REPOSITORY / "tests" / "grading" / "answer_pairs.jsonl"
-    pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    tests = REPOSITORY / "tests" / "grading"
+    paths = [path] if path else [tests / f"{name}_pairs.jsonl" for name in ("answer", "typed", "further")]
+    pairs = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     return [row for row in pairs if not row.get("debatable", False)]
 
 

@@ -4,7 +4,7 @@ r"""Compares our grader, math-verify and TRL's `accuracy_reward` on answer pairs
     python -m benchmarks.grading.side_by_side --pairs ../shared/data/answer_pairs.jsonl
 
 A pair is a completion (`text`) with its `reference`; `expected` is `correct` or `not correct`, and `kind` is the kind
-of pair. Rows that are marked `debatable` are left out. The default file is that of the tests. The table shows how many
+of pair. Rows that are marked `debatable` are left out. The default is all pairs of the tests. The table shows how many
 right answers each grader accepts and how many wrong answers it passes. math-verify runs with its defaults, and TRL gets
 a plain completion. Both get the reference in dollar signs, because they read few references without. A grader that
 raises an error, returns no verdict or takes longer than `--seconds` does not accept the answer.
@@ -54,7 +54,7 @@ def tabulate(rows: Sequence[dict[str, Any]], accepted: dict[str, list[bool]], *,
 def main() -> None:
     """Grades the pairs with all graders, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="JSON Lines file of pairs; the default is that of the tests")
+    parser.add_argument("--pairs", type=Path, help="JSON Lines file of pairs; the default is all pairs of the tests")
     parser.add_argument("--seconds", type=float, default=20.0, help="time limit of a verdict of another grader")
     parser.add_argument("--totals", action="store_true", help="print only the totals")
     given = parser.parse_args()

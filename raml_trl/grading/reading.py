@@ -45,7 +45,7 @@ from raml_trl.grading.words import as_words, read_affirmation, read_words
 _MAX_SIGNS = 4  # signs \pm in one answer: 16 values
 _LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega))"
 _NAME = re.compile(
-    r"(?:[A-Za-z]|\\(?!frac|sqrt)[a-z]+|(?:\\(?:angle|triangle)\s*)?[A-Z]{2,3}|[A-Za-z]{4,})'*(?:_\{\w+\})?"
+    r"(?:[A-Za-z]|\\(?!frac|sqrt|l?not|neg|ne|exists|forall)[a-z]+|(?:\\(?:angle|triangle)\s*)?[A-Z]{2,3}|[A-Za-z]{4,})'*(?:_\{\w+\})?"
     r"(?:\s*\([A-Za-z](?:\s*,\s*[A-Za-z])*\))?|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}|[A-Z]{1,2} ?: ?[A-Z]{1,2}"
     r"|\([A-Za-z](?: ?, ?[A-Za-z])+\)|[fghFGHPT]\(-?\d+\)"
 )

@@ -48,6 +48,9 @@ def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
         return all_of((comparison.same(values[0][-1], values[1][-1]), *chains))
     if _same_name(p.value.name, a.value.name) or _are_values_of_letters(p.value, a.value):
         return False
+    members = p.value.members, a.value.members
+    if max(map(len, members)) > 2:  # algebra would compare only two members of a chain
+        return len(members[0]) == len(members[1]) and all_of(map(comparison.same, *members))
     return comparison.expressions(plain(p.text), plain(a.text))
 
 

@@ -23,7 +23,11 @@ _RELATIVE_OF_DECIMALS = 1e-12  # the same if both have decimals, which are read 
 _RELATIVE_OF_ROUNDED = 1e-5  # the same if one is a decimal, which is often rounded to six digits
 _STEP = sympy.Rational(37, 100)  # distance between the values that two symbols get in a numerical comparison
 
-_UNREADABLE = re.compile(r"\\(?:[hv]?phantom|[bx]?cancel|not)(?![A-Za-z])|[0-9] +[0-9]")  # hidden, denied, ambiguous
+# What is hidden or denied, mixed relations, and numbers with spaces
+_UNREADABLE = re.compile(
+    r"\\(?:[hv]?phantom|[bx]?cancel|l?not|neg)(?![A-Za-z])|[0-9] +[0-9]|\\ne(?![A-Za-z]).*=|=.*\\ne(?![A-Za-z])",
+    re.DOTALL,
+)
 _INDEX = re.compile(r"\\(?:sum|prod) ?_ ?\{ ?([a-z]) ?=")
 _CONSTANT = re.compile(r"\+ *C *$")
 # Letters that math-verify would take for others: it ignores case and primes. The arguments of the first commands stay.

@@ -1,7 +1,7 @@
 """Tests the grader on pairs of an answer and a reference whose verdict is beyond dispute, by kind of answer.
 
-`answer_pairs.jsonl` and `typed_pairs.jsonl` were written before the code that they test. About half of their answers
-are wrong and made to fool a grader.
+`answer_pairs.jsonl`, `typed_pairs.jsonl` and `further_pairs.jsonl` were written before the code that they test. About
+half of their answers are wrong and made to fool a grader.
 """
 
 import json
@@ -36,7 +36,9 @@ def misjudged(pool: GradingPool, rows: list[Row], expected: str) -> list[Row]:
 
 
 @pytest.mark.children
-@pytest.mark.parametrize(("name", "right", "wrong"), [("answer_pairs", 50, 52), ("typed_pairs", 72, 48)])
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"), [("answer_pairs", 50, 52), ("typed_pairs", 72, 48), ("further_pairs", 197, 214)]
+)
 def test_pairs(pool: GradingPool, name: str, right: int, wrong: int) -> None:
     rows = read_rows(Path(__file__).with_name(f"{name}.jsonl"))
     assert Counter(row["expected"] for row in rows) == {"correct": right, "not correct": wrong}
