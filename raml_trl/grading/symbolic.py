@@ -41,6 +41,8 @@ _CAPITAL = re.compile("[A-Z]")
 
 # Types of expressions that evaluate quickly and reliably. Matrices, sums and infinities are not among them.
 _NUMBERS = (sympy.Rational, sympy.Float, sympy.NumberSymbol, sympy.core.numbers.ImaginaryUnit, sympy.Symbol)
+_OPERATIONS = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
+_NO_VALUE = (ArithmeticError, AttributeError, KeyError, NotImplementedError, RecursionError, TypeError, ValueError)
 _FUNCTIONS = (sympy.exp, sympy.log, sympy.Abs, TrigonometricFunction, sympy.binomial, sympy.factorial)
 _SCALARS = (sympy.Add, sympy.Mul, sympy.Pow, *_NUMBERS, *_FUNCTIONS)
 
@@ -73,7 +75,23 @@ def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
     spelling = NormalizationConfig(nits=True, malformed_operators=True, boxed="none")
     config = LatexExtractionConfig(normalization_config=spelling)
     readings = parse(text, [config], parsing_timeout=None, fallback_mode="no_fallback")
-    return tuple(_with_constants(reading) if isinstance(reading, sympy.Expr) else reading for reading in readings)
+    return tuple(
+        _evaluated(_with_constants(reading)) if isinstance(reading, sympy.Expr) else reading for reading in readings
+    )
+
+
+def _evaluated(expression: sympy.Expr) -> sympy.Expr:
+    """Return the value of a sum, product, integral or limit without free letters, if sympy finds it.
+
+    Comparing such expressions as they are takes seconds.
+    """
+    if not expression.has(*_OPERATIONS) or expression.free_symbols:
+        return expression
+    try:
+        value = expression.doit()
+    except _NO_VALUE:
+        return expression
+    return value if _is_scalar(value) else expression
 
 
 def _with_constants(expression: sympy.Expr) -> sympy.Expr:
