@@ -16,10 +16,20 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Self
 
+from raml_trl.grading.estimates import estimate
 from raml_trl.grading.notation import normalise
+from raml_trl.grading.numbers import exact
 from raml_trl.grading.pool import GradingPool
+from raml_trl.grading.reading import read
+from raml_trl.grading.symbolic import parse_expression
 
 Pairs = Sequence[tuple[str, str]]
+
+
+def clear_caches() -> None:
+    """Empties the caches of our grader in this process."""
+    for cached in (normalise, exact, read, estimate, parse_expression):
+        cached.cache_clear()
 
 
 def two_cores() -> list[int]:
@@ -45,7 +55,7 @@ def _serve(core: int, calls: Connection) -> None:
     """Is one of the `two_processes`: grades each list of pairs from `calls` on `core`, until an empty list arrives."""
     with _only([core]), GradingPool(1) as pool:
         while pairs := calls.recv():
-            normalise.cache_clear()
+            clear_caches()
             pool.grade(pairs, style="boxed")
             calls.send(len(pairs))
 
@@ -79,7 +89,7 @@ class Arrangements:
 
         The processes that own a pool start with empty caches. The children keep what they have parsed before.
         """
-        normalise.cache_clear()
+        clear_caches()
         if arrangement == "two_processes":
             started = time.perf_counter()
             for number, process in enumerate(self._processes):

@@ -19,11 +19,10 @@ from collections.abc import Callable, Sequence
 from math_verify import LatexExtractionConfig, parse, verify
 
 from benchmarks import harness
-from benchmarks.grading.cores import Arrangements, two_cores
+from benchmarks.grading.cores import Arrangements, clear_caches, two_cores
 from benchmarks.grading.pairs import cases, real_pairs, references
 from raml_trl.grading.boxes import extract_answer
 from raml_trl.grading.grader import decide_without_algebra, grade
-from raml_trl.grading.notation import normalise
 from raml_trl.grading.pool import GradingPool
 
 Pairs = Sequence[tuple[str, str]]
@@ -46,8 +45,8 @@ def math_verify(pairs: Pairs) -> list[bool]:
 
 
 def seconds(run: Callable[[Pairs], object], pairs: Pairs) -> float:
-    """Returns the wall-clock time in seconds to grade `pairs` with an empty cache in this process."""
-    normalise.cache_clear()
+    """Returns the wall-clock time in seconds to grade `pairs` with empty caches in this process."""
+    clear_caches()
     started = time.perf_counter()
     run(pairs)
     return time.perf_counter() - started

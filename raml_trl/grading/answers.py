@@ -1,11 +1,13 @@
 """The types of answers. A type holds what an answer means, not how it is spelled.
 
-Quantities, times of day, dates, choices, residue classes and divisions with rest are types of their own modules.
+Quantities, numbers in a base, times of day, dates, choices, residue classes and divisions with rest are types of their
+own modules.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
 
+from raml_trl.grading.bases import Based
 from raml_trl.grading.choices import Choice
 from raml_trl.grading.clock import TimeOfDay
 from raml_trl.grading.dates import Date
@@ -18,14 +20,6 @@ class Number:
     """A rational number."""
 
     value: Fraction
-
-
-@dataclass(frozen=True)
-class Based:
-    """A numeral in a base that the answer names. Its digits are in upper case."""
-
-    digits: str
-    base: int
 
 
 @dataclass(frozen=True)

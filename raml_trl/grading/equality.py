@@ -4,7 +4,6 @@ Answers of one type are compared by meaning, and answers of different types by t
 passes the function `leaf` that compares expressions. `docs/answers.md` says for each type what equals what.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -33,8 +32,8 @@ from raml_trl.grading.answers import (
     Words,
 )
 from raml_trl.grading.choices import Choice, read_run
-from raml_trl.grading.clock import TimeOfDay, same_time
-from raml_trl.grading.dates import Date, same_date
+from raml_trl.grading.clock import TimeOfDay
+from raml_trl.grading.dates import Date
 from raml_trl.grading.estimates import estimate
 from raml_trl.grading.groups import (
     same_bounds,
@@ -49,9 +48,17 @@ from raml_trl.grading.groups import (
     same_union,
     same_unordered,
 )
+from raml_trl.grading.measures import (
+    same_dates,
+    same_quantities,
+    same_residue_and_number,
+    same_residue_classes,
+    same_time_and_ratio,
+    same_times,
+)
 from raml_trl.grading.notation import compact, plain
-from raml_trl.grading.numbers import exact, same_number
-from raml_trl.grading.quantities import Quantity, changing_words, counts_only, currency, in_base_unit, units_differ
+from raml_trl.grading.numbers import same_number
+from raml_trl.grading.quantities import Quantity, changing_words, currency, units_differ
 from raml_trl.grading.reading import read
 from raml_trl.grading.remainders import Division, ResidueClass
 from raml_trl.grading.rule import Leaf, Rule, undecided
@@ -179,52 +186,6 @@ def _same_values(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
     return p.value == a.value
 
 
-def _same_times(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    assert isinstance(p.value, TimeOfDay)
-    assert isinstance(a.value, TimeOfDay)
-    return same_time(p.value, a.value)
-
-
-def _same_time_and_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    assert isinstance(p.value, TimeOfDay)
-    if p.value.half or re.search(":0[0-9]", p.text):  # no ratio has such a number
-        return False
-    return same_ratio(p, a, comparison) if isinstance(a.value, Ratio) else same_ratio_and_number(p, a, comparison)
-
-
-def _same_dates(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    assert isinstance(p.value, Date)
-    assert isinstance(a.value, Date)
-    return same_date(p.value, a.value)
-
-
-def _same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two residue classes: 3 and 10 are the same modulo 7. The name of the number may be missing."""
-    assert isinstance(p.value, ResidueClass)
-    assert isinstance(a.value, ResidueClass)
-    first, second = p.value, a.value
-    if first.name != second.name and "" not in (first.name, second.name):
-        return False
-    modulus = exact(first.modulus)
-    if modulus is None or modulus != exact(second.modulus) or not modulus:
-        return all_of((comparison.same(read(first.modulus), read(second.modulus)), first.residues == second.residues))
-    residues = [
-        {None if (number := exact(text)) is None else number % modulus for text in side.residues}
-        for side in (first, second)
-    ]
-    return None not in residues[0] | residues[1] and residues[0] == residues[1]
-
-
-def _same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Compare a residue class with its smallest member that is not negative."""
-    assert isinstance(p.value, ResidueClass)
-    assert isinstance(a.value, Number)
-    modulus, residue = exact(p.value.modulus), exact(p.value.residues[0])
-    if p.value.name or len(p.value.residues) > 1 or not modulus or residue is None:
-        return False
-    return residue % modulus == a.value.value
-
-
 def _same_choices(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare a choice with any answer: with the same letters, in any order, or with the content of its option."""
     assert isinstance(p.value, Choice)
@@ -260,37 +221,13 @@ def _same_words(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     return comparison.expressions(plain(p.text), plain(a.text)) if isinstance(a.value, Expression) else False
 
 
-def _same_quantities(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a quantity with any answer. The unit may be missing on one side.
-
-    50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
-    """
-    first, second = (answer.value if isinstance(answer.value, Quantity) else Quantity(answer.text) for answer in (p, a))
-    for angle, arc, place in ((first, second, 0), (second, first, 1)):
-        if angle.unit == "degree" and arc.unit in ("", "radian") and r"\pi" in arc.value and r"\pi" not in angle.value:
-            sides = rf"\frac{{\pi}}{{180}}({plain(angle.value)})", plain(arc.value)
-            return comparison.expressions(sides[place], sides[1 - place])
-    if units_differ(first, second):
-        return False
-    for counted, other in ((first, second), (second, first)):
-        if not other.noun and not counts_only(counted):
-            return comparison.expressions(plain(p.text), plain(a.text))
-    p_number, a_number = exact(first.value), exact(second.value)
-    if p_number is not None and a_number is not None and (first.unit == "%") != (second.unit == "%"):
-        part, whole = (p_number, a_number) if first.unit == "%" else (a_number, p_number)
-        return whole in (part, part / 100)
-    if first.unit and second.unit and first.unit != second.unit:
-        return comparison.same(read(in_base_unit(first)), read(in_base_unit(second)))
-    return comparison.same(read(first.value), read(second.value))
-
-
 _RULES: dict[tuple[type, type], Compare] = {
     (Number, Number): _same_numbers,
-    (TimeOfDay, TimeOfDay): _same_times,
-    (TimeOfDay, Ratio): _same_time_and_ratio,
-    (Date, Date): _same_dates,
-    (ResidueClass, ResidueClass): _same_residue_classes,
-    (ResidueClass, Number): _same_residue_and_number,
+    (TimeOfDay, TimeOfDay): same_times,
+    (TimeOfDay, Ratio): same_time_and_ratio,
+    (Date, Date): same_dates,
+    (ResidueClass, ResidueClass): same_residue_classes,
+    (ResidueClass, Number): same_residue_and_number,
     (Words, Words): _same_values,
     (EmptySet, EmptySet): _same_values,
     (Items, Items): same_unordered,
@@ -324,7 +261,7 @@ _RULES: dict[tuple[type, type], Compare] = {
 """The rules for two types."""
 
 _RULES_WITH_ANY: dict[type, Compare] = {
-    TimeOfDay: _same_time_and_ratio,
+    TimeOfDay: same_time_and_ratio,
     **dict.fromkeys((Date, Division, ResidueClass, Based, Affirmation), _same_values),
     Family: same_family,
     Approximation: same_approximation,
@@ -334,7 +271,7 @@ _RULES_WITH_ANY: dict[type, Compare] = {
     Choice: _same_choices,
     Words: _same_words,
     EmptySet: never,
-    Quantity: _same_quantities,
+    Quantity: same_quantities,
     Ratio: same_ratio_and_number,
     Cases: never,
     **dict.fromkeys((Interval, Union, Tuple, SetOf, Matrix), _same_group_and_expression),

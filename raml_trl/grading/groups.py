@@ -20,8 +20,9 @@ from raml_trl.grading.answers import (
     Union,
 )
 from raml_trl.grading.clock import TimeOfDay
+from raml_trl.grading.names import is_name
 from raml_trl.grading.notation import compact, plain
-from raml_trl.grading.reading import is_name, read
+from raml_trl.grading.reading import read
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of
 
 _MAX_UNORDERED = 32  # most parts that are compared in any order, beyond those that are spelled alike

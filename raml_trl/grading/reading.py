@@ -5,14 +5,12 @@ which algebra compares. Parts of an answer are answers, read by the same rules.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import product
 
 from raml_trl.grading.answers import (
     Answer,
     Approximation,
-    Based,
     Cases,
     EmptySet,
     Equation,
@@ -31,37 +29,28 @@ from raml_trl.grading.answers import (
     Union,
     Value,
 )
+from raml_trl.grading.bases import read_based
 from raml_trl.grading.choices import read_choice
 from raml_trl.grading.clock import read_time
 from raml_trl.grading.dates import read_date
+from raml_trl.grading.names import CONSTANTS, is_name
 from raml_trl.grading.notation import normalise, plain
 from raml_trl.grading.numbers import exact
+from raml_trl.grading.plus_minus import PLUS_MINUS, both_signs
 from raml_trl.grading.qualifiers import read_qualified
 from raml_trl.grading.quantities import read_compound, read_quantity
 from raml_trl.grading.remainders import read_division, read_residue_class
 from raml_trl.grading.tokens import SEPARATORS, TEXT, cut, is_enclosed, letters, rename, split
 from raml_trl.grading.words import as_words, read_affirmation, read_words
 
-_MAX_SIGNS = 4  # signs \pm in one answer: 16 values
 _LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega))"
-_NAME = re.compile(
-    r"(?:[A-Za-z]|\\(?!frac|sqrt|l?not|neg|ne|exists|forall)[a-z]+|(?:\\(?:angle|triangle)\s*)?[A-Z]{2,3}|[A-Za-z]{4,})'*(?:_\{\w+\})?"
-    r"(?:\s*\([A-Za-z](?:\s*,\s*[A-Za-z])*\))?|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}|[A-Z]{1,2} ?: ?[A-Z]{1,2}"
-    r"|\([A-Za-z](?: ?, ?[A-Za-z])+\)|[fghFGHPT]\(-?\d+\)"
-)
-CONSTANTS = {r"\pi", r"\infty", "e", "i"}
-"""Names that have a value themselves, unless an equation gives them one."""
 _FUNCTION = re.compile(
     rf"((?:{_LETTER}|[a-z]{{2,4}})'*(?:_\{{\w+\}})?(?:\^\{{[^{{}}]*\}})?) ?\(([a-z](?: ?, ?[a-z])*|\\[a-z]+)\)"
 )
 _MEMBERSHIP = re.compile(
     r"(?:\(?[A-Za-z](?:_\{\w+\})?(?: ?, ?[A-Za-z])*\)?|\\(?!in)[a-z]+) ?\\in(?![A-Za-z])\s*(.+)", re.DOTALL
 )
-_BASED = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{ ?(\w+) ?\}|([0-9A-F]+) \(?(?:in )?base (\w+)\)?")
-_NUMERALS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_BASES = {numeral: base for base, numeral in enumerate(_NUMERALS, start=2)}
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|approx|equiv|in|notin|to|mapsto|sim)")
-_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TEXT = re.compile(TEXT)
 _CUP, _ROW, _CELL, _COLON, _COMMA = (re.compile(pattern) for pattern in (r"\\cup", r"\\\\", "&", ":", "[,;]"))
 _SUCH_THAT = re.compile(r"\\mid|:|\|")
@@ -83,11 +72,6 @@ def read(text: str) -> Answer:
     """Return the meaning of an answer, in any spelling."""
     text = _unwrap(normalise(text))
     return Answer(text, _value(text))
-
-
-def is_name(text: str) -> bool:
-    """Return whether `text` is a name that an equation or inequality may give a value, such as `x`, `AB` or `f(2)`."""
-    return _NAME.fullmatch(text) is not None
 
 
 def _value(text: str) -> Value:
@@ -124,21 +108,12 @@ def _unwrap(text: str) -> str:
         if match and not ({"x"} & set(letters(match[2])) - {match[1]}):
             return normalise(rename(match[2], {match[1]: "x"}))
         if inside and not _SUCH_THAT.search(inside) and inside != r"\emptyset" and len(split(inside, SEPARATORS)) == 1:
-            text = text if _PLUS_MINUS.search(inside) else normalise(inside)
+            text = text if PLUS_MINUS.search(inside) else normalise(inside)
     return text
 
 
 def _parts(texts: Sequence[str]) -> tuple[Answer, ...]:
     return tuple(read(text) for text in texts)
-
-
-def _based(text: str) -> Based | None:
-    match = _BASED.fullmatch(text)
-    if match is None:
-        return None
-    digits, base = match[1] or match[3], (match[2] or match[4]).lower()
-    number = int(base) if base.isdigit() else _BASES.get(base, 0)
-    return Based(digits.upper(), number) if number and (digits.isdigit() or number > 10) else None
 
 
 def _qualified(text: str) -> Value | None:
@@ -156,7 +131,7 @@ def _items(text: str) -> Value | None:
     pieces = [piece for piece in pieces if piece]
     if len(pieces) < 2:
         return None
-    parts = _parts([part for piece in pieces for part in _both_signs(piece)])
+    parts = _parts([part for piece in pieces for part in both_signs(piece)])
     if len(parts) == 2 and not any("or" in sign or "或" in sign for sign in signs):
         return _intersection(parts, strict=any("and" in sign for sign in signs)) or Items(parts)
     return Items(parts)
@@ -184,28 +159,8 @@ def _intersection(parts: Sequence[Answer], *, strict: bool) -> Inequality | Empt
 def _signs(text: str) -> Value | None:
     if text.startswith(r"\{"):
         return None
-    values = list(_both_signs(text))
+    values = list(both_signs(text))
     return Items(_parts(values)) if len(values) > 1 else None
-
-
-def _both_signs(text: str) -> Iterator[str]:
-    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and a text without such a sign as it is.
-
-    Several signs \pm are independent. A sign \mp is the opposite of every \pm.
-    """
-    signs = _PLUS_MINUS.findall(text)
-    if not signs or len(signs) > _MAX_SIGNS:
-        yield text
-        return
-    for choice in product("+-", repeat=1 if r"\mp" in signs else len(signs)):
-        chosen = iter(choice * (len(signs) // len(choice)))
-
-        def signed(match: re.Match[str], chosen: Iterator[str] = chosen) -> str:
-            sign = next(chosen)
-            return sign if match[0] == r"\pm" else {"+": "-", "-": "+"}[sign]
-
-        spelled = _PLUS_MINUS.sub(signed, text)
-        yield re.sub(r"(^|[(,=]) ?\+", r"\1", spelled).strip()
 
 
 def _relation(text: str) -> Value | None:
@@ -230,7 +185,7 @@ def _relation(text: str) -> Value | None:
 
 
 def _approximation(members: Sequence[str]) -> Approximation:
-    values = [member for member in members[:-1] if member and not _NAME.fullmatch(plain(member))]
+    values = [member for member in members[:-1] if member and not is_name(plain(member))]
     return Approximation(read(values[-1]) if values else None, read(members[-1]))
 
 
@@ -261,7 +216,7 @@ def _set(text: str) -> Value | None:
     pieces, signs = cut(inside, _SUCH_THAT)
     if signs and len(pieces) > 1 and pieces[0]:
         return _set_builder(pieces[0], inside[inside.index(signs[0], len(pieces[0])) + len(signs[0]) :].strip())
-    parts = [part for piece in split(inside, SEPARATORS) if piece for part in _both_signs(piece)]
+    parts = [part for piece in split(inside, SEPARATORS) if piece for part in both_signs(piece)]
     return SetOf(_parts(parts))
 
 
@@ -351,7 +306,7 @@ def _quantity(text: str) -> Value | None:
 
 
 _WORDED: tuple[Callable[[str], Value | None], ...] = (
-    *(read_time, read_date, read_division, read_residue_class, _based),
+    *(read_time, read_date, read_division, read_residue_class, read_based),
     *(read_choice, read_affirmation, read_words),
 )
 _STRUCTURED: tuple[Callable[[str], Value | None], ...] = (

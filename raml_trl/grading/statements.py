@@ -13,10 +13,11 @@ from raml_trl.grading.answers import (
     Number,
     Tuple,
 )
+from raml_trl.grading.names import CONSTANTS, is_name
 from raml_trl.grading.notation import plain
 from raml_trl.grading.numbers import exact
 from raml_trl.grading.quantities import Quantity
-from raml_trl.grading.reading import CONSTANTS, is_name, read
+from raml_trl.grading.reading import read
 from raml_trl.grading.tokens import letters, rename
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of, any_of
 

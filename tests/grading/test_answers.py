@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from raml_trl.grading import answers
+from raml_trl.grading.bases import Based
 from raml_trl.grading.choices import read_choice, read_run
 from raml_trl.grading.clock import read_time, same_time
 from raml_trl.grading.grader import decide_without_algebra, grade
@@ -164,7 +165,7 @@ def test_spelling(text: str, spelled: str) -> None:
     [
         ("5", answers.Number),
         (r"0.1\dot{6}", answers.Number),
-        (r"1101_{\text{two}}", answers.Based),
+        (r"1101_{\text{two}}", Based),
         (r"\text{no real solution}", answers.Words),
         (r"\text{Yes, it is}", answers.Affirmation),
         (r"\{\}", answers.EmptySet),

@@ -1,0 +1,28 @@
+r"""Writes out the values that an answer has for the signs \pm and \mp."""
+
+import re
+from collections.abc import Iterator
+from itertools import product
+
+PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_MAX_SIGNS = 4  # in one answer: 16 values
+
+
+def both_signs(text: str) -> Iterator[str]:
+    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and a text without such a sign as it is.
+
+    Several signs \pm are independent. A sign \mp is the opposite of every \pm.
+    """
+    signs = PLUS_MINUS.findall(text)
+    if not signs or len(signs) > _MAX_SIGNS:
+        yield text
+        return
+    for choice in product("+-", repeat=1 if r"\mp" in signs else len(signs)):
+        chosen = iter(choice * (len(signs) // len(choice)))
+
+        def signed(match: re.Match[str], chosen: Iterator[str] = chosen) -> str:
+            sign = next(chosen)
+            return sign if match[0] == r"\pm" else {"+": "-", "-": "+"}[sign]
+
+        spelled = PLUS_MINUS.sub(signed, text)
+        yield re.sub(r"(^|[(,=]) ?\+", r"\1", spelled).strip()
