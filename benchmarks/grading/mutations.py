@@ -183,7 +183,7 @@ def change_number_by_word(drawn: random.Random, answer: str) -> Change | None:
 
 
 def add_element(drawn: random.Random, answer: str) -> Change | None:
-    """Adds a further answer, or a further element of a set."""
+    """Adds a further answer, or a further element of a set. The text of an option is left alone: its letter counts."""
     other = str(drawn.randint(101, 999))
     if (
         other in answer
@@ -191,6 +191,7 @@ def add_element(drawn: random.Random, answer: str) -> Change | None:
         or re.search(r"[<>]|\\(?:in|[lg]e)", answer)
         or "infty" in answer
         or "mathbb" in answer
+        or re.match(r"\([A-J]\).", answer)
     ):
         return None
     if answer.endswith(r"\}") and answer.startswith(r"\{"):

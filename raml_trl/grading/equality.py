@@ -12,7 +12,6 @@ from raml_trl.grading.answers import (
     Affirmation,
     Answer,
     Approximation,
-    Based,
     Cases,
     EmptySet,
     Equation,
@@ -31,6 +30,7 @@ from raml_trl.grading.answers import (
     Union,
     Words,
 )
+from raml_trl.grading.bases import Based
 from raml_trl.grading.choices import Choice, read_run
 from raml_trl.grading.clock import TimeOfDay
 from raml_trl.grading.dates import Date

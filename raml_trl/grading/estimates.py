@@ -241,10 +241,10 @@ def _power(base: Estimate, exponent: Estimate) -> Estimate:
     if base.value.imag or base.least <= 0:
         if exponent.value not in range(1, 100) or exponent.error > _EPSILON * 100:
             raise _Unread
-        value = Estimate(1.0)
+        product = Estimate(1.0)
         for _ in range(int(exponent.value.real)):
-            value = _times(value, base)
-        return value
+            product = _times(product, base)
+        return product
     logarithm = _times(exponent, _logarithm(base))
     value = cmath.exp(logarithm.value)
     return _rounded(value, abs(value) * math.expm1(logarithm.error))
