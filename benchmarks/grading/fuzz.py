@@ -3,8 +3,8 @@ r"""Runs both fuzzers of the grader in chunks, and writes the counts of all chun
     python -m benchmarks.grading.fuzz --inputs 100000 --mutations 20000 --chunks 10
 
 Each chunk has its own seed. Finished chunks are kept in a file beside the results, so an interrupted run goes on with
-the next chunk. Delete that file to start again, for example after a change of the grader. The command ends with exit
-code 1 if an input crashed or kept the calling process busy, or if a wrong answer was accepted.
+the chunks that are missing. Delete that file to start again, for example after a change of the grader. The command
+ends with exit code 1 if an input crashed or kept the calling process busy, or if a wrong answer was accepted.
 """
 
 import json
@@ -74,7 +74,7 @@ def main() -> None:
     given.output_dir.mkdir(parents=True, exist_ok=True)
     path = given.output_dir / "grading_fuzz_chunks.jsonl"
     chunks = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-    for seed in range(len(chunks), given.chunks):
+    for seed in sorted(set(range(given.chunks)) - {chunk["seed"] for chunk in chunks}):
         chunks.append(run(seed, given.inputs // given.chunks, given.mutations // given.chunks))
         with path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(chunks[-1]) + "\n")

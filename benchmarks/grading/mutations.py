@@ -184,7 +184,7 @@ def change_number_by_word(drawn: random.Random, answer: str) -> Change | None:
 
 def add_element(drawn: random.Random, answer: str) -> Change | None:
     """Adds a further answer, or a further element of a set. The text of an option is left alone: its letter counts."""
-    other = str(drawn.randint(101, 999))
+    other = str(drawn.randint(10_007, 99_989))  # no value of an answer, such as the 135 minutes of 2 hours 15 minutes
     if (
         other in answer
         or "or" in answer
