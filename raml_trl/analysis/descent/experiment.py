@@ -17,6 +17,7 @@ from tqdm import tqdm
 from raml_trl.analysis.config import PseudoGradientConfig
 from raml_trl.analysis.descent.curves import Mode, summarise_descent, summarise_modes
 from raml_trl.analysis.descent.measure import SCHEMA, MeasuredTrajectory, measure_curves
+from raml_trl.analysis.descent.prediction import predict_correctness
 from raml_trl.analysis.descent.results import Summary, write_figures_and_page
 from raml_trl.analysis.descent.token_effects import compare_groups, effects
 from raml_trl.analysis.trajectories import read_or_sample
@@ -109,4 +110,5 @@ def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) 
         descent_by_sentence=summarise_descent(curves, rng, by_sentence=True),
         token_effects=compare_groups([row for row in measured if len(row.values)], rng),
         window=config.window,
+        prediction=predict_correctness(curves, rng),
     )

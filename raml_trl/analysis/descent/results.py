@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from raml_trl.analysis.descent.curves import Band, GroupDescent, ModeSummary, bands
 from raml_trl.analysis.descent.measure import MeasuredTrajectory
+from raml_trl.analysis.descent.prediction import Prediction
 from raml_trl.analysis.descent.token_effects import GroupEffect
 from raml_trl.render.figures import COLOURS, INK, dress, smooth, svg
 from raml_trl.render.html import write_page
@@ -27,6 +28,7 @@ class Summary:
     descent_by_sentence: list[GroupDescent]
     token_effects: list[GroupEffect]
     window: int
+    prediction: list[Prediction]
 
     def as_json(self) -> dict[str, object]:
         """Convert to JSON. Groups in which descent could not be measured have no means."""
@@ -37,10 +39,14 @@ class Summary:
 def write_figures_and_page(
     directory: Path, rows: Sequence[MeasuredTrajectory], summary: Summary, *, num_shown: int
 ) -> None:
-    """Write `curves.svg`, `token_effects.svg` and `page.html`, which shows up to `num_shown` of the trajectories."""
+    """Write the figures, and `page.html`, which shows up to `num_shown` of the trajectories."""
     curves = [row.curve for row in rows]
     along = [band for axis in ("share", "tokens") for band in bands(curves, axis)]
-    figures = {"curves.svg": bands_figure(along), "token_effects.svg": effects_figure(summary.token_effects)}
+    figures = {
+        "curves.svg": bands_figure(along),
+        "token_effects.svg": effects_figure(summary.token_effects),
+        "prediction.svg": prediction_figure(summary.prediction),
+    }
     for name, figure in figures.items():
         with whole_file(directory / name) as partial:
             partial.write_text(figure, encoding="utf-8")
@@ -116,6 +122,30 @@ def effects_figure(rows: Sequence[GroupEffect]) -> str:
         axes.plot(row.median, place, "o", color=COLOURS[0] if significant else COLOURS[5], markersize=5)
     axes.set_yticks(range(len(rows)), [f"{row.group} ({row.n:,})" for row in reversed(rows)])
     axes.set_title("|change of log L|, median; blue where p < .05", fontsize=9, loc="left", color=INK)
+    return svg(figure)
+
+
+def prediction_figure(rows: Sequence[Prediction]) -> str:
+    """Draw how well L predicts, at each place of the thinking, which trajectories are right.
+
+    Args:
+        rows: result of `prediction.predict_correctness`.
+    """
+    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+    axes = figure.subplots()
+    dress(axes)
+    axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    whole = [row for row in rows if row.auc is not None]
+    axes.plot([row.share for row in whole], [row.auc for row in whole], color=COLOURS[0], label="all pairs")
+    within = [(row.share, row.auc_within) for row in rows if row.auc_within is not None]
+    shares = [share for share, _ in within]
+    axes.fill_between(
+        shares, [own.low for _, own in within], [own.high for _, own in within], color=COLOURS[1], alpha=0.15
+    )
+    axes.plot(shares, [own.mean for _, own in within], color=COLOURS[1], label="pairs of the same question")
+    axes.set_xlabel("share of the thinking", fontsize=8)
+    axes.set_title("AUC of L for a right trajectory; dotted: chance", fontsize=9, loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=8)
     return svg(figure)
 
 
