@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from matplotlib.figure import Figure
 
+from raml_trl.grpo.planning.advice import Option
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.forecast import Prediction, forecast
 from raml_trl.render.figures import COLOURS, INK, dress, svg
@@ -25,17 +26,24 @@ GIB = 2**30
 
 def main(config: PlanConfig, record: Run) -> None:
     """Predict, write the numbers and the figure to `output_dir`, and print the table."""
-    predictions, notes = forecast(config)
+    predictions, options, notes = forecast(config)
     names = [f"{prediction.trainer}, m = {prediction.num_generations_update}" for prediction in predictions]
     seconds = {part: [prediction.seconds[part] for prediction in predictions] for part in ("generating", "updating")}
     memory = {part: [prediction.bytes[part] / GIB for prediction in predictions] for part in predictions[0].bytes}
     figure = record.directory / "plan.svg"
     with whole_file(figure) as partial:
         partial.write_text(plan_figure([name.replace(", ", "\n") for name in names], seconds, memory), encoding="utf-8")
-    content = {"predictions": [asdict(prediction) for prediction in predictions], "notes": notes}
+    content = {
+        "predictions": [asdict(prediction) for prediction in predictions],
+        "options": [asdict(option) for option in options],
+        "notes": notes,
+    }
     write_json(record.directory / "plan.json", content | {"plan": asdict(config)})
     record.finish(0.0, {})
-    lines = [plan_table(names, predictions), "", *notes, "", f"Figure: {figure}"]
+    lines = [plan_table(names, predictions), ""]
+    if options:
+        lines += [options_table(options), ""]
+    lines += [*notes, "", f"Figure: {figure}"]
     sys.stdout.write("\n" + "\n".join(lines) + "\n")
 
 
@@ -59,6 +67,14 @@ def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
         for name, prediction in zip(names, predictions, strict=True)
     ]
     return markdown_table([head, *body])
+
+
+def options_table(options: Sequence[Option]) -> str:
+    """Return a Markdown table with one row per way to save, relative to training on all G."""
+    body = [
+        [option.name, *(f"{value:.2f}" for value in (option.seconds, option.noise, option.time))] for option in options
+    ]
+    return markdown_table([["ways to save, relative to all G", "step", "noise", "time"], *body])
 
 
 def plan_figure(

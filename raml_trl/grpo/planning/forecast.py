@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.planning.advice import Option, compare_options, recommend
 from raml_trl.grpo.planning.config import PlanConfig
-from raml_trl.grpo.planning.inputs import read_costs, read_geometry, read_lengths, read_recipes, read_split
+from raml_trl.grpo.planning.inputs import (
+    read_costs,
+    read_geometry,
+    read_groups,
+    read_lengths,
+    read_recipes,
+    read_split,
+)
 from raml_trl.grpo.planning.memory import predict_bytes, propose_tokens, read_model
 from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
 from raml_trl.runtime.history import RunSummary
@@ -45,8 +54,12 @@ class _Basis:
     stock: Work  # the work of TRL's trainer
 
 
-def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
-    """Return the predictions, first for TRL's trainer and then for ours with every m, and notes on their sources."""
+def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option], Sequence[str]]:
+    """Return the predictions, the ways to save, and notes on where the numbers come from.
+
+    The predictions are for TRL's trainer, and for ours with every m. Ways to save are compared if `config` names a run
+    that logged its rollouts.
+    """
     recipes, model = read_recipes(config)
     args = recipes[-1]
     summary = None if config.run is None else read_costs(config.run, config.num_processes, args.num_generations)
@@ -86,7 +99,18 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[str]]:
             config.device_memory, lambda cells: predict_bytes(config, args, model, shape, precision, cells)
         )
         notes.append(_proposal(config.device_memory, tokens, sum(longest), packs=geometries[-1].packs))
-    return predictions, notes
+    groups = None if config.run is None else read_groups(Path(config.run), args, config.prompt_length)
+    if groups is None or not groups.live.any():
+        return predictions, [], notes
+    per_step = geometries[-1].rollouts_per_step / args.num_generations / config.num_processes
+    options = compare_options(groups, split, per_step, keep=args.prefix_keep, minimum=args.prefix_minimum)
+    notes += [
+        f"Compared: ways to save, on {len(groups.live):,} logged groups. Time is that to the same accuracy of the "
+        "gradient, relative to m = G; gradients of different rollouts and tokens count as uncorrelated. Selections that "
+        "are biased cannot be compared in this way. question_selection: mixed is what it gains at best.",
+        recommend(options),
+    ]
+    return predictions, options, notes
 
 
 def _proposal(memory: float, tokens: int | None, longest: int, *, packs: bool) -> str:

@@ -10,8 +10,10 @@ from transformers import AutoTokenizer
 from trl import ModelConfig
 
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config_checks import MEAN_OF_ROW_LOSSES
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.micro_batches import ModelTraits
+from raml_trl.grpo.planning.advice import Groups
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.step_cost import (
     ROLLOUTS_DRAWN,
@@ -27,6 +29,7 @@ from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, read_yaml
 from raml_trl.runtime.history import SUMMARY_FILE, RunSummary, read_log_history, read_summary
+from raml_trl.runtime.rollout_table import SELECTED, column_name
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
 from raml_trl.training.config import CheckedModelConfig
@@ -166,6 +169,38 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
     return np.minimum(lengths, longest)
 
 
+def read_groups(run: Path, args: SubsetGRPOConfig, prompt_length: int) -> Groups | None:
+    """Return the groups whose rollouts a run logged in training; None if it logged none.
+
+    At most `ROLLOUTS_DRAWN` rollouts are used, of generations spread over the run.
+    """
+    paths, group = sorted((run / "completions").glob("*.parquet")), args.num_generations
+    tokenizer = None
+    advantages, lengths = [], []
+    per_file = max(1, ROLLOUTS_DRAWN // group // max(len(paths), 1)) * group
+    for path in paths[:: -(-len(paths) * group // ROLLOUTS_DRAWN)]:
+        table = read_rows(path)
+        selected = column_name(table[0], SELECTED) if table else SELECTED
+        rows = [row for row in table if row.get(selected) is not None]  # None marks rows of an evaluation
+        if not rows or len(rows) % group or "advantage" not in rows[0]:
+            continue
+        rows = rows[:per_file]
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(run)
+        texts = [completion_text(row["completion"]) for row in rows]
+        lengths += [len(tokens) + 1 for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        advantages += [row["advantage"] for row in rows]
+    if not advantages:
+        return None
+    of_groups = np.array(advantages, dtype=np.float64).reshape(-1, group)
+    mean_of_row = args.loss_type in MEAN_OF_ROW_LOSSES
+    return Groups(of_groups, np.array(lengths).reshape(-1, group), prompt_length, mean_of_row)
+
+
+def completion_text(completion: Any) -> str:
+    """Return the text of a completion of the table that TRL logs: a string, or messages."""
+    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+
+
 def logged_completion_lengths(run: Path) -> list[int]:
     """Return the length in tokens, end token included, of each completion that a run logged; empty if it logged none.
 
@@ -173,7 +208,7 @@ def logged_completion_lengths(run: Path) -> list[int]:
     remains.
     """
     rows = [row["completion"] for path in sorted((run / "completions").glob("*.parquet")) for row in read_rows(path)]
-    texts = [row if isinstance(row, str) else "".join(message["content"] for message in row) for row in rows]
+    texts = [completion_text(row) for row in rows]
     if not texts:
         return []
     texts = texts[:: -(-len(texts) // ROLLOUTS_DRAWN)]
