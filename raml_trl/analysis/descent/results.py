@@ -135,8 +135,8 @@ def prediction_figure(rows: Sequence[Prediction]) -> str:
     axes = figure.subplots()
     dress(axes)
     axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    whole = [row for row in rows if row.auc is not None]
-    axes.plot([row.share for row in whole], [row.auc for row in whole], color=COLOURS[0], label="all pairs")
+    overall = [(row.share, row.auc) for row in rows if row.auc is not None]
+    axes.plot([share for share, _ in overall], [auc for _, auc in overall], color=COLOURS[0], label="all pairs")
     within = [(row.share, row.auc_within) for row in rows if row.auc_within is not None]
     shares = [share for share, _ in within]
     axes.fill_between(

@@ -97,11 +97,8 @@ def compare_options(groups: Groups, split: Split, groups_per_step: float, *, kee
     beyond = float(np.maximum(groups.lengths - minimum, 0).sum() / groups.lengths.sum())
     if keep < 1:
         noise = 1 + beyond * (log(1 / keep) / (1 - keep) - 1)
-        kept = (
-            _tokens(groups, everything)
-            - beyond * float(groups.lengths[groups.live].sum(axis=1).mean()) * (1 - keep) / 2
-        )
-        step = seconds(kept) / whole
+        cut = beyond * (1 - keep) / 2 * float(groups.lengths[groups.live].sum(axis=1).mean())
+        step = seconds(_tokens(groups, everything) - cut) / whole
         options.append(Option({"token_selection": "prefix"}, step, noise, noise * step))
     live = float(groups.live.mean())
     step = (fixed + of_live / live * _tokens(groups, everything)) / whole
@@ -113,9 +110,7 @@ def recommend(options: list[Option]) -> str:
     """Return a sentence that recommends the best option, if it saves at least a twentieth of the time."""
     best = options[0]
     if best.time > WORTHWHILE:
-        return (
-            "Recommended: all G rollouts. A smaller m saves memory, but no time to the same accuracy of the gradient."
-        )
+        return "Recommended: all G rollouts. A smaller m saves memory, but not time to the same accuracy."
     return f"Recommended: {best.name}, which takes {best.time:.2f} of the time to the same accuracy of the gradient."
 
 

@@ -106,8 +106,8 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
     options = compare_options(groups, split, per_step, keep=args.prefix_keep, minimum=args.prefix_minimum)
     notes += [
         f"Compared: ways to save, on {len(groups.live):,} logged groups. Time is that to the same accuracy of the "
-        "gradient, relative to m = G; gradients of different rollouts and tokens count as uncorrelated. Selections that "
-        "are biased cannot be compared in this way. question_selection: mixed is what it gains at best.",
+        "gradient, relative to m = G; gradients of different rollouts and tokens count as uncorrelated. Biased "
+        "selections cannot be compared in this way. question_selection: mixed is what it gains at best.",
         recommend(options),
     ]
     return predictions, options, notes
