@@ -178,7 +178,7 @@ def read_groups(run: Path, args: SubsetGRPOConfig, prompt_length: int) -> Groups
     tokenizer = None
     advantages, lengths = [], []
     per_file = max(1, ROLLOUTS_DRAWN // group // max(len(paths), 1)) * group
-    for path in paths[:: -(-len(paths) * group // ROLLOUTS_DRAWN)]:
+    for path in paths[:: max(1, len(paths) * group // ROLLOUTS_DRAWN)]:
         table = read_rows(path)
         selected = column_name(table[0], SELECTED) if table else SELECTED
         rows = [row for row in table if row.get(selected) is not None]  # None marks rows of an evaluation
