@@ -72,10 +72,10 @@ class Launch:
         """Wait for the end of all processes. If one fails, kill the others after a while, as a launcher does."""
         began = time.monotonic()
         failed: float | None = None
-        while any(process.poll() is None for process in self.processes):
+        while None in (codes := [process.poll() for process in self.processes]):
             now = time.monotonic()
             assert now < began + timeout, self.output
-            if any(process.returncode for process in self.processes):
+            if any(codes):
                 failed = failed or now
                 if now > failed + PATIENCE_SECONDS:
                     self.kill()
