@@ -275,7 +275,7 @@ def test_the_token_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "get_token", lambda: token)
 
     def call() -> None:
-        raise ValueError(f"bad header: Bearer {token}\x1b[2J\x00, and hf_abcdefghijklmnop")
+        raise ValueError(f"bad header: Bearer {token}\x1b[2J\x00, key {token}, and hf_abcdefghijklmnop")
 
     with pytest.raises(InputError) as error:
         client.insist(call, "model me/it")
