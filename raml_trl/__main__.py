@@ -1,37 +1,104 @@
 """The `raml-trl` program. For a command X, `raml-trl X ...` is short for `python -m raml_trl.X ...`."""
 
-import argparse
+import platform
 import runpy
+import shlex
 import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn
 
-COMMANDS = (
-    "build_model",
-    "prepare_data",
-    "sample_trajectories",
-    "train_sft",
-    "train_grpo",
-    "evaluate",
-    "compare",
-    "pseudo_gradient",
-    "loss_landscape",
-    "trajectory_pruning",
-    "report",
-    "plan",
-    "sweep",
-    "wandb_report",
-    "weigh_claims",
-    "compare_rules",
-    "check_trl",
-)
+import raml_trl
+from raml_trl.runtime.commands import COMMANDS, STAGES, TOOLS
+from raml_trl.runtime.completion import SHELLS, completion_script
+from raml_trl.runtime.errors import InputError, suggestion
+from raml_trl.runtime.recipes import copy_recipe, is_complete_recipe, recipes_page
+
+USER_ERROR = 2
+_LIBRARIES = ("torch", "trl", "transformers", "accelerate")
 
 
 def main() -> None:
     """Run the command named by the first argument. The command parses the other arguments itself."""
-    parser = argparse.ArgumentParser(prog="raml-trl", epilog="raml-trl COMMAND --help lists the settings of a command.")
-    parser.add_argument("command", choices=COMMANDS)
-    command = parser.parse_args(sys.argv[1:2]).command
-    del sys.argv[0]
-    runpy.run_module(f"raml_trl.{command}", run_name="__main__", alter_sys=True)
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name.replace("-", "_") in COMMANDS:
+        command = name.replace("-", "_")
+        del sys.argv[0]
+        runpy.run_module(f"raml_trl.{command}", run_name="__main__", alter_sys=True)
+        return
+    try:
+        sys.stdout.write(_answer(name, arguments))
+    except InputError as error:
+        _refuse(str(error))
+
+
+def _answer(name: str, arguments: Sequence[str]) -> str:
+    """Return the output of an option of the program, or of a tool, which makes no run."""
+    asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
+    if name in ("-h", "--help") or (name == "help" and not arguments):
+        return help_page()
+    if name in ("--version", "-V"):
+        return versions()
+    if name not in TOOLS:
+        known = [*COMMANDS, *TOOLS, "--help", "--version"]
+        near = suggestion(name[:100] if name.startswith("-") else name[:100].replace("-", "_"), known)
+        raise InputError(f"unknown command {name[:100]}{near or '; raml-trl --help lists the commands'}")
+    if asks_for_help:
+        return f"{TOOLS[name]}\n"
+    least, most = {"recipes": (0, 1), "init": (1, 2), "completion": (1, 1)}[name]
+    if not least <= len(arguments) <= most or any(argument.startswith("-") for argument in arguments):
+        raise InputError(f"{name}: {TOOLS[name].partition(': ')[2]}")
+    if name == "recipes":
+        return recipes_page(*arguments)
+    if name == "init":
+        return _init(*arguments)
+    [shell] = arguments
+    if shell not in SHELLS:
+        raise InputError(f"completion: there is no script for {shell[:100]}: choose {', '.join(SHELLS)}")
+    return completion_script(shell)
+
+
+def _init(name: str, directory: str = ".") -> str:
+    copies = copy_recipe(name, Path(directory))
+    path, command = copies[0]
+    lines = [f"Results: {path if len(copies) == 1 else f'{path.parent}, {len(copies)} recipes'}"]
+    if command == "sweep" or is_complete_recipe(path):
+        lines.append(f"Next: raml-trl {command} {shlex.quote(str(path))} --dry_run")
+    return "\n".join(lines) + "\n"
+
+
+def help_page() -> str:
+    """Return the help of the program: a line for each command, grouped by stage."""
+    groups = {**STAGES, "Recipes and shell": TOOLS}
+    width = max(len(name) for group in groups.values() for name in group)
+    lines = ["usage: raml-trl COMMAND [RECIPE] [--SETTING VALUE ...]", ""]
+    for title, group in groups.items():
+        lines += [f"{title}:", *(f"  {name:<{width}}  {about}" for name, about in group.items()), ""]
+    lines += [
+        "raml-trl COMMAND --help lists the settings of a command, --help_all also those of TRL. --dry_run checks a",
+        "start. RECIPE is a YAML file or the name of a packaged recipe. Hyphens and underscores are the same.",
+        "raml-trl --version prints the versions of raml_trl, its libraries and Python.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def versions() -> str:
+    """Return the versions of raml_trl, of the libraries on which its results depend, and of Python, on one line."""
+    installed = [f"{name} {_version(name)}" for name in _LIBRARIES]
+    return f"raml-trl {raml_trl.__version__} ({', '.join([*installed, f'Python {platform.python_version()}'])})\n"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "is not installed"
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"raml-trl: {message}\n")
+    sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from raml_trl.runtime.runs import Run, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
 from raml_trl.sampling.config import EvaluateConfig
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer, open_engine, shown_name
+from raml_trl.sampling.preview import preview_sampling
 from raml_trl.sampling.sharded import Sample, sample_shards
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,17 @@ def main(config: EvaluateConfig, record: Run) -> None:
         evaluate_models(config, record)
     else:
         evaluate_model(config, record)
+
+
+def preview(config: EvaluateConfig) -> dict[str, str]:
+    """Make the checks of a start, and describe the evaluation."""
+    check_tracker(config.report_to)
+    if config.from_samples is None:
+        models = {"further models": ", ".join(config.models)} if config.models else {}
+        return preview_sampling(config, config.num_samples) | models
+    if not Path(config.from_samples).is_file():
+        raise InputError(f"from_samples {config.from_samples}: there is no such file")
+    return {"samples": config.from_samples}
 
 
 def check_models(config: EvaluateConfig, record: Run) -> None:
@@ -204,4 +216,4 @@ def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[s
 
 
 if __name__ == "__main__":
-    run(main, EvaluateConfig, distributed=True, publish=publish)
+    run(main, EvaluateConfig, distributed=True, publish=publish, preview=preview)

@@ -34,7 +34,6 @@ def main(config: LossLandscapeConfig, record: Run) -> None:
         return
     for name, value in summary.numbers.items():
         logger.info("%-26s %s", name, format_number(value))
-    logger.info("losses, summary, figure and page.html are in %s", record.directory)
 
 
 if __name__ == "__main__":

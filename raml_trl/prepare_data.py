@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 from raml_trl.data.config import PrepareDataConfig
-from raml_trl.data.preparation import prepare
+from raml_trl.data.preparation import first_task, prepare
+from raml_trl.data.records import Reject, Task, describe_task
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import Run
 
@@ -27,6 +28,22 @@ def main(config: PrepareDataConfig, record: Run) -> None:
     logger.info("%s: %s", record.directory, results)
 
 
+def preview(config: PrepareDataConfig) -> dict[str, str]:
+    """Read the first row, and describe the preparation."""
+    first = first_task(config)
+    row = f"left out: {first.reason}" if isinstance(first, Reject) else describe_task(first)
+    if config.tokenizer is not None and isinstance(first, Task):
+        row += f"; {token_counter(config.tokenizer)(first.question.question)} tokens"
+    number = "all questions" if config.num_questions is None else f"at most {config.num_questions:,} questions"
+    checks = ("strip_markup", "drop_figures", "drop_duplicates")
+    return {
+        "data": f"{config.dataset_name}, split {config.dataset_split}",
+        "first row": row,
+        "keep": number,
+        "checks": ", ".join(name for name in checks if getattr(config, name)) or "none",
+    }
+
+
 def token_counter(name: str) -> Callable[[str], int]:
     """Return a function that counts the tokens of a text with the tokenizer of the model `name`."""
     from raml_trl.sampling.loading import load_tokenizer  # imports torch, which the command otherwise does not need
@@ -36,4 +53,4 @@ def token_counter(name: str) -> Callable[[str], int]:
 
 
 if __name__ == "__main__":
-    run(main, PrepareDataConfig)
+    run(main, PrepareDataConfig, preview=preview)

@@ -28,8 +28,6 @@ def main(config: PseudoGradientConfig, record: Run) -> None:
     """Measure the curves that belong to this process; the last process to finish completes the run."""
     if run_experiment(config, record, time.monotonic) is None:
         logger.info("other processes are still at work; the last of them completes the run")
-    else:
-        logger.info("curves, summary, figures and page.html are in %s", record.directory)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def main(config: ReportConfig, record: Run) -> None:
     record.finish(0.0, {})
 
     tables = "".join(f"\n{markdown(table)}\n" for table in summary_tables(report))
-    sys.stdout.write(f"{tables}\nReport: {record.directory / 'report.html'}\n")
+    sys.stdout.write(tables)
 
 
 def _split(value: str) -> tuple[str, str]:

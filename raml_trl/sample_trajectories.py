@@ -28,6 +28,7 @@ from raml_trl.runtime.files import remove_partials
 from raml_trl.runtime.runs import Run, is_first_process
 from raml_trl.sampling.config import SampleTrajectoriesConfig
 from raml_trl.sampling.loading import check_model, shown_name
+from raml_trl.sampling.preview import preview_sampling
 from raml_trl.sampling.sharded import add_notes, sample_shards, trajectory_rows
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,11 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
         logger.info("other processes are still making shards; the last of them completes the run")
     else:
         close_run(config, record, paths, time.monotonic() - started)
+
+
+def preview(config: SampleTrajectoriesConfig) -> dict[str, str]:
+    """Make the checks of a start, and describe the sampling."""
+    return preview_sampling(config, config.num_trajectories)
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
@@ -103,4 +109,4 @@ def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) ->
 
 
 if __name__ == "__main__":
-    run(main, SampleTrajectoriesConfig, distributed=True)
+    run(main, SampleTrajectoriesConfig, distributed=True, preview=preview)

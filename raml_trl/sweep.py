@@ -21,11 +21,12 @@ from typing import ClassVar
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import PATH, PROCESSES, SEED, Limits, check_settings, whole
+from raml_trl.runtime.recipes import find_recipe, recipes_root
 from raml_trl.runtime.runs import Run
 from raml_trl.runtime.trackers import Tracker
 from raml_trl.sweeps.agents import run_trials
 from raml_trl.sweeps.results import best_setting, means_over_seeds, means_table, write_results
-from raml_trl.sweeps.study import open_study
+from raml_trl.sweeps.study import draw_trials, open_study
 from raml_trl.sweeps.sweep_file import read_sweep
 
 
@@ -63,7 +64,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        sweep = read_sweep(Path(self.sweep))
+        sweep = read_sweep(find_recipe(self.sweep))
         self.count = sweep.run_cap if self.count is None else self.count
         if self.count is None and sweep.method == "random":
             raise InputError(f"{sweep.path} is a random search: set count, or run_cap in the file")
@@ -75,7 +76,9 @@ class SweepConfig:
 
 def _default_directory(path: Path) -> str:
     """Return `runs/sweeps/x` for `recipes/sweeps/x.yaml`, `runs/tiny/sweeps/x` for `recipes/tiny/sweeps/x.yaml`."""
-    parts = path.with_suffix("").parts
+    packaged = path.is_relative_to(recipes_root())
+    parts = ("recipes", *path.relative_to(recipes_root()).parts) if packaged else path.parts
+    parts = Path(*parts).with_suffix("").parts
     below = parts[parts.index("recipes") + 1 :] if "recipes" in parts else ("sweeps", path.stem)
     return str(Path("runs", *below))
 
@@ -83,7 +86,7 @@ def _default_directory(path: Path) -> str:
 def main(config: SweepConfig, record: Run) -> None:
     """Run the trials of the sweep and write their results."""
     started = time.monotonic()
-    sweep = read_sweep(Path(config.sweep))
+    sweep = read_sweep(find_recipe(config.sweep))
     study = open_study(record.directory, sweep, config.count, config.seed)
     assert config.agents is not None
     try:
@@ -103,6 +106,17 @@ def main(config: SweepConfig, record: Run) -> None:
     record.finish(record.seconds, {"complete": len(results), "best": best and asdict(best)})
 
 
+def preview(config: SweepConfig) -> dict[str, str]:
+    """Describe the trials of the sweep."""
+    sweep = read_sweep(find_recipe(config.sweep))
+    trials = draw_trials(sweep, config.count, config.seed)
+    return {
+        "sweep": f"{sweep.path}, method {sweep.method}, metric {sweep.metric}",
+        "trials": f"{len(trials)}, {config.agents} at a time",
+        "first trial": ", ".join(f"{name}={value}" for name, value in trials[0].items()),
+    }
+
+
 def _name_the_file(arguments: list[str]) -> list[str]:
     """Turn `X.yaml …` into `--sweep X.yaml …`."""
     return ["--sweep", *arguments] if arguments and not arguments[0].startswith("-") else arguments
@@ -110,4 +124,4 @@ def _name_the_file(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = _name_the_file(sys.argv[1:])
-    run(main, SweepConfig, shared=True)
+    run(main, SweepConfig, shared=True, preview=preview)

@@ -12,9 +12,11 @@ that the Hub does not have yet.
 import logging
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from raml_trl.data.reading import open_data
+from raml_trl.data.tables import DataTable
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments, check_number, evaluation_rows, grpo_rows
 from raml_trl.grpo.ledger import summary_lines
@@ -23,34 +25,26 @@ from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import RunSummary
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, check_text_model, load_tokenizer
+from raml_trl.sampling.preview import describe_inputs
 from raml_trl.sampling.vllm_engine import check_vllm
 from raml_trl.training.adapters import check_adapter
 from raml_trl.training.config import CheckedModelConfig
 from raml_trl.training.dashboards import check_dashboards
-from raml_trl.training.evaluation import read_evaluation
+from raml_trl.training.evaluation import Evaluation, read_evaluation
 from raml_trl.training.publishing import check_push, push_run
-from raml_trl.training.run import train
+from raml_trl.training.run import describe_length, train
 
 logger = logging.getLogger(__name__)
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train."""
-    if config.use_vllm:
-        check_vllm()
-    name = check_model(model.model_name_or_path)
-    check_adapter(name, data.starting_adapter, use_peft=model.use_peft)
-    table = open_data(data)
-    evaluation = read_evaluation(data, config, config.max_completion_length)
-    check_chat(load_tokenizer(name, revision=model.model_revision), data.prompt_style, name)
-    check_dashboards(config)
+    _, _, table, evaluation = open_inputs(data, config, model)
     check_push(config, revisions=data.hub_revisions)
     rows = grpo_rows(table, data.prompt_style)
     check_number(rows, config, table.name)
-    if evaluation is not None:
-        check_text_model(name, "eval_data")
     train(
         SubsetGRPOTrainer,
         config,
@@ -65,6 +59,44 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style),
         sampled_evaluation=evaluation,
     )
+
+
+def open_inputs(
+    data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig
+) -> tuple[str, PreTrainedTokenizerBase, DataTable, Evaluation | None]:
+    """Return the name of the model, its tokenizer, the questions to train on, and the evaluation during training.
+
+    Raises:
+        InputError: if one of them cannot be used, or vLLM or a dashboard is missing.
+    """
+    if config.use_vllm:
+        check_vllm()
+    name = check_model(model.model_name_or_path)
+    check_adapter(name, data.starting_adapter, use_peft=model.use_peft)
+    table = open_data(data)
+    evaluation = read_evaluation(data, config, config.max_completion_length)
+    tokenizer = check_chat(load_tokenizer(name, revision=model.model_revision), data.prompt_style, name)
+    check_dashboards(config)
+    if evaluation is not None:
+        check_text_model(name, "eval_data")
+    return name, tokenizer, table, evaluation
+
+
+def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -> dict[str, str]:
+    """Make the checks of a start that need no network, and describe the training."""
+    name, tokenizer, table, evaluation = open_inputs(data, config, model)
+    rollouts, group = config.generation_batch_size, config.num_generations
+    assert rollouts is not None  # set by TRL
+    assert group is not None
+    selected = config.num_generations_update or group
+    processes = process_share()[1]
+    return {
+        **describe_inputs(name, tokenizer, table, data.prompt_style),
+        "generation": f"{rollouts} rollouts, {group} for each of {rollouts // group} questions, processes: {processes}",
+        "update": f"{selected} of {group} rollouts, selection {config.selection}, loss {config.loss_type}",
+        "length": describe_length(config),
+        "evaluation": "none" if evaluation is None else f"{data.eval_data}, {len(evaluation.questions)} questions",
+    }
 
 
 def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
@@ -86,4 +118,4 @@ def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, r
 
 
 if __name__ == "__main__":
-    run(main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig, distributed=True, publish=publish)
+    run(main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig, distributed=True, publish=publish, preview=preview)

@@ -13,37 +13,31 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
 from raml_trl.data.reading import open_data
+from raml_trl.data.tables import DataTable
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
+from raml_trl.sampling.preview import describe_inputs
 from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
 from raml_trl.sft.examples import build_examples, describe, evaluation_rows
 from raml_trl.sft.trainer import TrajectorySFTTrainer, check_sft, take_prepared
 from raml_trl.training.adapters import check_adapter
 from raml_trl.training.config import CheckedModelConfig
 from raml_trl.training.dashboards import check_dashboards
-from raml_trl.training.evaluation import read_evaluation
+from raml_trl.training.evaluation import Evaluation, read_evaluation
 from raml_trl.training.publishing import check_push, push_run
-from raml_trl.training.run import train
+from raml_trl.training.run import describe_length, train
 
 logger = logging.getLogger(__name__)
 
 
 def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train."""
-    check_sft(config)
-    name = check_model(model.model_name_or_path)
-    check_adapter(name, options.starting_adapter, use_peft=model.use_peft)
-    table = open_data(options)
-    evaluation = read_evaluation(options, config)
-    tokenizer = load_tokenizer(name, revision=model.model_revision)
-    if config.chat_template_path is not None:
-        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
-    check_chat(tokenizer, options.prompt_style, name)
-    check_dashboards(config)
+    _, tokenizer, table, evaluation = open_inputs(options, config, model)
     check_push(config, revisions=options.hub_revisions)
     choice = options.choice(config)
     examples, counts = build_examples(table, tokenizer, choice, num_proc=config.dataset_num_proc)
@@ -65,10 +59,46 @@ def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: R
     )
 
 
+def open_inputs(
+    options: SFTArguments, config: SFTConfig, model: ModelConfig
+) -> tuple[str, PreTrainedTokenizerBase, DataTable, Evaluation | None]:
+    """Return the name of the model, its tokenizer, the trajectories to train on, and the evaluation during training.
+
+    Raises:
+        InputError: if one of them cannot be used, or a dashboard is missing.
+    """
+    check_sft(config)
+    name = check_model(model.model_name_or_path)
+    check_adapter(name, options.starting_adapter, use_peft=model.use_peft)
+    table = open_data(options)
+    evaluation = read_evaluation(options, config)
+    tokenizer = load_tokenizer(name, revision=model.model_revision)
+    if config.chat_template_path is not None:
+        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
+    check_chat(tokenizer, options.prompt_style, name)
+    check_dashboards(config)
+    return name, tokenizer, table, evaluation
+
+
+def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> dict[str, str]:
+    """Make the checks of a start that need no network, and describe the training."""
+    name, tokenizer, table, evaluation = open_inputs(options, config, model)
+    processes = process_share()[1]
+    examples = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
+    number = options.num_trajectories
+    return {
+        **describe_inputs(name, tokenizer, table, options.prompt_style, graded=False),
+        "trajectories": f"{'all' if number is None else f'at most {number}'} correct ones of a question",
+        "step": f"{examples} examples of at most {config.max_length} tokens, processes: {processes}",
+        "length": describe_length(config),
+        "evaluation": "none" if evaluation is None else f"{options.eval_data}, {len(evaluation.questions)} questions",
+    }
+
+
 def publish(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> list[str]:
     """Push the complete run to the Hub if the settings ask for it, and return the URLs."""
     return push_run(config, record, revisions=options.hub_revisions)
 
 
 if __name__ == "__main__":
-    run(main, SFTArguments, CheckedSFTConfig, CheckedModelConfig, distributed=True, publish=publish)
+    run(main, SFTArguments, CheckedSFTConfig, CheckedModelConfig, distributed=True, publish=publish, preview=preview)

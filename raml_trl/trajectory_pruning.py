@@ -38,7 +38,6 @@ def main(config: TrajectoryPruningConfig, record: Run) -> None:
         logger.info("other processes are still sampling trajectories")
         return
     logger.info("%s", methods_table(methods))
-    logger.info("table, figure, page.html and data_METHOD are in %s", record.directory)
 
 
 if __name__ == "__main__":

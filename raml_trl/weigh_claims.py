@@ -20,6 +20,7 @@ from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.limits import PATH, Each, Limits, Number, check_settings
+from raml_trl.runtime.recipes import find_recipe
 from raml_trl.runtime.runs import Run
 from raml_trl.sweeps.break_even import break_evens
 from raml_trl.sweeps.claims import read_claims, weigh
@@ -56,7 +57,7 @@ class WeighClaimsConfig:
 def main(config: WeighClaimsConfig, record: Run) -> None:
     """Test the claims, write the results, and print the verdicts."""
     sweeps = read_trials(Path(config.sweeps))
-    claims = [weigh(claim, sweeps) for claim in read_claims(Path(config.claims))]
+    claims = [weigh(claim, sweeps) for claim in read_claims(find_recipe(config.claims))]
     settings = {
         name: summarise_settings(trials, metric=config.metric, levels=config.levels) for name, trials in sweeps.items()
     }
@@ -75,7 +76,7 @@ def main(config: WeighClaimsConfig, record: Run) -> None:
     trials = {name: [asdict(trial) for trial in trials] for name, trials in sweeps.items()}
     write_json(record.directory / "trials.json", trials)
     record.finish(0.0, {weighed.claim.name: weighed.verdict for weighed in claims})
-    sys.stdout.write(f"\n{verdicts_table(claims)}\n\n{record.directory / 'claims.md'}\n")
+    sys.stdout.write(f"\n{verdicts_table(claims)}\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from raml_trl.data.arithmetic import MOST_TRAJECTORIES, SPLITS, split_size
 from raml_trl.data.columns import AnswerForm, Columns, RowFormat
 from raml_trl.prompts import find_style
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, PATH, SEED, Each, Limits, above, check_settings, whole
 
 GENERATED = ("arithmetic", arithmetic_mixed.NAME)
@@ -21,6 +22,7 @@ class TableArguments:
     """The options that name a dataset and say which columns its rows have."""
 
     limits: ClassVar[Limits] = {"dataset_name": PATH}
+    headings: ClassVar[Headings] = {"dataset_name": "Data"}
 
     dataset_name: str = field(
         metadata={
@@ -77,6 +79,7 @@ class DatasetArguments(TableArguments):
     """The options that name the dataset to train on or evaluate with, and the prompt for its questions."""
 
     limits: ClassVar[Limits] = {}
+    headings: ClassVar[Headings] = {"prompt_style": "Data"}
 
     prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
 
@@ -102,6 +105,12 @@ class PrepareDataConfig(TableArguments):
         "benchmarks": Each(PATH),
         "ngram_size": whole(1, 1000),
         "min_overlap": above(0, 1),
+    }
+    headings: ClassVar[Headings] = {
+        "num_questions": "Size",
+        "layout": "Trajectories",
+        "strip_markup": "Checks of questions",
+        "benchmarks": "Overlap with benchmarks",
     }
 
     output_dir: str

@@ -79,6 +79,16 @@ def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[
     return counts
 
 
+def first_task(config: PrepareDataConfig) -> Task | Reject:
+    """Return the first row of the dataset that `config` names, before the checks. Nothing is written.
+
+    Raises:
+        InputError: if the dataset cannot be read, or has no row.
+    """
+    tasks, _ = _generate_arithmetic(config) if config.dataset_name == "arithmetic" else _read_table(config)
+    return next(tasks)
+
+
 def _generate_arithmetic(config: PrepareDataConfig) -> tuple[Iterator[Task], str]:
     """Return generated arithmetic questions with correct trajectories, and the kind of shards for them."""
     assert config.num_questions is not None

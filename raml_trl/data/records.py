@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from raml_trl.runtime.errors import shown
+
 
 @dataclass(frozen=True)
 class Question:
@@ -59,3 +61,12 @@ def task_row(task: Task) -> dict[str, object]:
         "models": [trajectory.model for trajectory in trajectories],
         "num_tokens": [trajectory.num_tokens for trajectory in trajectories],
     }
+
+
+def describe_task(task: Task) -> str:
+    """Return the question, the answer, and the number of trajectories of a row."""
+    text = f"{shown(task.question.question)}, answer {shown(task.question.answer)}"
+    if not task.trajectories:
+        return text
+    correct = sum(trajectory.correct for trajectory in task.trajectories)
+    return f"{text}, {len(task.trajectories)} trajectories, {correct} of them correct"

@@ -16,6 +16,7 @@ from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_
 from raml_trl.grpo.packing.support import SharedPrompts
 from raml_trl.grpo.user_selection import STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, Limits, above, check_settings, whole
 from raml_trl.runtime.validation import nearest
 from raml_trl.training.config import use_new_names
@@ -43,6 +44,13 @@ class SubsetGRPOConfig(GRPOConfig):
         "prefix_minimum": whole(1, 10**7),
         "prefix_keep": above(0, 1),
         "max_tokens_per_micro_batch": COUNT,
+    }
+    headings: ClassVar[Headings] = {
+        "num_generations_update": "Selection of rollouts",
+        "length_bucketing": "Speed, with the same gradient",
+        "question_selection": "Questions",
+        "token_selection": "Tokens",
+        "shared_prompts": "Packing",
     }
 
     num_generations_update: int | None = field(

@@ -1,27 +1,25 @@
-"""Parses YAML and flags into dataclasses, and reports user errors in one line with exit code 2."""
+"""Starts a command: parses its settings, opens its run, and reports user errors in one line with exit code 2."""
 
-import argparse
-import difflib
 import logging
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, get_type_hints
-
-from trl import TrlParser
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError, mask_secrets, printable, shown
-from raml_trl.runtime.files import Settings, read_yaml
+from raml_trl.runtime.errors import InputError, mask_secrets, one_line, printable
+from raml_trl.runtime.files import Settings
+from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import Limits, Number, check_settings, default_of
 from raml_trl.runtime.locks import EXPIRY_SECONDS, HEARTBEAT_SECONDS, DirectoryLock, WhenLocked, locked
+from raml_trl.runtime.next_command import last_lines
+from raml_trl.runtime.parser import StrictParser as StrictParser
+from raml_trl.runtime.parser import split_recipe
 from raml_trl.runtime.runs import Run, find_run, is_first_process, open_run, process_share
 from raml_trl.runtime.silence import watched
 from raml_trl.runtime.stopping import Terminated, ending_at_once
-from raml_trl.runtime.validation import check_type
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,7 +30,6 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 _NO_OUTPUT = "output_dir is missing: set it to the directory that the run is to be written to"
-_LONG_WORD = re.compile(r"\S{200,}")
 _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec")
 
 
@@ -41,7 +38,14 @@ class RunOptions:
     """Options that every command accepts in addition to its own. They do not change results, so no run records them."""
 
     limits: ClassVar[Limits] = {"rank_timeout": Number(1, 10**9)}
+    headings: ClassVar[Headings] = {"dry_run": "Start"}
 
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Check the settings, the tokenizer and the first row, print the plan of the run, and start nothing."
+        },
+    )
     when_locked: WhenLocked = field(
         default="refuse",
         metadata={"help": "If another process writes to output_dir: refuse to start, or wait until it has ended."},
@@ -55,111 +59,6 @@ class RunOptions:
         check_settings(self)
 
 
-class StrictParser(TrlParser):
-    """TRL's parser with three changes: it raises errors, checks the types of YAML values, and accepts bools as flags.
-
-    For a field `x` of type bool or `bool | None`, `--x` means true and `--no_x` means false. `--x true` and `--x false`
-    work as well.
-    """
-
-    def __init__(self, dataclass_types: Any = None, **named: Any) -> None:
-        super().__init__(dataclass_types, **named)
-        hints = self._hints()
-        for action in list(self._actions):
-            if hints.get(action.dest) not in (bool, bool | None) or action.nargs == 0:
-                continue
-            action.nargs, action.const = "?", True
-            opposites = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
-            if not any(option in self._option_string_actions for option in opposites):
-                suppress: Any = argparse.SUPPRESS
-                self.add_argument(*opposites, action="store_false", dest=action.dest, default=suppress, help=suppress)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(_LONG_WORD.sub(lambda match: f"{match[0][:100]}…", message))
-
-    def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
-        """Parse a command line and the YAML file named by `--config`.
-
-        Returns:
-            One instance of each of the parser's dataclasses, in the order in which the parser was given them.
-
-        Raises:
-            InputError: for an unreadable file, an unknown key or option, or an invalid value.
-        """
-        arguments = list(arguments)
-        if "--config" in arguments:
-            position = arguments.index("--config") + 1
-            if position == len(arguments):
-                raise InputError("--config needs the path of a YAML file")
-            self._check_yaml(Path(arguments[position]))
-        self._check_options(arguments)
-        try:
-            return self.parse_args_and_config(arguments)
-        except (ValueError, ImportError, NotImplementedError) as error:  # raised by TRL's dataclasses and by ours
-            raise InputError(" ".join(str(error).split())) from error
-
-    def explicit_settings(self, arguments: Sequence[str]) -> Settings:
-        """Return the settings that the user gave, by field name; defaults are left out.
-
-        The command line takes precedence over the YAML file.
-        """
-        arguments = list(arguments)
-        settings: Settings = {}
-        if "--config" in arguments:
-            position = arguments.index("--config")
-            settings |= read_yaml(Path(arguments[position + 1]))
-            settings.pop("env", None)
-            del arguments[position : position + 2]
-        explicit = StrictParser(self.dataclass_types, allow_abbrev=False)
-        for action in explicit._actions:
-            action.default, action.required = argparse.SUPPRESS, False
-        return settings | vars(explicit.parse_known_args(arguments)[0])
-
-    def _hints(self) -> dict[str, object]:
-        """Return the type hints of the fields that can be set, by name."""
-        hints: dict[str, object] = {}
-        for dataclass_type in self.dataclass_types:
-            known = get_type_hints(dataclass_type)
-            hints |= {field.name: known[field.name] for field in fields(dataclass_type) if field.init}
-        return hints
-
-    def _check_yaml(self, path: Path) -> None:
-        hints = self._hints()
-        for name, value in read_yaml(path).items():
-            if name == "env":
-                _check_environment(path, value)
-                continue
-            if name not in hints:
-                raise InputError(f"{path}: unknown key {shown(name)}{_suggestion(str(name)[:100], hints)}")
-            if not isinstance(value, str):  # the parser converts strings itself
-                try:
-                    check_type(name, value, hints[name])
-                except InputError as error:
-                    raise InputError(f"{path}: {error}") from error
-
-    def _check_options(self, arguments: Iterable[str]) -> None:
-        known = [*self._option_string_actions, "--config"]
-        for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
-            if option not in known:
-                raise InputError(f"unknown option {option[:100]}{_suggestion(option[:100], known)}")
-
-
-def _check_environment(path: Path, variables: object) -> None:
-    """Check the variables under `env` of a recipe, which the parser sets."""
-    usable = isinstance(variables, dict) and all(
-        isinstance(name, str) and name and "=" not in name and "\0" not in f"{name}{value}"
-        for name, value in variables.items()
-    )
-    if not usable:
-        raise InputError(f"{path}: env must be a mapping of names of variables to values, got {shown(variables)}")
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with the known name closest to `name`, or nothing if none is close."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def run(
     main: Callable[..., None],
     *dataclass_types: Any,
@@ -168,6 +67,7 @@ def run(
     optional_output: bool = False,
     shared: bool = False,
     publish: Callable[..., list[str]] | None = None,
+    preview: Callable[..., Mapping[str, str]] | None = None,
 ) -> NoReturn:
     """Parse the command line, lock and open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
@@ -186,6 +86,8 @@ def run(
         shared: do not lock `output_dir`, because the command may be started several times at once.
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
             `publish(*configs, run)` if the run is complete, even if the run was complete before.
+        preview: function that makes the checks of a start for `dry_run`, without a trace on the disk, and returns what
+            the command would do: texts by their labels. It is called as `preview(*configs)`.
     """
     _log_plainly()
     for library in _CHATTY_LIBRARIES:
@@ -193,17 +95,28 @@ def run(
     command = main.__globals__["__spec__"].name.rpartition(".")[2]
     if not distributed and not is_first_process():
         sys.exit(0)
-    parser = StrictParser([*dataclass_types, RunOptions], prog=f"raml-trl {command}", allow_abbrev=False)
+    about = (main.__globals__["__doc__"] or "").partition("\n")[0]
+    parser = StrictParser(
+        [*dataclass_types, RunOptions], prog=f"raml-trl {command}", description=about, allow_abbrev=False
+    )
+    arguments = sys.argv[1:]
     try:
         with ending_at_once():
-            *configs, options = parser.parse(sys.argv[1:])
-            if optional_output and configs[0].output_dir is None:
+            *configs, options = parser.parse(arguments)
+            settings = parser.explicit_settings(arguments)
+            without_output = optional_output and configs[0].output_dir is None
+            if settings.get("output_dir", "") is None and not without_output:  # transformers would choose a directory
+                raise InputError(_NO_OUTPUT)
+            directory = None if without_output else _output_dir(configs)
+            if options.dry_run:
+                if is_first_process():
+                    plan = {} if preview is None else preview(*configs)
+                    state = {} if directory is None else {"output_dir": _state(directory, command, settings)}
+                    _show_plan({**plan, **state})
+                parser.exit()
+            if directory is None:
                 main(*configs, None)
                 parser.exit()
-            settings = parser.explicit_settings(sys.argv[1:])
-            if settings.get("output_dir", "") is None:  # transformers would choose a directory
-                raise InputError(_NO_OUTPUT)
-            directory = _output_dir(configs)
             with _no_empty_parents(directory), named_faults(directory), ExitStack() as stack:
                 lock = None
                 found = find_run(directory, command, settings)
@@ -218,6 +131,10 @@ def run(
                 logger.info("%s: pushed %s to %s", command, record.directory, url)
             if was_complete and not urls:
                 logger.info("%s: %s is complete, nothing to do", command, record.directory)
+            if record.complete and record.writes:
+                recipe, _ = split_recipe(arguments)
+                lines = last_lines(command, record.directory, recipe)
+                sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     except InputError as error:
         parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
@@ -225,6 +142,25 @@ def run(
     except Terminated as end:
         parser.exit(end.exit_code, f"{parser.prog}: {end}\n" if is_first_process() else None)
     parser.exit()
+
+
+def _show_plan(plan: Mapping[str, str]) -> None:
+    """Print what the command would do."""
+    width = max(map(len, plan), default=0)
+    lines = [f"{label:<{width}}  {one_line(text)}" for label, text in plan.items()]
+    sys.stdout.write("\n".join([*lines, "Dry run: nothing was started."]) + "\n")
+
+
+def _state(directory: Path, command: str, settings: Settings) -> str:
+    """Say what a start would find in its `output_dir`.
+
+    Raises:
+        InputError: if the directory holds another run or other files.
+    """
+    found = find_run(directory, command, settings)
+    if found is None:
+        return f"{directory}, a new run"
+    return f"{directory}, {'a complete run: nothing to do' if found.complete else 'an unfinished run: it would resume'}"
 
 
 @contextmanager

@@ -4,8 +4,10 @@ Messages repeat settings, data and answers of servers, so they are cleaned: cont
 tokens are masked.
 """
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 
 _LONGEST_VALUE = 100
 _LONGEST_MESSAGE = 4_000
@@ -63,6 +65,12 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # a list of such integers, or a list that contains itself
         return f"a {type(value).__name__}"
     return written if len(written) <= _LONGEST_VALUE else f"{written[:_LONGEST_VALUE]}…"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with the known name closest to `name`, or nothing if none is close."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _escape(character: str) -> str:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from raml_trl.data.config import DatasetArguments
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, PATH, PROCESSES, SEED, SHARE, TOP_P, Each, Limits, Number, above, whole
 from raml_trl.runtime.runs import process_share
 from raml_trl.runtime.trackers import PROJECT, Tracker
@@ -30,6 +31,12 @@ class SamplingArguments(DatasetArguments):
         "max_requests": whole(1, 2**16),
         "questions_per_shard": COUNT,
         "num_graders": PROCESSES,
+    }
+    headings: ClassVar[Headings] = {
+        "num_questions": "Sampling",
+        "engine": "Engine",
+        "questions_per_shard": "Shards and grading",
+        "push_to_hub": "The Hub",
     }
 
     model_name_or_path: str = field(metadata={"help": "Directory or Hub name; with a server, its name there."})
@@ -104,6 +111,7 @@ class SampleTrajectoriesConfig(SamplingArguments):
     """The options of `sample_trajectories`, which draws n trajectories of a teacher per question and grades them."""
 
     limits: ClassVar[Limits] = {"num_trajectories": whole(1, 10**6)}
+    headings: ClassVar[Headings] = {"num_trajectories": "Sampling"}
 
     num_trajectories: int = field(default=64, metadata={"help": "n: trajectories per question."})
 
@@ -123,6 +131,7 @@ class EvaluateConfig(SamplingArguments):
         "models": Each(PATH),
         "from_samples": PATH,
     }
+    headings: ClassVar[Headings] = {"num_samples": "Samples and metrics", "models": "Models and results"}
 
     num_samples: int = field(default=32, metadata={"help": "n: samples per question."})
     k: list[int] = field(

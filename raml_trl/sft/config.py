@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from trl import SFTConfig
 
+from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, Limits, check_settings
 from raml_trl.sft.choosing import Choice, Order, QuestionWeight, parse_length_bin
 from raml_trl.training.config import TrainArguments, use_new_names
@@ -28,6 +29,7 @@ class SFTArguments(TrainArguments):
     """The options of `train_sft` that are not in TRL's `SFTConfig` and `ModelConfig`."""
 
     limits: ClassVar[Limits] = {"num_trajectories": COUNT}
+    headings: ClassVar[Headings] = {"num_trajectories": "Choice of trajectories"}
 
     num_trajectories: int | None = field(
         default=None, metadata={"help": "K: distinct correct trajectories per question; None takes all."}

@@ -8,6 +8,7 @@ from trl import ModelConfig
 
 from raml_trl.data.config import DatasetArguments
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, PATH, TOP_P, Each, Limits, Number, check_settings, whole
 from raml_trl.training.adapters import StartingAdapter
 from raml_trl.training.limits import MODEL
@@ -46,6 +47,7 @@ class EvaluationArguments(DatasetArguments):
         "eval_top_k": whole(0, 10**9),
         "eval_max_completion_length": whole(1, 10**7),
     }
+    headings: ClassVar[Headings] = {"eval_data": "Evaluation during training"}
 
     eval_data: str | None = field(
         default=None,
@@ -85,6 +87,7 @@ class TrainArguments(EvaluationArguments):
     """All options that `train_sft` and `train_grpo` both add to those of TRL."""
 
     limits: ClassVar[Limits] = {}
+    headings: ClassVar[Headings] = {"starting_adapter": "Adapters", "hub_revisions": "The Hub"}
 
     starting_adapter: StartingAdapter | None = field(
         default=None,

@@ -170,6 +170,11 @@ def train(
     trainer.end()
 
 
+def describe_length(config: TrainingArguments) -> str:
+    """Return how long a training lasts, for a dry run."""
+    return f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+
+
 def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:
     """Return arguments for `from_pretrained`, like TRL's scripts. Arguments in `config` override those in `model`."""
     overrides = config.model_init_kwargs

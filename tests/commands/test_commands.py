@@ -102,6 +102,7 @@ def make_report(start: Start, home: Path) -> str:
         runs=f"SFT={home}/sft GRPO={home}/grpo",
     )
     assert code == 0, error
+    assert output.endswith(f"Results: {home}/report\nPage: {home}/report/report.html\n")
     return output
 
 
@@ -119,7 +120,6 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
         "seconds",
     ]
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["base", "SFT", "GRPO"]
-    assert lines[-1] == f"Report: {tmp_path}/report/report.html"
 
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count('class="drawing"') >= 3

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import raml_trl.__main__
+from raml_trl.runtime.commands import COMMANDS, TOOLS
 from tests.helpers import REPOSITORY
 
 PACKAGE = REPOSITORY / "raml_trl"
 LIGHT_ROOMS = ("runtime", "render", "grading", "evaluation", "sweeps", "reports")
 HEAVY = ("torch", "trl", "transformers", "datasets")
-# This module needs TRL, whose parser it uses for the command line.
-PARSERS = {"raml_trl.runtime.cli"}
+# These modules need TRL, whose parser they use for the command line.
+PARSERS = {"raml_trl.runtime.parser", "raml_trl.runtime.cli"}
 # Modules that need a package of an optional extra.
 NEED_EXTRAS = {"raml_trl.reports.wandb_panels": "wandb_workspaces"}
 
@@ -61,7 +61,8 @@ def _is_print(node: ast.AST) -> bool:
 
 def test_every_command_is_offered() -> None:
     commands = {path.stem for path in PACKAGE.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
-    assert set(raml_trl.__main__.COMMANDS) == commands - {"__main__"}
+    assert set(COMMANDS) == commands - {"__main__"}
+    assert not set(COMMANDS) & set(TOOLS)
 
 
 @pytest.mark.parametrize(

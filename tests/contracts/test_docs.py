@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from raml_trl.__main__ import COMMANDS
 from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.compare import CompareConfig
 from raml_trl.runtime.cli import StrictParser
+from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.errors import InputError
 from raml_trl.training.config import CheckedModelConfig
 from raml_trl.wandb_report import WandbReportConfig

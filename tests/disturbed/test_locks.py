@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from raml_trl import prepare_data
-from raml_trl.__main__ import COMMANDS
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.runtime import locks
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, holder_of, is_lock, locked
 from raml_trl.runtime.processes import has_ended, launch_name, start_time, this_process

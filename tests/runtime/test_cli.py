@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from raml_trl import prepare_data
+from raml_trl import compare, prepare_data
 from raml_trl.data.config import DatasetArguments, PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.runtime.cli import StrictParser, call, run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import Run, open_run
 from raml_trl.sampling.config import EvaluateConfig
+from tests.helpers import REPOSITORY
 from tests.helpers.preloaded import python
 
 Command = Callable[..., tuple[int, str]]
@@ -113,6 +114,50 @@ def test_the_command_line_takes_precedence_over_yaml(prepare: Command, tmp_path:
     assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["questions"] == 6
 
 
+def test_the_recipe_is_a_path_or_a_packaged_name(prepare: Command, tmp_path: Path) -> None:
+    """It may be the first argument. The record has the same settings in every case."""
+    recipe = "tiny/demo/data_test"
+    mine = tmp_path / "mine.yaml"
+    mine.write_bytes((REPOSITORY / f"recipes/{recipe}.yaml").read_bytes())
+    starts = [[given] for given in (recipe, f"{recipe}.yaml", f"recipes/{recipe}.yaml", "mine.yaml")]
+    starts += [["--config", recipe], ["--config=mine.yaml"]]
+    for number, start in enumerate(starts):
+        assert prepare(*start, "--num-questions", "3", "--output_dir", f"out{number}")[0] == 0, start
+    records = [json.loads((tmp_path / f"out{number}" / "run.json").read_text()) for number in range(len(starts))]
+    assert [record["settings"] for record in records] == [
+        {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 3}
+    ] * len(starts)
+    assert prepare("--num_questions", "3", "--config", recipe, "--output_dir", "out0")[0] == 0
+
+
+def test_a_file_of_the_user_comes_before_a_packaged_recipe(prepare: Command, tmp_path: Path) -> None:
+    (tmp_path / "tiny/demo").mkdir(parents=True)
+    (tmp_path / "tiny/demo/data_test").write_text("dataset_name: arithmetic\ndataset_split: sft\nnum_questions: 2\n")
+    assert prepare("tiny/demo/data_test", "--output_dir", "out")[0] == 0
+    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["dataset_split"] == "sft"
+
+
+@dataclass
+class Nothing:
+    output_dir: str = "out"
+
+
+def finish_at_once(config: Nothing, record: Run) -> None:
+    record.finish(0.0, {})
+
+
+def test_the_last_lines_say_where_the_results_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare"])
+    monkeypatch.setitem(finish_at_once.__globals__, "__spec__", compare.__spec__)
+    for _ in range(2):  # the second time, the run is complete
+        with pytest.raises(SystemExit):
+            run(finish_at_once, Nothing)
+        assert capsys.readouterr().out == "Results: out\n"
+
+
 @dataclass
 class Switches:
     """Bools with every default."""
@@ -185,6 +230,12 @@ def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, mes
     [
         (["--config", "missing.yaml"], "config file missing.yaml cannot be read: No such file or directory"),
         (["--config"], "--config needs the path of a YAML file"),
+        (["tiny/demo/data_tets"], "No such file or directory; did you mean tiny/demo/data_test?"),
+        (["tiny/demo"], "cannot be read: Is a directory"),
+        (["../recipes/tiny/demo/data_test"], "No such file or directory; did you mean tiny/demo/data_test?"),
+        (["no\0file"], "config file no\\x00file"),
+        (["tiny/demo/data_test", "--config", "b.yaml"], "one recipe for a command, got 'tiny/demo/data_test' and"),
+        (["--config=a.yaml", "--config", "b.yaml"], "there is one recipe for a command, got 'a.yaml' and 'b.yaml'"),
         (["--num_questoins", "5"], "unknown option --num_questoins; did you mean --num_questions?"),
         (["--num_questoins=5"], "unknown option --num_questoins; did you mean --num_questions?"),
         (["--zzz"], "unknown option --zzz\n"),
@@ -249,7 +300,7 @@ def test_an_unknown_prompt_style_is_refused() -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        ["-m", "raml_trl", "prepare_data"],
+        ["-m", "raml_trl", "prepare-data"],
         pytest.param(["-m", "raml_trl.prepare_data"], marks=pytest.mark.slow),  # as most other tests start commands
     ],
 )
@@ -267,6 +318,6 @@ def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
 
 @pytest.mark.children
 def test_unknown_command(tmp_path: Path) -> None:
-    done = subprocess.run([*python(), "-m", "raml_trl", "train"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*python(), "-m", "raml_trl", "train-grp"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "invalid choice: 'train'" in done.stderr
+    assert done.stderr == "raml-trl: unknown command train-grp; did you mean train_grpo?\n"

@@ -25,10 +25,11 @@ from raml_trl.grpo.planning.step_cost import (
     lognormal_lengths,
     measured_split,
 )
-from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, read_yaml
 from raml_trl.runtime.history import SUMMARY_FILE, RunSummary, read_log_history, read_summary
+from raml_trl.runtime.parser import StrictParser
+from raml_trl.runtime.recipes import find_recipe
 from raml_trl.runtime.rollout_table import SELECTED, column_name
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
@@ -43,7 +44,7 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
     Raises:
         InputError: if the recipe is invalid, or invalid with a requested m.
     """
-    path, num_processes = Path(config.recipe), config.num_processes
+    path, num_processes = find_recipe(config.recipe), config.num_processes
     dataclass_types: Any = [GRPOArguments, SubsetGRPOConfig, CheckedModelConfig]
     parser = StrictParser(dataclass_types, allow_abbrev=False)
     # Batch sizes are valid for several processes if they are valid for one process that runs the micro-batches of all

@@ -1,0 +1,122 @@
+"""The last lines of a command: where its results are, and one command that can follow.
+
+The recipes of a folder belong together: the model that one trains is what another evaluates. So the next command runs
+the recipe in the folder that reads the results, or, if that lacks another input, the recipe that makes this input. If
+there is none, a report shows the results of trainings, evaluations and sweeps.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import Settings, read_yaml
+from raml_trl.runtime.recipes import command_of, find_recipe
+from raml_trl.runtime.runs import is_complete, is_run
+
+_PAGES = ("report.html", "page.html", "claims.md", "sweep.md")
+_REPORTED = {
+    "train_sft": ("runs", "SFT"),
+    "train_grpo": ("runs", "GRPO"),
+    "evaluate": ("evaluations", "model"),
+    "sweep": ("sweeps", "sweep"),
+}
+"""For each command whose results `report` shows, the setting of `report` and a name for the results."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A recipe of the folder: its command, its name as the user would write it, and the paths that it names."""
+
+    command: str
+    name: str
+    output: Path
+    inputs: tuple[Path, ...]
+
+
+def last_lines(command: str, directory: Path, recipe: str | None) -> list[str]:
+    """Return the lines that a command prints when its run is complete.
+
+    Args:
+        command: the command that has ended.
+        directory: its `output_dir`.
+        recipe: its recipe as the user gave it.
+    """
+    lines = [f"Results: {directory}"]
+    lines += [f"Page: {directory / name}" for name in _PAGES if (directory / name).is_file()]
+    try:
+        following = next_command(command, directory, recipe)
+    except InputError:  # a damaged file of another run is no fault of this one
+        following = None
+    return lines if following is None else [*lines, f"Next: {following}"]
+
+
+def next_command(command: str, directory: Path, recipe: str | None) -> str | None:
+    """Return a command that can follow: it runs as written, and its results do not exist yet. None if there is none."""
+    steps = [] if recipe is None else list(_steps(recipe))
+    readers = [step for step in steps if directory in step.inputs and not os.path.exists(step.output)]
+    for reader in readers:
+        runnable = _first_runnable(reader, steps, set())
+        if runnable is not None:
+            return _written(runnable.command, runnable.name)
+    page = directory.with_name(f"{directory.name}_report")
+    if command not in _REPORTED or page.exists() or (command == "evaluate" and not _has_samples(directory)):
+        return None
+    setting, name = _REPORTED[command]
+    return _written("report", f"--{setting}", f"{name}={directory}", "--output_dir", str(page))
+
+
+def _first_runnable(step: _Step, steps: list[_Step], seen: set[Path]) -> _Step | None:
+    """Return `step` if its inputs exist, or a step that makes one of them and can run; None if none can."""
+    seen.add(step.output)
+    missing = [path for path in step.inputs if not _is_usable(path)]
+    if not missing:
+        return step
+    makers = [maker for maker in steps if maker.output == missing[0] and maker.output not in seen]
+    return _first_runnable(makers[0], steps, seen) if makers else None
+
+
+def _steps(recipe: str) -> Iterator[_Step]:
+    """Yield the recipes in the folder of `recipe` that have an `output_dir`, sorted by name."""
+    path = find_recipe(recipe)
+    for sibling in sorted(path.parent.glob("*.yaml")):
+        command = command_of(sibling)
+        if command is None or command == "sweep":
+            continue
+        try:
+            settings = read_yaml(sibling)
+        except InputError:  # a file that this command has not been asked to read
+            continue
+        output = settings.pop("output_dir", None)
+        if isinstance(output, str) and output:
+            head, slash, _ = recipe.rpartition("/")
+            name = f"{head}{slash}{sibling.name if recipe.endswith('.yaml') else sibling.stem}"
+            yield _Step(command, name, Path(output), tuple(_inputs(settings, Path(output))))
+
+
+def _inputs(settings: Settings, output: Path) -> Iterator[Path]:
+    """Yield the paths in the settings of a recipe that lie in the same top directory as its output.
+
+    A path may follow a name, as in `SFT=runs/sft`, or be followed by a split, as in `runs/data@test`.
+    """
+    for value in settings.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                path = Path(text.rpartition("=")[2].partition("@")[0])
+                if path.parts[:1] == output.parts[:1]:
+                    yield path
+
+
+def _is_usable(path: Path) -> bool:
+    """Return whether a path exists and is not an unfinished run."""
+    return os.path.exists(path) and (is_complete(path) or not is_run(str(path)))
+
+
+def _has_samples(directory: Path) -> bool:
+    return (directory / "samples.parquet").is_file()
+
+
+def _written(*words: str) -> str:
+    return shlex.join(["raml-trl", *words])

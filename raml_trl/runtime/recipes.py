@@ -1,0 +1,141 @@
+"""Finds, lists and copies recipes: YAML files of settings that come with the package.
+
+The name of a recipe is its path below `recipes/` without the suffix, such as `tiny/demo/grpo`. Wherever a command takes
+the path of a recipe, it takes such a name too. A file of the user with the same path comes first.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import raml_trl
+from raml_trl.runtime.commands import COMMANDS
+from raml_trl.runtime.errors import InputError, printable, shown, suggestion
+
+_PACKAGE = Path(raml_trl.__file__).parent
+_SUFFIX = ".yaml"
+# Most recipes are named after their command; these are named after its data, model or stage.
+_OF_FOLDER = {"data": "prepare_data", "benchmarks": "evaluate", "sweeps": "sweep"}
+_OF_FIRST_WORD = {
+    "model": "build_model",
+    "data": "prepare_data",
+    "sample": "sample_trajectories",
+    "sft": "train_sft",
+    "grpo": "train_grpo",
+    "eval": "evaluate",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A packaged recipe, the command that reads it, and its first comment."""
+
+    name: str
+    command: str
+    about: str
+
+
+def recipes_root() -> Path:
+    """Return the directory of the packaged recipes: inside an installed package, beside the package in a checkout."""
+    installed = _PACKAGE / "recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def command_of(path: Path) -> str | None:
+    """Return the command that reads a recipe, according to the name of the file and of its folder, or None."""
+    if path.parent.name in _OF_FOLDER:
+        return _OF_FOLDER[path.parent.name]
+    named = [command for command in COMMANDS if path.stem.startswith(command)]
+    return max(named, key=len) if named else _OF_FIRST_WORD.get(path.stem.partition("_")[0])
+
+
+def list_recipes() -> list[Recipe]:
+    """Return all packaged recipes, sorted by name."""
+    commands = {name: (path, command_of(path)) for name, path in _files().items()}
+    return [
+        Recipe(name, command, _first_comment(path)) for name, (path, command) in commands.items() if command is not None
+    ]
+
+
+def find_recipe(text: str) -> Path:
+    """Return the path of a recipe, or of what a recipe names: `text` is a path, or a packaged file or folder.
+
+    Other text is returned as a path, which the reader of the file then refuses.
+
+    Raises:
+        InputError: if there is no such file, but a packaged recipe with a similar name.
+    """
+    if os.path.exists(text):
+        return Path(text)
+    name = text.removeprefix("./").removeprefix("recipes/").removesuffix(_SUFFIX)
+    files = _files()
+    if name in files:
+        return files[name]
+    folder = recipes_root() / name
+    if folder in {path.parent for path in files.values()}:
+        return folder
+    if near := suggestion(name[:100], files):
+        raise InputError(f"config file {text} cannot be read: No such file or directory{near}")
+    return Path(text)
+
+
+def recipes_page(text: str = "") -> str:
+    """Return one line for each packaged recipe whose name contains `text`: its name, its command and its comment.
+
+    Raises:
+        InputError: if there is none.
+    """
+    known = list_recipes()
+    found = [recipe for recipe in known if text in recipe.name]
+    if not found:
+        near = suggestion(text[:100], [recipe.name for recipe in known])
+        raise InputError(f"no recipe has {shown(text)} in its name{near}")
+    widths = [max(len(getattr(recipe, column)) for recipe in found) for column in ("name", "command")]
+    lines = [f"{recipe.name:<{widths[0]}}  {recipe.command:<{widths[1]}}  {recipe.about}" for recipe in found]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
+    """Copy a packaged recipe, or all recipes of a folder, into `directory`, which is created if necessary.
+
+    Returns:
+        The path of each copy and the command that reads it.
+
+    Raises:
+        InputError: if there is no such recipe, a file would be overwritten, or the directory cannot be written.
+    """
+    name = name.strip("/").removeprefix("recipes/").removesuffix(_SUFFIX)
+    known = list_recipes()
+    chosen = [recipe for recipe in known if name in (recipe.name, recipe.name.rpartition("/")[0])]
+    if not chosen:
+        folders = {recipe.name.rpartition("/")[0] for recipe in known}
+        near = suggestion(name[:100], [*(recipe.name for recipe in known), *sorted(folders)])
+        raise InputError(f"there is no recipe {shown(name)}{near or '; `raml-trl recipes` lists them'}")
+    copies = [(recipes_root() / f"{recipe.name}{_SUFFIX}", recipe.command) for recipe in chosen]
+    for source, _ in copies:
+        if os.path.lexists(directory / source.name):
+            raise InputError(f"{directory / source.name} exists already: give another directory, or remove the file")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for source, _ in copies:
+            shutil.copyfile(source, directory / source.name)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise InputError(f"{printable(str(directory))} cannot be written: {error}") from error
+    return [(directory / source.name, command) for source, command in copies]
+
+
+def is_complete_recipe(path: Path) -> bool:
+    """Return whether a recipe sets `output_dir`. The others leave that, and the model, to the command line."""
+    return any(line.startswith("output_dir:") for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def _files() -> dict[str, Path]:
+    """Return the packaged YAML files by name, sorted: the recipes, and files that these name."""
+    root = recipes_root()
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob(f"*{_SUFFIX}"))}
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,60 @@
+"""Describes the model and the data of a command for a dry run, from the tokenizer and the first row."""
+
+from transformers import PreTrainedTokenizerBase
+
+from raml_trl.data.reading import open_data, stream_questions, stream_tasks
+from raml_trl.data.records import describe_task
+from raml_trl.data.tables import DataTable
+from raml_trl.prompts import prompt_messages
+from raml_trl.sampling.config import SamplingArguments
+from raml_trl.sampling.loading import check_chat, load_tokenizer, open_engine
+from raml_trl.sampling.vllm_engine import check_vllm
+
+
+def describe_inputs(
+    name: str, tokenizer: PreTrainedTokenizerBase | None, table: DataTable, style: str, *, graded: bool = True
+) -> dict[str, str]:
+    """Return a text about the model `name`, the data and their first row, each by its label.
+
+    Args:
+        name: the model.
+        tokenizer: its tokenizer; None if a server has it.
+        table: the data.
+        style: the style of the prompt, a key of `prompts.STYLES`.
+        graded: whether the command grades answers to the questions.
+
+    Raises:
+        InputError: if the first row cannot be read, or has an answer that must be graded and cannot be.
+    """
+    model = name if tokenizer is None else f"{name}, tokenizer of {len(tokenizer):,} tokens"
+    if graded:
+        next(stream_questions(table))  # checks the answer
+    task = next(stream_tasks(table))
+    row = describe_task(task)
+    if tokenizer is not None:
+        messages = prompt_messages(task.question.question, style)
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        row += f"; prompt of {len(tokenizer(prompt, add_special_tokens=False)['input_ids'])} tokens"
+    return {"model": model, "data": f"{table.name}, prompt_style {style}", "first row": row}
+
+
+def preview_sampling(config: SamplingArguments, samples: int) -> dict[str, str]:
+    """Check the model and the first row of a command that draws `samples` samples per question, and describe its work.
+
+    Raises:
+        InputError: if the model, its server, vLLM or the data cannot be used.
+    """
+    name, tokenizer = config.model_name_or_path, None
+    if config.engine == "server":
+        open_engine(config)
+    else:
+        pads = config.engine == "transformers"
+        tokenizer = check_chat(load_tokenizer(name), config.prompt_style, name, pads=pads)
+        if config.engine == "vllm":
+            check_vllm()
+    questions = "every question" if config.num_questions is None else f"each of {config.num_questions:,} questions"
+    limit = f"of at most {config.max_completion_length:,} tokens"
+    return {
+        **describe_inputs(name, tokenizer, open_data(config), config.prompt_style),
+        "samples": f"{samples} for {questions}, {limit}, engine {config.engine}, temperature {config.temperature}",
+    }

@@ -1,0 +1,181 @@
+"""`--dry_run` makes the checks of a start, says what the command would do, and leaves nothing behind."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from raml_trl import compare, evaluate, prepare_data, sample_trajectories, sweep, train_grpo, train_sft
+from raml_trl.data.config import PrepareDataConfig
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.dataset import GRPOArguments
+from raml_trl.runtime.cli import call, run
+from raml_trl.runtime.runs import open_run
+from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
+from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
+from raml_trl.training.config import CheckedModelConfig
+
+COMMANDS: dict[str, tuple[Any, ...]] = {
+    "prepare_data": (prepare_data, PrepareDataConfig),
+    "sample_trajectories": (sample_trajectories, SampleTrajectoriesConfig),
+    "train_sft": (train_sft, SFTArguments, CheckedSFTConfig, CheckedModelConfig),
+    "train_grpo": (train_grpo, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig),
+    "evaluate": (evaluate, EvaluateConfig),
+    "sweep": (sweep, sweep.SweepConfig),
+}
+Start = Callable[..., tuple[object, dict[str, str], str]]
+
+
+@pytest.fixture
+def dry_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model_dir: str, tmp_path: Path
+) -> Start:
+    """Starts a command with `--dry_run`, and returns its exit code, the plan by label, and standard error.
+
+    Checks that nothing is written, neither here nor into the cache of datasets.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    call(
+        prepare_data.main,
+        PrepareDataConfig(
+            dataset_name="arithmetic", dataset_split="sft", num_questions=4, num_trajectories=2, output_dir="data"
+        ),
+    )
+    (tmp_path / "model").symlink_to(model_dir)
+
+    def start(command: str, *arguments: str) -> tuple[object, dict[str, str], str]:
+        module, *classes = COMMANDS[command]
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        monkeypatch.setattr(sys, "argv", [command, *arguments, "--dry_run"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run(module.main, *classes, preview=module.preview)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        output, error = capsys.readouterr()
+        if stop.value.code in (0, None):
+            assert output.endswith("\nDry run: nothing was started.\n")
+        plan = dict(line.split("  ", 1) for line in output.splitlines()[:-1])
+        return stop.value.code or 0, {label.strip(): text.strip() for label, text in plan.items()}, error
+
+    return start
+
+
+INPUTS = (
+    "--model_name_or_path",
+    "model",
+    "--dataset_name",
+    "data",
+    "--prompt_style",
+    "bare",
+    "--output_dir",
+    "deep/out",
+)
+TRAINING = (*INPUTS, "--use_cpu", "--no_bf16", "--report_to", "none", "--max_steps", "5")
+
+
+@pytest.mark.long
+def test_a_plan_of_grpo(dry_run: Start) -> None:
+    settings = ("--num_generations", "4", "--num_generations_update", "2", "--per_device_train_batch_size", "8")
+    code, plan, _ = dry_run("train_grpo", *TRAINING, *settings)
+    assert code == 0
+    assert plan["model"].startswith("model, tokenizer of ")
+    assert plan["data"] == "data, prompt_style bare"
+    assert "2 trajectories, 2 of them correct; prompt of " in plan["first row"]
+    assert plan["generation"] == "8 rollouts, 4 for each of 2 questions, processes: 1"
+    assert plan["update"].startswith("2 of 4 rollouts, selection random, loss ")
+    assert plan["length"] == "5 steps"
+    assert plan["evaluation"] == "none"
+    assert plan["output_dir"] == "deep/out, a new run"
+    evaluated = ("--eval_strategy", "steps", "--eval_data", "data", "--eval_num_questions", "3")
+    assert dry_run("train_grpo", *TRAINING, *settings, *evaluated)[1]["evaluation"] == "data, 3 questions"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        (
+            "train_sft",
+            (*TRAINING, "--num_trajectories", "1", "--per_device_train_batch_size", "4", "--max_length", "64"),
+            {
+                "trajectories": "at most 1 correct ones of a question",
+                "step": "4 examples of at most 64 tokens, processes: 1",
+                "length": "5 steps",
+                "output_dir": "deep/out, a new run",
+            },
+        ),
+        (
+            "evaluate",
+            (*INPUTS, "--num_samples", "8", "--max_completion_length", "40"),
+            {"samples": "8 for every question, of at most 40 tokens, engine transformers, temperature 1.0"},
+        ),
+        (
+            "sample_trajectories",
+            (*INPUTS, "--num_trajectories", "2", "--num_questions", "3", "--max_completion_length", "40"),
+            {"samples": "2 for each of 3 questions, of at most 40 tokens, engine transformers, temperature 1.0"},
+        ),
+        (
+            "prepare_data",
+            ("tiny/demo/data_test", "--output_dir", "deep/out"),
+            {"data": "arithmetic, split test", "keep": "at most 200 questions", "output_dir": "deep/out, a new run"},
+        ),
+        (
+            "sweep",
+            ("--sweep", "tiny/sweeps/grpo_selection"),
+            {"trials": "25, 1 at a time", "output_dir": "runs/tiny/sweeps/grpo_selection, a new run"},
+        ),
+    ],
+)
+def test_plans(dry_run: Start, command: str, arguments: tuple[str, ...], expected: dict[str, str]) -> None:
+    code, plan, error = dry_run(command, *arguments)
+    assert (code, {label: plan[label] for label in expected}) == (0, expected), error
+
+
+@pytest.mark.parametrize("command", ["train_sft", "train_grpo", "evaluate", "sample_trajectories"])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (("--model_name_or_path", "./nowhere"), "model ./nowhere: there is no such directory"),
+        (("--dataset_name", "./nowhere"), "dataset_name ./nowhere: there is no such directory or file"),
+        (("--output_dir", "data"), "output_dir data holds a run of prepare_data: choose another directory"),
+    ],
+)
+def test_a_dry_run_is_refused_as_a_start_would_be(
+    dry_run: Start, command: str, broken: tuple[str, str], message: str
+) -> None:
+    settings = TRAINING if command.startswith("train") else (*INPUTS, "--num_questions", "2")
+    code, _, error = dry_run(command, *settings, *broken)
+    assert (code, error.splitlines()[-1]) == (2, f"raml-trl {command}: {message}")
+
+
+def test_an_unreadable_first_row_is_refused(dry_run: Start, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1 = ?", "answer": ""}\n')
+    code, _, error = dry_run("evaluate", *INPUTS, "--dataset_name", "rows.jsonl")
+    assert code == 2
+    assert error.startswith("raml-trl evaluate: rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1 = ?", "answer": null}\n')
+    code, plan, _ = dry_run("prepare_data", "--dataset_name", "rows.jsonl", "--output_dir", "out")
+    assert (code, plan["first row"]) == (0, "left out: no answer")
+
+
+def test_the_state_of_the_output(dry_run: Start, tmp_path: Path) -> None:
+    data = ("--dataset_name", "arithmetic", "--dataset_split", "test", "--num_questions", "5", "--output_dir", "out")
+    settings = {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
+    record = open_run(tmp_path / "out", "prepare_data", settings)
+    assert dry_run("prepare_data", *data)[1]["output_dir"] == "out, an unfinished run: it would resume"
+    record.finish(0.0, {})
+    assert dry_run("prepare_data", *data)[1]["output_dir"] == "out, a complete run: nothing to do"
+
+
+def test_a_command_without_a_plan_checks_its_settings_and_its_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare", "--evaluations", "a=x", "b=y", "--output_dir", "out", "--dry-run"])
+    with pytest.raises(SystemExit):
+        run(compare.main, compare.CompareConfig, repeatable=True)
+    assert capsys.readouterr().out == "output_dir  out, a new run\nDry run: nothing was started.\n"
+    assert not any(tmp_path.iterdir())
