@@ -117,11 +117,11 @@ def preview(config: SweepConfig) -> dict[str, str]:
     }
 
 
-def _name_the_file(arguments: list[str]) -> list[str]:
+def name_the_file(arguments: list[str]) -> list[str]:
     """Turn `X.yaml …` into `--sweep X.yaml …`."""
     return ["--sweep", *arguments] if arguments and not arguments[0].startswith("-") else arguments
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = _name_the_file(sys.argv[1:])
+    sys.argv[1:] = name_the_file(sys.argv[1:])
     run(main, SweepConfig, shared=True, preview=preview)

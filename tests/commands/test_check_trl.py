@@ -39,7 +39,11 @@ def test_agreement_is_printed_and_written(start: Start, tmp_path: Path) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
     assert rows[0] == ["case", "plain", "default", "drop against mask"]
     assert rows[2][:2] == ["dapo", "0"]
-    assert output.splitlines()[-2:] == [f"{tmp_path}/out/check_trl.json", f"{tmp_path}/out/check_trl.svg"]
+    assert output.splitlines()[-3:] == [
+        f"{tmp_path}/out/check_trl.json",
+        f"{tmp_path}/out/check_trl.svg",
+        f"Results: {tmp_path}/out",
+    ]
     content = json.loads((tmp_path / "out/check_trl.json").read_text())
     assert content["failures"] == []
     assert 0 < content["cases"][0]["default"]["gradient"] < 1e-5

@@ -138,7 +138,7 @@ def test_plans(dry_run: Start, command: str, arguments: tuple[str, ...], expecte
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (("--model_name_or_path", "./nowhere"), "model ./nowhere: there is no such directory"),
+        (("--model_name_or_path", "./nowhere"), "model ./nowhere cannot be loaded: there is no such directory or file"),
         (("--dataset_name", "./nowhere"), "dataset_name ./nowhere: there is no such directory or file"),
         (("--output_dir", "data"), "output_dir data holds a run of prepare_data: choose another directory"),
     ],

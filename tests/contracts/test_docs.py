@@ -17,9 +17,11 @@ import pytest
 
 from raml_trl.check_trl import CheckTRLConfig
 from raml_trl.compare import CompareConfig
-from raml_trl.runtime.cli import StrictParser
-from raml_trl.runtime.commands import COMMANDS
+from raml_trl.runtime.cli import RunOptions, StrictParser
+from raml_trl.runtime.commands import COMMANDS, TOOLS
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.recipes import find_recipe
+from raml_trl.sweep import SweepConfig, name_the_file
 from raml_trl.training.config import CheckedModelConfig
 from raml_trl.wandb_report import WandbReportConfig
 from tests.contracts.test_recipes import READERS
@@ -45,6 +47,7 @@ COMMAND_READERS = {
     "compare_rules": READERS["compare"],
     "wandb_report": [WandbReportConfig],
     "check_trl": [CheckTRLConfig],
+    "sweep": [SweepConfig],
 }
 PLACEHOLDER = re.compile(r"(raml_trl/)?[A-Z_]+(\.yaml|\.py)?|accelerate_configs/X\.yaml")
 _COMMAND = re.compile(r"(?:-m raml_trl\.|raml-trl )(\w+)(?= )([^`\n#|;]*)")
@@ -87,15 +90,18 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the commands on a page with their arguments, except commands that are shown with the error they end in."""
     text = _CONSOLE.sub(lambda match: "" if match[3].startswith("raml-trl ") else match[0], page.read_text())
     for command, rest in _COMMAND.findall(re.sub(r"\\\n\s*", "", text)):
-        if rest.lstrip().startswith("--"):
-            yield command, shlex.split(rest.split(" --config_file ")[0])
+        words = shlex.split(rest.split(" --config_file ")[0])
+        if command not in TOOLS and words and (words[0].startswith("--") or find_recipe(words[0]).is_file()):
+            yield command, words
 
 
 def parse(command: str, arguments: list[str]) -> tuple[Any, ...]:
     readers = COMMAND_READERS[command]
+    if command == "sweep":
+        arguments = name_the_file(arguments)
     # Override settings that need a GPU or a tracker, which this machine may not have.
     portable = ["--use_cpu", "true", "--report_to", "none"] if CheckedModelConfig in readers else []
-    return StrictParser(readers, allow_abbrev=False).parse([*portable, *arguments])
+    return StrictParser([*readers, RunOptions], allow_abbrev=False).parse([*arguments, *portable])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
