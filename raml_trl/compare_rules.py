@@ -34,6 +34,7 @@ from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.limits import PATH, PROCESSES, Limits, check_settings
+from raml_trl.runtime.recipes import find_recipe
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.engine import SamplingSettings
 from raml_trl.sampling.loading import check_model
@@ -69,7 +70,7 @@ class CompareRulesConfig:
 def main(config: CompareRulesConfig, record: Run) -> None:
     """Tune and compare the arms, write the results, and print the tables."""
     started = time.monotonic()
-    rules = read_rules(Path(config.rules))
+    rules = read_rules(find_recipe(config.rules))
     check_runs(rules)
     try:
         tuned = complete(list(rules.tuning_runs()), record.directory, config.workers, "tuning")
