@@ -59,7 +59,7 @@ def list_recipes() -> list[Recipe]:
 
 
 def find_recipe(text: str) -> Path:
-    """Return the path of a recipe, or of what a recipe names: `text` is a path, or a packaged file or folder.
+    """Return the path of a recipe, or of a YAML file that a recipe names: `text` is a path or a packaged name.
 
     Other text is returned as a path, which the reader of the file then refuses.
 
@@ -72,12 +72,16 @@ def find_recipe(text: str) -> Path:
     files = _files()
     if name in files:
         return files[name]
-    folder = recipes_root() / name
-    if folder in {path.parent for path in files.values()}:
-        return folder
     if near := suggestion(name[:100], files):
         raise InputError(f"config file {text} cannot be read: No such file or directory{near}")
     return Path(text)
+
+
+def find_folder(text: str) -> str:
+    """Return the path of the packaged folder that a recipe names as `recipes/...`, and any other text as it is."""
+    folder = recipes_root() / text.removeprefix("recipes/")
+    packaged = text.startswith("recipes/") and folder in {path.parent for path in _files().values()}
+    return str(folder) if packaged and not os.path.exists(text) else text
 
 
 def recipes_page(text: str = "") -> str:

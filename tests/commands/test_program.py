@@ -15,7 +15,7 @@ from raml_trl.runtime.completion import SHELLS, _bash_script
 from raml_trl.runtime.files import read_yaml
 from raml_trl.runtime.next_command import last_lines, next_command
 from raml_trl.runtime.parser import StrictParser
-from raml_trl.runtime.recipes import find_recipe, list_recipes, recipes_root
+from raml_trl.runtime.recipes import find_folder, find_recipe, list_recipes, recipes_root
 from raml_trl.runtime.runs import open_run
 from tests.contracts.test_docs import COMMAND_READERS
 from tests.contracts.test_recipes import RECIPES, reader
@@ -105,6 +105,15 @@ def test_every_recipe_is_listed_with_the_command_that_reads_it(program) -> None:
     assert [line.split()[:2] for line in output.splitlines()] == [[r.name, r.command] for r in list_recipes()]
     _, output, _ = program("recipes", "tiny/demo/grpo")
     assert [line.split()[0] for line in output.splitlines()] == ["tiny/demo/grpo", "tiny/demo/grpo_best"]
+
+
+def test_a_recipe_may_name_a_packaged_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = str(recipes_root() / "qwen2.5-7b")
+    names = ["recipes/qwen2.5-7b", "qwen2.5-7b", "Qwen/Qwen2.5-7B", "recipes/../recipes", "recipes/no"]
+    assert [find_folder(name) for name in names] == [packaged, *names[1:]]
+    (tmp_path / "recipes/qwen2.5-7b").mkdir(parents=True)
+    assert find_folder("recipes/qwen2.5-7b") == "recipes/qwen2.5-7b"
 
 
 def test_init_copies_recipes_and_overwrites_nothing(program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, mes
         (["--config", "missing.yaml"], "config file missing.yaml cannot be read: No such file or directory"),
         (["--config"], "--config needs the path of a YAML file"),
         (["tiny/demo/data_tets"], "No such file or directory; did you mean tiny/demo/data_test?"),
-        (["tiny/demo"], "cannot be read: Is a directory"),
+        (["recipes/tiny/demo"], "config file recipes/tiny/demo cannot be read: No such file or directory"),
         (["../recipes/tiny/demo/data_test"], "No such file or directory; did you mean tiny/demo/data_test?"),
         (["no\0file"], "config file no\\x00file"),
         (["tiny/demo/data_test", "--config", "b.yaml"], "one recipe for a command, got 'tiny/demo/data_test' and"),

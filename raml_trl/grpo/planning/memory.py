@@ -18,7 +18,7 @@ from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig, Sharding
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_yaml
-from raml_trl.runtime.recipes import find_recipe
+from raml_trl.runtime.recipes import find_folder
 from raml_trl.sampling.loading import check_model
 from raml_trl.training.run import model_init_kwargs
 
@@ -79,7 +79,7 @@ def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -
         InputError: if the model's config cannot be read, or the memory formula does not cover this kind of model.
     """
     given = config.model_config
-    name = check_model(model.model_name_or_path) if given is None else str(find_recipe(given))
+    name = check_model(model.model_name_or_path) if given is None else find_folder(given)
     try:
         described = AutoConfig.from_pretrained(name)
         if described.get_text_config() is not described:
