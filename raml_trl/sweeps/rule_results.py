@@ -2,11 +2,14 @@
 
 A run has a curve: points with its score and its costs so far. At a budget that all runs of a world have spent, the
 score of each run is read by linear interpolation. Arms are then compared with the baseline, paired by seed.
+
+Other work on the machine changes the process time of single runs, because processes share caches and cores. All runs of
+an arm in a world therefore count with the same seconds per step, the median over the arm.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -54,6 +57,17 @@ class RuleCurve:
         assert budget <= self.spent(cost) * (1 + 1e-9), (self.run.name, cost, budget)
         return float(np.interp(budget, [vars(p)[cost] for p in self.points], [p.pass_at_1 for p in self.points]))
 
+    def with_step_seconds(self, seconds: float) -> "RuleCurve":
+        """Return the curve with its process seconds rescaled, so that a step took `seconds` on average."""
+        factor = seconds / self.step_seconds
+        points = (replace(point, process_seconds=factor * point.process_seconds) for point in self.points)
+        return RuleCurve(self.run, tuple(points))
+
+    @property
+    def step_seconds(self) -> float:
+        """The process seconds of a step, the mean over the run."""
+        return self.points[-1].process_seconds / self.points[-1].step
+
     def as_json(self) -> dict[str, Any]:
         """Return the curve as it is stored: what determines the run, and its points."""
         return {"run": self.run.as_json(), "points": [asdict(point) for point in self.points]}
@@ -92,13 +106,7 @@ def compare_curves(curves: Sequence[RuleCurve], rules: Rules) -> list[ArmResult]
     """
     results = []
     for world in rules.worlds:
-        by_arm = {
-            arm: sorted(
-                (curve for curve in curves if (curve.run.world, curve.run.arm) == (world, arm)),
-                key=lambda curve: curve.run.seed,
-            )
-            for arm in rules.arms
-        }
+        by_arm = {arm: _arm_curves(curves, world, arm) for arm in rules.arms}
         for cost in COSTS:
             budget = min(curve.spent(cost) for group in by_arm.values() for curve in group)
             scores = {arm: [curve.score_at(cost, budget) for curve in group] for arm, group in by_arm.items()}
@@ -111,6 +119,13 @@ def compare_curves(curves: Sequence[RuleCurve], rules: Rules) -> list[ArmResult]
                 rows.append(ArmResult(world, arm, cost, budget, rate, tuple(scores[arm]), difference, None))
             results += _corrected(rows, rules.correction)
     return results
+
+
+def _arm_curves(curves: Iterable[RuleCurve], world: str, arm: str) -> list[RuleCurve]:
+    """Return the curves of an arm by ascending seed, with the same seconds per step."""
+    own = [curve for curve in curves if (curve.run.world, curve.run.arm) == (world, arm)]
+    seconds = median(curve.step_seconds for curve in own)
+    return [curve.with_step_seconds(seconds) for curve in sorted(own, key=lambda curve: curve.run.seed)]
 
 
 def _corrected(rows: Sequence[ArmResult], correction: Correction) -> list[ArmResult]:
@@ -149,21 +164,22 @@ def results_page(results: Sequence[ArmResult], curves: Sequence[RuleCurve], rule
         "# Rules at equal cost",
         f"Pass@1 over {seeds} seeds, and its difference to the arm `{rules.baseline}` with Student's 95 % interval, "
         f"paired by seed, and the p-value after {corrected}. Intervals are not corrected. A star marks differences "
-        "that are significant at 5 % after the correction. Time is process time of training.",
+        "that are significant at 5 % after the correction. Time is process time of training, with the median seconds "
+        "per step of an arm for all its runs.",
     ]
     for world in rules.worlds:
         rows = [result for result in results if result.world == world]
         budgets = {row.cost: row.budget for row in rows}
         head = [f"at {budgets[cost]:,.0f} {'s' if cost == 'process_seconds' else name}" for cost, name in COSTS.items()]
-        table = [["arm", "rate", "steps", "wall / process s", *head]]
+        table = [["arm", "rate", "steps", "s per step", "wall / process s", *head]]
         for arm in rules.arms:
             own = [curve.points[-1] for curve in curves if (curve.run.world, curve.run.arm) == (world, arm)]
             cells = [_cell(next(row for row in rows if (row.arm, row.cost) == (arm, cost))) for cost in COSTS]
             rate = next(row.learning_rate for row in rows if row.arm == arm)
             busy = fmean(point.wall_seconds / point.process_seconds for point in own)
-            table.append(
-                [escape_cell(arm), f"{rate:g}", f"{fmean(point.step for point in own):.0f}", f"{busy:.2f}", *cells]
-            )
+            steps = f"{fmean(point.step for point in own):.0f}"
+            seconds = f"{median(point.process_seconds / point.step for point in own):.3f}"
+            table.append([escape_cell(arm), f"{rate:g}", steps, seconds, f"{busy:.2f}", *cells])
         parts += [f"## {world}", markdown_table(table)]
     return "\n\n".join(parts) + "\n"
 

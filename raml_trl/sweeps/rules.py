@@ -15,9 +15,8 @@ The file is YAML:
     settings: {num_generations: 8}      # settings of train_grpo, for every run
     prompt_style: bare
     learning_rates: [1.0e-4, 3.0e-4]    # every arm is tuned over these, in each world
-    tuning: {seeds: [100, 101], seconds: 8}
-    comparison: {seeds: [0, 1, 2], seconds: 20}
-    evaluations: 4                      # in each run, at equal distances
+    tuning: {seeds: [100, 101], seconds: 8, evaluations: 1}
+    comparison: {seeds: [0, 1, 2], seconds: 20, evaluations: 4}
     num_samples: 4                      # answers to each test question in an evaluation
     correction: holm                    # or none: of the p-values, over the arms of a world
 
@@ -62,18 +61,22 @@ class World:
 
 @dataclass(frozen=True)
 class Stage:
-    """The seeds of tuning or of the comparison, and the seconds of process time that each of their runs trains."""
+    """Tuning or the comparison: its seeds, and the length of each run.
+
+    A run trains for `seconds` of process time, in which it is evaluated `evaluations` times at equal distances.
+    """
 
     seeds: tuple[int, ...]
     seconds: float
+    evaluations: int
 
 
 @dataclass(frozen=True)
 class RuleRun:
     """One training run: an arm in a world, with one seed and one learning rate.
 
-    `settings` are all its settings of `train_grpo`. It is evaluated `evaluations` times in `seconds` of training, with
-    `num_samples` answers to each test question.
+    `settings` are all its settings of `train_grpo`. `seconds` and `evaluations` are those of its stage. An evaluation
+    draws `num_samples` answers to each test question.
     """
 
     world: str
@@ -110,7 +113,6 @@ class Rules:
     learning_rates: tuple[float, ...]
     tuning: Stage
     comparison: Stage
-    evaluations: int
     num_samples: int
     correction: Correction
 
@@ -139,14 +141,15 @@ class Rules:
 
     def _run(self, stage: Literal["tuning", "comparison"], world: str, arm: str, seed: int, rate: float) -> RuleRun:
         start = self.worlds[world].of_seed(seed)
+        length = self.tuning if stage == "tuning" else self.comparison
         return RuleRun(
             world=world,
             arm=arm,
             stage=stage,
             seed=seed,
             learning_rate=rate,
-            seconds={"tuning": self.tuning, "comparison": self.comparison}[stage].seconds,
-            evaluations=self.evaluations,
+            seconds=length.seconds,
+            evaluations=length.evaluations,
             num_samples=self.num_samples,
             prompt_style=self.prompt_style,
             start=start,
@@ -192,9 +195,7 @@ def read_rules(path: Path) -> Rules:
         raise InputError(f"{path}: correction must be holm or none, got {content['correction']!r}")
     find_style(content["prompt_style"])
     rates = _numbers(f"{path}: learning_rates", content["learning_rates"])
-    for name in ("evaluations", "num_samples"):
-        if type(content[name]) is not int or not 0 < content[name] <= 1000:
-            raise InputError(f"{path}: {name} must be a whole number from 1 to 1000, got {content[name]!r}")
+    num_samples = _count(f"{path}: num_samples", content["num_samples"])
     tuning, comparison = (_stage(f"{path}: {name}", content[name]) for name in ("tuning", "comparison"))
     shared = sorted(set(tuning.seeds) & set(comparison.seeds))
     if shared:
@@ -210,8 +211,7 @@ def read_rules(path: Path) -> Rules:
         learning_rates=rates,
         tuning=tuning,
         comparison=comparison,
-        evaluations=content["evaluations"],
-        num_samples=content["num_samples"],
+        num_samples=num_samples,
         correction=content["correction"],
     )
 
@@ -225,7 +225,13 @@ def _stage(prefix: str, content: object) -> Stage:
         raise InputError(f"{prefix}: seeds must be a list of different whole numbers, got {seeds!r}")
     if type(seconds) not in (int, float) or not 0 < seconds <= 10**6:
         raise InputError(f"{prefix}: seconds must be a number above 0 and up to a million, got {seconds!r}")
-    return Stage(tuple(seeds), float(seconds))
+    return Stage(tuple(seeds), float(seconds), _count(f"{prefix}: evaluations", content["evaluations"]))
+
+
+def _count(prefix: str, value: object) -> int:
+    if type(value) is not int or not 0 < value <= 1000:
+        raise InputError(f"{prefix} must be a whole number from 1 to 1000, got {value!r}")
+    return value
 
 
 def _numbers(prefix: str, values: object) -> tuple[float, ...]:

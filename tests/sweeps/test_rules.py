@@ -32,9 +32,8 @@ RULES: dict[str, Any] = {
     "settings": {"num_generations": 8, "beta": 0.1},
     "prompt_style": "bare",
     "learning_rates": [1e-3, 1e-2],
-    "tuning": {"seeds": [7, 8], "seconds": 2},
-    "comparison": {"seeds": [0, 1, 2], "seconds": 5.5},
-    "evaluations": 4,
+    "tuning": {"seeds": [7, 8], "seconds": 2, "evaluations": 1},
+    "comparison": {"seeds": [0, 1, 2], "seconds": 5.5, "evaluations": 4},
     "num_samples": 2,
     "correction": "holm",
 }
@@ -61,7 +60,9 @@ def test_runs_of_both_stages(tmp_path: Path) -> None:
     compared = list(rules.comparison_runs(rates))
     assert [(run.seed, run.arm) for run in compared] == [(s, a) for s in (0, 1, 2) for a in ("all", "half", "some")]
     run = compared[4]
-    assert (run.start.model, run.start.questions, run.start.test, run.seconds) == ("m/1", "q-1", "t", 5.5)
+    assert (run.start.model, run.start.questions, run.start.test) == ("m/1", "q-1", "t")
+    assert {(run.seconds, run.evaluations) for run in tuning} == {(2, 1)}
+    assert {(run.seconds, run.evaluations) for run in compared} == {(5.5, 4)}
     assert run.settings == {
         "num_generations": 8,
         "beta": 0.0,
@@ -85,17 +86,27 @@ def test_the_best_rate_is_the_lowest_of_equal_ones() -> None:
     ("changes", "message"),
     [
         ({"baseline": "none"}, "baseline 'none' is none of the arms all, half, some"),
-        ({"tuning": {"seeds": [2, 3], "seconds": 1}}, "seed 2 is in tuning and in comparison"),
-        ({"comparison": {"seeds": [0, 1], "seconds": 1}}, "comparison has 2 seeds, but intervals need 3"),
-        ({"comparison": {"seeds": [0, 1, 1], "seconds": 1}}, "different whole numbers"),
-        ({"comparison": {"seeds": [0, 1, 2], "seconds": float("nan")}}, "seconds must be a number above 0"),
+        ({"tuning": {"seeds": [2, 3], "seconds": 1, "evaluations": 1}}, "seed 2 is in tuning and in comparison"),
+        (
+            {"comparison": {"seeds": [0, 1], "seconds": 1, "evaluations": 1}},
+            "comparison has 2 seeds, but intervals need 3",
+        ),
+        ({"comparison": {"seeds": [0, 1, 1], "seconds": 1, "evaluations": 1}}, "different whole numbers"),
+        (
+            {"comparison": {"seeds": [0, 1, 2], "seconds": float("nan"), "evaluations": 1}},
+            "seconds must be a number above 0",
+        ),
         ({"arms": {"all": {"seed": 3}}}, "all has seed, which the comparison sets"),
         ({"arms": {"all": {}, "../x": {}}}, "use letters, digits and underscores"),
         ({"arms": {"all": None}}, "all must be a mapping of settings of train_grpo"),
         ({"arms": {}}, "arms must be a mapping with at least one entry"),
         ({"learning_rates": [0.1, 0.1]}, "a list of different numbers above 0"),
         ({"correction": "some"}, "correction must be holm or none"),
-        ({"evaluations": 0}, "evaluations must be a whole number from 1"),
+        ({"num_samples": True}, "num_samples must be a whole number from 1"),
+        (
+            {"tuning": {"seeds": [7], "seconds": 1, "evaluations": 0}},
+            "tuning: evaluations must be a whole number from 1",
+        ),
         ({"prompt_style": "odd"}, "prompt_style 'odd' is unknown"),
         ({"surplus": 1}, "and nothing else"),
         ({"worlds": {"w": {"model": "m"}}}, "world w must have model, questions, test, settings"),
@@ -141,15 +152,22 @@ def test_differences_equal_an_independent_calculation(tmp_path: Path, rng: np.ra
     results = compare_curves(curves, rules)
     assert len(results) == 3 * 3
     for cost in ("process_seconds", "tokens_generated", "rows_selected"):
-        budget = min(vars(curve.points[-1])[cost] for curve in curves)
-        read_off = {
-            (curve.run.arm, curve.run.seed): interpolate(
-                [(vars(point)[cost], point.pass_at_1) for point in curve.points], budget
-            )
+        drawn = {
+            (curve.run.arm, curve.run.seed): [(vars(point)[cost], point.pass_at_1) for point in curve.points]
             for curve in curves
         }
+        if cost == "process_seconds":  # runs have four steps, so the median run sets the time of the whole run
+            ends = {
+                arm: sorted(points[-1][0] for (own, _), points in drawn.items() if own == arm) for arm in rules.arms
+            }
+            drawn = {
+                (arm, seed): [(x * ends[arm][1] / points[-1][0], y) for x, y in points]
+                for (arm, seed), points in drawn.items()
+            }
+        budget = min(points[-1][0] for points in drawn.values())
+        read_off = {key: interpolate(points, budget) for key, points in drawn.items()}
         for result in (result for result in results if result.cost == cost):
-            assert result.budget == budget
+            assert result.budget == pytest.approx(budget)
             assert result.scores == pytest.approx([read_off[result.arm, seed] for seed in (0, 1, 2)])
             if result.arm == "all":
                 assert result.difference is None
