@@ -162,7 +162,8 @@ def make_run(
         config = grpo_config(rule_run, scratch)
         assert config.max_completion_length is not None
         evaluation = Evaluation(
-            questions=tuple(load_questions(start.test)),
+            # A batch of questions of equal length has less padding.
+            questions=tuple(sorted(load_questions(start.test), key=lambda question: len(question.question))),
             prompt_style=rule_run.prompt_style,
             settings=SamplingSettings(rule_run.num_samples, config.max_completion_length, config.temperature, 1.0, 0),
             k=(1,),
@@ -175,7 +176,7 @@ def make_run(
             rows,
             evaluation,
             config,
-            seconds=rule_run.seconds,
+            tokens=rule_run.tokens,
             evaluations=rule_run.evaluations,
             clock=clock,
             wall=wall,

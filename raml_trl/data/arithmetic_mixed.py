@@ -7,7 +7,7 @@ small model does not learn to remember which operands it has used. A wrong step 
 short questions more often than long ones.
 
 - A fifth of the questions have examples before the question, each with its answer: `a=7+2=9;a=1,b=3+3=16;a=4+8+5`. They
-  come from the same split and make prompts of 80 to about 200 tokens.
+  come from the same split and make prompts of 80 to about 140 tokens.
 - In the split `grpo`, a tenth of the questions have a wrong reference, which no correct trajectory agrees with. The
   column `source` marks them, so that they can be counted and left out.
 
@@ -34,7 +34,7 @@ EXIT_PROBABILITY = 0.03
 """Probability that a trajectory skips to the answer, before each step."""
 
 _SHARE_OF_EXAMPLES = 0.2
-_EXAMPLES_LENGTH = (80, 160)
+_EXAMPLES_LENGTH = (80, 110)
 _HUNDREDTHS_WRONG = 10
 
 

@@ -1,4 +1,7 @@
-"""Trains with GRPO until a budget of time is spent, and evaluates the model at fixed shares of the budget."""
+"""Trains with GRPO until a number of tokens is generated, and evaluates the model at fixed shares of this budget.
+
+A budget of tokens, unlike one of time, gives the same run on a busy machine. The time is measured on the way.
+"""
 
 import gc
 from collections.abc import Callable, Mapping
@@ -33,15 +36,15 @@ class Budget(TrainerCallback):
     """Asks for an evaluation whenever a share of the budget is spent, and ends training after the last one.
 
     Args:
-        seconds: the budget, in seconds of `clock`.
+        tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget; the last one is at its end.
-        clock: the time that the budget is of, such as `time.process_time`.
-        wall: the wall-clock time, which is only recorded.
-        counts: the counts of the run, which the trainer updates.
+        clock: the process time, such as `time.process_time`.
+        wall: the wall-clock time.
+        counts: the counts of the run by name, which the trainer updates; those of `Ledger`.
         metric: the metric of the evaluations that is recorded.
     """
 
-    seconds: float
+    tokens: int
     evaluations: int
     clock: Callable[[], float]
     wall: Callable[[], float]
@@ -61,7 +64,7 @@ class Budget(TrainerCallback):
         now = self.clock(), self.wall()
         self._spent = self._spent[0] + now[0] - self._since[0], self._spent[1] + now[1] - self._since[1]
         self._since = now
-        before, self._passed = self._passed, int(self._spent[0] / self.seconds * self.evaluations)
+        before, self._passed = self._passed, self.counts["tokens_generated"] * self.evaluations // self.tokens
         control.should_evaluate = self._passed > before
 
     def on_evaluate(
@@ -84,12 +87,12 @@ def train_on_budget(
     evaluation: Evaluation,
     config: SubsetGRPOConfig,
     *,
-    seconds: float,
+    tokens: int,
     evaluations: int,
     clock: Callable[[], float],
     wall: Callable[[], float],
 ) -> list[Spent]:
-    """Train `model` until `seconds` of `clock` are spent, and return a point for each evaluation.
+    """Train `model` until `tokens` are generated, and return a point for each evaluation.
 
     The trained model is not saved. Several runs may follow each other in one process.
 
@@ -98,13 +101,13 @@ def train_on_budget(
         rows: the questions, as `grpo_rows` returns them.
         evaluation: the questions of the evaluations.
         config: the settings of the trainer; `max_steps` should be `MAX_STEPS`.
-        seconds: the budget.
+        tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget.
-        clock: the clock of the budget.
-        wall: a second clock, which is only recorded.
+        clock: the process time, which is recorded.
+        wall: the wall-clock time, which is recorded as well.
     """
     trainer = _make_trainer(model, rows, evaluation, config)
-    budget = Budget(seconds, evaluations, clock, wall, trainer.ledger.counts)
+    budget = Budget(tokens, evaluations, clock, wall, trainer.ledger.counts)
     trainer.add_callback(budget)
     trainer.train()
     del trainer

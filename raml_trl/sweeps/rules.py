@@ -15,13 +15,14 @@ The file is YAML:
     settings: {num_generations: 8}      # settings of train_grpo, for every run
     prompt_style: bare
     learning_rates: [1.0e-4, 3.0e-4]    # every arm is tuned over these, in each world
-    tuning: {seeds: [100, 101], seconds: 8, evaluations: 1}
-    comparison: {seeds: [0, 1, 2], seconds: 20, evaluations: 4}
+    tuning: {seeds: [100, 101], tokens: 50000, evaluations: 1}
+    comparison: {seeds: [0, 1, 2], tokens: 100000, evaluations: 4}
     num_samples: 4                      # answers to each test question in an evaluation
     correction: holm                    # or none: of the p-values, over the arms of a world
 
-A run starts from the model of its seed and trains until it has spent `seconds` of process time. The seeds for tuning
-must not occur in the comparison, so that no arm is compared on the runs that chose its learning rate.
+A run starts from the model of its seed and trains until it has generated a number of tokens, so that other work on the
+machine does not change how far it gets. The seeds for tuning must not occur in the comparison, so that no arm is
+compared on the runs that chose its learning rate.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,11 +64,11 @@ class World:
 class Stage:
     """Tuning or the comparison: its seeds, and the length of each run.
 
-    A run trains for `seconds` of process time, in which it is evaluated `evaluations` times at equal distances.
+    A run trains until it has generated `tokens`, and is evaluated `evaluations` times at equal distances.
     """
 
     seeds: tuple[int, ...]
-    seconds: float
+    tokens: int
     evaluations: int
 
 
@@ -75,7 +76,7 @@ class Stage:
 class RuleRun:
     """One training run: an arm in a world, with one seed and one learning rate.
 
-    `settings` are all its settings of `train_grpo`. `seconds` and `evaluations` are those of its stage. An evaluation
+    `settings` are all its settings of `train_grpo`. `tokens` and `evaluations` are those of its stage. An evaluation
     draws `num_samples` answers to each test question.
     """
 
@@ -84,7 +85,7 @@ class RuleRun:
     stage: str
     seed: int
     learning_rate: float
-    seconds: float
+    tokens: int
     evaluations: int
     num_samples: int
     prompt_style: str
@@ -148,7 +149,7 @@ class Rules:
             stage=stage,
             seed=seed,
             learning_rate=rate,
-            seconds=length.seconds,
+            tokens=length.tokens,
             evaluations=length.evaluations,
             num_samples=self.num_samples,
             prompt_style=self.prompt_style,
@@ -219,18 +220,17 @@ def read_rules(path: Path) -> Rules:
 def _stage(prefix: str, content: object) -> Stage:
     _check_keys(prefix, content, Stage.__dataclass_fields__)
     assert isinstance(content, dict)
-    seeds, seconds = content["seeds"], content["seconds"]
+    seeds = content["seeds"]
     whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"{prefix}: seeds must be a list of different whole numbers, got {seeds!r}")
-    if type(seconds) not in (int, float) or not 0 < seconds <= 10**6:
-        raise InputError(f"{prefix}: seconds must be a number above 0 and up to a million, got {seconds!r}")
-    return Stage(tuple(seeds), float(seconds), _count(f"{prefix}: evaluations", content["evaluations"]))
+    tokens = _count(f"{prefix}: tokens", content["tokens"], most=10**12)
+    return Stage(tuple(seeds), tokens, _count(f"{prefix}: evaluations", content["evaluations"]))
 
 
-def _count(prefix: str, value: object) -> int:
-    if type(value) is not int or not 0 < value <= 1000:
-        raise InputError(f"{prefix} must be a whole number from 1 to 1000, got {value!r}")
+def _count(prefix: str, value: object, *, most: int = 1000) -> int:
+    if type(value) is not int or not 0 < value <= most:
+        raise InputError(f"{prefix} must be a whole number from 1 to {most}, got {value!r}")
     return value
 
 

@@ -55,8 +55,8 @@ def rules_file(tmp_path: Path, model_dir: str) -> Path:
         },
         "prompt_style": "bare",
         "learning_rates": [1e-4],
-        "tuning": {"seeds": [9], "seconds": 0.001, "evaluations": 1},
-        "comparison": {"seeds": [0, 1, 2], "seconds": 0.001, "evaluations": 1},
+        "tuning": {"seeds": [9], "tokens": 1, "evaluations": 1},
+        "comparison": {"seeds": [0, 1, 2], "tokens": 1, "evaluations": 1},
         "num_samples": 1,
         "correction": "holm",
     }

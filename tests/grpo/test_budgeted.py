@@ -37,19 +37,15 @@ class TimedEvaluation(Evaluation):
         return {"eval_pass@1": 0.5}
 
 
-def budget(clock: Clock, **changes: Any) -> Budget:
-    return Budget(**({"seconds": 10, "evaluations": 4, "clock": clock, "wall": clock, "counts": {}} | changes))
-
-
-def steps_of_evaluations(own: Budget, clock: Clock, step_seconds: list[float]) -> list[int]:
-    """Take steps of these durations, and evaluate when asked, until training is told to stop."""
+def train(own: Budget, clock: Clock, counts: dict[str, int], step_tokens: list[int]) -> list[int]:
+    """Take steps of three seconds that generate so many tokens, and evaluate when asked, until training shall stop."""
     args: Any = None
     state, control = TrainerState(), TrainerControl()
     own.on_train_begin(args, state, control)
-    for seconds in step_seconds:
+    for tokens in step_tokens:
         state.global_step += 1
-        control.should_evaluate = False
-        clock.now += seconds
+        clock.now += 3
+        counts["tokens_generated"] += tokens
         own.on_step_end(args, state, control)
         if control.should_evaluate:
             clock.now += 1000
@@ -59,27 +55,27 @@ def steps_of_evaluations(own: Budget, clock: Clock, step_seconds: list[float]) -
     raise AssertionError("the budget was not spent")
 
 
-def test_evaluations_have_equal_distances_in_time() -> None:
-    clock = Clock(7.0)
-    own = budget(clock)
-    assert steps_of_evaluations(own, clock, [1.0] * 20) == [3, 5, 8, 10]
-    assert [point.process_seconds for point in own.points] == [3.0, 5.0, 8.0, 10.0]
+def test_evaluations_have_equal_distances_in_tokens_and_cost_no_time() -> None:
+    clock, counts = Clock(7.0), {"tokens_generated": 0}
+    own = Budget(100, 4, clock, clock, counts)
+    assert train(own, clock, counts, [10] * 20) == [3, 5, 8, 10]
+    assert [point.process_seconds for point in own.points] == [9.0, 15.0, 24.0, 30.0]
+    assert [point.counts["tokens_generated"] for point in own.points] == [30, 50, 80, 100]
 
 
 def test_a_long_step_spends_several_shares_and_has_one_evaluation() -> None:
-    clock = Clock()
-    own = budget(clock)
-    assert steps_of_evaluations(own, clock, [1.0, 7.0, 1.0, 30.0, 1.0]) == [2, 4]
-    assert [point.process_seconds for point in own.points] == [8.0, 39.0]
+    clock, counts = Clock(), {"tokens_generated": 0}
+    own = Budget(100, 4, clock, clock, counts)
+    assert train(own, clock, counts, [10, 70, 10, 300, 10]) == [2, 4]
 
 
 def test_both_clocks_are_recorded() -> None:
-    process, wall = Clock(), Clock()
-    own = budget(process, wall=wall, evaluations=1)
+    process, wall, counts = Clock(), Clock(), {"tokens_generated": 0}
+    own = Budget(10, 1, process, wall, counts)
     args: Any = None
     state, control = TrainerState(), TrainerControl()
     own.on_train_begin(args, state, control)
-    process.now, wall.now = 12.0, 30.0
+    process.now, wall.now, counts["tokens_generated"] = 12.0, 30.0, 10
     own.on_step_end(args, state, control)
     own.on_evaluate(args, state, control, {"eval_pass@1": 0.25})
     [point] = own.points
@@ -111,10 +107,11 @@ def test_training_ends_with_the_budget(model_dir: str, tmp_path: Path, monkeypat
         return clock.now
 
     points = train_on_budget(
-        model_dir, questions(), evaluation, config, seconds=4, evaluations=2, clock=ticking, wall=clock
+        model_dir, questions(), evaluation, config, tokens=400, evaluations=2, clock=ticking, wall=clock
     )
-    assert [(point.step, point.process_seconds, point.score) for point in points] == [(2, 2.0, 0.5), (4, 4.0, 0.5)]
-    assert [point.counts["rollouts"] for point in points] == [32, 64]
-    assert [point.counts["selected"] for point in points] == [16, 32]
-    assert points[0].counts["tokens_generated"] < points[1].counts["tokens_generated"]
+    assert [point.process_seconds for point in points] == [float(point.step) for point in points]
+    assert [point.counts["rollouts"] for point in points] == [16 * point.step for point in points]
+    assert [point.counts["selected"] for point in points] == [8 * point.step for point in points]
+    assert 200 <= points[0].counts["tokens_generated"] < 400 <= points[1].counts["tokens_generated"] < 400 + 16 * 8
+    assert len(points) == 2
     assert not list(tmp_path.glob("checkpoint-*"))

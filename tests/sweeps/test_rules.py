@@ -32,8 +32,8 @@ RULES: dict[str, Any] = {
     "settings": {"num_generations": 8, "beta": 0.1},
     "prompt_style": "bare",
     "learning_rates": [1e-3, 1e-2],
-    "tuning": {"seeds": [7, 8], "seconds": 2, "evaluations": 1},
-    "comparison": {"seeds": [0, 1, 2], "seconds": 5.5, "evaluations": 4},
+    "tuning": {"seeds": [7, 8], "tokens": 2, "evaluations": 1},
+    "comparison": {"seeds": [0, 1, 2], "tokens": 55, "evaluations": 4},
     "num_samples": 2,
     "correction": "holm",
 }
@@ -61,8 +61,8 @@ def test_runs_of_both_stages(tmp_path: Path) -> None:
     assert [(run.seed, run.arm) for run in compared] == [(s, a) for s in (0, 1, 2) for a in ("all", "half", "some")]
     run = compared[4]
     assert (run.start.model, run.start.questions, run.start.test) == ("m/1", "q-1", "t")
-    assert {(run.seconds, run.evaluations) for run in tuning} == {(2, 1)}
-    assert {(run.seconds, run.evaluations) for run in compared} == {(5.5, 4)}
+    assert {(run.tokens, run.evaluations) for run in tuning} == {(2, 1)}
+    assert {(run.tokens, run.evaluations) for run in compared} == {(55, 4)}
     assert run.settings == {
         "num_generations": 8,
         "beta": 0.0,
@@ -86,15 +86,15 @@ def test_the_best_rate_is_the_lowest_of_equal_ones() -> None:
     ("changes", "message"),
     [
         ({"baseline": "none"}, "baseline 'none' is none of the arms all, half, some"),
-        ({"tuning": {"seeds": [2, 3], "seconds": 1, "evaluations": 1}}, "seed 2 is in tuning and in comparison"),
+        ({"tuning": {"seeds": [2, 3], "tokens": 1, "evaluations": 1}}, "seed 2 is in tuning and in comparison"),
         (
-            {"comparison": {"seeds": [0, 1], "seconds": 1, "evaluations": 1}},
+            {"comparison": {"seeds": [0, 1], "tokens": 1, "evaluations": 1}},
             "comparison has 2 seeds, but intervals need 3",
         ),
-        ({"comparison": {"seeds": [0, 1, 1], "seconds": 1, "evaluations": 1}}, "different whole numbers"),
+        ({"comparison": {"seeds": [0, 1, 1], "tokens": 1, "evaluations": 1}}, "different whole numbers"),
         (
-            {"comparison": {"seeds": [0, 1, 2], "seconds": float("nan"), "evaluations": 1}},
-            "seconds must be a number above 0",
+            {"comparison": {"seeds": [0, 1, 2], "tokens": 1.5, "evaluations": 1}},
+            "tokens must be a whole number",
         ),
         ({"arms": {"all": {"seed": 3}}}, "all has seed, which the comparison sets"),
         ({"arms": {"all": {}, "../x": {}}}, "use letters, digits and underscores"),
@@ -104,7 +104,7 @@ def test_the_best_rate_is_the_lowest_of_equal_ones() -> None:
         ({"correction": "some"}, "correction must be holm or none"),
         ({"num_samples": True}, "num_samples must be a whole number from 1"),
         (
-            {"tuning": {"seeds": [7], "seconds": 1, "evaluations": 0}},
+            {"tuning": {"seeds": [7], "tokens": 1, "evaluations": 0}},
             "tuning: evaluations must be a whole number from 1",
         ),
         ({"prompt_style": "odd"}, "prompt_style 'odd' is unknown"),

@@ -15,8 +15,8 @@ starts() {
   run build_model "$DEMO/model" --output_dir "$plain/model"
   run prepare_data "$DEMO/data_sft" --output_dir "$plain/data_sft"
   run prepare_data "$RULES/data_sft_mixed" --output_dir "$mixed/data_sft"
-  run prepare_data "$DEMO/data_grpo" --num_questions 256 --output_dir "$plain/data_grpo"
-  run prepare_data "$DEMO/data_grpo" --dataset_name arithmetic_mixed --num_questions 256 --output_dir "$mixed/data_grpo"
+  run prepare_data "$DEMO/data_grpo" --num_questions 128 --output_dir "$plain/data_grpo"
+  run prepare_data "$DEMO/data_grpo" --dataset_name arithmetic_mixed --num_questions 128 --output_dir "$mixed/data_grpo"
   run train_sft "$DEMO/sft" --model_name_or_path "$plain/model" --dataset_name "$plain/data_sft" --save_strategy no \
     --output_dir "$plain/sft"
   run train_sft "$RULES/sft_mixed" --model_name_or_path "$plain/sft" --dataset_name "$mixed/data_sft" \
