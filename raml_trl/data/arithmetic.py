@@ -164,7 +164,7 @@ def generate_trajectories(
 
 
 def draw_trajectory(
-    question: ArithmeticQuestion, rng: np.random.Generator, *, exit_probability: float, in_order: bool = False
+    question: ArithmeticQuestion, rng: np.random.Generator, *, exit_probability: float, from_end: bool = False
 ) -> str:
     """Draw a correct trajectory of `question` with `rng`.
 
@@ -172,26 +172,24 @@ def draw_trajectory(
         question: the question.
         rng: the generator.
         exit_probability: the probability to skip to the answer, before each step.
-        in_order: finish one sum after the other, with the operands in the order of the question. Otherwise operands
-            have any order, and the two sums alternate in any order.
+        from_end: take the operands from the end of the question to its beginning. Otherwise they have any order, and
+            the two sums alternate in any order.
     """
-    steps = "".join(_steps(question, rng, exit_probability, in_order=in_order))
+    steps = "".join(_steps(question, rng, exit_probability, from_end=from_end))
     return f"<think>{steps}</think>\\boxed{{{question.answer}}}"
 
 
 def _steps(
-    question: ArithmeticQuestion, rng: np.random.Generator, exit_probability: float, *, in_order: bool
+    question: ArithmeticQuestion, rng: np.random.Generator, exit_probability: float, *, from_end: bool
 ) -> Iterator[str]:
     """Yield the steps of one trajectory, such as `b5+6=1;`, until it ends or skips to the answer."""
     operands = {
-        name: list(reversed(digits)) if in_order else rng.permutation(digits).tolist()
-        for name, digits in question.sums.items()
+        name: list(digits) if from_end else rng.permutation(digits).tolist() for name, digits in question.sums.items()
     }
     running = {name: digits.pop() for name, digits in operands.items()}
     longest = max(map(len, operands.values()))
     turns = [name for turn in range(longest) for name, digits in operands.items() if turn < len(digits)]
-    turns = rng.permutation(turns).tolist()
-    for name in sorted(turns, key=turns.index) if in_order else turns:
+    for name in sorted(turns, reverse=True) if from_end else rng.permutation(turns).tolist():
         if rng.random() < exit_probability:
             return
         operand = operands[name].pop()

@@ -2,8 +2,8 @@
 
 A question of this dataset adds the digits of one or two sums, like those of `arithmetic`, with the same number of
 digits in each sum: one of `SIZES`. Its trajectories have between 6 tokens, for a single digit, and 77 tokens, for ten
-steps. They finish one sum after the other, with the operands in the order of the question: with sizes that vary, a
-small model does not learn to remember which operands it has used. A wrong step spoils the answer, so a model solves
+steps. They take the operands from the end of the question to its beginning; so the distance between a step and its
+operand depends little on the size, and a small model learns it soon. A wrong step spoils the answer, so a model solves
 short questions more often than long ones.
 
 - A fifth of the questions have examples before the question, each with its answer: `a=7+2=9;a=1,b=3+3=16;a=4+8+5`. They
@@ -70,10 +70,10 @@ def _add_examples(question: ArithmeticQuestion, rng: np.random.Generator) -> Ari
 def mixed_trajectories(question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator) -> list[str]:
     """Draw `num_trajectories` correct trajectories of `question`, and return the different ones among them.
 
-    A trajectory may begin with either sum, and may skip steps. A single digit has one trajectory.
+    They differ only in the steps that they skip, so there are few.
     """
     drawn = (
-        draw_trajectory(question, rng, exit_probability=EXIT_PROBABILITY, in_order=True)
+        draw_trajectory(question, rng, exit_probability=EXIT_PROBABILITY, from_end=True)
         for _ in range(num_trajectories)
     )
     return list(dict.fromkeys(drawn))
