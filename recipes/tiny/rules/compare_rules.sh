@@ -25,7 +25,8 @@ starts() {
 export -f starts
 
 for world in arithmetic arithmetic_mixed; do
-  python -m raml_trl.prepare_data --config "$DEMO/data_test.yaml" --dataset_name $world --output_dir "$STARTS/$world/data_test"
+  python -m raml_trl.prepare_data --config "$DEMO/data_test.yaml" --dataset_name $world --num_questions 160 \
+    --output_dir "$STARTS/$world/data_test"
 done
 printf '%s\n' 0 1 2 3 4 100 101 | xargs -P 2 -I SEED bash -c 'starts SEED'
 python -m raml_trl.compare_rules --config "$RULES/compare_rules.yaml"
