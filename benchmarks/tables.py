@@ -63,6 +63,30 @@ def summary_table() -> str:
     return "\n".join(["| measured | median (lowest to highest) |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 
+def readme_table() -> str:
+    """Make the table of the README: four measured numbers with their conditions."""
+    update, step, shared = (load(name) for name in ("update_time", "whole_step", "shared_prompts"))
+    equal, tailed, _ = update.values()
+    prompts = shared["1,024 tokens, vocabulary 512"]
+    rows = [
+        ("time of an update, log-normal lengths", "m = G", _spread(tailed["ratio"]["8"])),
+        (
+            "time of an update, prompts of 1,024 tokens, completions of about 128",
+            "m = G",
+            _spread(prompts["ratio"]["8"]),
+        ),
+        (
+            "time of an update, equal lengths and short prompts; whole step "
+            f"{step['by_m']['2']['speedup']['median']:.2f} times as fast",
+            "m = 2 of 8",
+            _spread(equal["ratio"]["2"]),
+        ),
+        ("peak memory, prompts of 1,024 tokens", "m = 2 of 8", _spread(prompts["memory"]["2"])),
+    ]
+    head = ["| relative to TRL's trainer | | median (lowest to highest) |", "|---|---|---|"]
+    return "\n".join([*head, *(f"| {what} | {m} | {value} |" for what, m, value in rows)])
+
+
 def shared_prompts_table() -> str:
     """Make the table of update time with shared prompts, beside its limit: one row per cell, one column per m/G."""
     return _by_fraction(
