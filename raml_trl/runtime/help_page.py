@@ -42,7 +42,7 @@ def help_page(program: str, about: str, config_classes: Sequence[Any], *, everyt
         everything: also show the settings that TRL and transformers declare.
         width: columns of the terminal.
     """
-    settings = [setting for config_class in config_classes for setting in _settings(config_class)]
+    settings = [setting for config_class in config_classes for setting in settings_of(config_class)]
     shown = [setting for setting in settings if setting.ours or everything]
     hidden = len(settings) - len(shown)
     groups: dict[str, list[Setting]] = {_RUN_GROUP: []}
@@ -63,7 +63,7 @@ def help_page(program: str, about: str, config_classes: Sequence[Any], *, everyt
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _settings(config_class: Any) -> list[Setting]:
+def settings_of(config_class: Any) -> list[Setting]:
     hints = get_type_hints(config_class)
     titles: dict[type, str] = {}
     settings = []

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -71,6 +72,11 @@ def anchors(page: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    program = runpy.run_path(str(REPOSITORY / "docs/settings_page.py"))
+    assert (REPOSITORY / "docs/settings.md").read_text() == program["page"]()
 
 
 def test_the_readme_is_short() -> None:
