@@ -1,6 +1,6 @@
 r"""Writes the page of settings from the dataclasses of the commands.
 
-    python docs/settings_page.py
+    PYTHONPATH=. python docs/settings_page.py
 
 A test checks that the page is up to date.
 """
@@ -16,9 +16,9 @@ from raml_trl.runtime.runs import Run
 
 HEAD = """# Settings
 
-The settings of each command that `raml_trl` declares, with their types and defaults. `train_sft` and `train_grpo` also accept every setting of TRL's
-`SFTConfig`, `GRPOConfig` and `ModelConfig`: `raml-trl train_grpo --help_all` lists them with their explanations. In a recipe, a setting is a line
-`name: value`; on the command line, it is `--name value`.
+The settings of each command that `raml_trl` declares, with their types and defaults. `train_sft` and `train_grpo` also
+accept every setting of TRL's `SFTConfig`, `GRPOConfig` and `ModelConfig`; the option `--help_all` lists them with their
+explanations. In a recipe, a setting is a line `name: value`; on the command line, it is `--name value`.
 """
 
 
