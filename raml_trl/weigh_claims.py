@@ -57,7 +57,7 @@ class WeighClaimsConfig:
 def main(config: WeighClaimsConfig, record: Run) -> None:
     """Test the claims, write the results, and print the verdicts."""
     sweeps = read_trials(Path(config.sweeps))
-    claims = [weigh(claim, sweeps) for claim in read_claims(find_recipe(config.claims))]
+    claims = weigh(read_claims(find_recipe(config.claims)), sweeps)
     settings = {
         name: summarise_settings(trials, metric=config.metric, levels=config.levels) for name, trials in sweeps.items()
     }

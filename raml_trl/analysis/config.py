@@ -168,7 +168,10 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius of the sharpness around the model, in coordinates of the axes: `radius`, by default one grid step."""
+        """Radius around the model within which sharpness is measured: `radius`, or one grid step if it is not set.
+
+        It is in coordinates of the axes.
+        """
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
 

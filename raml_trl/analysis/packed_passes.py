@@ -166,7 +166,11 @@ class _Blocks:
         return functional.pad(blocks, (0, width - self.width)).flatten()
 
     def in_order(self, rows: Tensor) -> Tensor:
-        """Drop the rows of the repeated last block, and put the other rows in the order of `probe.positions`."""
+        """Return the rows of the blocks in the order of `probe.positions`, without the copies that fill the last pass.
+
+        Args:
+            rows: one row per block in the order of the passes; copies of the last block come last.
+        """
         return rows[: len(self.ends)][self.order.argsort()]
 
 

@@ -64,7 +64,7 @@ class ArithmeticQuestion:
 
     @property
     def sums(self) -> dict[str, tuple[int, ...]]:
-        """The digits of each sum, by the name of the sum."""
+        """The digits that each sum adds, by the name of the sum, `a` or `b`."""
         return {name: digits for name, digits in (("a", self.a), ("b", self.b)) if digits}
 
     @property

@@ -205,3 +205,18 @@ def _in_blocks(draw: Callable[[int], Floats], total: int, width: int) -> Floats:
     """
     step = max(1, _BLOCK // width)
     return np.concatenate([draw(min(step, total - start)) for start in range(0, total, step)])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values `(N,)` of N comparisons, corrected so that no false one is significant with 95 % probability.
+
+    The i-th smallest p-value, from i = 0, becomes (N - i) p, but no less than a smaller one, and at most 1.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected

@@ -32,7 +32,10 @@ class Date:
 
 
 def read_date(text: str) -> Date | None:
-    """Return the date that `text` spells, or None. Day and month are never both bare numbers, except as 2021-03-05."""
+    """Return the date that `text` spells, or None.
+
+    If day and month are both numbers, only the form 2021-03-05 is read: in 3/5/2021 either number may be the month.
+    """
     if len(text) > 40 or not _MARK.search(text):
         return None
     text = " ".join(text.replace(" ,", ",").split())

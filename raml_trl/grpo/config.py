@@ -213,7 +213,10 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def needs_model_traits(self) -> bool:
-        """Whether rows can move or be dropped, so that the traits of the model matter."""
+        """Whether the settings may drop rows, pack them, or move them to other micro-batches.
+
+        Not every model allows this, so its traits are then measured.
+        """
         switches = (self.length_bucketing, self.skip_zero_advantage)
         return self.fraction < 1 or any(value is not False for value in switches) or self.shared_prompts != "off"
 

@@ -197,17 +197,20 @@ class Each:
 
 
 def whole(low: float, high: float, *, also: tuple[float, ...] = (), required: bool = False) -> Number:
-    """Return the limit of a whole number from `low` to `high`."""
+    """Return a limit that allows whole numbers from `low` to `high`, and the numbers `also`.
+
+    `required` also refuses None.
+    """
     return Number(low, high, whole=True, also=also, required=required)
 
 
 def above(low: float, high: float) -> Number:
-    """Return the limit of a number that is more than `low` and at most `high`."""
+    """Return a limit that allows numbers above `low`, up to `high`."""
     return Number(low, high, above=True)
 
 
 def names(*values: str) -> Names:
-    """Return the limit of a name."""
+    """Return a limit that allows these names only."""
     return Names(values)
 
 

@@ -17,17 +17,19 @@ that the arm `higher` exceeds the arm `lower`. They are compared by one of four 
 - steadiness: minus the largest drop of the metric below its previous maximum
 - equal_seconds, equal_rollouts: the metric after the same training time, or after the same number of rollouts
 
+Claims with the same `family` test one question in several ways: their p-values are corrected together (Holm).
+
 `NAME: tuned` chooses the value of the parameter NAME for each seed separately. It takes the value whose trials with the
 other seeds have the highest mean of the metric at the last evaluation, so no trial is chosen for its own result.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, get_args
 
-from raml_trl.evaluation.intervals import Difference, student_difference
+from raml_trl.evaluation.intervals import Difference, holm, student_difference
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_yaml
 from raml_trl.sweeps.learning_curves import Trial, last, steadiness, value_at
@@ -69,6 +71,8 @@ class Claim:
     name: str
     claim: str
     comparisons: tuple[ArmComparison, ...]
+    family: str | None = None
+    """Claims of a family are corrected together; None for a claim that stands alone."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,17 @@ class ArmDifference:
     higher: float
     lower: float
     difference: Difference
+    corrected: float
+    """The p-value after correction for the family of the claim."""
 
     @property
     def verdict(self) -> Verdict:
         """`holds` if the 95 % interval of the difference is above zero, `does not hold` if it is below zero.
 
-        `inconclusive` if the interval contains zero.
+        `inconclusive` if the interval contains zero, or if the corrected p-value is .05 or more.
         """
+        if self.corrected >= 0.05:
+            return "inconclusive"
         if self.difference.low > 0:
             return "holds"
         return "does not hold" if self.difference.high < 0 else "inconclusive"
@@ -104,6 +112,7 @@ class ArmDifference:
                 "low": difference.low,
                 "high": difference.high,
                 "p": difference.p_value,
+                "corrected": self.corrected,
             },
             "seeds": list(self.seeds),
             "verdict": self.verdict,
@@ -149,13 +158,14 @@ def read_claims(path: Path) -> list[Claim]:
     claims = []
     for name, content in read_yaml(path).items():
         prefix = f"{path}: {name}"
-        if not isinstance(content, dict) or content.keys() != {"claim", "comparisons"}:
-            raise InputError(f"{prefix} must have claim and comparisons, and nothing else, got {content!r}")
+        if not isinstance(content, dict) or content.keys() - {"family"} != {"claim", "comparisons"}:
+            raise InputError(f"{prefix} must have claim and comparisons, and at most family, got {content!r}")
         listed = content["comparisons"]
         if not isinstance(listed, list) or not listed:
             raise InputError(f"{prefix}: comparisons must be a list of one or more, got {listed!r}")
         comparisons = tuple(_comparison(prefix, comparison) for comparison in listed)
-        claims.append(Claim(str(name), str(content["claim"]), comparisons))
+        family = str(content["family"]) if "family" in content else None
+        claims.append(Claim(str(name), str(content["claim"]), comparisons, family))
     return claims
 
 
@@ -173,17 +183,29 @@ def _comparison(prefix: str, content: object) -> ArmComparison:
     return ArmComparison(content["measure"], str(content["metric"]), *arms)
 
 
-def weigh(claim: Claim, sweeps: Mapping[str, Sequence[Trial]]) -> WeighedClaim:
-    """Make all comparisons of `claim`, and return the claim with their results.
+def weigh(claims: Sequence[Claim], sweeps: Mapping[str, Sequence[Trial]]) -> list[WeighedClaim]:
+    """Make the comparisons of all claims, and return each claim with its results.
 
     Args:
-        claim: the claim to test.
+        claims: the claims to test.
         sweeps: the trials of each sweep, by the name of the sweep.
 
     Raises:
         InputError: for the reasons given at `compare_arms`.
     """
-    return WeighedClaim(claim, tuple(compare_arms(comparison, sweeps) for comparison in claim.comparisons))
+    weighed = [
+        WeighedClaim(claim, tuple(compare_arms(comparison, sweeps) for comparison in claim.comparisons))
+        for claim in claims
+    ]
+    families = {claim.family for claim in claims if claim.family is not None}
+    for family in families:
+        places = [place for place, own in enumerate(weighed) if own.claim.family == family]
+        p_values = [result.difference.p_value for place in places for result in weighed[place].differences]
+        corrected = iter(holm(p_values))
+        for place in places:
+            results = tuple(replace(result, corrected=next(corrected)) for result in weighed[place].differences)
+            weighed[place] = replace(weighed[place], differences=results)
+    return weighed
 
 
 def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> ArmDifference:
@@ -208,7 +230,8 @@ def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]
     higher_values = [score_higher(higher[seed]) for seed in seeds]
     lower_values = [score_lower(lower[seed]) for seed in seeds]
     difference = student_difference(lower_values, higher_values)
-    return ArmDifference(comparison, tuple(seeds), fmean(higher_values), fmean(lower_values), difference)
+    means = fmean(higher_values), fmean(lower_values)
+    return ArmDifference(comparison, tuple(seeds), *means, difference, corrected=difference.p_value)
 
 
 def _scores(

@@ -63,12 +63,17 @@ def _comparisons_table(differences: Sequence[ArmDifference]) -> str:
                 str(comparison.lower),
                 f"{result.higher:.3f}, {result.lower:.3f}",
                 _format_difference(result),
-                f"{result.difference.p_value:.3f}",
+                _format_p(result),
                 str(len(result.seeds)),
                 result.verdict,
             ]
         )
     return markdown_table(rows)
+
+
+def _format_p(result: ArmDifference) -> str:
+    alone = f"{result.difference.p_value:.3f}"
+    return alone if result.corrected == result.difference.p_value else f"{alone}, corrected {result.corrected:.3f}"
 
 
 def _format_difference(result: ArmDifference) -> str:

@@ -216,9 +216,9 @@ class LevelReached:
 class SettingSummary:
     """The results of one setting over its `n` seeds.
 
-    `metrics` are means of the values at the last evaluation, and `steadiness` is the mean of the steadiness of each
-    seed. `step_seconds` and `step_rollouts` are medians. `steps` is the step of the last evaluation, the smallest over
-    the seeds.
+    `metrics` are means of the values at the last evaluation, and `steadiness` is the mean of the function `steadiness`
+    over seeds. `step_seconds` and `step_rollouts` are the seconds and the generated rollouts of a step, as medians.
+    `steps` is the step of the last evaluation, the smallest over the seeds.
     """
 
     parameters: Settings

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from raml_trl.evaluation.intervals import Difference, student_difference
+from raml_trl.evaluation.intervals import Difference, holm, student_difference
 from raml_trl.render.figures import COLOURS, INK, dress, svg
 from raml_trl.render.tables import escape_cell, markdown_table
 from raml_trl.sweeps.rules import Correction, RuleRun, Rules
@@ -132,21 +132,6 @@ def _corrected(rows: Sequence[ArmResult], correction: Correction) -> list[ArmRes
     p_values = [row.difference.p_value for row in rows if row.difference is not None]
     corrected = iter(holm(p_values) if correction == "holm" else p_values)
     return [row if row.difference is None else replace(row, corrected=next(corrected)) for row in rows]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values `(N,)` of N comparisons, corrected so that no false one is significant with 95 % probability.
-
-    The i-th smallest p-value, from i = 0, becomes (N - i) p, but no less than a smaller one, and at most 1.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
-    """
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    corrected, largest = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
-    return corrected
 
 
 def results_json(results: Sequence[ArmResult], curves: Sequence[RuleCurve]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_results_follow_from_the_curves(regenerated: Path) -> None:
 
 def test_the_page_has_the_tables() -> None:
     page, sweeps = PAGE.read_text(), read_trials(RESULTS / "trials.json")
-    claims = [weigh(claim, sweeps) for claim in read_claims(CLAIMS)]
+    claims = weigh(read_claims(CLAIMS), sweeps)
     assert verdicts_table(claims) in page
     comparisons = [comparison for weighed in claims for comparison in weighed.claim.comparisons]
     assert break_even_table(break_evens(comparisons, sweeps)) in page

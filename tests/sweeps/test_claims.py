@@ -23,6 +23,7 @@ from raml_trl.sweeps.claims import (
     arm_trials,
     compare_arms,
     read_claims,
+    weigh,
 )
 from raml_trl.sweeps.claims_page import curves_figure
 from raml_trl.sweeps.learning_curves import (
@@ -365,3 +366,18 @@ def test_the_claims_of_the_recipes_match_their_sweeps() -> None:
                 for name, value in arm.parameters.items():
                     assert value == "tuned" or value in sweep.parameters[name].values, (claim.name, arm)
     assert used == sweeps.keys()
+
+
+def test_claims_of_a_family_are_corrected_together() -> None:
+    """A difference that is significant alone is not, beside three others: its p-value is multiplied by four."""
+    trials = [trial(seed, (0.5 + 0.1 + 0.04 * seed,), m=8) for seed in range(3)]
+    trials += [trial(seed, (0.5,), m=1) for seed in range(3)]
+    comparison = eight_above_one("last")
+    alone = Claim("alone", "", (comparison,))
+    family = [Claim(f"one of four, {number}", "", (comparison,), family="four") for number in range(4)]
+    weighed = weigh([alone, *family], {"s": trials})
+    assert [own.claim.name for own in weighed] == ["alone", *(claim.name for claim in family)]
+    p_value = weighed[0].differences[0].difference.p_value
+    assert 0.0125 < p_value < 0.05
+    assert [own.differences[0].corrected for own in weighed] == pytest.approx([p_value, *[4 * p_value] * 4])
+    assert [own.verdict for own in weighed] == ["holds", *["inconclusive"] * 4]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from raml_trl.evaluation.intervals import holm
 from raml_trl.runtime.errors import InputError
 from raml_trl.sweeps.rule_results import (
     Point,
     RuleCurve,
     compare_curves,
-    holm,
     results_figure,
     results_page,
     tuning_scores,

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from raml_trl.evaluation.intervals import holm
+
 Floats = NDArray[np.float64]
 
 FLOOR = 0.01
@@ -132,7 +134,8 @@ def compare_groups(
         rows.append(GroupEffect(name, len(own), float(np.median(own)), low, high, median_rest, None))
     tested = {name: mask for name, mask in inside.items() if not mask.all()}
     lengths = [len(trajectory.values) for trajectory in measured]
-    p_values = _holm(_permutation_p(values, tested, lengths, rng, num_permutations))
+    p_values = _permutation_p(values, tested, lengths, rng, num_permutations)
+    p_values = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     rows = [replace(row, p=p_values.get(row.group)) for row in rows]
     return sorted(rows, key=lambda row: -row.median)
 
@@ -172,16 +175,3 @@ def _permutation_p(
     for _ in range(permutations if len(inside) else 0):
         as_large += differences(values[np.lexsort((rng.random(len(values)), owner))]) >= seen - _TIE
     return dict(zip(inside, ((1 + as_large) / (1 + permutations)).tolist(), strict=True))
-
-
-def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust n p-values by Holm's method.
-
-    The smallest is multiplied by n, the second smallest by n - 1, and so on. No result is above 1, and none is below
-    the result of a smaller p-value.
-    """
-    adjusted, least = {}, 0.0
-    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
-        least = min(1.0, max(least, p_values[name] * (len(p_values) - place)))
-        adjusted[name] = least
-    return adjusted
