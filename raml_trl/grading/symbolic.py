@@ -75,9 +75,12 @@ def parse_expression(expression: str) -> tuple[sympy.Basic, ...]:
     spelling = NormalizationConfig(nits=True, malformed_operators=True, boxed="none")
     config = LatexExtractionConfig(normalization_config=spelling)
     readings = parse(text, [config], parsing_timeout=None, fallback_mode="no_fallback")
-    return tuple(
-        _evaluated(_with_constants(reading)) if isinstance(reading, sympy.Expr) else reading for reading in readings
-    )
+    try:
+        return tuple(
+            _evaluated(_with_constants(reading)) if isinstance(reading, sympy.Expr) else reading for reading in readings
+        )
+    except _NO_VALUE:  # such as a power of a matrix that is not square
+        return ()
 
 
 def _evaluated(expression: sympy.Expr) -> sympy.Expr:
@@ -166,6 +169,8 @@ def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
 
 def _same_equation(gold: sympy.Eq, target: sympy.Eq) -> bool:
     """Return whether two equations have the same roots, or have the same sides if no root is found."""
+    if not all(isinstance(side, sympy.Expr) for equation in (gold, target) for side in equation.args):
+        return set(gold.args) == set(target.args)  # sets have neither roots nor differences
     same = have_same_roots(gold, target)
     if same is None:
         return {gold.lhs, gold.rhs} == {target.lhs, target.rhs} or (gold.lhs - gold.rhs).equals(target.lhs - target.rhs)

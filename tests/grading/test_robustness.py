@@ -8,7 +8,7 @@ import pytest
 from benchmarks.grading.robustness import Report, inputs
 from raml_trl.grading.boxes import box_end, extract_answer
 from raml_trl.grading.equality import leaves, same
-from raml_trl.grading.grader import decide_without_algebra, formatted, readable
+from raml_trl.grading.grader import decide_with_algebra, decide_without_algebra, formatted, readable
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.numbers import MAX_CHARACTERS, exact, has_huge_number, is_too_long
 from raml_trl.grading.pool import GradingPool
@@ -130,3 +130,18 @@ def test_fuzzed_inputs_cause_no_crash_and_no_hang(number: int) -> None:
     assert report.outcomes.total() == number
     assert report.by_algebra > number / 20
     assert not report.fails, (report.crashes, report.slowest[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        (r"x^y = \{x\}", "wrong"),  # a set has no difference from a number
+        (r"x^y = {{x ", "wrong"),
+        (r"(\begin{pmatrix} 2 \\ i \end{pmatrix})^{\infty}", "unreadable"),  # only square matrices have powers
+        (r"(\begin{pmatrix} 2 \\ i \end{pmatrix})^{2}", "unreadable"),
+    ],
+)
+def test_what_sympy_cannot_compute_is_no_crash(text: str, outcome: str) -> None:
+    for reference in ("x^y = y^x", "821"):
+        assert decide_with_algebra(predicted=text, answer=reference).startswith((outcome, "wrong"))
+        assert decide_with_algebra(predicted=reference, answer=text).startswith((outcome, "wrong"))
