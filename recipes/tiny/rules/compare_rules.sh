@@ -25,7 +25,7 @@ starts() {
 export -f starts
 
 for world in arithmetic arithmetic_mixed; do
-  python -m raml_trl.prepare_data --config "$DEMO/data_test.yaml" --dataset_name $world --num_questions 160 \
+  python -m raml_trl.prepare_data --config "$DEMO/data_test.yaml" --dataset_name $world --num_questions 120 \
     --output_dir "$STARTS/$world/data_test"
 done
 printf '%s\n' 0 1 2 3 4 100 101 | xargs -P 2 -I SEED bash -c 'starts SEED'
