@@ -1,18 +1,20 @@
-"""A Python interpreter for child processes that has already imported torch, transformers and TRL.
+"""A Python interpreter for child processes that has already imported torch, transformers, TRL and matplotlib.
 
     subprocess.run([*python(), "-m", "raml_trl.evaluate", ...])
 
 behaves like `subprocess.run([sys.executable, "-m", "raml_trl.evaluate", ...])`, but saves the ten seconds of CPU time
 that these imports take. A server imports the libraries once, and forks for every child. The program that the test
 starts is a client, which passes its arguments, environment, directory and standard streams to the server, waits for the
-child, and ends as the child ends. If the client is killed, the server kills the child.
+child, and ends as the child ends. If the client is killed, the server kills the child. If the child is
+`accelerate launch`, the processes of the launch are children of the server, too.
 
-The server imports no module of raml_trl. It differs from a new interpreter in three ways: hash seeds are the same in
-every child, only the options `-c` and `-m` work, and `import` costs nothing. A test of the imports themselves uses
-`sys.executable`.
+The workers of pytest-xdist share a server, which ends when no worker is left. The server imports no module of raml_trl.
+It differs from a new interpreter in three ways: hash seeds are the same in every child, only the options `-u`, `-c` and
+`-m` work, and `import` costs nothing. A test of the imports themselves uses `sys.executable`.
 """
 
-import atexit
+import errno
+import fcntl
 import importlib
 import json
 import os
@@ -34,19 +36,44 @@ READERS_OF_SETTINGS = ("huggingface_hub", "datasets", "transformers", "trl")  # 
 
 @cache
 def python() -> list[str]:
-    """Return the first arguments of a command that runs Python. The first call starts the server."""
-    address = str(Path(tempfile.mkdtemp(prefix="raml_trl_python_")) / "socket")
-    command = [sys.executable, "-P", __file__, "serve", address]  # -P: no module in this directory hides another
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
+    """Return the first arguments of a command that runs Python. The first call in a test session starts the server."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    home = Path(tempfile.gettempdir(), f"raml_trl_python_{session}")
+    home.mkdir(mode=0o700, exist_ok=True)
+    client = [sys.executable, "-I", "-S", __file__, "forward", str(home / "socket")]
+    with open(home / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (share_server(home) and starts_children(client)):
+            start_server(home)
+    return client
+
+
+def share_server(home: Path) -> bool:
+    """Keep the server of this session alive until this process ends. Return False if there is none."""
+    try:
+        os.open(home / "users", os.O_WRONLY | os.O_NONBLOCK)  # it stays open, and the server waits for its end
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENXIO):
+            raise
+        return False
+    return True
+
+
+def starts_children(client: list[str]) -> bool:
+    """Return whether the server still starts children, and does not end, because other processes have left it."""
+    return subprocess.run([*client, "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def start_server(home: Path) -> None:
+    for path in (home / "users", home / "socket"):
+        path.unlink(missing_ok=True)
+    os.mkfifo(home / "users")
+    command = [sys.executable, "-P", __file__, "serve", str(home)]  # -P: no module in this directory hides another
+    with open(os.open(home / "users", os.O_RDONLY | os.O_NONBLOCK)) as users:
+        assert share_server(home)
+        process = subprocess.Popen(command, stdin=users, stdout=subprocess.PIPE, text=True, process_group=0)
     if process.stdout.readline() != READY:
         raise RuntimeError("the server has ended before it could fork")
-
-    def stop() -> None:
-        process.stdin.close()  # the server ends, and kills what it has started
-        process.wait()
-
-    atexit.register(stop)
-    return [sys.executable, "-I", "-S", __file__, "forward", address]
 
 
 def forward(address: str, *arguments: str) -> None:
@@ -77,12 +104,14 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return content
 
 
-def serve(address: str) -> None:
+def serve(home: str) -> None:
     """Import the libraries, then fork for every client until standard input is closed. Children return from here."""
     import gc
     import selectors
 
     import datasets  # noqa: F401
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
     import peft  # noqa: F401
     import torch._dynamo
     import torch.distributed.tensor  # noqa: F401
@@ -95,8 +124,11 @@ def serve(address: str) -> None:
     selector = selectors.DefaultSelector()
     selector.register(sys.stdin, selectors.EVENT_READ)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(f"{home}/socket")
     listener.listen(64)
+    executable = Path(home, "python")
+    executable.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" forward "{home}/socket" "$@"\n')
+    executable.chmod(0o700)
     sys.stdout.write(READY)
     sys.stdout.flush()
     selector.register(listener, selectors.EVENT_READ)
@@ -115,6 +147,7 @@ def serve(address: str) -> None:
                 if child == 0:
                     for open_file in (selector, listener, connection, *(other for _, other in running.values())):
                         open_file.close()
+                    request["environment"]["PYTHON_EXEC"] = str(executable)  # torch's launcher starts it
                     return become(request, streams)
                 for stream in streams:
                     os.close(stream)
@@ -153,6 +186,9 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     if settings() != before:
         read_settings_again()
     option, program, *arguments = request["arguments"]
+    if option == "-u":
+        sys.stdout.reconfigure(line_buffering=True)
+        option, program, *arguments = program, *arguments
     search = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [os.getcwd() if option == "-m" else "", *search, *sys.path]
     sys.argv = [option, *arguments]

@@ -22,7 +22,7 @@ def launched(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     config = REPOSITORY / "accelerate_configs" / "cpu.yaml"
     launch = [*python(), "-m", "accelerate.commands.launch", "--config_file", str(config)]
     subprocess.run(
-        [*launch, "-m", "tests.helpers.two_processes", model_dir, str(results)], cwd=REPOSITORY, check=True, timeout=300
+        [*launch, "-m", "tests.helpers.two_processes", model_dir, str(results)], cwd=REPOSITORY, check=True, timeout=600
     )
     return torch.load(results, weights_only=False)
 

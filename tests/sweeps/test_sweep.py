@@ -25,7 +25,6 @@ from tests.sweeps.examples import sweep_of
 TOY = """
 import json, os, sys, time
 from pathlib import Path
-import psutil
 
 arguments = dict(word[2:].split("=", 1) for word in sys.argv[1:])
 run, home = Path(arguments["output_dir"]), Path(os.environ["TOY_HOME"])
@@ -40,6 +39,7 @@ if record.exists() and json.loads(record.read_text())["status"] == "complete":
 try:
     os.close(os.open(run / "alive", os.O_CREAT | os.O_EXCL))
 except FileExistsError:
+    import psutil  # here, because most trials start without it in half the time
     pid = int((run / "pid").read_text())
     alive = psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     note("clash" if alive else "resumed")
