@@ -68,16 +68,15 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def student(model_dir: str, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """`model` holds a model that sometimes ends its answers, and `data` the questions on which it was trained."""
-    from tests.training.test_evaluation import SEED, start
+    from tests.training.test_evaluation import TAUGHT, start
 
     base = tmp_path_factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / "student"  # the workers of pytest-xdist share the parent
     inputs = {"model_name_or_path": model_dir, "dataset_name": home / "data", "output_dir": home / "model"}
-    taught = {"seed": SEED, "max_steps": 120, "per_device_train_batch_size": 32, "save_steps": 120}
     with FileLock(f"{home}.lock"):
         if not (home / "model" / "summary.json").is_file():
             assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0
-            assert start("train_sft", "sft", **inputs, **taught, disable_tqdm="true") == 0
+            assert start("train_sft", "sft", **inputs, **TAUGHT) == 0
     return home
 
 

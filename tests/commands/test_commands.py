@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,19 +34,34 @@ COMMANDS = {
 Start = Callable[..., tuple[int, str, str]]
 
 
+def start_command(command: str, recipe: str, **settings: object) -> int:
+    """Run a command in this process and return its exit code."""
+    overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [command, "--config", str(TINY / f"{recipe}.yaml"), *overrides])
+        with pytest.raises(SystemExit) as stop:
+            run(*COMMANDS[command], repeatable=command == "report")
+    return stop.value.code
+
+
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
+def start(capsys: pytest.CaptureFixture[str]) -> Start:
     """Runs a command in this process and returns its exit code, standard output and standard error."""
 
     def start(command: str, recipe: str, **settings: object) -> tuple[int, str, str]:
-        overrides = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
-        monkeypatch.setattr(sys, "argv", [command, "--config", str(TINY / f"{recipe}.yaml"), *overrides])
-        with pytest.raises(SystemExit) as stop:
-            run(*COMMANDS[command], repeatable=command == "report")
+        code = start_command(command, recipe, **settings)
         captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
+        return code, captured.out, captured.err
 
     return start
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of the demo."""
+    home = tmp_path_factory.mktemp("pipeline")
+    run_pipeline(lambda *words, **settings: (start_command(*words, **settings), "", ""), home)
+    return home
 
 
 def run_pipeline(start: Start, home: Path) -> None:
@@ -107,9 +123,9 @@ def make_report(start: Start, home: Path) -> str:
 
 
 @pytest.mark.children
-def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
-    run_pipeline(start, tmp_path)
-    output = make_report(start, tmp_path)
+def test_from_random_weights_to_a_report(start: Start, pipeline: Path) -> None:
+    home = pipeline
+    output = make_report(start, home)
     lines = output.strip().splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
         "stage",
@@ -121,47 +137,46 @@ def test_from_random_weights_to_a_report(start: Start, tmp_path: Path) -> None:
     ]
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["base", "SFT", "GRPO"]
 
-    page = (tmp_path / "report" / "report.html").read_text()
+    page = (home / "report" / "report.html").read_text()
     assert page.count('class="drawing"') >= 3
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)  # the page loads no other files
-    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    data = json.loads((home / "report" / "report.json").read_text())
     assert [stage["name"] for stage in data["stages"]] == ["base", "SFT", "GRPO"]
 
-    samples = read_rows(tmp_path / "eval_grpo" / "samples.parquet")
+    samples = read_rows(home / "eval_grpo" / "samples.parquet")
     assert [(row["question_id"], row["sample"]) for row in samples] == [
         (f"test-{question}", sample) for question in range(6) for sample in range(8)
     ]
-    metrics = json.loads((tmp_path / "eval_grpo" / "metrics.json").read_text())
+    metrics = json.loads((home / "eval_grpo" / "metrics.json").read_text())
     correct = sum(row["correct"] for row in samples) / 48
     assert metrics["metrics"]["pass@1"]["mean"] == pytest.approx(correct)
 
     # The logged tables contain all G rollouts of each group and mark the selected ones.
-    table = pd.read_parquet(sorted((tmp_path / "grpo" / "completions").iterdir())[-1])
+    table = pd.read_parquet(sorted((home / "grpo" / "completions").iterdir())[-1])
     assert len(table) == 16
     assert table["raml/selected"].tolist().count(True) == 8
     assert {"raml/correct", "raml/formatted", "answer_reward", "advantage"} <= set(table.columns)
 
-    card = (tmp_path / "grpo" / "README.md").read_text()
+    card = (home / "grpo" / "README.md").read_text()
     assert "# Model Card for grpo" in card
     assert "2505.19815" in card
 
     for saved in ("model", "sft", "grpo", "grpo/checkpoint-4"):  # transformers 4 needs the key rope_theta
-        assert json.loads((tmp_path / saved / "config.json").read_text())["rope_theta"] == 10_000
+        assert json.loads((home / saved / "config.json").read_text())["rope_theta"] == 10_000
 
     # When all commands are started a second time, none of them does its work again, and the report's table is the same.
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json") if path.parent.name != "report"}
-    run_pipeline(start, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in home.glob("*/run.json") if path.parent.name != "report"}
+    run_pipeline(start, home)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert make_report(start, tmp_path) == output
+    assert make_report(start, home) == output
 
 
 @pytest.mark.children
-def test_the_same_seed_gives_the_same_numbers(start: Start, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        run_pipeline(start, tmp_path / name)
-    first, second = ((tmp_path / name / "eval_grpo" / "samples.parquet").read_bytes() for name in ("first", "second"))
+def test_the_same_seed_gives_the_same_numbers(start: Start, pipeline: Path, tmp_path: Path) -> None:
+    run_pipeline(start, tmp_path)
+    first, second = ((home / "eval_grpo" / "samples.parquet").read_bytes() for home in (pipeline, tmp_path))
     assert first == second
-    weights = [(tmp_path / name / "grpo" / "model.safetensors").read_bytes() for name in ("first", "second")]
+    weights = [(home / "grpo" / "model.safetensors").read_bytes() for home in (pipeline, tmp_path)]
     assert weights[0] == weights[1]
 
 
@@ -219,8 +234,8 @@ def test_m_above_g_is_refused(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.children
-def test_completions_are_escaped_in_the_report(start: Start, tmp_path: Path) -> None:
-    run_pipeline(start, tmp_path)
+def test_completions_are_escaped_in_the_report(start: Start, pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("report"))
     samples = pd.read_parquet(tmp_path / "eval_grpo" / "samples.parquet")
     samples["text"] = "<script>alert(1)</script>"
     samples.to_parquet(tmp_path / "eval_grpo" / "samples.parquet")

@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -18,7 +17,6 @@ from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.grading.grader import grade
 from raml_trl.grpo.dataset import GRPOArguments, evaluation_rows
 from raml_trl.prompts import prompt_messages, with_opening
-from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.sampling.engine import SamplingSettings
@@ -26,11 +24,21 @@ from raml_trl.sampling.loading import load_model
 from raml_trl.sampling.transformers_engine import TransformersEngine
 from raml_trl.training import evaluation as in_training
 from raml_trl.training.evaluation import Evaluation
-from tests.commands.test_commands import COMMANDS, TINY
+from tests.commands.test_commands import start_command as start
 from tests.helpers.trainers import Recorder, make_trainer, untimed, weights
 
 NUM_QUESTIONS, NUM_SAMPLES, PER_CHUNK, SEED = 20, 4, 3, 5
 SETTINGS = SamplingSettings(NUM_SAMPLES, 40, temperature=1.0, top_p=1.0, top_k=0)
+# The settings of the student, which is trained once in a test session.
+TAUGHT = {
+    "seed": SEED,
+    "max_steps": 120,
+    "per_device_train_batch_size": 32,
+    "save_steps": 40,
+    "save_total_limit": 9,
+    "logging_steps": 25,
+    "disable_tqdm": "true",
+}
 EVALUATED = {
     "eval_strategy": "steps",
     "eval_steps": 40,
@@ -44,29 +52,18 @@ EVALUATED = {
 }
 
 
-def start(command: str, recipe: str, **settings: object) -> int:
-    words = [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [command, "--config", str(TINY / f"{recipe}.yaml"), *words])
-        with pytest.raises(SystemExit) as stop:
-            run(*COMMANDS[command])
-    return stop.value.code
-
-
 def log_of(directory: Path) -> list[dict[str, Any]]:
     return json.loads((directory / "trainer_state.json").read_text())["log_history"]
 
 
 @pytest.fixture(scope="module")
-def home(model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two SFT runs: `sft` is evaluated on its training questions, and `plain` is not evaluated."""
+def home(student: Path, model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two SFT runs: `sft` is evaluated on its training questions, and `plain`, the student, is not evaluated."""
     home = tmp_path_factory.mktemp("in_training")
-    assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0
-    settings = {"model_name_or_path": model_dir, "dataset_name": home / "data", "seed": SEED, "max_steps": 120}
-    settings |= {"per_device_train_batch_size": 32, "save_steps": 40, "save_total_limit": 9, "logging_steps": 25}
-    settings |= {"disable_tqdm": "true"}
-    assert start("train_sft", "sft", **settings, **EVALUATED, eval_data=home / "data", output_dir=home / "sft") == 0
-    assert start("train_sft", "sft", **settings, output_dir=home / "plain") == 0
+    (home / "data").symlink_to(student / "data")
+    (home / "plain").symlink_to(student / "model")
+    inputs = {"model_name_or_path": model_dir, "dataset_name": home / "data", "output_dir": home / "sft"}
+    assert start("train_sft", "sft", **inputs, **TAUGHT, **EVALUATED, eval_data=home / "data") == 0
     return home
 
 
