@@ -81,13 +81,15 @@ def test_respelled_reference_is_right_without_algebra(golds: list[str]) -> None:
 
 
 @pytest.mark.children
-def test_reference_is_wrong_for_another_question(pool: GradingPool, golds: list[str]) -> None:
-    """Compares each reference with the next one in order of length and spelling.
+# Every fifth pair takes three seconds, and all pairs take fifteen.
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_reference_is_wrong_for_another_question(pool: GradingPool, golds: list[str], step: int) -> None:
+    """Compares each reference, or every fifth one, with the next one in order of length and spelling.
 
     The two references of the few pairs that the grader considers equal differ in notation only.
     """
     ordered = sorted(golds, key=lambda answer: (len(answer), answer))
-    pairs = list(pairwise(ordered))
+    pairs = list(pairwise(ordered))[::step]
     grades = pool.grade([(box(first), second) for first, second in pairs], style="boxed")
     equal = {pair for pair, graded in zip(pairs, grades, strict=True) if graded.correct}
     assert all(_bare(first) == _bare(second) for first, second in equal), equal
@@ -208,10 +210,7 @@ FRAGMENTS = [
 GARBLED = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join) | st.text(max_size=40)
 
 
-@pytest.mark.long
-@given(GARBLED, GARBLED)
-@settings(max_examples=2_000)
-def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: str) -> None:
+def check_garbled_texts(predicted: str, answer: str) -> None:
     outcome = decide_without_algebra(predicted, answer)
     assert outcome in ("correct", "wrong", "no answer", "unreadable answer", None)
     leaves(answer)
@@ -223,13 +222,26 @@ def test_garbled_texts_are_decided_or_left_to_algebra(predicted: str, answer: st
         assert {True, False} - set(silent), (predicted, answer)
 
 
-@pytest.mark.long
-@given(GARBLED)
-@settings(max_examples=2_000)
-def test_garbled_answer_equals_itself(answer: str) -> None:
+def check_garbled_answer(answer: str) -> None:
     assert decide_without_algebra(answer, answer) in ("correct", "no answer", "unreadable answer", None)
     if normalise(answer) and len(answer) < 100 and not is_not_finite(answer):
         assert decide_without_algebra(answer, answer) == "correct"
+
+
+NUM_GARBLED = [300, pytest.param(2_000, marks=pytest.mark.slow)]
+"""Numbers of texts: 2,000 take fifteen seconds, of which most is the time to draw them."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", NUM_GARBLED)
+def test_garbled_texts_are_decided_or_left_to_algebra(number: int) -> None:
+    settings(max_examples=number)(given(GARBLED, GARBLED)(check_garbled_texts))()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", NUM_GARBLED)
+def test_garbled_answer_equals_itself(number: int) -> None:
+    settings(max_examples=number)(given(GARBLED)(check_garbled_answer))()
 
 
 @pytest.mark.children
@@ -272,7 +284,7 @@ HUGE = [
 def test_hostile_answers_end_in_time_and_delay_no_others() -> None:
     harmless = [(rf"\boxed{{\sqrt{{{4 * p}}}}}", rf"2\sqrt{{{p}}}") for p in range(101, 201)]
     bombs = [*((box(text), answer) for text, answer, _ in BOMBS), *HUGE]
-    with GradingPool(2, seconds=4) as pool:
+    with GradingPool(2, seconds=2) as pool:
         pool.grade(harmless[:2], style="boxed")  # start the children
         for pair in bombs:
             started = time.monotonic()
