@@ -86,7 +86,13 @@ def prompt_numbers(batch: Batch) -> NDArray[np.int64]:
 
 
 def deal_rows(
-    table: RowTable, live: NDArray[np.bool_], args: SubsetGRPOConfig, rules: RowRules, *, keep_unselected: bool
+    table: RowTable,
+    live: NDArray[np.bool_],
+    args: SubsetGRPOConfig,
+    rules: RowRules,
+    *,
+    keep_unselected: bool,
+    runs_unused: bool = False,
 ) -> list[NDArray[np.int64]]:
     """Deal the rows of a generation to processes and micro-batches, by whole groups or by length.
 
@@ -96,6 +102,7 @@ def deal_rows(
         args: the trainer's config.
         rules: how rows are dealt.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
+        runs_unused: whether every micro-batch has to run, although fewer would do.
 
     Returns:
         K micro-batches, each `(W, N)`: the row numbers of each process, or `IDLE`.
@@ -114,6 +121,7 @@ def deal_rows(
             window=window,
             limit=limit,
             keep_unselected=keep_unselected,
+            runs_unused=runs_unused,
         )
         largest = max(table.tokens.count(rows[rows != IDLE]) for part in micro_batches for rows in part)
         if largest > limit:

@@ -50,8 +50,9 @@ class TraitsReader(TrainerCallback):
         with _kept_modes(trainer.model), _kept_random_states(trainer.accelerator.device):
             trainer.model.train()
             trainer.packing.probe(trainer.model, trainer.processing_class, trainer.args)
-        if isinstance(trainer.model, FSDPModule):
-            trainer.model.reshard()  # a forward pass without a backward pass leaves the outermost parameters whole
+        for module in trainer.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a forward pass without a backward pass leaves some parameters whole
         trainer.set_model_traits(traits)
         if trainer.accelerator.is_main_process:
             for remark in trainer.args.row_remarks(traits):

@@ -280,7 +280,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         batch = restrict_loss(batch, args, self.accelerator)
         live = self._trained(torch.ones_like(batch[SELECTED]), has_advantage(batch["advantages"]))
         table = batching.gather_row_table(batch, live, self.accelerator)
-        parts = batching.deal_rows(table, table.live, args, self.row_rules, keep_unselected=masks)
+        runs = {"keep_unselected": masks, "runs_unused": self.is_deepspeed_enabled}
+        parts = batching.deal_rows(table, table.live, args, self.row_rules, **runs)
         dealt = batching.take_micro_batches(batch, parts, self.accelerator, mask_unselected=masks, trim=self._trim)
         if self._overrides.normalizer(self.loss_type) == "rows":
             batching.mark_loss_rows(dealt, table)

@@ -3,6 +3,7 @@
 Rows with the same prompt form a group, and the prompt runs once in each micro-batch that has rows of the group. So a
 group stays together unless it is larger than a micro-batch, or some process would have too little to do. A step uses as
 few micro-batches as the limit allows. The others are empty and come first, because DDP exchanges gradients in the last.
+DeepSpeed needs gradients from every micro-batch, so with it the others have an idle row.
 
 Shapes: W processes; K micro-batches per process, of which `window` consecutive ones form an optimizer step, or a part
 of one. Rows are numbered over all processes, as in `micro_batches`; there are R in all.
@@ -57,6 +58,7 @@ def deal_groups(
     window: int,
     limit: int,
     keep_unselected: bool,
+    runs_unused: bool = False,
 ) -> list[NDArray[np.int64]]:
     """Deal the live rows of every optimizer step to processes and micro-batches.
 
@@ -69,21 +71,22 @@ def deal_groups(
         limit: tokens that a micro-batch may have. It is exceeded if a single row is longer, or if the rows of a step do
             not fit into its micro-batches.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
+        runs_unused: whether micro-batches that are not used have an idle row on every process.
 
     Returns:
-        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE`. N' is 0 if the micro-batch is not
-        used.
+        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE`. N' is 0 if the micro-batch does not
+        run.
     """
     dealt = deal_in_order(selected, num_micro_batches)  # decides which rows fall into which step
     if keep_unselected:
         dealt = np.concatenate([dealt, deal_in_order(~selected, num_micro_batches)], axis=2)
     live = np.ones(selected.size, dtype=bool) if live is None else live.ravel()
     steps = dealt.reshape(len(dealt) // window, window, *dealt.shape[1:])
-    return [part for step in steps for part in _deal_step(step, tokens, live, limit)]
+    return [part for step in steps for part in _deal_step(step, tokens, live, limit, int(runs_unused))]
 
 
 def _deal_step(
-    dealt: NDArray[np.int64], tokens: RowTokens, live: NDArray[np.bool_], limit: int
+    dealt: NDArray[np.int64], tokens: RowTokens, live: NDArray[np.bool_], limit: int, idle: int
 ) -> Iterator[NDArray[np.int64]]:
     num_micro_batches, num_processes, _ = dealt.shape
     rows = dealt.swapaxes(0, 1).ravel()
@@ -92,7 +95,7 @@ def _deal_step(
     shares = split_between(tokens.groups(rows), tokens, num_processes)
     filled = fill_evenly(shares, tokens, limit, num_micro_batches)
     used = max(map(len, filled), default=0) or 1
-    yield from [np.empty((num_processes, 0), dtype=np.int64)] * (num_micro_batches - used)
+    yield from [np.full((num_processes, idle), IDLE)] * (num_micro_batches - used)
     for index in range(used):
         parts = [bins[index] if index < len(bins) else np.empty(0, dtype=np.int64) for bins in filled]
         width = max(1, *map(len, parts))

@@ -64,6 +64,16 @@ def test_every_live_row_runs_once_in_its_step(case: dict) -> None:
             assert all(used)
 
 
+def test_with_deepspeed_unused_micro_batches_have_an_idle_row() -> None:
+    tokens, selected = make_tokens(4, [100, 100], [10] * 8), np.ones((2, 4), dtype=bool)
+    settings = {"live": None, "window": 4, "limit": 10_000, "keep_unselected": False}
+    fewest = deal_groups(selected, tokens, 4, **settings)
+    every = deal_groups(selected, tokens, 4, **settings, runs_unused=True)
+    assert [part.shape for part in fewest[:3]] == [(2, 0)] * 3
+    assert all((part == IDLE).all() and part.shape == (2, 1) for part in every[:3])
+    assert (every[3] == fewest[3]).all()
+
+
 def test_a_step_uses_as_few_micro_batches_as_the_limit_allows() -> None:
     tokens = make_tokens(4, [100, 100], [10] * 8)  # a group has 140 tokens
     selected = np.ones((1, 8), dtype=bool)
