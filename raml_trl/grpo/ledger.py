@@ -184,7 +184,7 @@ def summary(ledger: Ledger, fraction: float) -> Costs:
     return {
         "seconds": {name: round(value, 3) for name, value in ledger.seconds.items()},
         "counts": dict(counts),
-        "padding": round(1 - counts.get("tokens_updating", 0) / cells, 4) if cells else 0.0,
+        "padding": round(counts.get("cells_padding", 0) / cells, 4) if cells else 0.0,
         "speedup": {"ceiling": round(speed["ceiling"], 3), "estimated": round(speed["estimated"], 3)},
     }
 

@@ -74,10 +74,13 @@ def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: 
         passes: how often each micro-batch runs, TRL's `num_iterations`.
         rules: whether rows are packed, so that each prompt counts once in a micro-batch, and padding does not count.
     """
+    cells = sum(num_cells(part, packed=rules.whole_groups) for part in dealt)
+    tokens = sum(int(row_lengths(part).sum()) for part in dealt)  # a shared prompt counts for every row
     ledger.count(
         cells_updating_all=passes * num_cells(batch),
-        cells_updating=passes * sum(num_cells(part, packed=rules.whole_groups) for part in dealt),
-        tokens_updating=passes * sum(int(row_lengths(part).sum()) for part in dealt),
+        cells_updating=passes * cells,
+        cells_padding=0 if rules.whole_groups else passes * (cells - tokens),
+        tokens_updating=passes * tokens,
     )
 
 

@@ -72,7 +72,7 @@ def test_ceiling() -> None:
 def test_speedup_compares_with_all_rows_at_trls_padding() -> None:
     ledger = Ledger(clock=lambda: 0.0)
     ledger.seconds |= {"generating": 6.0, "updating": 1.0, "selecting": 0.5}
-    ledger.count(cells_updating=100, cells_updating_all=400, tokens_updating=80)
+    ledger.count(cells_updating=100, cells_updating_all=400, cells_padding=20, tokens_updating=80)
     for _ in range(2):
         ledger.observe_update(50, 0.5)
     # training on all takes 6 + 1 * 400 / 100 = 10 seconds, and a share of 0.6 of them is generating; ours took 7.5
