@@ -157,7 +157,7 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
         assert message in error
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_recipe_for_two_processes(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
     # Each process has 4 rollouts, which is half a group, so the recipe needs two processes.
     half = recipe(per_device_train_batch_size=4, num_generations_update=2)
@@ -258,7 +258,7 @@ def test_lengths_that_cannot_be_read(start: Start, recipe: Callable[..., Path], 
     assert f"lengths {name} cannot be read: FileNotFoundError" in error
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_with_kl_a_reference_model_is_counted_and_no_row_is_skipped(
     start: Start, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ def results(directory: Path) -> dict[str, object]:
     return json.loads((directory / "run.json").read_text())["results"]
 
 
+@pytest.mark.slow
 def test_sft_data(shared_data: Path, tmp_path: Path) -> None:
     start("prepare_data", "data_sft", dataset_name=shared_data / "gsm8k_rollouts_4x.jsonl.gz", output_dir=tmp_path)
     assert results(tmp_path) == {
@@ -43,6 +44,7 @@ def test_sft_data(shared_data: Path, tmp_path: Path) -> None:
     assert trajectory.endswith("}\n</conclusion>")
 
 
+@pytest.mark.slow
 def test_grpo_data(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "orz_math_sample_2000.jsonl.gz"
     benchmarks = f"{shared_data}/aime24.jsonl {shared_data}/aime25.jsonl {shared_data}/math500.jsonl.gz"

@@ -37,7 +37,7 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-@pytest.mark.parametrize("stage", ["grpo", "sft"])
+@pytest.mark.parametrize("stage", ["grpo", pytest.param("sft", marks=pytest.mark.slow)])
 def test_page_shows_the_runs_of_a_group(tmp_path: Path, stage: str) -> None:
     with WandbServer() as server:
         done = make(tmp_path, server, "--project", PROJECT, "--group", "sweep_of_m", "--stage", stage)

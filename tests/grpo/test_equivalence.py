@@ -124,10 +124,19 @@ VARIANTS = {
     "weighted, with a reference model": {"selection": "importance", "beta": 0.1},
     "weighted, with a reference model, row mean": {"selection": "importance", "beta": 0.1, "loss_type": "grpo"},
 } | {strategy: {"selection": strategy} for strategy in STRATEGIES}
+QUICK = {
+    *("several steps per generation", "two passes", "a reference model, row mean", "advantages over the subset"),
+    *("ratios of sequences", "an adapter with its base model as reference", "tokens not written by the model"),
+    *("weighted over the batch", "weighted, with a reference model", "max_variance", "balanced"),
+}
+"""These cover every mechanism; the others combine them, and make test-all runs them."""
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(of, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, of in VARIANTS.items()],
+)
 def test_drop_equals_mask_in_every_variant(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     norms = {}
     for mode in ("drop", "mask"):

@@ -28,7 +28,14 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("settings", PLACES.values(), ids=PLACES)
+QUICK = ("in mid-buffer, with old and reference log-probs", "chosen questions and cut completions")
+"""These cover every kind of state; make test-all runs the other places too."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(of, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, of in PLACES.items()],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(model_dir: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     settings = settings | {"num_generations_update": 2, "max_steps": 6, "log_completions": True}
     settings |= {"save_strategy": "steps", "save_steps": 3}

@@ -183,7 +183,7 @@ def test_toy_sweep_with_two_agents_on_two_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.children
-@pytest.mark.parametrize("also_the_trial", [False, True])
+@pytest.mark.parametrize("also_the_trial", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_sweep_is_resumed(also_the_trial: bool, tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     process = toy.start(seconds=1.5)
@@ -209,7 +209,15 @@ def test_a_killed_sweep_is_resumed(also_the_trial: bool, tmp_path: Path) -> None
 
 
 @pytest.mark.children
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        # The other signals differ in their number and exit code only.
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
