@@ -100,7 +100,13 @@ class _Speller:
                 pieces.append(piece)
 
     def piece(self, token: str) -> str:
-        """Rewrite the unit that starts with `token`, which is taken already."""
+        """Rewrite the unit that starts with `token`, which is taken already; units that are nested too deeply stay."""
+        self.depth += 1
+        rewritten = self.unit(token) if self.depth <= _MAX_DEPTH else token
+        self.depth -= 1
+        return rewritten
+
+    def unit(self, token: str) -> str:
         if token in _FUNCTIONS:
             token = "\\" + token
         token = _SAME.get(token, token)
@@ -145,10 +151,7 @@ class _Speller:
 
     def braces(self) -> str:
         """Rewrite a group. The opening brace is taken already."""
-        self.depth += 1
-        content = self.sequence("}") if self.depth <= _MAX_DEPTH else "}"
-        self.depth -= 1
-        return f"{{{content}}}"
+        return f"{{{self.sequence('}')}}}"
 
     def argument(self, *, whole: bool = False) -> str:
         """Rewrite one argument and drop its braces. Without braces it is one digit or letter, or a `whole` number."""

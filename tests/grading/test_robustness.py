@@ -145,3 +145,12 @@ def test_what_sympy_cannot_compute_is_no_crash(text: str, outcome: str) -> None:
     for reference in ("x^y = y^x", "821"):
         assert decide_with_algebra(predicted=text, answer=reference).startswith((outcome, "wrong"))
         assert decide_with_algebra(predicted=reference, answer=text).startswith((outcome, "wrong"))
+
+
+@pytest.mark.parametrize(
+    "unit", ["^", "_", "x^", "^(", "{", r"\frac", r"\overline", r"\sqrt", r"\sqrt[", r"\exp", r"\textbf{", r"\dot"]
+)
+def test_deep_nesting_is_no_crash(unit: str) -> None:
+    for text in (unit * 900, unit * 300 + "1", "2 + " + unit * 100 + "x"):
+        assert decide_without_algebra(text, "1") != "correct"
+        readable(text)
