@@ -74,9 +74,10 @@ def student(model_dir: str, tmp_path_factory: pytest.TempPathFactory, worker_id:
     home = (base if worker_id == "master" else base.parent) / "student"  # the workers of pytest-xdist share the parent
     inputs = {"model_name_or_path": model_dir, "dataset_name": home / "data", "output_dir": home / "model"}
     with FileLock(f"{home}.lock"):
-        if not (home / "model" / "summary.json").is_file():
+        if not (home / "taught").is_file():
             assert start("prepare_data", "data_sft", output_dir=home / "data", num_questions=24) == 0
             assert start("train_sft", "sft", **inputs, **TAUGHT) == 0
+            (home / "taught").touch()
     return home
 
 
