@@ -27,14 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import load_from_disk
 from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.harness import MODELS, RESULTS, Device, machine, spread, write
+from benchmarks.harness import MODELS, RESULTS, Device, spread, write
+from raml_trl.data.reading import load_questions
 from raml_trl.grading import grade
 from raml_trl.grpo.selection import cost_factors, select_rollouts
+from raml_trl.prompts import prompt_messages
 
 NAME = "gradient_variance"
 GROUP = 8
@@ -72,17 +73,17 @@ def sampled_groups(start: Path, number: int, tokens: int) -> tuple[Any, Iterator
     """Return a trained model, and groups with different rewards."""
     model = AutoModelForCausalLM.from_pretrained(start / "sft", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(start / "sft")
-    questions = load_from_disk(start / "data_grpo").shuffle(seed=0)
+    questions = load_questions(str(start / "data_grpo"))
+    np.random.default_rng(0).shuffle(questions)
 
     def groups() -> Iterator[Group]:
         found = 0
-        for row in questions:
-            text = row["prompt"] if "prompt" in row else row["question"]
-            messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
+        for question in questions:
+            messages = prompt_messages(question.question, "bare")
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
             completions = sample(model, prompt, tokens, tokenizer.eos_token_id)
             texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-            rewards = np.array([float(grade(text, row["answer"]).correct) for text in texts])
+            rewards = np.array([float(grade(text, question.answer).correct) for text in texts])
             if 0 < rewards.sum() < GROUP:
                 found += 1
                 yield Group(prompt, completions, rewards)
@@ -211,14 +212,14 @@ def main() -> None:
     for row in results:
         print(row)
     print(f"squared gradient ~ length ^ {exponent:.2f}")
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()}
+    source_name = given.model or "/".join(given.start.parts[-2:])  # no path of this machine
+    settings = {"source": source_name, "groups": given.groups, "tokens": given.tokens, "draws": DRAWS}
     found = {
         "exponent": round(float(exponent), 3),
         "seconds": [intercept, slope],
         "rows": results,
-        "machine": machine(),
     }
-    write(given.output_dir, f"{NAME}_{name.replace('.', '')}", settings | {"output_dir": None}, found)
+    write(given.output_dir, f"{NAME}_{name.replace('.', '')}", settings, found)
 
 
 def summarise(rows: list[dict[str, Any]], intercept: float, slope: float) -> list[dict[str, Any]]:

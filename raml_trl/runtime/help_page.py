@@ -7,6 +7,7 @@ and the title of the group.
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -121,7 +122,9 @@ def _plain(value: object) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return " ".join(map(_plain, value)) or "empty"
-    return "empty" if value == "" else str(getattr(value, "value", value))
+    if isinstance(value, Enum):
+        return str(value.value)
+    return "empty" if value == "" else str(value)
 
 
 def _row(option: str, explanation: str, width: int) -> list[str]:
