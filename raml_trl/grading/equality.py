@@ -34,7 +34,7 @@ from raml_trl.grading.bases import Based
 from raml_trl.grading.choices import Choice, read_run
 from raml_trl.grading.clock import TimeOfDay
 from raml_trl.grading.dates import Date
-from raml_trl.grading.estimates import estimate
+from raml_trl.grading.estimates import estimate, is_unknown
 from raml_trl.grading.groups import (
     same_bounds,
     same_cases,
@@ -161,9 +161,7 @@ class _Comparison:
                 return compare_with_any(first, second, self)
             if kind is kinds[1]:
                 return compare_with_any(second, first, other)
-        # In algebra, `0 \text{ is wrong}` is a product of 0 and letters.
-        equal = self.expressions(plain(first.text), plain(second.text))
-        return equal and changing_words(first.text) == changing_words(second.text)
+        return _same_expressions(first, second, self)
 
     def spelled_alike(self, first: Answer, second: Answer) -> Verdict:
         return _Comparison(self.rule.without_algebra()).same(first, second)
@@ -180,6 +178,22 @@ def _units_differ(first: Answer, second: Answer) -> bool:
 
 def _same_numbers(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
     return same_number(p.text, a.text)
+
+
+def _same_number_and_expression(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    """Compare a number with an expression. A predicted expression that names something unknown is no number.
+
+    Of a reference, only algebra finds out whether it can be read at all.
+    """
+    if comparison.swapped and is_unknown(plain(a.text)):
+        return False
+    return _same_expressions(p, a, comparison)
+
+
+def _same_expressions(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    # In algebra, `0 \text{ is wrong}` is a product of 0 and letters.
+    equal = comparison.expressions(plain(p.text), plain(a.text))
+    return equal and changing_words(p.text) == changing_words(a.text)
 
 
 def _same_values(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
@@ -223,6 +237,7 @@ def _same_words(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 _RULES: dict[tuple[type, type], Compare] = {
     (Number, Number): _same_numbers,
+    (Number, Expression): _same_number_and_expression,
     (TimeOfDay, TimeOfDay): same_times,
     (TimeOfDay, Ratio): same_time_and_ratio,
     (Date, Date): same_dates,

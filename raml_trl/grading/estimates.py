@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
 
+from raml_trl.grading.cursor import Cursor, UnreadError
+
 MAX_CHARACTERS = 300
 _MAX_DEPTH = 20  # nested brackets
 _APART = 1e-3  # relative difference of values that differ: far more than the rounding of any accepted decimal
@@ -24,20 +26,17 @@ _GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rh
 _TOKEN = re.compile(
     r" *([0-9]+(?:\.[0-9]+)?|\.[0-9]+"
     rf"|(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))'*(?: ?_ ?\{{ ?\w+ ?\}})?'*"
-    r"|\\(?:frac|binom|sqrt|cdot|times|pi|ln|sin|cos|tan|cot)(?![A-Za-z])|[-+*/^!(){}\[\]])",
+    r"|\\(?:frac|binom|sqrt|cdot|times|pi|ln|log|sin|cos|tan|cot|sec|csc)(?![A-Za-z])|[-+*/^!(){}\[\]|_])",
     re.ASCII,
 )
+_NAME = re.compile(rf"(?<![A-Za-z\\])[A-Za-df-hj-z]|\\(?:{_GREEK})(?![A-Za-z])")  # e and i are numbers
+_BOUND = re.compile(r"\\(?:sum|prod|int|lim|min|max)(?![A-Za-z]) ?_|\\begin")
 _CONSTANT = re.compile(r"\+ *[Cc] *$")  # of integration: its case does not count
 _DIGITS = set("0123456789.")
-_CLOSING = {"(": ")", "{": "}", "[": "]"}
 _TIMES = {"*", r"\cdot", r"\times"}
-_FUNCTIONS = {r"\ln", r"\sin", r"\cos", r"\tan", r"\cot"}
+_FUNCTIONS = {r"\ln", r"\log", r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"}
 _COMMANDS = {r"\frac", r"\binom", r"\sqrt", r"\pi", *_TIMES, *_FUNCTIONS}
 _ENDS = {"", "+", "-", ")", "}", "]"}
-
-
-class _Unread(Exception):
-    """Raised if a text is no number at the chosen point, or if that is not certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,10 @@ class Estimate:
         """A lower bound of a real number.
 
         Raises:
-            _Unread: if the number is not real.
+            UnreadError: if the number is not real.
         """
         if self.value.imag:
-            raise _Unread
+            raise UnreadError
         return self.value.real - self.error
 
 
@@ -72,49 +71,40 @@ def equal_at_point(first: str, second: str) -> bool | None:
 def estimate(text: str) -> Estimate | None:
     """Return the value of an expression at the point, or None if it cannot be read.
 
-    The text must be spelled as `notation.normalise` returns it, without text commands. Relations, absolute values, sums
+    The text must be spelled as `notation.normalise` returns it, without text commands. Relations, sums
     over an index and percentages are among the expressions that are not read.
     """
     if len(text) > MAX_CHARACTERS or _CONSTANT.search(text):
         return None
     try:
         return _Reader(text).read()
-    except (_Unread, OverflowError):
+    except (UnreadError, OverflowError):
         return None
+
+
+def is_unknown(text: str) -> bool:
+    r"""Return whether an expression has no value because it names something unknown, as \min(a, b) or \triangle ABC do.
+
+    Letters in an environment, and those that a sum, a product, an integral or a limit may bind, name nothing unknown.
+    """
+    return estimate(text) is None and _NAME.search(text) is not None and _BOUND.search(text) is None
 
 
 def _letter(name: str) -> float:
     return 1.1 + crc32(name.replace(" ", "").encode()) % 10_007 / 10_007
 
 
-class _Reader:
+class _Reader(Cursor):
     """Recursive-descent parser. Each method parses one level of the grammar: sum, product, power, atom."""
 
     def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        position, text = 0, text.rstrip()
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                raise _Unread
-            self.tokens.append(match[1])
-            position = match.end()
-        self.tokens.append("")  # the end
-        self.place = self.depth = 0
+        super().__init__(text, _TOKEN, max_depth=_MAX_DEPTH)
+        self.bars = 0  # open absolute values within the innermost bracket
 
     def read(self) -> Estimate:
         value = self.sum()
-        if self.next:
-            raise _Unread
+        self.expect("")
         return value
-
-    @property
-    def next(self) -> str:
-        return self.tokens[self.place]
-
-    def take(self) -> str:
-        self.place += 1
-        return self.tokens[self.place - 1]
 
     def sum(self) -> Estimate:
         value = self.signed()
@@ -131,21 +121,23 @@ class _Reader:
         return Estimate(-value.value, value.error) if negative else value
 
     def product(self) -> Estimate:
-        value, divided, numeral = self.power(), False, self.tokens[self.place - 1]
-        while True:
+        value, divided, numeral = self.power(), False, self.last
+        while not self.ends():
             if self.next in _TIMES:
                 self.take()
                 value = _times(value, self.power())
             elif self.next == "/":
                 self.take()
                 value, divided = _over(value, self.power()), True
-            elif self.next in _ENDS:
-                return value
             elif divided or self.next[0] in _DIGITS or (self.next == r"\frac" and numeral[0] in _DIGITS):
-                raise _Unread  # 1/2x, 5 6, or a mixed number
+                raise UnreadError  # 1/2x, 5 6, or a mixed number
             else:
                 value = _times(value, self.power())
-            numeral = self.tokens[self.place - 1]
+            numeral = self.last
+        return value
+
+    def ends(self) -> bool:
+        return self.next in _ENDS or (self.next == "|" and self.bars > 0)
 
     def power(self) -> Estimate:
         if self.next in _FUNCTIONS:
@@ -156,45 +148,64 @@ class _Reader:
             value = _factorial(value)
         if self.next == "^":
             self.take()
-            value = _power(value, self.bracket("{"))
+            value = _power(value, self.inside("{"))
         if self.next in ("^", "!"):
-            raise _Unread
+            raise UnreadError
         return value
 
     def function(self) -> Estimate:
-        name, exponent = self.take(), Estimate(1.0)
+        name, exponent, base = self.take(), Estimate(1.0), Estimate(math.e)
+        if name == r"\log":
+            self.expect("_")  # without a base it may be the natural or the decimal logarithm
+            base = self.inside("{")
         if self.next == "^":
             self.take()
-            exponent = self.bracket("{")
+            exponent = self.inside("{")
             if exponent.least < 0.9:  # the inverse function
-                raise _Unread
-        bare = self.next not in ("(", "{")
-        argument = self.atom()
-        if self.next in ("^", "!") or (bare and self.next not in _ENDS):  # \sin 2x
-            raise _Unread
-        if name == r"\ln":
-            return _power(_logarithm(argument), exponent)
-        if argument.value.imag:
-            raise _Unread
-        sine = _rounded(math.sin(argument.value.real), argument.error)
-        cosine = _rounded(math.cos(argument.value.real), argument.error)
-        above, below = (cosine, sine) if name in (r"\cos", r"\cot") else (sine, cosine)
-        return _power(_over(above, below) if name in (r"\tan", r"\cot") else above, exponent)
+                raise UnreadError
+        argument = self.inside(self.next) if self.next in ("(", "{") else self.bare_argument()
+        if self.next in ("^", "!"):
+            raise UnreadError
+        if name in (r"\ln", r"\log"):
+            value = _over(_logarithm(argument), _logarithm(base))
+        else:
+            value = _trigonometric(name, argument)
+        return _power(value, exponent)
+
+    def bare_argument(self) -> Estimate:
+        r"""Read an argument without brackets: 2, x, 2\pi x or \frac{x}{2}. What follows it must not belong to it."""
+        value = Estimate(1.0)
+        if self.next in (r"\frac", r"\sqrt"):
+            value = self.atom()
+        elif self.next[:1] in _DIGITS or self.is_letter():
+            value = self.atom()
+            while self.is_letter():
+                value = _times(value, self.atom())
+        else:
+            raise UnreadError
+        if not (self.ends() or self.next in _TIMES or self.next in _FUNCTIONS):
+            raise UnreadError  # \sin x^{2}, \sin x / 2, \sin x(x+1)
+        return value
+
+    def is_letter(self) -> bool:
+        return self.next[:1].isalpha() or self.next == r"\pi" or (len(self.next) > 1 and self.next not in _COMMANDS)
 
     def atom(self) -> Estimate:
         token = self.next
         if token in ("(", "{"):
-            return self.bracket(token)
+            return self.inside(token)
         self.take()
+        if token == "|":
+            return self.absolute()
         if token == r"\frac":
-            return _over(self.bracket("{"), self.bracket("{"))
+            return _over(self.inside("{"), self.inside("{"))
         if token == r"\binom":
-            above, below = self.bracket("{"), self.bracket("{")
+            above, below = self.inside("{"), self.inside("{")
             rest = _rounded(above.value - below.value, above.error + below.error)
             return _over(_factorial(above), _times(_factorial(below), _factorial(rest)))
         if token == r"\sqrt":
-            index = self.bracket("[") if self.next == "[" else Estimate(2.0)
-            return _power(self.bracket("{"), _over(Estimate(1.0), index))
+            index = self.inside("[") if self.next == "[" else Estimate(2.0)
+            return _power(self.inside("{"), _over(Estimate(1.0), index))
         if token == r"\pi":
             return _rounded(math.pi, 0.0)
         if token[:1] in _DIGITS:
@@ -203,23 +214,47 @@ class _Reader:
             return _rounded(math.e if token == "e" else 1j, 0.0)
         if token[:1].isalpha() or (len(token) > 1 and token not in _COMMANDS):
             return Estimate(_letter(token))
-        raise _Unread
+        raise UnreadError
 
-    def bracket(self, opening: str) -> Estimate:
-        self.depth += 1
-        if self.take() != opening or self.depth > _MAX_DEPTH:
-            raise _Unread
-        value = self.sum()
-        if self.take() != _CLOSING[opening]:
-            raise _Unread
-        self.depth -= 1
+    def inside(self, opening: str) -> Estimate:
+        """Return the value of the sum between `opening` and its closing bracket."""
+        bars, self.bars = self.bars, 0
+        value = self.bracket(opening, self.sum)
+        self.bars = bars
         return value
+
+    def absolute(self) -> Estimate:
+        self.bars += 1
+        value = self.sum()
+        self.expect("|")
+        self.bars -= 1
+        return Estimate(abs(value.value), value.error)
+
+
+def _trigonometric(name: str, argument: Estimate) -> Estimate:
+    if argument.value.imag:
+        raise UnreadError
+    sine = _rounded(math.sin(argument.value.real), argument.error)
+    cosine = _rounded(math.cos(argument.value.real), argument.error)
+    match name:
+        case r"\sin":
+            return sine
+        case r"\cos":
+            return cosine
+        case r"\tan":
+            return _over(sine, cosine)
+        case r"\cot":
+            return _over(cosine, sine)
+        case r"\sec":
+            return _over(Estimate(1.0), cosine)
+        case _:
+            return _over(Estimate(1.0), sine)
 
 
 def _rounded(value: complex, error: float) -> Estimate:
     error += _EPSILON * abs(value) + _SMALLEST
     if not (abs(value) < _LARGEST and error < _LARGEST):  # also NaN
-        raise _Unread
+        raise UnreadError
     return Estimate(value, error)
 
 
@@ -231,7 +266,7 @@ def _times(first: Estimate, second: Estimate) -> Estimate:
 def _over(above: Estimate, below: Estimate) -> Estimate:
     least = abs(below.value) - below.error
     if least <= _SMALLEST:
-        raise _Unread
+        raise UnreadError
     value = above.value / below.value
     return _rounded(value, (above.error + abs(value) * below.error) / least)
 
@@ -240,7 +275,7 @@ def _power(base: Estimate, exponent: Estimate) -> Estimate:
     """Return a power. A base that is not positive needs a whole positive exponent."""
     if base.value.imag or base.least <= 0:
         if exponent.value not in range(1, 100) or exponent.error > _EPSILON * 100:
-            raise _Unread
+            raise UnreadError
         product = Estimate(1.0)
         for _ in range(int(exponent.value.real)):
             product = _times(product, base)
@@ -252,13 +287,13 @@ def _power(base: Estimate, exponent: Estimate) -> Estimate:
 
 def _logarithm(argument: Estimate) -> Estimate:
     if argument.least <= _SMALLEST:
-        raise _Unread
+        raise UnreadError
     return _rounded(math.log(argument.value.real), argument.error / argument.least)
 
 
 def _factorial(argument: Estimate) -> Estimate:
     """Return the gamma function of the argument plus 1, whose relative slope is below 1 + ln(1 + argument)."""
     if argument.least < -0.5 or argument.value.real > _MAX_FACTORIAL or argument.error > _APART:
-        raise _Unread
+        raise UnreadError
     value = math.gamma(argument.value.real + 1)
     return _rounded(value, value * (2 * argument.error * (2 + math.log1p(abs(argument.value))) + 10 * _EPSILON))

@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb, factorial, isqrt
 
+from raml_trl.grading.cursor import Cursor, UnreadError
 from raml_trl.grading.notation import normalise
 
 MAX_CHARACTERS = 1_000
@@ -29,12 +30,8 @@ _FRACTION = re.compile(r"\\frac \{ [0-9]+ \} \{ [0-9]+ \}", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?\s*(?:nan|inf|infinity)", re.IGNORECASE)
 _TIMES = {"*", r"\cdot", r"\times", r"\ast"}
 _OVER = {"/", r"\div"}
-_CLOSING = {"(": ")", "{": "}"}
+_BRACKETS = {"(", "{"}
 _ROUNDED_DIGITS = 6
-
-
-class _Unread(Exception):
-    """Raised if a text is not a rational number, or if the number is too large."""
 
 
 @lru_cache(maxsize=1024)
@@ -49,7 +46,7 @@ def exact(text: str) -> Fraction | None:
         text = f"{mixed[1]}\\frac{{{mixed[2].replace('/', '}{')}}}"
     try:
         return _Reader(text).read()
-    except _Unread:
+    except UnreadError:
         return None
 
 
@@ -128,34 +125,17 @@ def _matching_bracket(text: str, start: int, step: int) -> int:
     return index
 
 
-class _Reader:
+class _Reader(Cursor):
     """Recursive-descent parser. Each method parses one level of the grammar: sum, product, power, atom."""
 
     def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        position, text = 0, text.rstrip()
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                raise _Unread
-            self.tokens.append(match[1])
-            position = match.end()
-        self.tokens.append("")  # the end
-        self.place = self.depth = self.bits = 0
+        super().__init__(text, _TOKEN, max_depth=MAX_DEPTH)
+        self.bits = 0
 
     def read(self) -> Fraction:
         value = self.sum()
-        if self.next:
-            raise _Unread
+        self.expect("")
         return value
-
-    @property
-    def next(self) -> str:
-        return self.tokens[self.place]
-
-    def take(self) -> str:
-        self.place += 1
-        return self.tokens[self.place - 1]
 
     def sum(self) -> Fraction:
         value = self.signed(self.product)
@@ -191,29 +171,29 @@ class _Reader:
             value = self.bounded(Fraction(factorial(_whole(value, MAX_FACTORIAL))))
         if self.next == "^":
             self.take()
-            exponent = self.bracket("{")
+            exponent = self.bracket("{", self.sum)
             if exponent.denominator != 1:
-                raise _Unread
+                raise UnreadError
             bits = max(value.numerator.bit_length(), value.denominator.bit_length())
             if abs(exponent) * bits > MAX_BITS or (not value and exponent <= 0):
-                raise _Unread
+                raise UnreadError
             value = self.bounded(value**exponent.numerator)
         return value
 
     def atom(self) -> Fraction:
         token = self.next
-        if token in _CLOSING:
-            return self.bracket(token)
+        if token in _BRACKETS:
+            return self.bracket(token, self.sum)
         self.take()
         if token == r"\frac":
-            return _divide(self.bracket("{"), self.bracket("{"))
+            return _divide(self.bracket("{", self.sum), self.bracket("{", self.sum))
         if token == r"\binom":
-            above, below = self.bracket("{"), self.bracket("{")
+            above, below = self.bracket("{", self.sum), self.bracket("{", self.sum)
             return Fraction(comb(_whole(above, MAX_BITS // 10), _whole(below, MAX_BITS // 10)))
         if token == r"\sqrt":
-            return _root(self.bracket("{"))
+            return _root(self.bracket("{", self.sum))
         if not token or token[0] not in "0123456789.":
-            raise _Unread
+            raise UnreadError
         if token.endswith("}"):
             return _repeating(token)
         value = Fraction(token.replace(",", ""))
@@ -225,17 +205,7 @@ class _Reader:
         bits = max(value.numerator.bit_length(), value.denominator.bit_length())
         self.bits += bits
         if bits > MAX_BITS or self.bits > MAX_TOTAL_BITS:
-            raise _Unread
-        return value
-
-    def bracket(self, opening: str) -> Fraction:
-        self.depth += 1
-        if self.take() != opening or self.depth > MAX_DEPTH:
-            raise _Unread
-        value = self.sum()
-        if self.take() != _CLOSING[opening]:
-            raise _Unread
-        self.depth -= 1
+            raise UnreadError
         return value
 
 
@@ -250,20 +220,20 @@ def _repeating(text: str) -> Fraction:
 
 def _divide(above: Fraction, below: Fraction) -> Fraction:
     if not below:
-        raise _Unread
+        raise UnreadError
     return above / below
 
 
 def _whole(value: Fraction, most: int) -> int:
     if value.denominator != 1 or not 0 <= value <= most:
-        raise _Unread
+        raise UnreadError
     return value.numerator
 
 
 def _root(value: Fraction) -> Fraction:
     if value < 0:
-        raise _Unread
+        raise UnreadError
     root = Fraction(isqrt(value.numerator), isqrt(value.denominator))
     if root * root != value:
-        raise _Unread
+        raise UnreadError
     return root

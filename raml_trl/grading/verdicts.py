@@ -16,6 +16,11 @@ class Comparison(Protocol):
         """Whether all expressions in different spellings are undecided."""
         ...
 
+    @property
+    def swapped(self) -> bool:
+        """Whether the first answer is the reference, and the second one the predicted answer."""
+        ...
+
     def same(self, first: Answer, second: Answer) -> Verdict:
         """Return whether two answers mean the same."""
         ...

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from raml_trl.grading.estimates import MAX_CHARACTERS, equal_at_point, estimate
+from raml_trl.grading.estimates import MAX_CHARACTERS, equal_at_point, estimate, is_unknown
 from raml_trl.grading.grader import decide_without_algebra
 from raml_trl.grading.notation import normalise
 from raml_trl.grading.numbers import exact
@@ -51,6 +51,11 @@ def test_errors_are_bounded() -> None:
         ("e^{2}", r"\pi^{2}"),
         ("-x", "x"),
         (r"\cos^{2}(x)", r"\cos(x)"),
+        (r"\sin 2x", r"2\sin x"),
+        (r"\sin^{2}\alpha\cos\alpha", r"\sin\alpha\cos^{2}\alpha"),
+        (r"\log_{2} 3", r"\log_{3} 2"),
+        ("|x-9|", "x-9"),
+        ("|a-|b-9||", "|a|-|b-9|"),
     ],
 )
 def test_other_values_differ(first: str, second: str) -> None:
@@ -70,6 +75,17 @@ def test_other_values_differ(first: str, second: str) -> None:
         (r"\sqrt{2}+10^{-9}", r"\sqrt{2}"),  # too close for floating-point numbers
         (r"\sin^{2}(x)+\cos^{2}(x)", "1"),
         ("i^{2}", "-1"),
+        (r"\sin 2x", r"2\sin x\cos x"),
+        (r"\cos 2\alpha", r"1-2\sin^{2}\alpha"),
+        (r"\sin\frac{A+B}{2}\sin\frac{A-B}{2}", r"\frac{\cos B-\cos A}{2}"),
+        (r"\sec^{2} x-\tan^{2} x", r"\csc^{2} x-\cot^{2} x"),
+        (r"\log_{2} 8", "3"),
+        (r"\log_{a} b", r"\frac{\ln b}{\ln a}"),
+        ("|x-9|", "9-x"),
+        ("||a|-|b|-9|", "9+b-a"),
+        ("|a||b-9|", "a(9-b)"),
+        ("2|x|+1", "2x+1"),
+        ("|3+4i|", "5"),
         ("x^{2}+C", "x^{2}+c"),
     ],
 )
@@ -80,13 +96,13 @@ def test_equal_or_close_values_need_algebra(first: str, second: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "5 6", "1/2x", r"2\frac{1}{2}x", r"\sin 2x", r"\sin^{-1}(x)", "x = 3", "x < 3", "|x|", "50%", "(1, 2)"),
+        *("", "5 6", "1/2x", r"2\frac{1}{2}x", r"\sin^{-1}(x)", "x = 3", "x < 3", "50%", "(1, 2)"),
+        *(r"\sin x^{2}", r"\sin x/2", r"\sin x(x+1)", r"\sin 2\frac{x}{3}", r"\log x", "a|b", "|(a|b)", "||"),
         *(
             r"\frac{1}{0}",
             r"\frac{1}{x-x}",
             r"\sqrt{-x}",
             r"(-8)^{\frac{1}{3}}",
-            r"\log_{2} 3",
             r"\infty",
             "2^{10^{9}}",
         ),
@@ -95,6 +111,27 @@ def test_equal_or_close_values_need_algebra(first: str, second: str) -> None:
 )
 def test_uncertain_texts_have_no_value(text: str) -> None:
     assert estimate(text) is None
+
+
+@pytest.mark.parametrize("text", ["f(x, y)", r"\triangle ABC", r"\min(a, b)", r"n-\gcd(n, k)", "x < 3", "so 3 apples"])
+def test_unknown_names(text: str) -> None:
+    assert is_unknown(text)
+    assert decide_without_algebra(text, "7") == "wrong"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x", "2n+1", r"\min(3, 5)", "e^{i}", r"\sum_{k=1}^{3} k", r"\int_{0}^{1} x \, dx", r"\log 100"),
+        *(r"\lim_{x \to 0} \frac{\sin x}{x}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"),
+    ],
+)
+def test_texts_that_may_be_numbers(text: str) -> None:
+    assert not is_unknown(text)
+
+
+def test_algebra_finds_out_whether_a_reference_can_be_read() -> None:
+    assert decide_without_algebra("7", r"\triangle ABC") is None
 
 
 def test_values_decide_without_algebra() -> None:

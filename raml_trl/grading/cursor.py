@@ -1,0 +1,72 @@
+"""Walks over the tokens of a mathematical text. The readers of numbers build their grammars on it."""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+CLOSING = {"(": ")", "{": "}", "[": "]"}
+"""The closing bracket of each opening bracket."""
+
+
+class UnreadError(Exception):
+    """Raised if a text is not what the reader reads, or if that is not certain."""
+
+
+class Cursor:
+    """Is at one of the tokens of a text. The last token is "", the end.
+
+    Raises:
+        UnreadError: if the text has other tokens than those that `token` matches with its first group.
+    """
+
+    def __init__(self, text: str, token: re.Pattern[str], *, max_depth: int) -> None:
+        self.tokens: list[str] = []
+        position, text = 0, text.rstrip()
+        while position < len(text):
+            match = token.match(text, position)
+            if match is None:
+                raise UnreadError
+            self.tokens.append(match[1])
+            position = match.end()
+        self.tokens.append("")
+        self.max_depth = max_depth
+        self.place = self.depth = 0
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.place]
+
+    @property
+    def last(self) -> str:
+        return self.tokens[self.place - 1]
+
+    def take(self) -> str:
+        """Return the next token and go on to the one after it."""
+        self.place += 1
+        return self.last
+
+    def expect(self, token: str) -> None:
+        """Take the next token.
+
+        Raises:
+            UnreadError: if the next token is not `token`.
+        """
+        if self.take() != token:
+            raise UnreadError
+
+    def bracket(self, opening: str, read: Callable[[], Value]) -> Value:
+        """Return what `read` finds between `opening` and its closing bracket.
+
+        Raises:
+            UnreadError: if one of the brackets is missing, or brackets are nested too deeply.
+        """
+        self.depth += 1
+        if self.depth > self.max_depth:
+            raise UnreadError
+        self.expect(opening)
+        value = read()
+        self.expect(CLOSING[opening])
+        self.depth -= 1
+        return value
