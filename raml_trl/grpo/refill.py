@@ -5,8 +5,8 @@ its place, at most a given number of times. The replaced rollouts are counted as
 questions that are almost always or almost never solved have less weight than in the data. Source: the dynamic sampling
 of DAPO, arXiv 2503.14476, section 3.2; unlike there, groups may remain without a signal.
 
-Every process generates equally many of the new rollouts, in whole groups over all processes, as TRL's generation
-expects. Then the rollouts move to the processes whose rows they replace.
+Every process generates the same number of new rollouts, as TRL's generation expects, so the rollouts of a group may
+come from several processes. Then the rollouts move to the processes whose rows they replace.
 
 Shapes: P groups of G rollouts in a generation, over all processes; F reward functions; R rows on this process.
 """

@@ -7,7 +7,8 @@ guarantee, whereas some network file systems do not support `flock`. A lock expi
 - elsewhere, `EXPIRY_SECONDS` after its process has touched the file for the last time. A thread of the process touches
   the file every `HEARTBEAT_SECONDS`.
 
-Ages are differences between times of the file system, so the clocks of the machines may differ.
+How long ago a file was touched is the difference of two times that the file system has set, so the clocks of the
+machines may differ.
 
 In a launch, the first process holds the lock of the run, and every other process holds a file of its own beside it. The
 run is locked until the last of them has ended.

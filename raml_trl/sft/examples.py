@@ -135,8 +135,9 @@ def tokenised_trajectories(
 ) -> Iterator[dict[str, object]]:
     """Yield a row for each trajectory taken, with the columns of `_FEATURES`.
 
-    A question yields a further row without tokens if none of its trajectories is taken, or if overlong ones remain to
-    be counted after the last one taken.
+    A row also counts the overlong trajectories that were skipped before it. If none of the trajectories of a question
+    is taken, or if overlong ones follow the last one taken, the question yields one more row, without tokens, that
+    counts them.
     """
     for table in tables:
         for task in stream_tasks(table):

@@ -75,7 +75,9 @@ class RuleCurve:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm in a world at one cost: its mean score over seeds and, but for the baseline, its difference to that.
+    """The result of an arm in one world after the same cost (time, tokens or rows) as the other arms.
+
+    It holds the mean score over seeds. Every arm except the baseline also has its difference from the baseline.
 
     `corrected` is the p-value of the difference, corrected for the number of arms. `scores` has one score per seed.
     """
