@@ -21,7 +21,10 @@ class TimeOfDay:
 
 
 def read_time(text: str) -> TimeOfDay | None:
-    """Return the time of day that `text` spells, or None. A bare hour is read only with AM or PM: `3 PM` or `3:45`, not `3`."""
+    """Return the time of day that `text` spells, or None.
+
+    An hour without minutes is read only with AM or PM: `3 PM` and `3:45` are times, `3` is not.
+    """
     match = _TIME.fullmatch(text)
     if match is None or not (match[2] or match[4]):
         return None
