@@ -78,9 +78,9 @@ class PseudoGradientConfig(AnalysisArguments):
 
 @dataclass(kw_only=True)
 class LossLandscapeConfig(AnalysisArguments):
-    """Settings of `loss_landscape`, which measures the loss of the reference answers at many points around the weights.
+    """Settings of `loss_landscape`, which moves the weights of a model and measures the loss of the reference answers.
 
-    The points lie on one or two axes in weight space, along which the weights are moved.
+    The weights are moved to the points of a grid, along one or two axes in weight space.
     """
 
     limits: ClassVar[Limits] = {
@@ -168,9 +168,9 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius around the model within which sharpness is measured: `radius`, or one grid step if it is not set.
+        """Radius around the model within which sharpness is measured, in the unit of the axes.
 
-        It is in coordinates of the axes.
+        It is `radius` or, if `radius` is not set, one grid step: the larger one if two axes have different steps.
         """
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 

@@ -52,11 +52,11 @@ def unpackable_reason(model: PreTrainedModel) -> str | None:
 
 
 def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
-    """Compute -log p of the answer tokens of each probe after each of its N prefixes, `(N, A)`.
+    """Compute -log p of the A answer tokens of each probe after each of its N prefixes: one tensor `(N, A)` per probe.
 
-    One pass runs over the texts of all probes, then passes run over their blocks. Blocks of longer prefixes come first,
-    because each pass overwrites the cache beyond the prefixes that it needs. In the comments, B is the number of
-    probes, and C is the number of blocks of each probe in a pass.
+    The first pass runs over prompt and trajectory of all probes, and the following passes run over their blocks. Blocks
+    of longer prefixes come first, because each pass overwrites the cache beyond the prefixes that it needs. In the
+    comments, B is the number of probes, and C is the number of blocks of each probe in a pass.
     """
     blocks = [_Blocks(probe) for probe in probes]
     width, start = max(block.width for block in blocks), min(block.start for block in blocks)
@@ -92,8 +92,8 @@ class PrefixCache(Cache):
     """Cache of the keys and values of texts, from which a later pass can continue after any of their tokens.
 
     `keep` sets how many tokens of the texts the next pass sees. The pass then writes its own keys and values over the
-    cached ones that follow these tokens. This saves a copy of the cache but destroys its end. To continue from several
-    prefixes of a text, therefore start with the longest.
+    cached ones that follow these tokens. This saves a copy of the cache, but the overwritten values are lost. To
+    continue from several prefixes of a text, therefore start with the longest.
     """
 
     def __init__(self, passed: DynamicCache, room: int) -> None:

@@ -1,13 +1,13 @@
 """Generates arithmetic questions that differ: in difficulty, in length, in their prompts and in their references.
 
-A question of this dataset adds the digits of one or two sums, like those of `arithmetic`, with the same number of
-digits in each sum: one of `SIZES`. Its trajectories have between 6 tokens, for a single digit, and 77 tokens, for ten
-steps. They take the operands from the end of the question to its beginning; so the distance between a step and its
-operand depends little on the size, and a small model learns it soon. A wrong step spoils the answer, so a model solves
-short questions more often than long ones.
+As in `arithmetic`, a question asks for the last digit of each sum, but it has one or two sums. Two sums of a question
+have the same number of digits. The number of digits is one of `SIZES`. The trajectories have between 6 tokens, for a
+single digit, and 77 tokens, for ten steps. They take the operands from the end of the question to its beginning.
+Therefore, the distance between a step and its operand depends little on the size, and a small model learns it soon. A
+wrong step spoils the answer, so a model solves short questions more often than long ones.
 
-- A fifth of the questions have examples before the question, each with its answer: `a=7+2=9;a=1,b=3+3=16;a=4+8+5`. They
-  come from the same split and make prompts of 80 to about 140 tokens.
+- A fifth of the questions have examples before the question, each with its answer: `a=7+2=9;a=1,b=3+3=16;a=4+8+5`. The
+  examples come from the same split and make prompts of 80 to about 140 tokens.
 - In the split `grpo`, a tenth of the questions have a wrong reference, which no correct trajectory agrees with. The
   column `source` marks them, so that they can be counted and left out.
 
@@ -47,8 +47,8 @@ def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
 def generate_mixed_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
     """Draw `num_questions` random questions of `split` with `rng`, and put examples before a fifth of them.
 
-    No two questions have the same `key`. There are few questions with few digits, so a larger number of questions has a
-    smaller share of them.
+    No two questions have the same `key`. Only few different questions with few digits exist, so their share falls as
+    `num_questions` grows.
 
     Raises:
         InputError: if the random draws do not find that many different questions.
@@ -70,7 +70,7 @@ def _add_examples(question: ArithmeticQuestion, rng: np.random.Generator) -> Ari
 def mixed_trajectories(question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator) -> list[str]:
     """Draw `num_trajectories` correct trajectories of `question`, and return the different ones among them.
 
-    They differ only in the steps that they skip, so there are few.
+    They differ only in the steps that they skip, so few are different.
     """
     drawn = (
         draw_trajectory(question, rng, exit_probability=EXIT_PROBABILITY, from_end=True)

@@ -68,8 +68,9 @@ class NotATable(Exception):
 
 
 def read_json(file: BufferedIOBase, *, array: bool) -> Iterator[Row | Fault]:
-    """Yield each row of a file: of its lines or, if `array` is true and it begins with a bracket, of one JSON array.
+    """Yield each row of a file, and a `Fault` for anything in its place.
 
+    A row is a line of the file or, if `array` is true and the file begins with a bracket, an element of one JSON array.
     A byte order mark at the beginning is skipped.
 
     Raises:

@@ -103,7 +103,7 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
 
 
 def table_columns(table: DataTable) -> Columns:
-    """Return the columns of a table, which are found in its first row that has those that are required.
+    """Return the columns of a table. They are found in the first row that has all required columns.
 
     Raises:
         InputError: if a required column is missing, or there is no row.

@@ -64,7 +64,7 @@ def task_row(task: Task) -> dict[str, object]:
 
 
 def describe_task(task: Task) -> str:
-    """Return the question, the answer, and the number of trajectories of a row."""
+    """Return one line of text with the question, the answer, and the number of trajectories of a task."""
     text = f"{shown(task.question.question)}, answer {shown(task.question.answer)}"
     if not task.trajectories:
         return text

@@ -35,7 +35,7 @@ _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fs
 
 @dataclass
 class RunOptions:
-    """Options that every command accepts in addition to its own. They do not change results, so no run records them."""
+    """Options that every command accepts in addition to its own. They do not change results and are not recorded."""
 
     limits: ClassVar[Limits] = {"rank_timeout": Number(1, 10**9)}
     headings: ClassVar[Headings] = {"dry_run": "Start"}
@@ -71,9 +71,9 @@ def run(
 ) -> NoReturn:
     """Parse the command line, lock and open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
-    `main` is not called if the run is already complete. The exit code is 0 without an error, 2 after a user error, 130
-    after an interruption, and that of `stopping.EXIT_CODES` after a signal. A user error is reported in one line on
-    standard error. Any other exception is a defect and keeps its traceback.
+    `main` is not called if the run is already complete. The exit code is 0 without an error, 2 after a user error and
+    130 after an interruption; `stopping.EXIT_CODES` has the exit codes after signals. A user error is reported in one
+    line on standard error. Any other exception is a defect and keeps its traceback.
 
     Args:
         main: the function of the command.
@@ -85,9 +85,9 @@ def run(
         optional_output: allow `output_dir` to be None; `main` then gets None instead of a run.
         shared: do not lock `output_dir`, because the command may be started several times at once.
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
-            `publish(*configs, run)` if the run is complete, even if the run was complete before.
-        preview: function that makes the checks of a start for `dry_run`, without a trace on the disk, and returns what
-            the command would do: texts by their labels. It is called as `preview(*configs)`.
+            `publish(*configs, run)` if the run is complete, even if it was complete before this command was started.
+        preview: function for `dry_run`, called as `preview(*configs)`. It checks what the command checks when it
+            starts, writes nothing, and returns what the command would do, as a mapping of labels to texts.
     """
     _log_plainly()
     for library in _CHATTY_LIBRARIES:

@@ -37,4 +37,4 @@ TOOLS = {
     "init": "copy a recipe, or a folder of recipes, to edit it: raml-trl init NAME [DIR]",
     "completion": "print a completion script: raml-trl completion bash|zsh|fish",
 }
-"""The parts of the program that make no run. They import neither torch nor TRL, except `completion`."""
+"""The subcommands that make no run. Except for `completion`, they import neither torch nor TRL."""

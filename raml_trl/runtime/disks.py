@@ -1,4 +1,4 @@
-"""Finds out why a directory cannot be written, after a write has failed."""
+"""Finds out why a directory cannot be written to, after a write has failed."""
 
 import errno
 import os
@@ -26,9 +26,10 @@ _FAULTS = {
 
 
 def find_fault(directory: Path) -> str | None:
-    """Return why `directory` cannot be written, with the remedy, or None if it can. Writes and deletes a file of 1 MiB.
+    """Return why `directory` cannot be written to, with the remedy, or None if it can.
 
-    The answer is the rest of a sentence that starts with the name of the directory.
+    To find out, a file of 1 MiB is written and deleted. The answer continues a sentence that starts with the name of
+    the directory.
     """
     if not directory.is_dir():
         return "was deleted while the run wrote to it: leave it in place"
@@ -43,7 +44,7 @@ def find_fault(directory: Path) -> str | None:
 
 
 def explain(error: Exception) -> str | None:
-    """Return what an error says about the disk, or None if it says nothing."""
+    """Return the fault of the disk that an error reports, with the remedy, or None if it reports none."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None:  # the libraries in Rust put it into the message
         match = _RUST.search(str(error))
@@ -53,17 +54,17 @@ def explain(error: Exception) -> str | None:
 
 @contextmanager
 def named_faults(directory: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn an error in the `with` block into one line that names the place, if that place cannot be written.
+    """If the disk is at fault for an error in the `with` block, raise an `InputError` that names the file or directory.
 
     Libraries report a full disk in different ways: `torch.save` with a RuntimeError that gives no reason, safetensors
     with an error of its own, and pyarrow with an OSError that names no file.
 
     Args:
         directory: the directory that the block writes to.
-        errors: the errors of the libraries, beside OSError.
+        errors: errors of the libraries that may be due to the disk, in addition to OSError.
 
     Raises:
-        InputError: if the block fails and the disk is at fault. Otherwise the error of the block passes.
+        InputError: if the block fails and the disk is at fault. Any other error of the block is raised unchanged.
     """
     caught: tuple[type[Exception], ...] = (OSError, *errors)
     try:

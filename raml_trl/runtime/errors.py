@@ -31,7 +31,7 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Return text for a terminal: on one line, without control characters and access tokens, and not endless."""
+    """Return text for a terminal: one line without control characters and access tokens, cut off if it is too long."""
     text = printable(mask_secrets(" ".join(text.split("\n"))))
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} …"
 
@@ -68,7 +68,7 @@ def shown(value: object) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with the known name closest to `name`, or nothing if none is close."""
+    """Return "; did you mean ...?" with the known name closest to `name`, or an empty text if none is close."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

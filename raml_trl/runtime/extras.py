@@ -14,7 +14,7 @@ def how_to_install(extra: str, checkout: Path = _CHECKOUT) -> str:
 
     Args:
         extra: the name of the extra.
-        checkout: the directory that is the checkout, if raml_trl runs from one.
+        checkout: the root of the checkout, if raml_trl runs from a checkout.
     """
     if (checkout / "setup.cfg").is_file():
         return f'in the checkout of raml_trl, run pip install -c constraints.txt -e ".[{extra}]"'

@@ -61,7 +61,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
-    """Write `rows` to a Parquet file."""
+    """Write `rows` to a Parquet file with the columns of `schema`."""
     with whole_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
 
@@ -75,7 +75,8 @@ def read_yaml(path: Path) -> Settings:
     """Read the mapping in a YAML file.
 
     Raises:
-        InputError: if the file is missing, is not YAML, is not a mapping, has a key twice, or is nested without end.
+        InputError: if the file is missing, too large or nested too deeply, is not YAML or not a mapping, or has a key
+            twice.
     """
     try:
         if path.stat().st_size > _LONGEST_YAML:

@@ -1,7 +1,7 @@
 """The help of a command: our settings in groups, with their types and defaults, and those of TRL on request.
 
-A config class of ours gives its groups titles in the class variable `headings`: the name of the first field of a group,
-and the title of the group.
+A config class of ours gives its groups titles in the class variable `headings`, which maps the name of the first field
+of a group to the title of the group.
 """
 
 import textwrap
@@ -24,7 +24,10 @@ _KINDS = {int: "INT", float: "NUMBER", str: "TEXT"}
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting as the help shows it: its option with the kind of value, an explanation, and the title of its group."""
+    """A setting as the help shows it: its option with the kind of value, an explanation, and the title of its group.
+
+    `ours` says whether the help shows it without `--help_all`.
+    """
 
     name: str
     option: str
@@ -37,11 +40,11 @@ def help_page(program: str, about: str, config_classes: Sequence[Any], *, everyt
     """Return the help of a command.
 
     Args:
-        program: how the command is started.
+        program: what the user types to start the command, such as `raml-trl evaluate`.
         about: a sentence about the command.
         config_classes: the dataclasses of its settings; the last one has the options of every command.
         everything: also show the settings that TRL and transformers declare.
-        width: columns of the terminal.
+        width: number of columns of the terminal.
     """
     settings = [setting for config_class in config_classes for setting in settings_of(config_class)]
     shown = [setting for setting in settings if setting.ours or everything]

@@ -1,4 +1,4 @@
-"""Reads two files of a training run: `trainer_state.json`, which holds the log, and `summary.json`, which holds costs.
+"""Reads two files of a training run: `trainer_state.json`, which has the log, and `summary.json`, which has the costs.
 
 transformers writes `trainer_state.json` in every training run. `train_grpo` writes `summary.json`.
 """

@@ -1,7 +1,7 @@
 """Declares which values a setting may have, and refuses others before any work starts.
 
-A config class declares a limit for each of its fields in the class variable `limits`. `check_settings` checks them all,
-and every refusal has the same form: the name, the allowed values, the value, and the remedy.
+A config class declares the limits of its fields in the class variable `limits`. `check_settings` checks all fields.
+Every refusal has the same form: the name of the setting, the allowed values, the given value, and the remedy.
 """
 
 import errno
@@ -91,7 +91,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Text:
-    """A text without NUL and without half a surrogate pair, which neither files nor processes can take."""
+    """A text without NUL and without half a surrogate pair, because neither files nor processes accept these."""
 
     longest: int = 100_000
 
@@ -241,7 +241,7 @@ def check_settings(config: object) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """The checks of a field: its type, unless a class of another package declares it, and its limit, if it has one."""
+    """The checks of a field: its type, if one of our classes declares the field, and its limit, if it has one."""
 
     name: str
     hint: Any
@@ -251,10 +251,10 @@ class Check:
 
 
 def check_setting(check: Check, value: object) -> None:
-    """Check one value.
+    """Check the value of one field.
 
     Raises:
-        InputError: if it has another type, or lies outside its limit.
+        InputError: if the value has another type, or lies outside its limit.
     """
     limit = check.limit
     if check.ours and not isinstance(limit, Names):

@@ -1,7 +1,7 @@
 """Tells a mistyped local path from the name of a model or dataset on the Hub.
 
-A mistyped path would otherwise be asked for on the Hub, which takes long, and could load what a stranger has put there
-under the same name.
+Otherwise a mistyped path would be looked up on the Hub, which takes long and could load what a stranger has published
+there under the same name.
 """
 
 import re
@@ -13,7 +13,9 @@ _OUTPUTS = "runs"  # where the recipes write
 
 
 def missing_path(name: str) -> str | None:
-    """Explain that `name` is a local path at which nothing exists; None if something does, or it can be a Hub name.
+    """Return an explanation if `name` is a local path at which nothing exists.
+
+    The result is None if something exists at this path, or if `name` can be a name on the Hub.
 
     A name is a local path if it does not have the form NAME or NAMESPACE/NAME of the Hub, if its parent is an existing
     directory or the `runs` of the recipes, or if it is nearly the name of something in the working directory.

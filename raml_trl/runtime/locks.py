@@ -36,7 +36,7 @@ WhenLocked = Literal["refuse", "wait"]
 HEARTBEAT_SECONDS = 10.0
 """Time between two signs of life of the process that holds a lock."""
 EXPIRY_SECONDS = 300.0
-"""Age of the last sign of life at which the lock of a process on another machine expires."""
+"""Time after its last sign of life at which the lock of a process on another machine expires."""
 
 _LOCK = "_run.lock"  # transformers pushes no file of this directory whose name starts with "_"
 _POLL_SECONDS = 0.5
@@ -62,7 +62,11 @@ def lock_path(directory: Path, rank: int) -> Path:
 
 
 def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
-    """Return the process that holds a lock, or None if the lock does not exist or has expired."""
+    """Return the process that holds a lock, or None if the lock does not exist or has expired.
+
+    `expiry` is the number of seconds without a sign of life after which the lock of a process on another machine
+    expires.
+    """
     found = _read(path)
     return None if found is None or _has_expired(path, found, expiry) else found[1]
 
@@ -96,8 +100,8 @@ class DirectoryLock:
         """Refuse to go on if this process no longer holds the lock.
 
         Raises:
-            InputError: if the directory was deleted, or another process has taken the lock. That happens if this
-                process was stopped for longer than the lock lasts.
+            InputError: if the directory was deleted, or another process has taken the lock. Another process can take
+                the lock if this process was stopped for longer than the lock lasts.
         """
         found = _read(self.path)
         if found is None:
@@ -112,7 +116,7 @@ class DirectoryLock:
             )
 
     def beat(self) -> None:
-        """Touch the lock file until `release` is called. This is the work of the thread."""
+        """Touch the lock file regularly until `release` is called. A thread runs this method."""
         while not self._stopped.wait(self.heartbeat):
             found = _read(self.path)
             if found is not None and found[1] == self.holder:
@@ -149,7 +153,7 @@ def locked(
             the launcher to end them.
         clock: returns the time in seconds.
         sleep: waits for a number of seconds.
-        expiry: seconds after which the lock of a silent process on another machine expires.
+        expiry: seconds without a sign of life after which the lock of a process on another machine expires.
         heartbeat: seconds between two signs of life of this process.
 
     Raises:

@@ -1,8 +1,9 @@
 """The last lines of a command: where its results are, and one command that can follow.
 
-The recipes of a folder belong together: the model that one trains is what another evaluates. So the next command runs
-the recipe in the folder that reads the results, or, if that lacks another input, the recipe that makes this input. If
-there is none, a report shows the results of trainings, evaluations and sweeps.
+The recipes of a folder belong together: one evaluates the model that another trains. Therefore, the next command runs
+the recipe of the folder that reads the results. If another input of this recipe does not exist yet, the next command
+runs the recipe that makes this input. If there is no such recipe, and the results are those of a training, an
+evaluation or a sweep, the next command is `report`, which writes a page about them.
 """
 
 import os
@@ -42,7 +43,7 @@ def last_lines(command: str, directory: Path, recipe: str | None) -> list[str]:
     Args:
         command: the command that has ended.
         directory: its `output_dir`.
-        recipe: its recipe as the user gave it.
+        recipe: its recipe as the user gave it; None if there is none.
     """
     lines = [f"Results: {directory}"]
     lines += [f"Page: {directory / name}" for name in _PAGES if (directory / name).is_file()]
@@ -54,7 +55,10 @@ def last_lines(command: str, directory: Path, recipe: str | None) -> list[str]:
 
 
 def next_command(command: str, directory: Path, recipe: str | None) -> str | None:
-    """Return a command that can follow: it runs as written, and its results do not exist yet. None if there is none."""
+    """Return a command that can follow: it runs as written, and its results do not exist yet. None if there is none.
+
+    The arguments are those of `last_lines`.
+    """
     steps = [] if recipe is None else list(_steps(recipe))
     readers = [step for step in steps if directory in step.inputs and not os.path.exists(step.output)]
     for reader in readers:

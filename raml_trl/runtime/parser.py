@@ -23,7 +23,7 @@ _WIDEST = 120
 
 
 class StrictParser(TrlParser):
-    """TRL's parser with changes: it raises errors, checks the types of YAML values, and accepts bools as flags.
+    """TRL's parser, except that it raises errors instead of exiting, checks types in YAML, and accepts bools as flags.
 
     For a field `x` of type bool or `bool | None`, `--x` means true and `--no_x` means false. `--x true` and `--x false`
     work as well. The recipe may be given as the first argument, without `--config`, and may be a packaged one. The help
@@ -115,7 +115,7 @@ class StrictParser(TrlParser):
 
 
 def split_recipe(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split a command line into the recipe, as the user gave it, or None, and the other arguments.
+    """Split a command line into the recipe as the user gave it (None if there is none) and the other arguments.
 
     Raises:
         InputError: if `--config` has no value, or there are two recipes.

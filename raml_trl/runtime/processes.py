@@ -56,7 +56,7 @@ def start_time(pid: int) -> str | None:
 
 
 def launch_name() -> str:
-    """Return a name that all processes of one launch share, and that differs between launches that run at one time."""
+    """Return a name that all processes of one launch share, and that no other launch has at the same time."""
     ranks = os.environ.get("WORLD_SIZE", "1")
     if ranks == "1":
         process = this_process()

@@ -1,7 +1,7 @@
 """Finds, lists and copies recipes: YAML files of settings that come with the package.
 
 The name of a recipe is its path below `recipes/` without the suffix, such as `tiny/demo/grpo`. Wherever a command takes
-the path of a recipe, it takes such a name too. A file of the user with the same path comes first.
+the path of a recipe, it also takes such a name. If the user has a file at this path, the file is read instead.
 """
 
 import os
@@ -59,12 +59,13 @@ def list_recipes() -> list[Recipe]:
 
 
 def find_recipe(text: str) -> Path:
-    """Return the path of a recipe, or of a YAML file that a recipe names: `text` is a path or a packaged name.
+    """Return the path of a recipe, or of a YAML file that a recipe names.
 
-    Other text is returned as a path, which the reader of the file then refuses.
+    `text` is the path of a file or the name of a packaged file. Any other text is returned as a path, which is refused
+    when the file is read.
 
     Raises:
-        InputError: if there is no such file, but a packaged recipe with a similar name.
+        InputError: if there is no such file, but there is a packaged recipe with a similar name.
     """
     if os.path.exists(text):
         return Path(text)
@@ -78,7 +79,7 @@ def find_recipe(text: str) -> Path:
 
 
 def find_folder(text: str) -> str:
-    """Return the path of the packaged folder that a recipe names as `recipes/...`, and any other text as it is."""
+    """Return the path of a packaged folder that a recipe names as `recipes/...`; return any other text unchanged."""
     folder = recipes_root() / text.removeprefix("recipes/")
     packaged = text.startswith("recipes/") and folder in {path.parent for path in _files().values()}
     return str(folder) if packaged and not os.path.exists(text) else text
@@ -130,7 +131,7 @@ def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
 
 
 def is_complete_recipe(path: Path) -> bool:
-    """Return whether a recipe sets `output_dir`. The others leave that, and the model, to the command line."""
+    """Return whether a recipe sets `output_dir`. Other recipes leave it, and the model, to the command line."""
     return any(line.startswith("output_dir:") for line in path.read_text(encoding="utf-8").splitlines())
 
 

@@ -16,7 +16,8 @@ FORMATTED = "raml/formatted"
 def column_name(columns: Mapping[str, object], name: str) -> str:
     """Return `name`, or the name without prefix if the table has no column of this name.
 
-    Older versions wrote names without prefix. A user's reward function may also have a column `correct`.
+    Older versions wrote the names without prefix. The name with prefix comes first, because a user's reward function
+    may add a column such as `correct`.
     """
     return name if name in columns else name.removeprefix("raml/")
 

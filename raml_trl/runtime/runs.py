@@ -2,7 +2,7 @@
 
 A directory holds one run. The same command with the same settings resumes the run if it is unfinished, and leaves it
 unchanged if it is complete. Another command, or other settings, are refused, so that no run overwrites another. A lock
-keeps two processes from writing to the run at a time (see `locks`).
+keeps two processes from writing to the run at the same time (see `locks`).
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class RunRecord(TypedDict):
     """For each setting that names the directory of another run, the `identity` of that run."""
     status: Literal["running", "complete"]
     seconds: float
-    """Seconds spent on the run so far, summed over all its sessions."""
+    """Seconds spent on the run so far, summed over its first start and all resumes."""
     results: NotRequired[Settings]
     """The results that the command reported. Present once the run is complete."""
     dashboard_key: NotRequired[str]
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent on the run so far, summed over all its sessions."""
+        """Seconds spent on the run so far, summed over its first start and all resumes."""
         return self.record["seconds"]
 
     def save(self, seconds: float) -> None:
@@ -84,9 +84,9 @@ class Run:
             write_json(self.directory / RECORD, self.record)
 
     def discard(self) -> None:
-        """Delete `run.json` if the directory holds no other file, so that a failed command can be started again.
+        """Delete `run.json` if the directory holds no other file, so that a failed command can be changed and repeated.
 
-        The directory is deleted with it, now or when its lock is released.
+        The empty directory is deleted as well: now or, if this process holds its lock, when the lock is released.
         """
         files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
         if self.writes and not self.complete and [path.name for path in files] == [RECORD]:
@@ -102,7 +102,7 @@ class Run:
 
 
 def find_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run | None:
-    """Return the run of `command` with `settings` in `directory`, or None if it does not exist yet. Change nothing.
+    """Return the run of `command` with `settings` in `directory`, or None if it does not exist yet. Write nothing.
 
     Raises:
         InputError: if the directory holds another run or other files.
@@ -208,7 +208,7 @@ def identity(directory: Path) -> str:
 
 
 def require_directory(directory: Path) -> None:
-    """Refuse to write into a directory that was deleted during the run. A write would make it again, with holes.
+    """Refuse to write into a directory that was deleted during the run. A write would create it without its old files.
 
     Raises:
         InputError: if there is no such directory.

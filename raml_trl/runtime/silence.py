@@ -1,8 +1,9 @@
 """Ends a launch in which a process has stopped responding, and names that process.
 
 A process that is stopped, or whose machine has failed, does not end. The other processes of the launch would wait for
-it: without end on some backends, on others until a collective times out. So every process watches the sign of life of
-the process before it, which is the time of its lock file (see `locks`).
+it: without end on some backends, on others until a collective times out. Therefore, every process watches the process
+with the next lower rank, and the first process watches the last one. The sign of life of a process is that it touches
+its lock file (see `locks`).
 """
 
 import math
@@ -26,7 +27,8 @@ _LONGEST_INTERVAL = 60.0  # seconds between two checks
 class Silence:
     """Measures for how long a file has not been touched.
 
-    Only time in which this process was running counts, so that a machine that was suspended is not blamed on others.
+    Only time in which this process was running counts. Otherwise, after a suspension of this machine, all other
+    processes would seem silent.
     """
 
     def __init__(self, path: Path, interval: float) -> None:
@@ -36,7 +38,10 @@ class Silence:
         self._touched: float | None = None
 
     def measure(self, elapsed: float) -> float:
-        """Return the seconds of silence, `elapsed` seconds after the last call. A missing file is not silent."""
+        """Return for how many seconds the file has not been touched; 0 if it does not exist.
+
+        `elapsed` is the number of seconds since the last call.
+        """
         try:
             touched = self.path.stat().st_mtime
         except FileNotFoundError:  # the process has not started, or has ended
@@ -59,20 +64,20 @@ def watched(
     clock: Callable[[], float] = time.monotonic,
     end: Callable[[int], object] = os._exit,
 ) -> Iterator[None]:
-    """Within the `with` block, end this process if the process before it does not respond for `limit` seconds.
+    """Within the `with` block, end this process if the process that it watches does not respond for `limit` seconds.
 
-    The launcher then ends the other processes. A launch of one process is not watched. A process that has ended is left
-    to the launcher: processes that were started without one do not need each other.
+    The launcher then ends the other processes. A launch of one process is not watched. A process that has ended counts
+    as responding: a launcher notices its end, and processes without a launcher do not need each other.
 
     Args:
         directory: the output directory, with the lock files of all processes.
         rank: rank of this process.
         num_processes: number of processes in the launch.
-        limit: seconds of silence after which the launch ends.
+        limit: seconds without a sign of life after which the launch ends.
         program: name of the command, for the message.
         clock: returns the time in seconds.
-        end: ends this process with an exit code. The main thread may wait in a collective, where no exception reaches
-            it.
+        end: ends this process with an exit code. An exception would not do, because it does not reach a main thread
+            that waits in a collective.
     """
     watched_rank = (rank - 1) % num_processes
     silence = Silence(lock_path(directory, watched_rank), min(limit / _CHECKS, _LONGEST_INTERVAL))

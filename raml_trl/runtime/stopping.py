@@ -1,7 +1,8 @@
 """Ends a command on SIGTERM, and on SIGUSR1, with which SLURM warns of the end of a job.
 
-Outside training, the signal ends the command at once: the files of a run are written in one step, so the same command
-resumes it. Training finishes its optimizer step and saves a checkpoint first (see `training.stopping`).
+Outside training, the signal ends the command at once. No file is left half-written, because each is written in one
+step, so the same command resumes the run. Training first finishes its optimizer step and saves a checkpoint (see
+`training.stopping`).
 """
 
 import os
@@ -16,7 +17,7 @@ EXIT_CODES = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGUSR1: os.EX_TEMPFA
 
 
 class Terminated(BaseException):
-    """Raised to end the command because of a signal. It is no `Exception`, so that no handler of errors stops it."""
+    """Raised to end the command because of a signal. It is no `Exception`, so `except Exception` does not catch it."""
 
     def __init__(self, number: signal.Signals, saved: str | None = None) -> None:
         self.number = number
@@ -34,14 +35,14 @@ class Terminated(BaseException):
 
 
 class StopRequest:
-    """The first signal that this process has received since it was told to collect signals."""
+    """The first signal that this process has received in the block of `collected`; None if it has received none."""
 
     number: signal.Signals | None = None
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within the `with` block, the signals raise `Terminated` in the main thread."""
+    """Within the `with` block, the signals of `EXIT_CODES` raise `Terminated` in the main thread."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise Terminated(signal.Signals(number))
@@ -52,7 +53,7 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[StopRequest]:
-    """Within the `with` block, the signals are kept in the yielded request, and do nothing else."""
+    """Within the `with` block, keep the first of the signals of `EXIT_CODES` in the yielded request, and do not end."""
     request = StopRequest()
 
     def keep(number: int, _frame: FrameType | None) -> None:

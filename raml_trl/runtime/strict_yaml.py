@@ -1,4 +1,4 @@
-"""A loader that reads YAML only if it means one thing and is small."""
+"""A YAML loader that refuses files that are ambiguous, recursive or too large."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +15,11 @@ _MOST_BRACKETS = 200  # open at a time, counting those in texts too
 
 
 class StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Reads YAML that means one thing: no key twice, no endless nesting, and no node that contains itself.
+    """YAML loader that refuses a file in which a key occurs twice, nodes are nested too deeply, or one contains itself.
 
-    PyYAML keeps the last of several equal keys, and ends in a RecursionError for nested or recursive nodes. An anchor
-    may be used again, but nodes that repeat are counted each time, so that a short file cannot describe a huge mapping.
+    PyYAML itself keeps the last of several equal keys, and raises a RecursionError for deeply nested or recursive
+    nodes. An anchor may be used several times, but its nodes are counted each time, so that a short file cannot
+    describe a huge mapping.
     """
 
     def __init__(self, stream: str) -> None:

@@ -19,7 +19,7 @@ def check_type(name: str, value: object, hint: object) -> None:
 
 
 def allows_none(hint: object) -> bool:
-    """Return whether a value of this type may be None."""
+    """Return whether a type hint allows None."""
     return _has_type(None, hint)
 
 

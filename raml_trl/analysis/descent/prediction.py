@@ -1,10 +1,13 @@
-"""Asks whether the likelihood of the answer, partway through the thinking, predicts that the trajectory will be right.
+"""Measures how well the loss L of the answer, partway through the thinking, predicts that a trajectory will be right.
 
-The measure is the AUC: the probability that, of a right and a wrong trajectory, the right one has the smaller L at that
-place; 0.5 is chance. Pairs of the same question are compared apart from all pairs, because a difference between easy
-and hard questions says nothing about the trajectory. Trajectories that state the answer before the place are left out.
+L is the loss of the reference answer after the trajectory up to this place, in nats (see `curves`). The measure is the
+AUC: the probability that, of a right and a wrong trajectory, the right one has the smaller L at the same fraction of
+its thinking; 0.5 is chance. The AUC is computed over all pairs, and again over the pairs of the same question only,
+because a difference between easy and hard questions says nothing about the trajectory. A trajectory is left out at a
+place if its text up to there already states (contains) the answer.
 
-"LLM Reasoning as Trajectories" reports an AUC of .87 halfway, for a classifier of hidden states instead of L.
+"LLM Reasoning as Trajectories" reports an AUC of .87 halfway through the thinking, for a classifier that reads hidden
+states instead of L.
 """
 
 from collections.abc import Sequence
@@ -23,11 +26,13 @@ PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Prediction:
     """How well L at one place of the thinking predicts which trajectories are right.
 
-    - `share`: the place.
-    - `right`, `wrong`, `left_out`: numbers of trajectories.
-    - `auc`: over all pairs of a right and a wrong trajectory; None if there are none.
-    - `questions`: the number of questions with right and wrong trajectories.
-    - `auc_within`: over pairs of the same question, as a mean over these questions; None if there are none.
+    - `share`: the place, as a fraction of the length of the thinking.
+    - `right`, `wrong`: the numbers of right and of wrong trajectories that are compared.
+    - `left_out`: the number of trajectories that are left out, because they already state the answer.
+    - `auc`: the AUC over all pairs of a right and a wrong trajectory; None if there is no such pair.
+    - `questions`: the number of questions with both right and wrong trajectories among those compared.
+    - `auc_within`: the mean over these questions of the AUC over the pairs of one question; None without such a
+      question.
     """
 
     share: float
@@ -40,7 +45,7 @@ class Prediction:
 
 
 def predict_correctness(curves: Sequence[Curve], rng: np.random.Generator) -> list[Prediction]:
-    """Return the prediction at every place, from the trajectories with thinking. `rng` is used for the intervals."""
+    """Return a `Prediction` for each of `PLACES`, from the trajectories with thinking. `rng` is used for intervals."""
     thinking = [curve for curve in curves if curve.mode == "thinking"]
     return [_predict(thinking, share, rng) for share in PLACES]
 

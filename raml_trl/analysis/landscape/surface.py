@@ -106,7 +106,7 @@ class Surface:
         return tuple(axis.index(value) for axis, value in zip(self.axes, point, strict=True))
 
     def point(self, index: Sequence[int]) -> list[float]:
-        """Return the coordinates of the grid point with this index."""
+        """Return the coordinates of the grid point at `index`."""
         return [axis[int(place)] for axis, place in zip(self.axes, index, strict=True)]
 
     def step(self, axis: int) -> float:
@@ -134,7 +134,7 @@ def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Nu
     - curvature k: (L(h) - 2 L(0) + L(-h)) / h^2 along axis k, the curvature of the parabola through these points.
     - sharpness: the highest mean loss within `radius` of the origin, minus the loss at the origin.
     - lowest loss, lowest at k: the lowest mean loss on the grid, and its coordinates.
-    - share below the origin: the share of points with a lower mean loss than the origin; 0 if there is none.
+    - share below the origin: the share of points with a lower mean loss than the origin.
     - roughness: the mean of |f(x + h) - 2 f(x) + f(x - h)| over all axes and interior points x. f is the mean loss,
       scaled to lie between 0 and 1. A plane has roughness 0, a parabola over S points about 8 / (S - 1)^2, white noise
       about a third. Compare only surfaces with the same number of steps.

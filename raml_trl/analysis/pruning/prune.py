@@ -124,7 +124,10 @@ def leave_out(thinking: Thinking, tokenizer: PreTrainedTokenizerBase, kind: str 
 
 
 def losses_along(model: PreTrainedModel, thinkings: Sequence[Thinking], *, tokens_per_pass: int) -> list[Tensor]:
-    """Compute the loss L(t) of the answer, in nats, after the first t of the N tokens of each thinking, `(N + 1,)`."""
+    """Compute one tensor `(N + 1,)` per thinking of N tokens: the loss of the answer after t = 0, ..., N tokens.
+
+    The loss is the mean over the answer tokens, in nats.
+    """
     probes = [
         make_probe(thinking.opening_ids, thinking.ids, thinking.answer_ids, stub_ids=thinking.stub_ids)
         for thinking in thinkings
