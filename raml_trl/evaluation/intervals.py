@@ -208,9 +208,11 @@ def _in_blocks(draw: Callable[[int], Floats], total: int, width: int) -> Floats:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values `(N,)` of N comparisons, corrected so that no false one is significant with 95 % probability.
+    """Return the p-values `(N,)` of N comparisons, corrected for the number of comparisons.
 
-    The i-th smallest p-value, from i = 0, becomes (N - i) p, but no less than a smaller one, and at most 1.
+    If differences with a corrected p-value below .05 count as significant, the probability of any false positive among
+    the N comparisons is at most 5 %. The i-th smallest p-value p, counted from i = 0, becomes (N - i) p, but at most 1,
+    and not less than the corrected value of a smaller p.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """

@@ -115,7 +115,7 @@ def base_of_adapter(name: str) -> str | None:
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. `revision` is a branch, tag or commit on the Hub; None is `main`.
 
-    An adapter without a tokenizer has that of its base model.
+    For an adapter without a tokenizer, the tokenizer of its base model is loaded.
 
     Raises:
         InputError: if the tokenizer cannot be loaded.
@@ -131,10 +131,12 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 
 
 def check_text_model(name: str, setting: str) -> None:
-    """Check that a model has a tokenizer, and not a processor of text and other media, for a setting that needs one.
+    """Check that a model reads text only: that it has a tokenizer, and not a processor of text and other media.
+
+    `setting` is the name of the setting that needs such a model, for the error message.
 
     Raises:
-        InputError: if it has a processor, or neither can be loaded.
+        InputError: if the model has a processor, or neither can be loaded.
     """
     try:
         processor = AutoProcessor.from_pretrained(name)

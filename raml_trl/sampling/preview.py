@@ -14,7 +14,7 @@ from raml_trl.sampling.vllm_engine import check_vllm
 def describe_inputs(
     name: str, tokenizer: PreTrainedTokenizerBase | None, table: DataTable, style: str, *, graded: bool = True
 ) -> dict[str, str]:
-    """Return a text about the model `name`, the data and their first row, each by its label.
+    """Return texts about the model `name`, the data and their first row, by the label that the dry run prints.
 
     Args:
         name: the model.
@@ -24,7 +24,7 @@ def describe_inputs(
         graded: whether the command grades answers to the questions.
 
     Raises:
-        InputError: if the first row cannot be read, or has an answer that must be graded and cannot be.
+        InputError: if the first row cannot be read, or `graded` is true and the grader cannot read its answer.
     """
     model = name if tokenizer is None else f"{name}, tokenizer of {len(tokenizer):,} tokens"
     if graded:

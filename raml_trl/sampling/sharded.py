@@ -75,7 +75,7 @@ def sample_shards(
         The paths of all shards, or None if other processes have not finished their shards.
 
     Raises:
-        InputError: if `output_dir` is deleted meanwhile, or a shard of this process is.
+        InputError: if `output_dir` or a shard of this process is deleted during the run.
     """
     rank, num_processes = process_share()
     paths, missing, total = [], {}, 0
@@ -107,7 +107,10 @@ def draw_samples(
     Args:
         engine: draws the samples.
         pool: grades the samples.
+        questions: the questions, each with the reference answer for grading.
+        settings: the number of samples per question, and how to draw them.
         style: the prompt style, a key of `prompts.STYLES`.
+        seed: seed for `Engine.sample`.
         opening: a text with which every sample begins and which the model continues. Its tokens are not counted.
         tick: called each time that a sample has been drawn, to show the progress.
     """

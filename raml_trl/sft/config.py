@@ -14,7 +14,7 @@ from raml_trl.training.limits import SFT
 
 @dataclass
 class CheckedSFTConfig(SFTConfig):
-    """TRL's `SFTConfig`, which refuses values that cannot work."""
+    """TRL's `SFTConfig`, extended to refuse values that cannot work."""
 
     limits: ClassVar[Limits] = SFT
 

@@ -55,9 +55,10 @@ def check_adapter(name: str, starting_adapter: StartingAdapter | None, *, use_pe
 
 
 def merge_adapter(name: str, directory: Path, config: TrainingArguments, *, dtype: str | None) -> str:
-    """Merge an adapter into its base model, save the result and its tokenizer in `directory`, and return its name.
+    """Merge an adapter into its base model, save the merged model and its tokenizer, and return their directory.
 
-    The first process merges, and the others wait for it. A merged model of an earlier session is kept.
+    The model is saved in `directory`. If the run is resumed, the merged model is already there and is kept. The first
+    process of the launch merges, and the others wait for it.
 
     Raises:
         InputError: if the adapter or its base model cannot be loaded.
@@ -83,7 +84,7 @@ def load_adapter(name: str, **options: Any) -> PeftModel:
 
     Args:
         name: the directory of the adapter.
-        options: arguments of `from_pretrained` for the base model. None is left out.
+        options: arguments of `from_pretrained` for the base model. Arguments with the value None are not passed.
 
     Raises:
         InputError: if the adapter or its base model cannot be loaded.

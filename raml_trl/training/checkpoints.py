@@ -83,7 +83,7 @@ def restore_log(trainer: _LogsMetrics, state: Progress) -> None:
 
 
 class Totals(TypedDict):
-    """Sums over a run up to a checkpoint. `loss` is the sum of the losses of the steps that were logged."""
+    """Sums over a run up to a checkpoint. `loss` sums the losses of all steps up to the last log entry."""
 
     steps: int
     seconds: float
@@ -115,7 +115,7 @@ class ResumableTrainer(Trainer):
     """Mixin for TRL trainers: checkpoints have a manifest, and a resumed run logs the metrics of an uninterrupted one.
 
     The last log entry and the result of `train`, which give the loss, the duration and the rates of the training,
-    describe the whole run. Those of transformers describe only its last session, that is, the last call of `train`.
+    describe the whole run. In transformers, they describe only its last session, that is, the last call of `train`.
 
     Subclasses that have further state extend `_progress`, `_restore_progress` and `_restore_totals`, and `_required` if
     they write further files.

@@ -1,7 +1,8 @@
 """Finds the newest checkpoint that is complete, and says what is missing or changed in the others.
 
-A checkpoint with a manifest is compared with it. A checkpoint of an older version has none: it needs every file that
-its kind of run writes, and files that are truncated are found as far as their format allows.
+A checkpoint with a manifest is compared with the manifest. Checkpoints of older versions have no manifest. Such a
+checkpoint must have every file that its kind of run writes, and truncated files are found as far as their format
+allows.
 """
 
 import json
@@ -26,10 +27,13 @@ Progress = dict[str, Any]
 """The state that we add to a checkpoint for one process: tensors and plain Python values, by name."""
 
 Required = tuple[str, ...]
-"""A file that a checkpoint must have: one or more patterns, of which one must match a file."""
+"""A file that a checkpoint must have, as one or more patterns. At least one of the patterns must match a file."""
 
 RequiredFiles = Callable[[int, int], list[Required]]
-"""Function that returns the files of a checkpoint for resuming, from its step and its number of processes."""
+"""Function that returns the files without which a run cannot be resumed exactly from a checkpoint.
+
+Its arguments are the step of the checkpoint and the number of processes that saved the checkpoint.
+"""
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
@@ -56,8 +60,8 @@ def choose_checkpoint(
         requested: a checkpoint that the user has named; None takes the newest complete one in `directory`.
 
     Raises:
-        InputError: if all checkpoints are damaged, or the requested one is. A run that was killed while it saved its
-            first checkpoint starts again from the beginning.
+        InputError: if all checkpoints are damaged, or the requested one is. If the run was killed while it saved its
+            first checkpoint, there is no error, and the run starts again from the beginning.
     """
     if requested is not None:
         fault = find_resume_fault(Path(requested), required)
@@ -117,7 +121,10 @@ def find_fault(checkpoint: Path) -> Fault | None:
 
 
 def find_resume_fault(checkpoint: Path, required: RequiredFiles | None) -> Fault | None:
-    """Return why a run cannot be resumed from a checkpoint, or None if it can."""
+    """Return why a run cannot be resumed from a checkpoint, or None if it can.
+
+    The checkpoint must have no fault (see `find_fault`) and, unless `required` is None, the files that it returns.
+    """
     fault = find_fault(checkpoint)
     if fault is not None or required is None:
         return fault

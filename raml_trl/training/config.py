@@ -21,9 +21,10 @@ _NEW_NAMES = {
 
 
 def use_new_names(config: TrainingArguments) -> None:
-    """Copy renamed settings to their new names, unless these are set, before the config resolves them.
+    """Copy the values of renamed settings to their new names, unless the new names are set.
 
-    transformers does the same with a warning, also for TRL's own default, so every start would print it.
+    `__post_init__` of transformers would do the same with a warning, which every start would print because of a default
+    of TRL. This function must therefore be called before.
     """
     for old, new in _NEW_NAMES.items():
         if hasattr(config, new) and getattr(config, new) is None:
@@ -104,7 +105,7 @@ class TrainArguments(EvaluationArguments):
 
 @dataclass
 class CheckedModelConfig(ModelConfig):
-    """TRL's `ModelConfig`, which refuses values that cannot work."""
+    """TRL's `ModelConfig`, extended to refuse values that cannot work."""
 
     limits: ClassVar[Limits] = MODEL
 

@@ -49,7 +49,7 @@ def check_dashboards(config: TrainingArguments) -> None:
 def dashboard_run(config: TrainingArguments, record: Run) -> DashboardRun:
     """Return how the run appears in a dashboard.
 
-    The key of the run is drawn at random in its first session and kept in `run.json` for later sessions.
+    The key is drawn at random when the run is first started, and kept in `run.json` for when the run is resumed.
     """
     if "dashboard_key" not in record.record:
         record.record["dashboard_key"] = secrets.token_hex(4)
@@ -117,7 +117,7 @@ class GroupedTrackio(TrackioCallback):
 
 @contextmanager
 def messages_as_text(tables: dict[str, Any]) -> Iterator[None]:
-    """Within the `with` block, prompts and completions in TRL's completion table are text instead of chat messages."""
+    """Within the `with` block, replace the chat messages in `tables`, TRL's table of completions, by text."""
     messages = {name: tables[name] for name in ("prompt", "completion")}
     for name, cells in messages.items():
         tables[name] = [cell if isinstance(cell, str) else _text(cell) for cell in cells]

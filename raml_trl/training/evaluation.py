@@ -1,4 +1,4 @@
-"""Evaluates the model during training: all processes sample answers to questions, which are graded to give Pass@k.
+"""Evaluates the model during training: all processes sample answers to questions, and the grades give Pass@k.
 
 A recipe asks for this evaluation with settings such as:
 

@@ -112,7 +112,7 @@ TRAINING: Limits = {
     "router_aux_loss_coef": _FACTOR,
     "pad_to_multiple_of": Either((whole(1, 2**20), Matching(r"auto|none|null|[1-9]\d{0,5}", "auto or none"))),
 }
-"""The fields of transformers' `TrainingArguments`, and those that TRL's `SFTConfig` and `GRPOConfig` share."""
+"""Limits of the fields of transformers' `TrainingArguments`, and of those that `SFTConfig` and `GRPOConfig` share."""
 
 SFT: Limits = {
     **TRAINING,
@@ -127,7 +127,7 @@ SFT: Limits = {
     "packing_strategy": names("bfd", "bfd_split", "wrapped"),
     "loss_type": names("nll", "dft"),
 }
-"""The fields of TRL's `SFTConfig`."""
+"""Limits of the fields of TRL's `SFTConfig`."""
 
 GROUPS: Limits = {
     **TRAINING,
@@ -164,7 +164,7 @@ GROUPS: Limits = {
     "ref_model_sync_steps": COUNT,
     "num_completions_to_print": whole(0, 10**6),
 }
-"""The fields that TRL's `GRPOConfig` and `RLOOConfig` share."""
+"""Limits of the fields that TRL's `GRPOConfig` and `RLOOConfig` share."""
 
 GRPO: Limits = {
     **GROUPS,
@@ -194,7 +194,7 @@ GRPO: Limits = {
     "off_policy_mask_threshold": Number(0, 10**9),
     "transformers_continuous_batching_config": NESTED,
 }
-"""The fields of TRL's `GRPOConfig`."""
+"""Limits of the fields of TRL's `GRPOConfig`."""
 
 MODEL: Limits = {
     "model_name_or_path": PATH,
@@ -211,4 +211,4 @@ MODEL: Limits = {
     "bnb_4bit_quant_type": names("fp4", "nf4"),
     "bnb_4bit_quant_storage": names("uint8", "float16", "bfloat16", "float32", "float64"),
 }
-"""The fields of TRL's `ModelConfig`."""
+"""Limits of the fields of TRL's `ModelConfig`."""

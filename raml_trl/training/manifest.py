@@ -21,20 +21,20 @@ _READERS = 4  # hashing releases the interpreter, so several files are read at a
 
 
 class FileDigest(TypedDict):
-    """What the manifest says about a file."""
+    """The entry of a file in the manifest: its size in bytes, and the SHA-256 digest of its content."""
 
     size: int
     sha256: str
 
 
 def list_files(checkpoint: Path) -> list[str]:
-    """Return the names of the files in a checkpoint that its manifest lists, relative to it."""
+    """Return the paths of the files that the manifest of a checkpoint has to list, relative to the checkpoint."""
     paths = (path for path in checkpoint.rglob("*") if path.is_file() and not is_partial(path))
     return sorted(name for path in paths if (name := path.relative_to(checkpoint).as_posix()) not in _NOT_LISTED)
 
 
 def write_manifest(checkpoint: Path, names: Iterable[str]) -> None:
-    """Write the manifest of a checkpoint that has the files `names`. It must be complete."""
+    """Write the manifest of a checkpoint with the files `names`. All of these files must be on disk already."""
     ordered = sorted(names)
     with ThreadPoolExecutor(_READERS) as pool:
         digests = pool.map(lambda name: _digest(checkpoint / name), ordered)

@@ -49,7 +49,7 @@ class ProgressBar(ProgressCallback):
 
 
 class Clock(TrainerCallback):
-    """Measures the duration of a run over all its sessions, and saves it in the run's record with every checkpoint."""
+    """Measures the seconds of a run, those before a resume included, and saves them in `run.json` with checkpoints."""
 
     def __init__(self, record: Run) -> None:
         self.record = record
@@ -171,12 +171,12 @@ def train(
 
 
 def describe_length(config: TrainingArguments) -> str:
-    """Return how long a training lasts, for a dry run."""
+    """Return the number of steps or of epochs of a training as text, for a dry run."""
     return f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
 
 
 def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:
-    """Return arguments for `from_pretrained`, like TRL's scripts. Arguments in `config` override those in `model`."""
+    """Return arguments for `from_pretrained`, as in TRL's scripts. Those in `config` override those in `model`."""
     overrides = config.model_init_kwargs
     assert overrides is None or isinstance(overrides, dict)
     return {

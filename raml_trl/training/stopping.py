@@ -17,9 +17,10 @@ _SIGNALS = sorted(EXIT_CODES)
 class StopAfterStep(TrainerCallback):
     """Saves a checkpoint at the end of the optimizer step in which a process was told to stop, and raises `Terminated`.
 
-    The processes of a launch tell each other at the end of every step, so all of them stop after the same one, even if
-    only one of them got the signal. With `save_strategy: no`, no checkpoint is saved. This callback must be the last.
-    It also ends training if the run has lost its directory, before a checkpoint would make that directory again.
+    The processes of a launch tell each other at the end of every step, so all of them stop after the same step, even if
+    only one of them got the signal. With `save_strategy: no`, no checkpoint is saved. This must be the last callback of
+    the trainer. It also ends training if the output directory was deleted or its lock was lost. Otherwise, the next
+    checkpoint would create a deleted directory again.
 
     Args:
         request: the signal that this process has received.
