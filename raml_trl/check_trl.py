@@ -6,8 +6,8 @@
 It runs on a CPU in half a minute. Use it after an update of TRL. For every loss type of TRL, and for some settings, it
 makes three comparisons and prints the largest relative difference of each, over all gradients and logged metrics:
 
-- `plain`: our trainer on all G rollouts, without `length_bucketing` and `skip_zero_advantage`, against TRL's
-  `GRPOTrainer`
+- `plain`: our trainer on all G rollouts, without `length_bucketing`, `skip_zero_advantage` and `shared_prompts`,
+  against TRL's `GRPOTrainer`
 - `default`: our trainer on all G rollouts, with its default settings, against TRL's `GRPOTrainer`
 - `drop against mask`: our trainer on half of the rollouts, with `subset_mode: drop` against `subset_mode: mask`
 

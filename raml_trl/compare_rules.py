@@ -2,9 +2,10 @@ r"""Compares ways to choose rollouts, tokens and questions for GRPO, at equal ti
 
     python -m raml_trl.compare_rules --config recipes/tiny/rules/compare_rules.yaml
 
-A file of rules names the arms, the worlds and the seeds (`raml_trl.sweeps.rules` describes it). First every arm is
-trained for a short time with several learning rates, on seeds of their own. Then every arm is trained with its best
-rate on the seeds of the comparison. `workers` processes share the runs; a process makes one run after another.
+An arm is one such way; a world is a task with the model that training starts from. A file of rules names the arms, the
+worlds and the seeds (`raml_trl.sweeps.rules` describes it). First every arm is trained for a short time with several
+learning rates, on seeds that only this tuning uses. Then every arm is trained with its best rate on the seeds of the
+comparison. `workers` processes share the runs; a process makes one run after another.
 
 `output_dir` gets `rules.md`, `rules.json` and `rules.svg`, and in `curves/` a file for each complete run. After an
 interruption, the same command repeats only the runs that were not complete.
@@ -89,7 +90,7 @@ def main(config: CompareRulesConfig, record: Run) -> None:
 
 
 def check_runs(rules: Rules) -> None:
-    """Check the settings of every arm in every world, and that there are models and questions.
+    """Check the settings of every arm in every world, and that the models and datasets exist.
 
     Raises:
         InputError: if a setting is unknown or refused, or a model or dataset is missing or too small.
@@ -109,7 +110,14 @@ def check_runs(rules: Rules) -> None:
 
 
 def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str) -> list[RuleCurve]:
-    """Make the runs that have no result in `directory` yet, and return the curves of all `runs`.
+    """Make those of `runs` that have no result in `directory` yet, and return the curves of all `runs`.
+
+    Args:
+        runs: the runs of one stage.
+        directory: the output directory of the comparison.
+        workers: number of processes that train at a time.
+        stage: name of the stage, which the progress bar shows.
+
 
     Raises:
         InputError: if `directory` has a result of the same name that another file of rules made.
@@ -155,7 +163,7 @@ def _end_with_parent() -> None:
 def make_run(
     rule_run: RuleRun, directory: Path, *, clock: Clock = time.process_time, wall: Clock = time.monotonic
 ) -> None:
-    """Train, and write the curve of the run below `directory`."""
+    """Train, and write the curve of the run below `directory`. `clock` gives CPU time, `wall` wall-clock time."""
     start = rule_run.start
     rows = grpo_rows(open_table(start.questions), rule_run.prompt_style)
     with tempfile.TemporaryDirectory() as scratch:
@@ -185,7 +193,7 @@ def make_run(
 
 
 def grpo_config(rule_run: RuleRun, output_dir: str) -> SubsetGRPOConfig:
-    """Return the settings of the trainer for a run, which saves nothing and reports to no tracker."""
+    """Return the settings of the trainer for a run. They save no checkpoint and report to no tracker."""
     return SubsetGRPOConfig(
         output_dir=output_dir,
         max_steps=MAX_STEPS,

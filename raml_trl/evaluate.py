@@ -60,7 +60,7 @@ def main(config: EvaluateConfig, record: Run) -> None:
 
 
 def preview(config: EvaluateConfig) -> dict[str, str]:
-    """Make the checks of a start, and describe the evaluation."""
+    """Check the settings, the model and the data, and return a description of the evaluation, for a dry run."""
     check_tracker(config.report_to)
     if config.from_samples is None:
         models = {"further models": ", ".join(config.models)} if config.models else {}
@@ -71,7 +71,7 @@ def preview(config: EvaluateConfig) -> dict[str, str]:
 
 
 def check_models(config: EvaluateConfig, record: Run) -> None:
-    """Check that each model that is still to be evaluated can be, before the first is evaluated.
+    """Check, before the first evaluation, that all models without a complete evaluation can be evaluated.
 
     Raises:
         InputError: if a name is mistyped, a model cannot be asked questions, or a server does not offer a model.
@@ -86,7 +86,7 @@ def check_models(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_models(config: EvaluateConfig, record: Run) -> None:
-    """Evaluate each model, with a directory of its own for each, and compare the other models with the first."""
+    """Evaluate each model in a directory of its own, and compare the other models with the first."""
     started = time.monotonic()
     directories: dict[str, Path] = {}
     for model in (config.model_name_or_path, *config.models):
@@ -197,7 +197,10 @@ def draw_shards(config: EvaluateConfig) -> list[Path] | None:
 
 
 def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, object]]:
-    """Yield a row of `samples.parquet` for each sample. `samples` must be sorted by question."""
+    """Yield a row of `samples.parquet` for each sample.
+
+    `samples` must be sorted by question. `pool` finds the samples of a question whose answers are equal.
+    """
     by_question = groupby(samples, lambda sample: sample.question)
     graded = [[(sample.text, sample.outcome) for sample in question_samples] for _, question_samples in by_question]
     votes = chain.from_iterable(number_answers(graded, pool))

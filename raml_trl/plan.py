@@ -50,7 +50,7 @@ def main(config: PlanConfig, record: Run) -> None:
 def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
     """Return a Markdown table with one row per prediction, labelled by `names`.
 
-    Its column "cells" counts token positions that run; see `Prediction`.
+    Its column "cells" counts token positions that the model runs; see `Prediction`.
     """
     head = ["trainer", "cells of a micro-batch", "rows", "cells", "generating s", "updating s", "step s"]
     head += ["speed-up", "ceiling", "GiB of a device"]
@@ -70,7 +70,7 @@ def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
 
 
 def options_table(options: Sequence[Option]) -> str:
-    """Return a Markdown table with one row per way to save, relative to training on all G."""
+    """Return a Markdown table with one row per way to save. Its numbers are relative to training on all G."""
     body = [
         [option.name, *(f"{value:.2f}" for value in (option.seconds, option.noise, option.time))] for option in options
     ]

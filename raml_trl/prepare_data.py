@@ -29,7 +29,7 @@ def main(config: PrepareDataConfig, record: Run) -> None:
 
 
 def preview(config: PrepareDataConfig) -> dict[str, str]:
-    """Read the first row, and describe the preparation."""
+    """Return a description of the preparation and of the first row, for a dry run."""
     first = first_task(config)
     row = f"left out: {first.reason}" if isinstance(first, Reject) else describe_task(first)
     if config.tokenizer is not None and isinstance(first, Task):

@@ -56,7 +56,7 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
 
 
 def preview(config: SampleTrajectoriesConfig) -> dict[str, str]:
-    """Make the checks of a start, and describe the sampling."""
+    """Check the settings, the model and the data, and return a description of the sampling, for a dry run."""
     return preview_sampling(config, config.num_trajectories)
 
 

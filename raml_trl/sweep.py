@@ -6,8 +6,8 @@ r"""Runs all trials of a sweep file in the format of Weights & Biases (W&B), wit
 A trial runs the command of the sweep file with one combination of the swept parameters, in a process of its own.
 Several trials can run at a time.
 
-Writes `sweep.json`, `sweep.md` and `sweep.svg` to `output_dir`. The directory of each trial is in `trials/`, and its
-output in `logs/`. After an interruption, the same command resumes the sweep and its interrupted trials,
+Writes `sweep.json`, `sweep.md` and `sweep.svg` to `output_dir`. The directory of each trial is in `trials/`, and the
+output of its command in `logs/`. After an interruption, the same command resumes the sweep and its interrupted trials,
 and runs failed trials once more. The command can be started several times at once, on one machine or on machines that
 share the file system: the trials are then divided among the started commands.
 """
@@ -107,7 +107,7 @@ def main(config: SweepConfig, record: Run) -> None:
 
 
 def preview(config: SweepConfig) -> dict[str, str]:
-    """Describe the trials of the sweep."""
+    """Return a description of the trials of the sweep, for a dry run."""
     sweep = read_sweep(find_recipe(config.sweep))
     trials = draw_trials(sweep, config.count, config.seed)
     return {

@@ -83,7 +83,7 @@ def open_inputs(
 
 
 def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -> dict[str, str]:
-    """Make the checks of a start that need no network, and describe the training."""
+    """Make all checks that need no network, and return a description of the training, for a dry run."""
     name, tokenizer, table, evaluation = open_inputs(data, config, model)
     rollouts, group = config.generation_batch_size, config.num_generations
     assert rollouts is not None  # set by TRL
@@ -102,7 +102,7 @@ def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -
 def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
     """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`.
 
-    If questions were chosen, write their counts to `questions.json`.
+    If the run chose or replaced questions, write the counts of every question to `questions.json`.
     """
     table = trainer.question_table
     if table is not None and trainer.is_world_process_zero():

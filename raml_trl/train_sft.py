@@ -81,7 +81,7 @@ def open_inputs(
 
 
 def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> dict[str, str]:
-    """Make the checks of a start that need no network, and describe the training."""
+    """Make all checks that need no network, and return a description of the training, for a dry run."""
     name, tokenizer, table, evaluation = open_inputs(options, config, model)
     processes = process_share()[1]
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes

@@ -1,7 +1,8 @@
 """Runs the trials of a study in agents. An agent is a thread that runs one trial after another.
 
-A study is the list of trials of a sweep, with the directory that holds their results. The processes of a trial form a
-process group, so that they can be stopped together.
+A trial is one run of the command of a sweep file, with one combination of values. A study is the list of trials of a
+sweep, with the directory that holds their results. The processes of a trial form a process group, so that they can be
+stopped together.
 
 An agent claims a trial by locking the log file of the trial with `flock`. The log is also the standard output of the
 trial's processes, so it stays locked until the last of these processes has ended, even if the agent is killed. If a

@@ -39,17 +39,16 @@ class BreakEven:
     allowed: float | None
     """The cost of a step of `fewer` at which the arms break even; a step of `more` costs 1."""
     measured: float
-    """The measured seconds of a step of `fewer` over those of a step of `more`, both medians over trials."""
+    """The measured seconds of a step of `fewer`, divided by those of a step of `more`. Both are medians over trials."""
     share: float | None
     low: float | None
     high: float | None
 
 
 def break_evens(comparisons: Iterable[ArmComparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
-    """Return the break-even of the two arms of each comparison to which it applies.
+    """Return a break-even for each `equal_seconds` comparison of arms that select different shares of their rollouts.
 
-    These are the `equal_seconds` comparisons of arms that select different shares of their rollouts. Comparisons with
-    an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
+    Comparisons with an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
 
     Raises:
         InputError: if an arm has no trial, or several trials for one seed.

@@ -72,12 +72,16 @@ class Claim:
     claim: str
     comparisons: tuple[ArmComparison, ...]
     family: str | None = None
-    """Claims of a family are corrected together; None for a claim that stands alone."""
+    """Name of the family, whose p-values are corrected together; None for a claim that belongs to no family."""
 
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """The result of a comparison: the means of the two arms over the `seeds` that both have, and their difference."""
+    """The result of a comparison.
+
+    `higher` and `lower` are the means of the two arms over the `seeds` that both have, of the values that the `measure`
+    of the comparison defines. `difference` is `higher` minus `lower`.
+    """
 
     comparison: ArmComparison
     seeds: tuple[int, ...]
@@ -85,7 +89,7 @@ class ArmDifference:
     lower: float
     difference: Difference
     corrected: float
-    """The p-value after correction for the family of the claim."""
+    """The p-value of the difference, corrected together with those of the claim's family if it belongs to one."""
 
     @property
     def verdict(self) -> Verdict:
@@ -211,10 +215,10 @@ def weigh(claims: Sequence[Claim], sweeps: Mapping[str, Sequence[Trial]]) -> lis
 def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> ArmDifference:
     """Compare two arms, paired by seed.
 
-    For `equal_seconds` and `equal_rollouts`, the budget is the training time or the number of rollouts of the arm that
-    ends with less of it. The metric of each arm is read at the step at which the arm has spent this budget. Other load
-    on the machine changes the times of single trials, so all trials of an arm count with the same seconds per step, the
-    median over the arm.
+    For `equal_seconds` and `equal_rollouts`, each arm has a cost: its training time, or its number of rollouts. The
+    budget is the cost of the cheaper arm. The metric of each arm is read at the step at which the arm has spent this
+    budget. Other load on the machine changes the times of single trials, so every trial of an arm is counted with the
+    median seconds per step of the arm.
 
     Raises:
         InputError: if an arm has no trial, several for one seed, or the arms have fewer than three seeds in common.
@@ -263,7 +267,7 @@ def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
 
 
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
-    """Return the trial of each seed of an arm.
+    """Return the trials of an arm by seed.
 
     For each seed, tuned parameters take the values with the highest mean of `metric` on the other seeds.
 

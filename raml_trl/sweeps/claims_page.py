@@ -25,7 +25,8 @@ def claims_page(
 ) -> str:
     """Format all results as a Markdown page.
 
-    `settings` maps the name of a sweep to the summaries of its settings. `metric` is shown before other metrics.
+    `settings` maps the name of a sweep to the summaries of its settings. The tables of settings show `metric` before
+    other metrics.
     """
     parts = [
         "# Claims",

@@ -180,8 +180,9 @@ def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float |
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
     """Group trials by setting, so that the trials of a group differ only in the seed.
 
-    A setting holds the swept parameters (those with several values among `trials`), or all parameters if none is swept.
-    For example, a sweep over m, learning rate and seed has one group for each pair of m and learning rate.
+    A setting holds the swept parameters (those with several values among `trials`) except the seed. If none is swept,
+    it holds all parameters except the seed. For example, a sweep over m, learning rate and seed has one group for each
+    pair of m and learning rate.
     """
     names = [name for name in trials[0].parameters if name != SEED] if trials else []
     values = {name: {trial.parameters[name] for trial in trials} for name in names}
@@ -216,9 +217,10 @@ class LevelReached:
 class SettingSummary:
     """The results of one setting over its `n` seeds.
 
-    `metrics` are means of the values at the last evaluation, and `steadiness` is the mean of the function `steadiness`
-    over seeds. `step_seconds` and `step_rollouts` are the seconds and the generated rollouts of a step, as medians.
-    `steps` is the step of the last evaluation, the smallest over the seeds.
+    `metrics` has the mean of each metric at the last evaluation, and `steadiness` is the mean of the function
+    `steadiness` over seeds. `step_seconds` and `step_rollouts` are the seconds and the generated rollouts of a step, as
+    medians. `steps` is the step of the last evaluation, the smallest over the seeds. `levels` says how fast given
+    values of the metric are reached.
     """
 
     parameters: Settings

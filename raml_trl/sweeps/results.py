@@ -28,8 +28,8 @@ class TrialResult:
     """The result of a trial, which may also be unfinished.
 
     `metric` is the sweep's metric, None unless the trial is complete. `reason` says why the trial failed; it is None if
-    the trial did not fail. `seconds` is the duration of the run, summed over its sessions if it was interrupted and
-    resumed; None if it has not started. `log` is the path of the log file.
+    the trial did not fail. `seconds` is the time that the run has taken, without the time between an interruption and
+    the next start; None if it has not started. `log` is the path of the log file.
     """
 
     name: str
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def read_seconds(directory: Path) -> float | None:
-    """Return the duration of the run in `directory` over all its sessions; None if there is no run."""
+    """Return the seconds that the run in `directory` has taken, interruptions left out; None if there is no run."""
     return read_record(directory)["seconds"] if is_run(str(directory)) else None
 
 

@@ -1,10 +1,12 @@
 """Compares the runs of a file of rules at equal cost: after the same time, generated tokens and selected rows.
 
-A run has a curve: points with its score and its costs so far. At a budget that all runs of a world have spent, the
-score of each run is read by linear interpolation. Arms are then compared with the baseline, paired by seed.
+An arm is a way to choose rollouts, tokens or questions; a world is a task with the model that training starts from (see
+`sweeps.rules`). The curve of a run has a point for each evaluation: the score, and the costs so far. The budget is a
+cost that all runs of a world have reached. The score of each run at the budget is interpolated linearly. Arms are then
+compared with the baseline, paired by seed.
 
-Other work on the machine changes the process time of single runs, because processes share caches and cores. All runs of
-an arm in a world therefore count with the same seconds per step, the median over the arm.
+Other work on the machine changes the process time (CPU time) of single runs, because processes share caches and cores.
+Therefore the median seconds per step of an arm in a world is used for all its runs there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,14 +23,14 @@ from raml_trl.render.tables import escape_cell, markdown_table
 from raml_trl.sweeps.rules import Correction, RuleRun, Rules
 
 COSTS = {"process_seconds": "time", "tokens_generated": "generated tokens", "rows_selected": "selected rows"}
-"""The costs at which arms are compared, and their names for readers. Time is process time of training."""
+"""The costs at which arms are compared, and their names for readers. Time is CPU time of the process that trains."""
 
 _LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Point:
-    """The score of a run at one evaluation, and its costs so far. Evaluations cost nothing."""
+    """The score of a run at one evaluation, and the costs of its training so far, without those of evaluations."""
 
     pass_at_1: float
     step: int = 0
@@ -53,7 +55,7 @@ class RuleCurve:
         return float(vars(self.points[-1])[cost])
 
     def score_at(self, cost: str, budget: float) -> float:
-        """Return the score after `budget` of `cost`, interpolated linearly between evaluations."""
+        """Return the score when the run has spent `budget` of `cost`, interpolated linearly between evaluations."""
         assert budget <= self.spent(cost) * (1 + 1e-9), (self.run.name, cost, budget)
         return float(np.interp(budget, [vars(p)[cost] for p in self.points], [p.pass_at_1 for p in self.points]))
 
@@ -69,7 +71,7 @@ class RuleCurve:
         return self.points[-1].process_seconds / self.points[-1].step
 
     def as_json(self) -> dict[str, Any]:
-        """Return the curve as it is stored: what determines the run, and its points."""
+        """Return the curve as it is stored: the fields of the run, and the points."""
         return {"run": self.run.as_json(), "points": [asdict(point) for point in self.points]}
 
 
@@ -93,7 +95,7 @@ class ArmResult:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference to the baseline is significant at 5 %, after the correction."""
+        """Whether the difference from the baseline is significant at 5 %, after the correction."""
         return self.corrected is not None and self.corrected < _LEVEL
 
 
@@ -182,7 +184,10 @@ def _cell(row: ArmResult) -> str:
 
 
 def results_figure(results: Sequence[ArmResult], rules: Rules) -> str:
-    """Plot the differences to the baseline with their intervals as SVG: one row of panels per world, one per cost."""
+    """Plot the differences from the baseline with their intervals, as SVG.
+
+    There is one row of panels for each world, and one column for each cost.
+    """
     arms = [arm for arm in rules.arms if arm != rules.baseline]
     size = (10.2, len(rules.worlds) * (0.7 + 0.2 * len(arms)))
     figure = Figure(figsize=size, layout="constrained")

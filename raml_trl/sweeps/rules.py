@@ -1,4 +1,4 @@
-"""Reads a file of rules to compare: ways to choose rollouts, tokens and questions, compared at equal cost.
+"""Reads a file of rules. A rule is a way to choose rollouts, tokens or questions. Rules are compared at equal cost.
 
 The file is YAML:
 
@@ -18,7 +18,7 @@ The file is YAML:
     tuning: {seeds: [100, 101], tokens: 50000, evaluations: 1}
     comparison: {seeds: [0, 1, 2], tokens: 100000, evaluations: 4}
     num_samples: 4                      # answers to each test question in an evaluation
-    correction: holm                    # or none: of the p-values, over the arms of a world
+    correction: holm                    # of the p-values, over the arms of a world; none: no correction
 
 A run starts from the model of its seed and trains until it has generated a number of tokens, so that other work on the
 machine does not change how far it gets. The seeds for tuning must not occur in the comparison, so that no arm is
@@ -43,7 +43,7 @@ _OWN_SETTINGS = ("learning_rate", "seed", "output_dir", "max_steps")
 
 @dataclass(frozen=True)
 class World:
-    """A start and a task. Paths may contain `{seed}`, which stands for the seed of a run.
+    """A model to start from, and a task. Paths may contain `{seed}`, which stands for the seed of a run.
 
     `model` is the model that training starts from, `questions` is the dataset to train on, and `test` has the
     questions of the evaluations. `settings` are settings of `train_grpo` for every run in this world.
@@ -55,16 +55,17 @@ class World:
     settings: Settings
 
     def of_seed(self, seed: int) -> "World":
-        """Return the world with `seed` in its paths."""
+        """Return the world with `{seed}` in its paths replaced by `seed`."""
         model, questions, test = (path.replace("{seed}", str(seed)) for path in (self.model, self.questions, self.test))
         return World(model, questions, test, self.settings)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Tuning or the comparison: its seeds, and the length of each run.
+    """One of the two stages, tuning and comparison: its seeds, and the length of each run.
 
-    A run trains until it has generated `tokens`, and is evaluated `evaluations` times at equal distances.
+    A run trains until it has generated `tokens` completion tokens. It is evaluated `evaluations` times, after equal
+    shares of these tokens.
     """
 
     seeds: tuple[int, ...]
@@ -76,8 +77,8 @@ class Stage:
 class RuleRun:
     """One training run: an arm in a world, with one seed and one learning rate.
 
-    `settings` are all its settings of `train_grpo`. `tokens` and `evaluations` are those of its stage. An evaluation
-    draws `num_samples` answers to each test question.
+    `start` is the world with the seed in its paths, and `settings` are all settings of `train_grpo` for the run.
+    `tokens` and `evaluations` are those of its stage. An evaluation draws `num_samples` answers to each test question.
     """
 
     world: str
@@ -104,7 +105,7 @@ class RuleRun:
 
 @dataclass(frozen=True)
 class Rules:
-    """The content of a file of rules."""
+    """The content of a file of rules. The top of this module explains the entries."""
 
     baseline: str
     arms: Mapping[str, Settings]
@@ -136,7 +137,10 @@ class Rules:
                     yield self._run("comparison", world, arm, seed, rates[world, arm])
 
     def all_runs(self) -> Iterator[RuleRun]:
-        """Yield all runs of both stages. Those of the comparison have the first learning rate, as an example."""
+        """Yield all runs of both stages.
+
+        Runs of the comparison have the first learning rate, because the best one is known only after the tuning.
+        """
         first = {(world, arm): self.learning_rates[0] for world in self.worlds for arm in self.arms}
         yield from (*self.tuning_runs(), *self.comparison_runs(first))
 
@@ -159,9 +163,10 @@ class Rules:
 
 
 def best_rates(scores: Mapping[tuple[str, str, float], Sequence[float]]) -> dict[tuple[str, str], float]:
-    """Return the learning rate of each world and arm with the highest mean score; of equal ones, the lowest rate.
+    """Return, for each world and arm, the learning rate with the highest mean score.
 
-    `scores` has the scores over the tuning seeds, by world, arm and rate.
+    If several rates have the highest mean, it is the lowest of them. `scores` has the scores over the tuning seeds, by
+    world, arm and rate.
     """
     best: dict[tuple[str, str], tuple[float, float]] = {}
     for (world, arm, rate), values in scores.items():

@@ -64,7 +64,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The content of a sweep file. `metric` has the name that W&B shows, such as `eval/pass@1`."""
+    """The content of a sweep file.
+
+    `metric` has the name that W&B shows, such as `eval/pass@1`. `command` has words and macros; the macro `${program}`
+    stands for `program`. `run_cap` is the number of trials, unless the user gives another.
+    """
 
     path: Path
     method: Literal["grid", "random"]
@@ -159,8 +163,8 @@ def expand(sweep: Sweep, settings: Settings, json_file: Path, environment: Mappi
 
     Args:
         sweep: the sweep whose command is expanded.
-        settings: all arguments of the trial, in order: its parameters, then those that only we pass, such as
-            `output_dir`.
+        settings: all arguments of the trial, in order: its parameters, then those that W&B's agent would not pass, such
+            as `output_dir`.
         json_file: the path that `${args_json_file}` expands to.
         environment: the environment variables that `${envvar:NAME}` expands to. With None, words of the command that
             contain such a macro are left out.
