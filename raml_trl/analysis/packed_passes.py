@@ -32,8 +32,8 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 def unpackable_reason(model: PreTrainedModel) -> str | None:
     """Return the reason why `packed_nll` does not work for a model; None if the config of the model shows no reason.
 
-    `packed_nll` needs a model that can continue one cached text from several of its tokens. The reason is worded to
-    follow the word "because".
+    `packed_nll` needs a model that can continue a cached text after any of its tokens. The reason is worded to follow
+    the word "because".
     """
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):

@@ -28,7 +28,7 @@ WRONG_REFERENCE = f"{NAME}: wrong reference"
 """The `source` of the questions with a wrong reference."""
 
 SIZES = (1, 2, 4, 6)
-"""The numbers of digits in a sum."""
+"""The possible numbers of digits in a sum."""
 
 EXIT_PROBABILITY = 0.03
 """Probability that a trajectory skips to the answer, before each step."""

@@ -68,10 +68,10 @@ class NotATable(Exception):
 
 
 def read_json(file: BufferedIOBase, *, array: bool) -> Iterator[Row | Fault]:
-    """Yield each row of a file, and a `Fault` for anything in its place.
+    """Yield each row of a file, and a `Fault` for each line or element that is not a row.
 
-    A row is a line of the file or, if `array` is true and the file begins with a bracket, an element of one JSON array.
-    A byte order mark at the beginning is skipped.
+    If `array` is true and the file begins with a bracket, the rows are the elements of one JSON array. Otherwise, each
+    line is a row. A byte order mark at the beginning is skipped.
 
     Raises:
         CutShort: if the file is damaged or incomplete.

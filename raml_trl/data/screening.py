@@ -66,7 +66,7 @@ _LOST_BACKSLASH = re.compile(r"\t(?:heta|imes|ext\{|riangle|frac)|\n(?:eq|abla)\
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason to leave a task out, with the overlap with a benchmark or the kind of unreadable answer."""
+    """The reason to leave a task out, and details: the overlap with a benchmark, or the kind of unreadable answer."""
 
     reason: str
     overlap: Overlap | None = None

@@ -119,16 +119,16 @@ def summarise(
 ) -> dict[str, dict[str, float]]:
     """Return Pass@k for every k and mG-Pass@k for every even k, each as a mean over questions with a 95 % interval.
 
-    The keys of the result are `pass@K` and `mg_pass@K`. Its values have the fields of `MeanInterval`.
+    The keys of the result are names such as `pass@8` and `mg_pass@8`. Its values have the fields of `MeanInterval`.
 
     Args:
         correct: `(Q,)` number of correct samples of each question.
         num_samples: number of samples n: one number for all questions, or `(Q,)`.
         ks: values of k.
         rng: generator for the bootstrap.
-        thresholds: values of tau. Each adds G-Pass@k for every k, as `g_pass@K_TAU`.
-        votes: `(Q,)` votes of each question. If given, they add the majority vote `maj@K` for every k above 1,
-            because the vote of a single sample is the same as Pass@1.
+        thresholds: values of tau. Each adds G-Pass@k for every k, with a key such as `g_pass@8_0.5`.
+        votes: `(Q,)` votes of each question. If given, they add the majority vote maj@k for every k above 1. For k = 1,
+            it equals Pass@1.
 
     Raises:
         ValueError: if `each_question` raises it, or if `votes` do not match the questions and their samples.

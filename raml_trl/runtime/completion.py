@@ -1,7 +1,8 @@
 """Makes completion scripts for bash, zsh and fish: commands, their settings, packaged recipes and files.
 
-A script contains all these words and does not call raml_trl, so completion takes no time. To make a script, every
-command is asked once for its settings, which imports the libraries and takes about as long as the start of a training.
+A script contains the names of all commands, settings and recipes. It does not call raml_trl, so completion takes no
+time. To make a script, every command is asked once for its settings, which imports the libraries and takes about as
+long as the start of a training.
 """
 
 import io

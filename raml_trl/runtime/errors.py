@@ -37,9 +37,9 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text with control characters as escape sequences, such as `\x1b`. Line feeds and tabs remain.
+    r"""Return text with control characters and halves of surrogate pairs as escape sequences, such as `\x1b`.
 
-    A terminal would obey control characters, and a file cannot hold half a surrogate pair.
+    A terminal would obey control characters, and a file cannot hold half a surrogate pair. Line feeds and tabs remain.
     """
     return _CONTROL.sub(lambda match: _escape(match[0]), text)
 
@@ -56,7 +56,7 @@ def mask_secrets(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as in Python code, in at most 100 characters, for a message."""
+    """Return a value as Python code would write it, cut after 100 characters, for a message."""
     if isinstance(value, int) and not -(10**50) < value < 10**50:  # Python refuses to write integers of 4,300 digits
         return f"a number of about 10^{int((abs(value).bit_length() - 1) * 0.30103)}"
     text = value[: 2 * _LONGEST_VALUE] if isinstance(value, str) else value

@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 WhenLocked = Literal["refuse", "wait"]
 
 HEARTBEAT_SECONDS = 10.0
-"""Time between two signs of life of the process that holds a lock."""
+"""Seconds between two signs of life of the process that holds a lock."""
 EXPIRY_SECONDS = 300.0
-"""Time after its last sign of life at which the lock of a process on another machine expires."""
+"""Seconds without a sign of life after which the lock of a process on another machine expires."""
 
 _LOCK = "_run.lock"  # transformers pushes no file of this directory whose name starts with "_"
 _POLL_SECONDS = 0.5
@@ -52,7 +52,7 @@ class Holder(TypedDict):
 
 
 def is_lock(path: Path) -> bool:
-    """Return whether `path` is a lock file, of a process that runs or of one that was killed."""
+    """Return whether `path` is a lock file, whether or not its process still runs."""
     return path.name.startswith(_LOCK)
 
 

@@ -20,7 +20,7 @@ class Process(TypedDict):
     host: str
     pid: int
     started: str
-    """Start time as the kernel states it: clock ticks since the machine was started. Empty if it is unknown."""
+    """Start time of the process, in clock ticks after the start of the machine. Empty if it is unknown."""
     place: str
     """Identifies the running system and the container, in which `pid` is unique."""
 

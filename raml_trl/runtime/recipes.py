@@ -1,7 +1,7 @@
 """Finds, lists and copies recipes: YAML files of settings that come with the package.
 
 The name of a recipe is its path below `recipes/` without the suffix, such as `tiny/demo/grpo`. Wherever a command takes
-the path of a recipe, it also takes such a name. If the user has a file at this path, the file is read instead.
+the path of a recipe, it also takes such a name. If the name is also the path of a file of the user, that file is read.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Names the columns that we add to the table of completions which TRL logs in a GRPO run, and reads them.
 
-The names have a prefix, so that they cannot be those of a column that a user's reward function adds.
+The names have a prefix, so that they differ from the names of columns that a user's reward function adds.
 """
 
 from collections.abc import Mapping

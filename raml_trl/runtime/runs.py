@@ -225,7 +225,8 @@ def all_written(paths: Sequence[Path], own: Sequence[Path]) -> bool:
         own: the files of this process, which it has written.
 
     Raises:
-        InputError: if a file of this process is missing, unless another process has completed the run and removed it.
+        InputError: if a file of this process is missing, unless another process has completed the run. That process
+            removes the files.
     """
     if all(path.exists() for path in paths):
         return True

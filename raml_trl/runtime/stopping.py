@@ -53,7 +53,7 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[StopRequest]:
-    """Within the `with` block, keep the first of the signals of `EXIT_CODES` in the yielded request, and do not end."""
+    """Within the `with` block, keep the first signal of `EXIT_CODES` in the yielded request, and raise nothing."""
     request = StopRequest()
 
     def keep(number: int, _frame: FrameType | None) -> None:

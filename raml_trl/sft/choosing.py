@@ -76,8 +76,8 @@ def order_trajectories(
 ) -> list[int]:
     """Return the positions of the N trajectories in the order in which they are taken.
 
-    - `random`: a random permutation. Its generator is seeded with `seed` and the question, so that other questions have
-      no influence.
+    - `random`: a random permutation. Its generator is seeded with `seed` and `question_id`, so that other questions
+      have no influence.
     - `shortest`, `longest`: sorted by `lengths`.
     - `most_different`: farthest-first traversal (Gonzalez 1985). It starts with the first trajectory of `random`. Each
       further trajectory is the one whose smallest distance to the trajectories already taken is largest. The distance

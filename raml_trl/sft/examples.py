@@ -133,11 +133,11 @@ def describe(counts: ExampleCounts, choice: Choice) -> str:
 def tokenised_trajectories(
     tables: list[DataTable], tokenizer: PreTrainedTokenizerBase, choice: Choice
 ) -> Iterator[dict[str, object]]:
-    """Yield a row for each trajectory taken, with the columns of `_FEATURES`.
+    """Yield a row with the columns of `_FEATURES` for each trajectory that is taken.
 
-    A row also counts the overlong trajectories that were skipped before it. If none of the trajectories of a question
-    is taken, or if overlong ones follow the last one taken, the question yields one more row, without tokens, that
-    counts them.
+    A row also counts the overlong trajectories that were tried since the previous row. If no trajectory of a question
+    is taken, or if overlong ones were tried after the last trajectory taken, the question yields one more row, which
+    has no tokens.
     """
     for table in tables:
         for task in stream_tasks(table):

@@ -43,7 +43,7 @@ def write_progress(checkpoint: Path, progress: Progress, process_index: int) -> 
 
 
 def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> Progress | None:
-    """Load the progress of one process, or return None with a warning if this launch cannot use it.
+    """Load what `write_progress` saved for one process, or return None with a warning if this launch cannot use it.
 
     Args:
         checkpoint: the directory that training resumes from.

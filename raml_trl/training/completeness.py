@@ -123,7 +123,8 @@ def find_fault(checkpoint: Path) -> Fault | None:
 def find_resume_fault(checkpoint: Path, required: RequiredFiles | None) -> Fault | None:
     """Return why a run cannot be resumed from a checkpoint, or None if it can.
 
-    The checkpoint must have no fault (see `find_fault`) and, unless `required` is None, the files that it returns.
+    The checkpoint must have no fault (see `find_fault`). Unless `required` is None, it must also have the files that
+    `required` returns.
     """
     fault = find_fault(checkpoint)
     if fault is not None or required is None:

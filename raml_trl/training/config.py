@@ -24,7 +24,7 @@ def use_new_names(config: TrainingArguments) -> None:
     """Copy the values of renamed settings to their new names, unless the new names are set.
 
     `__post_init__` of transformers would do the same with a warning, which every start would print because of a default
-    of TRL. This function must therefore be called before.
+    of TRL. Therefore, call this function before `__post_init__`.
     """
     for old, new in _NEW_NAMES.items():
         if hasattr(config, new) and getattr(config, new) is None:

@@ -45,7 +45,8 @@ def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
         revisions: whether to push checkpoints as revisions.
 
     Raises:
-        InputError: if the results cannot be pushed, or the settings contain a token, which would be saved and pushed.
+        InputError: if the results cannot be pushed, or the settings contain an access token, which would be saved
+            and pushed.
     """
     _refuse_tokens(config)
     if revisions and not config.push_to_hub:

@@ -49,7 +49,7 @@ class ProgressBar(ProgressCallback):
 
 
 class Clock(TrainerCallback):
-    """Measures the seconds of a run, those before a resume included, and saves them in `run.json` with checkpoints."""
+    """Measures how many seconds a run has taken, earlier starts included, and saves it in `run.json` at checkpoints."""
 
     def __init__(self, record: Run) -> None:
         self.record = record

@@ -29,7 +29,7 @@ BAND = (0.1, 0.9)
 
 @dataclass(frozen=True)
 class Curve:
-    """L along one trajectory, and the places where parts of the trajectory start and end.
+    """The loss L of the answer along one trajectory, and the places where parts of the trajectory start and end.
 
     `number` counts the trajectories of a question from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T. The places are
     values of t: the thinking starts at `start` and ends at `end`, the answer is first stated at `stated` (None if it
@@ -73,7 +73,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Descent:
-    """How L changes over a stretch of a curve, in nats. Negative values of `slope` and `change` mean that L falls.
+    """How the loss L changes over a stretch of a curve, in nats. `slope` and `change` are negative if L falls.
 
     - `slope`: by how much the least-squares line rises from the start to the end of the stretch.
     - `change`: L at the end minus L at the start.
@@ -87,7 +87,7 @@ class Descent:
 
 @dataclass(frozen=True)
 class GroupDescent:
-    """Mean descent of a group: the trajectories of one mode that are right, or those that are wrong.
+    """Mean descent of a group: the right or the wrong trajectories of one mode (with or without thinking).
 
     - `trajectories`: the number of trajectories in which descent was measured.
     - `questions`: the number of questions that these trajectories belong to.
@@ -111,10 +111,10 @@ class GroupDescent:
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """Averages over the trajectories of a mode.
+    """Averages over the trajectories of a mode (with or without thinking).
 
     `accuracy` is the share of right trajectories, and `tokens` the mean number of tokens in a trajectory. `first` and
-    `final` are the means of L at the start and at the end of the thinking.
+    `final` are the means of the loss L at the start and at the end of the thinking.
     """
 
     questions: int
@@ -127,7 +127,7 @@ class ModeSummary:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and quantiles of L along the thinking, for the right or the wrong trajectories of one mode.
+    """Mean and quantiles of the loss L along the thinking, for the right or the wrong trajectories of one mode.
 
     `x` lists positions along the thinking. `axis` says whether they are numbers of tokens or fractions of the length.
     For each position, `mean` is the mean of L over `count` trajectories, and `low` and `high` are the quantiles `BAND`.
@@ -144,7 +144,7 @@ class Band:
 
 
 def descent(values: Floats) -> Descent | None:
-    """Measure how L changes over a stretch of a curve.
+    """Measure how the loss L of the answer changes over a stretch of a curve.
 
     `values` `(N,)` are L along the stretch. The result is None if there are fewer than two values.
     """
@@ -160,8 +160,8 @@ def summarise_descent(
 ) -> list[GroupDescent]:
     """Average the descent before the answer is stated, for the right and the wrong trajectories of each mode.
 
-    Descent is measured on L after every token, or on L after every sentence if `by_sentence` is set. Each value is
-    averaged over the trajectories of a question, then over questions. `rng` is used for the intervals.
+    Descent is measured on the loss L after every token, or after every sentence if `by_sentence` is set. Each value is
+    averaged over the trajectories of a question, then over questions. `rng` draws the resamples for the intervals.
     """
     rows = []
     for mode, correct, group in _groups(curves):
@@ -189,7 +189,8 @@ def summarise_descent(
 def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[str, ModeSummary]:
     """Summarise the trajectories of every mode, and return the summaries by mode.
 
-    Each value is averaged over the trajectories of a question, then over questions. `rng` is used for the intervals.
+    Each value is averaged over the trajectories of a question, then over questions. `rng` draws the resamples for the
+    intervals.
     """
     summary: dict[str, ModeSummary] = {}
     for mode in sorted({curve.mode for curve in curves}):
@@ -206,7 +207,7 @@ def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[s
 
 
 def bands(curves: Sequence[Curve], axis: Axis) -> list[Band]:
-    """Compute mean and quantiles of L at positions along the thinking.
+    """Compute mean and quantiles of the loss L at positions along the thinking.
 
     Right and wrong trajectories, and trajectories of different modes (with and without thinking), are kept apart. With
     `axis` "tokens", a position is a number of tokens, and only trajectories with at least that many thinking tokens

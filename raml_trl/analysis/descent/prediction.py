@@ -45,7 +45,10 @@ class Prediction:
 
 
 def predict_correctness(curves: Sequence[Curve], rng: np.random.Generator) -> list[Prediction]:
-    """Return a `Prediction` for each of `PLACES`, from the trajectories with thinking. `rng` is used for intervals."""
+    """Return a `Prediction` for each of `PLACES`, from the trajectories with thinking.
+
+    `rng` draws the resamples for the intervals.
+    """
     thinking = [curve for curve in curves if curve.mode == "thinking"]
     return [_predict(thinking, share, rng) for share in PLACES]
 

@@ -78,7 +78,7 @@ def axis_to_one(steps: int, span: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Surface:
-    """Losses `(S1[, S2], Q)` on a grid: `losses[i, j]` are those at the point `(axes[0][i], axes[1][j])`."""
+    """Losses `(S1[, S2], Q)` on a grid. `losses[i, j]` are the Q losses at the point `(axes[0][i], axes[1][j])`."""
 
     axes: Axes
     losses: Floats
@@ -124,7 +124,7 @@ class Surface:
 
 
 def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Numbers:
-    """Describe a surface in numbers. Means over questions have 95 % intervals, for which `rng` is used.
+    """Describe a surface in numbers. Means over questions have 95 % intervals, for which `rng` draws the resamples.
 
     The numbers are listed by their names, in which k is the number of an axis. h is the distance between neighbouring
     points of an axis. L(x) is the loss of a question at coordinate x of axis k, on the line through the origin.
