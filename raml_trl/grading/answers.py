@@ -1,7 +1,7 @@
 """The types of answers. A type holds what an answer means, not how it is spelled.
 
-Quantities, numbers in a base, times of day, dates, choices, residue classes and divisions with rest are types of their
-own modules.
+The types for quantities, numbers with a base, times of day, dates, choices, residue classes and divisions with
+remainder are defined in the modules that read them.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class EmptySet:
 
 @dataclass(frozen=True)
 class Items:
-    """A list in no order, without brackets: several solutions, the equations of a system."""
+    """A list without brackets, in any order, such as several solutions, or the equations of a system."""
 
     parts: "tuple[Answer, ...]"
 
@@ -64,14 +64,14 @@ class Union:
 
 @dataclass(frozen=True)
 class Tuple:
-    """A point or vector. A column of a matrix is one, too. Two parts in round brackets may be an open interval."""
+    """A point or vector, or a matrix with one column. Two parts in round brackets may also be an open interval."""
 
     parts: "tuple[Answer, ...]"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval, with a closed or open end on each side."""
+    """An interval. `has_low` and `has_high` say whether its ends belong to it."""
 
     low: "Answer"
     high: "Answer"
@@ -81,7 +81,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix that is no column."""
+    """A matrix. A column of several numbers is a `Tuple` instead."""
 
     rows: "tuple[tuple[Answer, ...], ...]"
 
@@ -95,7 +95,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Cases:
-    """A function in pieces, each with its condition."""
+    """A piecewise function: for each piece its value and its condition."""
 
     rows: "tuple[tuple[Answer, Answer], ...]"
 
@@ -127,7 +127,7 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Approximation:
-    """A decimal, and the exact value that it stands for, unless that is only a name."""
+    r"""A decimal, and the exact value that it approximates; None for only a name, as in `x \approx 1.4`."""
 
     exact: "Answer | None"
     decimal: "Answer"

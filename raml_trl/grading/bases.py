@@ -1,4 +1,4 @@
-"""Reads numbers in a base, such as `1101_2` and `2B_{16}`. They are compared by their digits."""
+"""Reads numbers with a base, such as `1101_2` and `2B_{16}`. They are equal if both digits and base are."""
 
 import re
 from dataclasses import dataclass

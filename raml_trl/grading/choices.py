@@ -1,4 +1,4 @@
-"""Reads choices: the letters of the options of a multiple-choice question, such as `(B)`, `Option B` or `A and C`."""
+"""Reads answers to multiple-choice questions: letters of options, such as `(B)`, `Option B` or `A and C`."""
 
 import re
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _OPTION = re.compile(r"\([A-J]\)")
 
 @dataclass(frozen=True)
 class Choice:
-    """The letters of the chosen options. `content` is the text of a single option if the answer repeats it."""
+    """The letters of the chosen options. `content` is the text after a single letter, `12` in `(B) 12`, or ""."""
 
     letters: frozenset[str]
     content: str = ""
 
 
 def read_choice(text: str) -> Choice | None:
-    """Return the choice that `text` spells, or None. A text that names or denies further options is none."""
+    """Return the choice that `text` spells, or None. `(A) or (B)` is no choice, because it leaves the option open."""
     match = _ONE.fullmatch(text)
     if match:
         content = match[2] or match[4] or ""
@@ -43,7 +43,7 @@ def read_choice(text: str) -> Choice | None:
 
 
 def read_run(text: str) -> Choice | None:
-    """Return the choice that letters in alphabetical order without separators spell, such as `ABD`, or None."""
+    """Return the choice that a run of letters such as `ABD` spells, or None. The letters must be in order."""
     if _RUN.fullmatch(text) and list(text) == sorted(set(text)):
         return Choice(frozenset(text))
     return None

@@ -12,7 +12,7 @@ _TIME = re.compile(
 
 @dataclass(frozen=True)
 class TimeOfDay:
-    """A time of day. `half` is "a" before noon, "p" after it, and "" if the text does not say."""
+    """A time of day. `half` is "a" for AM, "p" for PM, and "" if the text has neither."""
 
     hour: int
     minute: int
@@ -35,12 +35,12 @@ def read_time(text: str) -> TimeOfDay | None:
 
 
 def may_be_ratio(time: TimeOfDay) -> bool:
-    """Return whether a time without AM or PM may also be a ratio: only if that would be in lowest terms."""
+    """Return whether a time may also be a ratio: it has no AM or PM, and the ratio would be in lowest terms."""
     return not time.half and gcd(time.hour, time.minute, time.second) == 1
 
 
 def same_time(first: TimeOfDay, second: TimeOfDay) -> bool:
-    """Return whether two times are equal. A time without AM or PM equals a time with it, and 15:45 equals 3:45 PM."""
+    """Return whether two times are equal. `3:45` equals `3:45 AM` and `3:45 PM`, and `15:45` equals `3:45 PM`."""
     if (first.minute, first.second) != (second.minute, second.second):
         return False
     hours = [{time.hour} if not time.half else {time.hour % 12 + 12 * (time.half == "p")} for time in (first, second)]

@@ -1,4 +1,4 @@
-"""Walks over the tokens of a mathematical text. The readers of numbers build their grammars on it."""
+"""Walks over the tokens of a mathematical text. The parsers in `numbers` and `estimates` derive from `Cursor`."""
 
 import re
 from collections.abc import Callable
@@ -11,11 +11,13 @@ CLOSING = {"(": ")", "{": "}", "[": "]"}
 
 
 class UnreadError(Exception):
-    """Raised if a text is not what the reader reads, or if that is not certain."""
+    """Raised if a parser cannot read a text, or if the meaning of the text is not certain."""
 
 
 class Cursor:
-    """Is at one of the tokens of a text. The last token is "", the end.
+    """A position in the list of the tokens of a text. The last token is "", which marks the end.
+
+    Brackets may be nested up to `max_depth` deep.
 
     Raises:
         UnreadError: if the text has other tokens than those that `token` matches with its first group.
@@ -43,12 +45,12 @@ class Cursor:
         return self.tokens[self.place - 1]
 
     def take(self) -> str:
-        """Return the next token and go on to the one after it."""
+        """Return the next token, and move to the one after it."""
         self.place += 1
         return self.last
 
     def expect(self, token: str) -> None:
-        """Take the next token.
+        """Take the next token, which must be `token`.
 
         Raises:
             UnreadError: if the next token is not `token`.
@@ -57,7 +59,7 @@ class Cursor:
             raise UnreadError
 
     def bracket(self, opening: str, read: Callable[[], Value]) -> Value:
-        """Return what `read` finds between `opening` and its closing bracket.
+        """Take `opening`, call `read`, take the closing bracket, and return the result of `read`.
 
         Raises:
             UnreadError: if one of the brackets is missing, or brackets are nested too deeply.

@@ -50,6 +50,6 @@ def read_date(text: str) -> Date | None:
 
 
 def same_date(first: Date, second: Date) -> bool:
-    """Return whether two dates are equal. A missing year contradicts no year."""
+    """Return whether two dates are equal. If a year is missing, only month and day count."""
     years = {first.year, second.year} - {None}
     return len(years) < 2 and (first.month, first.day) == (second.month, second.day)

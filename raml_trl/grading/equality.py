@@ -1,7 +1,7 @@
 r"""Decides whether two answers mean the same to a mathematician, as far as possible without symbolic algebra.
 
-Answers of one type are compared by meaning, and answers of different types by the rules in the tables below. The caller
-passes the function `leaf` that compares expressions. `docs/answers.md` says for each type what equals what.
+The tables below hold the rules: one for two given types, or one for a given type with any other. The function `leaf`,
+which the caller passes, compares expressions. `docs/answers.md` says for each type which answers are equal to it.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ from raml_trl.grading.words import says_no_solution
 def same(predicted: str, answer: str, leaf: Leaf, *, max_steps: float = inf) -> Verdict:
     """Return whether a predicted answer and a reference mean the same.
 
-    Return None if that depends on two leaves for which `leaf` returns None.
+    Return None if that depends on two expressions for which `leaf` returns None.
 
     Raises:
         TooManyStepsError: if more than `max_steps` parts have to be compared, as in sets nested in sets.
@@ -273,7 +273,7 @@ _RULES: dict[tuple[type, type], Compare] = {
     (Ratio, Ratio): same_ratio,
     (Cases, Cases): same_cases,
 }
-"""The rules for two types."""
+"""The rule for each pair of types, in either order."""
 
 _RULES_WITH_ANY: dict[type, Compare] = {
     TimeOfDay: same_time_and_ratio,
@@ -291,4 +291,7 @@ _RULES_WITH_ANY: dict[type, Compare] = {
     Cases: never,
     **dict.fromkeys((Interval, Union, Tuple, SetOf, Matrix), _same_group_and_expression),
 }
-"""The rules for one type beside any other that no rule above names. The first type that either answer has decides."""
+"""The rule for one type with any other type, for pairs that are not in `_RULES`.
+
+If both types have a rule here, the one that comes first decides.
+"""

@@ -1,9 +1,9 @@
 r"""Tells two expressions apart by their values at one point, without algebra.
 
-An expression is read only if its meaning is beyond doubt: numbers, letters, sums, products, fractions, powers, roots
-and a few functions. The letter i is the imaginary unit, and every other letter stands for a fixed positive number.
-Floating-point errors are bounded step by step, so two values count as different only if they are. Equal values prove
-nothing: the caller then needs algebra.
+An expression is read only if its meaning is beyond doubt. It may have numbers, letters, sums, products, fractions,
+powers, roots and a few functions. The letter i is the imaginary unit, and every other letter stands for a fixed
+positive number. These numbers are the point. Floating-point errors are bounded step by step, so two values count as
+different only if they are. Equal values prove nothing: the caller then needs algebra.
 """
 
 import cmath
@@ -48,7 +48,7 @@ class Estimate:
 
     @property
     def least(self) -> float:
-        """A lower bound of a real number.
+        """A lower bound of the number, which must be real.
 
         Raises:
             UnreadError: if the number is not real.
@@ -85,7 +85,8 @@ def estimate(text: str) -> Estimate | None:
 def is_unknown(text: str) -> bool:
     r"""Return whether an expression has no value because it names something unknown, as \min(a, b) or \triangle ABC do.
 
-    Letters in an environment, and those that a sum, a product, an integral or a limit may bind, name nothing unknown.
+    Return False for an expression with `\begin`, or with an index at a sum, product, integral, limit, minimum or
+    maximum, because its letters may be bound.
     """
     return estimate(text) is None and _NAME.search(text) is not None and _BOUND.search(text) is None
 

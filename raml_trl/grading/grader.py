@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 class Grade:
     """Whether a completion is correct, whether it is formatted (has the required layout), and the outcome of grading.
 
-    Eq. 21 of the paper rewards the first two. `correct` is `outcome == "correct"`.
+    Eq. 21 of the paper computes the reward from `correct` and `formatted`. `correct` is `outcome == "correct"`.
     """
 
     correct: bool
@@ -146,7 +146,7 @@ class _LateError(BaseException):
 
 
 def limit_time(decide: Callable[[], Result], seconds: float, *, late: Result) -> Result:
-    """Return `decide()`, or `late` if the call takes more than `seconds`. Only the main thread has a limit."""
+    """Return `decide()`, or `late` if it takes more than `seconds`. Threads other than the main one have no limit."""
     if threading.current_thread() is not threading.main_thread():
         return decide()
 

@@ -1,4 +1,4 @@
-"""Compares answers with parts: lists, sets, tuples, matrices, ratios, intervals, unions and functions in pieces."""
+"""Compares answers with parts: lists, sets, tuples, matrices, ratios, intervals, unions, piecewise functions."""
 
 import re
 from collections import Counter
@@ -43,7 +43,8 @@ def parts_of(answer: Answer) -> tuple[Answer, ...]:
 def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare two lists or sets, in any order.
 
-    A list of values for distinct letters, `x = 1, y = 2`, is in the order of the alphabet if the other has no names.
+    If only one of them names its values, as `x = 1, y = 2` does, the values are compared in order instead: the named
+    ones in the alphabetical order of the names.
     """
     first, second = parts_of(p), parts_of(a)
     p_named, a_named = _by_name(first), _by_name(second)
@@ -55,7 +56,7 @@ def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two tuples, or a tuple with a list."""
+    """Compare two tuples, or a tuple with a list, part by part in order."""
     return _in_order(_by_name(parts_of(p)) or parts_of(p), _by_name(parts_of(a)) or parts_of(a), comparison)
 
 
@@ -168,7 +169,7 @@ def _unknowns(answer: Answer) -> list[Answer]:
 
 
 def same_union(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two unions: part by part, and otherwise as sets."""
+    """Compare two unions: first part by part, in any order, and if the parts do not match, as sets."""
     return matched(parts_of(p), parts_of(a), comparison) or comparison.expressions(plain(p.text), plain(a.text))
 
 
@@ -243,7 +244,7 @@ def _product(first: Answer, second: Answer) -> Answer:
 
 
 def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two functions in pieces, with the pieces in any order. One "otherwise" may stand for a condition."""
+    """Compare two piecewise functions, with the pieces in any order. "otherwise" may stand for any condition."""
     assert isinstance(p.value, Cases)
     assert isinstance(a.value, Cases)
     first, second = list(p.value.rows), list(a.value.rows)

@@ -22,7 +22,7 @@ def same_times(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 
 
 def same_time_and_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a time of day with a ratio, or with its quotient."""
+    """Compare a time of day with a ratio or a number. `3:15` may also be a ratio, and then equals 3/15."""
     assert isinstance(p.value, TimeOfDay)
     if p.value.half or re.search(":0[0-9]", p.text):  # no ratio has such a number
         return False
@@ -37,7 +37,10 @@ def same_dates(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 
 
 def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two residue classes: 3 and 10 are the same modulo 7. The name of the number may be missing."""
+    r"""Compare two residue classes: 3 and 10 are the same modulo 7.
+
+    The letter in `x \equiv 3 \pmod{7}` may be missing on one side.
+    """
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, ResidueClass)
     first, second = p.value, a.value
@@ -54,7 +57,7 @@ def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdic
 
 
 def same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Compare a residue class with its smallest member that is not negative."""
+    """Compare a residue class with a number, which must be the smallest member of the class from 0 on."""
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, Number)
     modulus, residue = exact(p.value.modulus), exact(p.value.residues[0])

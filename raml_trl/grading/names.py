@@ -8,7 +8,7 @@ _NAME = re.compile(
     r"|\\frac\{[A-Z]{1,2}\}\{[A-Z]{1,2}\}|[A-Z]{1,2} ?: ?[A-Z]{1,2}|\([A-Za-z](?: ?, ?[A-Za-z])+\)|[fghFGHPT]\(-?\d+\)"
 )
 CONSTANTS = {r"\pi", r"\infty", "e", "i"}
-"""Names that have a value themselves, unless an equation gives them one."""
+"""Names that are constants, unless an equation gives them another value."""
 
 
 def is_name(text: str) -> bool:

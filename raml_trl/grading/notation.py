@@ -1,7 +1,8 @@
 r"""Normalises the spelling of answers: one spelling for each symbol, whatever character or command it was written as.
 
-This module handles notation only. The module `reading` finds out what an answer means. Characters become LaTeX, then
-the module `spelling` rewrites commands and their arguments, and the patterns below rewrite what takes several tokens.
+This module handles notation only. The module `reading` finds out what an answer means. The module `characters` writes
+characters as LaTeX, and the module `spelling` rewrites single commands and their arguments. The patterns below rewrite
+notation that consists of several tokens.
 """
 
 import re
@@ -112,7 +113,7 @@ def normalise(answer: str) -> str:
 
 
 def _in_radians(answer: str) -> str:
-    """Return `answer` with radians for the degrees behind a trigonometric function."""
+    """Return `answer` with the degrees behind a trigonometric function converted to radians."""
     function = re.search(_TRIGONOMETRIC, answer)
     if function is None:
         return answer
@@ -126,9 +127,9 @@ def plain(answer: str) -> str:
 
 
 def compact(answer: str) -> str:
-    """Return `answer` without text commands and spaces. Only compare the result: words may have merged.
+    """Return `answer` without text commands and spaces, for comparisons only, because words may have merged.
 
-    Spaces between digits stay: `5 6` is not 56.
+    Spaces between digits stay, because `5 6` is not 56.
     """
     return _SPACE.sub("", plain(answer))
 

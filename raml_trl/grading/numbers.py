@@ -70,14 +70,14 @@ def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> 
 
 
 def is_not_finite(answer: str) -> bool:
-    r"""Return whether an answer is NaN or infinity, as programs write them. The mathematical \infty is none of them."""
+    r"""Return whether an answer is NaN or infinity, as programs write them. The command \infty does not count."""
     return _NOT_FINITE.fullmatch(answer.strip()) is not None
 
 
 def is_too_long(answer: str) -> bool:
     """Return whether an answer is too long, or nests brackets too deeply, to be parsed.
 
-    Its normalised spelling may be twice as long, because ½ becomes a fraction in LaTeX.
+    The normalised spelling may have twice as many characters, because ½ becomes a fraction in LaTeX.
     """
     depth = 0
     for character in answer[: MAX_CHARACTERS + 1]:

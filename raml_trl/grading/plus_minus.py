@@ -9,7 +9,7 @@ _MAX_SIGNS = 4  # in one answer: 16 values
 
 
 def both_signs(text: str) -> Iterator[str]:
-    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and a text without such a sign as it is.
+    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and a text without such a sign, or with more than 4, as it is.
 
     Several signs \pm are independent. A sign \mp is the opposite of every \pm.
     """

@@ -1,4 +1,4 @@
-r"""Reads qualifiers: what an answer says of its free letters, such as `k \in \mathbb{Z}` or "where c is a constant"."""
+r"""Reads qualifiers, which describe the free letters of an answer: `k \in \mathbb{Z}`, "where c is a constant"."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,10 @@ _SORTS = {"integer": "Z", "natural": "N", "natural number": "N", "real": "R", "r
 
 @dataclass(frozen=True)
 class Qualified:
-    """The text before a qualifier, its free letters, and their domain, such as "Z" or "positive Z". "" is any."""
+    """The text before a qualifier, and the free letters that the qualifier names, with their domain.
+
+    A domain is, for example, "Z" or "positive Z", or "" if the qualifier names none.
+    """
 
     value: str
     names: frozenset[str]
@@ -36,7 +39,7 @@ class Qualified:
 
 
 def read_qualified(text: str) -> Qualified | None:
-    """Return the value and the qualifier at the end of `text`, or None if there is none.
+    """Split `text` into a value and the qualifier at its end. Return None if it has no qualifier.
 
     The text must be spelled as `notation.normalise` returns it, without text commands.
     """

@@ -1,7 +1,7 @@
 r"""Reads quantities: a value with a unit, such as `5 \text{ m/s}`, or with the noun of the counted things.
 
-Only known units are units. Other words behind a value are a noun if none of them changes the value: `3 \text{ dozen}`
-is 36, and `5 \text{ plus two}` is no quantity.
+Only the units of the module `units` count as units. Other words behind a value are a noun if none of them changes the
+value: `3 \text{ dozen}` is 36, and `5 \text{ plus two}` is no quantity.
 """
 
 import re
@@ -87,7 +87,7 @@ _IN_TEXT = re.compile(r"\\[A-Za-z]+|\^\{?-?[123]\}?|[A-Za-z'’-]+|平方|立方
 def read_quantity(answer: str) -> Quantity:
     r"""Return the value, unit and noun of an answer. The value is the whole answer if no quantity can be read.
 
-    `answer` must be spelled as `notation.normalise` returns it. Words for large numbers become a factor.
+    `answer` must be spelled as `notation.normalise` returns it. Words such as `million` become a factor.
     """
     end, words = _trailing_words(answer)
     value = answer[:end].strip()
@@ -140,7 +140,7 @@ def changing_words(answer: str) -> frozenset[str]:
 
 
 def units_differ(first: Quantity, second: Quantity) -> bool:
-    """Return whether units or nouns of two quantities contradict each other. A missing one contradicts nothing.
+    """Return whether units or nouns of two quantities contradict each other; what is missing contradicts nothing.
 
     Units that measure the same, such as km and m, do not contradict each other: see `in_base_unit`.
     """
@@ -157,13 +157,13 @@ def units_differ(first: Quantity, second: Quantity) -> bool:
 
 
 def in_base_unit(quantity: Quantity) -> str:
-    """Return the value of a quantity in the base unit, such as `1/100 (5)` for 5 cm."""
+    r"""Return the value of a quantity in the base unit, such as `\frac{1}{100} (5)` for 5 cm."""
     factor = base_unit(quantity.unit)[1]
     return quantity.value if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}} ({quantity.value})"
 
 
 def counts_only(quantity: Quantity) -> bool:
-    """Return whether the noun of a quantity only names the counted things: nothing, or a plural such as `red balls`."""
+    """Return whether a quantity has no noun, or only a plural that names what is counted: `red balls`."""
     if not quantity.noun:
         return True
     pairs = zip(("", *quantity.noun), quantity.noun, strict=False)

@@ -1,7 +1,7 @@
-r"""Reads an answer: a small grammar from the spelling of an answer to its type.
+r"""Finds out the type and the meaning of an answer from its spelling, by a list of rules.
 
-The rules stand in order: an answer has the type of the first rule that reads it. What no rule reads is an expression,
-which algebra compares. Parts of an answer are answers, read by the same rules.
+The rules are tried in order: an answer has the type of the first rule that reads it. An answer that no rule reads is an
+expression, which algebra compares. Parts of an answer are answers themselves, and are read by the same rules.
 """
 
 import re
@@ -69,7 +69,7 @@ _UNIT_VECTOR = re.compile(r"\\(?:mathbf|hat|vec|bar|overrightarrow) ?\{ ?\\?([ij
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> Answer:
-    """Return the meaning of an answer, in any spelling."""
+    """Read an answer in any spelling. Return its normalised spelling and its meaning."""
     text = _unwrap(normalise(text))
     return Answer(text, _value(text))
 

@@ -1,4 +1,4 @@
-"""Finds references that the grader cannot read, and says of which kind they are."""
+"""Finds references that the grader cannot read, and names the kind of each."""
 
 import re
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ from raml_trl.grading.numbers import is_not_finite, is_too_long
 UnreadableKind = Literal[
     "blank", "NaN or infinite", "too long", "unbalanced", "dots", "relation", "words", "too slow", "other"
 ]
-"""The kinds of references that the grader cannot read, in the order in which `unreadable_kind` looks for them."""
+"""The kinds of references that the grader cannot read."""
 
 KINDS: tuple[UnreadableKind, ...] = get_args(UnreadableKind)
 

@@ -1,4 +1,4 @@
-r"""Reads remainders: residue classes such as `x \equiv 3 \pmod{7}`, and divisions with rest such as `12 R 3`."""
+r"""Reads remainders: residue classes such as `x \equiv 3 \pmod{7}`, and divisions with remainder such as `12 R 3`."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ _DIVISION = re.compile(
 
 @dataclass(frozen=True)
 class ResidueClass:
-    """The numbers with the given residues for a modulus, each as text. `name` is the letter before the sign, or ""."""
+    r"""The numbers that have one of the residues for a modulus. Residues and modulus are stored as text.
+
+    `name` is the letter before the sign `\equiv` or `=`, or "".
+    """
 
     name: str
     residues: tuple[str, ...]
@@ -25,7 +28,7 @@ class ResidueClass:
 
 @dataclass(frozen=True)
 class Division:
-    """The result of a division with rest."""
+    """The result of a division with remainder: the quotient 12 and the rest 3 for `12 R 3`."""
 
     quotient: int
     rest: int
@@ -44,6 +47,6 @@ def read_residue_class(text: str) -> ResidueClass | None:
 
 
 def read_division(text: str) -> Division | None:
-    """Return the division with rest that `text` spells, or None."""
+    """Return the division with remainder that `text` spells, or None."""
     match = _DIVISION.fullmatch(text)
     return Division(int(match[1]), int(match[2])) if match else None

@@ -1,6 +1,6 @@
 """Compares the roots of two equations numerically.
 
-math-verify considers two equations equal if it can solve neither of them.
+This module is needed because math-verify considers two equations equal if it can solve neither of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ Function = Callable[[mpf], mpf]
 
 
 def have_same_roots(first: sympy.Eq, second: sympy.Eq) -> bool | None:
-    """Return whether the real roots of two equations that are found are roots of both; None if no root is found.
+    """Search real roots of two equations, and return whether each one found is a root of both; None if none is found.
 
-    A root is searched in one symbol, with fixed values for the other symbols. Values of functions such as f(0) count as
-    symbols.
+    Each search is for the value of one symbol, with fixed values for the other symbols. Values of functions such as
+    f(0) count as symbols.
     """
     sides = [_unapplied(equation.lhs - equation.rhs) for equation in (first, second)]
     symbols = sorted({symbol for side in sides for symbol in side.free_symbols}, key=str)

@@ -1,7 +1,7 @@
-"""Compares leaves, and limits the number of comparisons.
+"""Compares the leaves of two answers, and limits the number of comparisons.
 
-A set may match another in any order, so sets nested in sets take a number of comparisons that grows with a power of the
-length of the text.
+A leaf is a part of an answer that is an expression without parts of its own. The elements of two sets may match in any
+order. With sets nested in sets, the number of comparisons therefore grows with a power of the length of the text.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,18 @@ Leaf = Callable[[str, str], bool | None]
 """Function that returns whether a leaf of the predicted answer equals a leaf of the reference; None if undecided."""
 
 MAX_STEPS = 4_000
-"""Number of comparisons of parts that decides any answer that a person writes. Without algebra, they take a second."""
+"""Limit on the comparisons of parts, which no answer written by a person reaches.
+
+Without algebra, this many comparisons take a second.
+"""
 
 
 class TooManyStepsError(Exception):
-    """A comparison takes more steps than allowed."""
+    """Raised if comparing two answers takes more comparisons of parts than allowed."""
 
 
 class Rule:
-    """Compares leaves by the function `leaf`, and counts the comparisons of all parts of an answer."""
+    """Compares leaves by the function `leaf`, and allows at most `max_steps` comparisons of parts of two answers."""
 
     def __init__(self, leaf: Leaf, max_steps: float = inf) -> None:
         self.leaf = leaf
@@ -39,11 +42,11 @@ class Rule:
             raise TooManyStepsError
 
     def without_algebra(self) -> "Rule":
-        """Return a rule that decides no leaf, and counts its comparisons together with this one."""
+        """Return a rule that decides no leaf. Its comparisons count towards the limit of this rule."""
         rule = Rule(undecided)
         rule._left = self._left
         return rule
 
 
 def undecided(_predicted: str, _answer: str) -> None:
-    """Compare no leaves: return None for all of them."""
+    """Return None, which means undecided, for any two leaves."""

@@ -1,6 +1,6 @@
 r"""Rewrites LaTeX token by token, so that each command has one spelling and its arguments stand in braces.
 
-`\dfrac12` becomes `\frac{1}{2}`, `{1 \over 2}` as well, `x^10` becomes `x^{10}`, and fonts and sizes disappear.
+`\dfrac12` and `1 \over 2` become `\frac{1}{2}`, `x^10` becomes `x^{10}`, and commands for fonts and sizes disappear.
 """
 
 import re

@@ -30,8 +30,8 @@ _NO_LETTERS = {"e", "i", *(rf"\{command}" for command in ("frac", "binom", "sqrt
 def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`.
 
-    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`. Beside a list or a
-    tuple, `x = y = 3` is the list `x = 3, y = 3`.
+    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`. If it is
+    compared with a list or a tuple, `x = y = 3` counts as the list `x = 3, y = 3`.
     """
     assert isinstance(p.value, Equation)
     if isinstance(a.value, Items | Tuple) and len(_names(p.value)) > 1:
@@ -129,7 +129,7 @@ def _with_arguments(function: Function, arguments: tuple[str, ...]) -> Answer | 
 
 
 def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two chains of inequalities link by link. A link may be a multiple of the other."""
+    """Compare two chains of inequalities link by link. A link equals its multiples: `2x < 4` is `x < 2`."""
     assert isinstance(p.value, Inequality)
     assert isinstance(a.value, Inequality)
     if p.value.signs != a.value.signs:
@@ -144,9 +144,9 @@ def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_approximation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    r"""Compare an approximation, `\sqrt{2} \approx 1.41`, with any answer: with its decimal or with its exact value.
+    r"""Compare an approximation with any answer. `\sqrt{2} \approx 1.41` equals both its decimal and its exact value.
 
-    The decimal must be the rounded exact value.
+    Within an approximation, the decimal must be the rounded exact value.
     """
     assert isinstance(p.value, Approximation)
     sides = [side for side in (p.value.exact, p.value.decimal) if side is not None]
@@ -172,10 +172,11 @@ def _rounds(value: Answer, rounded: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_family(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a value with free letters with any answer. The free letters may have other names.
+    r"""Compare a value with free letters, such as `k\pi` for every integer k, with any answer.
 
-    A letter that only one answer has is free if the other answer has as many such letters, and either says that its
-    letter is free. Domains may be missing on one side.
+    The free letters may have different names in the two answers. The letters that only one answer has are paired in
+    order of appearance. They are renamed if both answers have equally many, and one letter of each pair is declared as
+    free. Domains may be missing on one side.
     """
     first, second = _as_family(p), _as_family(a)
     if first.domain and second.domain and first.domain != second.domain:

@@ -1,6 +1,6 @@
 r"""Splits LaTeX into tokens: commands, escaped signs, conjunctions and single characters.
 
-Brackets count: a separator inside brackets separates nothing.
+A separator inside brackets does not separate.
 """
 
 import re
@@ -11,7 +11,7 @@ TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt)|[mh]box|oper
 
 _CONJUNCTION = r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or|或|和)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
 SEPARATORS = re.compile(rf"{_CONJUNCTION}|[,;或和]")
-"""Tokens between the members of a list."""
+"""Pattern of the tokens between the members of a list."""
 
 _TOKEN = re.compile(rf"{_CONJUNCTION}|\\[A-Za-z]+|\\.|.", re.DOTALL)
 _NAMED = re.compile(rf"{TEXT}|\\[A-Za-z]+|[A-Za-z]")

@@ -1,4 +1,4 @@
-r"""The known units: their spellings, and the factors between units that measure the same.
+r"""The known units: their spellings, and the factors between units of the same dimension.
 
 A unit has one canonical name, such as `m^{2}` or `km/h`.
 """

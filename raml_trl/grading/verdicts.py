@@ -13,7 +13,7 @@ class Comparison(Protocol):
 
     @property
     def silent(self) -> bool:
-        """Whether all expressions in different spellings are undecided."""
+        """Whether this comparison leaves any two expressions undecided that are spelled differently."""
         ...
 
     @property
@@ -26,7 +26,7 @@ class Comparison(Protocol):
         ...
 
     def spelled_alike(self, first: Answer, second: Answer) -> Verdict:
-        """Return what `same` returns if expressions in different spellings are undecided."""
+        """Return the result of `same` if expressions that are spelled differently count as undecided."""
         ...
 
     def expressions(self, first: str, second: str) -> Verdict:

@@ -1,4 +1,4 @@
-"""Reads words: yes and no with an explanation, and other words, which are compared without case and articles."""
+"""Reads words: yes and no with an explanation, and other words, which are compared ignoring case and articles."""
 
 import re
 
@@ -28,12 +28,18 @@ _NO_SOLUTION = {
 
 
 def read_words(text: str) -> Words | None:
-    """Return the words that `text` consists of, or None. Two or three capitals are a name, as of a segment."""
+    """Return the words that `text` consists of, or None if it has anything else.
+
+    Two or three capital letters count as a word, because they may name a segment, such as AB.
+    """
     return as_words(text) if _WORDS.fullmatch(text) else None
 
 
 def as_words(text: str) -> Words:
-    """Return the words of `text`, which has no other signs than letters."""
+    """Return the words of `text` in the form in which they are compared: without articles and the ending of a plural.
+
+    Short words in capitals, such as AB, keep their case; all others are in lower case.
+    """
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     words = [word.casefold() if word.istitle() or word.islower() or len(word) > 3 else word for word in text.split()]
@@ -47,7 +53,8 @@ def as_words(text: str) -> Words:
 def read_affirmation(text: str) -> Affirmation | None:
     """Return the yes or no that `text` says, or None if it says neither or contradicts itself.
 
-    An explanation has words, and no union: `Yes, x = 3` also gives a value.
+    An explanation may follow. It must have words, and neither union nor intersection signs. So `Yes, x = 3` is not read
+    as a yes, because it also gives a value.
     """
     match = _AFFIRMATION.fullmatch(text)
     if match is None:
