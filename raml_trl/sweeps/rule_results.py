@@ -6,7 +6,7 @@ cost that all runs of a world have reached. The score of each run at the budget 
 compared with the baseline, paired by seed.
 
 Other work on the machine changes the process time (CPU time) of single runs, because processes share caches and cores.
-Therefore the median seconds per step of an arm in a world is used for all its runs there.
+Therefore the median seconds per step of an arm in a world is used for all runs of this arm.
 """
 
 from collections.abc import Iterable, Sequence
