@@ -53,12 +53,12 @@ class RowTable(NamedTuple):
 
     @property
     def row_cells(self) -> int:
-        """The cells that a row has in TRL's batch: the longest prompt and the longest completion."""
+        """Number of cells of a row that TRL has padded to the longest prompt and the longest completion."""
         return int(self.prompt_lengths.max() + self.completion_lengths.max())
 
     @property
     def tokens(self) -> RowTokens:
-        """The tokens of all rows, as `packing.dealing` counts them."""
+        """The numbers of tokens of all rows, in the form that `packing.dealing` needs."""
         prefixes = np.maximum(self.prompt_lengths - 1, 0)
         return RowTokens(self.prompts.ravel(), prefixes.ravel(), self.completion_lengths.ravel())
 
@@ -94,13 +94,13 @@ def deal_rows(
     keep_unselected: bool,
     runs_unused: bool = False,
 ) -> list[NDArray[np.int64]]:
-    """Deal the rows of a generation to processes and micro-batches, by whole groups or by length.
+    """Assign the rows of a generation to processes and micro-batches: by whole groups, by length, or in order.
 
     Args:
         table: the properties of the rows of all processes.
         live: `(W, R)`; false for rows to skip.
         args: the trainer's config.
-        rules: how rows are dealt.
+        rules: how rows are assigned.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
         runs_unused: whether every micro-batch has to run, although fewer would do.
 

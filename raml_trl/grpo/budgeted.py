@@ -1,6 +1,6 @@
-"""Trains with GRPO until a number of tokens is generated, and evaluates the model at fixed shares of this budget.
+"""Trains with GRPO until a given number of tokens is generated, and evaluates the model at equal shares of this budget.
 
-A budget of tokens, unlike one of time, gives the same run on a busy machine. The time is measured on the way.
+A run with a budget of tokens, unlike one with a budget of time, is the same on a busy machine. Times are recorded.
 """
 
 import gc
@@ -22,7 +22,7 @@ MAX_STEPS = 10**6
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run has spent at an evaluation. Both times leave out evaluations."""
+    """The score of an evaluation, and the steps, seconds and counts of the run up to it, without evaluation time."""
 
     score: float
     step: int
@@ -38,10 +38,10 @@ class Budget(TrainerCallback):
     Args:
         tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget; the last one is at its end.
-        clock: the process time, such as `time.process_time`.
-        wall: the wall-clock time.
+        clock: returns the CPU time of the process in seconds, such as `time.process_time`.
+        wall: returns the wall-clock time in seconds.
         counts: the counts of the run by name, which the trainer updates; those of `Ledger`.
-        metric: the metric of the evaluations that is recorded.
+        metric: name of the evaluation metric to record as the score.
     """
 
     tokens: int
@@ -92,7 +92,7 @@ def train_on_budget(
     clock: Callable[[], float],
     wall: Callable[[], float],
 ) -> list[Spent]:
-    """Train `model` until `tokens` are generated, and return a point for each evaluation.
+    """Train `model` until `tokens` are generated, and return the score and the costs at each evaluation.
 
     The trained model is not saved. Several runs may follow each other in one process.
 
@@ -103,8 +103,8 @@ def train_on_budget(
         config: the settings of the trainer; `max_steps` should be `MAX_STEPS`.
         tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget.
-        clock: the process time, which is recorded.
-        wall: the wall-clock time, which is recorded as well.
+        clock: returns the CPU time of the process in seconds, to be recorded.
+        wall: returns the wall-clock time in seconds, to be recorded.
     """
     trainer = _make_trainer(model, rows, evaluation, config)
     budget = Budget(tokens, evaluations, clock, wall, trainer.ledger.counts)

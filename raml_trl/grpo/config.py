@@ -215,7 +215,7 @@ class SubsetGRPOConfig(GRPOConfig):
     def needs_model_traits(self) -> bool:
         """Whether the settings may drop rows, pack them, or move them to other micro-batches.
 
-        Not every model allows this, so its traits are then measured.
+        If they may, the traits of the model are measured before training, because not every model allows this.
         """
         switches = (self.length_bucketing, self.skip_zero_advantage)
         return self.fraction < 1 or any(value is not False for value in switches) or self.shared_prompts != "off"
@@ -291,7 +291,7 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def rows_per_micro_batch(self) -> int:
-        """Rows of a micro-batch that carry gradient: B * m / G, where B is `per_device_train_batch_size`."""
+        """Number of rows of a micro-batch that carry gradient: B * m / G, where B is `per_device_train_batch_size`."""
         return self.per_device_train_batch_size * self.num_generations_update // self.num_generations
 
     @property

@@ -18,12 +18,15 @@ BATCH_STRATEGIES = ("abs_advantage", "importance")
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 """Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
 MEAN_OF_ROW_LOSSES = ("grpo", "sapo")
-"""Loss types whose term of a row is a mean over its tokens; that of the others is a sum, or depends on all tokens."""
+"""Loss types in which the term of a row is a mean over its tokens.
+
+In the other loss types it is a sum over them, or depends on all tokens of the row in another way.
+"""
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 
 def check_exactness(args: "SubsetGRPOConfig") -> None:
-    """Check that no setting would change the gradient of a step, or weight a loss that is no sum.
+    """Check that no setting would change the gradient of an optimizer step, or weight terms of a loss that is no sum.
 
     Raises:
         InputError: if one would; the message names the settings.
@@ -97,7 +100,7 @@ def _check_max_tokens(args: "SubsetGRPOConfig", terms: str) -> None:
 
 
 def check_weights(args: "SubsetGRPOConfig") -> None:
-    """Check that the rows of the loss can be weighted: it must be a sum over rows, with advantages over all G.
+    """Check that the rows of the loss can be weighted: a sum over rows, with advantages computed over all G.
 
     Raises:
         InputError: if the rows cannot be weighted.

@@ -45,6 +45,7 @@ def check_number(rows: Dataset, config: SubsetGRPOConfig, name: str) -> None:
 
     Args:
         rows: one row per question.
+        config: the trainer's config.
         name: the name of the dataset, for the message.
 
     Raises:

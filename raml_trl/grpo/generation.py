@@ -42,7 +42,7 @@ class Generation:
     tokens_discarded: int = 0  # completion tokens of this process that were generated and not kept
 
     def measure(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], device: torch.device) -> None:
-        """Set the lengths of prompts and completions."""
+        """Set the lengths of prompts and completions, from the token ids of the rows of this process."""
         self.prompt_lengths, self.lengths = (
             torch.tensor([len(ids) for ids in rows], device=device) for rows in (prompt_ids, completion_ids)
         )

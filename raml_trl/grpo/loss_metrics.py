@@ -96,7 +96,7 @@ class LossMetrics:
         """Set the windows of a generation.
 
         Args:
-            batch: the rows of this process, with a column `selected`.
+            batch: the rows of this process, with a column `SELECTED`.
             table: the properties of the rows of all processes.
             ran: K micro-batches, each `(W, N)`: the rows that run.
             dealt: the micro-batches of this process that run.

@@ -34,7 +34,7 @@ _MICRO_BATCH_MEANS: dict[str, tuple[object, ...]] = {
 
 
 class RowRules(NamedTuple):
-    """How rows are dealt.
+    """How rows are assigned to micro-batches.
 
     Attributes:
         length_bucketing: rows move between micro-batches to reduce padding.
@@ -104,7 +104,7 @@ def deal_micro_batches(
     live: NDArray[np.bool_] | None,
     keep_unselected: bool,
 ) -> list[NDArray[np.int64]]:
-    """Deal the rows of a generation to processes and micro-batches.
+    """Assign the rows of a generation to processes and micro-batches.
 
     If neither `lengths` nor `live` is given, rows keep their order. Otherwise `pack_steps` reorders them.
 
@@ -130,14 +130,14 @@ def deal_micro_batches(
 
 
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
-    """Deal about equally many of the chosen rows to every process, and cut them into micro-batches without reordering.
+    """Assign about equally many of the chosen rows to every process, and cut them into micro-batches in order.
 
     A process keeps its own rows up to its share. Surplus rows go to processes that have fewer than their share. If the
     number of chosen rows is a multiple of W * K, all micro-batches have the same number of rows. Otherwise some have
     one row less, and `IDLE` in its place.
 
     Args:
-        chosen: `(W, R)`; true for the rows to deal.
+        chosen: `(W, R)`; true for the rows to assign.
         num_micro_batches: K.
 
     Returns:
@@ -161,7 +161,7 @@ def pack_steps(
 ) -> list[NDArray[np.int64]]:
     """Pack the live rows of every optimizer step into its micro-batches with little padding.
 
-    Rows are sorted by length and dealt in rounds of one row per process. In each round the longest row goes to the
+    Rows are sorted by length and assigned in rounds of one row per process. In each round the longest row goes to the
     process with the fewest tokens so far, the second longest to the process with the second fewest, and so on. At any
     moment all processes then run rows of similar length, and at the end they have run similar numbers of tokens.
     Finally all processes cut their rows into micro-batches after the same rounds.
@@ -208,8 +208,9 @@ def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]
     """Cut rows sorted by width into parts with the smallest total size.
 
     The size of a part is its number of rows times the width of its widest row. No part is larger than the first part of
-    an even cut, so peak memory does not rise. The result is optimal for up to 256 rows, by a dynamic programme in
-    O(parts x rows^2). More than 256 rows are first cut evenly into pieces, and then every piece is cut optimally.
+    a cut into equal numbers of rows, so peak memory does not rise. The result is optimal for up to 256 rows, by a
+    dynamic programme in O(parts x rows^2). More than 256 rows are first cut evenly into pieces, and then every piece is
+    cut optimally.
 
     Args:
         widths: `(N,)`: width of each row in tokens, descending; N is at least `num_parts`.

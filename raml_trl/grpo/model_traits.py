@@ -140,7 +140,7 @@ def draws_random_numbers(run: Callable[[], object], device: torch.device) -> boo
 
 
 def width_limit(config: Mapping[str, Any]) -> int | None:
-    """Return the width above which positions depend on padding, in tokens; None if there is no such width.
+    """Return the width of a batch, in tokens, above which positions depend on padding; None if there is no such width.
 
     Three ways to extend the context have such a width. With the rotary scalings "dynamic" and "longrope", the
     frequencies depend on the width of the batch once it exceeds a limit. Llama 4 and Ministral 3 scale attention by the

@@ -20,7 +20,7 @@ from raml_trl.grpo.micro_batches import RowRules
 from raml_trl.runtime.errors import InputError
 
 Normalizer = Literal["rows", "tokens"]
-"""What a loss divides the sum over its rows by.
+"""The number by which a loss divides the sum over its rows.
 
 `"rows"`: the loss is a mean over the rows of the micro-batch, as with `loss_type: grpo`. `"tokens"`: it is a sum that
 is divided by `inputs["num_items_in_batch"]`, as with `loss_type: dapo`. Either value also states that the term of a row
@@ -28,7 +28,7 @@ depends on no other row and not on padding, that tokens where `tool_mask` is 0 a
 may be called again to get its metrics. For `selection: importance`, it also states that the terms are proportional to
 the advantages, apart from `self.beta` times a KL term per row.
 
-None, the default, states nothing. If a method that computes the loss or a micro-batch is overridden, rows neither
+None, the default, states nothing. If a method that computes the loss or a micro-batch is then overridden, rows neither
 move between micro-batches nor are skipped, and m < G is rejected if it needs the normaliser.
 """
 
@@ -77,7 +77,7 @@ class Overrides:
         return "" if self.declared else ", ".join(dict.fromkeys(self.loss + self.step))
 
     def normalizer(self, loss_type: str) -> Normalizer | None:
-        """Return "rows" or "tokens", by whose number the loss divides; None if an override of the loss does not say."""
+        """Return whether the loss divides by the number of "rows" or "tokens"; None if an override does not say."""
         if self.loss:
             return self.declared
         return "rows" if loss_type in ROW_MEAN_LOSSES else "tokens"
@@ -92,7 +92,7 @@ class Overrides:
         """Check that no setting relies on a property of an overridden loss that its class does not declare.
 
         Raises:
-            InputError: if they do; the message names the override, and how to declare what its loss divides by.
+            InputError: if a setting does; the message names the override, and says how to declare the property.
         """
         if self.generation and args.refill:
             raise InputError(
@@ -140,7 +140,7 @@ class Overrides:
     def check_step(self) -> None:
         """Reject an override of `training_step` that does not call ours.
 
-        Call this method only where our `training_step` has not been called. Any override then does not call it.
+        Call this method only if our `training_step` has not been called, which shows that an override does not call it.
 
         Raises:
             InputError: if there is an override.
@@ -216,8 +216,9 @@ def check_private_names(trainer: object, owner: type) -> None:
 
 
 def check_default_args(trainer: object, owner: type) -> None:
-    """Check that no trainer of others, whose `__init__` `owner` calls, would have made a config with its own defaults.
+    """Check that no trainer of others among the base classes may have other default settings than ours.
 
+    Without a config from the user, `owner` makes one, so the `__init__` of such a base class would not make its own.
     TRL's experimental `GMPOTrainer`, for example, has another default for `epsilon` than `GRPOTrainer`.
 
     Raises:

@@ -1,7 +1,8 @@
 """Cuts selected rollouts at a random length, so that the update runs over a prefix of the completion only.
 
-A token survives the cut with a known probability, by whose inverse its term in the loss is weighted. The expected loss
-is therefore that of the whole rollouts, for every loss that is a sum over tokens with fixed factors.
+A token survives the cut with a known probability, and its term in the loss is weighted by the inverse of this
+probability. The expected loss is therefore that of the whole rollouts, for every loss that is a sum over tokens with
+fixed factors.
 
 Let a completion have L tokens, of which the first `minimum` are always kept. Token t survives with probability S(t): it
 is 1 for t <= minimum, and falls evenly to `keep` at t = L. One number u per rollout, uniform in [0, 1), decides: the
@@ -21,7 +22,7 @@ _STREAM = 1  # separates these draws from those of the selection, which have the
 
 
 def draw_cuts(num_groups: int, num_rollouts: int, *, seed: int, step: int) -> NDArray[np.float64]:
-    """Draw the number u of every rollout, `(P, G)`, in [0, 1).
+    """Draw the number u in [0, 1) that decides where a rollout is cut, for P groups of G rollouts, as `(P, G)`.
 
     The draws depend only on the seed and the step (the number of the generation), so they are the same for any number
     of processes, and after a resume.
@@ -46,11 +47,11 @@ def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tenso
 
 
 def cut_completions(batch: Batch, *, minimum: int, keep: float, row_mean: bool, mask_only: bool) -> Batch:
-    """Return the batch with every completion cut, and with advantages `(R, C)` that contain the weights of the tokens.
+    """Return the batch with every completion cut, and with advantages `(R, C)` multiplied by the weights of the tokens.
 
     `num_items_in_batch`, by which token-normalised losses divide, stays that of the whole completions. A loss that is a
-    mean over the tokens of a row would divide by the tokens that are left, so the advantages are multiplied by their
-    share.
+    mean over the tokens of a row would divide by the tokens that are left, so the advantages are also multiplied by the
+    share of the tokens that is left.
 
     Args:
         batch: rows with the column `CUT_DRAWS`.

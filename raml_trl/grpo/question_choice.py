@@ -2,11 +2,11 @@
 
 A group is mixed if its rewards differ. Only mixed groups have advantages other than 0, so rollouts for other groups are
 generated in vain. For every question the number of mixed groups is counted, where older groups count less: with each
-new group of the question, earlier counts shrink by `FORGETTING`. The estimated chance of a mixed group is the mean of
-the Beta posterior with a uniform prior. A question is drawn with a probability proportional to its chance plus a floor,
-so that no question is given up. With `question_weights`, the question gets the weight P / (N p), where p is the
-probability with which it was drawn. It depends only on earlier generations, so the expected gradient is that of all
-questions.
+new group of the question, earlier counts are multiplied by `FORGETTING`. The estimated chance of a mixed group is the
+mean of the Beta posterior with a uniform prior. A question is drawn with a probability proportional to its chance plus
+a floor, so that no question is given up. With `question_weights`, the question gets the weight P / (N p), where p is
+the probability with which it was drawn. Because p depends only on earlier generations, the expected gradient is that of
+all questions.
 
 The draw is systematic (see `inclusion`), without replacement, and keyed by the seed and the number of the generation.
 So it is the same for any number of processes, and after a resume. The first pass over the data keeps the order of TRL.
@@ -78,7 +78,11 @@ class MixedCounts:
             self.rewards[question] = np.nan if np.isnan(group).all() else np.nanmean(group)
 
     def table(self) -> list[dict[str, object]]:
-        """Return a row per question: its number, its groups, those that were mixed, and what the last one showed."""
+        """Return a row per question.
+
+        It has the number of the question, its number of groups, the chance that its next group is mixed, whether any
+        group was mixed, and the mean reward of the last group.
+        """
         chances = self.chances()
         return [
             {
@@ -110,7 +114,7 @@ def draw_questions(
         chances: `(N,)`, from `MixedCounts.chances`.
         number: P, at most N.
         floor: added to every chance.
-        rng: gives the order in which the draw goes through the questions, its start, and the order of the result.
+        rng: generator for the order of the questions in the draw, for its start, and for the order of the result.
 
     Returns:
         `(P,)`: the questions in random order; `(P,)`: the probability of each.

@@ -27,27 +27,29 @@ from raml_trl.grpo.advantages import is_mixed
 from raml_trl.grpo.generation import Generation, Row, add_fields
 
 Rollouts = tuple[Any, ...]
-"""What TRL's `_generate` returns: lists with an entry per row, None, and dicts of such lists."""
+"""The result of TRL's `_generate`: lists with an entry per row, None, and dicts of such lists."""
 _COMPLETION_IDS, _COMPLETIONS, _EXTRA_FIELDS = 1, 3, 5  # positions in `Rollouts`
 
 
 def groups_to_generate(groups: int, group_size: int, processes: int) -> int:
-    """Return the least number of groups, from `groups` on, whose rollouts can be divided equally among processes."""
+    """Return the smallest number of groups, at least `groups`, whose rollouts divide equally among the processes."""
     unit = processes // gcd(group_size, processes)
     return -(-groups // unit) * unit
 
 
 @dataclass
 class Refiller:
-    """Replaces groups of one generation.
+    """Replaces the groups of a generation that have no signal.
 
     Attributes:
         accelerator: the trainer's.
         group_size: G.
-        generate: TRL's `_generate`, with all overrides: prompts to `Rollouts`.
-        calculate_rewards: TRL's `_calculate_rewards`, with all overrides; its result `(P * G, F)` is gathered.
-        total_rewards: adds up rewards `(P * G, F)` over reward functions, to `(P, G)`.
-        other_rows: `(number, round)` to rows of the dataset, with questions that are not in the generation.
+        generate: returns the `Rollouts` of prompts: TRL's `_generate`, with all overrides.
+        calculate_rewards: TRL's `_calculate_rewards`, with all overrides; returns the rewards `(P * G, F)` of all
+            processes.
+        total_rewards: adds up rewards `(P * G, F)` over reward functions, and returns them as `(P, G)`.
+        other_rows: takes a number of questions and the number of the round, and returns the dataset rows of as many
+            questions that are not in the generation.
         columns: TRL's columns for the table of completions, to which reward functions have added an entry per row.
     """
 
@@ -60,7 +62,7 @@ class Refiller:
     columns: dict[str, list[Any]]
 
     def refill(self, generation: Generation, prompts: list[Any], generated: Rollouts, *, rounds: int) -> Rollouts:
-        """Replace groups without a signal, at most `rounds` times each.
+        """Replace groups without a signal, at most `rounds` times each, and return the resulting rollouts.
 
         The rows and prompts of this process change in place, because TRL continues to use these lists. The rewards of
         the generation, and what was discarded, are stored in `generation`.

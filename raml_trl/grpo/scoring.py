@@ -16,7 +16,7 @@ from raml_trl.grpo.micro_batches import RowRules, cut_for_scoring
 from raml_trl.grpo.rows import Batch, take_rows
 
 Scores = tuple[Tensor, Tensor | None, Tensor | None]
-"""What TRL's `_get_per_token_logps_and_entropies` returns: log-probabilities, entropies and router loss."""
+"""The result of TRL's `_get_per_token_logps_and_entropies`: log-probabilities, entropies and router loss."""
 
 
 def score_rows(

@@ -66,7 +66,7 @@ def select_rollouts(
         step: number of the generation, counted from the start of the run.
         first_group: index of the first of these groups in the global batch; 0 if the strategy is a function.
         lengths: `(P, G)`: completion tokens; needed if the strategy is a function.
-        factors: `(P, G)`: what `importance` multiplies |A| by, from `cost_factors`; None for 1.
+        factors: `(P, G)`: the factors by which `importance` multiplies |A|, from `cost_factors`; None for 1.
 
     Raises:
         InputError: if the strategy is a function and its result is no selection of m rollouts per group.
@@ -120,11 +120,11 @@ def _philox(seed: int, step: int) -> np.random.Philox:
 def cost_factors(
     prompts: NDArray[np.int64], completions: NDArray[np.int64], num_selected: int, *, mean_of_row: bool, shared: bool
 ) -> NDArray[np.float64]:
-    """Return what `importance` multiplies |A| by to get the least variance per token run, instead of per row.
+    """Return the factors by which `importance` multiplies |A|, to get the least variance per token instead of per row.
 
-    The factor of a rollout is the size of its gradient, apart from |A|, over the square root of its cost. The size is
-    the square root of its L completion tokens, over L if the loss is a mean over the row. The cost is L plus the share
-    of the prompt, which is 1/m if the prompt runs once for the m rollouts. docs/method.md derives both.
+    The factor of a rollout is the size of its gradient, apart from |A|, over the square root of its cost. For L
+    completion tokens the size is sqrt(L), divided by L if the loss is a mean over the row. The cost is L plus the
+    number of prompt tokens, divided by m if the prompt runs once for the m rollouts. docs/method.md derives both.
 
     Args:
         prompts: `(P, G)`: prompt tokens.

@@ -36,7 +36,7 @@ def count_generation(
         batch: the batch of this process.
         generation: the generation, after its subset was chosen.
         trained: `(R,)`; true for rows that will be trained on.
-        refill: whether groups may be discarded, so that their number is a metric.
+        refill: whether to include the number of groups that `refill` has discarded.
     """
     trained_tokens = (loss_mask(batch) * trained.unsqueeze(1)).sum().long()
     tokens_scored = torch.tensor(generation.tokens_scored, device=trained.device)

@@ -131,7 +131,7 @@ def write_subset(batch: Batch, subset: Subset, accelerator: Accelerator) -> None
 
 
 def restrict_loss(batch: Batch, args: SubsetGRPOConfig, accelerator: Accelerator) -> Batch:
-    """Return the batch of this process with a loss over the selected rows only, and over prefixes if they are cut.
+    """Return the batch of this process with a loss over the selected rows, or over prefixes of them if they are cut.
 
     With m = G, whole completions and no weights, the batch is unchanged.
 

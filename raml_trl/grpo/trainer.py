@@ -89,7 +89,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
 
     args: SubsetGRPOConfig
     loss_normalizer: Normalizer | None = None
-    """For a subclass that overrides the loss: what its loss divides by; see `overrides.Normalizer`."""
+    """For a subclass that overrides the loss: the number by which its loss divides; see `overrides.Normalizer`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The result of a selection, and selections by functions of the user: how they are found, named and checked.
+"""Defines the result of a selection, and finds, names and checks selection functions of the user.
 
 Shapes: P groups (one per prompt), G rollouts in each group, M of them selected.
 """
@@ -26,8 +26,8 @@ class Selection:
     """The selected rollouts of P groups, and their weights.
 
     `indices` `(P, M)`: positions within the group, ascending.
-    `weights` `(P, M)`: the weight w_i of each selected rollout, such that `(1/m) sum_S w_i x_i` estimates
-    `(1/G) sum x_i`.
+    `weights` `(P, M)`: the weight w_i of each selected rollout. The weighted mean over the selected rollouts S,
+    `(1/m) sum_S w_i x_i`, estimates the mean over the group, `(1/G) sum x_i`, where x_i is a gradient.
     """
 
     indices: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Selection:
 
     @classmethod
     def unweighted(cls, indices: NDArray[np.int64]) -> "Selection":
-        """Return the selection of these rollouts `(P, M)`, which may be in any order, with weight 1."""
+        """Return a selection in which all rollouts have weight 1. `indices` is `(P, M)`, in any order."""
         return cls(np.sort(indices, axis=1), np.ones(indices.shape))
 
     def mask(self, num_rollouts: int) -> NDArray[np.bool_]:
@@ -121,7 +121,7 @@ def path_of(selector: Selector) -> str:
 
 
 def check_selection(selection: object, name: str, shape: tuple[int, int], num_rollouts: int) -> Selection:
-    """Return the selection of a function as arrays of integers and floats, if it has m valid rollouts per group.
+    """Check that a function has selected m valid rollouts of each group, and return them as int64 and float64 arrays.
 
     Args:
         selection: the value that the function returned.
@@ -130,7 +130,7 @@ def check_selection(selection: object, name: str, shape: tuple[int, int], num_ro
         num_rollouts: G.
 
     Raises:
-        InputError: if it does not have them. The message names the function and the value.
+        InputError: if it has not. The message names the function and the value.
     """
     if not isinstance(selection, Selection):
         raise InputError(
