@@ -147,7 +147,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
 
 
 def build_model(config: BuildModelConfig, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """Build a Qwen2 model with the sizes in `config` and weights drawn with `config.seed`."""
+    """Build a Qwen2 model for `tokenizer`, with the sizes in `config` and weights drawn with `config.seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return Qwen2ForCausalLM(

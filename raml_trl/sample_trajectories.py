@@ -97,7 +97,7 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
 
 
 def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
-    """Return the card of the dataset `repo_id`. The card becomes the README.md of the dataset."""
+    """Return the card of the dataset `repo_id`: its README.md, with settings of `config` and the `counts`."""
     names = ("num_trajectories", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style")
     return trajectories_card(
         repo_id,

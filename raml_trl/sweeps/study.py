@@ -102,7 +102,7 @@ class Study:
         return self.directory / "trials" / name
 
     def log_file(self, name: str) -> Path:
-        """Return the file that the trial's output goes to."""
+        """Return the file to which the processes of the trial write their output."""
         return self.directory / "logs" / f"{name}.log"
 
     def settings_file(self, name: str) -> Path:
