@@ -35,9 +35,9 @@ _SMALLEST = 0.1  # smaller metrics are compared as if they had this size: the lo
 
 @dataclass(frozen=True)
 class Difference:
-    """The worst relative difference of two trainings over their steps.
+    """The largest relative differences between a training and a reference training, over all steps.
 
-    `gradient` is the distance between the two gradients, relative to the length of one of them. `metric` is the logged
+    `gradient` is the distance of their gradients, relative to the length of the reference's. `metric` is the logged
     metric that differs most, and `logs` its difference. A difference is infinite if one training lacks a step, a metric
     or a number that the other has.
     """
@@ -52,7 +52,7 @@ class Difference:
 
 
 class Failure(NamedTuple):
-    """A column of a case that does not agree, and why."""
+    """A comparison that failed: its case, its column among `COLUMNS`, and the reason."""
 
     case: str
     column: str

@@ -60,7 +60,7 @@ class Workshop:
 
 @contextmanager
 def open_workshop() -> Iterator[Workshop]:
-    """Make a temporary directory with a model of one layer. Inside the block, trainings are quick and print nothing."""
+    """Make a temporary directory with a model of one layer. In the `with` block, trainings are quick and silent."""
     sizes: dict[str, Any] = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -78,7 +78,7 @@ def open_workshop() -> Iterator[Workshop]:
 
 
 def train(case: Case, workshop: Workshop, subset: dict[str, Any] | None = None) -> Training:
-    """Train for a few steps: two optimizer steps of four groups, in micro-batches of two groups.
+    """Train for two optimizer steps of four groups, in micro-batches of two groups, and return gradients and logs.
 
     Args:
         case: the settings and arguments that differ from the defaults.
@@ -136,7 +136,7 @@ class _Recorder(TrainerCallback):
 
 
 def questions(number: int = 32) -> Dataset:
-    """Return prompts of different lengths."""
+    """Return a dataset of `number` prompts of different lengths."""
     texts = [f"{'abcdefgh'[: 1 + i % 5]}{i}" for i in range(number)]
     return Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in texts]})
 

@@ -1,1 +1,1 @@
-"""Runs each prompt once per group: packed rows, attention over them, and the model that is called with them."""
+"""Runs each prompt once for all rollouts of its group, by packing them into one row, on which the model runs."""

@@ -47,7 +47,7 @@ def register(backend: Backend, ordinary: str) -> str:
     """Add an attention function for packed rows to transformers, and return its name there.
 
     Args:
-        backend: how packed rows are computed.
+        backend: computes attention over packed rows.
         ordinary: name of the attention function for all other calls.
     """
     name = f"raml_{'varlen' if backend == 'flash' else backend}+{ordinary}"  # "flash" in a name changes masks
@@ -91,7 +91,7 @@ def attention_forward(
     """Compute attention as one layer of a model of transformers asks for it; returns `(1, T, H, D)` and None.
 
     Raises:
-        ValueError: if the layer changes attention in a way that no backend supports, or does not pass on its window.
+        ValueError: if the layer changes attention as no backend supports it, or does not pass on its sliding window.
     """
     if not is_layout(attention_mask):
         return ordinary(module, query, key, value, attention_mask, *args, **kwargs)
@@ -130,7 +130,7 @@ def _has_window(module: nn.Module) -> bool:
 def attend_sdpa(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
 ) -> Tensor:
-    """Compute `Attend` by one call of torch's attention for every prefix and every branch."""
+    """Compute the attention that `Attend` describes, by one call of torch's attention per prefix and per branch."""
 
     def attention(queries: slice, keys: list[slice], mask: Tensor | None) -> Tensor:
         return scaled_dot_product_attention(

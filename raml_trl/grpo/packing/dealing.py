@@ -1,9 +1,10 @@
-"""Deals whole groups of rollouts to processes and micro-batches, by the number of tokens in packed rows.
+"""Assigns whole groups of rollouts to processes and micro-batches, by the number of tokens in packed rows.
 
 Rows with the same prompt form a group, and the prompt runs once in each micro-batch that has rows of the group. So a
 group stays together unless it is larger than a micro-batch, or some process would have too little to do. A step uses as
-few micro-batches as the limit allows. The others are empty and come first, because DDP exchanges gradients in the last.
-DeepSpeed needs gradients from every micro-batch, so with it the others have an idle row.
+few micro-batches as the limit of tokens allows. Unused micro-batches are empty and come first, because DDP exchanges
+gradients in the last micro-batch. With DeepSpeed, which needs gradients from every micro-batch, unused micro-batches
+have an idle row instead.
 
 Shapes: W processes; K micro-batches per process, of which `window` consecutive ones form an optimizer step, or a part
 of one. Rows are numbered over all processes, as in `micro_batches`; there are R in all.
@@ -24,7 +25,7 @@ _SEARCH_STEPS = 12  # of the search for the smallest micro-batches
 
 @dataclass(frozen=True)
 class RowTokens:
-    """The tokens of every row.
+    """The numbers of tokens of every row.
 
     Attributes:
         prompts: `(R,)`: a number for each row, which is equal for rows with the same prompt.
@@ -60,7 +61,7 @@ def deal_groups(
     keep_unselected: bool,
     runs_unused: bool = False,
 ) -> list[NDArray[np.int64]]:
-    """Deal the live rows of every optimizer step to processes and micro-batches.
+    """Assign the live rows of every optimizer step to processes and micro-batches.
 
     Args:
         selected: `(W, R / W)`; true for selected rows.
@@ -103,7 +104,7 @@ def _deal_step(
 
 
 def split_between(groups: Sequence[Rows], tokens: RowTokens, num_processes: int) -> list[list[Rows]]:
-    """Give every process whole groups or pieces of groups, so that the largest number of tokens is small.
+    """Give every process whole groups or pieces of groups, so that no process has many more tokens than others.
 
     All groups are cut into the same number of pieces, if they have enough rows. Each piece, the largest first, goes to
     the process with the fewest tokens so far. The number of pieces with the best result is used.
@@ -129,8 +130,8 @@ def fill_evenly(
 ) -> list[list[Rows]]:
     """Fill micro-batches with the groups of each process, the largest micro-batch first.
 
-    No process has more micro-batches than `num_micro_batches`. The largest number over all processes is as small as
-    `limit` allows, and with this number, the largest micro-batch is about as small as possible.
+    No process has more micro-batches than `num_micro_batches`. The largest number of micro-batches of a
+    process is as small as `limit` allows. With this number, the largest micro-batch is about as small as possible.
     """
 
     def fill(size: int) -> list[list[Rows]]:
@@ -151,9 +152,9 @@ def fill_evenly(
 
 
 def fill_micro_batches(pieces: Iterable[Rows], tokens: RowTokens, size: int) -> list[Rows]:
-    """Fill micro-batches of at most `size` tokens: each piece, the largest first, goes into the first that has room.
+    """Fill micro-batches of at most `size` tokens: each piece, the largest first, goes into the first with room.
 
-    A piece that is larger than `size` is cut. A row that is larger gets a micro-batch of its own.
+    A piece that is larger than `size` is cut. A row that is larger than `size` gets a micro-batch of its own.
     """
     bins: list[list[Rows]] = []
     room: list[int] = []

@@ -26,7 +26,7 @@ _KEPT = 8  # layouts, times the windows that a model uses
 def attend_flex(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
 ) -> Tensor:
-    """Compute `Attend` by torch's flex attention.
+    """Compute the attention that `attention.Attend` describes, by torch's flex attention.
 
     On a CPU it is not compiled and has no backward pass, which is enough to test its mask.
     """
@@ -51,10 +51,10 @@ def attend_varlen(
     window: int | None,
     flash: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """Compute `Attend` by one call of flash attention.
+    """Compute the attention that `attention.Attend` describes, by one call of flash attention.
 
     Args:
-        query: see `Attend`, as for the next five arguments.
+        query: for this and the next five arguments, see `attention.Attend`.
         flash: the function `flash_attn_varlen_func` of flash attention 2; None to import it.
     """
     if flash is None:

@@ -49,7 +49,7 @@ class Group:
 
     @property
     def branch_slices(self) -> Iterator[slice]:
-        """The place of each branch in the packed row."""
+        """The slice of the packed row that each branch takes."""
         starts = accumulate(self.branches, initial=self.branch_start)
         return (slice(start, start + size) for start, size in zip(starts, self.branches, strict=False))
 
@@ -148,8 +148,8 @@ class PackedRows:
 def pack_rows(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> PackedRows | None:
     """Pack a batch of rollouts; return None if it has a row that cannot be packed.
 
-    Rollouts with the same prompt form a group. Rollouts without a token to predict are left out. If all are, the
-    shortest is packed with one token, so that there is something to run.
+    Rollouts with the same prompt form a group. Rollouts without a token to predict are left out. If no
+    rollout has one, that with the shortest prompt is packed with one token, so that there is something to run.
 
     A row cannot be packed if padding lies between its tokens, or if the tokens to predict do not all follow a prompt.
 

@@ -2,8 +2,8 @@
 
 TRL's method that computes log-probabilities calls a function instead of the model, and gets what the model would have
 returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is not. A few
-rows before training, the first batch with gradient and the first without are also computed the plain way. If the
-results differ by more than rounding, rows are no longer packed.
+rows before training, the first batch with gradient, and the first batch without gradient are also computed without
+packing. If the results differ by more than rounding, rows are no longer packed.
 
 Shapes: N rows padded to S tokens; T tokens in the packed row, of which L are in branches.
 """
@@ -120,11 +120,11 @@ class PackedModel:
     def probe(self, model: nn.Module, tokenizer: Any, args: SubsetGRPOConfig) -> None:
         """Stop packing if it changes the results of a model on a few short rows.
 
-        So a model that cannot be trusted is found before rows are dealt. Longer rows, as those of the first batch, can
-        still show other differences.
+        This check runs before rows are assigned to micro-batches for the first time. The rows of the first batch, which
+        are longer, can still show differences that the short rows do not.
 
         Raises:
-            InputError: as `start` does.
+            InputError: if packing stops, but `shared_prompts` names a backend, or `max_tokens_per_micro_batch` is set.
         """
         if self.obstacle is None:
             ids, mask = padded_rows(tokenizer)[0]
@@ -186,7 +186,7 @@ def cpu_tile(vocabulary: int) -> int:
 
 
 def check_wish(args: SubsetGRPOConfig, obstacle: str) -> None:
-    """Raise an `InputError` if the settings ask for packed rows, which `obstacle` forbids."""
+    """Raise an `InputError` if the settings ask for packed rows. `obstacle` is the reason why rows cannot be packed."""
     if args.shared_prompts != "auto":
         raise InputError(f"shared_prompts is {args.shared_prompts!r}, but {obstacle}: set it to auto or off")
     if args.max_tokens_per_micro_batch is not None:

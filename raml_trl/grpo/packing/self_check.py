@@ -16,7 +16,7 @@ _FIRST, _SMALLEST = 16, 8  # number of parameters whose gradient is compared: th
 
 
 class Difference(NamedTuple):
-    """The difference between packed rows and plain rows.
+    """The difference between the results of a model on packed rows and on padded rows.
 
     Attributes:
         logps: root mean square difference of log-probabilities, relative to their standard deviation.
@@ -48,7 +48,7 @@ def measure_difference(
 
     Args:
         model: a model with TRL's fused head, without DDP's wrapper, which would expect a backward pass.
-        inputs: what TRL passes to the model: `input_ids`, `attention_mask` and `labels`, `(N, S)`, and `fused_lm_head`.
+        inputs: the model's arguments: `input_ids`, `attention_mask` and `labels`, `(N, S)`, and `fused_lm_head`.
         run_packed: runs the model on the packed rows.
         sharded: whether each process holds a part of every parameter. Then only log-probabilities are compared.
     """

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from raml_trl.grpo.micro_batches import ModelTraits
 
 SharedPrompts = Literal["auto", "off", "sdpa", "flex", "flash"]
-"""The setting `shared_prompts`: a backend of `attention`, the fastest one, or none."""
+"""The setting `shared_prompts`: a backend of `attention`, "auto" for the fastest one, or "off" for none."""
 
 _ORDINARY = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _LAYER_TYPES = {"full_attention", "sliding_attention"}

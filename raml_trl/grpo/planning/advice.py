@@ -1,15 +1,15 @@
-"""Compares ways to save: how long each takes to reach the same signal-to-noise ratio of the gradient.
+"""Compares ways to save time: how long each takes to reach the same signal-to-noise ratio of the gradient.
 
 A smaller update is faster, but noisier. What counts is the time until the mean of several gradients is as accurate as
 with all G rollouts, which is proportional to (noise / signal^2) x seconds of a step. The options compared here keep the
-expected gradient, apart from `question_selection: mixed`, whose signal is larger by as much as it avoids groups without
-one. Assumptions, stated with the result: the gradients of different rollouts and tokens are uncorrelated and small
-compared with their noise; a rollout with advantage A and L tokens has a gradient of size |A| sqrt(L), divided by L if
-the loss is a mean over the row; and a token costs the same everywhere.
+expected gradient. The exception is `question_selection: mixed`: it avoids groups without a signal, so the signal of its
+gradient is larger. Assumptions, stated with the result: the gradients of different rollouts and tokens are uncorrelated
+and small compared with their noise; a rollout with advantage A and L tokens has a gradient of size |A| sqrt(L),
+divided by L if the loss is a mean over the row; and every token takes the same time.
 
 With these assumptions, cutting completions at random (`token_selection: prefix`) never saves time: if a share q of the
-completions is kept whole, the noise grows by ln(1/q) / (1 - q), which exceeds the reciprocal of the remaining tokens,
-2 / (1 + q). It saves memory.
+completions is kept whole, the noise grows by ln(1/q) / (1 - q), which exceeds 2 / (1 + q), the reciprocal
+of the share of tokens that remain. It saves memory.
 
 Shapes: N groups of G rollouts.
 """
@@ -26,12 +26,12 @@ from raml_trl.grpo.planning.step_cost import Split
 from raml_trl.grpo.selection import FLOOR, cost_factors
 
 WORTHWHILE = 0.95
-"""An option that takes more of the time than this is not recommended."""
+"""Largest `Option.time` that is recommended: an option must save at least 5 % of the time."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of a run: what the noise of the gradient depends on.
+    """Properties of the groups of a run on which the noise of the gradient depends.
 
     `advantages` `(N, G)`; `lengths` `(N, G)`: completion tokens; `prompt`: tokens of a prompt; `mean_of_row`: whether
     the loss is a mean over the tokens of each row.
@@ -44,20 +44,22 @@ class Groups:
 
     @property
     def sizes(self) -> NDArray[np.float64]:
-        """The sizes `(N, G)` of the gradients."""
+        """The sizes `(N, G)` of the gradients of the rollouts."""
         return np.abs(self.advantages) * self.lengths ** (-0.5 if self.mean_of_row else 0.5)
 
     @property
     def live(self) -> NDArray[np.bool_]:
-        """Which groups `(N,)` have a gradient."""
+        """Mask `(N,)`: true for groups that have a gradient."""
         return np.asarray(self.advantages.any(axis=1))
 
 
 @dataclass(frozen=True)
 class Option:
-    """A way to save, relative to an update on all G rollouts that shares prompts and skips what has no gradient.
+    """A way to save time.
 
-    `settings` by name; `seconds` of a step; `noise` of the gradient; `time` to the same signal-to-noise ratio.
+    `settings`: its settings by name. The numbers are relative to an update on all G rollouts that shares prompts and
+    skips rollouts without a gradient. `seconds`: time of a step. `noise`: noise of the gradient. `time`: time to the
+    same signal-to-noise ratio.
     """
 
     settings: dict[str, object]
@@ -72,7 +74,7 @@ class Option:
 
 
 def compare_options(groups: Groups, split: Split, groups_per_step: float, *, keep: float, minimum: int) -> list[Option]:
-    """Return the options with the least time first.
+    """Compare the ways to save time, and return them with the fastest first.
 
     Args:
         groups: groups of a run.

@@ -55,10 +55,10 @@ class _Basis:
 
 
 def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option], Sequence[str]]:
-    """Return the predictions, the ways to save, and notes on where the numbers come from.
+    """Return the predictions, a comparison of ways to save time, and notes on where the numbers come from.
 
-    The predictions are for TRL's trainer, and for ours with every m. Ways to save are compared if `config` names a run
-    that logged its rollouts.
+    The predictions are for TRL's trainer, and for ours with every m. The comparison is empty unless `config` names a
+    run that logged its rollouts.
     """
     recipes, model = read_recipes(config)
     args = recipes[-1]

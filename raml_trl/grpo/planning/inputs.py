@@ -198,7 +198,7 @@ def read_groups(run: Path, args: SubsetGRPOConfig, prompt_length: int) -> Groups
 
 
 def completion_text(completion: Any) -> str:
-    """Return the text of a completion of the table that TRL logs: a string, or messages."""
+    """Return the text of a completion in the table that TRL logs, where it is a string or a list of messages."""
     return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
 
 

@@ -254,7 +254,7 @@ def _cells(
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:
-    """Split the seconds of a step of TRL's trainer on all G rollouts.
+    """Split the seconds of a step of TRL's trainer on all G rollouts into a constant and a price per cell.
 
     `generating` are the seconds that do not shrink with m, `updating` those of the update. The whole update is
     attributed to its cells, because no constant part is known. This makes small m look better than they are.
@@ -263,7 +263,7 @@ def given_split(generating: float, updating: float, work: Work) -> Split:
 
 
 def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
-    """Split the seconds of a step, as measured in a run with any m.
+    """Split the seconds of a step, as measured in a run with any m, into constants and a price per cell.
 
     The constant and the price per cell are those of a line through two points, each with the cells and the seconds of
     the updates. The first point is measured: it is in the summary of the run. The second point is for TRL's trainer,
