@@ -102,7 +102,7 @@ def deal_rows(
         args: the trainer's config.
         rules: how rows are assigned.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
-        runs_unused: whether every micro-batch has to run, although fewer would do.
+        runs_unused: whether every micro-batch has to run, even if the rows fit into fewer.
 
     Returns:
         K micro-batches, each `(W, N)`: the row numbers of each process, or `IDLE`.

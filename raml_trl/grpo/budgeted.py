@@ -33,14 +33,14 @@ class Spent:
 
 @dataclass
 class Budget(TrainerCallback):
-    """Asks for an evaluation whenever a share of the budget is spent, and ends training after the last one.
+    """Asks for an evaluation whenever another share of the budget is spent, and ends training after the last one.
 
     Args:
         tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget; the last one is at its end.
         clock: returns the CPU time of the process in seconds, such as `time.process_time`.
         wall: returns the wall-clock time in seconds.
-        counts: the counts of the run by name, which the trainer updates; those of `Ledger`.
+        counts: `Ledger.counts` of the run, which the trainer updates.
         metric: name of the evaluation metric to record as the score.
     """
 

@@ -191,12 +191,12 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def weighs(self) -> bool:
-        """Whether rows of the loss are weighted; False for a user's function, although it may give weights."""
+        """Whether rows of the loss are weighted; False for a user's function, although it may return weights."""
         return self.question_weights or (self.selection == "importance" and self.fraction < 1)
 
     @property
     def weighing(self) -> str:
-        """The setting that weights the rows of the loss, for messages."""
+        """The setting that gives the rows of the loss different weights, as text for messages."""
         return "question_weights" if self.question_weights else f"selection {str(self.selection)!r}"
 
     @property

@@ -26,10 +26,12 @@ _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 
 def check_exactness(args: "SubsetGRPOConfig") -> None:
-    """Check that no setting would change the gradient of an optimizer step, or weight terms of a loss that is no sum.
+    """Check that no setting would change the gradient of an optimizer step.
+
+    Also check that rows or tokens are weighted only in a loss that is a sum over them.
 
     Raises:
-        InputError: if one would; the message names the settings.
+        InputError: if a check fails; the message names the settings.
     """
     known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
     if args.loss_type not in known:
@@ -100,7 +102,7 @@ def _check_max_tokens(args: "SubsetGRPOConfig", terms: str) -> None:
 
 
 def check_weights(args: "SubsetGRPOConfig") -> None:
-    """Check that the rows of the loss can be weighted: a sum over rows, with advantages computed over all G.
+    """Check that the rows of the loss can be weighted: the loss is a sum over rows, and advantages are over all G.
 
     Raises:
         InputError: if the rows cannot be weighted.
@@ -168,7 +170,8 @@ def check_geometry(
 ) -> None:
     """Check that a generation consists of whole groups, and that a micro-batch has a whole number of selected rows.
 
-    If rows move between micro-batches, these may have different numbers of rows.
+    The second check is left out if rows move between micro-batches, because these may then have different numbers of
+    rows.
 
     Args:
         batch: per_device_train_batch_size, in rollouts before selection.

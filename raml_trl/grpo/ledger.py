@@ -21,7 +21,7 @@ PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updat
 - scoring: computing log-probabilities of the rollouts before training (old model and reference model)
 - preparing: all other work of TRL before an update
 - selecting: choosing rollouts, assigning rows to micro-batches, and computing metrics of the loss for the micro-batches
-  of TRL
+  that TRL would have run
 - updating: forward pass, backward pass and optimizer step
 
 Evaluation belongs to no phase.

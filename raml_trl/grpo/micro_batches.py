@@ -132,9 +132,9 @@ def deal_micro_batches(
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
     """Assign about equally many of the chosen rows to every process, and cut them into micro-batches in order.
 
-    A process keeps its own rows up to its share. Surplus rows go to processes that have fewer than their share. If the
-    number of chosen rows is a multiple of W * K, all micro-batches have the same number of rows. Otherwise some have
-    one row less, and `IDLE` in its place.
+    A process keeps its own rows up to an equal share of all. Surplus rows go to processes that have less than this
+    share. If the number of chosen rows is a multiple of W * K, all micro-batches have the same number of rows.
+    Otherwise some have one row less, and `IDLE` in its place.
 
     Args:
         chosen: `(W, R)`; true for the rows to assign.

@@ -239,10 +239,10 @@ class _Around(partial[Any]):
 
 @contextmanager
 def around(trainer: object, **functions: Callable[..., Any]) -> Iterator[None]:
-    """Call a function instead of each method named, until the `with` block ends.
+    """Call the given functions instead of the trainer's methods of the same names, until the `with` block ends.
 
-    The function gets the method, bound to the trainer, and then the arguments of the call. The method is the one that
-    TRL would have called: the outermost override.
+    A function gets the method, bound to the trainer, and then the arguments of the call. The method is the one that TRL
+    would have called: the outermost override.
     """
     attributes = vars(trainer)
     own = {name: attributes[name] for name in functions if name in attributes}

@@ -20,7 +20,7 @@ from raml_trl.training.completeness import Required
 logger = logging.getLogger(__name__)
 
 REFERENCE_FILE = "reference_model.pt"
-"""Name of the checkpoint file with the weights of the reference. It is written only if training has changed them."""
+"""Name of the checkpoint file that holds the reference model. It is written only if training has changed the model."""
 
 
 class ReferenceResuming(ResumableTrainer):

@@ -65,7 +65,7 @@ class Refiller:
         """Replace groups without a signal, at most `rounds` times each, and return the resulting rollouts.
 
         The rows and prompts of this process change in place, because TRL continues to use these lists. The rewards of
-        the generation, and what was discarded, are stored in `generation`.
+        the generation, and the numbers of discarded groups and tokens, are stored in `generation`.
 
         Args:
             generation: the generation, whose `inputs` are the rows of this process.

@@ -19,9 +19,9 @@ SELECTED = "raml/selected"
 WEIGHTS = "raml/weights"
 """`(R,)`: weight of the row in the loss, if rows have different weights."""
 CUT_DRAWS = "raml/cut_draws"
-"""`(R,)`, in [0, 1): where the completion of the row is cut, if completions are cut; see `prefix_cuts`."""
+"""`(R,)`: the number in [0, 1) that decides where the completion is cut, if completions are cut; see `prefix_cuts`."""
 LOSS_ROWS = "raml/loss_rows"
-"""0-d: the number that a mean over rows must divide by, in a micro-batch with another number of rows."""
+"""0-d tensor: the number by which a mean over rows must divide, in a micro-batch with another number of rows."""
 
 
 def is_column(value: Any) -> bool:

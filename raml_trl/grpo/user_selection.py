@@ -121,7 +121,9 @@ def path_of(selector: Selector) -> str:
 
 
 def check_selection(selection: object, name: str, shape: tuple[int, int], num_rollouts: int) -> Selection:
-    """Check that a function has selected m valid rollouts of each group, and return them as int64 and float64 arrays.
+    """Check that a function has selected m valid rollouts of each group.
+
+    Return the selection with indices of type int64 and weights of type float64.
 
     Args:
         selection: the value that the function returned.

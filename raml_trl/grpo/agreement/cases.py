@@ -20,9 +20,9 @@ class Case:
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the trainer's constructor. If `model` is a function, it makes the model for every training."""
     subclass: Callable[[type[GRPOTrainer]], type[GRPOTrainer]] | None = None
-    """Makes a subclass of the trainer's class, as a user would write it."""
+    """Function that makes a subclass of the trainer's class, as a user would write it."""
     prepare: Callable[[GRPOTrainer], None] | None = None
-    """Called with every trainer before it trains."""
+    """Function that is called with every trainer before it trains."""
 
 
 def loss_cases() -> Iterator[Case]:

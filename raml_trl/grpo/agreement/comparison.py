@@ -4,9 +4,10 @@
 release of TRL whose loss has a new term or another denominator. Every case is trained five times:
 
 - with TRL's `GRPOTrainer`;
-- `plain`: with ours, m = G, without `length_bucketing` and `skip_zero_advantage`. It must equal TRL bit for bit;
+- `plain`: with ours, m = G, without `length_bucketing`, `skip_zero_advantage` and `shared_prompts`. It must equal TRL
+  bit for bit;
 - `default`: with ours, m = G. It must equal TRL up to rounding;
-- `drop` and `mask`: with ours, m = G / 2, with either `subset_mode`. They must equal each other up to rounding.
+- `drop` and `mask`: with ours, m = G / 2, once with each `subset_mode`. They must equal each other up to rounding.
 """
 
 import inspect

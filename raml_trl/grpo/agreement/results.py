@@ -60,7 +60,7 @@ def as_json(agreements: Sequence[Agreement]) -> list[dict[str, Any]]:
 
 
 def from_json(rows: Sequence[Mapping[str, Any]]) -> list[Agreement]:
-    """Return the results from `rows`, which `as_json` returned for them."""
+    """Return the results that `as_json` has converted to `rows`."""
     return [Agreement(row["case"], {name: _from_json(row[name]) for name in COLUMNS}) for row in rows]
 
 

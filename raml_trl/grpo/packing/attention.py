@@ -8,7 +8,7 @@ attention for sequences of different lengths, with the keys of a prefix copied b
 function that the model used before. It must stay in place while the model trains: gradient checkpointing calls it again
 during the backward pass.
 
-Shapes: T tokens in the packed row; H attention heads of width D, of which keys and values may have fewer.
+Shapes: T tokens in the packed row; H attention heads of width D; keys and values may have fewer heads.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,10 +44,10 @@ class Attend(Protocol):
 
 
 def register(backend: Backend, ordinary: str) -> str:
-    """Add an attention function for packed rows to transformers, and return its name there.
+    """Add an attention function for packed rows to transformers, and return the name under which it is added.
 
     Args:
-        backend: computes attention over packed rows.
+        backend: name of the backend that computes attention over packed rows.
         ordinary: name of the attention function for all other calls.
     """
     name = f"raml_{'varlen' if backend == 'flash' else backend}+{ordinary}"  # "flash" in a name changes masks
@@ -88,10 +88,12 @@ def attention_forward(
     ordinary: Callable[..., tuple[Tensor, Any]],
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
-    """Compute attention as one layer of a model of transformers asks for it; returns `(1, T, H, D)` and None.
+    """Compute attention for one layer of a model of transformers, and return `(1, T, H, D)` and None.
+
+    Calls whose mask is no layout go to the function `ordinary`.
 
     Raises:
-        ValueError: if the layer changes attention as no backend supports it, or does not pass on its sliding window.
+        ValueError: if the layer changes attention in an unsupported way, or does not pass on its sliding window.
     """
     if not is_layout(attention_mask):
         return ordinary(module, query, key, value, attention_mask, *args, **kwargs)

@@ -1,7 +1,7 @@
-"""Attention over a packed row on GPUs: by torch's flex attention, or by flash attention for sequences.
+"""Attention over a packed row on GPUs: by torch's flex attention, or by flash attention.
 
-The functions compute what `attention.Attend` describes. Their masks and offsets are kept for the layers of a model,
-which all have the same layout.
+The functions compute the attention that `attention.Attend` describes. Their masks and offsets are cached, because all
+layers of a model have the same layout.
 """
 
 from collections.abc import Callable, Iterable
@@ -87,8 +87,8 @@ class Sequences(NamedTuple):
         query_offsets: `(n + 1,)`, int32: where the queries of each of the n sequences start, and where the last stop.
         key_offsets: `(n + 1,)`, int32: the same for keys.
         key_tokens: positions in the packed row of the keys of all sequences.
-        longest_query: most queries of a sequence.
-        longest_key: most keys of a sequence.
+        longest_query: largest number of queries of a sequence.
+        longest_key: largest number of keys of a sequence.
     """
 
     query_offsets: Tensor

@@ -149,7 +149,7 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Pack
     """Pack a batch of rollouts; return None if it has a row that cannot be packed.
 
     Rollouts with the same prompt form a group. Rollouts without a token to predict are left out. If no
-    rollout has one, that with the shortest prompt is packed with one token, so that there is something to run.
+    rollout has one, the one with the shortest prompt is packed with one token, so that there is something to run.
 
     A row cannot be packed if padding lies between its tokens, or if the tokens to predict do not all follow a prompt.
 

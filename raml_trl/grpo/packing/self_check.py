@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
 
 FAILED = Difference(math.inf, math.inf, 1)
-"""The difference if a model raises an error."""
+"""The difference that is reported if a model raises an error."""
 
 
 def measure_difference(

@@ -69,7 +69,7 @@ class Option:
 
     @property
     def name(self) -> str:
-        """The settings as in a recipe."""
+        """The settings as text, as in a recipe."""
         return ", ".join(f"{name}: {value}" for name, value in self.settings.items())
 
 
@@ -79,7 +79,7 @@ def compare_options(groups: Groups, split: Split, groups_per_step: float, *, kee
     Args:
         groups: groups of a run.
         split: seconds of a step.
-        groups_per_step: number of groups that one process updates on in a step.
+        groups_per_step: number of groups that one process trains on in a step.
         keep: `prefix_keep`.
         minimum: `prefix_minimum`.
     """

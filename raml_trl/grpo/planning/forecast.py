@@ -28,8 +28,8 @@ class Prediction:
     """The predicted optimizer step of one trainer ("TRL" or "ours") with one m.
 
     `rows` is the number of rollouts trained on, over all devices. `cells` (token positions that run) and `bytes` are
-    those of one device. `cells_per_micro_batch` are those of the largest micro-batch, if all rollouts are as long as
-    they may be.
+    those of one device. `cells_per_micro_batch` is the number of cells of the largest micro-batch, if all rollouts
+    have the maximum length.
     """
 
     trainer: str
