@@ -24,7 +24,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Words:
-    """Words that are compared as such: without case, articles and the ending of a plural."""
+    """Words, which are compared without regard to case, articles and the ending of a plural."""
 
     words: tuple[str, ...]
 
@@ -71,7 +71,7 @@ class Tuple:
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval. `has_low` and `has_high` say whether its ends belong to it."""
+    """An interval. `has_low` and `has_high` say whether the ends `low` and `high` belong to it."""
 
     low: "Answer"
     high: "Answer"
@@ -127,7 +127,7 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Approximation:
-    r"""A decimal, and the exact value that it approximates; None for only a name, as in `x \approx 1.4`."""
+    r"""A decimal, and the exact value that it approximates. `exact` is None for a mere name: `x \approx 1.4`."""
 
     exact: "Answer | None"
     decimal: "Answer"

@@ -1,4 +1,4 @@
-"""Reads numbers with a base, such as `1101_2` and `2B_{16}`. They are equal if both digits and base are."""
+"""Reads numbers with a base, such as `1101_2` and `2B_{16}`. Two are equal if digits and base are the same."""
 
 import re
 from dataclasses import dataclass

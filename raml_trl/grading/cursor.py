@@ -17,10 +17,10 @@ class UnreadError(Exception):
 class Cursor:
     """A position in the list of the tokens of a text. The last token is "", which marks the end.
 
-    Brackets may be nested up to `max_depth` deep.
+    `token` is the pattern of a token, which is its first group. Brackets may be nested up to `max_depth` deep.
 
     Raises:
-        UnreadError: if the text has other tokens than those that `token` matches with its first group.
+        UnreadError: if the text has tokens that `token` does not match.
     """
 
     def __init__(self, text: str, token: re.Pattern[str], *, max_depth: int) -> None:

@@ -85,8 +85,8 @@ def estimate(text: str) -> Estimate | None:
 def is_unknown(text: str) -> bool:
     r"""Return whether an expression has no value because it names something unknown, as \min(a, b) or \triangle ABC do.
 
-    Return False for an expression with `\begin`, or with an index at a sum, product, integral, limit, minimum or
-    maximum, because its letters may be bound.
+    Return False for an expression with `\begin`, or with a sum, product, integral, limit, minimum or maximum that
+    has a subscript, because its letters may be bound.
     """
     return estimate(text) is None and _NAME.search(text) is not None and _BOUND.search(text) is None
 

@@ -244,7 +244,7 @@ def _product(first: Answer, second: Answer) -> Answer:
 
 
 def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two piecewise functions, with the pieces in any order. "otherwise" may stand for any condition."""
+    """Compare two piecewise functions, with the pieces in any order. The word "otherwise" fits any condition."""
     assert isinstance(p.value, Cases)
     assert isinstance(a.value, Cases)
     first, second = list(p.value.rows), list(a.value.rows)

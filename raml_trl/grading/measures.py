@@ -57,7 +57,7 @@ def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdic
 
 
 def same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Compare a residue class with a number, which must be the smallest member of the class from 0 on."""
+    """Compare a residue class with a number, which must be its smallest member that is not negative."""
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, Number)
     modulus, residue = exact(p.value.modulus), exact(p.value.residues[0])

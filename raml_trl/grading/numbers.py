@@ -77,7 +77,7 @@ def is_not_finite(answer: str) -> bool:
 def is_too_long(answer: str) -> bool:
     """Return whether an answer is too long, or nests brackets too deeply, to be parsed.
 
-    The normalised spelling may have twice as many characters, because ½ becomes a fraction in LaTeX.
+    The limit for the normalised spelling is twice as high, because ½ becomes a fraction in LaTeX.
     """
     depth = 0
     for character in answer[: MAX_CHARACTERS + 1]:

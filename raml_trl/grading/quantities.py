@@ -87,7 +87,7 @@ _IN_TEXT = re.compile(r"\\[A-Za-z]+|\^\{?-?[123]\}?|[A-Za-z'’-]+|平方|立方
 def read_quantity(answer: str) -> Quantity:
     r"""Return the value, unit and noun of an answer. The value is the whole answer if no quantity can be read.
 
-    `answer` must be spelled as `notation.normalise` returns it. Words such as `million` become a factor.
+    `answer` must be spelled as `notation.normalise` returns it. Words such as `million` become factors.
     """
     end, words = _trailing_words(answer)
     value = answer[:end].strip()
@@ -127,7 +127,7 @@ def read_compound(answer: str) -> Quantity | None:
 
 
 def currency(answer: str) -> str:
-    """Return the unit of the currency sign in an answer, as it was written, or "" if it has none."""
+    """Return the unit of the currency sign in an answer that is not normalised, or "" if it has none."""
     match = _CURRENCY_SIGN.search(answer)
     if match is None or (match.group() == "$" and answer.count("$") > 1):  # a pair of dollars encloses mathematics
         return ""

@@ -18,7 +18,7 @@ Function = Callable[[mpf], mpf]
 
 
 def have_same_roots(first: sympy.Eq, second: sympy.Eq) -> bool | None:
-    """Search real roots of two equations, and return whether each one found is a root of both; None if none is found.
+    """Find real roots of two equations, and return whether each one found is a root of both; None if none is found.
 
     Each search is for the value of one symbol, with fixed values for the other symbols. Values of functions such as
     f(0) count as symbols.

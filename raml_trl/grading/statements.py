@@ -30,8 +30,8 @@ _NO_LETTERS = {"e", "i", *(rf"\{command}" for command in ("frac", "binom", "sqrt
 def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`.
 
-    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`. If it is
-    compared with a list or a tuple, `x = y = 3` counts as the list `x = 3, y = 3`.
+    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`. For a
+    comparison with a list or a tuple, `x = y = 3` counts as the list `x = 3, y = 3`.
     """
     assert isinstance(p.value, Equation)
     if isinstance(a.value, Items | Tuple) and len(_names(p.value)) > 1:

@@ -13,7 +13,7 @@ class Comparison(Protocol):
 
     @property
     def silent(self) -> bool:
-        """Whether this comparison leaves any two expressions undecided that are spelled differently."""
+        """Whether this comparison never decides on two expressions that are spelled differently."""
         ...
 
     @property

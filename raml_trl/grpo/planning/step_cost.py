@@ -69,7 +69,7 @@ class Geometry:
         return self.shared_prompts and self.length_bucketing
 
     def most_cells(self, prompt: int, completion: int) -> int:
-        """Return the cells of the largest micro-batch, if all rollouts have these numbers of tokens."""
+        """Return the number of cells of the largest micro-batch, if all rollouts have these numbers of tokens."""
         cells = ceil(self.rows_per_micro_batch * (prompt + completion))
         if not self.packs:
             return cells
@@ -257,7 +257,7 @@ def given_split(generating: float, updating: float, work: Work) -> Split:
     """Split the seconds of a step of TRL's trainer on all G rollouts into a constant and a price per cell.
 
     `generating` are the seconds that do not shrink with m, `updating` those of the update. The whole update is
-    attributed to its cells, because no constant part is known. This makes small m look better than they are.
+    attributed to its cells, because no constant part is known. This makes a small m look faster than it is.
     """
     return Split(generating, 0.0, 0.0, updating / work.cells_all)
 
