@@ -8,6 +8,7 @@
 # make check-trl-newest  compare gradients and metrics with TRL's newest release; also check-trl-main
 # make test-vllm   run the tests that need vLLM, on a CPU, in a separate environment
 # make lint        check with ruff, mypy and the import contracts
+# make try-wheel   build the files of a release, install the wheel in a new environment, and run the demo there, shortened
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -31,7 +32,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Tests start a hundred processes, which would all compile the package.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo reproduce compare-rules test test-fast test-all test-trl test-trl-own test-vllm lint clean-demo
+.PHONY: demo reproduce compare-rules test test-fast test-all test-trl test-trl-own test-vllm lint try-wheel clean-demo
 .DELETE_ON_ERROR:
 
 # Each command detects whether its run is complete, unfinished or new, so an interrupted demo resumes where it stopped.
@@ -118,6 +119,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# make try-wheel TAG=v0.2.0 also compares the version with the tag of a release.
+try-wheel: $(VENV)/release/.installed
+	$(VENV)/release/bin/python -m tests.helpers.try_wheel $(if $(TAG),--tag $(TAG))
+
+$(VENV)/release/.installed: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --disable-pip-version-check -c constraints.txt build twine
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

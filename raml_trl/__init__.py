@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from raml_trl.grpo.rloo import SubsetRLOOTrainer as SubsetRLOOTrainer
     from raml_trl.grpo.trainer import SubsetGRPOTrainer as SubsetGRPOTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "SubsetGRPOConfig": "raml_trl.grpo.config",

@@ -22,6 +22,9 @@ _LIBRARIES = ("torch", "trl", "transformers", "accelerate")
 def main() -> None:
     """Run the command named by the first argument. The command parses the other arguments itself."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    if name == "help" and arguments:
+        name, arguments = arguments[0], ["--help"]
+        sys.argv[1:] = [name, *arguments]
     if name.replace("-", "_") in COMMANDS:
         command = name.replace("-", "_")
         del sys.argv[0]
@@ -48,7 +51,7 @@ def _answer(name: str, arguments: Sequence[str]) -> str:
         return f"{TOOLS[name]}\n"
     least, most = {"recipes": (0, 1), "init": (1, 2), "completion": (1, 1)}[name]
     if not least <= len(arguments) <= most or any(argument.startswith("-") for argument in arguments):
-        raise InputError(f"{name}: {TOOLS[name].partition(': ')[2]}")
+        raise InputError(f"usage: {TOOLS[name].partition(': ')[2]}")
     if name == "recipes":
         return recipes_page(*arguments)
     if name == "init":

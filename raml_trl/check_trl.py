@@ -53,8 +53,8 @@ class CheckTRLConfig:
         check_settings(self)
 
 
-def main(config: CheckTRLConfig, record: Run | None) -> None:
-    """Train every case, print the differences, and write them if there is a `record`. Exit with code 1 on failures."""
+def main(config: CheckTRLConfig, record: Run | None) -> int:
+    """Train every case, print the differences, write them if there is a `record`, and return the exit code."""
     started = time.monotonic()
     cases = list(loss_cases())
     agreements = list(tqdm(measure(cases), total=len(cases), desc="cases"))
@@ -71,8 +71,7 @@ def main(config: CheckTRLConfig, record: Run | None) -> None:
         _write(record, agreements, failures, config.tolerance)
         record.finish(seconds, {"trl": trl.__version__, "failures": failures})
         sys.stdout.write(f"{record.directory / 'check_trl.json'}\n{record.directory / 'check_trl.svg'}\n")
-    if failures:
-        sys.exit(DISAGREEMENT)
+    return DISAGREEMENT if failures else 0
 
 
 def _write(record: Run, agreements: list[Agreement], failures: list[str], tolerance: float) -> None:

@@ -23,9 +23,9 @@ def main(config: PrepareDataConfig, record: Run) -> None:
     """Prepare the dataset and record how many rows were read, kept and left out."""
     started = time.monotonic()
     count_tokens = len if config.tokenizer is None else token_counter(config.tokenizer)
-    results = prepare(config, record.directory, count_tokens).to_json()
-    record.finish(time.monotonic() - started, results)
-    logger.info("%s: %s", record.directory, results)
+    counts = prepare(config, record.directory, count_tokens)
+    record.finish(time.monotonic() - started, counts.to_json())
+    logger.info("%s: %s", record.directory, counts.summary())
 
 
 def preview(config: PrepareDataConfig) -> dict[str, str]:

@@ -43,6 +43,14 @@ class Counts:
     left_out: Counter[str] = field(default_factory=Counter)
     unreadable_answers: Counter[UnreadableKind] = field(default_factory=Counter)
 
+    def summary(self) -> str:
+        """Return the most important counts as one line."""
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
+        return (
+            f"{self.questions:,} of {self.rows:,} rows kept as questions, {self.trajectories:,} trajectories, "
+            f"{self.correct_trajectories:,} of them correct; left out: {left_out or 'none'}"
+        )
+
     def to_json(self) -> dict[str, int | dict[str, int]]:
         return {
             **vars(self),

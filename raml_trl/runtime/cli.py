@@ -60,7 +60,7 @@ class RunOptions:
 
 
 def run(
-    main: Callable[..., None],
+    main: Callable[..., int | None],
     *dataclass_types: Any,
     distributed: bool = False,
     repeatable: bool = False,
@@ -71,9 +71,9 @@ def run(
 ) -> NoReturn:
     """Parse the command line, lock and open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
-    `main` is not called if the run is already complete. The exit code is 0 without an error, 2 after a user error and
-    130 after an interruption; `stopping.EXIT_CODES` has the exit codes after signals. A user error is reported in one
-    line on standard error. Any other exception is a defect and keeps its traceback.
+    `main` is not called if the run is already complete. The exit code is the number that `main` returns, or 0; 2 after
+    a user error and 130 after an interruption; `stopping.EXIT_CODES` has the exit codes after signals. A user error is
+    reported in one line on standard error. Any other exception is a defect and keeps its traceback.
 
     Args:
         main: the function of the command.
@@ -115,8 +115,8 @@ def run(
                     _show_plan({**plan, **state})
                 parser.exit()
             if directory is None:
-                main(*configs, None)
-                parser.exit()
+                parser.exit(main(*configs, None) or 0)
+            code = None
             with _no_empty_parents(directory), named_faults(directory), ExitStack() as stack:
                 lock = None
                 found = find_run(directory, command, settings)
@@ -125,7 +125,7 @@ def run(
                 record = open_run(directory, command, settings, lock)
                 was_complete = record.complete and not repeatable
                 if not was_complete:
-                    _run_or_discard(main, configs, record)
+                    code = _run_or_discard(main, configs, record)
                 urls = publish(*configs, record) if publish is not None and record.complete and record.writes else []
             for url in urls:
                 logger.info("%s: pushed %s to %s", command, record.directory, url)
@@ -141,7 +141,7 @@ def run(
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; run the same command again to resume\n")
     except Terminated as end:
         parser.exit(end.exit_code, f"{parser.prog}: {end}\n" if is_first_process() else None)
-    parser.exit()
+    parser.exit(code or 0)
 
 
 def _show_plan(plan: Mapping[str, str]) -> None:
@@ -202,7 +202,7 @@ def _log_plainly() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
+def call(main: Callable[..., int | None], config: "DataclassInstance") -> Settings:
     """Run a command from Python and return its results.
 
     This makes the same run as `python -m raml_trl.X` with the same settings. An example:
@@ -229,11 +229,12 @@ def call(main: Callable[..., None], config: "DataclassInstance") -> Settings:
     return record.record.get("results", {})
 
 
-def _run_or_discard(main: Callable[..., None], configs: "Iterable[DataclassInstance]", record: Run) -> None:
+def _run_or_discard(main: Callable[..., int | None], configs: "Iterable[DataclassInstance]", record: Run) -> int | None:
     failed = True
     try:
-        main(*configs, record)
+        code = main(*configs, record)
         failed = False
+        return code
     finally:
         if failed:
             record.discard()

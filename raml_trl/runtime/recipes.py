@@ -2,11 +2,14 @@
 
 The name of a recipe is its path below `recipes/` without the suffix, such as `tiny/demo/grpo`. Wherever a command takes
 the path of a recipe, it also takes such a name. If the name is also the path of a file of the user, that file is read.
+The configurations of `accelerate launch` come with the package, too, and can be copied.
 """
 
 import os
-import shutil
+import re
+import shlex
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import raml_trl
@@ -15,6 +18,7 @@ from raml_trl.runtime.errors import InputError, printable, shown, suggestion
 
 _PACKAGE = Path(raml_trl.__file__).parent
 _SUFFIX = ".yaml"
+_LAUNCHERS = "accelerate_configs"
 # Most recipes are named after their command; these are named after its data, model or stage.
 _OF_FOLDER = {"data": "prepare_data", "benchmarks": "evaluate", "sweeps": "sweep"}
 _OF_FIRST_WORD = {
@@ -29,7 +33,7 @@ _OF_FIRST_WORD = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A packaged recipe, the command that reads it, and its first comment."""
+    """A packaged recipe, the command that reads it, and the first sentence of its first comment."""
 
     name: str
     command: str
@@ -38,8 +42,12 @@ class Recipe:
 
 def recipes_root() -> Path:
     """Return the directory of the packaged recipes: inside an installed package, beside the package in a checkout."""
-    installed = _PACKAGE / "recipes"
-    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+    return _packaged("recipes")
+
+
+def _packaged(folder: str) -> Path:
+    installed = _PACKAGE / folder
+    return installed if installed.is_dir() else _PACKAGE.parent / folder
 
 
 def command_of(path: Path) -> str | None:
@@ -52,10 +60,8 @@ def command_of(path: Path) -> str | None:
 
 def list_recipes() -> list[Recipe]:
     """Return all packaged recipes, sorted by name."""
-    commands = {name: (path, command_of(path)) for name, path in _files().items()}
-    return [
-        Recipe(name, command, _first_comment(path)) for name, (path, command) in commands.items() if command is not None
-    ]
+    named = [(name, command_of(path), path) for name, path in _files().items()]
+    return [Recipe(name, command, _first_sentence(path)) for name, command, path in named if command is not None]
 
 
 def find_recipe(text: str) -> Path:
@@ -86,7 +92,7 @@ def find_folder(text: str) -> str:
 
 
 def recipes_page(text: str = "") -> str:
-    """Return one line for each packaged recipe whose name contains `text`: its name, its command and its comment.
+    """Return one line for each packaged recipe whose name contains `text`: its name, its command and a sentence.
 
     Raises:
         InputError: if there is none.
@@ -104,6 +110,9 @@ def recipes_page(text: str = "") -> str:
 def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
     """Copy a packaged recipe, or all recipes of a folder, into `directory`, which is created if necessary.
 
+    Where a copied recipe names itself or another one that is copied, the copy names the copy. `accelerate_configs` and
+    the names in it copy configurations of `accelerate launch`.
+
     Returns:
         The path of each copy and the command that reads it.
 
@@ -111,23 +120,30 @@ def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
         InputError: if there is no such recipe, a file would be overwritten, or the directory cannot be written.
     """
     name = name.strip("/").removeprefix("recipes/").removesuffix(_SUFFIX)
-    known = list_recipes()
-    chosen = [recipe for recipe in known if name in (recipe.name, recipe.name.rpartition("/")[0])]
+    known = {recipe.name: (recipes_root() / f"{recipe.name}{_SUFFIX}", recipe.command) for recipe in list_recipes()}
+    for path in sorted(_packaged(_LAUNCHERS).glob(f"*{_SUFFIX}")):
+        known[f"{_LAUNCHERS}/{path.stem}"] = path, "accelerate launch"
+    chosen = {other: known[other] for other in known if name in (other, other.rpartition("/")[0])}
     if not chosen:
-        folders = {recipe.name.rpartition("/")[0] for recipe in known}
-        near = suggestion(name[:100], [*(recipe.name for recipe in known), *sorted(folders)])
+        folders = {other.rpartition("/")[0] for other in known}
+        near = suggestion(name[:100], [*known, *sorted(folders)])
         raise InputError(f"there is no recipe {shown(name)}{near or '; `raml-trl recipes` lists them'}")
-    copies = [(recipes_root() / f"{recipe.name}{_SUFFIX}", recipe.command) for recipe in chosen]
-    for source, _ in copies:
-        if os.path.lexists(directory / source.name):
-            raise InputError(f"{directory / source.name} exists already: give another directory, or remove the file")
+    if directory.suffix == _SUFFIX:
+        raise InputError(f"{directory} has the name of a file: give a directory, the copy keeps the name of its recipe")
+    copies = {other: directory / source.name for other, (source, _) in chosen.items()}
+    for copy in copies.values():
+        if os.path.lexists(copy):
+            raise InputError(f"{copy} exists already: give another directory, or remove the file")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for source, _ in copies:
-            shutil.copyfile(source, directory / source.name)
+        for other, (source, _) in chosen.items():
+            text = source.read_text(encoding="utf-8")
+            for named, copy in copies.items():
+                text = text.replace(f"recipes/{named}{_SUFFIX}", shlex.quote(str(copy)))
+            copies[other].write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise InputError(f"{printable(str(directory))} cannot be written: {error}") from error
-    return [(directory / source.name, command) for source, command in copies]
+    return [(copies[other], command) for other, (_, command) in chosen.items()]
 
 
 def is_complete_recipe(path: Path) -> bool:
@@ -141,6 +157,8 @@ def _files() -> dict[str, Path]:
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob(f"*{_SUFFIX}"))}
 
 
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+def _first_sentence(path: Path) -> str:
+    """Return the first sentence of the comment at the start of a recipe."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("#").strip() for line in takewhile(re.compile("# *[^ ]").match, lines))
+    return re.split(r"(?<=\.) ", comment, maxsplit=1)[0]

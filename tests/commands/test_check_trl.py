@@ -62,6 +62,17 @@ def test_a_change_of_trl_is_named(start: Start, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []  # no output_dir, no files
 
 
+@pytest.mark.long
+def test_differences_are_written_and_their_place_is_printed(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", changed_loss("loss / len(advantages)"))
+    code, output, _ = start("--output_dir", tmp_path / "out")
+    assert code == 1
+    assert output.splitlines()[-1] == f"Results: {tmp_path}/out"
+    assert json.loads((tmp_path / "out/check_trl.json").read_text())["failures"]
+
+
 def test_a_wrong_tolerance_is_refused(start: Start) -> None:
     code, _, error = start("--tolerance", "0")
     allowed = "a number above 0 and up to 1, got 0.0: give such a value, or leave tolerance out for its default 0.0001"

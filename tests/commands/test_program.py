@@ -61,16 +61,29 @@ def test_the_help_has_one_line_for_each_command_in_its_stage(program, arguments:
         (["recipe"], "unknown command recipe; did you mean recipes?"),
         (["--versoin"], "unknown command --versoin; did you mean --version?"),
         (["zzz"], "unknown command zzz; raml-trl --help lists the commands"),
-        (["init"], "init: raml-trl init NAME [DIR]"),
+        (["init"], "usage: raml-trl init NAME [DIR]"),
         (["init", "tiny/demo/grp"], "there is no recipe 'tiny/demo/grp'; did you mean tiny/demo/grpo?"),
         (["init", "../tests"], "there is no recipe '../tests'; `raml-trl recipes` lists them"),
         (["recipes", "no such"], "no recipe has 'no such' in its name"),
-        (["recipes", "tiny", "demo"], "recipes: raml-trl recipes [TEXT]"),
+        (
+            ["init", "tiny/demo/grpo", "mine.yaml"],
+            "mine.yaml has the name of a file: give a directory, the copy keeps the name of its recipe",
+        ),
+        (["help", "train_grp"], "unknown command train_grp; did you mean train_grpo?"),
+        (["recipes", "tiny", "demo"], "usage: raml-trl recipes [TEXT]"),
         (["completion", "tcsh"], "completion: there is no script for tcsh: choose bash, zsh, fish"),
     ],
 )
 def test_mistakes_are_one_line(program, arguments: list[str], message: str) -> None:
     assert program(*arguments) == (2, "", f"raml-trl: {message}\n")
+
+
+def test_help_of_a_tool_and_of_a_command(program, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program("help", "init") == (0, f"{TOOLS['init']}\n", "")
+    started = []
+    monkeypatch.setattr("runpy.run_module", lambda module, **_: started.append((module, sys.argv[1:])))
+    program("help", "train-grpo")
+    assert started == [("raml_trl.train_grpo", ["--help"])]
 
 
 @pytest.mark.children
@@ -97,7 +110,7 @@ def test_every_recipe_is_listed_with_the_command_that_reads_it(program) -> None:
     for path in RECIPES:
         recipe = listed.pop(path.relative_to(recipes_root()).with_suffix("").as_posix())
         assert COMMAND_READERS[recipe.command] == reader(path), recipe
-        assert recipe.about, f"{recipe.name} has no comment at its start"
+        assert recipe.about.endswith("."), f"{recipe.name} has no sentence at its start"
     assert {recipe.command for recipe in listed.values()} == {"sweep"}
     for recipe in listed.values():
         assert read_yaml(find_recipe(recipe.name)).keys() >= {"method", "metric", "parameters"}
@@ -116,6 +129,21 @@ def test_a_recipe_may_name_a_packaged_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert find_folder("recipes/qwen2.5-7b") == "recipes/qwen2.5-7b"
 
 
+def test_init_copies_recipes_that_name_each_other_and_launchers(
+    program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program("init", "gsm8k", "mine")
+    assert read_yaml(Path("mine/plan_0.5b.yaml"))["recipe"] == "mine/grpo_0.5b.yaml"
+    assert "--config mine/data_test.yaml" in Path("mine/data_test.yaml").read_text()
+    program("init", "gsm8k/plan_0.5b")
+    assert read_yaml(Path("plan_0.5b.yaml"))["recipe"] == "recipes/gsm8k/grpo_0.5b.yaml"  # that one is not copied
+    launchers = {path.name: path.read_bytes() for path in (REPOSITORY / "accelerate_configs").iterdir()}
+    assert program("init", "accelerate_configs", "launchers")[1] == f"Results: launchers, {len(launchers)} recipes\n"
+    assert {path.name: path.read_bytes() for path in Path("launchers").iterdir()} == launchers
+    assert program("init", "accelerate_configs/ddp")[1] == "Results: ddp.yaml\n"
+
+
 def test_init_copies_recipes_and_overwrites_nothing(program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     code, output, _ = program("init", "tiny/demo/grpo")
@@ -131,9 +159,13 @@ def test_init_copies_recipes_and_overwrites_nothing(program, monkeypatch: pytest
     assert program("init", "tiny/demo", "a b/c")[1] == (
         f"Results: a b/c, {len(demo)} recipes\nNext: raml-trl prepare_data 'a b/c/data_grpo.yaml' --dry_run\n"
     )
-    assert {path.name: path.read_bytes() for path in Path("a b/c").iterdir()} == {
-        path.name: path.read_bytes() for path in demo
-    }
+    copied = {path.name: path.read_text() for path in Path("a b/c").iterdir()}
+    packaged = {path.name: path.read_text() for path in demo}
+    assert read_yaml(Path("a b/c/plan.yaml"))["recipe"] == "a b/c/grpo.yaml"  # the copy names a copy
+    assert copied.pop("plan.yaml").replace("'a b/c/", "recipes/tiny/demo/").replace(".yaml'", ".yaml") == packaged.pop(
+        "plan.yaml"
+    )
+    assert copied == packaged
     assert program("init", "benchmarks/gsm8k")[1] == "Results: gsm8k.yaml\n"  # the model is missing, so no command runs
     assert program("init", "tiny/demo/eval", "grpo.yaml")[0] == 2  # a file, no directory
 

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from trl import SFTConfig
 from trl.trainer.utils import generate_model_card
 
+from raml_trl import __version__
 from raml_trl.data.shards import SAMPLES, SCHEMAS
 from raml_trl.hub.card_parts import PAPER, recipe, version
 from raml_trl.hub.completion_card import rollouts_card, samples_card
@@ -98,16 +99,16 @@ def test_version_includes_the_commit_of_a_checkout(tmp_path: Path) -> None:
     package = tmp_path / "raml_trl"
     package.mkdir()
     (package / "module.py").write_text("")
-    assert version(package) == "0.1.0"
+    assert version(package) == __version__
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", "-C", str(tmp_path)]
     for command in (["init", "-q"], ["add", "raml_trl"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    assert version(package) == f"0.1.0, commit {head}"
+    assert version(package) == f"{__version__}, commit {head}"
     (tmp_path / "elsewhere").write_text("x")
-    assert version(package) == f"0.1.0, commit {head}"
+    assert version(package) == f"{__version__}, commit {head}"
     (package / "module.py").write_text("x")
-    assert version(package) == f"0.1.0, commit {head} with changes"
+    assert version(package) == f"{__version__}, commit {head} with changes"
 
 
 @pytest.mark.parametrize(

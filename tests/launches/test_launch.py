@@ -18,7 +18,7 @@ def test_two_processes_train_save_and_are_recorded(model_dir: str, tmp_path: Pat
     prepare = ["raml_trl.prepare_data", "--config", "recipes/tiny/demo/data_grpo.yaml", "--num_questions", "40"]
     command = [*LAUNCH, *prepare, "--output_dir", str(data)]
     prepared = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert prepared.stderr.count("'questions': 40,") == 1  # only the first process ran it,
+    assert prepared.stderr.count(": 40 of 40 rows kept as questions") == 1  # only the first process ran it,
     assert "nothing to do" not in prepared.stderr  # and the second exited at once
     inputs = ["--model_name_or_path", model_dir, "--dataset_name", str(data)]
     short = ["--per_device_train_batch_size", "8", "--max_steps", "4", "--save_steps", "2"]
