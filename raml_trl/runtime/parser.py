@@ -44,6 +44,9 @@ class StrictParser(TrlParser):
                 self.add_argument(*opposites, action="store_false", dest=action.dest, default=suppress, help=suppress)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):
+            names = re.sub(r"/--[\w-]+", "", message)  # each name again, with hyphens
+            message = f"{names}; set them, or name a recipe that does: `raml-trl recipes` lists some"
         raise InputError(_LONG_WORD.sub(lambda match: f"{match[0][:100]}…", message))
 
     def format_help(self, *, everything: bool = False) -> str:

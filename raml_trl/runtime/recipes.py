@@ -71,7 +71,7 @@ def find_recipe(text: str) -> Path:
     when the file is read.
 
     Raises:
-        InputError: if there is no such file, but there is a packaged recipe with a similar name.
+        InputError: if there is no such file, but a packaged folder of this name or a recipe with a similar name.
     """
     if os.path.exists(text):
         return Path(text)
@@ -79,6 +79,9 @@ def find_recipe(text: str) -> Path:
     files = _files()
     if name in files:
         return files[name]
+    if any(other.startswith(f"{name}/") for other in files):
+        reason = f"it is a folder of recipes, which `raml-trl recipes {name}` lists"
+        raise InputError(f"config file {text} cannot be read: {reason}")
     if near := suggestion(name[:100], files):
         raise InputError(f"config file {text} cannot be read: No such file or directory{near}")
     return Path(text)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, TypeGuard
 
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, printable
 from raml_trl.runtime.files import Settings, is_partial, write_json
 from raml_trl.runtime.locks import DirectoryLock, is_lock
 
@@ -178,8 +178,12 @@ def require_complete(directory: str) -> None:
     Raises:
         InputError: if the run is unfinished.
     """
-    if is_run(directory) and read_record(Path(directory))["status"] != "complete":
-        raise InputError(f"the run in {directory} is not complete: start the same command again to finish it")
+    if not is_run(directory):
+        return
+    record = read_record(Path(directory))
+    if record["status"] != "complete":
+        command = printable(str(record["command"]))
+        raise InputError(f"the run of {command} in {directory} is not complete: start that command again to finish it")
 
 
 def is_complete(directory: Path) -> bool:

@@ -43,7 +43,7 @@ def test_missing_models(tmp_path: Path) -> None:
 def test_a_model_still_in_training_is_rejected(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", "train_sft", {})
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="is not complete"):
+    with pytest.raises(InputError, match=r"the run of train_sft in .* is not complete: start that command again"):
         check_model(str(tmp_path / "run"))
     run.finish(1.0, {})
     check_model(str(tmp_path / "run"))
