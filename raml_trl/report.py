@@ -4,21 +4,31 @@
 
 `output_dir` gets three files: `report.html`, which loads nothing from the network or from other files; `report.md`
 with the same tables and completions; and `report.json` with the numbers.
+
+With `watch: true` the runs may still be running, or not have started. The report is then written again every
+`watch_seconds`, until all of them are complete or the command is interrupted, and a browser loads it again by itself.
 """
 
+import logging
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import ClassVar
 
 from raml_trl.render.tables import markdown
 from raml_trl.reports.page import html_page, markdown_page
-from raml_trl.reports.sections import report_sections, summary_tables
-from raml_trl.reports.summary import read_report
+from raml_trl.reports.sections import report_sections, report_title, summary_tables
+from raml_trl.reports.summary import Report, read_report
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
-from raml_trl.runtime.limits import PATH, SEED, Each, Limits, check_settings
+from raml_trl.runtime.limits import PATH, SEED, Each, Limits, check_settings, whole
 from raml_trl.runtime.runs import Run
+from raml_trl.runtime.stopping import Terminated
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,6 +41,7 @@ class ReportConfig:
         "runs": Each(PATH),
         "sweeps": Each(PATH),
         "seed": SEED,
+        "watch_seconds": whole(1, 86400),
     }
 
     output_dir: str
@@ -51,9 +62,14 @@ class ReportConfig:
             "default is the one with the largest m, or the first one if m was not swept."
         },
     )
-    title: str = "RaML on TRL"
+    title: str = field(default="", metadata={"help": "The default names what the report shows."})
     lead: str = field(default="", metadata={"help": "A sentence or two under the title."})
     seed: int = field(default=0, metadata={"help": "Seed of the resampling for confidence intervals and p-values."})
+    watch: bool = field(
+        default=False,
+        metadata={"help": "Write the report of runs that are still running, again and again until they are complete."},
+    )
+    watch_seconds: int = field(default=30, metadata={"help": "Seconds from one report to the next, with watch."})
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -80,25 +96,75 @@ class ReportConfig:
 
 def main(config: ReportConfig, record: Run) -> None:
     """Read the configured runs, write `report.html`, `report.md` and `report.json`, and print the tables."""
-    report = read_report(
+    report = watch(config, record, now=datetime.now, sleep=time.sleep) if config.watch else read(config)
+    write(config, record, report)
+    record.finish(0.0, {})
+    tables = "".join(f"\n{markdown(table)}\n" for table in summary_tables(report))
+    sys.stdout.write(tables)
+
+
+def watch(
+    config: ReportConfig, record: Run, *, now: Callable[[], datetime], sleep: Callable[[float], object]
+) -> Report:
+    """Write a report that refreshes itself every `watch_seconds`, until all runs are complete.
+
+    After an interruption, the last report stays, but no longer refreshes itself.
+
+    Args:
+        config: settings of the report.
+        record: the run whose directory gets the report.
+        now: returns the time, which the page states.
+        sleep: waits for a number of seconds.
+
+    Returns:
+        The report of the complete runs, which is not written.
+    """
+    pending: list[str] = []
+    while (report := read(config, so_far=True)).pending:
+        if report.pending != pending:
+            logger.info("report: %s: %s", record.directory / "report.html", " ".join(report.pending))
+        pending = report.pending
+        written = f"Written at {now():%H:%M:%S}."
+        try:
+            again = f"Every {config.watch_seconds} seconds it is written again."
+            write(config, record, report, status=" ".join([written, again, *pending]), refresh=config.watch_seconds)
+            sleep(config.watch_seconds)
+        except (KeyboardInterrupt, Terminated):
+            write(config, record, report, status=" ".join([written, "No longer updated.", *pending]))
+            raise
+    return report
+
+
+def read(config: ReportConfig, *, so_far: bool = False) -> Report:
+    """Read the configured runs. With `so_far`, they need not be complete."""
+    return read_report(
         runs=[_split(value) for value in config.runs],
         evaluations=[_split(value) for value in config.evaluations],
         sweeps=[_split(value) for value in config.sweeps],
         baselines=dict(map(_split, config.baselines)),
         seed=config.seed,
+        so_far=so_far,
     )
-    sections = report_sections(report)
+
+
+def write(config: ReportConfig, record: Run, report: Report, *, status: str = "", refresh: int | None = None) -> None:
+    """Write the three files of a report, each in one step.
+
+    Args:
+        config: settings of the report.
+        record: the run whose directory gets the files.
+        report: the content.
+        status: says which runs are still running.
+        refresh: a browser loads the page again after this number of seconds; None: never.
+    """
+    sections, title = report_sections(report), config.title or report_title(report)
     for name, text in (
-        ("report.html", html_page(config.title, config.lead, sections)),
-        ("report.md", markdown_page(config.title, config.lead, sections)),
+        ("report.html", html_page(title, config.lead, sections, status=status, refresh=refresh)),
+        ("report.md", markdown_page(title, config.lead, sections, status=status)),
     ):
         with whole_file(record.directory / name) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
-    write_json(record.directory / "report.json", {"title": config.title, "lead": config.lead, **report.to_json()})
-    record.finish(0.0, {})
-
-    tables = "".join(f"\n{markdown(table)}\n" for table in summary_tables(report))
-    sys.stdout.write(tables)
+    write_json(record.directory / "report.json", {"title": title, "lead": config.lead, **report.to_json()})
 
 
 def _split(value: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from raml_trl.evaluation.intervals import mean_interval, paired_difference
 from raml_trl.evaluation.metrics import each_question, mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import SampleCounts
 from raml_trl.evaluation.voting import majority_each
-from raml_trl.render.tables import escape_cell, markdown_table
+from raml_trl.render.tables import bounded, escape_cell, markdown_table, p_value
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 
@@ -115,10 +115,10 @@ def comparison_table(compared: Comparison) -> str:
     rows = [["metric", "run", "mean", "difference to the first", "p"]]
     for metric, by_run in compared.items():
         for name, value in by_run.items():
-            row = [metric, escape_cell(name), f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"]
+            row = [metric, escape_cell(name), bounded(value["mean"], value["low"], value["high"])]
             if "difference" in value:
                 difference = value["difference"]
-                interval = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
-                row += [f"{difference['mean']:+.3f} {interval}", f"{difference['p_value']:.4f}"]
+                bounds = bounded(difference["mean"], difference["low"], difference["high"], signed=True)
+                row += [bounds, p_value(difference["p_value"], 4)]
             rows.append(row if len(row) == 5 else [*row, "-", "-"])
     return markdown_table(rows)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, isfinite, log10
 from typing import Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -10,6 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from raml_trl.runtime.errors import printable
 
 DASH = "\N{EN DASH}"
+
+_MOST_DECIMALS = 9
+_ROUNDING = 1e-12  # differences below this are errors of rounding
 
 # Characters that Markdown, or HTML inside Markdown, would interpret. Brackets are no link without the character after
 # the closing bracket, so only that character is matched.
@@ -28,13 +32,23 @@ class Cell:
     p: str = ""
 
 
+Terms = tuple[tuple[str, str], ...]
+"""Technical terms, each with a line that explains it."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table. `head` has the column names; `note` explains the intervals and lists the rows that were left out."""
+    """A table.
+
+    `head` has the column names. `note` explains the intervals and lists the rows that were left out. `terms` explains
+    the terms in the head. `label` says what the table shows, for readers who cannot see it.
+    """
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str
+    terms: Terms = ()
+    label: str = "table"
 
 
 class Estimate(Protocol):
@@ -55,18 +69,42 @@ def number(value: float | None, digits: str = ".3f") -> str:
     return DASH if value is None else f"{value:{digits}}".replace("-", "\N{MINUS SIGN}")
 
 
-def p_value(p: float) -> str:
-    """Format a p-value with three decimals, or as "< 0.001" if it is smaller than that."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def p_value(p: float, places: int = 3) -> str:
+    """Format a p-value with `places` decimals, or as "< 0.001" if it is smaller than these can show."""
+    least: float = 10**-places
+    return f"< {least:.{places}f}" if p < least else f"{p:.{places}f}"
 
 
-def interval(value: Estimate | None, digits: str = ".3f", p: float | None = None) -> Cell:
+def decimal_places(*values: float | None, least: int = 3) -> int:
+    """Return the number of decimals with which a mean and the bounds of its interval are written.
+
+    The interval is at least five units of the last decimal wide, so that a small interval does not look empty. Without
+    an interval, or with an empty one, the value itself is at least five such units.
+
+    Args:
+        values: the mean and the bounds; None and values that are not finite are ignored.
+        least: the result is at least `least`, and at most 9.
+    """
+    known = [value for value in values if value is not None and isfinite(value)]
+    width = max(known, default=0.0) - min(known, default=0.0)
+    size = width if width > _ROUNDING else max(map(abs, known), default=0.0)
+    return max(least, min(_MOST_DECIMALS, ceil(log10(5 / size) - _ROUNDING))) if size > _ROUNDING else least
+
+
+def bounded(mean: float, low: float, high: float, *, signed: bool = False, least: int = 3) -> str:
+    """Format a mean and its interval as "mean [low, high]" with `decimal_places` decimals, with ASCII signs."""
+    form = f"{'+' if signed else ''}.{decimal_places(mean, low, high, least=least)}f"
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def interval(value: Estimate | None, *, signed: bool = False, least: int = 3, p: float | None = None) -> Cell:
     """Return a table cell with a mean, its interval and its p-value, or with a dash if there is no mean.
 
-    `digits` is the format specification of the mean and of the bounds.
+    Mean and bounds have `decimal_places` decimals, at least `least`. With `signed`, positive numbers have a plus sign.
     """
     if value is None or value.mean is None:
         return Cell(DASH)
+    digits = f"{'+' if signed else ''}.{decimal_places(value.mean, value.low, value.high, least=least)}f"
     has_bounds = value.low is not None and value.high is not None
     small = f"[{number(value.low, digits)}, {number(value.high, digits)}]" if has_bounds else ""
     return Cell(number(value.mean, digits), small, "" if p is None else f"p {p_value(p)}")
@@ -131,6 +169,11 @@ def code_block(text: str, language: str = "text") -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def code_span(text: str) -> str:
+    """Put `text` into a code span of one line. Its backticks become apostrophes, and control characters are escaped."""
+    return f"`{printable(' '.join(text.split())).replace('`', chr(39))}`"
 
 
 def markdown_template(name: str) -> Template:

@@ -14,7 +14,8 @@ from raml_trl.evaluation.comparison import compare_runs
 from raml_trl.evaluation.intervals import Difference
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.render.tables import DASH, Cell, Table, interval
-from raml_trl.reports.runs import Seeds, metric_title
+from raml_trl.reports.runs import Seeds
+from raml_trl.reports.terms import INTERVAL, P_VALUE, metric_terms, metric_title
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows
 from raml_trl.runtime.rollout_table import CORRECT, SELECTED, column_name, read_flag
@@ -124,18 +125,21 @@ def _differences(before: Stage, stage: Stage, metrics: Sequence[str], seed: int)
 def stage_table(stages: Sequence[Stage]) -> Table:
     """Make the table of metrics, one row per stage."""
     metrics = common_metrics(stages)
+    timed = any(stage.seconds is not None for stage in stages)
     rows = [
         (
             Cell(stage.name),
             *(interval(stage.metrics[name]) for name in metrics),
-            Cell(DASH if stage.seconds is None else f"{stage.seconds:.0f}"),
+            *([Cell(DASH if stage.seconds is None else f"{stage.seconds:.0f}")] if timed else []),
         )
         for stage in stages
     ]
     sizes = {(stage.results["questions"], stage.results["samples_per_question"]) for stage in stages}
     over = " or ".join(f"{questions} questions with {samples} samples each" for questions, samples in sorted(sizes))
-    note = f"Means over {over}; 95 % bootstrap intervals over questions. Seconds are the training time of the stage."
-    return Table(("stage", *map(metric_title, metrics), "seconds"), tuple(rows), note)
+    note = f"Means over {over}; 95 % bootstrap intervals over questions."
+    head = ("stage", *map(metric_title, metrics), *["seconds"] * timed)
+    terms = (*metric_terms(metrics), INTERVAL, *[("seconds", "training time of the stage")] * timed)
+    return Table(head, tuple(rows), note, terms, "metrics by stage")
 
 
 def difference_table(stages: Sequence[Stage]) -> Table | None:
@@ -156,11 +160,12 @@ def difference_table(stages: Sequence[Stage]) -> Table | None:
         "bootstrap intervals; p-values of the two-sided sign-flip test, not corrected for multiple comparisons."
     )
     missing = [f" {name}: {comparison.reason}." for name, comparison in compared if comparison.reason]
-    return Table(("difference", *map(metric_title, metrics)), tuple(rows), note + "".join(missing))
+    head = ("difference", *map(metric_title, metrics))
+    return Table(head, tuple(rows), note + "".join(missing), (INTERVAL, P_VALUE), "differences between stages")
 
 
 def _difference_cell(difference: Difference | None) -> Cell:
-    return Cell(DASH) if difference is None else interval(difference, "+.3f", p=difference.p_value)
+    return Cell(DASH) if difference is None else interval(difference, signed=True, p=difference.p_value)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raml_trl.render.html import render_page
-from raml_trl.render.tables import Table, code_block, escape_markdown, markdown
+from raml_trl.render.tables import Table, Terms, code_block, escape_markdown, markdown
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ class ShownCompletion:
 class Block:
     """A part of a section. It shows its title, text, figures with their caption, tables and completions, in this order.
 
-    A `folded` block shows only its title until the reader opens it.
+    `terms` explains the terms in the figures, below their caption. A `folded` block shows only its title until the
+    reader opens it.
     """
 
     title: str = ""
     text: str = ""
     figures: Sequence[Figure] = ()
     caption: str = ""
+    terms: Terms = ()
     tables: Sequence[Table] = ()
     completions: Sequence[ShownCompletion] = ()
     folded: bool = False
@@ -59,8 +61,18 @@ class Section:
     blocks: Sequence[Block]
 
 
-def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Render a self-contained HTML page. It loads nothing from the network; its script draws the figures."""
+def html_page(
+    title: str, lead: str, sections: Sequence[Section], *, status: str = "", refresh: int | None = None
+) -> str:
+    """Render a self-contained HTML page. It loads nothing from the network; its script draws the figures.
+
+    Args:
+        title: heading of the page.
+        lead: introduction below the title.
+        sections: the content.
+        status: says which runs are still running.
+        refresh: a browser loads the page again after this number of seconds; None: never.
+    """
     figures = [figure for section in sections for block in section.blocks for figure in block.figures]
     data = {"figures": [{"kind": figure.kind, "title": figure.title, **figure.data} for figure in figures]}
     return render_page(
@@ -71,20 +83,26 @@ def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
         sections=sections,
         places={id(figure): place for place, figure in enumerate(figures)},
         identity=id,
+        status=status,
+        refresh=refresh,
     )
 
 
-def markdown_page(title: str, lead: str, sections: Sequence[Section]) -> str:
+def markdown_page(title: str, lead: str, sections: Sequence[Section], *, status: str = "") -> str:
     """Render text, tables and completions as Markdown, without the figures."""
-    parts = [f"# {escape_markdown(title)}", escape_markdown(lead)]
+    parts = [f"# {escape_markdown(title)}", escape_markdown(lead), escape_markdown(status)]
     for section in sections:
         blocks = [block for block in section.blocks if block.text or block.tables or block.completions]
         parts.append(f"## {escape_markdown(section.title)}" if blocks else "")
         for block in blocks:
             parts += [f"### {escape_markdown(block.title)}" if block.title else "", escape_markdown(block.text)]
             for table in block.tables:
-                parts += [markdown(table), escape_markdown(table.note)]
+                parts += [markdown(table), escape_markdown(table.note), _terms(table.terms)]
             for completion in block.completions:
                 facts = ", ".join(filter(None, (completion.verdict, completion.facts)))
                 parts += [escape_markdown(f"{facts}: {completion.question}"), code_block(completion.text)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _terms(terms: Terms) -> str:
+    return "\n".join(f"- {escape_markdown(f'{term}: {meaning}')}" for term, meaning in terms)

@@ -1,6 +1,5 @@
 """Reads the training runs that a report shows: settings, logged quantities, and their curves averaged over seeds."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,35 +8,23 @@ from typing import Any
 
 from raml_trl.evaluation.intervals import student_interval
 from raml_trl.render.figures import smooth
+from raml_trl.reports.terms import QUANTITIES, is_metric, quantity_title
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.history import LogEntry, logged_curves, read_log_history
-from raml_trl.runtime.runs import complete_record
+from raml_trl.runtime.history import LogEntry, last_log, logged_curves, read_log_history
+from raml_trl.runtime.runs import complete_record, is_complete, is_run, read_record
 
 TRAINING = ("train_sft", "train_grpo")
 
 Curve = Mapping[int, float]
 """Values of a logged quantity by optimizer step."""
 
-# Quantities that get a figure, by the name under which they are logged, in the order of the figures.
-_QUANTITIES = {
-    "loss": "loss",
-    "eval_loss": "loss on held-out questions",
-    "correct": "rollouts that are correct",
-    "reward": "mean reward (eq. 21)",
-    "grad_norm": "gradient norm",
-    "completions/mean_length": "tokens per rollout",
-    "completions/clipped_ratio": "rollouts cut off",
-    "selection/group_same_reward": "groups of one reward (no signal)",
-}
-_METRIC = re.compile(r"(eval[_/])?(pass|mg_pass|g_pass|maj)@(\d+)(?:_([\d.]+))?")
-_METRIC_NAMES = {"pass": "Pass", "mg_pass": "mG-Pass", "g_pass": "G-Pass", "maj": "maj"}
 _WINDOWS = 20  # the moving mean of a long curve covers a twentieth of its steps
 _POINTS = 400  # at most, per curve; a figure is fewer pixels wide
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A complete run of `train_sft` or `train_grpo`. `record` is its `run.json`, `logs` its `log_history`."""
+    """A run of `train_sft` or `train_grpo`. `record` is its `run.json`, `logs` its `log_history` so far."""
 
     directory: Path
     record: Mapping[str, Any]
@@ -57,7 +44,7 @@ class TrainingRun:
 
     @property
     def processes(self) -> int:
-        return self.record["results"].get("processes", 1)
+        return self.record.get("results", {}).get("processes", 1)
 
     @property
     def seed(self) -> int:
@@ -95,25 +82,29 @@ class Seeds:
         return sum(run.seconds for run in self.runs) / len(self.runs)
 
 
-def read_training(directory: str | Path) -> TrainingRun:
-    """Read the training run in `directory`.
+def read_training(directory: str | Path, *, so_far: bool = False) -> TrainingRun:
+    """Read the training run in `directory`. With `so_far` it may still be running.
 
     Raises:
         InputError: if `directory` holds no complete training run, or the log of the run is missing or damaged.
     """
-    record = complete_record(str(directory), *TRAINING)
-    return TrainingRun(Path(directory), record, read_log_history(Path(directory)))
+    path = Path(directory)
+    if so_far and is_run(str(path)) and not is_complete(path) and read_record(path)["command"] in TRAINING:
+        return TrainingRun(path, read_record(path), last_log(path))
+    return TrainingRun(path, complete_record(str(path), *TRAINING), read_log_history(path))
 
 
-def read_seeds(named: Sequence[tuple[str, str]]) -> list[Seeds]:
+def read_seeds(named: Sequence[tuple[str, str]], *, so_far: bool = False) -> list[Seeds]:
     """Read runs given as (name, directory) and group them by name; runs with one name are seeds of one training.
+
+    With `so_far`, runs may still be running.
 
     Raises:
         InputError: if runs with one name come from different commands, or a run is given twice under one name.
     """
     by_name: dict[str, list[TrainingRun]] = {}
     for name, directory in named:
-        run = read_training(directory)
+        run = read_training(directory, so_far=so_far)
         others = by_name.setdefault(name, [])
         if others and others[0].command != run.command:
             raise InputError(
@@ -195,7 +186,7 @@ def curve_figures(lines: Mapping[str, Sequence[TrainingRun]]) -> list[CurveFigur
             if band is not None:
                 bands[line] = band
         if bands:
-            figures.append(CurveFigure(name, _quantity_title(name), bands))
+            figures.append(CurveFigure(name, quantity_title(name), bands))
     return figures
 
 
@@ -207,25 +198,12 @@ def _quantities(runs: Sequence[TrainingRun]) -> list[str]:
     logged = {name for run in runs for name, curve in run.curves.items() if len(curve) > 1}
     logged -= {"loss"} if runs and runs[0].command == "train_grpo" else set()
     held_out = sorted(filter(is_held_out, logged), key=metric_order)
-    return [*held_out, *(name for name in _QUANTITIES if name in logged)]
-
-
-def _quantity_title(name: str) -> str:
-    return f"{metric_title(name)} on held-out questions" if is_held_out(name) else _QUANTITIES.get(name, name)
-
-
-def metric_title(name: str) -> str:
-    """Format the name of an evaluation metric, such as `mg_pass@8`, as mG-Pass@8; leave other names as they are."""
-    match = _METRIC.fullmatch(name)
-    if match is None:
-        return name
-    tau = f" (τ = {match[4]})" if match[4] else ""
-    return f"{_METRIC_NAMES[match[2]]}@{match[3]}{tau}"
+    return [*held_out, *(name for name in QUANTITIES if name in logged)]
 
 
 def is_held_out(name: str) -> bool:
     """Return whether `name` is a metric of the evaluations during training."""
-    return name.startswith("eval_") and _METRIC.fullmatch(name) is not None
+    return name.startswith("eval_") and is_metric(name)
 
 
 def metric_order(name: str) -> tuple[int, str]:

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from raml_trl.render.tables import Cell, Table
+from raml_trl.render.tables import Cell, Table, Terms
 from raml_trl.reports.evaluations import Group, Rollout, Sample, Stage, common_metrics, difference_table, stage_table
 from raml_trl.reports.page import Block, Figure, Section, ShownCompletion
-from raml_trl.reports.runs import CurveFigure, Seeds, metric_title
+from raml_trl.reports.runs import CurveFigure, Seeds
 from raml_trl.reports.step_prediction import PARTS, Part
 from raml_trl.reports.step_time import StepTimeComparison
-from raml_trl.reports.step_time_tables import phases_of, speedup_table, split_table
+from raml_trl.reports.step_time_tables import phases_of, speedup_note, speedup_table, split_table
 from raml_trl.reports.summary import Report, StepTimes, SweepSummary
 from raml_trl.reports.sweeps import combinations_table, label
+from raml_trl.reports.terms import metric_title, quantity_terms
+
+_MOST_NAMES = 6  # in a title
 
 
 def report_sections(report: Report) -> list[Section]:
@@ -49,7 +52,7 @@ def _stage_section(stages: Sequence[Stage]) -> Section:
     ]
     if differences is not None:
         blocks.append(Block(title="Difference of each stage to the one before", tables=[differences]))
-    return Section("results", "Results", blocks)
+    return Section("results", "Evaluations" if len(stages) > 1 else f"Evaluation: {stages[0].name}", blocks)
 
 
 def _training_section(trainings: Sequence[Seeds], curves: Mapping[str, Sequence[CurveFigure]]) -> Section:
@@ -61,8 +64,8 @@ def _training_section(trainings: Sequence[Seeds], curves: Mapping[str, Sequence[
             continue
         seeds = [f"{training.name}: {len(training.runs)} seeds" for training in of_command if len(training.runs) > 1]
         title = ", ".join(training.name for training in of_command)
-        blocks.append(Block(title, ", ".join(seeds), _drawn(figures), _caption(figures)))
-    return Section("training", "Training", blocks)
+        blocks.append(Block(title, ", ".join(seeds), _drawn(figures), _caption(figures), _terms(figures)))
+    return Section("training", "Training curves", blocks)
 
 
 def _sweep_section(place: int, sweep: SweepSummary) -> Section:
@@ -74,7 +77,7 @@ def _sweep_section(place: int, sweep: SweepSummary) -> Section:
     measured = {label(row.parameters) for row in sweep.combinations if row.value.mean is not None}
     if len(sweep.drawn) < len(measured):
         text += f" Curves are shown for the {len(sweep.drawn)} best of {len(measured)} combinations."
-    curves = Block("", text, _drawn(sweep.figures), _caption(sweep.figures))
+    curves = Block("", text, _drawn(sweep.figures), _caption(sweep.figures), _terms(sweep.figures))
     table = combinations_table(sweep.combinations, sweep.baseline)
     return Section(f"sweep-{place}", f"Sweep: {sweep.name}", [curves, Block("Final metrics", tables=[table])])
 
@@ -84,6 +87,10 @@ def _drawn(figures: Sequence[CurveFigure]) -> list[Figure]:
         Figure("curves", figure.title, {"lines": {name: asdict(band) for name, band in figure.lines.items()}})
         for figure in figures
     ]
+
+
+def _terms(figures: Sequence[CurveFigure]) -> Terms:
+    return quantity_terms(figure.name for figure in figures)
 
 
 def _caption(figures: Sequence[CurveFigure]) -> str:
@@ -126,10 +133,16 @@ def _time_section(times: StepTimes) -> Section:
             tables=[split_table(splits)],
         )
     ]
-    return Section("time", "Step time", [*blocks, *(_speedup_block(*item) for item in times.speedups.items())])
+    return Section(
+        "time", "Time of a training step", [*blocks, *(_speedup_block(*item) for item in times.speedups.items())]
+    )
 
 
 def _speedup_block(name: str, compared: StepTimeComparison) -> Block:
+    """Make the block of one comparison. Its title names only what the block shows."""
+    if compared.reason and not compared.others:
+        return Block(text=f"Speed-up of {name}: {speedup_note(compared)}")
+    kinds = ["predicted"] * (not compared.reason) + ["measured"] * bool(compared.others)
     figures = [
         Figure("speedups", f"speed-up of the {part} over m = {compared.g}", _speedup_data(compared, part))
         for part in PARTS
@@ -137,7 +150,7 @@ def _speedup_block(name: str, compared: StepTimeComparison) -> Block:
     ]
     measured = " Dots are measured, with 95 % intervals over seeds if there are two or more." if compared.others else ""
     return Block(
-        f"Predicted and measured speed-up: {name}",
+        f"{' and '.join(kinds).capitalize()} speed-up: {name}",
         figures=figures,
         caption=f"The line is predicted.{measured}" if figures else "",
         tables=[speedup_table(compared)],
@@ -164,6 +177,7 @@ def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequenc
             ],
         )
         for name, of_stage in samples.items()
+        if of_stage
     ]
     for group in groups:
         selected = sum(bool(rollout.selected) for rollout in group.rollouts)
@@ -176,7 +190,9 @@ def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequenc
             f"{len(group.rollouts)} rollouts were selected and carried gradient. Question: {group.question}"
         )
         blocks.append(Block(f"Rollouts of {group.name}", text, completions=completions))
-    return Section("completions", "Completions", blocks)
+    titles = ["samples of evaluations"] * any(samples.values()) + ["rollouts of training"] * bool(groups)
+    title = " and ".join(titles)
+    return Section("completions", title[0].upper() + title[1:], blocks)
 
 
 def _verdict(correct: bool | None) -> str:
@@ -196,6 +212,26 @@ def _settings_section(trainings: Sequence[Seeds]) -> Section:
     for training in trainings:
         rows = tuple((Cell(name), Cell(str(value))) for name, value in training.runs[0].settings.items())
         seeds = ", ".join(str(run.seed) for run in training.runs)
-        table = Table(("setting", "value"), rows, f"Seeds: {seeds}. {training.seconds:.0f} seconds per run.")
+        note = f"Seeds: {seeds}. {training.seconds:.0f} seconds per run."
+        table = Table(("setting", "value"), rows, note, label=f"settings of {training.name}")
         blocks.append(Block(f"{training.name}: {training.command}", tables=[table], folded=True))
-    return Section("settings", "Settings", blocks)
+    return Section("settings", "Settings of the training runs", blocks)
+
+
+def report_title(report: Report) -> str:
+    """Return a title that says what the report shows, such as "Evaluations of SFT and GRPO; training of GRPO"."""
+    stages, sweeps = [stage.name for stage in report.stages], [sweep.name for sweep in report.sweeps]
+    parts = [
+        f"evaluation{'s' * (len(stages) > 1)} of {_listed(stages)}" if stages else "",
+        f"training of {_listed([training.name for training in report.trainings])}" if report.trainings else "",
+        f"sweep{'s' * (len(sweeps) > 1)} {_listed(sweeps)}" if sweeps else "",
+    ]
+    title = "; ".join(filter(None, parts)) or "runs in progress"
+    return title[0].upper() + title[1:]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the names in words, or their number if there are many."""
+    if len(names) > _MOST_NAMES:
+        return f"{len(names)} runs"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -123,7 +123,7 @@ def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
     """
     ignored = _NOT_COMPARED | (set() if same_inputs else set(run.record["inputs"]))
     settings = {name: value for name, value in run.settings.items() if name not in ignored}
-    return repr(sorted(settings.items())) + repr(run.record["results"].get("processes"))
+    return repr(sorted(settings.items())) + repr(run.record.get("results", {}).get("processes"))
 
 
 def split_seconds(runs: Sequence[TrainingRun]) -> Split:

@@ -6,6 +6,13 @@ from raml_trl.grpo.ledger import PHASES
 from raml_trl.render.tables import DASH, Cell, Table, interval, number
 from raml_trl.reports.step_prediction import PARTS, Part
 from raml_trl.reports.step_time import Split, StepTimeComparison, StepTimeRow
+from raml_trl.reports.terms import PHASE_MEANINGS
+
+_SPEEDUP_TERMS = (
+    ("m", "rollouts of each question that are trained on"),
+    ("update", "the phases scoring, selecting and updating, which depend on m"),
+    ("speed-up", "how many times as fast as training on all G rollouts: 2 means half the time"),
+)
 
 
 def phases_of(splits: Mapping[str, Split]) -> list[str]:
@@ -24,23 +31,26 @@ def split_table(splits: Mapping[str, Split]) -> Table:
         ]
         rows.append((Cell(name), *cells, Cell(_three_digits(total)), Cell(str(split.n))))
     note = "Logged seconds of an optimizer step, averaged over steps and runs, and the share of each phase."
-    return Table(("", *phases, "step", "runs"), tuple(rows), note)
+    terms = tuple((phase, PHASE_MEANINGS[phase]) for phase in phases)
+    return Table(("", *phases, "step", "runs"), tuple(rows), note, terms, "seconds of a step by phase")
 
 
 def speedup_table(compared: StepTimeComparison) -> Table:
-    """Make the table of seconds and speed-ups by m: predicted and, if there are other runs, measured."""
-    kinds = ("predicted", "measured") if compared.others else ("predicted",)
+    """Make the table of seconds and speed-ups by m: predicted, measured or both, as far as they are known."""
+    known = {"predicted": not compared.reason, "measured": bool(compared.others)}
+    kinds = [kind for kind, is_known in known.items() if is_known]
     quantities = ("update s", "step s", "speed-up of an update", "speed-up of a step")
     rows = []
     for row in compared.rows:
         seconds = [_seconds_cells(row, part) for part in PARTS]
         speedups = [_speedup_cells(row, part, is_all=row.m == compared.g) for part in PARTS]
         count = [Cell(str(row.n or DASH))] if compared.others else []
-        cells = [cell for pair in (*seconds, *speedups) for cell in pair[: len(kinds)]]
+        pairs = [dict(zip(known, pair, strict=True)) for pair in (*seconds, *speedups)]
+        cells = [pair[kind] for pair in pairs for kind in kinds]
         rows.append((Cell(str(row.m)), *count, *cells))
     head = [f"{quantity}, {kind}" for quantity in quantities for kind in kinds]
     runs = ["runs measured"] if compared.others else []
-    return Table(("m", *runs, *head), tuple(rows), speedup_note(compared))
+    return Table(("m", *runs, *head), tuple(rows), speedup_note(compared), _SPEEDUP_TERMS, "seconds and speed-ups by m")
 
 
 def _seconds_cells(row: StepTimeRow, part: Part) -> tuple[Cell, Cell]:
@@ -56,7 +66,7 @@ def _speedup_cells(row: StepTimeRow, part: Part, *, is_all: bool) -> tuple[Cell,
         return Cell("1" if row.predicted else DASH), Cell("1" if row.measured else DASH)
     predicted = row.predicted_speedup[part] if row.predicted_speedup else None
     measured = row.measured_speedup[part] if row.measured_speedup else None
-    return Cell(number(predicted, ".2f")), interval(measured, ".2f")
+    return Cell(number(predicted, ".2f")), interval(measured, least=2)
 
 
 def speedup_note(compared: StepTimeComparison) -> str:
@@ -77,7 +87,7 @@ def speedup_note(compared: StepTimeComparison) -> str:
     )
     if not any(row.n for row in compared.rows if row.m == compared.g):
         measured += f" No other run has m = {compared.g}, so there is no measured speed-up."
-    return f"{basis}{measured} An update consists of scoring, selecting and updating."
+    return f"{basis}{measured}"
 
 
 def _three_digits(seconds: float | None) -> str:

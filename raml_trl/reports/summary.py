@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from raml_trl.reports.evaluations import Group, Sample, Stage, choose_samples, read_groups, read_stages
+from raml_trl.reports.progress import NamedPaths, find_progress
 from raml_trl.reports.runs import TRAINING, CurveFigure, Seeds, curve_figures, read_seeds
 from raml_trl.reports.step_time import (
     Split,
@@ -32,9 +33,6 @@ from raml_trl.reports.sweeps import (
 from raml_trl.sweeps.sweep_file import Settings
 
 _MOST_LINES = 12  # in a figure; with more, they could not be told apart
-
-NamedPaths = Sequence[tuple[str, str]]
-"""Names given by the user, each with a directory."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class Report:
     """Everything a report shows.
 
     `samples` maps the name of a stage to its samples. `curves` maps a command, such as `train_grpo`, to its figures.
+    `pending` has a sentence about each run that is not complete.
     """
 
     stages: list[Stage]
@@ -80,6 +79,7 @@ class Report:
     samples: dict[str, list[Sample]]
     groups: list[Group]
     curves: dict[str, list[CurveFigure]]
+    pending: list[str]
 
     def to_json(self) -> dict[str, object]:
         """Return the content of `report.json`, except title and lead."""
@@ -114,6 +114,7 @@ def read_report(
     sweeps: NamedPaths,
     baselines: Mapping[str, str],
     seed: int,
+    so_far: bool = False,
 ) -> Report:
     """Read all directories and compute everything the report shows.
 
@@ -124,11 +125,16 @@ def read_report(
         baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. Sweeps that are not in it
             get the default baseline.
         seed: seed of the resampling for intervals and p-values.
+        so_far: show what exists, although some of the runs are still running or have not started.
 
     Raises:
         InputError: if a directory does not hold a run, an evaluation or a sweep that can be reported.
     """
-    trainings = read_seeds(runs)
+    pending: list[str] = []
+    if so_far:
+        progress = find_progress(runs, evaluations, sweeps)
+        runs, evaluations, sweeps, pending = progress.runs, progress.evaluations, progress.sweeps, progress.pending
+    trainings = read_seeds(runs, so_far=so_far)
     stages = read_stages(evaluations, {training.name: training.seconds for training in trainings}, seed)
     results = [read_sweep_results(name, directory) for name, directory in sweeps]
     return Report(
@@ -144,6 +150,7 @@ def read_report(
             )
             for command in TRAINING
         },
+        pending=pending,
     )
 
 

@@ -11,7 +11,8 @@ from statistics import fmean
 
 from raml_trl.evaluation.intervals import Difference, SeedMean, mean_over_seeds, student_difference
 from raml_trl.render.tables import DASH, Cell, Table, interval, number
-from raml_trl.reports.runs import TRAINING, TrainingRun, is_held_out, metric_order, metric_title, read_training
+from raml_trl.reports.runs import TRAINING, TrainingRun, is_held_out, metric_order, read_training
+from raml_trl.reports.terms import INTERVAL, P_VALUE, metric_terms, metric_title
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import is_run, read_record
 from raml_trl.sweeps.results import TrialResult, means_over_seeds
@@ -20,6 +21,11 @@ from raml_trl.sweeps.sweep_file import SEED, Settings, logged_name, read_sweep
 
 M = "num_generations_update"
 _SHORT = {M: "m", "num_generations": "G", "num_trajectories": "K"}  # symbols of the documentation
+_MEANINGS = {
+    "m": "rollouts of each question that are trained on",
+    "G": "rollouts that are generated for each question",
+    "K": "trajectories per question in supervised fine-tuning",
+}
 
 
 @dataclass(frozen=True)
@@ -255,20 +261,31 @@ def combinations_table(rows: Sequence[CombinationMean], baseline: Settings) -> T
             *_difference_cells(row),
         )
         for row in rows
+        if row.value.n
     ]
+    empty = dict.fromkeys(label(row.parameters) for row in rows if not row.value.n)
+    missing = f" Without a complete trial: {'; '.join(empty)}." if empty else ""
     few = min((row.value.n for row in rows if row.value.n > 1), default=0)
     wide = f" With {few} seeds ({few - 1} degree{'s' * (few > 2)} of freedom) they are wide." if 1 < few < 5 else ""
     note = (
         f"Final values, averaged over seeds, with Student's 95 % intervals.{wide} Differences are to "
         f"{label(baseline)}, paired by seed. P-values are those of the paired t-test, not corrected for multiple "
-        "comparisons."
+        f"comparisons.{missing}"
     )
     names = [_SHORT.get(name, name) for name in baseline]
-    return Table(("metric", *names, "seeds", "mean", f"minus {label(baseline)}", "pairs"), tuple(shown), note)
+    terms = (
+        *metric_terms(dict.fromkeys(row.metric for row in rows)),
+        *((symbol, _MEANINGS[symbol]) for symbol in names if symbol in _MEANINGS),
+        INTERVAL,
+        P_VALUE,
+        ("pairs", "number of seeds with which both the combination and the one it is compared with were run"),
+    )
+    head = ("metric", *names, "seeds", "mean", f"minus {label(baseline)}", "pairs")
+    return Table(head, tuple(shown), note, terms, "final metrics of the sweep")
 
 
 def _difference_cells(row: CombinationMean) -> tuple[Cell, Cell]:
     """Make the cells of a row's difference to the baseline and its number of pairs."""
     if row.difference is None:
         return Cell(DASH, row.reason or "the baseline"), Cell(DASH)
-    return interval(row.difference, "+.3f", p=row.difference.p_value), Cell(str(row.difference.n))
+    return interval(row.difference, signed=True, p=row.difference.p_value), Cell(str(row.difference.n))

@@ -72,6 +72,22 @@ def read_log_history(directory: Path) -> list[LogEntry]:
     ]
 
 
+def last_log(directory: Path) -> list[LogEntry]:
+    """Return the log entries of a training run that may still be running: those that it has saved last.
+
+    A run saves its log with every checkpoint. A checkpoint whose log cannot be read is being written or was damaged;
+    the one before it then counts. Without any, the list is empty.
+    """
+    steps = {path: path.parent.name.rpartition("-")[2] for path in directory.glob(f"checkpoint-*/{STATE_FILE}")}
+    checkpoints = sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: -int(steps[path]))
+    for path in (directory / STATE_FILE, *checkpoints):
+        try:
+            return read_log_history(path.parent)
+        except InputError:
+            continue
+    return []
+
+
 def logged_curves(entries: Iterable[LogEntry]) -> dict[str, dict[int, float]]:
     """Return the curve of each metric: its values by optimizer step.
 

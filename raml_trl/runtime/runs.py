@@ -30,7 +30,7 @@ _NOT_RECORDED = frozenset(
         *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
         *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
         *("tensor_parallel_size", "gpu_memory_utilization", "agents", "workers", "devices"),
-        *("when_locked", "rank_timeout", "dry_run"),
+        *("when_locked", "rank_timeout", "dry_run", "watch", "watch_seconds"),
     }
 )
 

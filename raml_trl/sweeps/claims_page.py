@@ -9,12 +9,17 @@ from matplotlib.figure import Figure
 
 from raml_trl.evaluation.intervals import student_interval
 from raml_trl.render.figures import COLOURS, INK, dress, svg
-from raml_trl.render.tables import markdown_table
+from raml_trl.render.tables import bounded, markdown_table, p_value
 from raml_trl.sweeps.break_even import BreakEven, break_even_table
 from raml_trl.sweeps.claims import ArmComparison, ArmDifference, WeighedClaim
 from raml_trl.sweeps.learning_curves import Setting, SettingSummary, Trial, by_setting
 
 _VERDICT_COLOURS = {"holds": COLOURS[2], "does not hold": COLOURS[4], "inconclusive": COLOURS[5]}
+_TERMS = (
+    "Brackets hold 95 % intervals over seeds. Steadiness: minus the largest drop of the curve below its previous "
+    "maximum; 0 if it never drops. s per step: median seconds of an optimizer step. s to a level (reached): median "
+    "seconds until the curve reaches the level, if all seeds reach it, and the number of seeds that do."
+)
 
 
 def claims_page(
@@ -39,7 +44,7 @@ def claims_page(
     if break_evens:
         parts += ["## When a smaller share is faster", break_even_table(break_evens)]
     for name, summaries in settings.items():
-        parts += [f"## Sweep {name}", settings_table(summaries, metric)]
+        parts += [f"## Sweep {name}", settings_table(summaries, metric), *([_TERMS] if summaries else [])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,13 +78,13 @@ def _comparisons_table(differences: Sequence[ArmDifference]) -> str:
 
 
 def _format_p(result: ArmDifference) -> str:
-    alone = f"{result.difference.p_value:.3f}"
-    return alone if result.corrected == result.difference.p_value else f"{alone}, corrected {result.corrected:.3f}"
+    alone, corrected = p_value(result.difference.p_value), p_value(result.corrected)
+    return alone if result.corrected == result.difference.p_value else f"{alone}, corrected {corrected}"
 
 
 def _format_difference(result: ArmDifference) -> str:
     difference = result.difference
-    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return bounded(difference.mean, difference.low, difference.high, signed=True)
 
 
 def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
@@ -96,8 +101,10 @@ def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
         cells = [str(summary.parameters[name]) for name in names] + [str(summary.n)]
         for name in metrics:
             value = summary.metrics[name]
-            interval = "" if value.low is None else f" [{value.low:.3f}, {value.high:.3f}]"
-            cells.append(f"{value.mean:.3f}{interval}")
+            if value.mean is None or value.low is None or value.high is None:
+                cells.append(f"{value.mean:.3f}")
+            else:
+                cells.append(bounded(value.mean, value.low, value.high))
         cells += [
             f"{summary.steadiness:.3f}",
             str(summary.steps),

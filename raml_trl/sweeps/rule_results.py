@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from raml_trl.evaluation.intervals import Difference, holm, student_difference
 from raml_trl.render.figures import COLOURS, INK, dress, svg
-from raml_trl.render.tables import escape_cell, markdown_table
+from raml_trl.render.tables import bounded, escape_cell, markdown_table, p_value
 from raml_trl.sweeps.rules import Correction, RuleRun, Rules
 
 COSTS = {"process_seconds": "time", "tokens_generated": "generated tokens", "rows_selected": "selected rows"}
@@ -179,8 +179,8 @@ def _cell(row: ArmResult) -> str:
         return mean
     difference = row.difference
     star = " *" if row.significant else ""
-    bounds = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return f"{mean}: {bounds}, p {row.corrected:.2f}{star}"
+    bounds = bounded(difference.mean, difference.low, difference.high, signed=True)
+    return f"{mean}: {bounds}, p {p_value(row.corrected, 2)}{star}"
 
 
 def results_figure(results: Sequence[ArmResult], rules: Rules) -> str:

@@ -179,6 +179,11 @@ def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> S
     return study
 
 
+def has_trials(directory: Path) -> bool:
+    """Return whether the trials of the sweep in `directory` have been drawn."""
+    return (directory / _TRIALS).is_file()
+
+
 def read_study(directory: Path, sweep: Sweep) -> Study:
     """Read the study in `directory` without changing anything.
 

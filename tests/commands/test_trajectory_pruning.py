@@ -125,7 +125,7 @@ def test_every_trajectory_under_every_method(model_dir: str, data: str, tmp_path
         assert method["leaked"] == sum(row["leaked"] for row in own) / len(own)
         assert method["n"] == len(own)
     page = (tmp_path / "out" / "page.html").read_text()
-    assert "How much of a trajectory is needed" in page
+    assert "how much of a trajectory is needed" in page
     assert (tmp_path / "out" / "frontier.svg").read_text().startswith("<svg")
     assert not list((tmp_path / "out").glob("pruned-*"))
 

@@ -26,6 +26,12 @@ const CHECKS = {
     const { right, top } = box(correct.querySelector("svg"));
     send(correct.querySelector("svg"), "pointermove", right - 20, top + 60);
     seen.tip = text("#tip b, #tip dt, #tip dd");
+    const svg = correct.querySelector("svg");
+    press(svg, "Home");
+    seen.first = text("#tip b");
+    press(svg, "End");
+    seen.last = text("#tip b, #tip dt, #tip dd");
+    seen.stops = all(".drawing svg").map((node) => node.getAttribute("tabindex"));
     const key = correct.closest("figure").querySelector(".keys button");
     key.click();
     seen.without = bands();
@@ -35,6 +41,17 @@ const CHECKS = {
     const style = getComputedStyle(document.body);
     seen.paper = getComputedStyle(document.documentElement).backgroundColor;
     seen.ink = style.color;
+  },
+
+  async numbers(seen) {
+    seen.numbers = text("#numbers td:last-child");
+  },
+
+  async terms(seen) {
+    seen.terms = text("dl.terms dt");
+    seen.meanings = text("dl.terms dd");
+    seen.rows = text("#descent tbody td:first-child");
+    seen.options = all("fieldset input").filter((node) => node.closest("#filters")).map((node) => node.value);
   },
 
   async curve(seen) {
@@ -221,5 +238,7 @@ async function check(name) {
   } catch (error) {
     failures.push(String(error.stack));
   }
+  const { scrollWidth, clientWidth } = document.documentElement;
+  seen.hidden_columns = scrollWidth - clientWidth;
   document.getElementById("seen").textContent = JSON.stringify({ ...seen, failures });
 }

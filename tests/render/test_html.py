@@ -20,6 +20,7 @@ import pytest
 
 from raml_trl.render.figures import COLOURS
 from raml_trl.render.html import KINDS, write_page
+from raml_trl.render.tables import decimal_places
 from tests.helpers import REPOSITORY
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -208,8 +209,66 @@ def test_nothing_is_loaded_from_the_network(tmp_path: Path, kind: str, data: dic
     assert not re.search(r"//[a-z0-9]|url\((?!#)|@import|@font-face", page.source, re.IGNORECASE)
     assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon|import)\b *\(", page.source)
     for name, attributes, _ in page.elements:
+        if (attributes.get("href") or "").startswith("#"):
+            del attributes["href"]  # a place in the page
         assert not {"src", "href", "srcset", "action", "data", "background", "poster"} & set(attributes), name
         assert name not in ("link", "base", "iframe", "object", "embed", "form", "img"), name
+
+
+@EVERY_PAGE
+def test_the_keyboard_reaches_everything(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
+    """The first stop skips to the content, and every part that scrolls is a named stop."""
+    elements = write(tmp_path, kind, data).elements
+    skip = next(attributes for name, attributes, _ in elements if name == "a")
+    assert (skip["class"], skip["href"]) == ("skip", "#main")
+    assert [name for name, attributes, _ in elements if attributes.get("id") == "main"] == ["main"]
+    scrolled = [attributes for _, attributes, _ in elements if "scroll" in (attributes.get("class") or "").split()]
+    assert scrolled
+    for attributes in scrolled:
+        assert (attributes["tabindex"], attributes["role"]) == ("0", "region")
+        assert attributes["aria-label"]
+
+
+@EVERY_PAGE
+def test_only_a_watched_report_refreshes_itself(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
+    elements = write(tmp_path, kind, data).elements
+    assert "refresh" not in [attributes.get("http-equiv") for _, attributes, _ in elements]
+
+
+@pytest.mark.children
+@needs_browser
+def test_scripts_and_tables_agree_on_digits(tmp_path: Path) -> None:
+    means = [(0.5, 0.4, 0.6), (0.3003, 0.3001, 0.3006), (0.9997, 0.9992, 1.0), (0.0, 0.0, 0.0), (0.25, 0.25, 0.25)]
+    means += [
+        (-2e-5, -9e-5, 4e-5),
+        (1234.5, 1200.0, 1260.0),
+        (5.0, 4.99999, 5.00001),
+        (0.05, 0.0, 0.05),
+        (7.5, 5.0, 10.0),
+    ]
+    numbers = {f"n{i}": dict(zip(("mean", "low", "high"), values, strict=True)) for i, values in enumerate(means)}
+    seen = browse(tmp_path, "loss_landscape", loss_landscape(1) | {"numbers": numbers}, "numbers")
+
+    def written(values: tuple[float, ...]) -> str:
+        largest = max(map(abs, values))
+        least = min(8, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2  # three digits of the largest
+        form = f",.{decimal_places(*values, least=least)}f"
+        return "{} [{}, {}]".format(*(format(value, form) for value in values))
+
+    assert seen["numbers"] == [written(values) for values in means]
+
+
+@pytest.mark.children
+@needs_browser
+def test_terms_are_explained_and_empty_groups_hidden(tmp_path: Path) -> None:
+    data = pseudo_gradient()
+    data["trajectories"] = [row for row in data["trajectories"] if row["mode"] == "thinking"]
+    empty = {"mode": "no_thinking", "correct": False, "trajectories": 0, "left_out": 4}
+    seen = browse(tmp_path, "pseudo_gradient", data | {"descent": [*data["descent"], empty]}, "terms")
+    assert {"slope", "area", "share descending", "NLL", "number", "not measured"} <= set(seen["terms"])
+    assert "no thinking, wrong, after every token" in seen["meanings"]
+    assert seen["rows"] == ["thinking, right"]
+    assert seen["options"] == ["all", "right", "wrong"]  # with a single mode there is no choice between modes
 
 
 @EVERY_PAGE
@@ -295,6 +354,7 @@ def browse_file(tmp_path: Path, source: str, check: str, *flags: str) -> dict[st
     assert match, done.stdout[-2000:] + done.stderr[-2000:]
     seen: dict[str, Any] = json.loads(html.unescape(match[1]).replace("\N{MINUS SIGN}", "-"))
     assert seen.pop("failures") == []
+    assert seen.pop("hidden_columns") == 0, "the page is wider than the window"
     return seen
 
 
@@ -406,8 +466,8 @@ def test_pages_without_data_say_so(tmp_path: Path, kind: str, data: dict[str, An
 @needs_browser
 def test_bands_and_effects_show_their_numbers(tmp_path: Path) -> None:
     seen = browse(tmp_path, "pseudo_gradient", pseudo_gradient(), "groups")
-    assert seen["tokens"] == ["after 1 tokens", "thinking, right (6)", "1.50 [0.500, 2.50]"]
-    assert seen["shares"] == ["50 % of the thinking", "thinking, right (6)", "1.50 [0.500, 2.50]"]
+    assert seen["tokens"] == ["after 1 tokens", "thinking, right (6)", "1.50 [0.50, 2.50]"]
+    assert seen["shares"] == ["50 % of the thinking", "thinking, right (6)", "1.50 [0.50, 2.50]"]
     assert seen["without"] == [seen["shares"], 0, "false"]  # with no line left, the tooltip does not change
     assert seen["effects"] == [
         ["<wait>", "median", "0.500 [0.250, 0.750]", "n", "17", "p", "0.042"],

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -18,11 +19,13 @@ import yaml
 
 from raml_trl import report
 from raml_trl.evaluation.intervals import paired_difference
+from raml_trl.grpo.ledger import PHASES
 from raml_trl.grpo.planning.step_cost import draw_work, logged_lengths, measured_split, predict_seconds
 from raml_trl.render.tables import code_block, escape_markdown
 from raml_trl.report import ReportConfig
 from raml_trl.reports.runs import average_curves
 from raml_trl.reports.step_prediction import read_geometry
+from raml_trl.reports.terms import PHASE_MEANINGS, QUANTITIES, metric_terms
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import identity, open_run
 from tests.helpers import REPOSITORY
@@ -228,6 +231,8 @@ def test_report_lists_trials_that_are_not_complete(tmp_path: Path) -> None:
     rows = {row["parameters"]["num_generations_update"]: row for row in sweep["combinations"]}
     assert rows[2]["mean"] is None
     assert rows[2]["difference"] == {"reason": "0 seeds in common"}
+    assert "Without a complete trial: m = 2." in visible_text(page)
+    assert not re.search(r"^\| Pass@1 +\| 2 ", text, re.MULTILINE)
     assert rows[4]["difference"] == {"reason": "1 seed in common"}
     for shown in (visible_text(page), text.replace("\\", "")):
         assert "4 of 7 trials are complete" in shown
@@ -394,6 +399,8 @@ def test_run_with_other_settings_is_not_compared(tmp_path: Path) -> None:
     assert [row["m"] for row in alone["rows"]] == [1, 2, 4, 8]
     assert all(row["measured"] is None and row["predicted"] for row in alone["rows"])
     assert visible_text(page).count("Nothing was measured to compare with") == 2
+    assert visible_text(page).count("Predicted speed-up:") == 2
+    assert "easured speed-up:" not in visible_text(page)
 
 
 def test_run_without_summary_predicts_nothing(tmp_path: Path) -> None:
@@ -403,6 +410,11 @@ def test_run_without_summary_predicts_nothing(tmp_path: Path) -> None:
     [compared] = data["times"]["speedups"].values()
     assert compared["reason"] == "m4s0 has no summary.json with counts of trained rows"
     assert "No prediction: m4s0 has no summary.json" in visible_text(page)
+    assert "Measured speed-up: the runs" in visible_text(page)
+    assert "predicted" not in Elements(page).text.lower()
+    _, page, _ = make(tmp_path / "alone", runs=runs[:1])
+    assert "Speed-up of the runs: No prediction: m4s0 has no summary.json" in visible_text(page)
+    assert "peed-up: the runs" not in visible_text(page)
 
 
 def test_seconds_by_phase(tmp_path: Path) -> None:
@@ -501,6 +513,118 @@ def test_group_shows_which_rollouts_were_selected(tmp_path: Path, prefix: str) -
     assert "wrong, selected, advantage \N{MINUS SIGN}0.50:\n\n```text\nz\n```" in text
 
 
+def test_titles_say_what_the_page_shows(tmp_path: Path) -> None:
+    stages = [f"{name}={write_evaluation(tmp_path / name, verdicts_of([1, 2]))}" for name in ("base", "SFT")]
+    run, sweep = write_grpo(tmp_path / "grpo", 0, 4), write_sweep(tmp_path / "sweep", VALUES, train=False)
+    titles = {
+        "Evaluation of base": {"evaluations": stages[:1]},
+        "Evaluations of base and SFT": {"evaluations": stages},
+        "Training of GRPO": {"runs": [f"GRPO={run}"]},
+        "Evaluation of base; training of GRPO; sweep s": {
+            "evaluations": stages[:1],
+            "runs": [f"GRPO={run}"],
+            "sweeps": [f"s={sweep}"],
+        },
+    }
+    for place, (title, given) in enumerate(titles.items()):
+        data, page, text = make(tmp_path / str(place), **given)
+        assert data["title"] == title
+        assert f"<h1>{title}</h1>" in page
+        assert text.startswith(f"# {title}\n")
+    _, page, _ = make(tmp_path / "evaluation", evaluations=stages[:1])
+    assert "Evaluation: base" in visible_text(page)
+    assert "seconds" not in visible_text(page)  # no training of the stage is known
+    assert make(tmp_path / "own", evaluations=stages, title="Mine")[0]["title"] == "Mine"
+
+
+def test_every_term_is_explained_on_the_page(tmp_path: Path) -> None:
+    logs = [{"step": step} | dict.fromkeys((*QUANTITIES, "eval_mg_pass@8"), 0.5) for step in (1, 2)]
+    sft, grpo = (write_run(tmp_path / name, f"train_{name}", {}, logs) for name in ("sft", "grpo"))
+    stage = write_evaluation(tmp_path / "eval", verdicts_of([1, 2]))
+    _, page, text = make(tmp_path, evaluations=[f"a={stage}"], runs=[f"s={sft}", f"g={grpo}"])
+    terms = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert {title for title, _ in QUANTITIES.values()} | {"mG-Pass@8", "Pass@1", "[low, high]"} == terms.keys()
+    assert all(len(meaning) > 20 for meaning in terms.values())
+    assert r"- Pass@1: probability that a sample is correct" in text
+    assert PHASE_MEANINGS.keys() == set(PHASES)
+    assert "0.5" in dict(metric_terms(["g_pass@8_0.5"]))["G-Pass@8 (τ = 0.5)"]
+
+
+def checkpoint(run: Path, step: int) -> None:
+    (run / f"checkpoint-{step}").mkdir()
+    content = {"log_history": grpo_logs(0, 4, step)}
+    (run / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(content))
+
+
+def watched(tmp_path: Path) -> tuple[ReportConfig, Path]:
+    runs = {"runs": [f"GRPO={tmp_path / 'grpo'}"], "evaluations": [f"after={tmp_path / 'eval'}"]}
+    config = ReportConfig(output_dir=str(tmp_path / "report"), watch=True, watch_seconds=7, **runs)
+    return config, tmp_path / "report" / "report.html"
+
+
+def test_a_watched_report_follows_its_runs(tmp_path: Path) -> None:
+    config, page = watched(tmp_path)
+    grpo = tmp_path / "grpo"
+
+    def finish() -> None:
+        (grpo / "trainer_state.json").write_text(json.dumps({"log_history": grpo_logs(0, 4)}))
+        open_run(grpo, "train_grpo", {}).finish(1.0, {"processes": 1})
+
+    events = [
+        lambda: open_run(grpo, "train_grpo", {}),
+        lambda: checkpoint(grpo, 3),
+        lambda: (checkpoint(grpo, 5), (grpo / "checkpoint-5" / "trainer_state.json").write_text('{"log_')),  # partly
+        finish,
+        lambda: write_evaluation(tmp_path / "eval", verdicts_of([1, 2])),
+    ]
+    states = [
+        "GRPO has not started. The evaluation after has not started.",
+        "GRPO has no checkpoint yet. The evaluation after has not started.",
+        "GRPO is running, and shown up to its checkpoint of step 3. The evaluation after has not started.",
+        "GRPO is running, and shown up to its checkpoint of step 3. The evaluation after has not started.",
+        "Every 7 seconds it is written again. The evaluation after has not started.",
+    ]
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 7
+        assert states.pop(0) in visible_text(page.read_text())
+        assert "Written at 14:03:05." in visible_text(page.read_text())
+        assert re.findall('<meta http-equiv="refresh" content="(.*?)">', page.read_text()) == ["7"]
+        events.pop(0)()
+
+    record = open_run(tmp_path / "report", "report", {})
+    last = report.watch(config, record, now=lambda: datetime(2026, 1, 1, 14, 3, 5), sleep=sleep)
+    assert (states, events, last.pending) == ([], [], [])
+    report.write(config, record, last)
+    unwatched, _, _ = make(tmp_path / "again", runs=config.runs, evaluations=config.evaluations)
+    assert page.read_bytes() == (tmp_path / "again" / "report" / "report.html").read_bytes()
+    assert json.loads((page.parent / "report.json").read_text()) == unwatched
+    assert "refresh" not in page.read_text()
+
+
+def test_an_interrupted_watch_leaves_a_page_that_does_not_refresh(tmp_path: Path) -> None:
+    config, page = watched(tmp_path)
+    open_run(tmp_path / "grpo", "train_grpo", {})
+    checkpoint(tmp_path / "grpo", 3)
+
+    def interrupt(_: float) -> None:
+        assert 'http-equiv="refresh"' in page.read_text()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.watch(config, open_run(page.parent, "report", {}), now=datetime.now, sleep=interrupt)
+    assert 'http-equiv="refresh"' not in page.read_text()
+    assert "No longer updated. GRPO is running" in visible_text(page.read_text())
+    assert [path.name for path in page.parent.iterdir() if path.suffix == ".partial"] == []
+
+
+def test_the_interval_of_a_watch_has_limits() -> None:
+    assert ReportConfig("x", runs=["a=b"]).watch_seconds == 30
+    for seconds in (0, -1, 86401):
+        with pytest.raises(InputError, match="watch_seconds must be a whole number from 1 to 86,400"):
+            ReportConfig("x", runs=["a=b"], watch_seconds=seconds)
+
+
 def test_long_completions_are_folded(tmp_path: Path) -> None:
     texts = ["short", "long " * 200]
     stage = write_evaluation(tmp_path / "eval", {"q0": [True], "q1": [True]}, texts)
@@ -536,11 +660,8 @@ def test_page_loads_nothing_from_the_network(tmp_path: Path) -> None:
     assert all(link.startswith("#") for link in Elements(page).links)
     assert not re.search(r"//[a-z0-9]|url\((?!#)|@import|@font-face", page, re.IGNORECASE)
     anchors = set(re.findall(r'<h2 id="([^"]+)"', page))
-    assert (
-        {link[1:] for link in Elements(page).links}
-        == anchors
-        == {"results", "training", "time", "completions"} | {"settings"}
-    )
+    assert anchors == {"results", "training", "time", "completions", "settings"}
+    assert {link[1:] for link in Elements(page).links} == anchors | {"main"}
 
 
 @pytest.mark.parametrize(
@@ -590,6 +711,9 @@ def test_browser_draws_every_figure(flags: tuple[str, ...], tmp_path: Path) -> N
     for text, line in zip(seen["tip"][2::2], at, strict=True):
         numbers = [float(number) for number in re.findall(r"[\d.]+", text)]
         assert numbers == pytest.approx([line[part][-1] for part in ("mean", "low", "high")], abs=0.006)
+    assert seen["first"] == ["step 1"]
+    assert seen["last"] == seen["tip"]  # the keyboard shows what the pointer shows
+    assert set(seen["stops"]) == {"0"}
     assert seen["without"] == 1
     assert seen["again"] == 2
     paper, ink = (sum(map(int, re.findall(r"\d+", seen[name])[:3])) for name in ("paper", "ink"))

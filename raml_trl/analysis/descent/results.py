@@ -51,7 +51,7 @@ def write_figures_and_page(
         with whole_file(directory / name) as partial:
             partial.write_text(figure, encoding="utf-8")
     content = {
-        "title": "Pseudo gradient descent",
+        "title": "Pseudo gradient descent: the likelihood of the answer along trajectories",
         "lead": "How unlikely the model finds the reference answer after every token of a trajectory: the mean of "
         "-log p over the answer's tokens, in nats. Where the answer already stands in the text, it can be copied.",
         "trajectories": [_page_row(row) for row in choose_shown(rows, num_shown)],

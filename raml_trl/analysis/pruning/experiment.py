@@ -175,7 +175,7 @@ def page_content(
     columns = ("name", "setting", "tokens", "accuracy", "leaked", "n", "frontier")
     rows = (PrunedTrajectory(**row) for row in read_shards(paths[:_EXAMPLES]))
     return {
-        "title": "How much of a trajectory is needed",
+        "title": "Trajectory pruning: how much of a trajectory is needed",
         "lead": f"Trajectories for {len(tasks)} questions of {shown_name(config.dataset_name)}, shortened in "
         f"{len(methods)} ways; from what is left the answer is forced, and decoded greedily. curve and drop_sentence "
         "know the reference answer. Intervals are 95 %, over questions.",

@@ -11,7 +11,7 @@ from raml_trl.analysis.pruning.config import WHOLE, Method
 from raml_trl.evaluation.intervals import Difference, MeanInterval, mean_interval, paired_difference
 from raml_trl.evaluation.metrics import each_question, pass_at_k
 from raml_trl.render.figures import COLOURS, blank_figure, svg
-from raml_trl.render.tables import markdown_table
+from raml_trl.render.tables import bounded, markdown_table, p_value
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def methods_table(methods: Sequence[MethodSummary]) -> str:
                 Method(row.name, row.setting).name,
                 f"{row.tokens.mean:.1f}",
                 f"{row.kept:.0%}",
-                f"{accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]",
-                f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]",
-                f"{difference.p_value:.4f}",
+                bounded(accuracy.mean, accuracy.low, accuracy.high),
+                bounded(difference.mean, difference.low, difference.high, signed=True),
+                p_value(difference.p_value, 4),
                 f"{row.leaked:.1%}",
                 "yes" if row.frontier else "no",
             ]
