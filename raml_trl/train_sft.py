@@ -16,8 +16,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
-from raml_trl.data.reading import open_data
+from raml_trl.data.reading import open_data, stream_tasks
 from raml_trl.data.tables import DataTable
+from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
@@ -52,6 +53,7 @@ def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: R
         revisions=options.hub_revisions,
         results={"data": asdict(counts)},
         choice=choice,
+        example=prompt_messages(next(stream_tasks(table)).question.question, options.prompt_style),
         train_dataset=examples,
         # `SampledEvaluation` does not read this, but transformers refuses to evaluate without an eval_dataset.
         eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style, tokenizer),

@@ -5,7 +5,7 @@ names all numbers involved and the nearest valid values.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import gcd
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     SelectionSetting = str | Selector
 else:
     SelectionSetting = str  # the command line has only names, and a function is replaced by its name
+
+
+_CHOICE_IF_CHANGED = frozenset(
+    {
+        *("selection_cost", "question_selection", "question_floor", "question_weights", "refill"),
+        *("token_selection", "prefix_minimum", "prefix_keep", "top_entropy_quantile"),
+    }
+)
+"""Further settings that choose rows or tokens to train on. Model cards state those that differ from their defaults."""
 
 
 @dataclass
@@ -180,9 +189,15 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def choice(self) -> dict[str, object]:
-        """The settings that determine the selection and the loss, by name, for model cards."""
+        """The settings that determine the selection and the loss, by name, for model cards.
+
+        Those that choose questions and tokens are included if they differ from their defaults.
+        """
         names = ("num_generations", "num_generations_update", "selection", "selection_scope", "subset_mode")
-        return {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
+        always = {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
+        defaults = {field.name: field.default for field in fields(self) if field.name in _CHOICE_IF_CHANGED}
+        changed = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        return always | changed
 
     @property
     def strategy(self) -> Strategy | Selector:

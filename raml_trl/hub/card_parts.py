@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 
 from raml_trl import __version__
-from raml_trl.render.tables import code_block, escape_for_hub, markdown_table
+from raml_trl.render.tables import code_block, code_span, decimal_places, escape_for_hub, markdown_table
 from raml_trl.runtime.files import whole_file
+from raml_trl.runtime.runs import RunRecord, is_run, read_record
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -56,6 +57,34 @@ def recipe(command: str, settings: Mapping[str, object]) -> str:
     return f"{code_block(call, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content, 'yaml')}"
 
 
+def reproduction(directory: Path) -> str:
+    """Return Markdown with the recipes that repeat the run in `directory` and, before it, the runs that it reads.
+
+    Runs that are not on this machine, and data sets and models of the Hub, have no recipe.
+    """
+    *before, last = _with_inputs(directory, set())
+    parts = [
+        f"{number}. `{record['command']}` makes {code_span(str(_without_path(str(path))))}:\n\n"
+        f"{recipe(record['command'], record['settings'])}"
+        for number, (path, record) in enumerate(before, start=1)
+    ]
+    own = recipe(last[1]["command"], last[1]["settings"])
+    return "\n\n".join(
+        [*parts, f"{len(parts) + 1}. `{last[1]['command']}` makes the model:\n\n{own}"] if parts else [own]
+    )
+
+
+def _with_inputs(directory: Path, seen: set[Path]) -> list[tuple[Path, RunRecord]]:
+    """Return the run in `directory` and all runs that it reads, directly or not, each after its own inputs."""
+    seen.add(directory.resolve())
+    record = read_record(directory)
+    inputs = [Path(str(record["settings"][name])) for name in record["inputs"]]
+    before = [
+        run for path in inputs if is_run(str(path)) and path.resolve() not in seen for run in _with_inputs(path, seen)
+    ]
+    return [*before, (directory, record)]
+
+
 def plain_name(text: str) -> str:
     """Return a name for a heading and for metadata: characters that Markdown or HTML could interpret become `_`."""
     return re.sub(r"[^\w .+-]", "_", text)
@@ -89,8 +118,9 @@ def facts_table(facts: Iterable[tuple[str, object]], settings: Mapping[str, obje
 def metrics_table(metrics: Metrics) -> str:
     """Return a Markdown table of metrics with their 95 % intervals."""
     rows = [
-        (f"`{name}`", f"{value['mean']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}")
+        (f"`{name}`", f"{value['mean']:.{places}f}", f"{value['low']:.{places}f} to {value['high']:.{places}f}")
         for name, value in metrics.items()
+        for places in [decimal_places(value["mean"], value["low"], value["high"])]
     ]
     return markdown_table([("metric", "mean", "95 % interval"), *rows], aligned=False)
 

@@ -3,16 +3,23 @@
 The Hub renders Markdown and HTML, so names that come from outside are escaped by `escape_for_hub`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from raml_trl.hub.card_parts import CARD, NO_REPO, Metrics, facts_table, metrics_table, write_card
-from raml_trl.render.tables import escape_for_hub, markdown_template
+from raml_trl.render.tables import code_block, decimal_places, escape_for_hub, markdown_table, markdown_template
 
-_CITATIONS = "\n## Citations\n"  # the last heading of TRL's card
+# Headings of TRL's card: of its quick start, of the part after that, and the last one.
+_QUICK_START, _PROCEDURE, _CITATIONS = "\n## Quick start\n", "\n## Training procedure\n", "\n## Citations\n"
+_EVALUATION = "\n## Evaluation\n"
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""A prompt: a text, or chat messages with the texts `role` and `content`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class TrainingFacts:
     metrics: Metrics = field(default_factory=dict)
     """The metrics of the last evaluation during training, with values from 0 to 1."""
     metrics_step: int = 0
+    prompt: Prompt | None = None
+    """A prompt of the training data, for the quick start."""
+    max_new_tokens: int | None = None
+    """The largest number of tokens of a completion in training."""
 
 
 def complete_card(path: Path, facts: TrainingFacts) -> None:
@@ -51,11 +62,42 @@ def complete_card(path: Path, facts: TrainingFacts) -> None:
         recipe=facts.recipe,
     )
     text = path.read_text(encoding="utf-8")
-    # RaML: TRL's card writes None for a base model that is not on the Hub, and for a model that is not pushed.
+    # RaML: TRL's card writes None for a base model that is not on the Hub.
     text = text.replace("[None](https://huggingface.co/None)", escape_for_hub(facts.base))
-    text = text.replace('model="None"', f'model="{facts.repo_id or NO_REPO}"')
+    text = text.replace("\nlicence: license\n", "\n", 1)  # RaML: TRL names a license that nobody chose
+    # RaML: TRL's quick start asks a question that has nothing to do with the training data.
+    lead, quick, rest = text.partition(_QUICK_START)
+    _, procedure, rest = rest.partition(_PROCEDURE)
+    if quick and procedure:
+        code = code_block(quick_start(facts), "python")
+        text = f"{lead}{quick}\n{code}\n{procedure}{rest}"
     head, heading, citations = text.partition(_CITATIONS)
     write_card(path, f"{head.rstrip()}\n\n{section.rstrip()}\n{heading}{citations}")
+
+
+def quick_start(facts: TrainingFacts) -> str:
+    """Return Python code that loads the model and asks it a question, with a prompt of the training data if known."""
+    prompt = facts.prompt or [{"role": "user", "content": "YOUR QUESTION"}]
+    kept = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+    # Texts in JSON, with lone surrogates and control characters escaped, are also literals of Python.
+    literal = json.dumps(kept, ensure_ascii=False)
+    return f"""from transformers import pipeline
+
+prompt = {literal}
+generator = pipeline("text-generation", model="{facts.repo_id or NO_REPO}", device_map="auto")
+output = generator(prompt, max_new_tokens={facts.max_new_tokens or 512}, do_sample=False, return_full_text=False)
+print(output[0]["generated_text"])"""
+
+
+def is_text(prompt: object) -> TypeGuard[Prompt]:
+    """Return whether `prompt` is a text, or chat messages whose content is text, without images or tools."""
+    return isinstance(prompt, str) or (
+        isinstance(prompt, list)
+        and all(
+            isinstance(message, dict) and message.keys() == {"role", "content"} and isinstance(message["content"], str)
+            for message in prompt
+        )
+    )
 
 
 def name_repo(path: Path, repo_id: str) -> None:
@@ -87,8 +129,12 @@ def last_metrics(
     return 0, {}
 
 
-def add_results(model: Path, *, dataset: str, split: str, metrics: Metrics, samples: Sequence[int]) -> None:
-    """Write evaluation results into the card of a model. They replace earlier results on the same dataset and split.
+def add_results(
+    model: Path, *, dataset: str, split: str, metrics: Metrics, samples: Sequence[int], in_text: bool = True
+) -> None:
+    """Write evaluation results into the metadata and the text of the card of a model.
+
+    They replace earlier results on the same dataset and split.
 
     Args:
         model: the directory of the model.
@@ -96,6 +142,7 @@ def add_results(model: Path, *, dataset: str, split: str, metrics: Metrics, samp
         split: the split of the dataset.
         metrics: the metrics, with values from 0 to 1.
         samples: every number of samples per question that occurs in the evaluation.
+        in_text: whether the text of the card gets a table; False if it has these results already.
     """
     path = model / CARD
     card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else "---\n---\n")
@@ -115,9 +162,30 @@ def add_results(model: Path, *, dataset: str, split: str, metrics: Metrics, samp
             dataset_name=dataset,
             dataset_split=split,
             metric_type=name,
-            metric_name=f"{name}, {number} samples, 95 % interval {value['low']:.3f} to {value['high']:.3f}",
-            metric_value=round(value["mean"], 4),
+            metric_name=f"{name}, {number} samples, 95 % interval "
+            f"{value['low']:.{places}f} to {value['high']:.{places}f}",
+            metric_value=round(value["mean"], max(4, places)),
         )
         for name, value in metrics.items()
+        for places in [decimal_places(value["mean"], value["low"], value["high"])]
     ]
-    write_card(path, str(card))
+    write_card(path, _with_evaluation(str(card), data.eval_results) if in_text else str(card))
+
+
+def _with_evaluation(card: str, results: Sequence[EvalResult]) -> str:
+    """Return the card with a table of all results, in the place of an earlier table or before the citations."""
+    columns = [(f"{result.dataset_name}, {result.dataset_split}", result.metric_name) for result in results]
+    rows = [
+        (escape_for_hub(questions), escape_for_hub(str(metric)), f"{result.metric_value}")
+        for (questions, metric), result in zip(columns, results, strict=True)
+    ]
+    table = markdown_table([("questions", "metric", "mean"), *rows], aligned=False)
+    section = (
+        f"{_EVALUATION}\nMeans over questions of graded samples; the intervals come from a bootstrap.\n\n{table}\n"
+    )
+    head, earlier, rest = card.partition(_EVALUATION)
+    if earlier:
+        after = rest.find("\n## ")
+        return f"{head}{section}{rest[after:] if after >= 0 else ''}"
+    head, heading, citations = card.partition(_CITATIONS)
+    return f"{head.rstrip()}\n{section}{heading}{citations}"

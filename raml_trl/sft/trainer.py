@@ -13,6 +13,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTConfig, SFTTrainer
 
 from raml_trl.hub.card_parts import PAPER
+from raml_trl.hub.model_card import Prompt
 from raml_trl.runtime.errors import InputError
 from raml_trl.sft.choosing import Choice
 from raml_trl.training.checkpoints import ResumableTrainer
@@ -56,19 +57,24 @@ class TrajectorySFTTrainer(HubTrainer, SampledEvaluation, ResumableTrainer, SFTT
 
     Args:
         choice: how the trajectories were chosen, for the model card.
+        example: a prompt of the training data, for the model card.
     """
 
     _tag_names = ["trl", "sft", "raml"]
     _name = "Trajectory SFT"
     _paper = PAPER
 
-    def __init__(self, *args: Any, choice: Choice | None = None, **kwargs: Any) -> None:
-        self._choice = choice
+    def __init__(self, *args: Any, choice: Choice | None = None, example: Prompt | None = None, **kwargs: Any) -> None:
+        self._choice, self._example = choice, example
         super().__init__(*args, **kwargs)
 
     @property
     def choice(self) -> dict[str, object]:
         return {} if self._choice is None else asdict(self._choice)
+
+    @property
+    def example_prompt(self) -> Prompt | None:
+        return self._example
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

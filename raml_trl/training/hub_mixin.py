@@ -10,12 +10,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
+from datasets import Dataset
 from transformers import Trainer
 
 from raml_trl.data.tables import DatasetReference
-from raml_trl.hub.card_parts import CARD, recipe, version
+from raml_trl.hub.card_parts import CARD, reproduction, version
 from raml_trl.hub.client import insist
-from raml_trl.hub.model_card import TrainingFacts, add_results, complete_card, last_metrics
+from raml_trl.hub.model_card import Prompt, TrainingFacts, add_results, complete_card, is_text, last_metrics
 from raml_trl.runtime.files import Settings
 from raml_trl.runtime.runs import RunRecord, is_run, read_record
 from raml_trl.sampling.loading import shown_name
@@ -38,6 +39,15 @@ class HubTrainer(Trainer):
     def choice(self) -> Mapping[str, object]:
         """The settings by which trajectories or rollouts are chosen, which the card states."""
         return {}
+
+    @property
+    def example_prompt(self) -> Prompt | None:
+        """A prompt of the training data, with which the card shows how to ask the model; None if there is none."""
+        rows: Any = self.train_dataset
+        if not isinstance(rows, Dataset) or "prompt" not in rows.column_names or not len(rows):
+            return None
+        prompt = rows.select_columns("prompt")[0]["prompt"]
+        return prompt if is_text(prompt) else None
 
     @property
     def _directory(self) -> Path:
@@ -85,6 +95,7 @@ class HubTrainer(Trainer):
                 split=reference.split,
                 metrics=facts.metrics,
                 samples=[evaluation.settings.num_samples],
+                in_text=False,  # it is among the facts
             )
 
     def _training_facts(self) -> TrainingFacts:
@@ -102,7 +113,9 @@ class HubTrainer(Trainer):
             version=self._version,
             settings=self.choice,
             data=None if data is None else shown_name(data),
-            recipe=recipe(record["command"], settings) if record else None,
+            recipe=reproduction(self._directory) if record else None,
+            prompt=self.example_prompt,
+            max_new_tokens=_longest_completion(self.args),
             step=step,
             repo_id=self.hub_model_id,
             revision=revision(step) if pushes_revisions else None,
@@ -120,6 +133,11 @@ class HubTrainer(Trainer):
         """The settings that the user gave to the command."""
         record = self._record
         return {} if record is None else record["settings"]
+
+
+def _longest_completion(args: Any) -> int | None:
+    """Return the largest number of tokens that the model was trained to write, if the settings limit it."""
+    return getattr(args, "max_completion_length", None) or getattr(args, "max_length", None)
 
 
 def _log_failure(job: Future[object]) -> None:

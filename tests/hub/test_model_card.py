@@ -1,5 +1,6 @@
 """Model cards, TRL's with our additions, parse as YAML and render as Markdown, even with hostile names in them."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,20 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 from trl.trainer.utils import generate_model_card
 
 from raml_trl import __version__
 from raml_trl.data.shards import SAMPLES, SCHEMAS
-from raml_trl.hub.card_parts import PAPER, recipe, version
+from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.hub.card_parts import PAPER, recipe, reproduction, version
 from raml_trl.hub.completion_card import rollouts_card, samples_card
-from raml_trl.hub.model_card import TrainingFacts, complete_card, last_metrics, name_repo
+from raml_trl.hub.model_card import TrainingFacts, add_results, complete_card, last_metrics, name_repo
 from raml_trl.render.tables import code_block
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_rows
+from raml_trl.runtime.runs import open_run
 from raml_trl.training.publishing import check_push
 from tests.hub.test_trajectory_card import HOSTILE, Seen
 
@@ -64,10 +68,107 @@ def test_our_section_is_before_the_citations(tmp_path: Path) -> None:
     assert "| steps | 1,200 |" in card
     assert "at step 1,000" in card
     assert "| `pass@1` | 0.500 | 0.250 to 0.750 |" in card
-    assert card.count('"USER/NAME"') == 2
+    assert card.count('"USER/NAME"') == 2  # in the quick start and at the checkpoints
 
     name_repo(path, "me/model")
     assert path.read_text() == card.replace("USER/NAME", "me/model")
+
+
+PROMPT = [
+    {"role": "system", "content": 'Say """yes""", \\n and "USER/NAME".'},
+    {"role": "user", "content": "a=1+2\n```\n\u2028\x1b模\ud83d<img src=x>"},
+]
+
+
+def quick_start_of(card: str) -> str:
+    code = card.split("## Quick start\n")[1].split("## Training procedure")[0].strip()
+    fence = code[: len(code) - len(code.lstrip("`"))]
+    assert code.startswith(f"{fence}python\n")
+    assert code.endswith(fence)
+    return code.removeprefix(f"{fence}python\n").removesuffix(fence)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "a plain 'text'"], ids=["chat", "text"])
+def test_the_quick_start_asks_a_question_of_the_training_data(prompt: Any, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    write_trl_card(path)
+    assert "time machine" in path.read_text()
+    complete_card(path, TrainingFacts("base", "1.0", prompt=prompt, max_new_tokens=40))
+    name_repo(path, "me/model")
+    card = path.read_text()
+    assert "time machine" not in card
+    assert "licence: license" not in card
+    code = quick_start_of(card)
+    called: list[Any] = []
+
+    def pipeline(task: str, model: str, device_map: str) -> Any:
+        called.append((task, model, device_map))
+        return lambda prompt, **given: called.append((prompt, given)) or [{"generated_text": "4"}]
+
+    exec(code.replace("from transformers import pipeline\n", ""), {"pipeline": pipeline})
+    given = {"max_new_tokens": 40, "do_sample": False, "return_full_text": False}
+    assert called == [("text-generation", "me/model", "auto"), (prompt, given)]
+
+
+@pytest.mark.long
+def test_the_quick_start_runs(model_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "README.md"
+    write_trl_card(path)
+    prompt = [{"role": "user", "content": "a=0+2+4,b=4+4+0"}]
+    complete_card(path, TrainingFacts("base", "1.0", prompt=prompt, max_new_tokens=3))
+    name_repo(path, model_dir)
+    exec(quick_start_of(path.read_text()), {})
+    tokenizer, model = AutoTokenizer.from_pretrained(model_dir), AutoModelForCausalLM.from_pretrained(model_dir)
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answered = model.generate(**asked, max_new_tokens=3, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    assert capsys.readouterr().out == tokenizer.decode(answered, skip_special_tokens=True) + "\n"
+
+
+def test_an_evaluation_is_in_the_text_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    write_trl_card(tmp_path / "README.md")
+    complete_card(tmp_path / "README.md", TrainingFacts("base", "1.0"))
+    before = (tmp_path / "README.md").read_text()
+    for mean, dataset in ((0.5, "a"), (0.25, "<b>b|"), (0.875, "a")):
+        metrics = {"pass@1": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}}
+        add_results(tmp_path, dataset=dataset, split="test", metrics=metrics, samples=[8])
+    card = (tmp_path / "README.md").read_text()
+    rows = [row for row in Seen(card).rows if row[0].endswith(", test")]
+    assert rows == [
+        ["<b>b|, test", "pass@1, 8 samples, 95 % interval 0.150 to 0.350", "0.25"],
+        ["a, test", "pass@1, 8 samples, 95 % interval 0.775 to 0.975", "0.875"],
+    ]
+    assert card.count("\n## Evaluation\n") == 1
+    for part in ("## Training data and settings", "## Citations"):
+        assert card.split(part)[1].split("\n## ")[0].strip() == before.split(part)[1].split("\n## ")[0].strip()
+
+
+def test_the_recipe_contains_the_runs_before(tmp_path: Path) -> None:
+    for name, settings in (
+        ("prepare_data", {"num_questions": 24}),
+        ("train_sft", {"dataset_name": str(tmp_path / "prepare_data"), "seed": 3}),
+        (
+            "train_grpo",
+            {"dataset_name": str(tmp_path / "prepare_data"), "model_name_or_path": str(tmp_path / "train_sft")},
+        ),
+    ):
+        open_run(tmp_path / name, name, settings).finish(1.0, {})
+    text = reproduction(tmp_path / "train_grpo")
+    assert re.findall(r"python -m raml_trl\.(\w+)", text) == ["prepare_data", "train_sft", "train_grpo"]
+    assert re.findall(r"^\d\. .*", text, re.MULTILINE) == [
+        "1. `prepare_data` makes `prepare_data`:",
+        "2. `train_sft` makes `train_sft`:",
+        "3. `train_grpo` makes the model:",
+    ]
+    assert str(tmp_path) not in text
+    assert reproduction(tmp_path / "prepare_data") == recipe("prepare_data", {"num_questions": 24})
+
+
+def test_settings_of_the_selection_that_differ_from_their_defaults_are_stated(tmp_path: Path) -> None:
+    plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
+    assert "token_selection" not in SubsetGRPOConfig(**plain).choice
+    choice = SubsetGRPOConfig(**plain, question_selection="mixed", token_selection="prefix", prefix_keep=0.5).choice
+    assert (choice["question_selection"], choice["token_selection"]) == ("mixed", "prefix")
+    assert "prefix_minimum" not in choice
 
 
 def test_a_card_without_citations_is_completed(tmp_path: Path) -> None:
