@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compare ways to choose rollouts, tokens and questions at equal cost. Makes a model after SFT for each of seven seeds in
-# two worlds, then tunes and compares the arms of rules.yaml. Resumes after an interruption.
+# two worlds, then tunes and compares the arms of rules_mixed.yaml and of rules_arithmetic.yaml. Resumes after an interruption.
 #
 #   make compare-rules
 set -euo pipefail
@@ -29,4 +29,5 @@ for world in arithmetic arithmetic_mixed; do
     --output_dir "$STARTS/$world/data_test"
 done
 printf '%s\n' 0 1 2 3 4 100 101 | xargs -P 2 -I SEED bash -c 'starts SEED'
-python -m raml_trl.compare_rules --config "$RULES/compare_rules.yaml"
+python -m raml_trl.compare_rules --config "$RULES/compare_mixed.yaml"
+python -m raml_trl.compare_rules --config "$RULES/compare_arithmetic.yaml"
