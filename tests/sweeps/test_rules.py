@@ -45,11 +45,14 @@ def read(tmp_path: Path, **changes: Any) -> Rules:
     return read_rules(path)
 
 
-def test_the_rules_of_the_repository_can_be_read() -> None:
-    rules = read_rules(REPOSITORY / "recipes/tiny/rules/rules.yaml")
-    assert len(rules.comparison.seeds) == 5
-    assert len(rules.worlds) == 2
-    assert rules.correction == "holm"
+def test_the_worlds_of_the_repository_compare_the_same_arms() -> None:
+    mixed, plain = (read_rules(REPOSITORY / f"recipes/tiny/rules/rules_{name}.yaml") for name in ("mixed", "arithmetic"))
+    assert (list(mixed.worlds), list(plain.worlds)) == (["arithmetic_mixed"], ["arithmetic"])
+    assert mixed.arms == plain.arms
+    for rules in (mixed, plain):
+        assert len(rules.comparison.seeds) == 5
+        assert not set(rules.comparison.seeds) & set(rules.tuning.seeds)
+        assert rules.correction == "holm"
 
 
 def test_runs_of_both_stages(tmp_path: Path) -> None:
