@@ -28,6 +28,6 @@ for world in arithmetic arithmetic_mixed; do
   python -m raml_trl.prepare_data --config "$DEMO/data_test.yaml" --dataset_name $world --num_questions 120 \
     --output_dir "$STARTS/$world/data_test"
 done
-printf '%s\n' 0 1 2 3 4 100 101 | xargs -P 2 -I SEED bash -c 'starts SEED'
+printf '%s\n' 0 1 2 3 4 101 102 | xargs -P 2 -I SEED bash -c 'starts SEED'
 python -m raml_trl.compare_rules --config "$RULES/compare_mixed.yaml"
 python -m raml_trl.compare_rules --config "$RULES/compare_arithmetic.yaml"
