@@ -46,7 +46,8 @@ def read(tmp_path: Path, **changes: Any) -> Rules:
 
 
 def test_the_worlds_of_the_repository_compare_the_same_arms() -> None:
-    mixed, plain = (read_rules(REPOSITORY / f"recipes/tiny/rules/rules_{name}.yaml") for name in ("mixed", "arithmetic"))
+    home = REPOSITORY / "recipes/tiny/rules"
+    mixed, plain = (read_rules(home / f"rules_{name}.yaml") for name in ("mixed", "arithmetic"))
     assert (list(mixed.worlds), list(plain.worlds)) == (["arithmetic_mixed"], ["arithmetic"])
     assert mixed.arms == plain.arms
     for rules in (mixed, plain):
