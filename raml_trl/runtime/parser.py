@@ -11,10 +11,11 @@ from typing import Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
+from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.errors import InputError, shown, suggestion
 from raml_trl.runtime.files import Settings, read_yaml
 from raml_trl.runtime.help_page import help_page
-from raml_trl.runtime.recipes import find_recipe
+from raml_trl.runtime.recipes import command_of, find_recipe
 from raml_trl.runtime.validation import check_type
 
 _LONG_WORD = re.compile(r"\S{200,}")
@@ -103,12 +104,20 @@ class StrictParser(TrlParser):
                 _check_environment(path, value)
                 continue
             if name not in hints:
-                raise InputError(f"{path}: unknown key {shown(name)}{suggestion(str(name)[:100], hints)}")
+                near = self._hint(path) or suggestion(str(name)[:100], hints)
+                raise InputError(f"{path}: unknown key {shown(name)}{near}")
             if not isinstance(value, str):  # the parser converts strings itself
                 try:
                     check_type(name, value, hints[name])
                 except InputError as error:
                     raise InputError(f"{path}: {error}") from error
+
+    def _hint(self, path: Path) -> str:
+        """Name the command whose recipe a file is by its name, if that is another command than this one."""
+        command = command_of(path)
+        mine = self.prog.removeprefix("raml-trl ")
+        other = command is not None and mine in COMMANDS and mine != command
+        return f"; by its name, this is a recipe of {command}" if other else ""
 
     def _check_options(self, arguments: Iterable[str]) -> None:
         known = [*self._option_string_actions, "--config"]

@@ -233,6 +233,7 @@ def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, mes
         (["tiny/demo/data_tets"], "No such file or directory; did you mean tiny/demo/data_test?"),
         (["recipes/tiny/demo"], "recipes/tiny/demo cannot be read: it is a folder of recipes, which"),
         (["../recipes/tiny/demo/data_test"], "No such file or directory; did you mean tiny/demo/data_test?"),
+        (["tiny/demo/grpo"], "unknown key 'model_name_or_path'; by its name, this is a recipe of train_grpo\n"),
         (["no\0file"], "config file no\\x00file"),
         (["tiny/demo/data_test", "--config", "b.yaml"], "one recipe for a command, got 'tiny/demo/data_test' and"),
         (["--config=a.yaml", "--config", "b.yaml"], "there is one recipe for a command, got 'a.yaml' and 'b.yaml'"),
