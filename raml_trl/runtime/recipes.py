@@ -28,6 +28,7 @@ _OF_FIRST_WORD = {
     "sft": "train_sft",
     "grpo": "train_grpo",
     "eval": "evaluate",
+    "compare": "compare_rules",
 }
 
 
@@ -54,7 +55,9 @@ def command_of(path: Path) -> str | None:
     """Return the command that reads a recipe, according to the name of the file and of its folder, or None."""
     if path.parent.name in _OF_FOLDER:
         return _OF_FOLDER[path.parent.name]
-    named = [command for command in COMMANDS if path.stem.startswith(command)]
+    if path.stem in COMMANDS:
+        return path.stem
+    named = [command for command in COMMANDS if path.stem.startswith(command) and command not in _OF_FIRST_WORD]
     return max(named, key=len) if named else _OF_FIRST_WORD.get(path.stem.partition("_")[0])
 
 
