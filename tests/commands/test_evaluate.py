@@ -1,6 +1,7 @@
 """Tests `evaluate` and `compare`: resumed sampling, metrics from samples, votes, comparisons and real benchmarks."""
 
 import json
+import re
 import sys
 from collections import Counter
 from fractions import Fraction
@@ -380,7 +381,9 @@ def test_results_are_written_into_the_card(tmp_path: Path) -> None:
     add_results(tmp_path, dataset="x | <b>", split="test", metrics={"pass@1": value, "pass@8": value}, samples=[3, 4])
     add_results(tmp_path, dataset="aime", split="test", metrics={"pass@1": value | {"mean": 0.5}}, samples=[4])
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.text.strip() == "# Mine"
+    assert card.text.startswith("# Mine\n\n## Evaluation\n")
+    assert re.findall(r"^\| (\S+, test) .* \| ([\d.]+) \|$", card.text, re.MULTILINE) == [("aime, test", "0.5")]
+    assert "| x &#124; &#60;b&#62;, test | pass&#64;1, 3 to 4 samples," in card.text
     assert card.data.library_name == "transformers"
     values = {(result.dataset_name, result.metric_type): result.metric_value for result in card.data.eval_results}
     assert values == {("aime", "pass@1"): 0.5, ("x | <b>", "pass@1"): 0.25, ("x | <b>", "pass@8"): 0.25}
