@@ -1,6 +1,7 @@
 """Parts that the cards of models and datasets share: recipe, version, tables of facts and metrics, citation."""
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,18 +44,22 @@ def write_card(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def recipe(command: str, settings: Mapping[str, object]) -> str:
+def recipe(
+    command: str, settings: Mapping[str, object], *, output: str = "OUTPUT_DIR", file: str = "recipe.yaml"
+) -> str:
     """Return Markdown that explains how to repeat a run.
 
     Args:
         command: the name of the command, such as `train_sft`.
         settings: the settings in `run.json`, which contain no access tokens. Absolute paths among them are cut to
             their last part.
+        output: the `output_dir` in the command.
+        file: the name of the recipe.
     """
     shown = {name: _without_path(value) for name, value in settings.items()}
-    call = f"python -m raml_trl.{command} --config recipe.yaml --output_dir OUTPUT_DIR"
+    call = f"python -m raml_trl.{command} --config {file} --output_dir {shlex.quote(output)}"
     content = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip()
-    return f"{code_block(call, 'bash')}\n\nwith this `recipe.yaml`:\n\n{code_block(content, 'yaml')}"
+    return f"{code_block(call, 'bash')}\n\nwith this `{file}`:\n\n{code_block(content, 'yaml')}"
 
 
 def reproduction(directory: Path) -> str:
@@ -62,16 +67,14 @@ def reproduction(directory: Path) -> str:
 
     Runs that are not on this machine, and data sets and models of the Hub, have no recipe.
     """
-    *before, last = _with_inputs(directory, set())
-    parts = [
-        f"{number}. `{record['command']}` makes {code_span(str(_without_path(str(path))))}:\n\n"
-        f"{recipe(record['command'], record['settings'])}"
-        for number, (path, record) in enumerate(before, start=1)
-    ]
-    own = recipe(last[1]["command"], last[1]["settings"])
-    return "\n\n".join(
-        [*parts, f"{len(parts) + 1}. `{last[1]['command']}` makes the model:\n\n{own}"] if parts else [own]
-    )
+    *before, (_, last) = _with_inputs(directory, set())
+    own = recipe(last["command"], last["settings"])
+    parts = []
+    for number, (path, record) in enumerate(before, start=1):
+        command, name = record["command"], str(_without_path(str(path)))
+        made = recipe(command, record["settings"], output=name, file=f"{number}_{command}.yaml")
+        parts.append(f"{number}. `{command}` makes {code_span(name)}:\n\n{made}")
+    return "\n\n".join([*parts, f"{len(parts) + 1}. `{last['command']}` makes the model:\n\n{own}"] if parts else [own])
 
 
 def _with_inputs(directory: Path, seen: set[Path]) -> list[tuple[Path, RunRecord]]:

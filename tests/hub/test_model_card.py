@@ -153,7 +153,16 @@ def test_the_recipe_contains_the_runs_before(tmp_path: Path) -> None:
     ):
         open_run(tmp_path / name, name, settings).finish(1.0, {})
     text = reproduction(tmp_path / "train_grpo")
-    assert re.findall(r"python -m raml_trl\.(\w+)", text) == ["prepare_data", "train_sft", "train_grpo"]
+    assert re.findall(r"python -m raml_trl\.(.*)", text) == [
+        "prepare_data --config 1_prepare_data.yaml --output_dir prepare_data",
+        "train_sft --config 2_train_sft.yaml --output_dir train_sft",
+        "train_grpo --config recipe.yaml --output_dir OUTPUT_DIR",
+    ]
+    assert [name for name in re.findall(r"with this `(.*)`", text)] == [
+        "1_prepare_data.yaml",
+        "2_train_sft.yaml",
+        "recipe.yaml",
+    ]
     assert re.findall(r"^\d\. .*", text, re.MULTILINE) == [
         "1. `prepare_data` makes `prepare_data`:",
         "2. `train_sft` makes `train_sft`:",
