@@ -91,7 +91,7 @@ def test_the_training_notebook_runs(student: Path, tmp_path: Path, monkeypatch: 
     notebook = execute(TRAINING, tmp_path, settings)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     tables = "\n".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", ()))
-    for text in ("ours, m = 4", "| before", "| after", "groups/mixed", "ways to save", "placeholder"):
+    for text in ("ours, m = 4", "| before", "| after", "groups/mixed", "ways to save", "Given: 20 s"):
         assert text in tables
     assert sum("image/svg+xml" in output.get("data", ()) for output in outputs) == 1
     assert "(reference answer: " in "".join(output.get("text", "") for output in outputs)
