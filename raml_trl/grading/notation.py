@@ -43,6 +43,7 @@ _BEFORE = (
     (":", r"^\s*(?i:final )?(?i:answer)\s*:|^\s*\\text\s*\{\s*(?i:final )?(?i:answer)\s*:\s*\}", ""),
     (":", r"^\s*\\text\s*\{\s*(?i:final )?(?i:answer)\s*:\s*([^{}]*)\}\s*$", r"\\text{\1}"),
     ("\\\\", r"^((?:(?!\\begin).)*)$", lambda match: re.sub(r"\\\\(?=[A-Za-z])", r"\\", match[0])),  # escaped twice
+    ("==", "={2,3}", "="),  # as in programs
     (r"\pi", r"\\pi(?=[A-Z])", r"\\pi "),  # \piR, without the space
     ("\u0307", r"(\d)\u0307", r"\\dot{\1}"),
     ("\u0305", r"((?:\d\u0305)+)", lambda match: r"\overline{" + match[0].replace("\u0305", "") + "}"),

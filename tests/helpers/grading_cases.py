@@ -25,6 +25,10 @@ NUMBERS: list[Case] = [
     ("11111111100", r"11,\! 111,\! 111,\! 100", True),  # math500
     (r"\$32,348", r"\$32,\!348", True),  # math500
     ("32348", r"\$32,\!348", True),
+    ("x == 7", "x = 7", True),  # as in programs
+    (r"\frac{\piR}{2}", r"\frac{\pi R}{2}", True),  # orz_math writes \piR
+    (r"\gcd(m, n)", r"\gcd(m, n) = 1", False),
+    ("a 0", "a = 0", False),
     ("18.9", r"\$18.90", True),  # math500
     ("18.9", r"\$18.09", False),
     (".35625", "0.35625", True),  # math500
