@@ -1,6 +1,7 @@
 """Starts a command: parses its settings, opens its run, and reports user errors in one line with exit code 2."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError, mask_secrets, one_line, printable
+from raml_trl.runtime.errors import InputError, RepeatedError, mask_secrets, one_line, printable
 from raml_trl.runtime.files import Settings
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import Limits, Number, check_settings, default_of
@@ -30,6 +31,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 _NO_OUTPUT = "output_dir is missing: set it to the directory that the run is to be written to"
+_PEER_HAS_ENDED = re.compile(r"Connection (?:closed|reset) by peer")  # as gloo says it on the other processes
 _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fsspec")
 
 
@@ -135,12 +137,18 @@ def run(
                 recipe, _ = split_recipe(arguments)
                 lines = last_lines(command, record.directory, recipe)
                 sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+    except RepeatedError:
+        parser.exit(USER_ERROR)
     except InputError as error:
         parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; run the same command again to resume\n")
     except Terminated as end:
         parser.exit(end.exit_code, f"{parser.prog}: {end}\n" if is_first_process() else None)
+    except RuntimeError as error:
+        if not _PEER_HAS_ENDED.search(str(error)):
+            raise
+        parser.exit(1, f"{parser.prog}: another process of the launch has ended, and its message says why\n")
     parser.exit(code or 0)
 
 

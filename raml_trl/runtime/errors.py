@@ -30,6 +30,10 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
+class RepeatedError(InputError):
+    """Raised on the other processes of a launch for an error that the first process reports."""
+
+
 def one_line(text: str) -> str:
     """Return text for a terminal: one line without control characters and access tokens, cut off if it is too long."""
     text = printable(mask_secrets(" ".join(text.split("\n"))))

@@ -196,17 +196,39 @@ def _acquire(directory: Path, mine: Holder, expiry: float) -> Holder | None:
         elif path == own or found[1]["launch"] != mine["launch"]:
             return found[1]
     try:
-        file = own.open("x", encoding="utf-8")
+        _create(own, json.dumps(mine))
     except FileExistsError:  # another process was faster
         found = _read(own)
         return _acquire(directory, mine, expiry) if found is None else found[1]
+    return None
+
+
+def _create(path: Path, content: str) -> None:
+    """Create a file with its content at once, so that no other process sees it empty.
+
+    Raises:
+        FileExistsError: if there is such a file.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as draft:
+        draft.write(content)
+        draft.flush()
+        Path(draft.name).chmod(0o644)  # other users of the directory may read it
+        try:
+            os.link(draft.name, path)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no hard links
+            _create_in_steps(path, content)
+
+
+def _create_in_steps(path: Path, content: str) -> None:
+    file = path.open("x", encoding="utf-8")
     try:
         with file:
-            file.write(json.dumps(mine))
+            file.write(content)
     except OSError:  # the disk is full
-        own.unlink()
+        path.unlink()
         raise
-    return None
 
 
 def _read(path: Path) -> tuple[bytes, Holder] | None:

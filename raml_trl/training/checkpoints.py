@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, RepeatedError
 from raml_trl.training.completeness import (
     Progress,
     Required,
@@ -24,6 +24,7 @@ from raml_trl.training.completeness import (
     progress_path,
     required_files,
 )
+from raml_trl.training.epochs import EpochSetter, by_epoch
 from raml_trl.training.manifest import list_files, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,15 @@ class ResumableTrainer(Trainer):
     _earlier = Totals(steps=0, seconds=0.0, loss=0.0)  # of the sessions before this one
     _started = 0.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(EpochSetter())
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        # RaML: in a resumed run, the order of an epoch is that of an uninterrupted run.
+        return by_epoch(super()._get_train_sampler(*args, **kwargs), seed)
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._earlier, self._started = Totals(steps=0, seconds=0.0, loss=0.0), time.monotonic()
         output = super().train(*args, **kwargs)
@@ -153,7 +163,7 @@ class ResumableTrainer(Trainer):
                 choice[1] = str(error)
         checkpoint, refusal = broadcast_object_list(choice)
         if refusal is not None:
-            raise InputError(refusal)
+            raise InputError(refusal) if self.is_world_process_zero() else RepeatedError(refusal)
         return checkpoint
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 """One run per directory: a lock that refuses or waits, and that expires after a crash without help."""
 
 import ast
+import errno
 import json
 import os
 import signal
@@ -122,6 +123,32 @@ def test_a_lock_file_without_content_is_respected_until_it_is_old(tmp_path: Path
     os.utime(path, (time.time() - EXPIRY_SECONDS - 1,) * 2)
     with locked(tmp_path, "refuse"):
         pass
+
+
+def test_a_lock_appears_together_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that starts at the same moment, or a kill, finds no empty lock."""
+    link, appeared = os.link, []
+
+    def observed(source: str, target: Path) -> None:
+        assert not target.exists()
+        appeared.append(json.loads(Path(source).read_text()))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", observed)
+    with locked(tmp_path, "refuse") as lock:
+        assert appeared == [lock.holder]
+        assert [path.name for path in tmp_path.iterdir()] == ["_run.lock"]
+
+
+def test_a_file_system_without_hard_links_has_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with locked(tmp_path, "refuse") as lock:
+        assert holder_of(lock.path) == lock.holder
+        with pytest.raises(InputError, match="is being written by"), locked(tmp_path, "refuse"):
+            pass
 
 
 @pytest.mark.children

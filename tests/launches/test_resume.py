@@ -20,6 +20,7 @@ PLACES = {
     "in mid-buffer, second pass": {"steps_per_generation": 2, "num_iterations": 2},
     "in mid-buffer, between log lines": {"steps_per_generation": 4, "logging_steps": 2},
     "in mid-buffer, with old and reference log-probs": {"steps_per_generation": 4, "beta": 0.1},
+    "in a later epoch": {"train_dataset": questions(4)},  # two steps per epoch
     "chosen questions and cut completions": {
         **{"question_selection": "mixed", "train_dataset": questions(4), "token_selection": "prefix"},
         **{"prefix_minimum": 2, "gradient_accumulation_steps": 2, "question_weights": True},
@@ -28,7 +29,10 @@ PLACES = {
 }
 
 
-QUICK = ("in mid-buffer, with old and reference log-probs", "chosen questions and cut completions")
+QUICK = (
+    *("in mid-buffer, with old and reference log-probs", "in a later epoch"),
+    "chosen questions and cut completions",
+)
 """These cover every kind of state; make test-all runs the other places too."""
 
 

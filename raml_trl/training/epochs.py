@@ -1,0 +1,69 @@
+"""Makes the order of the data depend on the epoch only, so that a resumed run reads the data of an uninterrupted one.
+
+Some samplers of TRL and transformers draw the order of an epoch from a generator that goes on from epoch to epoch. A
+process that resumes in a later epoch has drawn no order before, so it would read that epoch in the order of the first.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl.trainer.utils import RepeatSampler
+
+
+class EpochSampler(Sampler[int]):
+    """A sampler whose order in an epoch is the same whether or not its process has run the epochs before.
+
+    Uninterrupted, it has the order of `sampler`, which must have a generator.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.start = sampler.generator.get_state()
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator.set_state(self.start)
+        for _ in range(self.epoch):
+            next(iter(self.sampler), None)  # draws the order of an earlier epoch
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def by_epoch(sampler: Any, seed: int) -> Any:
+    """Return a sampler of TRL or transformers as an `EpochSampler` if it needs that, and any other sampler as it is.
+
+    A sampler that groups by length gets a generator with `seed`. Without one, it would draw from the global generator,
+    whose state depends on the training before.
+    """
+    if isinstance(sampler, LengthGroupedSampler) and sampler.generator is None:
+        sampler.generator = torch.Generator().manual_seed(seed)
+    if isinstance(sampler, RepeatSampler | LengthGroupedSampler) and hasattr(sampler, "generator"):
+        return EpochSampler(sampler)
+    return sampler
+
+
+class EpochSetter(TrainerCallback):
+    """Tells the sampler the epoch. On several processes, transformers does not reach it after skipping batches."""
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: object,
+    ) -> None:
+        sampler = getattr(train_dataloader, "batch_sampler", None)
+        while sampler is not None:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(int(state.epoch or 0))
+            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
