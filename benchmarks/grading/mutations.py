@@ -264,7 +264,7 @@ def change_letter(drawn: random.Random, answer: str) -> Change | None:
     put = (
         letter.swapcase()
         if drawn.random() < 0.7 and not _WORD.fullmatch(answer)
-        else drawn.choice([other for other in "abcknpqrstuvxyz" if other != letter])
+        else drawn.choice([other for other in "abcknpqrstuvxyz" if other != letter.lower()])
     )
     return answer[:place] + put + answer[place + 1 :], False
 
