@@ -131,7 +131,7 @@ def cached_rows(
     Args:
         generate: called as `generate(tables, **arguments)`. With `num_proc`, each process calls it with some of the
             tables, so its rows for one table must not depend on the other tables.
-        table: the data; `generate` gets its parts, or the table itself if it has no parts.
+        table: the data; `generate` gets the tables in its field `parts`, or the table itself if `parts` is empty.
         features: the columns of the rows and their types.
         key: values that JSON can express. They must differ for different `arguments`, because the cache identifies the
             rows by `key`, the table and the code.

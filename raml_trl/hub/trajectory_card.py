@@ -62,7 +62,7 @@ def trajectories_card(
         model: the model that wrote the trajectories.
         engine: the engine that ran the model.
         settings: the sampling settings.
-        counts: the numbers to state, of at least one question and one trajectory.
+        counts: the numbers that the card states. There must be at least one question and one trajectory.
         license: the Hub's identifier of the license; None states no license.
     """
     assert re.fullmatch(r"[\w./-]+", repo_id, re.ASCII), repo_id

@@ -77,7 +77,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Names:
-    """One of several names."""
+    """The limit of a setting whose value must be one of the given names."""
 
     names: tuple[str, ...]
 

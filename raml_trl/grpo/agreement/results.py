@@ -1,4 +1,4 @@
-"""Shows how closely the trainers agree: as a table, a figure and JSON."""
+"""Shows how closely our trainer agrees with that of TRL, as a table, a figure and JSON."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -132,7 +132,7 @@ def _has_window(module: nn.Module) -> bool:
 def attend_sdpa(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
 ) -> Tensor:
-    """Compute the attention that `Attend` describes, by one call of torch's attention per prefix and per branch."""
+    """Compute `Attend` with torch's attention, which is called once for each prefix and once for each branch."""
 
     def attention(queries: slice, keys: list[slice], mask: Tensor | None) -> Tensor:
         return scaled_dot_product_attention(

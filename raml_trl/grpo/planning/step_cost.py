@@ -65,7 +65,7 @@ class Geometry:
 
     @property
     def packs(self) -> bool:
-        """Whether rows are packed by tokens, so that each prompt runs once in a micro-batch."""
+        """Whether rows are packed: without padding, and with each prompt once per micro-batch."""
         return self.shared_prompts and self.length_bucketing
 
     def most_cells(self, prompt: int, completion: int) -> int:
