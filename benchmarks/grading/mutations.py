@@ -349,7 +349,7 @@ def mutate(drawn: random.Random, kind: str, right: str, reference: str) -> Mutat
     if kind == "unit" and _NUMBER.fullmatch(right) and right == reference:
         right = reference = rf"{right} \text{{ {drawn.choice(_UNITS)}}}"
     change = CHANGES[kind](drawn, right)
-    if change is None or change[0] == right:
+    if change is None or change[0].rstrip(".") == right:  # a full stop at the end changes nothing
         return None
     answer, certain = change
     if not certain:
