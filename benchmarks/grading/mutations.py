@@ -240,7 +240,9 @@ def exchange_elements(drawn: random.Random, answer: str) -> Change | None:
 
 def deny(drawn: random.Random, answer: str) -> Change | None:
     """Denies the answer, or leaves it open."""
-    return drawn.choice(_DENIALS).replace("{}", answer, 1) if "text{" not in answer else None, True
+    if "text{" in answer:
+        return None
+    return drawn.choice(_DENIALS).replace("{}", answer, 1), True
 
 
 def change_letter(drawn: random.Random, answer: str) -> Change | None:
@@ -349,9 +351,11 @@ def mutate(drawn: random.Random, kind: str, right: str, reference: str) -> Mutat
     if kind == "unit" and _NUMBER.fullmatch(right) and right == reference:
         right = reference = rf"{right} \text{{ {drawn.choice(_UNITS)}}}"
     change = CHANGES[kind](drawn, right)
-    if change is None or change[0].rstrip(".") == right:  # a full stop at the end changes nothing
+    if change is None:
         return None
     answer, certain = change
+    if answer == right or (answer == f"{right}." and kind == "digit"):  # a full stop at the end changes nothing
+        return None
     if not certain:
         evidence = answer
         for pattern, replacement in _EVIDENCE:
