@@ -346,9 +346,9 @@ CHANGES: dict[str, Callable[[random.Random, str], Change | None]] = {
 def mutate(drawn: random.Random, kind: str, right: str, reference: str) -> Mutation | None:
     """Returns a wrong answer made from a right one, or None if the drawn change does not change its value for sure."""
     right, reference = right.strip(), reference.strip()
-    if kind == "number word" and "%" in reference:  # 50% equals 0.5 and 50, so that it also equals half a hundred
+    if kind in ("number word", "factor") and "%" in reference:  # 50% equals 0.5 and 50, hence half a hundred
         return None
-    if kind == "unit" and _NUMBER.fullmatch(right) and right == reference:
+    if kind == "unit" and _NUMBER.fullmatch(right) and right == reference and differ(right, "0"):  # 0 feet is 0 inches
         right = reference = rf"{right} \text{{ {drawn.choice(_UNITS)}}}"
     change = CHANGES[kind](drawn, right)
     if change is None:

@@ -9,7 +9,10 @@ _WORD = r"[a-z][a-z']*(?:-[a-z][a-z']*)*"
 _WORDS = re.compile(rf"[A-Z]{{2,3}}|\\ldots|(?i:(?=.{{4}})(?=.*[a-z]{{3}}){_WORD}(?: +{_WORD})*)")
 _ARTICLES = {"a", "an", "the"}
 _AFFIRMATION = re.compile(r"(yes|no)\b[,.:;!]?\s*(.*)", re.DOTALL | re.IGNORECASE)
-_EXPLANATION = re.compile(r"(?!.*\\c[ua]p(?![a-z]))(?!.*[A-Za-z]{3} *=).*[A-Za-z]{2}", re.DOTALL)
+# Words, without another value: no union, no word before an equals sign, and no number behind a comma at the end.
+_EXPLANATION = re.compile(
+    r"(?!.*\\c[ua]p(?![a-z]))(?!.*[A-Za-z]{3} *=)(?!.*(?:[,;]|\band) *[-+]?[\d.]+ *$).*[A-Za-z]{2}", re.DOTALL
+)
 _CONTRARY = {
     "yes": {"no", "not", "never", "false", "wrong", "impossible", "cannot", "isn't", "can't", "but", "or"},
     "no": {"yes", "true", "correct", "right", "but", "or"},
@@ -53,8 +56,8 @@ def as_words(text: str) -> Words:
 def read_affirmation(text: str) -> Affirmation | None:
     """Return the yes or no that `text` says, or None if it says neither or contradicts itself.
 
-    An explanation may follow. It must have words, but neither union nor intersection signs, and no word before an
-    equals sign. So `Yes, x = 3` and `Yes, it is = 3` are not read as a yes, because they also give a value.
+    An explanation in words may follow. `Yes, x = 3` and `No, it is impossible, 3` are read as neither, because they
+    also give a value.
     """
     match = _AFFIRMATION.fullmatch(text)
     if match is None:

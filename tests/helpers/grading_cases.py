@@ -26,6 +26,7 @@ NUMBERS: list[Case] = [
     (r"\$32,348", r"\$32,\!348", True),  # math500
     ("32348", r"\$32,\!348", True),
     (r"\text{No, it is impossible} = 29621", r"\text{No}", False),
+    (r"\text{No, it is impossible}, 52324", r"\text{No}", False),
     (r"\text{No, it is impossible because } 2 = 3", r"\text{No}", True),
     ("x == 7", "x = 7", True),  # as in programs
     (r"\frac{\piR}{2}", r"\frac{\pi R}{2}", True),  # orz_math writes \piR
