@@ -346,6 +346,8 @@ CHANGES: dict[str, Callable[[random.Random, str], Change | None]] = {
 def mutate(drawn: random.Random, kind: str, right: str, reference: str) -> Mutation | None:
     """Returns a wrong answer made from a right one, or None if the drawn change does not change its value for sure."""
     right, reference = right.strip(), reference.strip()
+    if kind == "factor" and r"\pm" in reference:  # 3 \pm 2\sqrt{2} and its reciprocal are the same two numbers
+        return None
     if kind in ("number word", "factor") and "%" in reference:  # 50% equals 0.5 and 50, hence half a hundred
         return None
     if kind == "unit" and _NUMBER.fullmatch(right) and right == reference and differ(right, "0"):  # 0 feet is 0 inches

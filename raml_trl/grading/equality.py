@@ -58,7 +58,7 @@ from raml_trl.grading.measures import (
 )
 from raml_trl.grading.notation import compact, plain
 from raml_trl.grading.numbers import same_number
-from raml_trl.grading.quantities import Quantity, changing_words, currency, units_differ
+from raml_trl.grading.quantities import Quantity, changing_words, currency, denying_words, units_differ
 from raml_trl.grading.reading import read
 from raml_trl.grading.remainders import Division, ResidueClass
 from raml_trl.grading.rule import Leaf, Rule, undecided
@@ -167,6 +167,8 @@ class _Comparison:
         return _Comparison(self.rule.without_algebra()).same(first, second)
 
     def expressions(self, first: str, second: str) -> Verdict:
+        if denying_words(first) != denying_words(second):  # algebra would ignore them, or read them as letters
+            return False
         return self.rule(second, first) if self.swapped else self.rule(first, second)
 
 

@@ -45,6 +45,7 @@ _BEFORE = (
     ("\\\\", r"^((?:(?!\\begin).)*)$", lambda match: re.sub(r"\\\\(?=[A-Za-z])", r"\\", match[0])),  # escaped twice
     ("==", "={2,3}", "="),  # as in programs
     (r"\pi", r"\\pi(?=[A-Z])", r"\\pi "),  # \piR, without the space
+    ("eq", r"\\([lg]eq(?:slant)?)(?!slant|q)(?=[A-Za-z])", r"\\\1 "),  # \leqb
     ("\u0307", r"(\d)\u0307", r"\\dot{\1}"),
     ("\u0305", r"((?:\d\u0305)+)", lambda match: r"\overline{" + match[0].replace("\u0305", "") + "}"),
     (",", r",\s*\\!\s*|\{,\}", ","),

@@ -58,6 +58,7 @@ _PARTS = "half halve quarter third fourth fifth sixth seventh eighth ninth tenth
 _OPERATORS = "plus minus time over divided multiplied factorial mod modulo base root power squared cubed log versus vs"
 _LOGIC = "and or nor not no never none is are isn't if for where when but except without otherwise either maybe perhaps"
 _DOUBTS = "possibly probably wrong incorrect false impossible more less than least most to about between only unless"
+_DENYING_WORDS = _set(f"nor not never none isn't except without unless but {_DOUBTS}")
 CHANGING_WORDS = _set(" ".join((_COUNTS, _PARTS, _OPERATORS, _LOGIC, _DOUBTS, *_SCALES, "score")))
 
 # Words that a noun may have beside it, and words that add nothing.
@@ -137,6 +138,11 @@ def currency(answer: str) -> str:
 def changing_words(answer: str) -> frozenset[str]:
     """Return the words of an answer that change its value or its claim, such as `plus` and `wrong`, in lower case."""
     return CHANGING_WORDS & {word.lower() for word in _WORD.findall(plain(answer))}
+
+
+def denying_words(expression: str) -> frozenset[str]:
+    """Return the words of an expression that deny it or leave it open, such as `not` and `more`, in lower case."""
+    return _DENYING_WORDS & {word.lower() for word in _WORD.findall(expression)}
 
 
 def units_differ(first: Quantity, second: Quantity) -> bool:
