@@ -21,7 +21,8 @@ from raml_trl.data.shards import is_complete_shard, read_notes, shard_path, writ
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import prompt_messages, with_opening
-from raml_trl.runtime.runs import all_written, is_first_process, process_share, require_directory
+from raml_trl.runtime.progress import progress_bar
+from raml_trl.runtime.runs import all_written, process_share, require_directory
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.engine import Completion, Engine, SamplingSettings
 from raml_trl.sampling.loading import open_engine
@@ -86,7 +87,7 @@ def sample_shards(
             total += num_samples * len(chunk)
     if missing:
         Path(config.output_dir).mkdir(exist_ok=True)  # one level: a subdirectory of a run's directory may be new
-        with tqdm(total=total, desc="sampling", unit="sample", disable=not is_first_process()) as bar:
+        with progress_bar(total, "sampling", "sample") as bar:
             _fill(config, questions, num_samples, missing, kind, to_rows, opening, bar)
     return paths if all_written(paths, paths[rank::num_processes]) else None
 
@@ -186,7 +187,7 @@ def _fill(
     kind: str,
     to_rows: Rows,
     opening: str,
-    bar: tqdm,
+    bar: "tqdm[None]",
 ) -> None:
     engine = open_engine(config)
     settings = SamplingSettings(

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from raml_trl.analysis.config import PseudoGradientConfig
 from raml_trl.analysis.descent.curves import Mode, summarise_descent, summarise_modes
@@ -24,7 +23,8 @@ from raml_trl.analysis.trajectories import read_or_sample
 from raml_trl.data.records import Task
 from raml_trl.prompts import NO_THINKING
 from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
-from raml_trl.runtime.runs import Run, all_written, is_first_process, process_share, require_directory
+from raml_trl.runtime.progress import progress_bar
+from raml_trl.runtime.runs import Run, all_written, process_share, require_directory
 from raml_trl.sampling.loading import check_model, load_model, shown_name
 
 _WITHOUT = "no_thinking"  # subdirectory of the trajectories that are sampled without thinking
@@ -83,7 +83,7 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
     if missing:
         model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype, all_devices=config.all_devices)
         total = sum(len(task.trajectories) for _, part in missing.values() for task in part)
-        with tqdm(total=total, desc="curves", unit="trajectory", disable=not is_first_process()) as bar:
+        with progress_bar(total, "curves", "trajectory") as bar:
             for path, (mode, part) in missing.items():
                 rows = []
                 for row in measure_curves(model, tokenizer, mode, part, config):

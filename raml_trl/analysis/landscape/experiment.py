@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from raml_trl.analysis.config import LossLandscapeConfig
@@ -31,11 +30,11 @@ from raml_trl.data.shards import is_complete_shard
 from raml_trl.render.html import write_page
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.progress import progress_bar
 from raml_trl.runtime.runs import (
     Run,
     all_written,
     is_complete,
-    is_first_process,
     process_share,
     require_directory,
 )
@@ -217,7 +216,7 @@ def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Seque
     points = len(missing) * prod(config.steps[1:])
     with (
         movable(landscape.model, landscape.directions) as move,
-        tqdm(total=points, desc="moving", unit="point", disable=not is_first_process()) as bar,
+        progress_bar(points, "moving", "point") as bar,
     ):
 
         def losses() -> Floats:
