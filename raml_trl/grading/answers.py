@@ -127,10 +127,14 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Approximation:
-    r"""A decimal, and the exact value that it approximates. `exact` is None for a mere name: `x \approx 1.4`."""
+    r"""A decimal, and the exact value that it approximates. `exact` is None for a mere name: `x \approx 1.4`.
+
+    `before` has the values before the exact one in a chain such as `\sqrt{20} = 2\sqrt{5} \approx 4.47`.
+    """
 
     exact: "Answer | None"
     decimal: "Answer"
+    before: tuple["Answer", ...] = ()
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _relation(text: str) -> Value | None:
 
 def _approximation(members: Sequence[str]) -> Approximation:
     values = [member for member in members[:-1] if member and not is_name(plain(member))]
-    return Approximation(read(values[-1]) if values else None, read(members[-1]))
+    return Approximation(read(values[-1]) if values else None, read(members[-1]), _parts(values[:-1]))
 
 
 def _equation(members: Sequence[str]) -> Value:

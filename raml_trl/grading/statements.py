@@ -155,7 +155,10 @@ def same_approximation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
         equal = all_of(map(comparison.same, reversed(sides), reversed(others)))
     else:
         equal = any_of(comparison.same(side, a) for side in sides)
-    return equal if p.value.exact is None else all_of((equal, _rounds(p.value.exact, p.value.decimal, comparison)))
+    if p.value.exact is None:
+        return equal
+    consistent = [comparison.same(value, p.value.exact) for value in p.value.before]
+    return all_of((equal, *consistent, _rounds(p.value.exact, p.value.decimal, comparison)))
 
 
 def _rounds(value: Answer, rounded: Answer, comparison: Comparison) -> Verdict:

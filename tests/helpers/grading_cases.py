@@ -30,6 +30,8 @@ NUMBERS: list[Case] = [
     (r"\text{No, it is impossible because } 2 = 3", r"\text{No}", True),
     (r"\text{less than } 0\leqb\leq2", r"0\leqb\leq2", False),
     (r"0 \le b \le 2", r"0\leqb\leqslant2", True),
+    (r"17810 = \sqrt{5} \approx 2.24", "2.24", False),
+    (r"\sqrt{20} = 2\sqrt{5} \approx 4.47", "4.47", True),
     ("x == 7", "x = 7", True),  # as in programs
     (r"\frac{\piR}{2}", r"\frac{\pi R}{2}", True),  # orz_math writes \piR
     (r"\gcd(m, n)", r"\gcd(m, n) = 1", False),
