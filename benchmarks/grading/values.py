@@ -200,6 +200,8 @@ class _Reader:
         return self.tokens[self.place]
 
     def take(self) -> str:
+        if self.place == len(self.tokens) - 1:  # the end
+            raise Unknown
         self.place += 1
         return self.tokens[self.place - 1]
 
