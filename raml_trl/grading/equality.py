@@ -76,7 +76,7 @@ from raml_trl.grading.words import says_no_solution
 def same(predicted: str, answer: str, leaf: Leaf, *, max_steps: float = inf) -> Verdict:
     """Return whether a predicted answer and a reference mean the same.
 
-    Return None if that depends on two expressions for which `leaf` returns None.
+    Return None if the result depends on a pair of expressions, and `leaf` returns None for this pair.
 
     Raises:
         TooManyStepsError: if more than `max_steps` parts have to be compared, as in sets nested in sets.
@@ -185,7 +185,7 @@ def _same_numbers(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 def _same_number_and_expression(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare a number with an expression. A predicted expression that names something unknown is no number.
 
-    Of a reference, only algebra finds out whether it can be read at all.
+    Such a reference may be unreadable. Only algebra can tell, so it is left to algebra.
     """
     if comparison.swapped and is_unknown(plain(a.text)):
         return False

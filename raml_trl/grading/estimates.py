@@ -6,21 +6,17 @@ positive number. These numbers are the point. Floating-point errors are bounded 
 different only if they are. Equal values prove nothing: the caller then needs algebra.
 """
 
-import cmath
 import math
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
 
+from raml_trl.grading.bounded import Estimate, rounded
 from raml_trl.grading.cursor import Cursor, UnreadError
 
 MAX_CHARACTERS = 300
 _MAX_DEPTH = 20  # nested brackets
 _APART = 1e-3  # relative difference of values that differ: far more than the rounding of any accepted decimal
-_EPSILON = 2.0**-50  # relative error of one step: some units in the last place
-_LARGEST, _SMALLEST = 1e150, 1e-150
-_MAX_FACTORIAL = 60
 
 _GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega"
 _TOKEN = re.compile(
@@ -37,25 +33,6 @@ _TIMES = {"*", r"\cdot", r"\times"}
 _FUNCTIONS = {r"\ln", r"\log", r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"}
 _COMMANDS = {r"\frac", r"\binom", r"\sqrt", r"\pi", *_TIMES, *_FUNCTIONS}
 _ENDS = {"", "+", "-", ")", "}", "]"}
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number that differs from `value` by at most `error`."""
-
-    value: complex
-    error: float = 0.0
-
-    @property
-    def least(self) -> float:
-        """A lower bound of the number, which must be real.
-
-        Raises:
-            UnreadError: if the number is not real.
-        """
-        if self.value.imag:
-            raise UnreadError
-        return self.value.real - self.error
 
 
 def equal_at_point(first: str, second: str) -> bool | None:
@@ -110,8 +87,7 @@ class _Reader(Cursor):
     def sum(self) -> Estimate:
         value = self.signed()
         while self.next in ("+", "-"):
-            other = self.product() if self.take() == "+" else _times(self.product(), Estimate(-1.0))
-            value = _rounded(value.value + other.value, value.error + other.error)
+            value = value + self.product() if self.take() == "+" else value - self.product()
         return value
 
     def signed(self) -> Estimate:
@@ -119,21 +95,21 @@ class _Reader(Cursor):
         if self.next in ("+", "-"):
             self.take()
         value = self.product()
-        return Estimate(-value.value, value.error) if negative else value
+        return -value if negative else value
 
     def product(self) -> Estimate:
         value, divided, numeral = self.power(), False, self.last
         while not self.ends():
             if self.next in _TIMES:
                 self.take()
-                value = _times(value, self.power())
+                value *= self.power()
             elif self.next == "/":
                 self.take()
-                value, divided = _over(value, self.power()), True
+                value, divided = value / self.power(), True
             elif divided or self.next[0] in _DIGITS or (self.next == r"\frac" and numeral[0] in _DIGITS):
                 raise UnreadError  # 1/2x, 5 6, or a mixed number
             else:
-                value = _times(value, self.power())
+                value *= self.power()
             numeral = self.last
         return value
 
@@ -146,10 +122,10 @@ class _Reader(Cursor):
         value = self.atom()
         if self.next == "!":
             self.take()
-            value = _factorial(value)
+            value = value.factorial()
         if self.next == "^":
             self.take()
-            value = _power(value, self.inside("{"))
+            value = value ** self.inside("{")
         if self.next in ("^", "!"):
             raise UnreadError
         return value
@@ -167,11 +143,9 @@ class _Reader(Cursor):
         argument = self.inside(self.next) if self.next in ("(", "{") else self.bare_argument()
         if self.next in ("^", "!"):
             raise UnreadError
-        if name in (r"\ln", r"\log"):
-            value = _over(_logarithm(argument), _logarithm(base))
-        else:
-            value = _trigonometric(name, argument)
-        return _power(value, exponent)
+        logarithmic = name in (r"\ln", r"\log")
+        value = argument.log() / base.log() if logarithmic else _trigonometric(name, argument)
+        return value**exponent
 
     def bare_argument(self) -> Estimate:
         r"""Read an argument without brackets: 2, x, 2\pi x or \frac{x}{2}. What follows it must not belong to it."""
@@ -181,7 +155,7 @@ class _Reader(Cursor):
         elif self.next[:1] in _DIGITS or self.is_letter():
             value = self.atom()
             while self.is_letter():
-                value = _times(value, self.atom())
+                value *= self.atom()
         else:
             raise UnreadError
         if not (self.ends() or self.next in _TIMES or self.next in _FUNCTIONS):
@@ -199,20 +173,19 @@ class _Reader(Cursor):
         if token == "|":
             return self.absolute()
         if token == r"\frac":
-            return _over(self.inside("{"), self.inside("{"))
+            return self.inside("{") / self.inside("{")
         if token == r"\binom":
             above, below = self.inside("{"), self.inside("{")
-            rest = _rounded(above.value - below.value, above.error + below.error)
-            return _over(_factorial(above), _times(_factorial(below), _factorial(rest)))
+            return above.factorial() / (below.factorial() * (above - below).factorial())
         if token == r"\sqrt":
             index = self.inside("[") if self.next == "[" else Estimate(2.0)
-            return _power(self.inside("{"), _over(Estimate(1.0), index))
+            return self.inside("{") ** (Estimate(1.0) / index)
         if token == r"\pi":
-            return _rounded(math.pi, 0.0)
+            return rounded(math.pi)
         if token[:1] in _DIGITS:
-            return _rounded(float(token), 0.0)
+            return rounded(float(token))
         if token in ("e", "i"):
-            return _rounded(math.e if token == "e" else 1j, 0.0)
+            return rounded(math.e if token == "e" else 1j)
         if token[:1].isalpha() or (len(token) > 1 and token not in _COMMANDS):
             return Estimate(_letter(token))
         raise UnreadError
@@ -229,72 +202,21 @@ class _Reader(Cursor):
         value = self.sum()
         self.expect("|")
         self.bars -= 1
-        return Estimate(abs(value.value), value.error)
+        return abs(value)
 
 
 def _trigonometric(name: str, argument: Estimate) -> Estimate:
-    if argument.value.imag:
-        raise UnreadError
-    sine = _rounded(math.sin(argument.value.real), argument.error)
-    cosine = _rounded(math.cos(argument.value.real), argument.error)
+    sine, cosine, one = argument.sin(), argument.cos(), Estimate(1.0)
     match name:
         case r"\sin":
             return sine
         case r"\cos":
             return cosine
         case r"\tan":
-            return _over(sine, cosine)
+            return sine / cosine
         case r"\cot":
-            return _over(cosine, sine)
+            return cosine / sine
         case r"\sec":
-            return _over(Estimate(1.0), cosine)
+            return one / cosine
         case _:
-            return _over(Estimate(1.0), sine)
-
-
-def _rounded(value: complex, error: float) -> Estimate:
-    error += _EPSILON * abs(value) + _SMALLEST
-    if not (abs(value) < _LARGEST and error < _LARGEST):  # also NaN
-        raise UnreadError
-    return Estimate(value, error)
-
-
-def _times(first: Estimate, second: Estimate) -> Estimate:
-    error = abs(first.value) * second.error + abs(second.value) * first.error + first.error * second.error
-    return _rounded(first.value * second.value, error)
-
-
-def _over(above: Estimate, below: Estimate) -> Estimate:
-    least = abs(below.value) - below.error
-    if least <= _SMALLEST:
-        raise UnreadError
-    value = above.value / below.value
-    return _rounded(value, (above.error + abs(value) * below.error) / least)
-
-
-def _power(base: Estimate, exponent: Estimate) -> Estimate:
-    """Return a power. A base that is not positive needs a whole positive exponent."""
-    if base.value.imag or base.least <= 0:
-        if exponent.value not in range(1, 100) or exponent.error > _EPSILON * 100:
-            raise UnreadError
-        product = Estimate(1.0)
-        for _ in range(int(exponent.value.real)):
-            product = _times(product, base)
-        return product
-    logarithm = _times(exponent, _logarithm(base))
-    value = cmath.exp(logarithm.value)
-    return _rounded(value, abs(value) * math.expm1(logarithm.error))
-
-
-def _logarithm(argument: Estimate) -> Estimate:
-    if argument.least <= _SMALLEST:
-        raise UnreadError
-    return _rounded(math.log(argument.value.real), argument.error / argument.least)
-
-
-def _factorial(argument: Estimate) -> Estimate:
-    """Return the gamma function of the argument plus 1, whose relative slope is below 1 + ln(1 + argument)."""
-    if argument.least < -0.5 or argument.value.real > _MAX_FACTORIAL or argument.error > _APART:
-        raise UnreadError
-    value = math.gamma(argument.value.real + 1)
-    return _rounded(value, value * (2 * argument.error * (2 + math.log1p(abs(argument.value))) + 10 * _EPSILON))
+            return one / sine

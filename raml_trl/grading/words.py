@@ -39,7 +39,7 @@ def read_words(text: str) -> Words | None:
 
 
 def as_words(text: str) -> Words:
-    """Return the words of `text` in the form in which they are compared: without articles and the ending of a plural.
+    """Return the words of `text` for a comparison: without articles and the ending of a plural.
 
     Short words in capitals, such as AB, keep their case; all others are in lower case.
     """

@@ -18,9 +18,9 @@ BATCH_STRATEGIES = ("abs_advantage", "importance")
 ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 """Loss types of TRL that average over the rows of a micro-batch, masked rows included."""
 MEAN_OF_ROW_LOSSES = ("grpo", "sapo")
-"""Loss types in which the term of a row is a mean over its tokens.
+"""Loss types that average over the tokens of each row.
 
-In the other loss types it is a sum over them, or depends on all tokens of the row in another way.
+The other loss types add up these tokens, or use them in another way.
 """
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 

@@ -4,9 +4,8 @@ A group is mixed if its rewards differ. Only mixed groups have advantages other 
 generated in vain. For every question the number of mixed groups is counted, where older groups count less: with each
 new group of the question, earlier counts are multiplied by `FORGETTING`. The estimated chance of a mixed group is the
 mean of the Beta posterior with a uniform prior. A question is drawn with a probability proportional to its chance plus
-a floor, so that no question is given up. With `question_weights`, the question gets the weight P / (N p), where p is
-the probability with which it was drawn. Because p depends only on earlier generations, the expected gradient is that of
-all questions.
+a floor, so that no question is given up. With `question_weights`, a question that was drawn with probability p gets the
+weight P / (N p). Because p depends only on earlier generations, the expected gradient is that of all questions.
 
 The draw is systematic (see `inclusion`), without replacement, and keyed by the seed and the number of the generation.
 So it is the same for any number of processes, and after a resume. The first pass over the data keeps the order of TRL.

@@ -68,7 +68,7 @@ class Stage:
         }
 
     def to_json(self) -> dict[str, object]:
-        """Return the stage in the form in which `report.json` stores it."""
+        """Return the stage as `report.json` stores it."""
         content = {"name": self.name, "directory": self.directory, "seconds": self.seconds, **self.results}
         if self.comparison is not None:
             differences = {name: asdict(value) for name, value in self.comparison.differences.items()}

@@ -204,7 +204,7 @@ class CombinationMean:
     reason: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return the mean in the form in which `report.json` stores it."""
+        """Return the mean as `report.json` stores it."""
         content = {"metric": self.metric, "parameters": self.parameters, **asdict(self.value)}
         if self.difference is not None:
             content["difference"] = asdict(self.difference)

@@ -146,7 +146,7 @@ def run(
     except Terminated as end:
         parser.exit(end.exit_code, f"{parser.prog}: {end}\n" if is_first_process() else None)
     except RuntimeError as error:
-        if not _PEER_HAS_ENDED.search(str(error)):
+        if process_share()[1] == 1 or not _PEER_HAS_ENDED.search(str(error)):
             raise
         parser.exit(1, f"{parser.prog}: another process of the launch has ended, and its message says why\n")
     parser.exit(code or 0)

@@ -104,7 +104,7 @@ class ArmDifference:
         return "does not hold" if self.difference.high < 0 else "inconclusive"
 
     def as_json(self) -> dict[str, object]:
-        """Return the comparison in the form in which `claims.json` stores it."""
+        """Return the comparison as `claims.json` stores it."""
         higher, lower, difference = self.comparison.higher, self.comparison.lower, self.difference
         return {
             "measure": self.comparison.measure,
@@ -144,7 +144,7 @@ class WeighedClaim:
         return "holds" if verdicts == {"holds"} else "inconclusive"
 
     def as_json(self) -> dict[str, object]:
-        """Return the claim in the form in which `claims.json` stores it."""
+        """Return the claim as `claims.json` stores it."""
         return {
             "name": self.claim.name,
             "claim": self.claim.claim,

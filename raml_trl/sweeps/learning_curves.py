@@ -233,7 +233,7 @@ class SettingSummary:
     levels: list[LevelReached]
 
     def as_json(self) -> dict[str, object]:
-        """Return the summary in the form in which `claims.json` stores it."""
+        """Return the summary as `claims.json` stores it."""
         metrics = {name: {"mean": mean.mean, "low": mean.low, "high": mean.high} for name, mean in self.metrics.items()}
         return {**asdict(self), "metrics": metrics}
 

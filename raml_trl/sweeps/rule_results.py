@@ -139,7 +139,7 @@ def _corrected(rows: Sequence[ArmResult], correction: Correction) -> list[ArmRes
 
 
 def results_json(results: Sequence[ArmResult], curves: Sequence[RuleCurve]) -> dict[str, Any]:
-    """Return the results and the curves that they follow from, in the form in which `rules.json` stores them."""
+    """Return the results and the curves behind them, as `rules.json` stores them."""
     return {"results": [asdict(result) for result in results], "curves": [curve.as_json() for curve in curves]}
 
 

@@ -5,7 +5,7 @@ process that resumes in a later epoch has drawn no order before, so it would rea
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import Sampler
@@ -46,9 +46,13 @@ def by_epoch(sampler: Any, seed: int) -> Any:
     """
     if isinstance(sampler, LengthGroupedSampler) and sampler.generator is None:
         sampler.generator = torch.Generator().manual_seed(seed)
-    if isinstance(sampler, RepeatSampler | LengthGroupedSampler) and hasattr(sampler, "generator"):
-        return EpochSampler(sampler)
-    return sampler
+    shuffles = isinstance(sampler, LengthGroupedSampler) or (isinstance(sampler, RepeatSampler) and sampler.shuffle)
+    return EpochSampler(sampler) if shuffles else sampler
+
+
+@runtime_checkable
+class _HasEpoch(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class EpochSetter(TrainerCallback):
@@ -59,11 +63,11 @@ class EpochSetter(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        train_dataloader: Any = None,
-        **_: object,
+        **given: Any,
     ) -> None:
-        sampler = getattr(train_dataloader, "batch_sampler", None)
+        sampler = given["train_dataloader"].batch_sampler
         while sampler is not None:
-            if hasattr(sampler, "set_epoch"):
+            if isinstance(sampler, _HasEpoch):
                 sampler.set_epoch(int(state.epoch or 0))
-            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+            wrapper = vars(sampler)  # each class of accelerate has one of these attributes for what it wraps
+            sampler = wrapper.get("batch_sampler", wrapper.get("sampler"))

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from datasets import Dataset
 from transformers import Trainer
+from trl import SFTConfig
 
 from raml_trl.data.tables import DatasetReference
 from raml_trl.hub.card_parts import CARD, reproduction, version
@@ -39,6 +40,12 @@ class HubTrainer(Trainer):
     def choice(self) -> Mapping[str, object]:
         """The settings by which trajectories or rollouts are chosen, which the card states."""
         return {}
+
+    @property
+    def longest_completion(self) -> int | None:
+        """The largest number of tokens that the model was trained to write; None if the settings do not limit it."""
+        args: Any = self.args
+        return args.max_length if isinstance(args, SFTConfig) else args.max_completion_length
 
     @property
     def example_prompt(self) -> Prompt | None:
@@ -115,7 +122,7 @@ class HubTrainer(Trainer):
             data=None if data is None else shown_name(data),
             recipe=reproduction(self._directory) if record else None,
             prompt=self.example_prompt,
-            max_new_tokens=_longest_completion(self.args),
+            max_new_tokens=self.longest_completion,
             step=step,
             repo_id=self.hub_model_id,
             revision=revision(step) if pushes_revisions else None,
@@ -133,11 +140,6 @@ class HubTrainer(Trainer):
         """The settings that the user gave to the command."""
         record = self._record
         return {} if record is None else record["settings"]
-
-
-def _longest_completion(args: Any) -> int | None:
-    """Return the largest number of tokens that the model was trained to write, if the settings limit it."""
-    return getattr(args, "max_completion_length", None) or getattr(args, "max_length", None)
 
 
 def _log_failure(job: Future[object]) -> None:

@@ -13,7 +13,7 @@ from raml_trl import compare, prepare_data
 from raml_trl.data.config import DatasetArguments, PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.runtime.cli import StrictParser, call, run
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, RepeatedError
 from raml_trl.runtime.runs import Run, open_run
 from raml_trl.sampling.config import EvaluateConfig
 from tests.helpers import REPOSITORY
@@ -45,6 +45,30 @@ def test_a_run_is_recorded(prepare: Command, tmp_path: Path) -> None:
     assert (record["command"], record["status"]) == ("prepare_data", "complete")
     assert record["settings"] == {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
     assert record["results"]["questions"] == 5
+
+
+def test_an_error_that_the_first_process_reports_is_not_repeated(
+    prepare: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RepeatedError("the first process has said why")
+
+    monkeypatch.setattr(prepare_data, "prepare", refuse)
+    assert prepare(*ARITHMETIC, "--output_dir", "out") == (2, "")
+
+
+def test_the_end_of_another_process_is_reported_in_one_line(prepare: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a launch there is no other process, so the error is a defect and keeps its traceback."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:65224")
+
+    monkeypatch.setattr(prepare_data, "prepare", fail)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        prepare(*ARITHMETIC, "--output_dir", "out")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = "raml-trl prepare_data: another process of the launch has ended, and its message says why\n"
+    assert prepare(*ARITHMETIC, "--output_dir", "out") == (1, line)
 
 
 def test_a_command_can_be_called_from_python(prepare: Command, tmp_path: Path) -> None:

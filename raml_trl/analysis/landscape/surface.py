@@ -124,7 +124,7 @@ class Surface:
 
 
 def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Numbers:
-    """Describe a surface in numbers. Means over questions have 95 % intervals, for which `rng` draws the resamples.
+    """Describe a surface in numbers. Means over questions have 95 % bootstrap intervals; `rng` draws the resamples.
 
     The numbers are listed by their names, in which k is the number of an axis. h is the distance between neighbouring
     points of an axis. L(x) is the loss of a question at coordinate x of axis k, on the line through the origin.

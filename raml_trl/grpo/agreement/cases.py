@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 @dataclass(frozen=True)
 class Case:
-    """The settings of one case, with which both trainers train. `training.train` has defaults for all others."""
+    """The settings of one case. Both trainers train with them; `training.train` has defaults for all other settings."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""Runs each prompt once for all rollouts of its group, by packing them into one row, on which the model runs."""
+"""Runs each prompt once for all rollouts of its group: prompt and rollouts become one row of the model."""

@@ -31,7 +31,7 @@ WORTHWHILE = 0.95
 
 @dataclass(frozen=True)
 class Groups:
-    """Properties of the groups of a run on which the noise of the gradient depends.
+    """Properties of the groups of a run. They determine the noise of the gradient.
 
     `advantages` `(N, G)`; `lengths` `(N, G)`: completion tokens; `prompt`: tokens of a prompt; `mean_of_row`: whether
     the loss is a mean over the tokens of each row.
