@@ -29,6 +29,7 @@ NUMBERS: list[Case] = [
     (r"\text{No, it is impossible}, 52324", r"\text{No}", False),
     (r"\text{No, it is impossible because } 2 = 3", r"\text{No}", True),
     (r"\text{less than } 0\leqb\leq2", r"0\leqb\leq2", False),
+    (r"\text{not } 0\lebb\le2", r"0\lebb\le2", False),  # a command that does not exist
     (r"0 \le b \le 2", r"0\leqb\leqslant2", True),
     (r"17810 = \sqrt{5} \approx 2.24", "2.24", False),
     (r"\sqrt{20} = 2\sqrt{5} \approx 4.47", "4.47", True),

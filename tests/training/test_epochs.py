@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
+from transformers import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.utils import RepeatSampler
 
-from raml_trl.training.epochs import EpochSampler, by_epoch
+from raml_trl.training.epochs import EpochSampler, EpochSetter, by_epoch
 
 LENGTHS = [5, 9, 2, 7, 1, 8, 3, 6, 4, 10, 12, 11]
 
@@ -54,3 +56,28 @@ def test_uninterrupted_the_order_is_that_of_trl() -> None:
 def test_other_samplers_stay(sampler: Sampler[int]) -> None:
     assert by_epoch(sampler, seed=0) is sampler
     assert not isinstance(sampler, EpochSampler)
+
+
+class Rebalanced(BatchSampler):
+    """A batch sampler with epochs, like that of `train_sampling_strategy: batch_rebalance`."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("skipped", [0, 1])
+@pytest.mark.parametrize("batches", [False, True])
+def test_every_sampler_learns_the_epoch(processes: int, skipped: int, batches: bool) -> None:
+    """transformers does not reach a sampler on several processes after it has skipped batches."""
+    sampler = Rebalanced(SequentialSampler(LENGTHS), 2, drop_last=False) if batches else by_epoch(repeating(), seed=0)
+    settings = {"batch_sampler": sampler} if batches else {"sampler": sampler, "batch_size": 2}
+    loader = prepare_data_loader(
+        DataLoader(LENGTHS, **settings), num_processes=processes, process_index=0, put_on_device=False
+    )
+    if skipped:
+        loader = skip_first_batches(loader, skipped)
+    EpochSetter().on_epoch_begin(None, TrainerState(epoch=3.5), None, train_dataloader=loader)
+    assert sampler.epoch == 3
