@@ -178,6 +178,8 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(*args, **kwargs)
             finally:
                 self.args.save_total_limit = limit  # see `_save_rng_state`
+            # Another process may still be writing: wait, or the list would have its temporary files.
+            self.accelerator.wait_for_everyone()
             # RaML: each process states its files, since a network file system may show those of others late.
             names = set(gather_object(list_files(checkpoint)))
             if self.is_world_process_zero():

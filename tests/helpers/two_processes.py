@@ -4,6 +4,7 @@ accelerate launch --config_file accelerate_configs/cpu.yaml -m tests.helpers.two
 """
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
+from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.grpo.user_selection import STRATEGIES
 from tests.helpers import freeze_imports
 from tests.helpers.choosers import keyed, unkeyed
@@ -72,9 +74,24 @@ RUNS: dict[str, dict[str, Any]] = {
     "weighed over the batch": TWO | FIXED | STRADDLING | BATCH | {"selection": "importance"},
 }
 # Training resumes between two steps of one generation, and between two log entries.
-RESUMED = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2, "max_steps": 7}
+RESUMED: dict[str, Any] = TWO | {"steps_per_generation": 6, "gradient_accumulation_steps": 2, "logging_steps": 2}
 RESUMED |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "log_completions": True}
 
+
+class SlowSaving(SubsetGRPOTrainer):
+    """The first process has a temporary file in the checkpoint while the other one is done already."""
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_world_process_zero():
+            temporary = Path(args[0]) / ".tmpA"
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            time.sleep(0.3)
+            temporary.unlink()
+        super()._save(*args, **kwargs)
+
+
+RESUMED |= {"max_steps": 7, "trainer_class": SlowSaving}
 
 # The rows that each process requests, out of four on each process: unordered, from both, and in different numbers.
 WANTED = [np.array([6, 1, 4, 3, 7]), np.array([0, 5])]
