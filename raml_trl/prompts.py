@@ -20,9 +20,9 @@ _BOX = r"\\boxed\{(?>[^\n]+\})"
 class Style:
     """How a model is asked a question, and the layout that the completion must have.
 
-    `instruction` and its `position` make the prompt. `layout` must match the complete completion, without surrounding
-    white space. In `layout`, every repeated part before the box ends at a literal that this part cannot match. This
-    keeps the matching of long texts fast.
+    `instruction` and its `position` make the prompt. The regular expression `layout` must match the whole completion,
+    without surrounding white space. To match long texts fast, each repetition in it, up to the box, must be followed by
+    a fixed text that the repeated part cannot match, so that there is only one way to match.
     """
 
     instruction: str

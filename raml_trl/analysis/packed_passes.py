@@ -149,9 +149,9 @@ class _Blocks:
         self.ends = len(probe.prompt_ids) + probe.positions[self.order] - int(not len(probe.stub_ids))
 
     def take(self, places: range) -> Tensor:
-        """Return how many tokens of the text each of the given blocks sees, `(C,)`.
+        """Return the prefix lengths of the blocks `places`: how many tokens of the text precede each block, `(C,)`.
 
-        If `places` reaches beyond the last block, the last block is repeated.
+        C is the length of `places`. A place beyond the last block stands for the last block.
         """
         return self.ends[torch.tensor(places).clamp(max=len(self.ends) - 1)]
 

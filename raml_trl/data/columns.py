@@ -36,7 +36,7 @@ _HASHES = re.compile(r".*####(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Columns:
-    """The column name or path of the question, of its answer and so on; None for a value that the rows do not have."""
+    """Where rows have the question, the answer and so on: a column or the path of a nested field; None if nowhere."""
 
     question: str | None = None
     answer: str | None = None

@@ -17,7 +17,8 @@ class UnreadError(Exception):
 class Cursor:
     """A position in the list of the tokens of a text. The last token is "", which marks the end.
 
-    `token` is the pattern of a token, which is its first group. Brackets may be nested up to `max_depth` deep.
+    The pattern `token` matches one token at a time: its first group is the token, and the rest of the match, such as
+    white space, is skipped. Brackets may be nested up to `max_depth` deep.
 
     Raises:
         UnreadError: if the text has tokens that `token` does not match.

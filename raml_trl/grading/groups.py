@@ -124,7 +124,10 @@ def same_interval(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def as_interval(answer: Answer) -> Interval | None:
-    r"""Return the interval that an answer is or may be, such as `(3, 4]` for the inequality `3 < x \le 4`, or None."""
+    r"""Return an answer as an interval, or None if it cannot be read as one.
+
+    An inequality such as `3 < x \le 4` is read as `(3, 4]`, and a pair `(1, 2)` as the open interval.
+    """
     match answer.value:
         case Interval() as interval:
             return interval

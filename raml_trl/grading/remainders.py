@@ -35,7 +35,7 @@ class Division:
 
 
 def read_residue_class(text: str) -> ResidueClass | None:
-    """Return the residue class that `text` spells, or None."""
+    r"""Return the residue class that `text` gives, such as `x \equiv 3 \pmod{7}`, or None if it has another form."""
     if "mod" not in text:
         return None
     match = _CLASS.fullmatch(text)
@@ -47,6 +47,6 @@ def read_residue_class(text: str) -> ResidueClass | None:
 
 
 def read_division(text: str) -> Division | None:
-    """Return the division with remainder that `text` spells, or None."""
+    """Return the quotient and the rest that `text` gives, such as `12 R 3`, or None if it has another form."""
     match = _DIVISION.fullmatch(text)
     return Division(int(match[1]), int(match[2])) if match else None

@@ -216,7 +216,7 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def per_micro_batch_terms(self) -> list[str]:
-        """Settings that make the loss depend on which rows share a micro-batch."""
+        """The names of the settings of this config that make the loss depend on which rows share a micro-batch."""
         return per_micro_batch_terms(vars(self))
 
     @property

@@ -106,18 +106,20 @@ def deal_micro_batches(
 ) -> list[NDArray[np.int64]]:
     """Assign the rows of a generation to processes and micro-batches.
 
-    If neither `lengths` nor `live` is given, rows keep their order. Otherwise `pack_steps` reorders them.
+    W is the number of processes and R the number of rows that each of them has generated. Rows are numbered from 0 to
+    W * R - 1 over all processes. If neither `lengths` nor `live` is given, rows keep their order. Otherwise
+    `pack_steps` reorders them.
 
     Args:
         selected: `(W, R)`; true for selected rows.
         num_micro_batches: K.
         window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
         lengths: `(W, R)`: tokens of each row, to put rows of similar length together; None to ignore lengths.
-        live: `(W, R)`; false for rows to skip; None to skip none.
+        live: `(W, R)`; false for rows that need not run, such as rows with advantage 0; None if all have to run.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
 
     Returns:
-        K micro-batches, each `(W, N)`: the row numbers of each process, or `IDLE`.
+        K micro-batches, each `(W, N)`: the numbers of the N rows that each process runs, or `IDLE`.
     """
     dealt = deal_in_order(selected, num_micro_batches)
     if keep_unselected:

@@ -126,10 +126,10 @@ class Overrides:
             raise InputError(f"{problem}: {_DECLARE}, or use subset_mode: mask")
 
     def check_weights(self, args: SubsetGRPOConfig) -> None:
-        """Check that the rows of the loss may have different weights.
+        """Check that the loss can weight rollouts differently, as the selection of this config requires.
 
         Raises:
-            InputError: if an overridden loss does not declare that they may.
+            InputError: if the loss is overridden and does not declare how it adds up rollouts.
         """
         if self.loss and not self.declared:
             raise InputError(
@@ -152,10 +152,10 @@ class Overrides:
             )
 
     def refuse_inputs(self) -> None:
-        """Reject an override of `_prepare_inputs` that does not call ours.
+        """Raise the error for an override of `_prepare_inputs` that was found not to call ours.
 
         Raises:
-            InputError: always.
+            InputError: always. The caller has detected the fault.
         """
         raise InputError(
             f"{', '.join(self.loss)} does not call super()._prepare_inputs, so no rollout is selected: call it, or set "

@@ -31,12 +31,12 @@ def count_generation(
     """Add the rows and completion tokens of a generation, over all processes, to the ledger; return them as metrics.
 
     Args:
-        ledger: the ledger of the run.
+        ledger: counts the work of the run so far.
         accelerator: the trainer's.
         batch: the batch of this process.
         generation: the generation, after its subset was chosen.
         trained: `(R,)`; true for rows that will be trained on.
-        refill: whether to include the number of groups that `refill` has discarded.
+        refill: whether the setting `refill` is on. Then the metrics include the number of groups that it has replaced.
     """
     trained_tokens = (loss_mask(batch) * trained.unsqueeze(1)).sum().long()
     tokens_scored = torch.tensor(generation.tokens_scored, device=trained.device)

@@ -197,9 +197,9 @@ class Each:
 
 
 def whole(low: float, high: float, *, also: tuple[float, ...] = (), required: bool = False) -> Number:
-    """Return a limit that allows whole numbers from `low` to `high`, and the numbers `also`.
+    """Return a limit that allows whole numbers from `low` to `high`, the numbers in `also`, and None.
 
-    `required` also refuses None.
+    If `required` is true, None is refused.
     """
     return Number(low, high, whole=True, also=also, required=required)
 

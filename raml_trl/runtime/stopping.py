@@ -53,7 +53,10 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[StopRequest]:
-    """Within the `with` block, keep the first signal of `EXIT_CODES` in the yielded request, and raise nothing."""
+    """Within the `with` block, a signal of `EXIT_CODES` does not interrupt the program.
+
+    The yielded `StopRequest` holds the first signal, so that the program can end when it is ready.
+    """
     request = StopRequest()
 
     def keep(number: int, _frame: FrameType | None) -> None:

@@ -18,8 +18,8 @@ class StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no type
     """YAML loader that refuses a file in which a key occurs twice, nodes are nested too deeply, or one contains itself.
 
     PyYAML itself keeps the last of several equal keys, and raises a RecursionError for deeply nested or recursive
-    nodes. An anchor may be used several times, but its nodes are counted each time, so that a short file cannot
-    describe a huge mapping.
+    nodes. A file may have at most 10,000 nodes. An anchor may be used several times, but every use adds its nodes to
+    this number, so that a short file cannot describe a huge mapping.
     """
 
     def __init__(self, stream: str) -> None:

@@ -85,7 +85,7 @@ def choose_checkpoint(
 
 
 def find_checkpoints(directory: Path) -> dict[int, Path]:
-    """Return all checkpoints in `directory`, complete or incomplete, by their step."""
+    """Return the directories of all checkpoints in `directory`, complete or not. The key of each is its step."""
     return {int(match[1]): path for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
 
 

@@ -68,11 +68,14 @@ def find_thinking(tokenizer: PreTrainedTokenizerBase, tokens: TrajectoryTokens, 
     Args:
         tokenizer: tokenizer of the model.
         tokens: the trajectory.
-        stub: text between a trajectory and its answer. If the trajectory has a thinking block and the stub contains no
-            `</think>`, the result's stub starts with `</think>`.
+        stub: text between a trajectory and its answer.
+
+    Returns:
+        The thinking, with the stub that follows it: `stub`, after `</think>` if the trajectory has a thinking block and
+        `stub` does not close it.
 
     Raises:
-        InputError: if the reference answer is empty.
+        InputError: if the question of the trajectory has an empty reference answer.
     """
     text, ends = tokens.text, tokens.ends
     begin, over = text.find(THINKING) + len(THINKING), text.rfind(ANSWERING)

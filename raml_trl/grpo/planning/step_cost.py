@@ -86,7 +86,10 @@ class Geometry:
 
     @property
     def rollouts_per_step(self) -> float:
-        """Number of rollouts generated per optimizer step, on all processes. Each is used `num_iterations` times."""
+        """Number of new rollouts per optimizer step, on all processes.
+
+        It is an average if several steps train on the same rollouts.
+        """
         return self.rollouts * self.generations_per_step / self.num_iterations
 
     @property
