@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: PseudoGradientConfig, record: Run) -> None:
-    """Measure the curves that belong to this process; the last process to finish completes the run."""
+    """Measure the curves of the questions of this process. The last process to finish writes the results of the run."""
     if run_experiment(config, record, time.monotonic) is None:
         logger.info("other processes are still at work; the last of them completes the run")
 

@@ -148,7 +148,7 @@ def read(config: ReportConfig, *, so_far: bool = False) -> Report:
 
 
 def write(config: ReportConfig, record: Run, report: Report, *, status: str = "", refresh: int | None = None) -> None:
-    """Write the three files of a report, each in one step.
+    """Write the three files of a report. A reader of a file sees either its old or its new content, never a part.
 
     Args:
         config: settings of the report.

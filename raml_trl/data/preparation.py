@@ -32,7 +32,7 @@ from raml_trl.runtime.files import remove_partials, whole_file
 class Counts:
     """The number of rows read, of questions and trajectories kept, and of rows left out for each reason.
 
-    `unreadable_answers` counts the rows left out because of an answer that the grader cannot read, by kind.
+    `unreadable_answers` counts the rows left out because the grader cannot read their answer, for each kind of fault.
     """
 
     rows: int = 0

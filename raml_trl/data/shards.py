@@ -144,7 +144,7 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
-    """Write the rows of all shards into one file. If a shard lacks a column of `kind`, its rows have null in it."""
+    """Write the rows of all shards into one file with the columns of `SCHEMAS[kind]`, null where a shard lacks one."""
     empty = SCHEMAS[kind].empty_table()
     with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         for shard in paths:

@@ -274,7 +274,7 @@ class SubsetGRPOConfig(GRPOConfig):
         """Return warnings about the effect of `length_bucketing` and `skip_zero_advantage` with this model.
 
         Args:
-            traits: the traits of the model, which `row_rules` has accepted.
+            traits: the traits of the model. `row_rules` must have been called with them, because it refuses some.
         """
         rules = self.row_rules()
         settings = {

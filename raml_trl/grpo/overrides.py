@@ -56,7 +56,7 @@ class Overrides:
 
     @classmethod
     def of(cls, trainer: Any) -> "Overrides":
-        """Find the overrides of a trainer.
+        """Find the methods of TRL's trainer that code of others overrides: a subclass of ours, a mixin or an attribute.
 
         Raises:
             InputError: if the trainer's `loss_normalizer` is not a `Normalizer` or None.

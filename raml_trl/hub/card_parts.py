@@ -51,10 +51,10 @@ def recipe(
 
     Args:
         command: the name of the command, such as `train_sft`.
-        settings: the settings in `run.json`, which contain no access tokens. Absolute paths among them are cut to
-            their last part.
+        settings: the settings in `run.json`, which contain no access tokens. The recipe has only the last part of
+            absolute paths.
         output: the `output_dir` in the command.
-        file: the name of the recipe.
+        file: the file name of the recipe.
     """
     shown = {name: _without_path(value) for name, value in settings.items()}
     call = f"python -m raml_trl.{command} --config {file} --output_dir {shlex.quote(output)}"

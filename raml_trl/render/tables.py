@@ -100,7 +100,8 @@ def bounded(mean: float, low: float, high: float, *, signed: bool = False, least
 def interval(value: Estimate | None, *, signed: bool = False, least: int = 3, p: float | None = None) -> Cell:
     """Return a table cell with a mean, its interval and its p-value, or with a dash if there is no mean.
 
-    Mean and bounds have `decimal_places` decimals, at least `least`. With `signed`, positive numbers have a plus sign.
+    The function `decimal_places` chooses the number of decimals of the mean and the bounds, which is at least `least`.
+    With `signed`, positive numbers have a plus sign.
     """
     if value is None or value.mean is None:
         return Cell(DASH)

@@ -54,7 +54,7 @@ class StepTimes:
     """Where the seconds of a GRPO step go.
 
     Attributes:
-        splits: seconds by phase of each training and each combination of a sweep.
+        splits: for each training, and for each combination of settings of a sweep, the seconds of each phase.
         speedups: comparisons of step times by m. The name of each says which runs are compared.
         alone: names of the sweeps over m whose trials also differ in other settings, and are therefore not compared.
     """

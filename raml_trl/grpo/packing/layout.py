@@ -74,7 +74,7 @@ class Layout:
 
     @cached_property
     def branch_tokens(self) -> NDArray[np.int64]:
-        """`(L,)`: positions in the packed row of the tokens of branches."""
+        """`(L,)`: where in the packed row the L tokens of all branches stand, in order."""
         return np.concatenate([np.arange(group.branch_start, group.stop) for group in self.groups])
 
     @cached_property
