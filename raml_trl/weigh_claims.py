@@ -30,7 +30,7 @@ from raml_trl.sweeps.learning_curves import read_trials, summarise_settings
 
 @dataclass
 class WeighClaimsConfig:
-    """Settings of `weigh_claims`."""
+    """Settings of the command `weigh_claims`, which tests claims on the results of sweeps."""
 
     limits: ClassVar[Limits] = {
         "claims": PATH,

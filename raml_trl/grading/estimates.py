@@ -2,7 +2,7 @@ r"""Tells two expressions apart by their values at one point, without algebra.
 
 An expression is read only if its meaning is beyond doubt. It may have numbers, letters, sums, products, fractions,
 powers, roots and a few functions. The letter i is the imaginary unit, and every other letter stands for a fixed
-positive number. These numbers are the point. Floating-point errors are bounded step by step, so two values count as
+positive number. Floating-point errors are bounded step by step, so two values count as
 different only if they are. Equal values prove nothing: the caller then needs algebra.
 """
 
@@ -36,7 +36,7 @@ _ENDS = {"", "+", "-", ")", "}", "]"}
 
 
 def equal_at_point(first: str, second: str) -> bool | None:
-    """Return False if two expressions have different values at the point, and otherwise None."""
+    """Return False if two expressions differ when every letter has its fixed value, and otherwise None."""
     a, b = estimate(first), estimate(second)
     if a is None or b is None:
         return None
@@ -46,7 +46,7 @@ def equal_at_point(first: str, second: str) -> bool | None:
 
 @lru_cache(maxsize=4096)
 def estimate(text: str) -> Estimate | None:
-    """Return the value of an expression at the point, or None if it cannot be read.
+    """Return the value of an expression when every letter has its fixed value, or None if it cannot be read.
 
     The text must be spelled as `notation.normalise` returns it, without text commands. Relations, sums
     over an index and percentages are among the expressions that are not read.

@@ -73,7 +73,7 @@ def _by_name(parts: Sequence[Answer]) -> list[Answer] | None:
 
 
 def matched(first: Sequence[Answer], second: Sequence[Answer], comparison: Comparison) -> Verdict:
-    """Return whether the parts of two groups are equal in pairs, in any order."""
+    """Return whether two groups, such as sets, have equal parts in any order; None if this is undecided."""
     if len(first) != len(second):
         return False
     keys = [Counter(_key(part) for part in parts) for parts in (first, second)]
@@ -144,7 +144,7 @@ def as_interval(answer: Answer) -> Interval | None:
 
 
 def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare an interval with a list or union. `[1, 2]` may also be a list in brackets."""
+    """Compare `p`, an interval, with `a`, a list or a union. `[1, 2]` may also be a list in brackets."""
     assert isinstance(p.value, Interval)
     if isinstance(a.value, Items) and p.value.has_low and p.value.has_high:
         return _in_order((p.value.low, p.value.high), a.value.parts, comparison)

@@ -26,7 +26,7 @@ _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 
 
 def check_exactness(args: "SubsetGRPOConfig") -> None:
-    """Check that no setting would change the gradient of an optimizer step.
+    """Check that settings that only save time, such as `length_bucketing`, leave the gradient of a step unchanged.
 
     Also check that rows or tokens are weighted only in a loss that is a sum over them.
 

@@ -43,7 +43,7 @@ _HOSTS = ("trl", "transformers", "accelerate", "torch", "raml_trl")
 
 @dataclass(frozen=True)
 class Overrides:
-    """Overrides of TRL's methods by code of others, each described as `Class.method`."""
+    """Methods of TRL that neither TRL nor we override but others, such as a user's subclass, each as `Class.method`."""
 
     loss: list[str]
     """Overrides of methods that compute the loss, or the micro-batches and log-probabilities that it reads."""

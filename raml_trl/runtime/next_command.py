@@ -1,8 +1,8 @@
 """The last lines of a command: where its results are, and one command that can follow.
 
-The recipes of a folder belong together: one evaluates the model that another trains. Therefore, the next command runs
-the recipe of the folder that reads the results. If another input of this recipe does not exist yet, the next command
-runs the recipe that makes this input. If there is no such recipe, and the results are those of a training, an
+The recipes in a folder belong together: one evaluates the model that another trains. Therefore, the next command runs
+that recipe in the folder whose input is the results. If another input of this recipe does not exist yet, the next
+command runs the recipe that makes this input. If there is no such recipe, and the results are those of a training, an
 evaluation or a sweep, the next command is `report`, which writes a page about them.
 """
 

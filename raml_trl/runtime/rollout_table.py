@@ -16,8 +16,8 @@ FORMATTED = "raml/formatted"
 def column_name(columns: Mapping[str, object], name: str) -> str:
     """Return `name`, or the name without prefix if the table has no column of this name.
 
-    Older versions wrote the names without prefix. The name with prefix comes first, because a user's reward function
-    may add a column such as `correct`.
+    Older versions wrote the names without prefix. If a table has both names, the one with prefix is meant, because a
+    user's reward function may add a column such as `correct`.
     """
     return name if name in columns else name.removeprefix("raml/")
 

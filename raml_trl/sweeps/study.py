@@ -180,7 +180,7 @@ def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> S
 
 
 def has_trials(directory: Path) -> bool:
-    """Return whether the trials of the sweep in `directory` have been drawn."""
+    """Return whether the settings of the trials of the sweep in `directory` have been chosen."""
     return (directory / _TRIALS).is_file()
 
 
