@@ -113,7 +113,7 @@ def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
 
 
 def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> list[str]:
-    """Push the complete run to the Hub if the settings ask for it, and return the URLs."""
+    """Push the model of a finished run to the Hub if the settings ask for it, and return the URLs of the pushes."""
     return push_run(config, record, revisions=data.hub_revisions, choice=config.choice)
 
 

@@ -98,7 +98,7 @@ def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> dic
 
 
 def publish(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> list[str]:
-    """Push the complete run to the Hub if the settings ask for it, and return the URLs."""
+    """Push the model of a finished run to the Hub if the settings ask for it, and return the URLs of the pushes."""
     return push_run(config, record, revisions=options.hub_revisions)
 
 

@@ -39,7 +39,7 @@ class DataTable:
 
     Args:
         name: path or Hub name of the dataset.
-        read: yields the rows in the form in which they were written, or a `Fault` in place of an unreadable row.
+        read: yields the rows with the columns of the file, or a `Fault` in place of an unreadable row.
         signature: a text that changes when the data change.
         parts: the same rows, divided into several tables that several processes can read at once; empty if undivided.
         checked: True if `prepare_data` or `sample_trajectories` has written, and thus checked, the rows.

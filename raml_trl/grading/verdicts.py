@@ -9,7 +9,7 @@ Verdict = bool | None
 
 
 class Comparison(Protocol):
-    """A way to compare two answers."""
+    """Methods that compare two answers or their parts. Each returns True, False, or None if it cannot decide."""
 
     @property
     def silent(self) -> bool:

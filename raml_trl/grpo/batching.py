@@ -37,7 +37,7 @@ class RowTable(NamedTuple):
 
     `selected`: whether the row is selected. `live`: whether the row is trained on if it is selected. `prompts`: a
     number that is equal for rows with the same prompt. `prompt_lengths`, `completion_lengths`: tokens without padding.
-    All fields are `(W, R)`.
+    All fields are `(W, R)`: W processes, and R rows of each.
     """
 
     selected: NDArray[np.bool_]
@@ -48,7 +48,7 @@ class RowTable(NamedTuple):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`(W, R)`: tokens of the row, without padding."""
+        """`(W, R)`: number of tokens of each row, without padding."""
         return self.prompt_lengths + self.completion_lengths
 
     @property

@@ -102,7 +102,7 @@ class Ledger:
         return seconds
 
     def count(self, **amounts: int) -> None:
-        """Add each amount to the count of the same name."""
+        """Add each keyword argument to the count of the same name."""
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 

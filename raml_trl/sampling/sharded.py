@@ -161,7 +161,7 @@ def shard_seed(seed: int, number: int) -> int:
 
 
 def add_notes(paths: Iterable[Path]) -> Notes:
-    """Read the notes of all shards and return their sum."""
+    """Return the sums of the counts that are stored with the shards `paths`."""
     outcomes: Counter[str] = Counter()
     finished = tokens = 0
     for notes in map(read_notes, paths):

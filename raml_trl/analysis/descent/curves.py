@@ -31,9 +31,9 @@ BAND = (0.1, 0.9)
 class Curve:
     """The loss L of the answer along one trajectory, and the places where parts of the trajectory start and end.
 
-    `number` counts the trajectories of a question from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T. The places are
-    values of t: the thinking starts at `start` and ends at `end`, the answer is first stated at `stated` (None if it
-    never is), and the sentences of the thinking end at `sentences`.
+    `number` counts the trajectories of a question from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T, the loss after
+    the first t of the T tokens. The places are values of t: the thinking starts at `start` and ends at `end`, the
+    answer is first stated at `stated` (None if it never is), and the sentences of the thinking end at `sentences`.
     """
 
     question_id: str

@@ -25,12 +25,12 @@ _SEARCH_STEPS = 12  # of the search for the smallest micro-batches
 
 @dataclass(frozen=True)
 class RowTokens:
-    """The numbers of tokens of every row.
+    """Which rows have the same prompt, and how many tokens each row has.
 
     Attributes:
-        prompts: `(R,)`: a number for each row, which is equal for rows with the same prompt.
-        prefixes: `(R,)`: tokens of the prompt that are shared, that is all but the last.
-        branches: `(R,)`: tokens of the completion.
+        prompts: `(R,)`: a number that identifies the prompt: it is equal for rows with the same prompt.
+        prefixes: `(R,)`: number of tokens of the prompt that rows share, that is all but the last.
+        branches: `(R,)`: number of tokens of the completion.
     """
 
     prompts: NDArray[np.int64]

@@ -8,8 +8,9 @@ and small compared with their noise; a rollout with advantage A and L tokens has
 divided by L if the loss is a mean over the row; and every token takes the same time.
 
 With these assumptions, cutting completions at random (`token_selection: prefix`) never saves time: if a share q of the
-completions is kept whole, the noise grows by ln(1/q) / (1 - q), which exceeds 2 / (1 + q), the reciprocal
-of the share of tokens that remain. It saves memory.
+completions is kept whole and the others end at a random place, the noise is multiplied by ln(1/q) / (1 - q). The
+seconds are multiplied by (1 + q) / 2, the share of tokens that remain. The product is never below 1. The cut saves
+memory.
 
 Shapes: N groups of G rollouts.
 """

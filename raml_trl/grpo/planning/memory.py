@@ -162,7 +162,7 @@ def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
 
     Args:
         dtype: data type of the loaded weights.
-        mixed: whether training uses autocast or DeepSpeed's own half precision.
+        mixed: whether training computes in half precision, with autocast or with DeepSpeed's own mechanism.
         sharding: which states are sharded over processes.
     """
     if mixed and sharding != "none":
