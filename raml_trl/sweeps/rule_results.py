@@ -79,7 +79,8 @@ class RuleCurve:
 class ArmResult:
     """The result of an arm after the same cost (time, tokens or rows) as the other arms, in one world.
 
-    A world is a start model and its data. The result holds the mean score over seeds. Every arm except the baseline also has its difference from the baseline.
+    A world is a start model and its data. The result holds the mean score over seeds. Every arm except the baseline
+    also has its difference from the baseline.
 
     `corrected` is the p-value of the difference, corrected for the number of arms. `scores` has one score per seed.
     """
