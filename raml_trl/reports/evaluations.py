@@ -14,11 +14,11 @@ from raml_trl.evaluation.comparison import compare_runs
 from raml_trl.evaluation.intervals import Difference
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.render.tables import DASH, Cell, Table, interval
-from raml_trl.reports.runs import Seeds
+from raml_trl.reports.runs import Seeds, TrainingRun
 from raml_trl.reports.terms import INTERVAL, P_VALUE, metric_terms, metric_title
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import read_rows
-from raml_trl.runtime.rollout_table import CORRECT, SELECTED, column_name, read_flag
+from raml_trl.runtime.files import Row, read_rows
+from raml_trl.runtime.rollout_table import CORRECT, SELECTED, column_name, read_flag, read_rollouts
 from raml_trl.runtime.runs import complete_record, identity, is_run, read_record
 
 _SAMPLES = "samples.parquet"
@@ -193,12 +193,17 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Group:
-    """Rollouts of one question from the training called `name`, logged at optimizer step `step`."""
+    """Rollouts of one question from the training called `name`, logged at optimizer step `step`.
+
+    `unreadable` is the number of later steps whose completions cannot be read, because the run is writing them or was
+    killed while it wrote them.
+    """
 
     name: str
     step: int
     question: str
     rollouts: Sequence[Rollout]
+    unreadable: int = 0
 
 
 def choose_samples(stage: Stage) -> list[Sample]:
@@ -227,11 +232,13 @@ def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
     """Return, for each GRPO training that logged completions, one group of the last logged step.
 
     A group with both correct and wrong rollouts is preferred. If a training has several seeds, the first is used.
+
+    Raises:
+        InputError: if a complete training has completions that cannot be read.
     """
     groups = []
     for training in trainings:
-        files = sorted((training.runs[0].directory / "completions").glob("*.parquet"))
-        rows = read_rows(files[-1]) if files else []
+        rows, unreadable = _last_rollouts(training.runs[0])
         if not rows:
             continue
         by_prompt: dict[str, list[Rollout]] = {}
@@ -239,8 +246,21 @@ def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
             by_prompt.setdefault(_text(row["prompt"]), []).append(_rollout(row))
         mixed = [prompt for prompt, group in by_prompt.items() if len({rollout.correct for rollout in group}) > 1]
         question = (mixed or list(by_prompt))[0]
-        groups.append(Group(training.name, rows[0]["step"], question, by_prompt[question][:_ROLLOUTS_SHOWN]))
+        shown = by_prompt[question][:_ROLLOUTS_SHOWN]
+        groups.append(Group(training.name, rows[0]["step"], question, shown, unreadable))
     return groups
+
+
+def _last_rollouts(run: TrainingRun) -> tuple[list[Row], int]:
+    """Return the last table of completions that can be read, and the number of later ones, or no row without any."""
+    paths = sorted((run.directory / "completions").glob("*.parquet"), reverse=True)
+    for unreadable, path in enumerate(paths):
+        try:
+            return read_rollouts(path), unreadable
+        except InputError:
+            if run.record["status"] == "complete":
+                raise
+    return [], len(paths)
 
 
 def _rollout(row: Mapping[str, Any]) -> Rollout:

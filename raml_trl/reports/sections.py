@@ -185,8 +185,11 @@ def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequenc
             ShownCompletion("", rollout.text, _verdict(rollout.correct), _selection(rollout), pale=not rollout.selected)
             for rollout in group.rollouts
         ]
+        later = ""
+        if group.unreadable:
+            later = f" that can be read ({group.unreadable} later: being written, or cut off when the run was killed)"
         text = (
-            f"One group of step {group.step}, the last step with logged completions. {selected} of its "
+            f"One group of step {group.step}, the last step with logged completions{later}. {selected} of its "
             f"{len(group.rollouts)} rollouts were selected and carried gradient. Question: {group.question}"
         )
         blocks.append(Block(f"Rollouts of {group.name}", text, completions=completions))

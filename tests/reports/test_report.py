@@ -513,6 +513,28 @@ def test_group_shows_which_rollouts_were_selected(tmp_path: Path, prefix: str) -
     assert "wrong, selected, advantage \N{MINUS SIGN}0.50:\n\n```text\nz\n```" in text
 
 
+def test_group_of_a_running_training_is_from_the_last_readable_file(tmp_path: Path) -> None:
+    run = tmp_path / "grpo"
+    record = open_run(run, "train_grpo", {})
+    checkpoint(run, 3)
+    for step in (1, 2, 3):
+        write_completions(run, step, {f"of step {step}": [("x", True, True), ("y", False, False)]})
+    whole = (run / "completions" / "completions_00002.parquet").read_bytes()
+    (run / "completions" / "completions_00002.parquet").write_bytes(whole[: len(whole) // 2])
+    (run / "completions" / "completions_00003.parquet").write_bytes(b"")
+    (group,) = report.read(ReportConfig("unused", runs=[f"GRPO={run}"]), so_far=True).groups
+    assert (group.step, group.unreadable, group.question) == (1, 2, "of step 1")
+    (tmp_path / "page").mkdir()
+    config = ReportConfig(str(tmp_path / "page"), runs=[f"GRPO={run}"])
+    report.write(config, open_run(tmp_path / "page", "report", {}), report.read(config, so_far=True))
+    text = "One group of step 1, the last step with logged completions that can be read (2 later: being written, or"
+    assert text in visible_text((tmp_path / "page" / "report.html").read_text())
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": grpo_logs(0, 4)}))
+    record.finish(1.0, {"processes": 1})
+    with pytest.raises(InputError, match=r"completions_00003\.parquet cannot be read"):  # the run no longer writes
+        make(tmp_path, runs=[f"GRPO={run}"])
+
+
 def test_titles_say_what_the_page_shows(tmp_path: Path) -> None:
     stages = [f"{name}={write_evaluation(tmp_path / name, verdicts_of([1, 2]))}" for name in ("base", "SFT")]
     run, sweep = write_grpo(tmp_path / "grpo", 0, 4), write_sweep(tmp_path / "sweep", VALUES, train=False)

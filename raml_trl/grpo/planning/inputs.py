@@ -30,7 +30,7 @@ from raml_trl.runtime.files import read_rows, read_yaml
 from raml_trl.runtime.history import SUMMARY_FILE, RunSummary, read_log_history, read_summary
 from raml_trl.runtime.parser import StrictParser
 from raml_trl.runtime.recipes import find_recipe
-from raml_trl.runtime.rollout_table import SELECTED, column_name
+from raml_trl.runtime.rollout_table import SELECTED, column_name, read_rollouts
 from raml_trl.runtime.runs import complete_record
 from raml_trl.runtime.validation import check_type
 from raml_trl.training.config import CheckedModelConfig
@@ -174,13 +174,16 @@ def read_groups(run: Path, args: SubsetGRPOConfig, prompt_length: int) -> Groups
     """Return the groups whose rollouts a run logged in training; None if it logged none.
 
     At most `ROLLOUTS_DRAWN` rollouts are used, of generations spread over the run.
+
+    Raises:
+        InputError: if a file of rollouts cannot be read.
     """
     paths, group = sorted((run / "completions").glob("*.parquet")), args.num_generations
     tokenizer = None
     advantages, lengths = [], []
     per_file = max(1, ROLLOUTS_DRAWN // group // max(len(paths), 1)) * group
     for path in paths[:: max(1, len(paths) * group // ROLLOUTS_DRAWN)]:
-        table = read_rows(path)
+        table = read_rollouts(path)
         selected = column_name(table[0], SELECTED) if table else SELECTED
         rows = [row for row in table if row.get(selected) is not None]  # None marks rows of an evaluation
         if not rows or len(rows) % group or "advantage" not in rows[0]:
@@ -207,9 +210,12 @@ def logged_completion_lengths(run: Path) -> list[int]:
 
     If the run logged more than `ROLLOUTS_DRAWN` completions, only every n-th is used, so that at most this number
     remains.
+
+    Raises:
+        InputError: if a file of completions cannot be read.
     """
-    rows = [row["completion"] for path in sorted((run / "completions").glob("*.parquet")) for row in read_rows(path)]
-    texts = [completion_text(row) for row in rows]
+    paths = sorted((run / "completions").glob("*.parquet"))
+    texts = [completion_text(row["completion"]) for path in paths for row in read_rollouts(path)]
     if not texts:
         return []
     texts = texts[:: -(-len(texts) // ROLLOUTS_DRAWN)]
