@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import TrainingArguments
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.sampling.loading import (
@@ -16,6 +15,7 @@ from raml_trl.sampling.loading import (
     keep_rope_theta,
     load_tokenizer,
 )
+from raml_trl.training.launch import from_first_process
 
 StartingAdapter = Literal["merge", "continue"]
 MERGED = "_merged"
@@ -54,7 +54,7 @@ def check_adapter(name: str, starting_adapter: StartingAdapter | None, *, use_pe
     check_model(base)
 
 
-def merge_adapter(name: str, directory: Path, config: TrainingArguments, *, dtype: str | None) -> str:
+def merge_adapter(name: str, directory: Path, *, dtype: str | None) -> str:
     """Merge an adapter into its base model, save the merged model and its tokenizer, and return their directory.
 
     The model is saved in `directory`. If the run is resumed, the merged model is already there and is kept. The first
@@ -63,19 +63,22 @@ def merge_adapter(name: str, directory: Path, config: TrainingArguments, *, dtyp
     Raises:
         InputError: if the adapter or its base model cannot be loaded.
     """
-    with config.main_process_first(desc="merging the adapter"):
-        if not directory.is_dir():
-            partial = directory.with_name(f"{directory.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                merged: Any = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype)
-            except (*LOADING_ERRORS, ValueError) as error:
-                raise cannot_load(name, error) from error
-            model = merged.merge_and_unload()
-            keep_rope_theta(model.config)
-            model.save_pretrained(partial)
-            load_tokenizer(name).save_pretrained(partial)
-            partial.rename(directory)
+    return from_first_process(lambda: _merge(name, directory, dtype))
+
+
+def _merge(name: str, directory: Path, dtype: str | None) -> str:
+    if not directory.is_dir():
+        partial = directory.with_name(f"{directory.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            merged: Any = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype)
+        except (*LOADING_ERRORS, ValueError) as error:
+            raise cannot_load(name, error) from error
+        model = merged.merge_and_unload()
+        keep_rope_theta(model.config)
+        model.save_pretrained(partial)
+        load_tokenizer(name).save_pretrained(partial)
+        partial.rename(directory)
     return str(directory)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError, RepeatedError
+from raml_trl.runtime.errors import InputError
 from raml_trl.training.completeness import (
     Progress,
     Required,
@@ -25,6 +25,7 @@ from raml_trl.training.completeness import (
     required_files,
 )
 from raml_trl.training.epochs import EpochSetter, by_epoch
+from raml_trl.training.launch import from_first_process
 from raml_trl.training.manifest import list_files, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -155,16 +156,8 @@ class ResumableTrainer(Trainer):
         Raises:
             InputError: if only damaged checkpoints are left, or the named one is damaged.
         """
-        choice: list[Any] = [None, None]  # the checkpoint, and the error
-        if self.is_world_process_zero():
-            try:
-                choice[0] = choose_checkpoint(directory, self._required, self.args.resume_from_checkpoint)
-            except InputError as error:
-                choice[1] = str(error)
-        checkpoint, refusal = broadcast_object_list(choice)
-        if refusal is not None:
-            raise InputError(refusal) if self.is_world_process_zero() else RepeatedError(refusal)
-        return checkpoint
+        requested = self.args.resume_from_checkpoint
+        return from_first_process(lambda: choose_checkpoint(directory, self._required, requested))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         directory, limit = Path(self._get_output_dir(trial=None)), self.args.save_total_limit

@@ -112,7 +112,7 @@ def train(
     adapter = {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
     start: Any = name
     if starting_adapter == "merge":
-        start = merge_adapter(name, record.directory / MERGED, config, dtype=model.dtype)
+        start = merge_adapter(name, record.directory / MERGED, dtype=model.dtype)
         config.model_init_kwargs |= {"revision": None}  # that of the adapter
     elif starting_adapter == "continue":
         options = {**config.model_init_kwargs, "quantization_config": adapter.pop("quantization_config")}

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedConfig, Qwen2Config
 
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, RepeatedError
 from raml_trl.runtime.runs import open_run
 from raml_trl.sampling.loading import check_model, keep_rope_theta
+from raml_trl.training import launch
+from raml_trl.training.adapters import merge_adapter
 from raml_trl.training.completeness import choose_checkpoint
 
 
@@ -28,6 +30,21 @@ def test_the_newest_complete_checkpoint(tmp_path: Path, caplog: pytest.LogCaptur
     assert choose_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert "checkpoint-12 is incomplete" in caplog.text
     assert "checkpoint-11 is incomplete" in caplog.text
+
+
+def test_only_the_first_process_of_a_launch_merges_an_adapter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_adapter, merged = str(tmp_path / "missing"), tmp_path / "_merged"
+    sent: list[list[object]] = []
+    monkeypatch.setattr(launch, "broadcast_object_list", lambda outcome: sent.append(outcome) or sent[0])
+    with pytest.raises(InputError, match="missing") as failed:  # rank 0
+        merge_adapter(no_adapter, merged, dtype=None)
+    monkeypatch.setenv("RANK", "8")  # the first process of its machine
+    with pytest.raises(RepeatedError, match="missing"):
+        merge_adapter(no_adapter, merged, dtype=None)
+    assert sent == [[None, str(failed.value)], [None, None]]
+    sent[0] = [str(merged), None]
+    assert merge_adapter(no_adapter, merged, dtype=None) == str(merged)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_models(tmp_path: Path) -> None:
