@@ -12,6 +12,7 @@ and runs failed trials once more. The command can be started several times at on
 share the file system: the trials are then divided among the started commands.
 """
 
+import logging
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -22,12 +23,14 @@ from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import PATH, PROCESSES, SEED, Limits, check_settings, whole
 from raml_trl.runtime.recipes import find_recipe, recipes_root
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import Run, is_complete
 from raml_trl.runtime.trackers import Tracker
 from raml_trl.sweeps.agents import run_trials
 from raml_trl.sweeps.results import best_setting, means_over_seeds, means_table, write_results
 from raml_trl.sweeps.study import draw_trials, open_study
 from raml_trl.sweeps.sweep_file import read_sweep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -90,11 +93,18 @@ def main(config: SweepConfig, record: Run) -> None:
     study = open_study(record.directory, sweep, config.count, config.seed)
     assert config.agents is not None
     try:
-        results = run_trials(study, config.devices or [None] * config.agents, {"report_to": config.report_to})
+        run_trials(study, config.devices or [None] * config.agents, {"report_to": config.report_to})
     finally:
-        record.save(record.seconds + time.monotonic() - started)
-    means = means_over_seeds(sweep, results)
-    write_results(record.directory, sweep, results, means)
+        with study.locked():
+            if not is_complete(record.directory):  # another start of this command may have completed it
+                record.save(record.seconds + time.monotonic() - started)
+    with study.locked():
+        results = study.results()
+        means = means_over_seeds(sweep, results)
+        write_results(record.directory, sweep, results, means)
+        if all(result.status == "complete" for result in results):
+            best = best_setting(sweep, means)
+            record.finish(record.seconds, {"complete": len(results), "best": best and asdict(best)})
     sys.stdout.write(f"\n{means_table(sweep, means)}\n")
     failed = [result for result in results if result.status == "failed"]
     if failed:
@@ -102,8 +112,9 @@ def main(config: SweepConfig, record: Run) -> None:
         raise InputError(
             f"{len(failed)} of {len(results)} trials failed; the same command runs them once more: {reasons}"
         )
-    best = best_setting(sweep, means)
-    record.finish(record.seconds, {"complete": len(results), "best": best and asdict(best)})
+    if not record.complete:
+        number = sum(result.status == "unfinished" for result in results)
+        logger.info("another start of this command runs %d failed trials once more, and completes the sweep", number)
 
 
 def preview(config: SweepConfig) -> dict[str, str]:

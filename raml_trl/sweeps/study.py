@@ -116,6 +116,13 @@ class Study:
         """Return the file that says how the trial ended."""
         return self.directory / "results" / f"{name}.json"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block, keep other processes from changing the list of trials and the results of the sweep."""
+        with (self.directory / ".trials.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def unfinished(self) -> list[str]:
         """Return the names of the trials that have no result."""
         return [name for name in self.trials if not self.result_file(name).exists()]
@@ -163,7 +170,7 @@ def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> S
     study = _study(directory, sweep, count, seed)
     identity = sweep_identity(sweep) | {"seed": seed}
     path = directory / _TRIALS
-    with _locked(directory / ".trials.lock"):
+    with study.locked():
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             changed = {name: before.get(name) for name in identity} != identity
@@ -202,10 +209,3 @@ def read_study(directory: Path, sweep: Sweep) -> Study:
 def _study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> Study:
     trials = draw_trials(sweep, count, seed)
     return Study(directory, sweep, {sweep.trial_name(settings): settings for settings in trials})
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

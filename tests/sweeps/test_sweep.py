@@ -13,10 +13,13 @@ import psutil
 import pytest
 import yaml
 
+from raml_trl import sweep
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import is_complete, open_run
 from raml_trl.sweep import SweepConfig
 from raml_trl.sweeps.agents import Agents
-from raml_trl.sweeps.study import open_study
+from raml_trl.sweeps.results import TrialResult
+from raml_trl.sweeps.study import Study, open_study
 from tests.helpers import REPOSITORY
 from tests.helpers.preloaded import python
 from tests.sweeps.examples import sweep_of
@@ -321,6 +324,46 @@ def test_a_missing_metric_is_reported_and_can_be_corrected(tmp_path: Path) -> No
     code, output = toy.run()
     assert code == 2
     assert "has changed since" in output
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_another_launch_may_run_failed_trials_before_a_launch_has_counted_them(
+    ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run_trials(study: Study, *_: object) -> list[TrialResult]:
+        study.save_metric("a=1", 1.0)
+        study.save_failure("a=2", "exit code 1")
+        results = study.results()
+        other = open_study(study.directory, study.sweep, None, 0)
+        if ended:
+            other.save_metric("a=2", 2.0)
+        return results if ended else study.results()
+
+    sweep_of(tmp_path, parameters={"a": {"values": [1, 2]}})
+    out = tmp_path / "out"
+    monkeypatch.setattr(sweep, "run_trials", run_trials)
+    with caplog.at_level("INFO"):
+        sweep.main(SweepConfig(str(tmp_path / "s.yaml"), str(out)), open_run(out, "sweep", {}))
+    written = json.loads((out / "sweep.json").read_text())
+    assert (written["complete"], written["failed"], written["unfinished"]) == (1 + ended, 0, 1 - ended)
+    assert is_complete(out) == ended
+    assert ("another start of this command runs 1 failed trials once more" in caplog.text) == (not ended)
+
+
+def test_an_interrupted_launch_leaves_the_sweep_complete_that_another_one_has_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_trials(study: Study, *_: object) -> list[TrialResult]:
+        open_run(study.directory, "sweep", {}).finish(9.0, {"complete": 1})
+        raise KeyboardInterrupt
+
+    sweep_of(tmp_path)
+    monkeypatch.setattr(sweep, "run_trials", run_trials)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.main(
+            SweepConfig(str(tmp_path / "s.yaml"), str(tmp_path / "out")), open_run(tmp_path / "out", "sweep", {})
+        )
+    assert is_complete(tmp_path / "out")
 
 
 def test_a_trial_that_another_agent_has_ended_is_left_alone(tmp_path: Path) -> None:
