@@ -14,7 +14,7 @@ from raml_trl.render.tables import DASH, Cell, Table, interval, number
 from raml_trl.reports.runs import TRAINING, TrainingRun, is_held_out, metric_order, read_training
 from raml_trl.reports.terms import INTERVAL, P_VALUE, metric_terms, metric_title
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.runs import is_run, read_record
+from raml_trl.runtime.runs import find_record, read_record
 from raml_trl.sweeps.results import TrialResult, means_over_seeds
 from raml_trl.sweeps.study import read_study
 from raml_trl.sweeps.sweep_file import SEED, Settings, logged_name, read_sweep
@@ -126,7 +126,8 @@ def read_sweep_results(name: str, directory: str) -> SweepResults:
 
 
 def _is_training(directory: Path) -> bool:
-    return is_run(str(directory)) and read_record(directory)["command"] in TRAINING
+    record = find_record(directory)
+    return record is not None and record["command"] in TRAINING
 
 
 def label(combination: Settings) -> str:

@@ -107,8 +107,8 @@ def find_run(directory: Path, command: str, settings: Mapping[str, object]) -> R
     Raises:
         InputError: if the directory holds another run or other files.
     """
-    if (directory / RECORD).exists():
-        record = read_record(directory)
+    record = find_record(directory)
+    if record is not None:
         _check_same_run(directory, record, _new_record(command, settings))
         return Run(directory, record, writes=is_first_process())
     occupied = directory.exists() and (not directory.is_dir() or not all(map(_is_ours, directory.iterdir())))
@@ -163,11 +163,25 @@ def read_record(directory: Path) -> RunRecord:
     Raises:
         InputError: if the file is missing or damaged.
     """
+    record = find_record(directory)
+    if record is None:
+        raise InputError(f"{directory} holds no run: it has no {RECORD}")
+    return record
+
+
+def find_record(directory: Path) -> RunRecord | None:
+    """Read `run.json` in `directory`, or return None if there is none.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    if not is_run(str(directory)):
+        return None
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         return {name: record[name] for name in ("command", "settings", "inputs", "status", "seconds")} | record
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no run: it has no {RECORD}") from error
+    except FileNotFoundError:  # a command that fails early has just deleted it
+        return None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{directory / RECORD} is damaged: remove the directory and run again") from error
 
@@ -178,17 +192,16 @@ def require_complete(directory: str) -> None:
     Raises:
         InputError: if the run is unfinished.
     """
-    if not is_run(directory):
-        return
-    record = read_record(Path(directory))
-    if record["status"] != "complete":
+    record = find_record(Path(directory))
+    if record is not None and record["status"] != "complete":
         command = printable(str(record["command"]))
         raise InputError(f"the run of {command} in {directory} is not complete: start that command again to finish it")
 
 
 def is_complete(directory: Path) -> bool:
     """Return whether `directory` holds a complete run."""
-    return is_run(str(directory)) and read_record(directory)["status"] == "complete"
+    record = find_record(directory)
+    return record is not None and record["status"] == "complete"
 
 
 def complete_record(directory: str, *commands: str) -> RunRecord:

@@ -28,6 +28,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from raml_trl.runtime.cli import USER_ERROR
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.locks import holder_of, lock_path
@@ -123,25 +124,34 @@ class Agents:
             except BlockingIOError:
                 yield None
                 return
-            # Some network file systems do not support `flock`, but the run of a trial has a lock that they all support.
-            running = holder_of(lock_path(self.study.run_directory(name), 0)) is not None
-            yield None if running or self.study.result_file(name).exists() else log
+            yield None if self._is_running(name) or self.study.result_file(name).exists() else log
+
+    def _is_running(self, name: str) -> bool:
+        """Return whether a process runs the trial, as far as the lock of its run tells.
+
+        Some network file systems do not support `flock`, but they all support the lock of a run.
+        """
+        return holder_of(lock_path(self.study.run_directory(name), 0)) is not None
 
     def _run(self, name: str, log: IO[bytes], device: str | None) -> None:
         """Run the trial and save its result. If its run is already complete, only read the metric."""
         run_directory = self.study.run_directory(name)
-        reason = None if is_complete(run_directory) else self._execute(name, log, device)
-        if reason is None:
+        code = 0 if is_complete(run_directory) else self._execute(name, log, device)
+        if code == USER_ERROR and self._is_running(name):
+            return  # it was refused, because another agent started the trial at the same time
+        if code == 0:
             metric = read_metric(run_directory, self.study.sweep.metric)
             if math.isfinite(metric):
                 self.study.save_metric(name, metric)
                 return
             reason = f"{self.study.sweep.metric} is {metric}"
+        else:
+            reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.study.save_failure(name, reason)
         logger.warning("%s failed (%s): see %s", name, reason, log.name)
 
-    def _execute(self, name: str, log: IO[bytes], device: str | None) -> str | None:
-        """Run the trial's command. Return the reason if it fails, otherwise None."""
+    def _execute(self, name: str, log: IO[bytes], device: str | None) -> int:
+        """Run the trial's command, and return its exit code."""
         environment = dict(os.environ)
         # `python` and `accelerate` must be those of this environment, whether or not it is activated.
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
@@ -156,10 +166,7 @@ class Agents:
         command = expand(self.study.sweep, arguments, self.study.settings_file(name), environment)
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
-        code = self._wait(command, environment, log)
-        if code == 0:
-            return None
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return self._wait(command, environment, log)
 
     def _wait(self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> int:
         """Run `command` and return its exit code. If it fails, kill the processes left in its process group."""

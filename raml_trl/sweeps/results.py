@@ -16,7 +16,7 @@ from raml_trl.render.tables import escape_cell, markdown_table
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.history import STATE_FILE, read_log_history
-from raml_trl.runtime.runs import is_run, read_record
+from raml_trl.runtime.runs import find_record
 from raml_trl.sweeps.sweep_file import SEED, Scalar, Settings, Sweep, logged_name
 
 Status = Literal["complete", "failed", "unfinished"]
@@ -106,7 +106,8 @@ def _read(path: Path) -> dict[str, object]:
 
 def read_seconds(directory: Path) -> float | None:
     """Return the seconds that the run in `directory` has taken, interruptions left out; None if there is no run."""
-    return read_record(directory)["seconds"] if is_run(str(directory)) else None
+    record = find_record(directory)
+    return None if record is None else record["seconds"]
 
 
 def means_over_seeds(sweep: Sweep, results: Sequence[TrialResult]) -> list[SettingMean]:

@@ -19,7 +19,7 @@ from raml_trl.hub.card_parts import CARD, reproduction, version
 from raml_trl.hub.client import insist
 from raml_trl.hub.model_card import Prompt, TrainingFacts, add_results, complete_card, is_text, last_metrics
 from raml_trl.runtime.files import Settings
-from raml_trl.runtime.runs import RunRecord, is_run, read_record
+from raml_trl.runtime.runs import RunRecord, find_record
 from raml_trl.sampling.loading import shown_name
 from raml_trl.training.evaluation import Evaluation
 from raml_trl.training.publishing import RevisionPusher, revision
@@ -133,7 +133,7 @@ class HubTrainer(Trainer):
     @property
     def _record(self) -> RunRecord | None:
         """The contents of `run.json`; None if the trainer was not started by a command."""
-        return read_record(self._directory) if is_run(str(self._directory)) else None
+        return find_record(self._directory)
 
     @property
     def _settings(self) -> Settings:

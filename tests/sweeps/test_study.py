@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.runs import is_complete, open_run, require_complete
 from raml_trl.sweeps.study import draw_trials, open_study
 from tests.sweeps.examples import sweep_of
 
@@ -73,6 +74,29 @@ def test_a_longer_random_list_extends_the_shorter(tmp_path: Path) -> None:
     assert [draw_trials(sweep, count, 3) for count in (1, 17, 40)] == [trials[:1], trials[:17], trials]
     first, longer = (list(open_study(tmp_path, sweep, count, 3).trials.values()) for count in (17, 40))
     assert (first, longer) == (trials[:17], trials)
+
+
+def test_a_trial_that_fails_early_may_delete_its_record_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(tmp_path, sweep_of(tmp_path), None, 0)
+    [name] = study.trials
+    directory, is_file = study.run_directory(name), Path.is_file
+
+    def fails_after_the_look(path: Path) -> bool:
+        found = is_file(path)
+        path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", fails_after_the_look)
+    for read, expected in (
+        (lambda: study.results()[0].seconds, None),
+        (lambda: is_complete(directory), False),
+        (lambda: require_complete(str(directory)), None),
+    ):
+        open_run(directory, "toy", {})
+        assert read() is expected
+        assert not directory.joinpath("run.json").exists()
 
 
 def test_random_search_draws_no_trial_twice(tmp_path: Path) -> None:

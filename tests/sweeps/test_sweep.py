@@ -15,6 +15,7 @@ import yaml
 
 from raml_trl import sweep
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.locks import locked
 from raml_trl.runtime.runs import is_complete, open_run
 from raml_trl.sweep import SweepConfig
 from raml_trl.sweeps.agents import Agents
@@ -376,6 +377,21 @@ def test_a_trial_that_another_agent_has_ended_is_left_alone(tmp_path: Path) -> N
     study.save_metric(name, 1.0)  # as if by another agent, after this agent listed the unfinished trials
     with agents._claimed(name) as log:
         assert log is None
+
+
+@pytest.mark.children
+def test_a_trial_that_another_agent_started_at_the_same_time_has_not_failed(tmp_path: Path) -> None:
+    """Two agents can claim a trial if `flock` works on each machine alone. The run of one of them is refused."""
+    study = open_study(tmp_path, sweep_of(tmp_path, command=["sh", "-c", "exit 2"]), None, 0)
+    [name] = study.trials
+    agents = Agents(study)
+    with agents._claimed(name) as log:
+        assert log is not None
+        with locked(study.run_directory(name), "refuse"):
+            agents._run(name, log, None)
+        assert study.unfinished() == [name]
+        agents._run(name, log, None)
+    assert [result.reason for result in study.results()] == ["exit code 2"]
 
 
 @pytest.mark.children
