@@ -172,8 +172,8 @@ def draw_trajectory(
         question: the question.
         rng: the generator.
         exit_probability: the probability to skip to the answer, before each step.
-        from_end: take the operands from the end of the question to its beginning. Otherwise they have any order, and
-            the two sums alternate in any order.
+        from_end: take the operands from the end of the question to its beginning. Otherwise their order is random, and
+            the steps of the sums `a` and `b` are mixed at random.
     """
     steps = "".join(_steps(question, rng, exit_probability, from_end=from_end))
     return f"<think>{steps}</think>\\boxed{{{question.answer}}}"

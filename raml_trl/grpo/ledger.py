@@ -55,13 +55,14 @@ class Ledger:
 
     @contextmanager
     def phase(self, name: str, *, training: bool = False) -> Iterator[None]:
-        """Charge the time of the `with` block to the phase `name`, or to none if the model is not training.
+        """Charge the time of the `with` block to the phase `name`.
 
-        An inner phase pauses the outer phase.
+        If the model is not in training mode when the block begins, the time is charged to no phase, unless `training`
+        is true. An inner phase pauses the outer phase.
 
         Args:
             name: one of `PHASES`.
-            training: whether to charge the time also if the model is not yet in training mode when the block begins.
+            training: whether the block belongs to training although the model may not be in training mode yet.
         """
         self.enter(name if training or self.training() else None)
         try:

@@ -187,7 +187,7 @@ def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> S
 
 
 def has_trials(directory: Path) -> bool:
-    """Return whether the settings of the trials of the sweep in `directory` have been chosen."""
+    """Return whether `directory` has the list of the trials of a sweep, that is, whether the sweep has been started."""
     return (directory / _TRIALS).is_file()
 
 

@@ -144,9 +144,10 @@ class Band:
 
 
 def descent(values: Floats) -> Descent | None:
-    """Measure how the loss L of the answer changes over a stretch of a curve.
+    """Return the slope of the loss L over a stretch of a curve, its change at the end, and its mean change.
 
-    `values` `(N,)` are L along the stretch. The result is None if there are fewer than two values.
+    Changes are relative to L at the start. `values` `(N,)` are L along the stretch. The result is None if there are
+    fewer than two values.
     """
     if len(values) < 2:
         return None

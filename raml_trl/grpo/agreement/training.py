@@ -52,7 +52,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Workshop:
-    """A directory for the outputs of trainings, and the model that every training starts from."""
+    """What all trainings of the comparison share: a directory for their outputs, and the model from which they start."""
 
     directory: Path
     model: LlamaForCausalLM
