@@ -52,7 +52,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What all trainings of the comparison share: a directory for their outputs, and the model from which they start."""
+    """What all trainings of the comparison share: a directory for their outputs, and the model they start from."""
 
     directory: Path
     model: LlamaForCausalLM
