@@ -34,6 +34,7 @@ from raml_trl.hub.model_card import add_results
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import remove_partials, write_json
+from raml_trl.runtime.locks import locked
 from raml_trl.runtime.runs import Run, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
 from raml_trl.sampling.config import EvaluateConfig
@@ -132,13 +133,14 @@ def evaluate_model(config: EvaluateConfig, record: Run) -> None:
     write_json(record.directory / "metrics.json", results)
     model = Path(config.model_name_or_path)
     if config.update_card and model.is_dir():
-        add_results(
-            model,
-            dataset=shown_name(config.dataset_name),
-            split=config.dataset_split,
-            metrics=results["metrics"],
-            samples=np.unique(results["samples_per_question"]).tolist(),
-        )
+        with locked(model, "wait"):  # another evaluation may be updating the card
+            add_results(
+                model,
+                dataset=shown_name(config.dataset_name),
+                split=config.dataset_split,
+                metrics=results["metrics"],
+                samples=np.unique(results["samples_per_question"]).tolist(),
+            )
     report(
         config.report_to,
         project=config.project,

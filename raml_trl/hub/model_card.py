@@ -134,7 +134,8 @@ def add_results(
 ) -> None:
     """Write evaluation results into the metadata and the text of the card of a model.
 
-    They replace earlier results on the same dataset and split.
+    They replace earlier results on the same dataset and split. The caller must hold the lock of the directory, so that
+    no other process changes the card at the same time.
 
     Args:
         model: the directory of the model.

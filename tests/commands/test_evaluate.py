@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import threading
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
@@ -23,8 +24,10 @@ from raml_trl.evaluate import main
 from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.evaluation.voting import Votes
+from raml_trl.hub import model_card
 from raml_trl.hub.model_card import add_results
 from raml_trl.report import ReportConfig
+from raml_trl.runtime import locks
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, write_rows
 from raml_trl.runtime.runs import open_run
@@ -372,6 +375,35 @@ def test_several_models_in_one_call(data: str, tmp_path: Path) -> None:
     for name in ("tiny", "other"):
         assert json.loads((tmp_path / "out" / name / "run.json").read_text())["status"] == "complete"
         assert (tmp_path / "out" / name / "samples.parquet").is_file()
+
+
+def test_two_evaluations_may_update_a_card_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"question_id": "0", "sample": sample, "text": "", "correct": False, "formatted": False, "outcome": "no_answer"}
+        | {"vote": None, "num_tokens": 1, "finished": True}
+        for sample in range(2)
+    ]
+    write_rows(tmp_path / "samples.parquet", rows, SCHEMAS[SAMPLES])
+    (tmp_path / "model").mkdir()
+    settings: dict[str, Any] = {"from_samples": str(tmp_path / "samples.parquet"), "k": [1], "num_samples": 2}
+    settings |= {"model_name_or_path": str(tmp_path / "model"), "update_card": True}
+    other = threading.Thread(target=evaluate, args=(tmp_path / "b",), kwargs={**settings, "dataset_name": "b"})
+    write_card, other_waits_or_has_written = model_card.write_card, threading.Event()
+
+    def write(path: Path, text: str) -> None:
+        if threading.current_thread() is not other:  # the first evaluation has read the card, but not yet written it
+            other.start()
+            assert other_waits_or_has_written.wait(60)
+        write_card(path, text)
+        other_waits_or_has_written.set()
+
+    monkeypatch.setattr(model_card, "write_card", write)
+    monkeypatch.setattr(locks.logger, "info", lambda *_: other_waits_or_has_written.set())
+    evaluate(tmp_path / "a", **settings, dataset_name="a")
+    other.join(60)
+    results = ModelCard.load(tmp_path / "model" / "README.md").data.eval_results
+    assert [result.dataset_name for result in results] == ["a", "b"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["README.md"]
 
 
 def test_results_are_written_into_the_card(tmp_path: Path) -> None:
