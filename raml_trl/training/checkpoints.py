@@ -178,9 +178,14 @@ class ResumableTrainer(Trainer):
             if self.is_world_process_zero():
                 write_manifest(checkpoint, names)
             self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        if self.args.should_save and not self._keeps_checkpoints:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(directory), limit, best_model_checkpoint=best, use_mtime=True)
+
+    @property
+    def _keeps_checkpoints(self) -> bool:
+        """Whether checkpoints beyond `save_total_limit` must stay until the next checkpoint is saved."""
+        return False
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

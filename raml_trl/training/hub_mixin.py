@@ -18,6 +18,7 @@ from raml_trl.data.tables import DatasetReference
 from raml_trl.hub.card_parts import CARD, reproduction, version
 from raml_trl.hub.client import insist
 from raml_trl.hub.model_card import Prompt, TrainingFacts, add_results, complete_card, is_text, last_metrics
+from raml_trl.runtime.disks import named_faults
 from raml_trl.runtime.files import Settings
 from raml_trl.runtime.runs import RunRecord, find_record
 from raml_trl.sampling.loading import shown_name
@@ -31,6 +32,7 @@ class HubTrainer(Trainer):
     """Completes the model cards that TRL writes, and retries or logs pushes that fail."""
 
     sampled_evaluation: Evaluation | None
+    _checkpoint_to_push: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._version = version()  # now, because the checkout may change during training
@@ -65,12 +67,24 @@ class HubTrainer(Trainer):
         init = super().init_hf_repo
         insist(lambda: init(*args, **kwargs), f"model {self.args.hub_model_id or self._directory.name}")
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        # RaML: transformers would start the push before all processes have written their files.
+        if self._checkpoint_to_push is not None:
+            before = self._push_jobs
+            with named_faults(self._directory, RuntimeError):
+                super()._push_from_checkpoint(self._checkpoint_to_push)
+            self._checkpoint_to_push = None
+            for job in self._push_jobs:
+                if job not in before:
+                    job.add_done_callback(_log_failure)  # RaML: log failures, which transformers ignores
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        before = self._push_jobs
-        super()._push_from_checkpoint(checkpoint_folder)
-        for job in self._push_jobs:
-            if job not in before:
-                job.add_done_callback(_log_failure)  # RaML: log failures, which transformers ignores
+        self._checkpoint_to_push = checkpoint_folder  # see `_save_checkpoint`
+
+    @property
+    def _keeps_checkpoints(self) -> bool:
+        return any(not job.done() for job in self._push_jobs)  # one of them may be sent to the Hub
 
     @property
     def _push_jobs(self) -> list[Future[object]]:

@@ -1,14 +1,19 @@
 """An incomplete checkpoint is detected, whichever file is truncated or missing."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
+from transformers import Trainer
 
-from raml_trl.training.checkpoints import read_progress, summarize_run, write_progress
+from raml_trl.training.checkpoints import ResumableTrainer, read_progress, summarize_run, write_progress
 from raml_trl.training.completeness import Fault, choose_checkpoint, find_fault
+from raml_trl.training.hub_mixin import HubTrainer
 
 
 def test_the_summary_of_a_resumed_run_describes_the_whole_run() -> None:
@@ -74,3 +79,43 @@ def test_progress_of_another_launch_is_not_used(tmp_path: Path, caplog: pytest.L
     assert "a launch of 2 processes, not 4" in caplog.text
     assert read_progress(path, 3, 4) is None
     assert "progress_3.pt is missing" in caplog.text
+
+
+class Saving(Trainer):
+    """Saves and pushes checkpoints in the order of transformers, but pushes to a list."""
+
+    def __init__(self, directory: Path) -> None:
+        self.args = SimpleNamespace(output_dir=str(directory), save_total_limit=1, should_save=True, process_index=0)
+        self.state = SimpleNamespace(global_step=0, best_model_checkpoint=None)
+        self.accelerator, self.hp_search_backend = PartialState(), None
+        self.hub_model_id, self.push_in_progress = "user/model", SimpleNamespace(jobs=[])
+        self.pushed: list[tuple[str, bool]] = []
+
+    def _save_checkpoint(self) -> None:
+        checkpoint = make_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        self._push_from_checkpoint(str(checkpoint))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.pushed.append((Path(checkpoint_folder).name, (Path(checkpoint_folder) / "manifest.json").is_file()))
+        self.push_in_progress.jobs.append(Future())
+
+
+class PushingTrainer(HubTrainer, ResumableTrainer, Saving):
+    def __init__(self, directory: Path) -> None:
+        Saving.__init__(self, directory)
+
+    def save(self, step: int) -> list[str]:
+        self.state.global_step = step
+        self._save_checkpoint()
+        return sorted(path.name for path in Path(self.args.output_dir).iterdir())
+
+
+def test_a_checkpoint_is_pushed_when_it_is_complete_and_kept_until_it_is_sent(tmp_path: Path) -> None:
+    trainer = PushingTrainer(tmp_path)
+    assert trainer.save(1) == ["checkpoint-1"]
+    assert trainer.pushed == [("checkpoint-1", True)]
+    assert trainer.save(2) == ["checkpoint-1", "checkpoint-2"]  # checkpoint-1 is being sent
+    for job in trainer.push_in_progress.jobs:
+        job.set_result(None)
+    assert trainer.save(3) == ["checkpoint-3"]
+    assert [name for name, _ in trainer.pushed] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
