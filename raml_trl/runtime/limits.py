@@ -144,12 +144,13 @@ class Matching:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or false."""
+    """True or false, or only one of `values`."""
 
     allowed: str = "true or false"
+    values: tuple[bool, ...] = (True, False)
 
     def allows(self, value: object) -> bool:
-        return isinstance(value, bool)
+        return isinstance(value, bool) and value in self.values
 
 
 @dataclass(frozen=True)

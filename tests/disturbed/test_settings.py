@@ -516,6 +516,11 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     ),
     "no adapter to merge": ("train_grpo", {"starting_adapter": "merge"}, "is no adapter: leave starting_adapter out"),
     "zero steps": ("train_grpo", {"max_steps": 0}, "max_steps must be -1 or a whole number from 1"),
+    "checkpoints of each machine": (
+        "train_sft",
+        {"save_on_each_node": "true"},
+        "save_on_each_node must be false, because the processes of all machines share output_dir, got True: ",
+    ),
     "no directory": ("train_grpo", {"output_dir": ""}, "output_dir is missing"),
 }
 
