@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 
 from raml_trl.grpo.reference_model import ReferenceResuming
@@ -33,11 +33,11 @@ class BufferResuming(ReferenceResuming):
     def _progress(self) -> Progress:
         # RaML: the part of this process's state that TRL keeps in memory only.
         between_generations = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
-        return super()._progress() | {
-            "step": self._step,
-            "buffered": None if between_generations else _storable(self._buffered_inputs),
-            **self._pending_completions(),
-        }
+        buffered = None if between_generations else _storable(self._buffered_inputs)
+        # A process without buffered rollouts would generate alone after a resume, and wait for the others.
+        if not all(gather_object([buffered is not None])):
+            buffered = None
+        return super()._progress() | {"step": self._step, "buffered": buffered, **self._pending_completions()}
 
     def _restore_progress(self, progress: Progress) -> None:
         super()._restore_progress(progress)

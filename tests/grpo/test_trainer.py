@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOConfig
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
+from raml_trl.grpo import resuming
 from raml_trl.grpo.step_metrics import _warn_unreadable
 from raml_trl.grpo.trainer import SubsetGRPOTrainer as Trainer
 from raml_trl.runtime.errors import InputError
@@ -39,6 +40,21 @@ def test_only_the_selected_rows_are_forwarded(model_dir: str, tmp_path: Path) ->
         selected = masked["tool_mask"].bool().any(dim=1)
         assert torch.equal(masked["advantages"][selected], dropped["advantages"])
         assert torch.equal(masked["num_items_in_batch"], dropped["num_items_in_batch"])
+
+
+def test_all_processes_save_their_rollouts_or_none_does(
+    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that resumes without rollouts generates new ones, in which all processes must take part."""
+    settings = {"per_device_train_batch_size": 8, "steps_per_generation": 2, "rollout_func": fixed_rollouts}
+    trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2, **settings)
+    buffered(trainer)
+    trainer._step = 1  # in the middle of the generation
+    trainer._tr_loss, trainer._globalstep_last_logged, trainer._total_loss_scalar = torch.zeros(()), 0, 0.0
+    assert len(trainer._progress()["buffered"]) == 2
+    # A user's subclass has put an object into the batch, but only of another process.
+    monkeypatch.setattr(resuming, "gather_object", lambda mine: [*mine, False])
+    assert trainer._progress()["buffered"] is None
 
 
 def test_the_trained_rows_are_those_logged_as_selected(model_dir: str, tmp_path: Path) -> None:
