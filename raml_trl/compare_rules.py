@@ -36,7 +36,7 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.limits import PATH, PROCESSES, Limits, check_settings
 from raml_trl.runtime.recipes import find_recipe
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.engine import SamplingSettings
 from raml_trl.sampling.loading import check_model
 from raml_trl.sweeps.rule_results import (
@@ -71,6 +71,12 @@ class CompareRulesConfig:
 def main(config: CompareRulesConfig, record: Run) -> None:
     """Tune and compare the arms, write the results, and print the tables."""
     started = time.monotonic()
+    processes = process_share()[1]
+    if processes > 1:
+        raise InputError(
+            f"compare_rules was launched in {processes} processes: start it with `python -m`, and set workers to the "
+            "number of processes that train at a time"
+        )
     rules = read_rules(find_recipe(config.rules))
     check_runs(rules)
     try:

@@ -132,6 +132,16 @@ def test_rules_that_cannot_run_are_refused(
     assert not curves(tmp_path / "out")
 
 
+def test_a_launch_of_several_processes_is_refused(
+    rules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first process would train, and would wait for the others."""
+    monkeypatch.setattr(compare_rules, "complete", lambda *_: pytest.fail("training has begun"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="launched in 2 processes: start it with `python -m`"):
+        compare(rules_file, tmp_path / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.children
 def test_killed_workers_end_and_the_same_command_completes(rules_file: Path, tmp_path: Path) -> None:
