@@ -158,4 +158,4 @@ class HubTrainer(Trainer):
 
 def _log_failure(job: Future[object]) -> None:
     if job.exception() is not None:
-        logger.warning("a push during training failed (%s); the push at the end sends its files", job.exception())
+        logger.warning("a push during training failed (%s); the push at the end sends the model", job.exception())
