@@ -33,9 +33,9 @@ from raml_trl.hub.completion_card import SAMPLES_FILE, samples_card
 from raml_trl.hub.model_card import add_results
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import remove_partials, write_json
+from raml_trl.runtime.files import write_json
 from raml_trl.runtime.locks import locked
-from raml_trl.runtime.runs import Run, is_complete, is_first_process, open_run
+from raml_trl.runtime.runs import UNFINISHED, Run, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
 from raml_trl.sampling.config import EvaluateConfig
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer, open_engine, shown_name
@@ -43,8 +43,6 @@ from raml_trl.sampling.preview import preview_sampling
 from raml_trl.sampling.sharded import Sample, sample_shards
 
 logger = logging.getLogger(__name__)
-
-_UNFINISHED = "other processes still have shards to sample; the last of them completes the run"
 
 
 def main(config: EvaluateConfig, record: Run) -> None:
@@ -105,28 +103,43 @@ def evaluate_models(config: EvaluateConfig, record: Run) -> None:
                 model_record.discard()
                 raise
     if not all(is_complete(directory) for directory in directories.values()):
-        logger.info(_UNFINISHED)
+        logger.info(UNFINISHED)
         return
-    runs = {name: read_samples(directory / SAMPLES_FILE) for name, directory in directories.items()}
-    compared = compare_runs(runs, config.k, config.seed)
-    write_comparison(record.directory, compared)
-    record.writes = True  # this process finished last, whatever its rank
-    record.finish(time.monotonic() - started, compared)
-    logger.info("%s", comparison_table(compared))
+    with record.completing() as chosen:
+        if chosen:
+            runs = {name: read_samples(directory / SAMPLES_FILE) for name, directory in directories.items()}
+            compared = compare_runs(runs, config.k, config.seed)
+            write_comparison(record.directory, compared)
+            record.finish(time.monotonic() - started, compared)
+            logger.info("%s", comparison_table(compared))
+        else:
+            logger.info(UNFINISHED)
 
 
 def evaluate_model(config: EvaluateConfig, record: Run) -> None:
-    """Sample and grade completions of one model, compute the metrics, and write and report the metrics."""
+    """Sample and grade completions of one model, and complete the run if no shard is missing any more."""
     started = time.monotonic()
-    shards: list[Path] = []
+    shards = [] if config.from_samples is not None else draw_shards(config)
+    if shards is None:
+        logger.info(UNFINISHED)
+        return
+    with record.completing() as chosen:
+        if chosen:
+            close_run(config, record, shards, started)
+        else:
+            logger.info(UNFINISHED)
+
+
+def close_run(config: EvaluateConfig, record: Run, shards: Sequence[Path], started: float) -> None:
+    """Merge the shards, compute the metrics, write and report them, and mark the run complete.
+
+    `shards` are the files of all shards, and empty with `from_samples`. `started` is the time at which this process
+    began the run.
+    """
     if config.from_samples is not None:
         source = Path(config.from_samples)
     else:
-        complete = draw_shards(config)
-        if complete is None:
-            logger.info(_UNFINISHED)
-            return
-        shards, source = complete, record.directory / SAMPLES_FILE
+        source = record.directory / SAMPLES_FILE
         merge_shards(shards, source, SAMPLES)
     rng = np.random.default_rng(config.seed)
     results = sample_metrics(source, config.k, rng, thresholds=config.g_pass_thresholds)
@@ -149,11 +162,9 @@ def evaluate_model(config: EvaluateConfig, record: Run) -> None:
         settings={name: value for name, value in asdict(config).items() if name not in ("api_key_variable",)},
         metrics={name: value["mean"] for name, value in results["metrics"].items()},
     )
-    record.writes = True  # this process finished last, whatever its rank
     record.finish(time.monotonic() - started, results)
     for path in shards:
         path.unlink()
-    remove_partials(record.directory)
     for name, value in results["metrics"].items():
         logger.info("%-12s %.3f [%.3f, %.3f]", name, value["mean"], value["low"], value["high"])
 

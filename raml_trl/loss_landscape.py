@@ -22,7 +22,7 @@ from raml_trl.analysis.config import LossLandscapeConfig
 from raml_trl.analysis.landscape.experiment import run_experiment
 from raml_trl.analysis.landscape.results import format_number
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import UNFINISHED, Run
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def main(config: LossLandscapeConfig, record: Run) -> None:
     """Measure the rows of the grid that belong to this process; the last process to finish completes the run."""
     summary = run_experiment(config, record, time.monotonic)
     if summary is None:
+        logger.info(UNFINISHED)
         return
     for name, value in summary.numbers.items():
         logger.info("%-26s %s", name, format_number(value))

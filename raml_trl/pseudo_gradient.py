@@ -19,7 +19,7 @@ import time
 from raml_trl.analysis.config import PseudoGradientConfig
 from raml_trl.analysis.descent.experiment import run_experiment
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.runs import Run
+from raml_trl.runtime.runs import UNFINISHED, Run
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def main(config: PseudoGradientConfig, record: Run) -> None:
     """Measure the curves of the questions of this process. The last process to finish writes the results of the run."""
     if run_experiment(config, record, time.monotonic) is None:
-        logger.info("other processes are still at work; the last of them completes the run")
+        logger.info(UNFINISHED)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from raml_trl.hub.card_parts import CARD, NO_REPO, write_card
 from raml_trl.hub.client import check_hub_access, push_dataset
 from raml_trl.hub.trajectory_card import SHARDS, Counts, trajectories_card
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.files import remove_partials
-from raml_trl.runtime.runs import Run, is_first_process
+from raml_trl.runtime.runs import UNFINISHED, Run, is_first_process
 from raml_trl.sampling.config import SampleTrajectoriesConfig
 from raml_trl.sampling.loading import check_model, shown_name
 from raml_trl.sampling.preview import preview_sampling
@@ -50,9 +49,13 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
         trajectory_rows(shown_name(config.model_name_or_path)),
     )
     if paths is None:
-        logger.info("other processes are still making shards; the last of them completes the run")
-    else:
-        close_run(config, record, paths, time.monotonic() - started)
+        logger.info(UNFINISHED)
+        return
+    with record.completing() as chosen:
+        if chosen:
+            close_run(config, record, paths, time.monotonic() - started)
+        else:
+            logger.info(UNFINISHED)
 
 
 def preview(config: SampleTrajectoriesConfig) -> dict[str, str]:
@@ -90,8 +93,6 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
         **notes,
         "shards": len(paths),
     }
-    remove_partials(record.directory)
-    record.writes = True  # this process finished last, whatever its rank
     record.finish(seconds, results)
     logger.info("%s: %s", record.directory, results)
 

@@ -12,7 +12,7 @@ introduces the answer) is appended, and the answer is decoded greedily.
   complete trajectories, all with intervals over questions; `frontier.svg` and `page.html` show these numbers;
 - `data_METHOD`, for each method: the shortened trajectories whose answer is still correct, a dataset for `train_sft`.
 
-A killed run resumes with the questions that are not done yet.
+A killed run resumes with the questions that are not done yet. Only the first process of a launch works.
 
 The reference method `none` keeps all thinking, and its answers are decoded in the same way. Methods therefore differ
 only in the thinking that they keep. `curve` and `drop_sentence` use the reference answer. They show how short a
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 def main(config: TrajectoryPruningConfig, record: Run) -> None:
     """Shorten the trajectories, compare the methods, and write datasets to train on."""
     methods = run_experiment(config, record, time.monotonic)
-    if methods is None:
-        logger.info("other processes are still sampling trajectories")
-        return
     logger.info("%s", methods_table(methods))
 
 

@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
 from raml_trl.sampling.loading import shown_name
-from raml_trl.sampling.sharded import sample_shards, trajectory_rows
+from raml_trl.sampling.sharded import sample_share, trajectory_rows
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +83,22 @@ class TrajectoryTokens:
         return bisect_left(self.ends, character) + 1 if character else 0
 
 
-def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task] | None:
+def read_or_sample(
+    config: AnalysisArguments, *, opening: str = "", share: tuple[int, int] = (0, 1)
+) -> list[list[Task]]:
     """Return the first `num_questions` questions, each with its first `num_trajectories` trajectories.
 
     Trajectories are read from the dataset. If the dataset has none, they are sampled and graded. Sampled trajectories
-    are kept in `output_dir` as shards, so a killed run resumes. The processes of `accelerate launch` divide the shards
-    among themselves.
+    are kept in `output_dir` as shards, so a killed run resumes.
 
     Args:
         config: names the dataset, and has the settings for sampling.
         opening: text that every trajectory starts with. If given, trajectories are always sampled.
+        share: the rank of this process and the number of processes N that divide the questions among themselves.
 
     Returns:
-        The questions, or None if other processes are still sampling.
+        The questions in chunks of `questions_per_shard`. Those of this process are the chunks rank, rank + N, ... The
+        other chunks are empty if trajectories are sampled, so that no process waits for another.
 
     Raises:
         InputError: if the data cannot be read, or only some of the questions have trajectories.
@@ -104,23 +108,32 @@ def read_or_sample(config: AnalysisArguments, *, opening: str = "") -> list[Task
     counts = [len(task.trajectories) for task in tasks]
     if opening or not any(counts):
         logger.info("sampling %d trajectories for every question of %s", config.num_trajectories, table.name)
-        paths = sample_shards(
+        paths = sample_share(
             config,
             lambda: islice(stream_questions(table), config.num_questions),
             config.num_trajectories,
             TRAJECTORIES,
             trajectory_rows(shown_name(config.model_name_or_path)),
+            share=share,
             opening=opening,
         )
-        if paths is None:
-            return None
-        tasks = list(stream_tasks(DataTable(config.output_dir, partial(read_shards, paths), "", checked=True)))
-    elif not all(counts):
+        rank, num_processes = share
+        own = [path if number % num_processes == rank else None for number, path in enumerate(paths)]
+        chunks = [[] if path is None else _read_shard(path) for path in own]
+    elif all(counts):
+        size = config.questions_per_shard
+        chunks = [tasks[first : first + size] for first in range(0, len(tasks), size)]
+    else:
         lacking = [task.question.id for task in tasks if not task.trajectories]
         raise InputError(
             f"{table.name}: {len(lacking)} questions have no trajectory, first {lacking[0]}: remove these questions"
         )
-    return [replace(task, trajectories=task.trajectories[: config.num_trajectories]) for task in tasks]
+    taken = config.num_trajectories
+    return [[replace(task, trajectories=task.trajectories[:taken]) for task in chunk] for chunk in chunks]
+
+
+def _read_shard(path: Path) -> list[Task]:
+    return list(stream_tasks(DataTable(str(path), partial(read_shards, [path]), "", checked=True)))
 
 
 def tokenise(

@@ -25,7 +25,7 @@ from raml_trl.grading.references import KINDS, UnreadableKind
 from raml_trl.prompts import lay_out
 from raml_trl.render.tables import escape_markdown, markdown_table
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import remove_partials, whole_file
+from raml_trl.runtime.files import whole_file
 
 
 @dataclass
@@ -72,7 +72,6 @@ def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[
     """
     tasks, kind = _generate_arithmetic(config) if config.is_generated else _read_table(config)
     screen, counts = _open_screen(config, count_tokens), Counts()
-    remove_partials(directory)
     with whole_file(directory / "rejects.jsonl") as partial, partial.open("w", encoding="utf-8") as rejects:
 
         def reject(row: int, reason: str, content: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file
+from raml_trl.runtime.runs import is_complete, require_directory
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +157,51 @@ def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
 
 def is_complete_shard(path: Path) -> bool:
     """Return whether a shard exists and is readable. A damaged shard is logged as a warning."""
-    if not path.exists():
-        return False
     try:
         pq.read_metadata(path)
+    except FileNotFoundError:
+        return False
     except (pa.ArrowInvalid, OSError) as error:
         logger.warning("%s is damaged (%s) and will be written again", path, " ".join(str(error).split()))
         return False
     return True
+
+
+def missing_shards(own: Sequence[Path]) -> list[Path]:
+    """Return those of the shards of this process that it has to make, because they are missing or damaged.
+
+    The shards may be Parquet files of any kind, in the directory of a run. If another process has completed the run,
+    this process has to make none: the other process removes the shards.
+    """
+    missing = [path for path in own if not is_complete_shard(path)]
+    return [] if missing and is_complete(missing[0].parent) else missing
+
+
+def require_shards(own: Sequence[Path]) -> None:
+    """Refuse to go on if a shard that this process has made is missing or damaged.
+
+    Raises:
+        InputError: if one is, unless another process has completed the run.
+    """
+    for path in missing_shards(own):
+        require_directory(path.parent)
+        raise InputError(f"{path} was deleted or damaged during the run: run the same command again")
+
+
+def all_written(paths: Sequence[Path], own: Sequence[Path]) -> bool:
+    """Return whether the shards of all processes of a launch are complete.
+
+    Args:
+        paths: the shards of all processes.
+        own: the shards of this process, which it has made.
+
+    Raises:
+        InputError: as `require_shards`.
+    """
+    if all(map(is_complete_shard, paths)):
+        return True
+    require_shards(own)
+    return False
 
 
 def _count_characters(value: object) -> int:

@@ -6,6 +6,7 @@ repeat a call from its start after a transient failure, and the user can run the
 
 import logging
 import re
+import stat
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import TimeoutError as CallTimeout
@@ -132,7 +133,7 @@ def push_folder(
     Raises:
         InputError: if the push fails.
     """
-    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    size = sum(map(_file_size, directory.rglob("*")))
     # huggingface_hub 2 has no upload_large_folder: its upload_folder commits many files in batches and continues an
     # interrupted upload.
     insist(
@@ -149,6 +150,15 @@ def push_folder(
         f"{repo_type} {repo_id}",
         seconds=10 * ANSWER_SECONDS + size / _BYTES_PER_SECOND,
     )
+
+
+def _file_size(path: Path) -> int:
+    """Return the number of bytes of a file; 0 for a directory, and for a lock that was deleted in the meantime."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def insist(call: Callable[[], T], name: str, *, seconds: float = ANSWER_SECONDS) -> T:

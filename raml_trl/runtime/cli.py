@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -190,10 +190,9 @@ def _no_empty_parents(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for parent in made:
-            if not parent.is_dir() or any(parent.iterdir()):
-                break
-            parent.rmdir()
+        with suppress(OSError):  # files are left, or another process has removed the parent first
+            for parent in made:
+                parent.rmdir()
 
 
 class _PlainFormatter(logging.Formatter):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     After an error, `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         os.replace(partial, path)
@@ -38,16 +39,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def partial_path(path: Path) -> Path:
+    """Return a temporary path beside `path` that no other process uses.
+
+    The number of the process would not do: two containers that share a disk often have equal ones.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
 def is_partial(path: Path) -> bool:
-    """Return whether `path` is a temporary file of `whole_file`, left by a killed process."""
+    """Return whether `path` is a temporary file that is being written, or that a killed process has left."""
     return path.name.startswith(".") and path.name.endswith(".partial")
-
-
-def remove_partials(directory: Path) -> None:
-    """Delete the temporary files that killed processes left in `directory`. No other process may write to it."""
-    for path in directory.iterdir():
-        if is_partial(path):
-            path.unlink()
 
 
 def write_json(path: Path, value: object) -> None:

@@ -11,13 +11,13 @@ How long ago a file was touched is the difference of two times that the file sys
 machines may differ.
 
 In a launch, the first process holds the lock of the run, and every other process holds a file of its own beside it. The
-run is locked until the last of them has ended.
+run is locked until the last of them has ended. The process that completes the run holds one more file, so that only one
+process does it.
 """
 
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import partial_path
 from raml_trl.runtime.processes import Process, has_ended, launch_name, this_process
 
 logger = logging.getLogger(__name__)
@@ -41,14 +42,20 @@ EXPIRY_SECONDS = 300.0
 _LOCK = "_run.lock"  # transformers pushes no file of this directory whose name starts with "_"
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 30.0  # for the launcher to end a process whose first process is refused
+_WRITING_SECONDS = 5.0  # for a process to write its lock, on a disk without hard links
+_VANISHED = 20  # how often in a row a directory may vanish before it is locked
+
+Role = int | Literal["finish"]
+"""What a process holds a lock for: its rank in the launch, or `finish` for the completion of the run."""
 
 
 class Holder(TypedDict):
     """The content of a lock file."""
 
     process: Process
-    rank: int
+    rank: Role
     launch: str
+    """Name of the launch; empty if the process has not written its lock yet."""
 
 
 def is_lock(path: Path) -> bool:
@@ -56,8 +63,8 @@ def is_lock(path: Path) -> bool:
     return path.name.startswith(_LOCK)
 
 
-def lock_path(directory: Path, rank: int) -> Path:
-    """Return the lock file of the process with this rank."""
+def lock_path(directory: Path, rank: Role) -> Path:
+    """Return the lock file of the process with this rank, or of the process that completes the run."""
     return directory / (_LOCK if rank == 0 else f"{_LOCK}-{rank}")
 
 
@@ -115,6 +122,11 @@ class DirectoryLock:
                 "for longer than its lock lasts: let that process finish"
             )
 
+    def leads(self) -> bool:
+        """Return whether no process of the launch with a lower rank holds a lock on the directory."""
+        rank = self.holder["rank"]
+        return rank != "finish" and not any(holder_of(lock_path(self.directory, lower)) for lower in range(rank))
+
     def beat(self) -> None:
         """Touch the lock file regularly until `release` is called. A thread runs this method."""
         while not self._stopped.wait(self.heartbeat):
@@ -163,9 +175,9 @@ def locked(
     patience = _PATIENCE_SECONDS if rank > 0 else 0.0
     started, warned = clock(), False
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        while (other := _acquire(directory, mine, expiry)) is not None:
-            if when_locked == "refuse" and clock() - started >= patience:
+        while (other := _acquire_new(directory, mine, expiry)) is not None:
+            limit = patience if other["launch"] else max(patience, _WRITING_SECONDS)
+            if when_locked == "refuse" and clock() - started >= limit:
                 raise InputError(
                     f"output_dir {directory} is being written by {describe(other)}: wait for its end, set when_locked: "
                     "wait, or choose another directory"
@@ -176,12 +188,43 @@ def locked(
             sleep(_POLL_SECONDS)
     except OSError as error:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
-    lock = DirectoryLock(directory, mine, heartbeat)
+    with _held(DirectoryLock(directory, mine, heartbeat)) as lock:
+        yield lock
+
+
+@contextmanager
+def finishing(directory: Path) -> Iterator[bool]:
+    """Yield whether this process may complete the run in `directory`, because no other process is completing it.
+
+    If so, no other process may do it within the `with` block.
+    """
+    mine: Holder = {"process": this_process(), "rank": "finish", "launch": launch_name()}
+    if _acquire(directory, mine, EXPIRY_SECONDS) is not None:
+        yield False
+        return
+    with _held(DirectoryLock(directory, mine)):
+        yield True
+
+
+@contextmanager
+def _held(lock: DirectoryLock) -> Iterator[DirectoryLock]:
+    """Keep a lock that was just taken from expiring, and release it at the end."""
     threading.Thread(target=lock.beat, name="lock", daemon=True).start()
     try:
         yield lock
     finally:
         lock.release()
+
+
+def _acquire_new(directory: Path, mine: Holder, expiry: float, tries: int = _VANISHED) -> Holder | None:
+    """Create `directory` if it is missing, and take the lock of a process, as `_acquire` does."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return _acquire(directory, mine, expiry)
+    except FileNotFoundError:  # another process has ended, and has just deleted the empty directory
+        if tries == 1:
+            raise
+        return _acquire_new(directory, mine, expiry, tries - 1)
 
 
 def _acquire(directory: Path, mine: Holder, expiry: float) -> Holder | None:
@@ -209,16 +252,18 @@ def _create(path: Path, content: str) -> None:
     Raises:
         FileExistsError: if there is such a file.
     """
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as draft:
-        draft.write(content)
-        draft.flush()
-        Path(draft.name).chmod(0o644)  # other users of the directory may read it
+    draft = partial_path(path)
+    try:
+        draft.write_text(content, encoding="utf-8")
+        draft.chmod(0o644)  # other users of the directory may read it
         try:
-            os.link(draft.name, path)
+            os.link(draft, path)
         except FileExistsError:
             raise
         except OSError:  # the file system has no hard links
             _create_in_steps(path, content)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _create_in_steps(path: Path, content: str) -> None:
@@ -256,13 +301,17 @@ def _has_expired(path: Path, found: tuple[bytes, Holder], expiry: float) -> bool
 
 def _now(directory: Path) -> float:
     """Return the time of the file system, which may be that of another machine."""
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=".clock.", suffix=".partial") as file:
-        return os.fstat(file.fileno()).st_mtime
+    clock = partial_path(directory / "clock")
+    try:
+        with clock.open("x") as file:
+            return os.fstat(file.fileno()).st_mtime
+    finally:
+        clock.unlink(missing_ok=True)
 
 
 def _remove(path: Path, content: bytes) -> None:
     """Delete an expired lock, but not a lock that another process has taken in the meantime."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = partial_path(path)
     try:
         path.rename(aside)
     except FileNotFoundError:  # another process has deleted it

@@ -8,16 +8,18 @@ keeps two processes from writing to the run at the same time (see `locks`).
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, TypeGuard
 
 from raml_trl.runtime.errors import InputError, printable
 from raml_trl.runtime.files import Settings, is_partial, write_json
-from raml_trl.runtime.locks import DirectoryLock, is_lock
+from raml_trl.runtime.locks import DirectoryLock, finishing, is_lock
 
 RECORD = "run.json"
+UNFINISHED = "other processes are still at work; the last of them completes the run"
 
 # Settings that do not change the result of a run, such as those for logging, saving, pushing, servers and devices. They
 # are not recorded, so they may change when a run is resumed.
@@ -61,6 +63,8 @@ class Run:
     writes: bool = True
     lock: DirectoryLock | None = None
     """The lock that this process holds on the directory."""
+    leftovers: Sequence[Path] = ()
+    """The temporary files that were in the directory when the run was opened. `finish` deletes them."""
 
     @property
     def complete(self) -> bool:
@@ -86,19 +90,40 @@ class Run:
     def discard(self) -> None:
         """Delete `run.json` if the directory holds no other file, so that a failed command can be changed and repeated.
 
-        The empty directory is deleted as well: now or, if this process holds its lock, when the lock is released.
+        The empty directory is deleted as well: now or, if this process holds its lock, when the lock is released. In a
+        launch, the first process does this, and any later process that finds the processes before it ended.
         """
         files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
-        if self.writes and not self.complete and [path.name for path in files] == [RECORD]:
-            files[0].unlink()
+        last = self.lock is not None and self.lock.leads()
+        if (self.writes or last) and not self.complete and [path.name for path in files] == [RECORD]:
+            files[0].unlink(missing_ok=True)
             if self.lock is None:
-                self.directory.rmdir()
+                with suppress(OSError):  # another process has done it, or has begun the run again
+                    self.directory.rmdir()
+
+    @contextmanager
+    def completing(self) -> Iterator[bool]:
+        """Yield whether this process is to complete the run. Only one process of a launch is, and may `finish` it.
+
+        The others are not, because a process is completing the run, or has completed it.
+        """
+        with finishing(self.directory) as alone:
+            chosen = alone and not is_complete(self.directory)
+            self.writes = self.writes or chosen
+            yield chosen
 
     def finish(self, seconds: float, results: Mapping[str, object]) -> None:
-        """Mark the run as complete and write `run.json`. All other files of the run must be on disk already."""
+        """Mark the run as complete and write `run.json`. All other files of the run must be on disk already.
+
+        Temporary files that killed processes left in the directory before this start are deleted. Those of other
+        processes of the launch have other names.
+        """
         self.record["status"] = "complete"
         self.record["results"] = dict(results)
         self.save(seconds)
+        if self.writes:
+            for path in self.leftovers:
+                path.unlink(missing_ok=True)
 
 
 def find_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run | None:
@@ -138,6 +163,7 @@ def open_run(directory: Path, command: str, settings: Mapping[str, object], lock
         except OSError as error:
             raise InputError(f"output_dir {directory} cannot be written: {error.strerror}") from error
     run.lock = lock
+    run.leftovers = [path for path in directory.iterdir() if is_partial(path)]
     return run
 
 
@@ -232,26 +258,6 @@ def require_directory(directory: Path) -> None:
     """
     if not directory.is_dir():
         raise InputError(f"{directory} was deleted while the run wrote to it: run the same command again")
-
-
-def all_written(paths: Sequence[Path], own: Sequence[Path]) -> bool:
-    """Return whether all files exist that the processes of a launch write into the directory of their run.
-
-    Args:
-        paths: the files of all processes, in one directory.
-        own: the files of this process, which it has written.
-
-    Raises:
-        InputError: if a file of this process is missing, unless another process has completed the run. That process
-            removes the files.
-    """
-    if all(path.exists() for path in paths):
-        return True
-    lost = [path for path in own if not path.exists()]
-    if lost and not is_complete(lost[0].parent):
-        require_directory(lost[0].parent)
-        raise InputError(f"{lost[0]} was deleted while the run wrote to its directory: run the same command again")
-    return False
 
 
 def is_first_process() -> bool:

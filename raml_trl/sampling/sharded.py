@@ -17,12 +17,12 @@ from typing import TypedDict
 from tqdm import tqdm
 
 from raml_trl.data.records import Question, Task, Trajectory, task_row
-from raml_trl.data.shards import is_complete_shard, read_notes, shard_path, write_shard
+from raml_trl.data.shards import all_written, missing_shards, read_notes, require_shards, shard_path, write_shard
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import prompt_messages, with_opening
 from raml_trl.runtime.progress import progress_bar
-from raml_trl.runtime.runs import all_written, process_share, require_directory
+from raml_trl.runtime.runs import process_share, require_directory
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.engine import Completion, Engine, SamplingSettings
 from raml_trl.sampling.loading import open_engine
@@ -60,9 +60,29 @@ It may use the pool that graded the samples.
 
 
 def sample_shards(
-    config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows, *, opening: str = ""
+    config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows
 ) -> list[Path] | None:
-    """Sample, grade and write those missing shards that this process is responsible for.
+    """Sample, grade and write those missing shards that this process is responsible for, as `sample_share` does.
+
+    Returns:
+        The paths of all shards, or None if other processes have not finished their shards.
+    """
+    rank, num_processes = process_share()
+    paths = sample_share(config, questions, num_samples, kind, to_rows, share=(rank, num_processes))
+    return paths if all_written(paths, paths[rank::num_processes]) else None
+
+
+def sample_share(
+    config: SamplingArguments,
+    questions: Questions,
+    num_samples: int,
+    kind: str,
+    to_rows: Rows,
+    *,
+    share: tuple[int, int],
+    opening: str = "",
+) -> list[Path]:
+    """Sample, grade and write the missing shards of one process, and return the paths of all shards.
 
     Args:
         config: engine and sampling settings; the shards are written to its `output_dir`.
@@ -70,26 +90,25 @@ def sample_shards(
         num_samples: n, the number of samples per question.
         kind: kind of the shards, a key of `shards.SCHEMAS`.
         to_rows: converts samples into rows with the schema of `kind`.
+        share: the rank of the process and the number of processes N. It makes the shards rank, rank + N, ...
         opening: a text with which every sample begins and which the model continues.
 
-    Returns:
-        The paths of all shards, or None if other processes have not finished their shards.
-
     Raises:
-        InputError: if `output_dir` or a shard of this process is deleted during the run.
+        InputError: if `output_dir` or a shard of the process is deleted during the run.
     """
-    rank, num_processes = process_share()
-    paths, missing, total = [], {}, 0
-    for number, chunk in _chunks(questions, config.questions_per_shard):
-        paths.append(path := shard_path(Path(config.output_dir), kind, number))
-        if number % num_processes == rank and not is_complete_shard(path):
-            missing[number] = path
-            total += num_samples * len(chunk)
+    sizes = [len(chunk) for _, chunk in _chunks(questions, config.questions_per_shard)]
+    paths = [shard_path(Path(config.output_dir), kind, number) for number in range(len(sizes))]
+    rank, num_processes = share
+    own = paths[rank::num_processes]
+    lacking = set(missing_shards(own))
+    missing = {number: path for number, path in enumerate(paths) if path in lacking}
     if missing:
+        total = num_samples * sum(sizes[number] for number in missing)
         Path(config.output_dir).mkdir(exist_ok=True)  # one level: a subdirectory of a run's directory may be new
         with progress_bar(total, "sampling", "sample") as bar:
             _fill(config, questions, num_samples, missing, kind, to_rows, opening, bar)
-    return paths if all_written(paths, paths[rank::num_processes]) else None
+    require_shards(own)
+    return paths
 
 
 def draw_samples(

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +16,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from raml_trl import compare, report
+from raml_trl import evaluate as command
 from raml_trl.compare import CompareConfig
 from raml_trl.data.config import TableArguments
 from raml_trl.data.reading import open_data, stream_questions
 from raml_trl.data.records import Question, Task, task_row
-from raml_trl.data.shards import QUESTIONS, SAMPLES, SCHEMAS, write_shards
+from raml_trl.data.shards import QUESTIONS, SAMPLES, SCHEMAS, shard_path, write_shard, write_shards
 from raml_trl.evaluate import main
 from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import read_samples
@@ -29,8 +31,9 @@ from raml_trl.hub.model_card import add_results
 from raml_trl.report import ReportConfig
 from raml_trl.runtime import locks
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import read_rows, write_rows
+from raml_trl.runtime.files import read_rows, whole_file, write_rows
 from raml_trl.runtime.runs import open_run
+from raml_trl.sampling import sharded
 from raml_trl.sampling.config import EvaluateConfig
 from tests.helpers.openai_server import Answer, OpenAIServer, Request
 
@@ -125,6 +128,73 @@ def evaluate_part(directory: Path, **settings: Any) -> list[str]:
     """Evaluates as one of several processes. Returns the shards that exist afterwards."""
     assert evaluate(directory, **settings)["status"] == "running"
     return sorted(path.name for path in directory.glob("*.parquet"))
+
+
+@pytest.fixture
+def drawn(data: str, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """Makes a run whose shards are all there, and returns its directory and its settings. There is no server."""
+    directory = tmp_path / "out"
+    server = {"engine": "server", "server_url": "http://127.0.0.1:1/v1"}
+    settings = {"model_name_or_path": "tiny", "dataset_name": data, "num_graders": 1, **server}
+    open_run(directory, "evaluate", settings)
+    rest = {"text": "", "formatted": True, "vote": 0, "num_tokens": 1, "finished": True}
+    for shard, first in enumerate(range(0, NUM_QUESTIONS, 2)):
+        rows = [
+            {"question_id": str(question), "sample": sample, "correct": sample < 2, "outcome": "wrong", **rest}
+            for question in range(first, min(first + 2, NUM_QUESTIONS))
+            for sample in range(NUM_SAMPLES)
+        ]
+        write_shard(shard_path(directory, SAMPLES, shard), rows, SAMPLES, {})
+    return directory, settings
+
+
+def test_only_one_of_the_processes_that_find_all_shards_completes_the_run(
+    drawn: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process comes when the first computes the metrics, and a third is about to write a file."""
+    directory, settings = drawn
+    measured, seen = command.sample_metrics, []
+    with ExitStack() as third:
+
+        def meanwhile(*arguments: Any, **named: Any) -> Any:
+            if not seen:
+                third.enter_context(whole_file(directory / "other")).touch()
+                seen.append("first")
+                seen.append(evaluate(directory, **settings)["status"])
+            return measured(*arguments, **named)
+
+        monkeypatch.setattr(command, "sample_metrics", meanwhile)
+        assert evaluate(directory, **settings)["status"] == "complete"
+    assert seen == ["first", "running"]
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"run.json", "metrics.json", "samples.parquet", "other"}
+
+
+def test_a_process_that_comes_when_the_run_is_complete_draws_nothing(
+    drawn: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, settings = drawn
+    monkeypatch.delattr(sharded, "open_engine")
+    late = open_run(directory, "evaluate", settings)
+    evaluate(directory, **settings)
+    given = {"prompt_style": "boxed", "num_samples": NUM_SAMPLES, "k": [1, 2], "questions_per_shard": 2}
+    main(EvaluateConfig(output_dir=str(directory), **given, **settings), late)
+    assert {path.name for path in directory.iterdir()} == {"run.json", "metrics.json", "samples.parquet"}
+
+
+def test_a_damaged_shard_of_another_process_is_missing(
+    drawn: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that is responsible for the shard writes it again."""
+    directory, settings = drawn
+    shard = shard_path(directory, SAMPLES, 0)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-50])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert evaluate(directory, **settings)["status"] == "running"
+    shard.write_bytes(whole)
+    assert evaluate(directory, **settings)["status"] == "complete"
 
 
 # Completions and the values of their answers. `varied_model` also draws from two spellings of the correct answer.

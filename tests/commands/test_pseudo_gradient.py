@@ -122,7 +122,9 @@ def test_effects_use_the_window_and_end_before_the_answer_is_stated(data: str, t
 
 
 @pytest.mark.long
-def test_trajectories_are_sampled_if_the_dataset_has_none(tmp_path: Path, model_dir: str) -> None:
+def test_trajectories_are_sampled_if_the_dataset_has_none(
+    tmp_path: Path, model_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_shards(tmp_path / "data", map(task_row, make_tasks(trajectories=False)), QUESTIONS)
     settings = {"model_name_or_path": model_dir, "dataset_name": str(tmp_path / "data"), "no_thinking": "closed"}
     analyse(tmp_path / "out", **settings, num_trajectories=3)
@@ -133,8 +135,12 @@ def test_trajectories_are_sampled_if_the_dataset_has_none(tmp_path: Path, model_
     assert all(row["start"] == 2 for row in by_mode["no_thinking"])
     for row in by_mode["no_thinking"]:  # the part of the text that the curve covers ends before the box
         assert "\\boxed" not in row["text"][: [0, *row["ends"]][row["end"]]]
-    analyse(tmp_path / "again", **settings, num_trajectories=3)
-    assert read_rows(tmp_path / "again" / "curves.parquet") == rows
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":  # each process measures what it has sampled, even if the other has sampled nothing yet
+        monkeypatch.setenv("RANK", rank)
+        record = analyse(tmp_path / "shared", **settings, num_trajectories=3)
+        assert (record["status"] == "complete") == (rank == "1")
+    assert read_rows(tmp_path / "shared" / "curves.parquet") == rows
 
 
 @pytest.mark.long

@@ -221,7 +221,10 @@ def test_empty_trajectories_are_left_out_and_counted(
 
 
 @pytest.mark.long
-def test_trajectories_are_sampled_if_the_dataset_has_none(model_dir: str, data: str, tmp_path: Path) -> None:
+def test_trajectories_are_sampled_if_the_dataset_has_none(
+    model_dir: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the other process of the launch exits at once
     questions = [task_row(Task(task.question)) for task in stream_tasks(open_table(data))]
     write_shards(tmp_path / "questions", questions, TRAJECTORIES)
     settings = {"max_completion_length": 12, "num_questions": 3, "num_trajectories": 2, "methods": ["budget:0.5"]}

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from raml_trl.runtime import locks
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, holder_of, is_lock, locked
+from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, Role, finishing, holder_of, is_lock, locked
 from raml_trl.runtime.processes import has_ended, launch_name, start_time, this_process
 from raml_trl.runtime.silence import UNRESPONSIVE, Silence, watched
 from raml_trl.sweeps.agents import Agents
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.disturbance("locks")
 ARITHMETIC = ("--dataset_name", "arithmetic", "--dataset_split", "test", "--num_questions", "5")
 
 
-def held_by(directory: Path, age: float = 0, rank: int = 0, launch: str = "another launch", **changes: Any) -> Path:
+def held_by(directory: Path, age: float = 0, rank: Role = 0, launch: str = "another launch", **changes: Any) -> Path:
     """Write the lock of another process into a directory, whose last sign of life is `age` seconds old."""
     directory.mkdir(exist_ok=True)
     path = locks.lock_path(directory, rank)
@@ -116,10 +117,18 @@ def test_expiry(tmp_path: Path, age: float, changes: dict[str, Any], expired: bo
 
 def test_a_lock_file_without_content_is_respected_until_it_is_old(tmp_path: Path) -> None:
     """Its process was killed after it had created the file, or is about to write it."""
-    path = tmp_path / "_run.lock"
+    path, now = tmp_path / "_run.lock", [0.0]
     path.touch()
-    with pytest.raises(InputError, match="an unknown host"), locked(tmp_path, "refuse"):
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with (
+        pytest.raises(InputError, match="an unknown host"),
+        locked(tmp_path, "refuse", clock=lambda: now[0], sleep=sleep),
+    ):
         pass
+    assert 5 <= now[0] < 10
     os.utime(path, (time.time() - EXPIRY_SECONDS - 1,) * 2)
     with locked(tmp_path, "refuse"):
         pass
@@ -151,6 +160,17 @@ def test_a_file_system_without_hard_links_has_locks(tmp_path: Path, monkeypatch:
             pass
 
 
+def test_a_process_of_the_launch_may_still_write_its_lock(tmp_path: Path) -> None:
+    """Without hard links, its file is empty for a moment, and does not name its launch yet."""
+    tmp_path.joinpath("_run.lock-1").touch()
+
+    def write(_seconds: float) -> None:
+        held_by(tmp_path, rank=1, launch=launch_name())
+
+    with locked(tmp_path, "refuse", sleep=write) as lock:
+        assert holder_of(lock.path) == lock.holder
+
+
 @pytest.mark.children
 def test_a_process_that_waits_for_its_parent_has_ended(tmp_path: Path) -> None:
     child = os.fork()
@@ -177,6 +197,44 @@ def test_waiting_starts_when_the_other_run_has_ended(tmp_path: Path, caplog: pyt
         assert waits == [True] * 3
         assert holder_of(path) == lock.holder
     assert [record.message.partition(",")[2] for record in caplog.records] == [f" which writes to {tmp_path}"]
+
+
+def test_waiting_outlives_a_directory_that_the_other_run_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is refused deletes its new directory when it ends."""
+    directory = tmp_path / "new"
+    with ExitStack() as other:
+        other.enter_context(locked(directory, "refuse"))
+        with locked(directory, "wait", sleep=lambda _: other.close()) as lock:
+            lock.check()
+    mkdir = Path.mkdir
+
+    def deleted_at_once(path: Path, *arguments: Any, **named: Any) -> None:
+        monkeypatch.undo()
+        mkdir(path, *arguments, **named)
+        assert path == directory
+        directory.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", deleted_at_once)
+    with locked(directory, "refuse") as lock:
+        lock.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time_completes_a_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with locked(tmp_path / "out", "refuse"), finishing(tmp_path / "out") as first:
+            for _ in range(2):
+                with finishing(tmp_path / "out") as second:
+                    assert (first, second) == (True, False)
+    path = held_by(tmp_path, rank="finish", place="another machine")
+    with finishing(tmp_path) as alone:
+        assert not alone
+    held_by(tmp_path, rank="finish", pid=DEAD)
+    with finishing(tmp_path) as alone:
+        assert alone
+    assert not path.exists()
 
 
 def test_the_other_processes_of_a_launch_join_it_and_keep_it_locked(

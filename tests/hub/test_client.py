@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raml_trl.data.shards import SCHEMAS, TRAJECTORIES, shard_path
+from raml_trl.hub import client
 from raml_trl.hub.trajectory_card import SHARDS, Counts, trajectories_card
 from raml_trl.runtime.files import read_rows, write_rows
 from tests.helpers import REPOSITORY
@@ -192,6 +193,32 @@ def test_the_pause_that_the_hub_asks_for(hub: HubServer, run_dir: Path) -> None:
     done = push(hub, run_dir)
     assert done.returncode == 0
     assert "429 (Too Many Requests); trying again in 1 seconds" in done.stderr
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_lock_may_vanish_while_the_files_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Another process of the launch ends, before this one looks at its lock for the first or the second time."""
+    lock = tmp_path / "_run.lock-1"
+    lock.write_text("{}")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model").write_bytes(b"12345")
+    look, seen, allowed = Path.stat, [], []
+
+    def vanishing(path: Path, **named: Any) -> Any:
+        if path == lock:
+            seen.append(path)
+            if len(seen) == looks:
+                lock.unlink()
+        return look(path, **named)
+
+    with monkeypatch.context() as patch:  # only in this block, because pytest looks at files too
+        patch.setattr(Path, "stat", vanishing)
+        patch.setattr(client, "insist", lambda _call, _name, *, seconds: allowed.append(seconds))
+        client.push_folder(tmp_path, REPO, repo_type="model", message="a push")
+    locks = 2 * (looks == 2)
+    assert allowed == [10 * client.ANSWER_SECONDS + (5 + locks) / client._BYTES_PER_SECOND]
 
 
 def test_a_failure_that_persists_is_an_error(hub: HubServer, run_dir: Path) -> None:

@@ -14,6 +14,8 @@ from raml_trl.data.config import DatasetArguments, PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.runtime.cli import StrictParser, call, run
 from raml_trl.runtime.errors import InputError, RepeatedError
+from raml_trl.runtime.files import whole_file
+from raml_trl.runtime.locks import locked
 from raml_trl.runtime.runs import Run, open_run
 from raml_trl.sampling.config import EvaluateConfig
 from tests.helpers import REPOSITORY
@@ -282,6 +284,66 @@ def test_a_refused_run_leaves_nothing_behind(prepare: Command, tmp_path: Path) -
     assert prepare("--dataset_name", "questions.jsonl", *arguments)[0] == 2
     assert not (tmp_path / "out").exists()
     assert prepare("--dataset_name", "arithmetic", "--num_questions", "5", *arguments)[0] == 0
+
+
+def test_a_later_process_of_a_refused_launch_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first process has been refused and has ended, while this one was still starting."""
+
+    def refused() -> None:
+        with pytest.raises(SystemExit, match="2"):
+            run(prepare_data.main, PrepareDataConfig, distributed=True)
+
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    arguments = ["--dataset_name", str(tmp_path / "none.jsonl"), "--output_dir", str(tmp_path / "new" / "out")]
+    monkeypatch.setattr(sys, "argv", ["prepare_data", *arguments])
+    refused()
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "new" / "out", "refuse", rank=0):  # the first process is still at work
+        refused()
+        assert (tmp_path / "new" / "out" / "run.json").exists()
+
+
+def test_two_processes_may_remove_the_same_empty_parent(
+    prepare: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rmdir = Path.rmdir
+
+    def second(path: Path) -> None:
+        rmdir(path)
+        if path.name == "new":  # the parent that this test lets the command make
+            rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", second)
+    code, error = prepare("--dataset_name", "none.jsonl", "--output_dir", "new/out")
+    assert (code, error.count("\n")) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_a_killed_run_left_are_removed_but_not_those_of_other_processes(tmp_path: Path) -> None:
+    for name in (".a.1.partial", ".b.1.partial"):
+        (tmp_path / name).write_bytes(b"half")
+    record = open_run(tmp_path, "prepare_data", {})
+    (tmp_path / ".b.1.partial").unlink()  # another process has removed it first
+    with whole_file(tmp_path / "c") as partial:
+        partial.write_text("of another process")
+        record.finish(0, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "c"}
+
+
+def test_one_process_of_a_launch_completes_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    records = [open_run(tmp_path, "evaluate", {}) for _ in range(3)]
+    with records[0].completing() as first:
+        with records[1].completing() as second:
+            assert (first, second) == (True, False)
+        records[0].finish(0, {})
+    with records[2].completing() as late:
+        assert not late
+    assert [record.writes for record in records] == [True, False, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def interrupted_main(config: PrepareDataConfig, record: Run) -> None:

@@ -1,5 +1,6 @@
 """Files are either complete or absent."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,19 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
         write_half(tmp_path / "old.txt")
     assert (tmp_path / "old.txt").read_text() == "complete"
     assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
+
+
+def test_processes_with_equal_numbers_may_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two containers that share a disk often have equal process numbers."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    path = tmp_path / "run.json"
+    with whole_file(path) as first:
+        first.write_text("first")
+        with whole_file(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_rows_survive_a_round_trip(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Runs the experiment of `pseudo_gradient`: measures curves part by part, summarises them, and writes the results.
 
 A curve is the loss of the answer along a trajectory. A part is a group of questions, whose curves are kept in one file.
-A killed run resumes with the missing parts. The processes of `accelerate launch` divide the parts among themselves. The
-process that finds all parts complete writes the results.
+A killed run resumes with the missing parts. The processes of `accelerate launch` divide the parts among themselves, and
+each measures the trajectories that it has sampled itself, so none waits for another. The process that finds all parts
+complete writes the results.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +22,11 @@ from raml_trl.analysis.descent.results import Summary, write_figures_and_page
 from raml_trl.analysis.descent.token_effects import compare_groups, effects
 from raml_trl.analysis.trajectories import read_or_sample
 from raml_trl.data.records import Task
+from raml_trl.data.shards import all_written, missing_shards
 from raml_trl.prompts import NO_THINKING
-from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.files import whole_file, write_json, write_rows
 from raml_trl.runtime.progress import progress_bar
-from raml_trl.runtime.runs import Run, all_written, process_share, require_directory
+from raml_trl.runtime.runs import Run, process_share, require_directory
 from raml_trl.sampling.loading import check_model, load_model, shown_name
 
 _WITHOUT = "no_thinking"  # subdirectory of the trajectories that are sampled without thinking
@@ -36,13 +38,24 @@ def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[]
     The results are written to `record.directory`. `clock` returns the time in seconds.
 
     Returns:
-        The summary, or None if other processes are still sampling or measuring.
+        The summary, or None if other processes are still at work, or have already written the results.
     """
     started = clock()
     check_model(config.model_name_or_path)
     parts = measure_parts(config)
     if parts is None:
         return None
+    with record.completing() as chosen:
+        return close_run(config, record, parts, lambda: clock() - started) if chosen else None
+
+
+def close_run(
+    config: PseudoGradientConfig, record: Run, parts: Sequence[Path], seconds: Callable[[], float]
+) -> Summary:
+    """Join the curves of all parts, summarise them, write the results, and mark the run complete.
+
+    `parts` are the files of all parts. `seconds` returns how long the run has taken.
+    """
     table = pa.concat_tables([pq.read_table(path) for path in parts])
     with whole_file(record.directory / "curves.parquet") as partial:
         pq.write_table(table, partial)
@@ -51,11 +64,9 @@ def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[]
     content = summary.as_json()
     write_json(record.directory / "pseudo_gradient.json", content)
     write_figures_and_page(record.directory, rows, summary, num_shown=config.num_shown)
-    record.writes = True  # the process that finishes last writes the results, whichever it is
-    record.finish(clock() - started, content)
+    record.finish(seconds(), content)
     for path in parts:
         path.unlink()
-    remove_partials(record.directory)
     return summary
 
 
@@ -67,19 +78,20 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
     Returns:
         The files of all parts, or None if other processes are still sampling or measuring.
     """
-    tasks_by_mode: dict[Mode, list[Task] | None] = {"thinking": read_or_sample(config)}
+    share = rank, num_processes = process_share()
+    chunks: dict[Mode, list[list[Task]]] = {"thinking": read_or_sample(config, share=share)}
     if config.no_thinking != "none":
         without = replace(config, output_dir=str(Path(config.output_dir) / _WITHOUT))
-        tasks_by_mode["no_thinking"] = read_or_sample(without, opening=NO_THINKING[config.no_thinking])
-    parts: dict[Path, tuple[Mode, Sequence[Task]]] = {}
-    for mode, tasks in tasks_by_mode.items():
-        if tasks is None:
-            return None
-        for first in range(0, len(tasks), config.questions_per_shard):
-            path = Path(config.output_dir) / f"curves-{mode}-{first:05d}.parquet"
-            parts[path] = (mode, tasks[first : first + config.questions_per_shard])
-    index, num_processes = process_share()
-    missing = {path: parts[path] for path in list(parts)[index::num_processes] if not path.exists()}
+        chunks["no_thinking"] = read_or_sample(without, opening=NO_THINKING[config.no_thinking], share=share)
+    paths: list[Path] = []
+    own: dict[Path, tuple[Mode, Sequence[Task]]] = {}
+    for mode, of_mode in chunks.items():
+        for number, chunk in enumerate(of_mode):
+            first = number * config.questions_per_shard
+            paths.append(path := Path(config.output_dir) / f"curves-{mode}-{first:05d}.parquet")
+            if number % num_processes == rank:
+                own[path] = (mode, chunk)
+    missing = {path: own[path] for path in missing_shards(list(own))}
     if missing:
         model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype, all_devices=config.all_devices)
         total = sum(len(task.trajectories) for _, part in missing.values() for task in part)
@@ -91,7 +103,7 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
                     bar.update()
                 require_directory(path.parent)
                 write_rows(path, rows, SCHEMA)
-    return list(parts) if all_written(list(parts), list(parts)[index::num_processes]) else None
+    return paths if all_written(paths, list(own)) else None
 
 
 def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) -> Summary:

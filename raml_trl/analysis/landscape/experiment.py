@@ -26,18 +26,12 @@ from raml_trl.analysis.landscape.results import Summary, summarise, surface_figu
 from raml_trl.analysis.landscape.surface import Floats, Surface, surface_row
 from raml_trl.analysis.trajectories import encode, encode_answer, prompt_text, tokenise
 from raml_trl.data.reading import open_data, stream_questions, stream_tasks
-from raml_trl.data.shards import is_complete_shard
+from raml_trl.data.shards import all_written, missing_shards
 from raml_trl.render.html import write_page
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import remove_partials, whole_file, write_json, write_rows
+from raml_trl.runtime.files import whole_file, write_json, write_rows
 from raml_trl.runtime.progress import progress_bar
-from raml_trl.runtime.runs import (
-    Run,
-    all_written,
-    is_complete,
-    process_share,
-    require_directory,
-)
+from raml_trl.runtime.runs import Run, process_share, require_directory
 from raml_trl.sampling.loading import LOADING_ERRORS, cannot_load, check_model, load_model, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -77,7 +71,7 @@ def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[],
     The results are written to `record.directory`. `clock` returns the time in seconds.
 
     Returns:
-        The summary, or None if other processes are still measuring or have already written the results.
+        The summary, or None if other processes are still measuring, or have already written the results.
 
     Raises:
         InputError: if a model cannot be loaded, or no question can be used.
@@ -88,14 +82,23 @@ def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[],
     landscape = prepare(config)
     paths = [record.directory / f"row-{index:05d}.parquet" for index in range(len(config.axes[0]))]
     log_cost(config, landscape)
-    measure_rows(config, landscape, paths)
-    try:
-        table = pa.concat_tables([pq.read_table(path) for path in paths])
-    except FileNotFoundError:
-        index, num_processes = process_share()
-        if not is_complete(record.directory) and not all_written(paths, paths[index::num_processes]):
-            logger.info("other processes are still measuring; the last of them completes the run")
+    rank, num_processes = process_share()
+    own = paths[rank::num_processes]
+    measure_rows(config, landscape, paths, own)
+    if not all_written(paths, own):
         return None
+    with record.completing() as chosen:
+        return close_run(config, record, landscape, paths, lambda: clock() - started) if chosen else None
+
+
+def close_run(
+    config: LossLandscapeConfig, record: Run, landscape: Landscape, paths: Sequence[Path], seconds: Callable[[], float]
+) -> Summary:
+    """Join the rows of the grid, summarise the surface, write the results, and mark the run complete.
+
+    `paths` are the files of all rows. `seconds` returns how long the run has taken.
+    """
+    table = pa.concat_tables([pq.read_table(path) for path in paths])
     with whole_file(record.directory / "loss_landscape.parquet") as partial:
         pq.write_table(table, partial)
     shape = (*map(len, config.axes), len(landscape.question_ids))
@@ -108,11 +111,9 @@ def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[],
         figure = surface_figure(surface, [axis.name for axis in summary.axes], summary.marks)
         partial.write_text(figure, encoding="utf-8")
     write_page(record.directory / "page.html", "loss_landscape", content)
-    record.writes = True  # the process that finishes last writes the results, whichever it is
-    record.finish(clock() - started, {"questions": summary.questions, "numbers": content["numbers"]})
+    record.finish(seconds(), {"questions": summary.questions, "numbers": content["numbers"]})
     for path in paths:
-        path.unlink(missing_ok=True)  # another process that also saw the last row may have removed it
-    remove_partials(record.directory)
+        path.unlink()
     return summary
 
 
@@ -204,13 +205,13 @@ def log_cost(config: LossLandscapeConfig, landscape: Landscape) -> None:
     )
 
 
-def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Sequence[Path]) -> None:
+def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Sequence[Path], own: Sequence[Path]) -> None:
     """Measure the rows of the grid that have no file yet and belong to this process, and write one file per row.
 
-    `paths` are the files of all rows.
+    `paths` are the files of all rows, and `own` those of this process.
     """
-    index, num_processes = process_share()
-    missing = [row for row in range(index, len(paths), num_processes) if not is_complete_shard(paths[row])]
+    lacking = set(missing_shards(own))
+    missing = [row for row, path in enumerate(paths) if path in lacking]
     if not missing:
         return
     points = len(missing) * prod(config.steps[1:])
@@ -229,8 +230,8 @@ def measure_rows(config: LossLandscapeConfig, landscape: Landscape, paths: Seque
             betas = config.axes[1] if len(config.axes) == 2 else [None]
             rows = [
                 {"alpha": config.axes[0][row], "beta": beta, "question_id": question, "loss": loss}
-                for beta, own in zip(betas, np.atleast_2d(measured), strict=True)
-                for question, loss in zip(landscape.question_ids, own.tolist(), strict=True)
+                for beta, by_question in zip(betas, np.atleast_2d(measured), strict=True)
+                for question, loss in zip(landscape.question_ids, by_question.tolist(), strict=True)
             ]
             require_directory(paths[row].parent)
             write_rows(paths[row], rows, _SCHEMA)

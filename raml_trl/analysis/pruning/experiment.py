@@ -33,7 +33,7 @@ from raml_trl.data.shards import (
 from raml_trl.grading.pool import GradingPool
 from raml_trl.render.html import write_page
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.files import remove_partials, whole_file, write_json
+from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.runs import Run, require_directory
 from raml_trl.sampling.engine import Engine, SamplingSettings
 from raml_trl.sampling.loading import check_model, load_model, open_engine, shown_name
@@ -45,24 +45,18 @@ logger = logging.getLogger(__name__)
 _EXAMPLES = 4  # questions whose first trajectory the page shows under every method
 
 
-def run_experiment(
-    config: TrajectoryPruningConfig, record: Run, clock: Callable[[], float]
-) -> list[MethodSummary] | None:
+def run_experiment(config: TrajectoryPruningConfig, record: Run, clock: Callable[[], float]) -> list[MethodSummary]:
     """Shorten the trajectories with every method, compare the methods, and write results and datasets.
 
-    They are written to `record.directory`. `clock` returns the time in seconds.
-
-    Returns:
-        A summary of each method, or None if other processes are still sampling trajectories.
+    They are written to `record.directory`. `clock` returns the time in seconds. Return a summary of each method.
 
     Raises:
         InputError: if no trajectory has any text, or a model cannot be used.
     """
     started = clock()
     check_model(config.model_name_or_path)
-    tasks = read_or_sample(config)
-    if tasks is None:
-        return None
+    chunks = read_or_sample(config)
+    tasks = [task for chunk in chunks for task in chunk]
     trajectories = list(_written(tasks))
     if not trajectories:
         raise InputError(
@@ -71,8 +65,6 @@ def run_experiment(
     left_out = sum(len(task.trajectories) for task in tasks) - len(trajectories)
     if left_out:
         logger.warning("%s: left out %d empty trajectories", config.dataset_name, left_out)
-    size = config.questions_per_shard
-    chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     paths = [shard_path(record.directory, PRUNED, number) for number in range(len(chunks))]
     missing = {number: path for number, path in enumerate(paths) if not is_complete_shard(path)}
     if missing:
@@ -99,7 +91,6 @@ def run_experiment(
     record.finish(clock() - started, results)
     for path in paths:
         path.unlink()
-    remove_partials(record.directory)
     return methods
 
 
