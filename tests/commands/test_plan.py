@@ -16,8 +16,10 @@ from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning import forecast
 from raml_trl.grpo.planning.config import PlanConfig
+from raml_trl.grpo.planning.inputs import logged_completion_lengths, read_groups
 from raml_trl.grpo.planning.step_cost import Work
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
 from tests.helpers import REPOSITORY
 
@@ -155,6 +157,15 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
         )
         assert code == 2
         assert message in error
+
+
+def test_rollouts_that_were_cut_off_are_named(tmp_path: Path) -> None:
+    (tmp_path / "completions").mkdir()
+    (tmp_path / "completions" / "completions_00001.parquet").write_bytes(b"")
+    args = SubsetGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=8)
+    for read_rollouts in (lambda: read_groups(tmp_path, args, 10), lambda: logged_completion_lengths(tmp_path)):
+        with pytest.raises(InputError, match=r"completions_00001\.parquet cannot be read: ArrowInvalid"):
+            read_rollouts()
 
 
 @pytest.mark.slow
