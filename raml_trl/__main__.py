@@ -13,7 +13,7 @@ import raml_trl
 from raml_trl.runtime.commands import COMMANDS, STAGES, TOOLS
 from raml_trl.runtime.completion import SHELLS, completion_script
 from raml_trl.runtime.errors import InputError, suggestion
-from raml_trl.runtime.recipes import copy_recipe, is_complete_recipe, recipes_page
+from raml_trl.runtime.recipes import copy_recipe, output_of, recipes_page
 
 USER_ERROR = 2
 _LIBRARIES = ("torch", "trl", "transformers", "accelerate")
@@ -44,9 +44,7 @@ def _answer(name: str, arguments: Sequence[str]) -> str:
     if name in ("--version", "-V"):
         return versions()
     if name not in TOOLS:
-        known = [*COMMANDS, *TOOLS, "--help", "--version"]
-        near = suggestion(name[:100] if name.startswith("-") else name[:100].replace("-", "_"), known)
-        raise InputError(f"unknown command {name[:100]}{near or '; raml-trl --help lists the commands'}")
+        raise InputError(f"unknown command {name[:100]}{_near(name[:100]) or '; raml-trl --help lists the commands'}")
     if asks_for_help:
         return f"{TOOLS[name]}\n"
     least, most = {"recipes": (0, 1), "init": (1, 2), "completion": (1, 1)}[name]
@@ -62,12 +60,29 @@ def _answer(name: str, arguments: Sequence[str]) -> str:
     return completion_script(shell)
 
 
+def _near(name: str) -> str:
+    """Return "; did you mean ...?" with the commands that have the word `name` in their names, or a similar name."""
+    if name.startswith("-"):
+        return suggestion(name, ["--help", "--version"])
+    name = name.replace("-", "_")
+    with_word = [command for command in COMMANDS if name in command.split("_")]
+    return f"; did you mean {' or '.join(with_word)}?" if with_word else suggestion(name, [*COMMANDS, *TOOLS])
+
+
 def _init(name: str, directory: str = ".") -> str:
-    copies = copy_recipe(name, Path(directory))
-    path, command = copies[0]
+    # It imports pyarrow, which the other tools do not need.
+    from raml_trl.runtime.next_command import first_recipe
+
+    copies = dict(copy_recipe(name, Path(directory)))
+    path = next(iter(copies))
     lines = [f"Results: {path if len(copies) == 1 else f'{path.parent}, {len(copies)} recipes'}"]
-    if command == "sweep" or is_complete_recipe(path):
-        lines.append(f"Next: raml-trl {command} {shlex.quote(str(path))} --dry_run")
+    outputs = [output for copy in copies if (output := output_of(copy)) is not None]
+    if outputs:
+        who = "The copy keeps its output_dir" if len(copies) == 1 else "The copies keep their output_dir, such as"
+        lines.append(f"Note: {who} {outputs[0]}: give an edited copy another one, because a directory holds one run.")
+    path = first_recipe(copies) or path
+    if copies[path] == "sweep" or output_of(path) is not None:
+        lines.append(f"Next: raml-trl {copies[path]} {shlex.quote(str(path))} --dry_run")
     return "\n".join(lines) + "\n"
 
 

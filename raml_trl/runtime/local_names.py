@@ -10,6 +10,7 @@ from pathlib import Path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?", re.ASCII)
 _OUTPUTS = "runs"  # where the recipes write
+_SIMILAR = 0.7
 
 
 def missing_path(name: str) -> str | None:
@@ -24,16 +25,25 @@ def missing_path(name: str) -> str | None:
     if path.exists():
         return None
     alone = "/" not in name
-    near = _near(path, 0.85 if alone else 0.7)
+    near = _near(path, 0.85 if alone else _SIMILAR)
     if _HUB_NAME.fullmatch(name):
         if alone:
-            return None if near is None else f"there is no such directory or file; {near}"
+            return None if near is None else _nothing(near)
         if not path.parent.is_dir() and path.parts[0] != _OUTPUTS:
             return None
         hub = f"; if you mean the Hub, fetch it with `hf download {name} --local-dir {name}`"
     else:
         hub = ""
-    return f"there is no such directory or file{f'; {near}' if near else ''}{hub}"
+    return f"{_nothing(near)}{hub}"
+
+
+def nothing_at(path: Path) -> str:
+    """Say that nothing exists at `path`, which is no name on the Hub, and name a path that is nearly the same."""
+    return _nothing(_near(path, _SIMILAR))
+
+
+def _nothing(near: str | None) -> str:
+    return f"there is no such directory or file{f'; {near}' if near else ''}"
 
 
 def _near(path: Path, cutoff: float) -> str | None:

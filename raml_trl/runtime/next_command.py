@@ -8,7 +8,7 @@ evaluation or a sweep, the next command is `report`, which writes a page about t
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ _REPORTED = {
     "sweep": ("sweeps", "sweep"),
 }
 """For each command whose results `report` shows, the setting of `report` and a name for the results."""
+
+_TRAINING = ("train_sft", "train_grpo")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,21 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
         return None
     setting, name = _REPORTED[command]
     return _written("report", f"--{setting}", f"{name}={directory}", "--output_dir", str(page))
+
+
+def first_recipe(copies: Mapping[Path, str]) -> Path | None:
+    """Return the recipe to start first, among recipes in one folder; None if no recipe has all its inputs.
+
+    It is the one that leads to the first training: the recipe of this training, or of an input that is missing. If no
+    recipe trains, it is the first one that can run.
+
+    Args:
+        copies: the recipes, each with its command.
+    """
+    steps = [step for step in _steps(str(next(iter(copies)))) if Path(step.name) in copies]
+    goals = sorted(steps, key=lambda step: copies[Path(step.name)] not in _TRAINING)
+    runnable = (_first_runnable(goal, steps, set()) for goal in goals)
+    return next((Path(step.name) for step in runnable if step is not None), None)
 
 
 def _first_runnable(step: _Step, steps: list[_Step], seen: set[Path]) -> _Step | None:

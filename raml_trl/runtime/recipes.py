@@ -8,6 +8,7 @@ The configurations of `accelerate launch` come with the package, too, and can be
 import os
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -19,6 +20,8 @@ from raml_trl.runtime.errors import InputError, printable, shown, suggestion
 _PACKAGE = Path(raml_trl.__file__).parent
 _SUFFIX = ".yaml"
 _LAUNCHERS = "accelerate_configs"
+_LISTED_FIRST = ("tiny/demo/", "gsm8k/")
+_WIDEST = 1_000_000  # if the output is no terminal, for example a pipe into grep
 # Most recipes are named after their command; these are named after its data, model or stage.
 _OF_FOLDER = {"data": "prepare_data", "benchmarks": "evaluate", "sweeps": "sweep"}
 _OF_FIRST_WORD = {
@@ -100,6 +103,8 @@ def find_folder(text: str) -> str:
 def recipes_page(text: str = "") -> str:
     """Return one line for each packaged recipe whose name contains `text`: its name, its command and a sentence.
 
+    The recipes for a start come first. A line is not longer than a row of the terminal, if there is one.
+
     Raises:
         InputError: if there is none.
     """
@@ -108,9 +113,14 @@ def recipes_page(text: str = "") -> str:
     if not found:
         near = suggestion(text[:100], [recipe.name for recipe in known])
         raise InputError(f"no recipe has {shown(text)} in its name{near}")
+    found.sort(key=lambda recipe: [not recipe.name.startswith(folder) for folder in _LISTED_FIRST])
     widths = [max(len(getattr(recipe, column)) for recipe in found) for column in ("name", "command")]
     lines = [f"{recipe.name:<{widths[0]}}  {recipe.command:<{widths[1]}}  {recipe.about}" for recipe in found]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    width = shutil.get_terminal_size((_WIDEST, 24)).columns
+    lines = [line.rstrip() if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+    if not text:
+        lines += ["", "raml-trl recipes gsm8k lists only the recipes with gsm8k in their names."]
+    return "\n".join(lines) + "\n"
 
 
 def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
@@ -152,9 +162,10 @@ def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
     return [(copies[other], command) for other, (_, command) in chosen.items()]
 
 
-def is_complete_recipe(path: Path) -> bool:
-    """Return whether a recipe sets `output_dir`. Other recipes leave it, and the model, to the command line."""
-    return any(line.startswith("output_dir:") for line in path.read_text(encoding="utf-8").splitlines())
+def output_of(path: Path) -> str | None:
+    """Return the `output_dir` of a packaged recipe; None if it leaves this, and the model, to the command line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.split()[1] for line in lines if line.startswith("output_dir:")), None)
 
 
 def _files() -> dict[str, Path]:

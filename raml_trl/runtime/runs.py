@@ -16,6 +16,7 @@ from typing import Literal, NotRequired, TypedDict, TypeGuard
 
 from raml_trl.runtime.errors import InputError, printable
 from raml_trl.runtime.files import Settings, is_partial, write_json
+from raml_trl.runtime.local_names import nothing_at
 from raml_trl.runtime.locks import DirectoryLock, finishing, is_lock
 
 RECORD = "run.json"
@@ -191,7 +192,8 @@ def read_record(directory: Path) -> RunRecord:
     """
     record = find_record(directory)
     if record is None:
-        raise InputError(f"{directory} holds no run: it has no {RECORD}")
+        reason = f"it has no {RECORD}" if directory.exists() else nothing_at(directory)
+        raise InputError(f"{directory} holds no run: {reason}")
     return record
 
 

@@ -69,7 +69,8 @@ def read(directory: Path) -> list[dict]:
 
 @pytest.mark.long
 def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tmp_path: Path) -> None:
-    code, output, error = start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)
+    settings = {"prompt_length": 20, "output_dir": "out", "device_memory": 24, **GIVEN}
+    code, output, error = start("plan", recipe=recipe(), **settings)
     assert code == 0, error
     head, _, *rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in output.split("\n\n")[0].split("\n")[1:]
@@ -97,7 +98,9 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     # working memory of the head.
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
     assert ours[0]["bytes"]["activations"] == 118 * (2 * layer + 4 * (3 * 64 + 2 * 64))
-    assert start("plan", recipe=recipe(), prompt_length=20, output_dir="out", **GIVEN)[1] == output
+    # A generation has 2 prompts, of which 19 tokens are shared, and 16 completions of 40 tokens.
+    assert "Proposed: max_tokens_per_micro_batch: 678, because a whole generation of a process fits" in output
+    assert start("plan", recipe=recipe(), **settings)[1] == output
 
 
 @pytest.mark.children

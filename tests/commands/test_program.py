@@ -58,6 +58,8 @@ def test_the_help_has_one_line_for_each_command_in_its_stage(program, arguments:
     [
         (["train_grp"], "unknown command train_grp; did you mean train_grpo?"),
         (["train-grp"], "unknown command train-grp; did you mean train_grpo?"),
+        (["grpo"], "unknown command grpo; did you mean train_grpo?"),
+        (["train"], "unknown command train; did you mean train_sft or train_grpo?"),
         (["recipe"], "unknown command recipe; did you mean recipes?"),
         (["--versoin"], "unknown command --versoin; did you mean --version?"),
         (["zzz"], "unknown command zzz; raml-trl --help lists the commands"),
@@ -91,13 +93,15 @@ def test_help_and_recipes_import_no_torch(tmp_path: Path) -> None:
     code = """
 import sys
 from raml_trl.__main__ import main
-for arguments in (["--help"], ["--version"], ["recipes"], ["init", "tiny/demo/grpo"], ["train_grp"]):
+for arguments in (["--help"], ["--version"], ["recipes"], ["train_grp"], ["init", "tiny/demo/grpo"]):
+    slow = ["torch", "transformers", "trl", "datasets"] + ["numpy", "pyarrow"] * (arguments[0] != "init")
     sys.argv = ["raml-trl", *arguments]
     try:
         main()
     except SystemExit:
         pass
-sys.exit(any(name in sys.modules for name in ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow")))
+    if any(name in sys.modules for name in slow):
+        sys.exit(f"{arguments} imports one of {slow}")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: raml-trl COMMAND")
@@ -105,7 +109,7 @@ sys.exit(any(name in sys.modules for name in ("torch", "transformers", "trl", "d
     assert (tmp_path / "grpo.yaml").is_file()
 
 
-def test_every_recipe_is_listed_with_the_command_that_reads_it(program) -> None:
+def test_every_recipe_is_listed_with_the_command_that_reads_it(program, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {recipe.name: recipe for recipe in list_recipes()}
     for path in RECIPES:
         recipe = listed.pop(path.relative_to(recipes_root()).with_suffix("").as_posix())
@@ -114,10 +118,26 @@ def test_every_recipe_is_listed_with_the_command_that_reads_it(program) -> None:
     assert {recipe.command for recipe in listed.values()} == {"sweep"}
     for recipe in listed.values():
         assert read_yaml(find_recipe(recipe.name)).keys() >= {"method", "metric", "parameters"}
+    monkeypatch.delenv("COLUMNS", raising=False)
     _, output, _ = program("recipes")
-    assert [line.split()[:2] for line in output.splitlines()] == [[r.name, r.command] for r in list_recipes()]
+    *lines, empty, hint = output.splitlines()
+    assert sorted(line.split(maxsplit=2) for line in lines) == [[r.name, r.command, r.about] for r in list_recipes()]
+    folders = list(dict.fromkeys(line.rpartition("/")[0] for line in lines))
+    assert folders[:2] == ["tiny/demo", "gsm8k"]
+    assert folders[2:] == sorted(folders[2:])
+    assert (empty, "raml-trl recipes gsm8k" in hint) == ("", True)
     _, output, _ = program("recipes", "tiny/demo/grpo")
     assert [line.split()[0] for line in output.splitlines()] == ["tiny/demo/grpo", "tiny/demo/grpo_best"]
+
+
+def test_the_list_of_recipes_fits_into_the_terminal(program, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = program("recipes", "qwen")[1].splitlines()
+    for width in (60, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = program("recipes", "qwen")[1].splitlines()
+        assert max(map(len, lines)) == width
+        for line, complete in zip(lines, whole, strict=True):
+            assert line == complete or (line.endswith("…") and complete.startswith(line[:-1]))
 
 
 def test_a_recipe_may_name_a_packaged_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,7 +167,13 @@ def test_init_copies_recipes_that_name_each_other_and_launchers(
 def test_init_copies_recipes_and_overwrites_nothing(program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     code, output, _ = program("init", "tiny/demo/grpo")
-    assert (code, output) == (0, "Results: grpo.yaml\nNext: raml-trl train_grpo grpo.yaml --dry_run\n")
+    assert (code, output) == (
+        0,
+        "Results: grpo.yaml\n"
+        "Note: The copy keeps its output_dir runs/demo/grpo: give an edited copy another one, because a directory "
+        "holds one run.\n"
+        "Next: raml-trl train_grpo grpo.yaml --dry_run\n",
+    )
     assert Path("grpo.yaml").read_bytes() == (REPOSITORY / "recipes/tiny/demo/grpo.yaml").read_bytes()
     Path("grpo.yaml").write_text("edited")
     assert program("init", "tiny/demo/grpo")[0] == 2
@@ -157,7 +183,10 @@ def test_init_copies_recipes_and_overwrites_nothing(program, monkeypatch: pytest
     assert Path("grpo.yaml").read_text() == "edited"
     demo = sorted((REPOSITORY / "recipes/tiny/demo").glob("*.yaml"))
     assert program("init", "tiny/demo", "a b/c")[1] == (
-        f"Results: a b/c, {len(demo)} recipes\nNext: raml-trl prepare_data 'a b/c/data_grpo.yaml' --dry_run\n"
+        f"Results: a b/c, {len(demo)} recipes\n"
+        "Note: The copies keep their output_dir, such as runs/demo/data_grpo: give an edited copy another one, because "
+        "a directory holds one run.\n"
+        "Next: raml-trl build_model 'a b/c/model.yaml' --dry_run\n"
     )
     copied = {path.name: path.read_text() for path in Path("a b/c").iterdir()}
     packaged = {path.name: path.read_text() for path in demo}
@@ -168,6 +197,31 @@ def test_init_copies_recipes_and_overwrites_nothing(program, monkeypatch: pytest
     assert copied == packaged
     assert program("init", "benchmarks/gsm8k")[1] == "Results: gsm8k.yaml\n"  # the model is missing, so no command runs
     assert program("init", "tiny/demo/eval", "grpo.yaml")[0] == 2  # a file, no directory
+
+
+def test_init_names_a_recipe_that_can_run(program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever exists already, the inputs of the recipe exist or are not made by a recipe of the folder."""
+    monkeypatch.chdir(tmp_path)
+    named = []
+    for number in range(6):
+        words = program("init", "tiny/demo", f"copy{number}")[1].rpartition("Next: ")[2].split()
+        command, recipe, dry_run = words[1:]
+        assert dry_run == "--dry_run"
+        named.append(f"{command} {Path(recipe).name}")
+        if command == "train_grpo":
+            break
+        finished(Path(read_yaml(Path(recipe))["output_dir"]), command)
+    assert named == [
+        "build_model model.yaml",
+        "prepare_data data_sft.yaml",
+        "train_sft sft.yaml",
+        "prepare_data data_grpo.yaml",
+        "train_grpo grpo.yaml",
+    ]
+    assert program("init", "gsm8k", "b")[1].endswith("Next: raml-trl prepare_data b/data_train.yaml --dry_run\n")
+    # A folder without a training, and one whose name would make each recipe one of prepare_data.
+    assert program("init", "tiny/analysis", "c")[0] == 0
+    assert program("init", "tiny/demo", "data")[1].endswith("Next: raml-trl train_grpo data/grpo.yaml --dry_run\n")
 
 
 @pytest.mark.parametrize("command", COMMAND_READERS)

@@ -296,7 +296,12 @@ def test_unusable_arguments_are_refused(tmp_path: Path) -> None:
             r"named 'a' must be seeds of one training, but .*grpo is a run of train_grpo",
         ),
         ({"runs": [f"a={grpo}", f"a={grpo}"]}, "is given twice under the name 'a'"),
-        ({"runs": [f"a={tmp_path / 'nowhere'}"]}, "nowhere holds no run"),
+        (
+            {"runs": [f"a={tmp_path / 'gropo'}"]},
+            r"gropo holds no run: there is no such directory or file; did you mean .*/grpo\?",
+        ),
+        ({"sweeps": [f"a={tmp_path / 'elsewhere'}"]}, "elsewhere holds no run: there is no such directory or file$"),
+        ({"evaluations": [f"a={tmp_path}"]}, "holds no run: it has no run.json"),
         ({"sweeps": [f"a={grpo}"]}, "grpo holds a run of train_grpo, not of sweep"),
         ({"evaluations": [f"a={grpo}"]}, "grpo holds a run of train_grpo, not of evaluate"),
         ({}, "there is nothing to report: give evaluations, runs or sweeps"),

@@ -98,7 +98,8 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
         tokens = propose_tokens(
             config.device_memory, lambda cells: predict_bytes(config, args, model, shape, precision, cells)
         )
-        notes.append(_proposal(config.device_memory, tokens, sum(longest), packs=geometries[-1].packs))
+        whole = geometries[-1].packed_cells(*longest)
+        notes.append(_proposal(config.device_memory, tokens, sum(longest), whole, packs=geometries[-1].packs))
     groups = None if config.run is None else read_groups(Path(config.run), args, config.prompt_length)
     if groups is None or not groups.live.any():
         return predictions, [], notes
@@ -113,14 +114,22 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
     return predictions, options, notes
 
 
-def _proposal(memory: float, tokens: int | None, longest: int, *, packs: bool) -> str:
-    """Return a sentence that proposes a number of tokens for a device with `memory` GiB."""
+def _proposal(memory: float, tokens: int | None, longest: int, whole: int, *, packs: bool) -> str:
+    """Return a sentence that proposes a number of tokens for a device with `memory` GiB.
+
+    `tokens` is the number that fits, `longest` that of a rollout, and `whole` that of the generation of a process.
+    """
     if not packs:
         return "Proposed: nothing, because this recipe does not pack rows by tokens (see shared_prompts)."
     if tokens is None or tokens < longest:
         return (
             f"Proposed: nothing, because a rollout of {longest:,} tokens does not fit into {memory:g} GiB: shard the "
             "states, use LoRA or gradient checkpointing, or shorten the completions."
+        )
+    if tokens >= whole:
+        return (
+            f"Proposed: max_tokens_per_micro_batch: {whole}, because a whole generation of a process fits into "
+            f"{memory:g} GiB. A larger number changes nothing."
         )
     return f"Proposed: max_tokens_per_micro_batch: {tokens} for {memory:g} GiB, of which a tenth is left free."
 

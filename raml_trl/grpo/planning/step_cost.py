@@ -70,14 +70,19 @@ class Geometry:
 
     def most_cells(self, prompt: int, completion: int) -> int:
         """Return the number of cells of the largest micro-batch, if all rollouts have these numbers of tokens."""
-        cells = ceil(self.rows_per_micro_batch * (prompt + completion))
         if not self.packs:
-            return cells
+            return ceil(self.rows_per_micro_batch * (prompt + completion))
+        limit = self.max_tokens_per_micro_batch or self.per_device_train_batch_size * (prompt + completion)
+        return max(prompt - 1 + completion, min(limit, self.packed_cells(prompt, completion)))
+
+    def packed_cells(self, prompt: int, completion: int) -> int:
+        """Return the number of cells of a generation batch of one process if it is packed into one micro-batch.
+
+        All rollouts have these numbers of tokens.
+        """
         rollouts = self.per_device_train_batch_size * self.steps_per_generation
         rows = self.rows_per_micro_batch * self.steps_per_generation
-        everything = ceil(rollouts / self.num_generations) * (prompt - 1) + ceil(rows) * completion
-        limit = self.max_tokens_per_micro_batch or self.per_device_train_batch_size * (prompt + completion)
-        return max(prompt - 1 + completion, min(limit, everything))
+        return ceil(rollouts / self.num_generations) * (prompt - 1) + ceil(rows) * completion
 
     @property
     def rollouts(self) -> int:
