@@ -58,15 +58,17 @@ def main(config: EvaluateConfig, record: Run) -> None:
         evaluate_model(config, record)
 
 
-def preview(config: EvaluateConfig) -> dict[str, str]:
-    """Check the settings, the model and the data, and return a description of the evaluation, for a dry run."""
-    check_tracker(config.report_to)
+def preview(config: EvaluateConfig) -> Iterator[dict[str, str]]:
+    """Check the settings, the model and the data, and describe the evaluation, for a dry run."""
+    if config.models:
+        yield {"further models": ", ".join(config.models)}
     if config.from_samples is None:
-        models = {"further models": ", ".join(config.models)} if config.models else {}
-        return preview_sampling(config, config.num_samples) | models
+        yield from preview_sampling(config, config.num_samples, tracker=config.report_to)
+        return
+    check_tracker(config.report_to)
     if not Path(config.from_samples).is_file():
         raise InputError(f"from_samples {config.from_samples}: there is no such file")
-    return {"samples": config.from_samples}
+    yield {"samples": config.from_samples}
 
 
 def check_models(config: EvaluateConfig, record: Run) -> None:

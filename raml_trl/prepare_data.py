@@ -8,7 +8,7 @@ Writes three things to `output_dir`: Parquet shards of questions, with their tra
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.data.preparation import first_task, prepare
@@ -28,20 +28,20 @@ def main(config: PrepareDataConfig, record: Run) -> None:
     logger.info("%s: %s", record.directory, counts.summary())
 
 
-def preview(config: PrepareDataConfig) -> dict[str, str]:
-    """Return a description of the preparation and of the first row, for a dry run."""
+def preview(config: PrepareDataConfig) -> Iterator[dict[str, str]]:
+    """Describe the preparation and the first row, for a dry run."""
+    number = "all questions" if config.num_questions is None else f"at most {config.num_questions:,} questions"
+    checks = ("strip_markup", "drop_figures", "drop_duplicates")
+    yield {
+        "data": f"{config.dataset_name}, split {config.dataset_split}",
+        "keep": number,
+        "checks": ", ".join(name for name in checks if getattr(config, name)) or "none",
+    }
     first = first_task(config)
     row = f"left out: {first.reason}" if isinstance(first, Reject) else describe_task(first)
     if config.tokenizer is not None and isinstance(first, Task):
         row += f"; {token_counter(config.tokenizer)(first.question.question)} tokens"
-    number = "all questions" if config.num_questions is None else f"at most {config.num_questions:,} questions"
-    checks = ("strip_markup", "drop_figures", "drop_duplicates")
-    return {
-        "data": f"{config.dataset_name}, split {config.dataset_split}",
-        "first row": row,
-        "keep": number,
-        "checks": ", ".join(name for name in checks if getattr(config, name)) or "none",
-    }
+    yield {"first row": row}
 
 
 def token_counter(name: str) -> Callable[[str], int]:

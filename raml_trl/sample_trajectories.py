@@ -14,7 +14,7 @@ the format of the paper's rollout datasets. `push_to_hub` pushes the dataset to 
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -58,9 +58,9 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
             logger.info(UNFINISHED)
 
 
-def preview(config: SampleTrajectoriesConfig) -> dict[str, str]:
-    """Check the settings, the model and the data, and return a description of the sampling, for a dry run."""
-    return preview_sampling(config, config.num_trajectories)
+def preview(config: SampleTrajectoriesConfig) -> Iterator[dict[str, str]]:
+    """Check the settings, the model and the data, and describe the sampling, for a dry run."""
+    yield from preview_sampling(config, config.num_trajectories)
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:

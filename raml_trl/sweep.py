@@ -15,6 +15,7 @@ share the file system: the trials are then divided among the started commands.
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -117,11 +118,11 @@ def main(config: SweepConfig, record: Run) -> None:
         logger.info("another start of this command runs %d failed trials once more, and completes the sweep", number)
 
 
-def preview(config: SweepConfig) -> dict[str, str]:
-    """Return a description of the trials of the sweep, for a dry run."""
+def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
+    """Describe the trials of the sweep, for a dry run."""
     sweep = read_sweep(find_recipe(config.sweep))
     trials = draw_trials(sweep, config.count, config.seed)
-    return {
+    yield {
         "sweep": f"{sweep.path}, method {sweep.method}, metric {sweep.metric}",
         "trials": f"{len(trials)}, {config.agents} at a time",
         "first trial": ", ".join(f"{name}={value}" for name, value in trials[0].items()),

@@ -10,6 +10,7 @@ that the Hub does not have yet.
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import Problems
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run, process_share
@@ -67,34 +69,43 @@ def open_inputs(
     """Return the name of the model, its tokenizer, the questions to train on, and the evaluation during training.
 
     Raises:
-        InputError: if one of them cannot be used, or vLLM or a dashboard is missing.
+        InputErrors: if some of them cannot be used, or vLLM or a dashboard is missing.
     """
-    if config.use_vllm:
-        check_vllm()
-    name = check_model(model.model_name_or_path)
-    check_adapter(name, data.starting_adapter, use_peft=model.use_peft)
-    table = open_data(data)
-    evaluation = read_evaluation(data, config, config.max_completion_length)
-    tokenizer = check_chat(load_tokenizer(name, revision=model.model_revision), data.prompt_style, name)
-    check_dashboards(config)
-    if evaluation is not None:
-        check_text_model(name, "eval_data")
+    problems = Problems()
+    with problems.collected():
+        if config.use_vllm:
+            check_vllm()
+    with problems.collected():
+        table = open_data(data)
+    with problems.collected():
+        evaluation = read_evaluation(data, config, config.max_completion_length)
+    with problems.collected():
+        check_dashboards(config)
+    with problems.collected():
+        name = check_model(model.model_name_or_path)
+        check_adapter(name, data.starting_adapter, use_peft=model.use_peft)
+        tokenizer = check_chat(load_tokenizer(name, revision=model.model_revision), data.prompt_style, name)
+        if data.eval_data is not None:
+            check_text_model(name, "eval_data")
+    problems.check()
     return name, tokenizer, table, evaluation
 
 
-def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -> dict[str, str]:
-    """Make all checks that need no network, and return a description of the training, for a dry run."""
-    name, tokenizer, table, evaluation = open_inputs(data, config, model)
+def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -> Iterator[dict[str, str]]:
+    """Make all checks that need no network, and describe the training, for a dry run."""
     rollouts, group = config.generation_batch_size, config.num_generations
     assert rollouts is not None  # set by TRL
     assert group is not None
     selected = config.num_generations_update or group
     processes = process_share()[1]
-    return {
-        **describe_inputs(name, tokenizer, table, data.prompt_style),
+    yield {
         "generation": f"{rollouts} rollouts, {group} for each of {rollouts // group} questions, processes: {processes}",
         "update": f"{selected} of {group} rollouts, selection {config.selection}, loss {config.loss_type}",
         "length": describe_length(config),
+    }
+    name, tokenizer, table, evaluation = open_inputs(data, config, model)
+    yield {
+        **describe_inputs(name, tokenizer, table, data.prompt_style),
         "evaluation": "none" if evaluation is None else f"{data.eval_data}, {len(evaluation.questions)} questions",
     }
 

@@ -10,6 +10,7 @@ only, unless `completion_only_loss` is false. The same command resumes an interr
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from raml_trl.data.reading import open_data, stream_tasks
 from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import Problems
 from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
 from raml_trl.sampling.preview import describe_inputs
@@ -67,32 +69,41 @@ def open_inputs(
     """Return the name of the model, its tokenizer, the trajectories to train on, and the evaluation during training.
 
     Raises:
-        InputError: if one of them cannot be used, or a dashboard is missing.
+        InputErrors: if some of them cannot be used, or a dashboard is missing.
     """
-    check_sft(config)
-    name = check_model(model.model_name_or_path)
-    check_adapter(name, options.starting_adapter, use_peft=model.use_peft)
-    table = open_data(options)
-    evaluation = read_evaluation(options, config)
-    tokenizer = load_tokenizer(name, revision=model.model_revision)
-    if config.chat_template_path is not None:
-        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
-    check_chat(tokenizer, options.prompt_style, name)
-    check_dashboards(config)
+    problems = Problems()
+    with problems.collected():
+        check_sft(config)
+    with problems.collected():
+        table = open_data(options)
+    with problems.collected():
+        evaluation = read_evaluation(options, config)
+    with problems.collected():
+        check_dashboards(config)
+    with problems.collected():
+        name = check_model(model.model_name_or_path)
+        check_adapter(name, options.starting_adapter, use_peft=model.use_peft)
+        tokenizer = load_tokenizer(name, revision=model.model_revision)
+        if config.chat_template_path is not None:
+            tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
+        check_chat(tokenizer, options.prompt_style, name)
+    problems.check()
     return name, tokenizer, table, evaluation
 
 
-def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> dict[str, str]:
-    """Make all checks that need no network, and return a description of the training, for a dry run."""
-    name, tokenizer, table, evaluation = open_inputs(options, config, model)
+def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> Iterator[dict[str, str]]:
+    """Make all checks that need no network, and describe the training, for a dry run."""
     processes = process_share()[1]
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
     number = options.num_trajectories
-    return {
-        **describe_inputs(name, tokenizer, table, options.prompt_style, graded=False),
+    yield {
         "trajectories": f"{'all' if number is None else f'at most {number}'} correct ones of a question",
         "step": f"{examples} examples of at most {config.max_length} tokens, processes: {processes}",
         "length": describe_length(config),
+    }
+    name, tokenizer, table, evaluation = open_inputs(options, config, model)
+    yield {
+        **describe_inputs(name, tokenizer, table, options.prompt_style, graded=False),
         "evaluation": "none" if evaluation is None else f"{options.eval_data}, {len(evaluation.questions)} questions",
     }
 

@@ -19,7 +19,7 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, Limits, above, check_settings, whole
 from raml_trl.runtime.validation import nearest
-from raml_trl.training.config import use_new_names
+from raml_trl.training.config import check_device, use_new_names
 from raml_trl.training.limits import GRPO
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class SubsetGRPOConfig(GRPOConfig):
         check_settings(self)
         load_strategy(self.selection)
         self._check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
+        check_device(self)
         use_new_names(self)
         super().__post_init__()
         if self.num_generations_update is None:

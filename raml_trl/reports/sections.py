@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from raml_trl.render.tables import Cell, Table, Terms
+from raml_trl.render.tables import Cell, Table, Terms, number
 from raml_trl.reports.evaluations import Group, Rollout, Sample, Stage, common_metrics, difference_table, stage_table
 from raml_trl.reports.page import Block, Figure, Section, ShownCompletion
-from raml_trl.reports.runs import CurveFigure, Seeds
+from raml_trl.reports.runs import Band, CurveFigure, Seeds
 from raml_trl.reports.step_prediction import PARTS, Part
 from raml_trl.reports.step_time import StepTimeComparison
 from raml_trl.reports.step_time_tables import phases_of, speedup_note, speedup_table, split_table
@@ -32,6 +32,7 @@ def report_sections(report: Report) -> list[Section]:
 def summary_tables(report: Report) -> list[Table]:
     """Return the tables that are also shown in the terminal."""
     tables = [stage_table(report.stages)] if report.stages else []
+    tables += [_ends_table(figures) for figures in report.curves.values() if figures]
     return tables + [combinations_table(sweep.combinations, sweep.baseline) for sweep in report.sweeps]
 
 
@@ -64,8 +65,32 @@ def _training_section(trainings: Sequence[Seeds], curves: Mapping[str, Sequence[
             continue
         seeds = [f"{training.name}: {len(training.runs)} seeds" for training in of_command if len(training.runs) > 1]
         title = ", ".join(training.name for training in of_command)
-        blocks.append(Block(title, ", ".join(seeds), _drawn(figures), _caption(figures), _terms(figures)))
+        tables = [_ends_table(figures)] if figures else []
+        blocks.append(Block(title, ", ".join(seeds), _drawn(figures), _caption(figures), _terms(figures), tables))
     return Section("training", "Training curves", blocks)
+
+
+def _ends_table(figures: Sequence[CurveFigure]) -> Table:
+    """Make the table of the first and the last value of every curve."""
+    rows = [
+        (Cell(name), Cell(figure.title), _value(band, 0), _value(band, -1), Cell(f"{band.x[0]:,} to {band.x[-1]:,}"))
+        for figure in figures
+        for name, band in figure.lines.items()
+    ]
+    averaged = any(band.window > 1 for figure in figures for band in figure.lines.values())
+    note = "First and last values of the curves."
+    note += " Curves of 40 steps or more are moving means over a twentieth of the steps." if averaged else ""
+    head = ("training", "quantity", "first", "last", "steps")
+    return Table(head, tuple(rows), note, label="first and last values of the curves")
+
+
+def _value(band: Band, place: int) -> Cell:
+    """Return a value of a curve, with its interval if there are several seeds."""
+    if band.low is None or band.high is None:
+        return Cell(number(band.mean[place], ".3g"))
+    return Cell(
+        number(band.mean[place], ".3g"), f"[{number(band.low[place], '.3g')}, {number(band.high[place], '.3g')}]"
+    )
 
 
 def _sweep_section(place: int, sweep: SweepSummary) -> Section:
@@ -144,7 +169,7 @@ def _speedup_block(name: str, compared: StepTimeComparison) -> Block:
         return Block(text=f"Speed-up of {name}: {speedup_note(compared)}")
     kinds = ["predicted"] * (not compared.reason) + ["measured"] * bool(compared.others)
     figures = [
-        Figure("speedups", f"speed-up of the {part} over m = {compared.g}", _speedup_data(compared, part))
+        Figure("speedups", f"speed-up of the {part} over our m = {compared.g}", _speedup_data(compared, part))
         for part in PARTS
         if not compared.reason
     ]

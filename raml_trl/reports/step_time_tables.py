@@ -11,7 +11,7 @@ from raml_trl.reports.terms import PHASE_MEANINGS
 _SPEEDUP_TERMS = (
     ("m", "rollouts of each question that are trained on"),
     ("update", "the phases scoring, selecting and updating, which depend on m"),
-    ("speed-up", "how many times as fast as training on all G rollouts: 2 means half the time"),
+    ("speed-up", "how many times as fast as our trainer, not TRL's, on all G rollouts (m = G): 2 means half the time"),
 )
 
 
@@ -82,8 +82,8 @@ def speedup_note(compared: StepTimeComparison) -> str:
         return f"{basis} Nothing was measured to compare with: no other run differs from it in m and seed alone."
     measured = (
         " Measurements are those of the other runs, which differ from it in m and seed alone: medians over steps, "
-        f"means over runs. Speed-ups are relative to m = {compared.g}, with the same seed where there is one: "
-        "geometric means with 95 % intervals over seeds (Student's, of the logarithm)."
+        f"means over runs. Speed-ups are relative to our trainer with m = {compared.g}, with the same seed where there "
+        "is one: geometric means with 95 % intervals over seeds (Student's, of the logarithm)."
     )
     if not any(row.n for row in compared.rows if row.m == compared.g):
         measured += f" No other run has m = {compared.g}, so there is no measured speed-up."

@@ -38,7 +38,7 @@ _SELECTION: _Plots = [
     ("Rows per generation", ["rows/selected", "rows/trained"]),
     ("Completion tokens per generation", ["tokens/generated", "tokens/scored", "tokens/trained"]),
 ]
-_SPEED: _Plots = [("Speed-up over training on all G", ["speedup/estimated", "speedup/ceiling"])]
+_SPEED: _Plots = [("Speed-up over training on all G with TRL's padding", ["speedup/estimated", "speedup/ceiling"])]
 
 
 @dataclass(frozen=True)

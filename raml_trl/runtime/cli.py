@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError, RepeatedError, mask_secrets, one_line, printable
+from raml_trl.runtime.errors import (
+    InputError,
+    MissingDevice,
+    Problems,
+    RepeatedError,
+    mask_secrets,
+    one_line,
+    printable,
+)
 from raml_trl.runtime.files import Settings
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import Limits, Number, check_settings, default_of
 from raml_trl.runtime.locks import EXPIRY_SECONDS, HEARTBEAT_SECONDS, DirectoryLock, WhenLocked, locked
-from raml_trl.runtime.next_command import last_lines
+from raml_trl.runtime.next_command import last_lines, with_maker
 from raml_trl.runtime.parser import StrictParser as StrictParser
 from raml_trl.runtime.parser import split_recipe
 from raml_trl.runtime.runs import Run, find_run, is_first_process, open_run, process_share
@@ -69,7 +77,7 @@ def run(
     optional_output: bool = False,
     shared: bool = False,
     publish: Callable[..., list[str]] | None = None,
-    preview: Callable[..., Mapping[str, str]] | None = None,
+    preview: Callable[..., Iterable[Mapping[str, str]]] | None = None,
 ) -> NoReturn:
     """Parse the command line, lock and open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
@@ -89,7 +97,8 @@ def run(
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
             `publish(*configs, run)` if the run is complete, even if it was complete before this command was started.
         preview: function for `dry_run`, called as `preview(*configs)`. It checks what the command checks when it
-            starts, writes nothing, and returns what the command would do, as a mapping of labels to texts.
+            starts, writes nothing, and yields what the command would do, as mappings of labels to texts. The mappings
+            before an error are shown, so the first ones need the settings only.
     """
     _log_plainly()
     for library in _CHATTY_LIBRARIES:
@@ -101,20 +110,32 @@ def run(
     parser = StrictParser(
         [*dataclass_types, RunOptions], prog=f"raml-trl {command}", description=about, allow_abbrev=False
     )
-    arguments = sys.argv[1:]
+    arguments, recipe, problems = sys.argv[1:], None, Problems()
     try:
         with ending_at_once():
-            *configs, options = parser.parse(arguments)
+            recipe, _ = split_recipe(arguments)
+            try:
+                *configs, options = parser.parse(arguments)
+            except MissingDevice as error:
+                if not parser.explicit_settings(arguments).get("dry_run"):
+                    raise
+                problems.messages += error.messages
+                *configs, options = parser.parse([*arguments, "--use_cpu", "true"])
             settings = parser.explicit_settings(arguments)
             without_output = optional_output and configs[0].output_dir is None
             if settings.get("output_dir", "") is None and not without_output:  # transformers would choose a directory
                 raise InputError(_NO_OUTPUT)
             directory = None if without_output else _output_dir(configs)
             if options.dry_run:
+                plan: dict[str, str] = {}
                 if is_first_process():
-                    plan = {} if preview is None else preview(*configs)
-                    state = {} if directory is None else {"output_dir": _state(directory, command, settings)}
-                    _show_plan({**plan, **state})
+                    with problems.collected():
+                        for part in [] if preview is None else preview(*configs):
+                            plan |= part
+                    with problems.collected():
+                        plan |= {} if directory is None else {"output_dir": _state(directory, command, settings)}
+                    _show_plan(plan)
+                problems.check()
                 parser.exit()
             if directory is None:
                 parser.exit(main(*configs, None) or 0)
@@ -134,13 +155,13 @@ def run(
             if was_complete and not urls:
                 logger.info("%s: %s is complete, nothing to do", command, record.directory)
             if record.complete and record.writes:
-                recipe, _ = split_recipe(arguments)
                 lines = last_lines(command, record.directory, recipe)
                 sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     except RepeatedError:
         parser.exit(USER_ERROR)
     except InputError as error:
-        parser.exit(USER_ERROR, f"{parser.prog}: {error}\n")
+        lines = [with_maker(message, recipe) for message in error.messages]
+        parser.exit(USER_ERROR, "".join(f"{parser.prog}: {line}\n" for line in lines))
     except KeyboardInterrupt:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; run the same command again to resume\n")
     except Terminated as end:

@@ -7,7 +7,8 @@ tokens are masked.
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 _LONGEST_VALUE = 100
 _LONGEST_MESSAGE = 4_000
@@ -28,6 +29,53 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+    @property
+    def messages(self) -> list[str]:
+        """The lines to report."""
+        return [str(self)]
+
+
+class MissingDevice(InputError):
+    """Raised if this machine has no device for the settings. A dry run checks the rest of the settings nevertheless."""
+
+
+class InputErrors(InputError):
+    """Several errors, each reported in a line of its own."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("; ".join(messages))
+        self._messages = list(messages)
+
+    @property
+    def messages(self) -> list[str]:
+        return self._messages
+
+
+class Problems:
+    """Collects the errors of several checks, so that the user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Collect the `InputError` that ends the block, if one does."""
+        try:
+            yield
+        except RepeatedError:
+            raise
+        except InputError as error:
+            self.messages += error.messages
+
+    def check(self) -> None:
+        """Raise the errors that were collected.
+
+        Raises:
+            InputErrors: if there are any.
+        """
+        if self.messages:
+            raise InputErrors(self.messages)
 
 
 class RepeatedError(InputError):

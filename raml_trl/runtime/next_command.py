@@ -7,8 +7,10 @@ evaluation or a sweep, the next command is `report`, which writes a page about t
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +89,23 @@ def first_recipe(copies: Mapping[Path, str]) -> Path | None:
     goals = sorted(steps, key=lambda step: copies[Path(step.name)] not in _TRAINING)
     runnable = (_first_runnable(goal, steps, set()) for goal in goals)
     return next((Path(step.name) for step in runnable if step is not None), None)
+
+
+def with_maker(message: str, recipe: str | None) -> str:
+    """Add to a message about a missing directory the command that makes it.
+
+    Args:
+        message: one line about a missing directory, or about another error, which is returned unchanged.
+        recipe: the recipe as the user gave it, in whose folder a recipe may make the directory; None if there is none.
+    """
+    if recipe is None or "there is no such directory" not in message:
+        return message
+    words = re.split(r"[\s:;]+", message)
+    with suppress(InputError):  # the recipe itself may be missing
+        for step in _steps(recipe):
+            if str(step.output) in words:
+                return f"{message}; `{_written(step.command, step.name)}` makes it"
+    return message
 
 
 def _first_runnable(step: _Step, steps: list[_Step], seen: set[Path]) -> _Step | None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, get_type_hints
 from trl import TrlParser
 
 from raml_trl.runtime.commands import COMMANDS
-from raml_trl.runtime.errors import InputError, shown, suggestion
+from raml_trl.runtime.errors import InputError, MissingDevice, shown, suggestion
 from raml_trl.runtime.files import Settings, read_yaml
 from raml_trl.runtime.help_page import help_page
 from raml_trl.runtime.recipes import command_of, find_recipe
@@ -63,6 +63,7 @@ class StrictParser(TrlParser):
 
         Raises:
             InputError: for an unreadable file, an unknown key or option, or an invalid value.
+            MissingDevice: if this machine has no device for the settings.
         """
         recipe, rest = split_recipe(arguments)
         path = None if recipe is None else find_recipe(recipe)
@@ -71,6 +72,8 @@ class StrictParser(TrlParser):
         self._check_options(rest)
         try:
             return self.parse_args_and_config(rest if path is None else ["--config", str(path), *rest])
+        except MissingDevice:
+            raise
         except (ValueError, ImportError, NotImplementedError) as error:  # raised by TRL's dataclasses and by ours
             raise InputError(" ".join(str(error).split())) from error
 

@@ -1,11 +1,15 @@
 """Describes the model and the data of a command for a dry run, from the tokenizer and the first row."""
 
+from collections.abc import Iterator
+
 from transformers import PreTrainedTokenizerBase
 
 from raml_trl.data.reading import open_data, stream_questions, stream_tasks
 from raml_trl.data.records import describe_task
 from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
+from raml_trl.runtime.errors import Problems
+from raml_trl.runtime.trackers import Tracker, check_tracker
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.loading import check_chat, load_tokenizer, open_engine
 from raml_trl.sampling.vllm_engine import check_vllm
@@ -38,23 +42,31 @@ def describe_inputs(
     return {"model": model, "data": f"{table.name}, prompt_style {style}", "first row": row}
 
 
-def preview_sampling(config: SamplingArguments, samples: int) -> dict[str, str]:
+def preview_sampling(config: SamplingArguments, samples: int, *, tracker: Tracker = "none") -> Iterator[dict[str, str]]:
     """Check the model and the first row of a command that draws `samples` samples per question, and describe its work.
 
+    `tracker` is the dashboard that the command reports to.
+
     Raises:
-        InputError: if the model, its server, vLLM or the data cannot be used.
+        InputErrors: if the model, its server, vLLM, the data or the dashboard cannot be used.
     """
     name, tokenizer = config.model_name_or_path, None
-    if config.engine == "server":
-        open_engine(config)
-    else:
-        pads = config.engine == "transformers"
-        tokenizer = check_chat(load_tokenizer(name), config.prompt_style, name, pads=pads)
-        if config.engine == "vllm":
-            check_vllm()
     questions = "every question" if config.num_questions is None else f"each of {config.num_questions:,} questions"
     limit = f"of at most {config.max_completion_length:,} tokens"
-    return {
-        **describe_inputs(name, tokenizer, open_data(config), config.prompt_style),
-        "samples": f"{samples} for {questions}, {limit}, engine {config.engine}, temperature {config.temperature}",
-    }
+    yield {"samples": f"{samples} for {questions}, {limit}, engine {config.engine}, temperature {config.temperature}"}
+    problems = Problems()
+    with problems.collected():
+        check_tracker(tracker)
+    with problems.collected():
+        if config.engine == "vllm":
+            check_vllm()
+    with problems.collected():
+        table = open_data(config)
+    with problems.collected():
+        if config.engine == "server":
+            open_engine(config)
+        else:
+            pads = config.engine == "transformers"
+            tokenizer = check_chat(load_tokenizer(name), config.prompt_style, name, pads=pads)
+    problems.check()
+    yield describe_inputs(name, tokenizer, table, config.prompt_style)

@@ -8,7 +8,7 @@ from trl import SFTConfig
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, Limits, check_settings
 from raml_trl.sft.choosing import Choice, Order, QuestionWeight, parse_length_bin
-from raml_trl.training.config import TrainArguments, use_new_names
+from raml_trl.training.config import TrainArguments, check_device, use_new_names
 from raml_trl.training.limits import SFT
 
 
@@ -20,6 +20,7 @@ class CheckedSFTConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_device(self)
         use_new_names(self)
         super().__post_init__()
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
+from transformers.utils.import_utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import ModelConfig
 
 from raml_trl.data.config import DatasetArguments
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, MissingDevice
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, PATH, TOP_P, Each, Limits, Number, check_settings, whole
 from raml_trl.training.adapters import StartingAdapter
@@ -29,6 +30,25 @@ def use_new_names(config: TrainingArguments) -> None:
     for old, new in _NEW_NAMES.items():
         if hasattr(config, new) and getattr(config, new) is None:
             setattr(config, new, getattr(config, old))
+
+
+def check_device(config: TrainingArguments) -> None:
+    """Check that this machine can train in bfloat16, if the settings ask for it.
+
+    Call this function before `__post_init__` of TRL, which replaces None in `bf16` by true, unless `fp16` is true.
+
+    Raises:
+        MissingDevice: if it cannot.
+    """
+    bf16 = not config.fp16 if config.bf16 is None else config.bf16
+    if config.use_cpu or not (bf16 or config.bf16_full_eval):
+        return
+    if not (is_torch_bf16_gpu_available() or is_torch_xla_available()):
+        name = "bf16" if bf16 else "bf16_full_eval"
+        raise MissingDevice(
+            f"{name} is true, but this machine has no GPU that computes in bfloat16: start on a machine with one, or "
+            f"set use_cpu: true and {name}: false to train on the CPU"
+        )
 
 
 @dataclass(kw_only=True)

@@ -151,6 +151,41 @@ def test_a_dry_run_is_refused_as_a_start_would_be(
     assert (code, error.splitlines()[-1]) == (2, f"raml-trl {command}: {message}")
 
 
+def test_everything_that_is_missing_is_listed_below_the_plan(
+    dry_run: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A GPU recipe on a laptop, with a tokenizer: no GPU, no vLLM, and no data."""
+    monkeypatch.setattr("raml_trl.training.config.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("raml_trl.sampling.vllm_engine.find_spec", lambda _: None)
+    model = ("--model_name_or_path", "model")
+    code, plan, error = dry_run("train_grpo", "gsm8k/grpo_0.5b", *model)
+    assert code == 2
+    assert plan == {
+        "generation": "512 rollouts, 8 for each of 64 questions, processes: 1",
+        "update": "4 of 8 rollouts, selection importance, loss dapo",
+        "length": "200 steps",
+        "output_dir": "runs/gsm8k/grpo_0.5b, a new run",
+    }
+    lines = [line.removeprefix("raml-trl train_grpo: ") for line in error.splitlines()]
+    missing = "there is no such directory or file"
+    assert [line.partition(": in the checkout")[0] for line in lines] == [
+        "bf16 is true, but this machine has no GPU that computes in bfloat16: start on a machine with one, or set "
+        "use_cpu: true and bf16: false to train on the CPU",
+        "vLLM is not installed",
+        f"dataset_name runs/gsm8k/data_train: {missing}; `raml-trl prepare_data gsm8k/data_train` makes it",
+        f"dataset_name runs/gsm8k/data_test: {missing}; `raml-trl prepare_data gsm8k/data_test` makes it",
+    ]
+    # Without a GPU, the CPU has to be asked for, also if bf16 is left to its default.
+    assert dry_run("train_sft", *INPUTS)[2].startswith("raml-trl train_sft: bf16 is true, but")
+    # A start on the CPU lists the same problems, and leaves nothing behind.
+    monkeypatch.setattr(sys, "argv", ["train_grpo", "gsm8k/grpo_0.5b", *model, "--use_cpu", "--no_bf16"])
+    with pytest.raises(SystemExit) as stop:
+        run(train_grpo.main, *COMMANDS["train_grpo"][1:])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [f"raml-trl train_grpo: {line}" for line in lines[1:]]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_unreadable_first_row_is_refused(dry_run: Start, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1 = ?", "answer": ""}\n')
     code, _, error = dry_run("evaluate", *INPUTS, "--dataset_name", "rows.jsonl")

@@ -82,6 +82,7 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     assert rows[2][8] == "1.43"  # 1 / (0.6 + 0.4 * 2 / 8)
     assert "Given: 3 s of generating and 2 s of updating" in output
     assert "Measured" not in output
+    assert "Speed-up and ceiling: relative to TRL's trainer" in output
     assert (tmp_path / "out" / "plan.svg").read_text().startswith("<svg")
 
     baseline, *ours = read(tmp_path / "out")

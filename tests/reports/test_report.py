@@ -273,9 +273,9 @@ def test_unfinished_sweep_is_reported_so_far(tmp_path: Path) -> None:
         make(tmp_path / "changed", sweeps=[f"s={directory}"])
 
 
-def test_runs_with_one_name_are_seeds(tmp_path: Path) -> None:
+def test_runs_with_one_name_are_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [write_grpo(tmp_path / f"seed-{seed}", seed, 4) for seed in range(3)]
-    data, page, _ = make(tmp_path, runs=[f"GRPO={run}" for run in runs])
+    data, page, text = make(tmp_path, runs=[f"GRPO={run}" for run in runs])
     [training] = data["runs"]
     assert training["seeds"] == [0, 1, 2]
     logs = [[log["correct"] for log in grpo_logs(seed, 4)] for seed in range(3)]
@@ -285,6 +285,17 @@ def test_runs_with_one_name_are_seeds(tmp_path: Path) -> None:
     assert curve["high"][-1] - curve["mean"][-1] == pytest.approx(T[2] * stdev(last) / math.sqrt(3), rel=1e-5)
     assert "loss" not in training["curves"]  # the loss of GRPO is zero apart from clipping
     assert "Lines are means over 3 seeds" in visible_text(page)
+    # The table of first and last values, in the terminal and on the page.
+    first, bound = fmean(values[0] for values in logs), curve["high"][-1]
+    for shown in (capsys.readouterr().out, text):
+        [row] = [
+            line for line in shown.splitlines() if line.startswith("| GRPO") and "rollouts that are correct" in line
+        ]
+        cells = [cell.strip().replace("\\", "") for cell in row.split("|")[1:-1]]
+        assert cells[2].startswith(f"{first:.3g} [")
+        assert cells[3].startswith(f"{fmean(last):.3g} [")
+        assert cells[3].endswith(f", {bound:.3g}]")
+        assert cells[4] == "1 to 6"
 
 
 def test_unusable_arguments_are_refused(tmp_path: Path) -> None:
@@ -381,6 +392,7 @@ def test_speedups_are_predicted_from_one_run_and_measured_in_the_others(tmp_path
     }
     assert rows[8]["predicted_speedup"] == {"update": 1.0, "step": 1.0}
     assert "logged by one run: m2s0." in visible_text(page)
+    assert "how many times as fast as our trainer, not TRL's, on all G rollouts" in visible_text(page)
 
     # The predictions are those that the planner makes from the source run.
     summary = json.loads((tmp_path / "m2s0" / "summary.json").read_text())
