@@ -23,7 +23,7 @@ TRL_TESTS := tests/grpo/test_advantages.py tests/grpo/test_batching.py tests/run
 # Parallel test processes. Each needs about 1.5 GB of memory; more processes than cores are slower.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-INPUTS := setup.cfg pyproject.toml constraints.txt
+INPUTS := setup.py setup.cfg pyproject.toml constraints.txt
 
 # On small matrices a second thread gains little, and loses much time on a busy machine.
 export OMP_NUM_THREADS ?= 1
