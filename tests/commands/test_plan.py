@@ -100,6 +100,7 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
     assert ours[0]["bytes"]["activations"] == 118 * (2 * layer + 4 * (3 * 64 + 2 * 64))
     # A generation has 2 prompts, of which 19 tokens are shared, and 16 completions of 40 tokens.
+    assert "Not compared: ways to save, because `run` names no run that has logged its rollouts." in output
     assert "Proposed: max_tokens_per_micro_batch: 678, because a whole generation of a process fits" in output
     assert start("plan", recipe=recipe(), **settings)[1] == output
 
@@ -121,6 +122,7 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
     code, output, error = start("plan", recipe=planned, prompt_length=18, run="run-8", output_dir="out")
     assert code == 0, error
     assert "Measured: run-8, 6 steps at m = 8" in output
+    assert "Not compared: ways to save, because no logged group has a signal." in output
     # For m = 8 there are two predictions: the one for our trainer replaces the one for TRL's.
     predictions = {row["num_generations_update"]: row for row in read(tmp_path / "out")}
     for selected in (8, 2):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.planning.advice import Option, compare_options, recommend
+from raml_trl.grpo.planning.advice import Groups, Option, compare_options, recommend
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.inputs import (
     read_costs,
@@ -102,6 +102,7 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
         notes.append(_proposal(config.device_memory, tokens, sum(longest), whole, packs=geometries[-1].packs))
     groups = None if config.run is None else read_groups(Path(config.run), args, config.prompt_length)
     if groups is None or not groups.live.any():
+        notes.append(f"Not compared: ways to save, because {_missing(config.run, groups)}.")
         return predictions, [], notes
     per_step = geometries[-1].rollouts_per_step / args.num_generations / config.num_processes
     options = compare_options(groups, split, per_step, keep=args.prefix_keep, minimum=args.prefix_minimum)
@@ -112,6 +113,15 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
         recommend(options),
     ]
     return predictions, options, notes
+
+
+def _missing(run: str | None, groups: Groups | None) -> str:
+    """Return why ways to save cannot be compared."""
+    if run is None:
+        return "`run` names no run that has logged its rollouts"
+    if groups is None:
+        return f"{run} has logged no rollouts (log_completions: true logs them)"
+    return "no logged group has a signal"
 
 
 def _proposal(memory: float, tokens: int | None, longest: int, whole: int, *, packs: bool) -> str:
