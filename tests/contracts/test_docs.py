@@ -142,14 +142,14 @@ def test_pages_contain_commands() -> None:
 @pytest.mark.children
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, model_dir: str, tmp_path: Path) -> None:
-    """Run each block, with a tiny model for `MODEL`. Blocks that import packages not installed here are only parsed."""
+    """Run each block, with a tiny model for the demo's. Blocks that import missing packages are only parsed."""
     for code in blocks(page, "python"):
         tree = ast.parse(code)
         imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         missing = [name for name in imported if importlib.util.find_spec(name.partition(".")[0]) is None]
         if "..." in code or missing:
             continue
-        program = code.replace('"MODEL"', repr(model_dir))
+        program = code.replace('"runs/demo/sft"', repr(model_dir))
         done = subprocess.run([*python(), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         shown = re.search(re.escape(code) + r"```\n\n```\n(.*?)```", page.read_text(), re.DOTALL)
