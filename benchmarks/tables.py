@@ -65,7 +65,7 @@ def summary_table() -> str:
 
 def readme_table() -> str:
     """Make the table of the README: four measured numbers with their conditions."""
-    update, step, shared = (load(name) for name in ("update_time", "whole_step", "shared_prompts"))
+    update, shared = (load(name) for name in ("update_time", "shared_prompts"))
     equal, tailed, _ = update.values()
     prompts = shared["1,024 tokens, vocabulary 512"]
     rows = [
@@ -76,8 +76,7 @@ def readme_table() -> str:
             _spread(prompts["ratio"]["8"]),
         ),
         (
-            "time of an update, equal lengths and short prompts; whole step "
-            f"{step['by_m']['2']['speedup']['median']:.2f} times as fast",
+            "time of an update, equal lengths and short prompts",
             "m = 2 of 8",
             _spread(equal["ratio"]["2"]),
         ),

@@ -12,10 +12,9 @@ from typing import NoReturn
 import raml_trl
 from raml_trl.runtime.commands import COMMANDS, STAGES, TOOLS
 from raml_trl.runtime.completion import SHELLS, completion_script
-from raml_trl.runtime.errors import InputError, suggestion
+from raml_trl.runtime.errors import USER_ERROR, InputError, suggestion
 from raml_trl.runtime.recipes import copy_recipe, output_of, recipes_page
 
-USER_ERROR = 2
 _LIBRARIES = ("torch", "trl", "transformers", "accelerate")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from raml_trl.runtime.disks import named_faults
 from raml_trl.runtime.errors import (
+    USER_ERROR,
     InputError,
     MissingDevice,
     Problems,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-USER_ERROR = 2
 INTERRUPTED = 130
 
 _NO_OUTPUT = "output_dir is missing: set it to the directory that the run is to be written to"

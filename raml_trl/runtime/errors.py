@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+USER_ERROR = 2
+"""The exit code of a command that ends because of an `InputError`."""
+
 _LONGEST_VALUE = 100
 _LONGEST_MESSAGE = 4_000
 # All control characters except line feeds and tabs, halves of surrogate pairs, and marks that reorder text.

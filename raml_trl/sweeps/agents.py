@@ -28,8 +28,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from raml_trl.runtime.cli import USER_ERROR
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import USER_ERROR, InputError
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.locks import holder_of, lock_path
 from raml_trl.runtime.runs import is_complete

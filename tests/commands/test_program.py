@@ -131,6 +131,7 @@ def test_every_recipe_is_listed_with_the_command_that_reads_it(program, monkeypa
 
 
 def test_the_list_of_recipes_fits_into_the_terminal(program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     whole = program("recipes", "qwen")[1].splitlines()
     for width in (60, 100):
         monkeypatch.setenv("COLUMNS", str(width))
