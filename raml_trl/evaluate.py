@@ -135,7 +135,7 @@ def evaluate_model(config: EvaluateConfig, record: Run) -> None:
 def close_run(config: EvaluateConfig, record: Run, shards: Sequence[Path], started: float) -> None:
     """Merge the shards, compute the metrics, write and report them, and mark the run complete.
 
-    `shards` are the files of all shards, and empty with `from_samples`. `started` is the time at which this process
+    `shards` are the files of all shards, and empty with `from_samples`. `started` is the time when this process
     began the run.
     """
     if config.from_samples is not None:

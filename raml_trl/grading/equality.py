@@ -185,7 +185,7 @@ def _same_numbers(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 def _same_number_and_expression(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Compare a number with an expression. A predicted expression that names something unknown is no number.
 
-    Such a reference may be unreadable. Only algebra can tell, so it is left to algebra.
+    If the reference names something unknown, the grader may have misread it. Then algebra decides.
     """
     if comparison.swapped and is_unknown(plain(a.text)):
         return False

@@ -217,7 +217,7 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def per_micro_batch_terms(self) -> list[str]:
-        """The names of the settings of this config that make the loss depend on which rows share a micro-batch."""
+        """The names of the settings with which the loss of a row depends on the other rows of its micro-batch."""
         return per_micro_batch_terms(vars(self))
 
     @property

@@ -126,7 +126,7 @@ class Agents:
             yield None if self._is_running(name) or self.study.result_file(name).exists() else log
 
     def _is_running(self, name: str) -> bool:
-        """Return whether a process runs the trial, as far as the lock of its run tells.
+        """Return whether a process holds the lock of the trial's run.
 
         Some network file systems do not support `flock`, but they all support the lock of a run.
         """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.utils import RepeatSampler
@@ -65,7 +65,8 @@ class EpochSetter(TrainerCallback):
         control: TrainerControl,
         **given: Any,
     ) -> None:
-        sampler = given["train_dataloader"].batch_sampler
+        loader = given["train_dataloader"]  # a user's `get_train_dataloader` may return any iterable
+        sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
         while sampler is not None:
             if isinstance(sampler, _HasEpoch):
                 sampler.set_epoch(int(state.epoch or 0))

@@ -99,7 +99,7 @@ def test_a_plan_from_given_numbers(start: Start, recipe: Callable[..., Path], tm
     # working memory of the head.
     layer = 24 * 64 + 4 * (2 * 64 + 2 * 64 + 4 * 64) + 4 * 60
     assert ours[0]["bytes"]["activations"] == 118 * (2 * layer + 4 * (3 * 64 + 2 * 64))
-    # A generation has 2 prompts, of which 19 tokens are shared, and 16 completions of 40 tokens.
+    # A generation has 2 prompts and 16 completions of 40 tokens. The completions of a prompt share 19 of its tokens.
     assert "Not compared: ways to save, because `run` names no run that has logged its rollouts." in output
     assert "Proposed: max_tokens_per_micro_batch: 678, because a whole generation of a process fits" in output
     assert start("plan", recipe=recipe(), **settings)[1] == output

@@ -45,7 +45,7 @@ def test_only_the_selected_rows_are_forwarded(model_dir: str, tmp_path: Path) ->
 def test_all_processes_save_their_rollouts_or_none_does(
     model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that resumes without rollouts generates new ones, in which all processes must take part."""
+    """All processes generate together. One that resumed without its rollouts would generate alone, and wait."""
     settings = {"per_device_train_batch_size": 8, "steps_per_generation": 2, "rollout_func": fixed_rollouts}
     trainer, _ = make_trainer(model_dir, tmp_path, num_generations_update=2, **settings)
     buffered(trainer)

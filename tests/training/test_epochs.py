@@ -81,3 +81,8 @@ def test_every_sampler_learns_the_epoch(processes: int, skipped: int, batches: b
         loader = skip_first_batches(loader, skipped)
     EpochSetter().on_epoch_begin(None, TrainerState(epoch=3.5), None, train_dataloader=loader)
     assert sampler.epoch == 3
+
+
+def test_a_loader_of_another_kind_has_no_epoch_to_set() -> None:
+    """A user's trainer may return any iterable from `get_train_dataloader`."""
+    EpochSetter().on_epoch_begin(None, TrainerState(epoch=3.5), None, train_dataloader=[{"prompt": "1 + 1"}])
