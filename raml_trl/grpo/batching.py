@@ -24,8 +24,9 @@ from torch import Tensor
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import split_pixels, stack_pixels
-from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_micro_batches
+from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
+from raml_trl.grpo.row_rules import RowRules
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, Batch, take_rows
 from raml_trl.runtime.errors import InputError
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from trl import GRPOConfig
 
 from raml_trl.grpo.config_checks import check_exactness, check_geometry, check_subset
-from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules, per_micro_batch_terms, settle_row_rules
 from raml_trl.grpo.packing.support import SharedPrompts
+from raml_trl.grpo.row_rules import PLAIN_MODEL, ModelTraits, RowRules, per_micro_batch_terms, settle_row_rules
 from raml_trl.grpo.user_selection import STRATEGIES, Selector, Strategy, load_strategy, selector_name
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.help_page import Headings

@@ -31,7 +31,8 @@ from raml_trl.grpo.batching import RowTable, deal_rows, take_micro_batches
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.exchange import exchange_rows
 from raml_trl.grpo.images import image_inputs
-from raml_trl.grpo.micro_batches import IDLE, RowRules, deal_in_order
+from raml_trl.grpo.micro_batches import IDLE, deal_in_order
+from raml_trl.grpo.row_rules import RowRules
 from raml_trl.grpo.rows import Batch, loss_mask
 
 Outputs = tuple[Tensor, Tensor]

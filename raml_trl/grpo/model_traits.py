@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from raml_trl.grpo.micro_batches import ModelTraits
+from raml_trl.grpo.row_rules import ModelTraits
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from trl import GRPOTrainer
 
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.config_checks import ROW_MEAN_LOSSES
-from raml_trl.grpo.micro_batches import RowRules
+from raml_trl.grpo.row_rules import RowRules
 from raml_trl.runtime.errors import InputError
 
 Normalizer = Literal["rows", "tokens"]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from raml_trl.grpo.batching import join_completions, num_cells, prompt_numbers, row_lengths
 from raml_trl.grpo.images import image_inputs, split_pixels, stack_pixels
-from raml_trl.grpo.micro_batches import RowRules, cut_for_scoring
+from raml_trl.grpo.micro_batches import cut_for_scoring
+from raml_trl.grpo.row_rules import RowRules
 from raml_trl.grpo.rows import Batch, take_rows
 
 Scores = tuple[Tensor, Tensor | None, Tensor | None]

@@ -18,7 +18,7 @@ from raml_trl.grpo.advantages import is_mixed
 from raml_trl.grpo.batching import num_cells, row_lengths
 from raml_trl.grpo.generation import Generation
 from raml_trl.grpo.ledger import Ledger, speedup
-from raml_trl.grpo.micro_batches import RowRules
+from raml_trl.grpo.row_rules import RowRules
 from raml_trl.grpo.rows import Batch, loss_mask
 from raml_trl.runtime.rollout_table import CORRECT, column_name, read_flag
 

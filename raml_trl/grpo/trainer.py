@@ -38,13 +38,13 @@ from raml_trl.grpo.generation import Generation, GenerationCounter, Row, add_fie
 from raml_trl.grpo.images import image_inputs
 from raml_trl.grpo.ledger import Ledger, summary
 from raml_trl.grpo.loss_metrics import LossMetrics
-from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_default_args, check_private_names, is_around
 from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
 from raml_trl.grpo.question_choice import QuestionChoosing
 from raml_trl.grpo.row_beta import weighted_beta
+from raml_trl.grpo.row_rules import ModelTraits
 from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch, has_advantage
 from raml_trl.grpo.scoring import Scores, score_rows
 from raml_trl.grpo.subset import (

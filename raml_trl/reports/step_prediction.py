@@ -7,14 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from raml_trl.grpo.micro_batches import RowRules, settle_row_rules
-from raml_trl.grpo.planning.step_cost import (
-    Geometry,
-    draw_work,
-    logged_lengths,
-    measured_split,
-    predict_seconds,
-)
+from raml_trl.grpo.planning.geometry import Geometry
+from raml_trl.grpo.planning.step_cost import draw_work, logged_lengths, measured_split, predict_seconds
+from raml_trl.grpo.row_rules import RowRules, settle_row_rules
 from raml_trl.reports.runs import TrainingRun
 from raml_trl.runtime.history import RunSummary, read_summary
 

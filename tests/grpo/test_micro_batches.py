@@ -5,16 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from raml_trl.grpo.micro_batches import (
-    IDLE,
-    ModelTraits,
-    RowRules,
-    cut_by_width,
-    cut_for_scoring,
-    deal_in_order,
-    pack_steps,
-    settle_row_rules,
-)
+from raml_trl.grpo.micro_batches import IDLE, cut_by_width, cut_for_scoring, deal_in_order, pack_steps
+from raml_trl.grpo.row_rules import ModelTraits, RowRules, settle_row_rules
 
 
 def random_choice(seed: int) -> tuple[np.ndarray, int, int]:

@@ -22,8 +22,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits, RowRules
 from raml_trl.grpo.model_traits import read_traits, width_limit
+from raml_trl.grpo.row_rules import PLAIN_MODEL, ModelTraits, RowRules
 from raml_trl.runtime.errors import InputError
 from tests.grpo.test_config import make_config
 from tests.helpers.architectures import GPT2, LONGROPE, NO_DROPOUT, ROTARY, SMALL

@@ -8,7 +8,7 @@ import transformers as hf
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from raml_trl.grpo.micro_batches import PLAIN_MODEL, ModelTraits
+from raml_trl.grpo.row_rules import PLAIN_MODEL, ModelTraits
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 ROTARY = SMALL | {"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32, "max_position_embeddings": 128}

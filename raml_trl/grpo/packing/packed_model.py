@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raml_trl.grpo.config import SubsetGRPOConfig
-from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.model_traits import padded_rows
 from raml_trl.grpo.packing.attention import choose_backend, find_backend_obstacle, register
 from raml_trl.grpo.packing.layout import Layout, PackedRows, is_layout, pack_rows
 from raml_trl.grpo.packing.self_check import FAILED, Difference, measure_difference
 from raml_trl.grpo.packing.support import find_obstacle
+from raml_trl.grpo.row_rules import ModelTraits
 from raml_trl.runtime.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Literal
 import trl.trainer.utils
 from transformers import PreTrainedModel
 
-from raml_trl.grpo.micro_batches import ModelTraits
+from raml_trl.grpo.row_rules import ModelTraits
 
 SharedPrompts = Literal["auto", "off", "sdpa", "flex", "flash"]
 """The setting `shared_prompts`: a backend of `attention`, "auto" for the fastest one, or "off" for none."""

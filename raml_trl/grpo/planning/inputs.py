@@ -12,12 +12,11 @@ from trl import ModelConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.config_checks import MEAN_OF_ROW_LOSSES
 from raml_trl.grpo.dataset import GRPOArguments
-from raml_trl.grpo.micro_batches import ModelTraits
 from raml_trl.grpo.planning.advice import Groups
 from raml_trl.grpo.planning.config import PlanConfig
+from raml_trl.grpo.planning.geometry import Geometry
 from raml_trl.grpo.planning.step_cost import (
     ROLLOUTS_DRAWN,
-    Geometry,
     Split,
     Work,
     given_split,
@@ -25,6 +24,7 @@ from raml_trl.grpo.planning.step_cost import (
     lognormal_lengths,
     measured_split,
 )
+from raml_trl.grpo.row_rules import ModelTraits
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_rows, read_yaml
 from raml_trl.runtime.history import SUMMARY_FILE, RunSummary, read_log_history, read_summary

@@ -11,10 +11,9 @@ Each process has K micro-batches of N rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil, exp, gcd, log
 from statistics import NormalDist, fmean
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,89 +21,12 @@ from numpy.typing import NDArray
 from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
+from raml_trl.grpo.planning.geometry import Geometry
 from raml_trl.grpo.selection import select_rollouts
 from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.history import LogEntry, RunSummary
 
 ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells is then accurate to about 1 %
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The settings that determine how a generation batch is cut into micro-batches.
-
-    Except for `num_processes`, they are fields of `SubsetGRPOConfig`, with a value in place of every None. Batch sizes
-    and numbers of steps are those of one process, as in `SubsetGRPOConfig`.
-    """
-
-    num_processes: int
-    per_device_train_batch_size: int
-    steps_per_generation: int
-    gradient_accumulation_steps: int
-    num_iterations: int
-    num_generations: int
-    num_generations_update: int
-    selection: str
-    selection_scope: Literal["group", "batch"]
-    subset_mode: Literal["drop", "mask"]
-    length_bucketing: bool
-    skip_zero_advantage: bool
-    shared_prompts: bool = False
-    max_tokens_per_micro_batch: int | None = None
-
-    @property
-    def fraction(self) -> float:
-        """The share of rollouts that carry gradient, m/G."""
-        return self.num_generations_update / self.num_generations
-
-    @property
-    def rows_per_micro_batch(self) -> float:
-        """Number of rows in a micro-batch of one process, on average."""
-        rollouts = self.per_device_train_batch_size
-        return rollouts if self.subset_mode == "mask" else rollouts * self.fraction
-
-    @property
-    def packs(self) -> bool:
-        """Whether rows are packed: without padding, and with each prompt once per micro-batch."""
-        return self.shared_prompts and self.length_bucketing
-
-    def most_cells(self, prompt: int, completion: int) -> int:
-        """Return the number of cells of the largest micro-batch, if all rollouts have these numbers of tokens."""
-        if not self.packs:
-            return ceil(self.rows_per_micro_batch * (prompt + completion))
-        limit = self.max_tokens_per_micro_batch or self.per_device_train_batch_size * (prompt + completion)
-        return max(prompt - 1 + completion, min(limit, self.packed_cells(prompt, completion)))
-
-    def packed_cells(self, prompt: int, completion: int) -> int:
-        """Return the number of cells of a generation batch of one process if it is packed into one micro-batch.
-
-        All rollouts have these numbers of tokens.
-        """
-        rollouts = self.per_device_train_batch_size * self.steps_per_generation
-        rows = self.rows_per_micro_batch * self.steps_per_generation
-        return ceil(rollouts / self.num_generations) * (prompt - 1) + ceil(rows) * completion
-
-    @property
-    def rollouts(self) -> int:
-        """Number of rollouts in a generation batch, on all processes."""
-        return self.num_processes * self.per_device_train_batch_size * self.steps_per_generation
-
-    @property
-    def rollouts_per_step(self) -> float:
-        """Number of new rollouts per optimizer step, on all processes.
-
-        It is an average if several steps train on the same rollouts.
-        """
-        return self.rollouts * self.generations_per_step / self.num_iterations
-
-    @property
-    def generations_per_step(self) -> float:
-        """Number of generation batches that one optimizer step trains on.
-
-        It is less than 1 if several optimizer steps share a batch. With `num_iterations` > 1, each pass over a batch
-        counts as another batch.
-        """
-        return self.gradient_accumulation_steps / self.steps_per_generation
 
 
 class Work(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raml_trl.grpo.planning.geometry import Geometry
 from raml_trl.grpo.planning.step_cost import (
-    Geometry,
     Split,
     Work,
     draw_work,
