@@ -31,7 +31,7 @@ def draw_cuts(num_groups: int, num_rollouts: int, *, seed: int, step: int) -> ND
 
 
 def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tensor:
-    """Return the probability `(R, C)` with which each token survives; `width` is C.
+    """Return the probability `(R, C)` that each token survives if completions are cut at a random length.
 
     Tokens beyond the length of a row have the probability of the last token.
 
@@ -47,11 +47,12 @@ def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tenso
 
 
 def cut_completions(batch: Batch, *, minimum: int, keep: float, row_mean: bool, mask_only: bool) -> Batch:
-    """Return the batch with every completion cut, and with advantages `(R, C)` multiplied by the weights of the tokens.
+    """Return the batch with every completion cut at its drawn length, and with one advantage per token, `(R, C)`.
 
-    `num_items_in_batch`, by which token-normalised losses divide, stays that of the whole completions. A loss that is a
-    mean over the tokens of a row would divide by the tokens that are left, so the advantages are also multiplied by the
-    share of the tokens that is left.
+    The advantage of a token is divided by the probability that the token survives the cut. `num_items_in_batch`, by
+    which token-normalised losses divide, stays that of the whole completions. A loss that is a mean over the tokens of
+    a row would divide by the number of tokens that are left, so with `row_mean` the advantages are also multiplied by
+    the share of the row's tokens that is left.
 
     Args:
         batch: rows with the column `CUT_DRAWS`.

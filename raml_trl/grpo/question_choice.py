@@ -113,7 +113,7 @@ def draw_questions(
         chances: `(N,)`, from `MixedCounts.chances`.
         number: P, at most N.
         floor: added to every chance.
-        rng: generator for the order of the questions in the draw, for its start, and for the order of the result.
+        rng: generator for the random numbers of the systematic draw, and for the order of the result.
 
     Returns:
         `(P,)`: the questions in random order; `(P,)`: the probability of each.

@@ -44,12 +44,12 @@ class Refiller:
     Attributes:
         accelerator: the trainer's.
         group_size: G.
-        generate: returns the `Rollouts` of prompts: TRL's `_generate`, with all overrides.
-        calculate_rewards: TRL's `_calculate_rewards`, with all overrides; returns the rewards `(P * G, F)` of all
-            processes.
+        generate: takes prompts and returns their `Rollouts`: the trainer's `_generate`, which a subclass may override.
+        calculate_rewards: returns the rewards `(P * G, F)` of all processes: the trainer's `_calculate_rewards`, which
+            a subclass may override.
         total_rewards: adds up rewards `(P * G, F)` over reward functions, and returns them as `(P, G)`.
-        other_rows: takes a number of questions and the number of the round, and returns the dataset rows of as many
-            questions that are not in the generation.
+        other_rows: returns the dataset rows of n questions that are not in the generation. Its arguments are n, and how
+            often groups of this generation have already been replaced.
         columns: TRL's columns for the table of completions, to which reward functions have added an entry per row.
     """
 

@@ -77,7 +77,7 @@ class BufferResuming(ReferenceResuming):
 
 
 class BufferResumingTrainer(BufferResuming, GRPOTrainer):
-    """A `GRPOTrainer` with `BufferResuming`; its checkpoints also include the state of adaptive entropy."""
+    """A `GRPOTrainer` with `BufferResuming`; its checkpoints also include TRL's adaptive entropy coefficient."""
 
     def _progress(self) -> Progress:
         return super()._progress() | {"entropy": (self.entropy_coef, self._last_world_entropy)}

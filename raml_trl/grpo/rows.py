@@ -30,9 +30,10 @@ def is_column(value: Any) -> bool:
 
 
 def take_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """Return a batch of `rows` in the given order; `IDLE` becomes a row that has no token in the loss.
+    """Return a batch of the rows with the numbers `rows`, in this order.
 
-    Pixels must be split by row: see `images.split_pixels`.
+    Where `rows` has the number `IDLE`, the result has a row without a token in the loss. Pixels must already be split
+    by row: see `images.split_pixels`.
     """
     if (rows == IDLE).any():
         return _with_idle_rows(batch, rows)

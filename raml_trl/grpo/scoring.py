@@ -29,9 +29,10 @@ def score_rows(
     rules: RowRules,
     trim: Callable[[Batch], Batch],
 ) -> tuple[Tensor, int, int]:
-    """Return log-probabilities `(R, C)`, and the numbers of cells and completion tokens that were computed.
+    """Return log-probabilities `(R, C)`, the number of token positions run, and the number of completion tokens scored.
 
-    Rows that are not scored have NaN, which TRL reads as a log-probability that is not available.
+    The token positions include prompts and padding. Rows that are not scored have NaN, which TRL reads as a
+    log-probability that is not available.
 
     Args:
         score: TRL's `_get_per_token_logps_and_entropies`, to which the model is already bound.

@@ -122,9 +122,9 @@ def cost_factors(
 ) -> NDArray[np.float64]:
     """Return the factors by which `importance` multiplies |A|, to get the least variance per token instead of per row.
 
-    The factor of a rollout is the size of its gradient, apart from |A|, over the square root of its cost. For L
-    completion tokens the size is sqrt(L), divided by L if the loss is a mean over the row. The cost is L plus the
-    number of prompt tokens, divided by m if the prompt runs once for the m rollouts. docs/method.md derives both.
+    The factor of a rollout is the size of its gradient, apart from |A|, divided by the square root of its cost. With L
+    completion tokens, the size is sqrt(L), or 1/sqrt(L) if the loss is a mean over the row. With T prompt tokens, the
+    cost is L + T, or L + T/m if the prompt runs once for the m rollouts. docs/method.md derives both.
 
     Args:
         prompts: `(P, G)`: prompt tokens.

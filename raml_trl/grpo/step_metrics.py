@@ -65,7 +65,9 @@ def count_generation(
 
 
 def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int, rules: RowRules) -> None:
-    """Add the cells and tokens of the updates of a generation on this process to the ledger.
+    """Count how many token positions and tokens this process runs in the updates of a generation.
+
+    The counts are added to the ledger. The token positions include padding.
 
     Args:
         ledger: the ledger of the run.
@@ -106,7 +108,10 @@ def selection_metrics(
 
 
 def time_metrics(ledger: Ledger, fraction: float) -> dict[str, float]:
-    """Return the seconds of each phase since the last call, and the speed-up of the run so far; `fraction` is m/G."""
+    """Return the seconds of each phase since the last call, and the speed-up of the run so far.
+
+    The speed-up is that over training on all G rollouts with TRL's padding. `fraction` is m/G.
+    """
     seconds = {f"seconds/{phase}": spent for phase, spent in ledger.lap().items()}
     speed = speedup(ledger, fraction)
     return seconds | {"speedup/ceiling": speed["ceiling"], "speedup/estimated": speed["estimated"]}
@@ -169,7 +174,7 @@ def _warn_unreadable(column: str) -> None:
 
 
 class OptimizerClock(TrainerCallback):
-    """Charges the time of the optimizer step, which runs outside `training_step`, to the phase `updating`."""
+    """Adds the time of the optimizer step, which runs outside `training_step`, to that of the phase `updating`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger

@@ -36,7 +36,7 @@ class Subset:
 
     @property
     def advantages(self) -> Tensor:
-        """The advantages that are trained on if no override changes them."""
+        """The advantages that are trained on, unless a subclass of the trainer changes them."""
         return self.from_rewards if self.on_subset is None else self.on_subset
 
 
@@ -118,8 +118,8 @@ def choose_subset(
 def write_subset(batch: Batch, subset: Subset, accelerator: Accelerator) -> None:
     """Write the subset into the batch of this process, which TRL will shuffle and buffer.
 
-    Set `SELECTED`; `WEIGHTS` if rows are weighted; `CUT_DRAWS` if completions are cut; and `advantages` if
-    `advantage_scope` is `subset`.
+    Set the column `SELECTED`; the column `WEIGHTS` if rows are weighted; the column `CUT_DRAWS` if completions are cut;
+    and the column `advantages` if `advantage_scope` is `subset`.
     """
     batch[SELECTED] = local_rows(subset.selected, accelerator)
     if subset.weights is not None:

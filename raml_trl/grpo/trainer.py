@@ -120,7 +120,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         self._prepared = False  # whether the inputs of this training step come from `_prepare_inputs`
 
     def set_model_traits(self, traits: ModelTraits) -> None:
-        """Decide from the traits of the model, and from overrides, whether rows may move and be skipped."""
+        """Decide from the model's traits and from methods that others override whether rows may move and be skipped."""
         self._traits, overrides = traits, Overrides.of(self)
         overrides.check(self.args)
         by_settings = self.args.row_rules(traits, num_processes=self.accelerator.num_processes)

@@ -75,7 +75,7 @@ def check_contract() -> None:
 
 
 def find_changes(trainer: type) -> Iterator[str]:
-    """Yield a description of each part of the contract that `trainer`, a class like `GRPOTrainer`, does not fulfil."""
+    """Yield a description of each thing that our trainer needs and `trainer`, a class like `GRPOTrainer`, lacks."""
     methods = dict(inspect.getmembers(trainer, callable))
     for owner, calls in _CALLS.items():
         for name, arguments in calls.items():

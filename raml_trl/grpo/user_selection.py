@@ -96,11 +96,11 @@ def load_strategy(name: str) -> Strategy | Selector:
 
 
 def selector_name(selector: Selector) -> str:
-    """Return the path of a function from which `load_strategy` imports it: `package.module:function`.
+    """Return the path `package.module:function` by which `load_strategy` can import a function.
 
     Raises:
-        InputError: if it cannot be imported, as is the case for a lambda or a function inside another one. A checkpoint
-            and a resumed run could not refer to it.
+        InputError: if it cannot import the function, which may be a lambda or lie inside another function. A checkpoint
+            and a resumed run could not refer to such a function.
     """
     path = path_of(selector)
     try:
@@ -132,7 +132,7 @@ def check_selection(selection: object, name: str, shape: tuple[int, int], num_ro
         num_rollouts: G.
 
     Raises:
-        InputError: if it has not. The message names the function and the value.
+        InputError: if the selection is invalid. The message names the function and the invalid value.
     """
     if not isinstance(selection, Selection):
         raise InputError(

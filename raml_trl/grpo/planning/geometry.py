@@ -48,16 +48,19 @@ class Geometry:
         return self.shared_prompts and self.length_bucketing
 
     def most_cells(self, prompt: int, completion: int) -> int:
-        """Return the number of cells of the largest micro-batch, if all rollouts have these numbers of tokens."""
+        """Return the number of token positions that the largest micro-batch runs, padding included.
+
+        Every rollout is assumed to have `prompt` prompt tokens and `completion` completion tokens.
+        """
         if not self.packs:
             return ceil(self.rows_per_micro_batch * (prompt + completion))
         limit = self.max_tokens_per_micro_batch or self.per_device_train_batch_size * (prompt + completion)
         return max(prompt - 1 + completion, min(limit, self.packed_cells(prompt, completion)))
 
     def packed_cells(self, prompt: int, completion: int) -> int:
-        """Return the number of cells of a generation batch of one process if it is packed into one micro-batch.
+        """Return the number of token positions of a generation batch of one process, packed into one micro-batch.
 
-        All rollouts have these numbers of tokens.
+        Every rollout is assumed to have `prompt` prompt tokens and `completion` completion tokens.
         """
         rollouts = self.per_device_train_batch_size * self.steps_per_generation
         rows = self.rows_per_micro_batch * self.steps_per_generation

@@ -82,7 +82,8 @@ def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfi
 def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig | None = None) -> Geometry:
     """Return the batch sizes and numbers of steps of a run, from a config and the model that `read_recipes` returned.
 
-    Traits that the settings in `model` do not show, such as dropout in the model's own config, are ignored.
+    Some of them depend on whether the model draws random numbers in training. Only the settings in `args` and `model`
+    are read to find this out; dropout in the model's own config, for example, is ignored.
     """
     adapter_noise = model is not None and model.use_peft and model.lora_dropout > 0
     rules = args.row_rules(ModelTraits(noise=adapter_noise or bool(args.neftune_noise_alpha)))
@@ -171,9 +172,14 @@ def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64
 
 
 def read_groups(run: Path, args: SubsetGRPOConfig, prompt_length: int) -> Groups | None:
-    """Return the groups whose rollouts a run logged in training; None if it logged none.
+    """Return the advantages and lengths of the groups that a run logged in training; None if it logged none.
 
-    At most `ROLLOUTS_DRAWN` rollouts are used, of generations spread over the run.
+    At most `ROLLOUTS_DRAWN` rollouts are used. They come from generations that are spread over the run.
+
+    Args:
+        run: the directory of the run.
+        args: the config of the recipe, which gives G and the type of the loss.
+        prompt_length: tokens of every prompt, which the result states too.
 
     Raises:
         InputError: if a file of rollouts cannot be read.

@@ -49,9 +49,9 @@ class Precision(NamedTuple):
     `weights`, `gradients` and `states` (AdamW's) are bytes per parameter. `compute` is bytes per input of a matrix
     product, and `residual` is bytes per number in the residual stream.
 
-    `norms` is the bytes per hidden unit and cell that the two norms of a layer keep. Each norm keeps its input in
-    float32, the normed input, and its output. The output is kept once if the following matrix products use it
-    unchanged, and once per product if autocast converts it.
+    `norms` is the number of bytes, per hidden unit and token position, that the two norms of a layer keep for the
+    backward pass. Each norm keeps its input in float32, the normed input, and its output. The output is kept once if
+    the following matrix products use it unchanged, and once per product if autocast converts it.
     """
 
     weights: int
@@ -120,9 +120,10 @@ def read_model(config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig) -
 def predict_bytes(
     config: PlanConfig, args: SubsetGRPOConfig, model: ModelConfig, shape: Shape, precision: Precision, cells: int
 ) -> dict[str, int]:
-    """Return the bytes of each part of the memory on one device, if a micro-batch has `cells` cells.
+    """Return the bytes of each part of the memory on one device.
 
-    All rollouts are assumed to have the longest possible prompt and completion.
+    A micro-batch is assumed to have `cells` token positions, padding included, and every rollout the longest possible
+    prompt and completion.
     """
     states = state_bytes(
         shape,
@@ -192,12 +193,13 @@ def state_bytes(
 
 
 def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str) -> int:
-    """Return the bytes that autograd keeps for the backward pass, per cell and layer.
+    """Return the bytes that autograd keeps for the backward pass, per token position and layer.
 
     These are the tensors of both norms (see `Precision.norms`); queries, keys, values and the output of attention; four
-    intermediate results of a gated feed-forward layer; and the scores of attention. For the scores, `eager` keeps a
-    softmax over the `width` cells of a row for every head, `sdpa` only a mask over these cells, and `flash_attention_2`
-    one number for every head. `eager` and `sdpa` also repeat keys and values for every query head.
+    intermediate results of a gated feed-forward layer; and the scores of attention. A row has `width` token positions,
+    padding included. For the scores, `eager` keeps a softmax over these positions for every head, `sdpa` only a mask
+    over them, and `flash_attention_2` one number for every head. `eager` and `sdpa` also repeat keys and values for
+    every query head.
 
     Source: the count of Korthikanti et al., arXiv 2205.05198, section 4.1, redone for a layer of the Llama family in
     transformers 5 (RMSNorm, gated, no dropout). A test compares it with autograd.
@@ -215,16 +217,16 @@ def kept_bytes(shape: Shape, precision: Precision, *, width: int, attention: str
 def activation_bytes(
     shape: Shape, precision: Precision, *, cells: int, width: int, checkpointing: bool, attention: str, on_cpu: bool
 ) -> int:
-    """Return the peak activation bytes of a micro-batch of `cells` cells: kept tensors and working memory.
+    """Return the peak bytes of the activations of a micro-batch: kept tensors and working memory.
 
-    `width` is the number of cells to which a cell attends.
+    The micro-batch has `cells` token positions, padding included. Each of them attends to `width` positions.
 
     With gradient checkpointing only the residual stream is kept, and one layer at a time is recomputed. The working
     memory is that of one layer in the backward pass, or that of the head (the output layer), whichever gives the higher
     peak. For the head, TRL holds a tile of the logits (trl/kernels/chunked_logprob.py), and the gradients of the hidden
     states and of the head in float32.
 
-    On a CPU (12 layers, hidden size 256, rows of 512 tokens) the resident memory grew by 1.1 to 1.2 times this number
+    On a CPU (12 layers, hidden size 256, rows of 512 tokens) the resident memory grew by 1.1 to 1.2 times the result
     without checkpointing, and by 1.1 to 2.6 times with it. The formula has not been compared with a GPU yet.
     """
     compute = precision.compute

@@ -32,9 +32,9 @@ ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells 
 class Work(NamedTuple):
     """The work of an optimizer step.
 
-    `rows` is the number of rollouts trained on, over all processes. `cells` is the number of cells of the process with
-    the most cells. `cells_all` is that number with TRL's trainer, which trains on all G rollouts and pads each to the
-    longest rollout of its process.
+    `rows` is the number of rollouts trained on, over all processes. `cells` is the number of token positions, padding
+    included, that the busiest process runs. `cells_all` is this number of positions with TRL's trainer, which trains on
+    all G rollouts and pads each to the longest rollout of its process.
     """
 
     rows: float
@@ -43,10 +43,11 @@ class Work(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The seconds of an optimizer step: three constants, and a price in seconds per cell.
+    """The seconds of an optimizer step: three constants, and the seconds that each token position adds.
 
-    `generating` includes rewards and preparation. `updating` is the part of the update that does not depend on the
-    number of cells.
+    `generating` includes rewards and preparation. `selecting` is the time of choosing the rollouts. `updating` is the
+    part of the update that does not depend on the number of token positions. `updating_per_cell` is the time of one
+    token position.
     """
 
     generating: float
@@ -66,9 +67,9 @@ def lognormal_lengths(median: float, sigma: float, longest: int, rng: np.random.
 def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -> tuple[float, float]:
     """Return the median and sigma of a log-normal distribution, from statistics of `number` draws.
 
-    The statistics are the mean, the minimum `least` and the maximum `most`. The extremes of n draws from a normal
-    distribution lie about z(1 - 1/(n + 1)) standard deviations below and above its mean, where z is the inverse of the
-    cumulative distribution function.
+    The statistics are the mean, the minimum `least` and the maximum `most`. With n for `number`: the extremes of n
+    draws from a normal distribution lie about z(1 - 1/(n + 1)) standard deviations below and above its mean, where
+    z is the inverse of the cumulative distribution function.
     """
     sigma = log(most / least) / (2 * NormalDist().inv_cdf(1 - 1 / (number + 1)))
     return mean / exp(sigma**2 / 2), sigma
@@ -184,22 +185,27 @@ def _cells(
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:
-    """Split the seconds of a step of TRL's trainer on all G rollouts into a constant and a price per cell.
+    """Split given seconds of a step into a constant, and seconds per token position.
 
-    `generating` are the seconds that do not shrink with m, `updating` those of the update. The whole update is
-    attributed to its cells, because no constant part is known. This makes a small m look faster than it is.
+    The step is one of TRL's trainer on all G rollouts. The seconds of its update are divided by its number of token
+    positions, because no constant part of the update is known. This makes a small m look faster than it is.
+
+    Args:
+        generating: seconds of the step that do not shrink with m.
+        updating: seconds of the update.
+        work: the work of the step.
     """
     return Split(generating, 0.0, 0.0, updating / work.cells_all)
 
 
 def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
-    """Split the seconds of a step, as measured in a run with any m, into constants and a price per cell.
+    """Split the seconds of a step, as measured in a run with any m, into constants and seconds per token position.
 
-    The constant and the price per cell are those of a line through two points, each with the cells and the seconds of
-    the updates. The first point is measured: it is in the summary of the run. The second point is for TRL's trainer,
-    which runs all cells: its seconds follow from the estimated speed-up. If both points have the same number of cells,
-    the whole update is attributed to the cells. Scoring is a forward pass over about the same cells, so its seconds are
-    added to the price, not to the constant.
+    The seconds of the updates are taken to be a constant plus a price times the number of token positions. Two points
+    determine this line. The first one is measured: the positions and seconds of the run's updates. The second one is
+    the run with TRL's trainer, which trains on all G rollouts: its seconds follow from the run's estimated speed-up. If
+    both points have the same number of positions, the constant is 0. Scoring is a forward pass over about the same
+    positions, so its seconds per position are added to the price.
 
     Args:
         summary: summary of a run with at least one update.
@@ -224,7 +230,9 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
 
 
 def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:
-    """Return the seconds of an optimizer step, its speed-up over TRL's trainer on all G, and the speed-up's ceiling.
+    """Return the seconds of an optimizer step, and its speed-up over TRL's trainer on all G rollouts.
+
+    The result also has the `ceiling`: the largest speed-up that training on m of G rollouts can give by itself.
 
     Args:
         split: the seconds of a step, from `measured_split` or `given_split`.
