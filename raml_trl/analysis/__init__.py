@@ -1,4 +1,4 @@
-"""Likelihood of the answer along a trajectory, and the analyses built on it."""
+"""Experiments on how likely a model finds the reference answer, for example after each prefix of a trajectory."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

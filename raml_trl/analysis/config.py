@@ -44,13 +44,13 @@ class AnalysisArguments(SamplingArguments):
 
     @property
     def answer_stub(self) -> str:
-        """Text between a trajectory and its answer: `stub`, or by default the stub of the prompt style."""
+        """The text that introduces the answer after a trajectory: `stub`, or if unset, that of the prompt style."""
         return find_style(self.prompt_style).stub if self.stub is None else self.stub
 
 
 @dataclass(kw_only=True)
 class PseudoGradientConfig(AnalysisArguments):
-    """Settings of `pseudo_gradient`, which measures the likelihood of the answer along trajectories."""
+    """Settings of `pseudo_gradient`, which measures how likely the answer is after every token of a trajectory."""
 
     limits: ClassVar[Limits] = {"window": whole(1, 10**6), "num_shown": whole(1, 10**6)}
 
@@ -168,9 +168,10 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def reach(self) -> float:
-        """Radius around the model within which sharpness is measured, in the unit of the axes.
+        """Radius around the unchanged model within which sharpness (the greatest rise of the loss) is measured.
 
-        It is `radius` or, if `radius` is not set, one grid step: the larger one if two axes have different steps.
+        It is in the unit of the axes: `radius` or, if `radius` is not set, one grid step. If two axes have different
+        steps, it is the larger step.
         """
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
@@ -225,6 +226,9 @@ class TrajectoryPruningConfig(AnalysisArguments):
 
     @property
     def parsed_methods(self) -> list[Method]:
-        """The methods in parsed form. The reference method `none` comes first, even if `methods` does not name it."""
+        """The parsed methods. `none` (nothing is left out) comes first, even if `methods` does not name it.
+
+        The other methods are compared with `none`.
+        """
         methods = [parse_method(name) for name in self.methods]
         return [Method(WHOLE), *(method for method in methods if method.kind != WHOLE)]

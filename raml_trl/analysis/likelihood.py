@@ -75,8 +75,9 @@ def answer_nll_each(
 ) -> Iterator[Tensor]:
     """Yield one tensor for each probe: -log p of each of its A answer tokens after each of its N prefixes.
 
-    The tensors are `(N, A)`, float32 on the CPU. Consecutive probes share forward passes of up to `tokens_per_pass`
-    tokens, padding included. Sort the probes by length to reduce padding.
+    A probe is an answer and the prefixes of a trajectory after which its likelihood is measured. The tensors are
+    `(N, A)`, float32 on the CPU. Consecutive probes share forward passes of up to `tokens_per_pass` tokens, padding
+    included. Sort the probes by length to reduce padding.
     """
     if not probes:
         return

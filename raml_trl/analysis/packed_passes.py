@@ -54,9 +54,10 @@ def unpackable_reason(model: PreTrainedModel) -> str | None:
 def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
     """Compute -log p of the A answer tokens of each probe after each of its N prefixes: one tensor `(N, A)` per probe.
 
-    The first pass runs over prompt and trajectory of all probes, and the following passes run over their blocks. Blocks
-    of longer prefixes come first, because each pass overwrites the cache beyond the prefixes that it needs. In the
-    comments, B is the number of probes, and C is the number of blocks of each probe in a pass.
+    The first pass runs over prompt and trajectory of all probes, and the following passes run over their blocks. A
+    block holds the tokens of stub and answer that follow one prefix. Blocks of longer prefixes come first, because each
+    pass overwrites the cache beyond the prefixes that it needs. In the comments, B is the number of probes, and C is
+    the number of blocks of each probe in a pass.
     """
     blocks = [_Blocks(probe) for probe in probes]
     width, start = max(block.width for block in blocks), min(block.start for block in blocks)
@@ -149,16 +150,18 @@ class _Blocks:
         self.ends = len(probe.prompt_ids) + probe.positions[self.order] - int(not len(probe.stub_ids))
 
     def take(self, places: range) -> Tensor:
-        """Return the prefix lengths of the blocks `places`: how many tokens of the text precede each block, `(C,)`.
+        """Return how many tokens of the text precede each of the blocks with the indices `places`, `(C,)`.
 
-        C is the length of `places`. A place beyond the last block stands for the last block.
+        The text is prompt and trajectory, and C is the length of `places`. An index beyond the last block stands for
+        the last block.
         """
         return self.ends[torch.tensor(places).clamp(max=len(self.ends) - 1)]
 
     def ids(self, ends: Tensor, width: int) -> Tensor:
-        """Return the tokens of the blocks that see `ends` tokens of the text, `(C * width,)`.
+        """Return the tokens of C blocks, `(C * width,)`.
 
-        Each block is padded to `width` tokens at its end. No token of the block attends to the padding.
+        `ends` `(C,)` says how many tokens of prompt and trajectory precede each block. Each block is padded to
+        `width` tokens at its end. No token of the block attends to the padding.
         """
         stub, answer = self.probe.stub_ids, self.probe.answer_ids[:-1]
         head = stub.expand(len(ends), -1) if len(stub) else self.text[ends][:, None]
@@ -166,10 +169,11 @@ class _Blocks:
         return functional.pad(blocks, (0, width - self.width)).flatten()
 
     def in_order(self, rows: Tensor) -> Tensor:
-        """Return the rows of the blocks in the order of `probe.positions`, without the copies that fill the last pass.
+        """Return the rows of the blocks, one per block, in the order of `probe.positions`.
 
         Args:
-            rows: one row per block in the order of the passes; copies of the last block come last.
+            rows: the rows in the order of the passes. Any further rows, of copies of the last block that filled the
+                last pass, are left out.
         """
         return rows[: len(self.ends)][self.order.argsort()]
 

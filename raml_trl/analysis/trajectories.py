@@ -32,10 +32,11 @@ THINKING, ANSWERING = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class TrajectoryTokens:
-    """Tokens of a trajectory and of the prompt before it. `number` counts the trajectories of a question from 0.
+    """Tokens of a trajectory and of the prompt before it.
 
-    `ids` `(T,)` are the tokens of `text`. For each token, `ends` `(T,)` gives the number of characters of `text` up to
-    the end of the token. `prompt_ids` is `(P,)`.
+    `number` is the index of the trajectory within its question, from 0. `ids` `(T,)` are the tokens of `text`. For
+    each token, `ends` `(T,)` gives the number of characters of `text` up to the end of the token. `prompt_ids` is
+    `(P,)`.
     """
 
     question: Question
@@ -141,8 +142,8 @@ def tokenise(
 ) -> TrajectoryTokens:
     """Encode a trajectory, which may be empty, and the prompt of its question.
 
-    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped. `number` counts
-    the trajectories of a question from 0, and `style` is the prompt style.
+    If the chat template already opens a `<think>` block, the trajectory's own `<think>` is dropped. `number` is the
+    index of the trajectory within its question, from 0, and `style` is the prompt style.
 
     Raises:
         InputError: if the tokenizer does not report the offsets of its tokens.

@@ -31,9 +31,10 @@ BAND = (0.1, 0.9)
 class Curve:
     """The loss L of the answer along one trajectory, and the places where parts of the trajectory start and end.
 
-    `number` counts the trajectories of a question from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T, the loss after
-    the first t of the T tokens. The places are values of t: the thinking starts at `start` and ends at `end`, the
-    answer is first stated at `stated` (None if it never is), and the sentences of the thinking end at `sentences`.
+    `number` is the index of the trajectory within its question, from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T, the
+    loss after the first t of the T tokens. The places are values of t: the thinking starts at `start` and ends at
+    `end`, the answer is first stated at `stated` (None if it never is), and the sentences of the thinking end at
+    `sentences`.
     """
 
     question_id: str
@@ -130,7 +131,8 @@ class Band:
     """Mean and quantiles of the loss L along the thinking, for the right or the wrong trajectories of one mode.
 
     `x` lists positions along the thinking. `axis` says whether they are numbers of tokens or fractions of the length.
-    For each position, `mean` is the mean of L over `count` trajectories, and `low` and `high` are the quantiles `BAND`.
+    For each position, `mean` is the mean of L over `count` trajectories, and `low` and `high` are the quantiles of L at
+    the two levels in `BAND`.
     """
 
     mode: Mode
@@ -144,10 +146,9 @@ class Band:
 
 
 def descent(values: Floats) -> Descent | None:
-    """Return the slope of the loss L over a stretch of a curve, its change at the end, and its mean change.
+    """Return how the loss L changes over a stretch of a curve, or None if there are fewer than two values.
 
-    Changes are relative to L at the start. `values` `(N,)` are L along the stretch. The result is None if there are
-    fewer than two values.
+    `values` `(N,)` holds L along the stretch. `Descent` explains the numbers of the result.
     """
     if len(values) < 2:
         return None
@@ -159,10 +160,11 @@ def descent(values: Floats) -> Descent | None:
 def summarise_descent(
     curves: Sequence[Curve], rng: np.random.Generator, *, by_sentence: bool = False
 ) -> list[GroupDescent]:
-    """Average the descent before the answer is stated, for the right and the wrong trajectories of each mode.
+    """Average the descent before the answer is stated, for each group of trajectories.
 
-    Descent is measured on the loss L after every token, or after every sentence if `by_sentence` is set. Each value is
-    averaged over the trajectories of a question, then over questions. `rng` draws the resamples for the intervals.
+    A group is the right or the wrong trajectories, with or without thinking. Descent is measured on the loss L after
+    every token, or after every sentence if `by_sentence` is set. Each value is averaged over the trajectories of a
+    question, then over questions. `rng` draws the resamples for the bootstrap intervals.
     """
     rows = []
     for mode, correct, group in _groups(curves):
@@ -188,10 +190,10 @@ def summarise_descent(
 
 
 def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[str, ModeSummary]:
-    """Summarise the trajectories of every mode, and return the summaries by mode.
+    """Summarise the trajectories of each mode (with and without thinking), and return the summaries by mode.
 
     Each value is averaged over the trajectories of a question, then over questions. `rng` draws the resamples for the
-    intervals.
+    bootstrap intervals.
     """
     summary: dict[str, ModeSummary] = {}
     for mode in sorted({curve.mode for curve in curves}):

@@ -107,7 +107,11 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
 
 
 def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) -> Summary:
-    """Summarise measured trajectories: averages of each mode, descent, and effects of the tokens of the thinking."""
+    """Compute the content of `pseudo_gradient.json` from measured trajectories.
+
+    It has averages over trajectories, their descent (the fall of the loss of the answer along the thinking), the
+    effects of single tokens, and how well the loss predicts which trajectories are right.
+    """
     curves, rng = [row.curve for row in rows], np.random.default_rng(config.seed)
     measured = [
         effects(row.question_id, row.text, row.ends, curve.nll, curve.start, curve.last, config.window)

@@ -24,7 +24,7 @@ PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Prediction:
-    """How well L at one place of the thinking predicts which trajectories are right.
+    """How well the loss L of the answer, at one place of the thinking, predicts which trajectories are right.
 
     - `share`: the place, as a fraction of the length of the thinking.
     - `right`, `wrong`: the numbers of right and of wrong trajectories that are compared.
@@ -45,16 +45,20 @@ class Prediction:
 
 
 def predict_correctness(curves: Sequence[Curve], rng: np.random.Generator) -> list[Prediction]:
-    """Return a `Prediction` for each of `PLACES`, from the trajectories with thinking.
+    """Return a `Prediction` for each of the places `PLACES` in the thinking, from the trajectories with thinking.
 
-    `rng` draws the resamples for the intervals.
+    `rng` draws the resamples for the bootstrap intervals.
     """
     thinking = [curve for curve in curves if curve.mode == "thinking"]
     return [_predict(thinking, share, rng) for share in PLACES]
 
 
 def auc(right: Floats, wrong: Floats) -> float:
-    """Return the share of pairs in which the right trajectory has the smaller L; equal values count half."""
+    """Return the share of pairs in which the right trajectory has the smaller loss; equal losses count half.
+
+    `right` and `wrong` hold the loss of the answer in each right and in each wrong trajectory. Every right trajectory
+    is paired with every wrong one.
+    """
     differences = wrong[None, :] - right[:, None]
     return float((np.sign(differences).mean() + 1) / 2)
 

@@ -20,7 +20,10 @@ _NAMES = {"thinking": "thinking", "no_thinking": "no thinking"}
 
 @dataclass(frozen=True)
 class Summary:
-    """Content of `pseudo_gradient.json`. It depends only on the model name, the curves, the window and the seed."""
+    """Content of `pseudo_gradient.json`. It depends only on the model name, the curves, `window` and the seed.
+
+    `window` is the number of tokens over which the effect of a token is measured.
+    """
 
     model: str
     modes: dict[str, ModeSummary]
@@ -31,7 +34,7 @@ class Summary:
     prediction: list[Prediction]
 
     def as_json(self) -> dict[str, object]:
-        """Convert to JSON. Groups in which descent could not be measured have no means."""
+        """Convert to JSON. The means of a group are omitted if descent was measured in none of its trajectories."""
         rows = {"descent": self.descent, "descent_by_sentence": self.descent_by_sentence}
         return asdict(self) | {name: list(map(_descent_json, own)) for name, own in rows.items()}
 
@@ -106,7 +109,9 @@ def bands_figure(bands: Sequence[Band]) -> str:
 
 
 def effects_figure(rows: Sequence[GroupEffect]) -> str:
-    """Draw the median effect (change of log L) of every group of tokens with its interval, the largest on top.
+    """Draw the median effect of every group of tokens with its interval, the largest median at the top.
+
+    The effect of a token is |change of log L|, where L is the loss of the answer.
 
     Args:
         rows: result of `token_effects.compare_groups`.
@@ -126,7 +131,7 @@ def effects_figure(rows: Sequence[GroupEffect]) -> str:
 
 
 def prediction_figure(rows: Sequence[Prediction]) -> str:
-    """Draw how well L predicts, at each place of the thinking, which trajectories are right.
+    """Draw how well the loss L of the answer predicts, at each place of the thinking, which trajectories are right.
 
     Args:
         rows: result of `prediction.predict_correctness`.

@@ -49,7 +49,10 @@ CLASSES: dict[str, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class Effects:
-    """Effects `values` `(N,)` of successive tokens of one trajectory, and the `groups` that each token belongs to."""
+    """Effects of N successive tokens of one trajectory: how much each one changes the log of the answer's loss.
+
+    `values` `(N,)` are the effects. `groups` names, for each token, the groups that it belongs to.
+    """
 
     question_id: str
     values: Floats
@@ -60,8 +63,9 @@ class Effects:
 class GroupEffect:
     """Median effect of the `n` tokens of a group, compared with `rest`, the median effect of all other tokens.
 
-    `low` and `high` are the 95 % interval of `median`. `p` is the adjusted p-value of the difference between `median`
-    and `rest`. `rest` and `p` are None if there are no other tokens.
+    The effect of a token is |change of log L|, where L is the loss of the answer. `low` and `high` are the 95 %
+    interval of `median`. `p` is the p-value of the difference between `median` and `rest`, adjusted for the number of
+    groups. `rest` and `p` are None if there are no other tokens.
     """
 
     group: str
@@ -82,7 +86,7 @@ def effects(
         question_id: id of the question that the trajectory belongs to.
         text: text of the trajectory, which has T tokens.
         ends: `(T,)`, the number of characters of `text` up to the end of each token.
-        nll: `(T + 1,)`, L(t) for t = 0 to T.
+        nll: `(T + 1,)`, the loss L(t) of the answer after the first t tokens, for t = 0 to T.
         start: first t at which a window starts, in tokens of the trajectory.
         stop: last t at which a window may end, in tokens of the trajectory.
         window: w, the number of tokens over which the change of log L is measured.

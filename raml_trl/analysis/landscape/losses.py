@@ -18,7 +18,9 @@ _LOGITS_PER_PASS = 2**27
 
 
 class AnswerLosses:
-    """Callable that returns the loss of every question under the current weights of the model.
+    """Callable that returns the loss of each of Q questions under the current weights of the model, `(Q,)`.
+
+    The loss of a question is the mean of -log p over the tokens of its answer, in nats.
 
     Args:
         model: a causal language model of transformers.

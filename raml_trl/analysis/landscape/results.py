@@ -57,7 +57,8 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
     Args:
         config: settings of the run.
         surface: losses on the grid.
-        geometry: distances of the checkpoints and the cosine between two axes; empty for random directions.
+        geometry: distances of the checkpoints from the model, the length of its weights, and the cosine between two
+            axes; empty for random directions.
     """
     numbers = describe(surface, np.random.default_rng(config.seed), radius=config.reach)
     model, *towards = _titles(config)

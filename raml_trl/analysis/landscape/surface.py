@@ -78,7 +78,10 @@ def axis_to_one(steps: int, span: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Surface:
-    """Losses `(S1[, S2], Q)` on a grid. `losses[i, j]` are the Q losses at the point `(axes[0][i], axes[1][j])`."""
+    """Losses of Q questions on a grid with one or two axes, which have S1 and S2 points: `(S1[, S2], Q)`.
+
+    `losses[i, j]` `(Q,)` are the losses at the point `(axes[0][i], axes[1][j])`; with one axis, `losses[i]`.
+    """
 
     axes: Axes
     losses: Floats

@@ -58,9 +58,9 @@ class MethodOutcome:
 class PrunedTrajectory(MethodOutcome):
     """A row of `pruned.parquet`: a trajectory as a method shortened it.
 
-    `number` counts the trajectories of a question from 0. `text` is the shortened thinking with the forced answer, laid
-    out as a trajectory, and `num_tokens` counts its tokens. `predicted` is the forced answer, or None if the box stayed
-    open.
+    `number` is the index of the trajectory within its question, from 0. `text` is the shortened thinking with the
+    forced answer, laid out as a trajectory, and `num_tokens` counts its tokens. `predicted` is the forced answer, or
+    None if the box stayed open.
     """
 
     number: int

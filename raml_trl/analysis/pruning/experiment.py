@@ -119,7 +119,8 @@ def load_tools(config: TrajectoryPruningConfig) -> Tools:
     """Load the model, and the summariser if a method needs it.
 
     Raises:
-        InputError: if a model cannot be loaded, or the summariser cannot read the request for a summary.
+        InputError: if a model cannot be loaded, or the summariser's tokenizer lacks the words of the request for a
+            summary.
     """
     model, tokenizer = load_model(config.model_name_or_path, dtype=config.dtype, all_devices=config.all_devices)
     summaries = any(method.kind == "summary" for method in config.parsed_methods)

@@ -104,7 +104,8 @@ def keep_first(thinking: Thinking, count: int) -> Pruned:
 def leave_out(thinking: Thinking, tokenizer: PreTrainedTokenizerBase, kind: str | None = None) -> Pruned:
     """Leave out the thinking, or replace it by the opening `prompts.NO_THINKING[kind]` if `kind` is given.
 
-    If the opening already closes the thinking block, only the part of the stub after `</think>` follows the opening.
+    The stub, which introduces the answer, follows. If the opening already closes the thinking block, only the part of
+    the stub after `</think>` follows.
     """
     if kind is None:
         return keep_first(thinking, 0)

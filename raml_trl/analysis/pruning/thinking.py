@@ -71,8 +71,8 @@ def find_thinking(tokenizer: PreTrainedTokenizerBase, tokens: TrajectoryTokens, 
         stub: text between a trajectory and its answer.
 
     Returns:
-        The thinking, with the stub that follows it: `stub`, after `</think>` if the trajectory has a thinking block and
-        `stub` does not close it.
+        The thinking and the stub that follows it. If the trajectory has a thinking block that `stub` does not close,
+        `</think>` is put before `stub`.
 
     Raises:
         InputError: if the question of the trajectory has an empty reference answer.
