@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 def main(config: PlanConfig, record: Run) -> None:
-    """Predict, write the numbers and the figure to `output_dir`, and print the table."""
+    """Predict the cost of a step for every m, write `plan.json` and `plan.svg`, and print the tables."""
     predictions, options, notes = forecast(config)
     names = [f"{prediction.trainer}, m = {prediction.num_generations_update}" for prediction in predictions]
     seconds = {part: [prediction.seconds[part] for prediction in predictions] for part in ("generating", "updating")}
@@ -70,7 +70,10 @@ def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
 
 
 def options_table(options: Sequence[Option]) -> str:
-    """Return a Markdown table with one row per way to save. Its numbers are relative to training on all G."""
+    """Return a Markdown table with one row per way to save time.
+
+    Its numbers are relative to training on all G rollouts.
+    """
     body = [
         [option.name, *(f"{value:.2f}" for value in (option.seconds, option.noise, option.time))] for option in options
     ]

@@ -21,8 +21,8 @@ class Style:
     """How a model is asked a question, and the layout that the completion must have.
 
     `instruction` and its `position` make the prompt. The regular expression `layout` must match the whole completion,
-    without surrounding white space. To match long texts fast, each repetition in it, up to the box, must be followed by
-    a fixed text that the repeated part cannot match, so that there is only one way to match.
+    without surrounding white space. To match long texts fast, each repetition in `layout`, up to the boxed answer, must
+    be followed by a fixed text that the repeated part cannot match, so that there is only one way to match.
     """
 
     instruction: str
@@ -133,7 +133,7 @@ def prompt_messages(question: str, style: str) -> list[dict[str, str]]:
 
 
 def lay_out(trajectory: str, answer: str, style: str) -> str:
-    """Return a completion in the layout of `style`, with `trajectory` as its reasoning and `answer` in the box.
+    """Return a completion in the layout of `style`, with the reasoning `trajectory` and the final answer `answer`.
 
     Raises:
         InputError: if `style` is not a key of `STYLES`.

@@ -4,9 +4,10 @@ r"""Measures the likelihood of the reference answer after every token of a traje
 
 RaML regards a trajectory as the steps of a gradient descent on -log p(answer). This command measures -log p(answer)
 after every prefix of a trajectory; these values are the curve of the trajectory. It measures correct and wrong
-trajectories, with thinking and without. Trajectories come from a rollout dataset or are sampled. The command finds
-where the thinking ends and where the text first contains the answer, and measures the descent up to the earlier of
-these two places. It also tests which groups of tokens change the likelihood more or less than other tokens do.
+trajectories, which come from a rollout dataset or are sampled. With `no_thinking`, it also samples and measures
+trajectories without thinking. The command finds where the thinking ends and where the text first contains the answer,
+and measures the descent up to the earlier of these two places. It also tests which groups of tokens change the
+likelihood more or less than other tokens do.
 
 `output_dir` gets `curves.parquet` (every curve), `pseudo_gradient.json` (the summary), two figures, and `page.html`,
 which shows the tokens under the curve. A killed run resumes. The processes of `accelerate launch` divide the work among

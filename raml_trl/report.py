@@ -117,7 +117,7 @@ def watch(
         sleep: waits for a number of seconds.
 
     Returns:
-        The report of the complete runs, which is not written.
+        The report of the complete runs. The caller must write it.
     """
     pending: list[str] = []
     while (report := read(config, so_far=True)).pending:

@@ -78,8 +78,9 @@ def p_value(p: float, places: int = 3) -> str:
 def decimal_places(*values: float | None, least: int = 3) -> int:
     """Return the number of decimals with which a mean and the bounds of its interval are written.
 
-    The interval is at least five units of the last decimal wide, so that a small interval does not look empty. Without
-    an interval, or with an empty one, the value itself is at least five such units.
+    The number is chosen so that the interval is at least five units of the last decimal wide, because a small interval
+    would otherwise look empty. If there is no interval, or its bounds are equal, the rule applies to the
+    size of the value instead.
 
     Args:
         values: the mean and the bounds; None and values that are not finite are ignored.
@@ -92,7 +93,11 @@ def decimal_places(*values: float | None, least: int = 3) -> int:
 
 
 def bounded(mean: float, low: float, high: float, *, signed: bool = False, least: int = 3) -> str:
-    """Format a mean and its interval as "mean [low, high]" with `decimal_places` decimals, with ASCII signs."""
+    """Format a mean and its interval as "mean [low, high]", with ASCII signs.
+
+    The function `decimal_places` chooses the number of decimals, which is at least `least`. With `signed`, positive
+    numbers have a plus sign.
+    """
     form = f"{'+' if signed else ''}.{decimal_places(mean, low, high, least=least)}f"
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 

@@ -37,7 +37,10 @@ _MOST_LINES = 12  # in a figure; with more, they could not be told apart
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """A sweep, with each combination compared with `baseline`. `drawn` are the combinations whose curves are drawn."""
+    """A sweep, with each combination of its settings compared with `baseline`.
+
+    `drawn` are the combinations whose curves are drawn.
+    """
 
     name: str
     metric: str

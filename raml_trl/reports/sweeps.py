@@ -57,7 +57,7 @@ class TrialCounts:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """A sweep: its trials, and its combinations in the order of the sweep file.
+    """A sweep: its trials, and its combinations of settings in the order of the sweep file.
 
     `runs` has the training runs of the complete trials, by name of the trial.
     """
@@ -70,7 +70,7 @@ class SweepResults:
     runs: dict[str, TrainingRun]
 
     def trials_of(self, combination: Settings) -> list[TrialResult]:
-        """Return the complete trials of a combination."""
+        """Return the complete trials of a combination of settings."""
         return [
             trial
             for trial in self.trials
@@ -78,7 +78,7 @@ class SweepResults:
         ]
 
     def runs_of(self, combination: Settings) -> list[TrainingRun]:
-        """Return the training runs of a combination's complete trials, ordered by seed."""
+        """Return the training runs of the complete trials of a combination of settings, ordered by seed."""
         runs = [self.runs[trial.name] for trial in self.trials_of(combination) if trial.name in self.runs]
         return sorted(runs, key=lambda run: run.seed)
 
@@ -131,12 +131,12 @@ def _is_training(directory: Path) -> bool:
 
 
 def label(combination: Settings) -> str:
-    """Format a combination in short, such as `m = 4, learning_rate = 0.001`."""
+    """Format a combination of settings in short, such as `m = 4, learning_rate = 0.001`."""
     return ", ".join(f"{_SHORT.get(name, name)} = {value}" for name, value in combination.items()) or "all trials"
 
 
 def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
-    """Return the combination that the other combinations are compared with.
+    """Return the combination of settings with which the other combinations are compared.
 
     Args:
         sweep: the sweep to choose from.
@@ -168,7 +168,10 @@ def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
 
 
 def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
-    """Return the `most` combinations with the best mean of the sweep's metric, in the order of the sweep file."""
+    """Return the combinations of settings with the best mean of the sweep's metric, at most `most` of them.
+
+    They are in the order of the sweep file.
+    """
     means = {}
     for place, combination in enumerate(sweep.combinations):
         metrics = [trial.metric for trial in sweep.trials_of(combination) if trial.metric is not None]
@@ -179,20 +182,20 @@ def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
 
 
 def settings_beside_m(combination: Settings) -> str:
-    """Return a text that is equal for combinations that differ only in m."""
+    """Return a text that is equal for combinations of settings that differ only in m."""
     return repr([(name, value) for name, value in combination.items() if name != M])
 
 
 @dataclass(frozen=True)
 class SeedDifference(Difference):
-    """Difference of a combination to the baseline, paired by seed, over `n` seeds."""
+    """Difference of a combination of settings to the baseline, paired by seed, over `n` seeds."""
 
     n: int
 
 
 @dataclass(frozen=True)
 class CombinationMean:
-    """Final value of a metric for one combination, averaged over seeds.
+    """Final value of a metric for one combination of settings, averaged over seeds.
 
     `difference` is the value minus that of the baseline, paired by seed. The baseline itself has no difference. If
     another combination has none, `reason` says why.
@@ -215,7 +218,10 @@ class CombinationMean:
 
 
 def compare_combinations(sweep: SweepResults, baseline: Settings) -> list[CombinationMean]:
-    """Average every metric of every combination over seeds, and compare it with `baseline`, paired by seed."""
+    """Average every metric of every combination of settings over seeds, and compare it with that of `baseline`.
+
+    The comparison is paired by seed.
+    """
     finals = {trial.name: sweep.final_metrics(trial) for trial in sweep.trials if trial.metric is not None}
     metrics = list(dict.fromkeys(name for values in finals.values() for name in values)) or [sweep.metric]
     rows = []
@@ -252,7 +258,7 @@ def _paired(
 
 
 def combinations_table(rows: Sequence[CombinationMean], baseline: Settings) -> Table:
-    """Make the table of final metrics, one row per metric and combination."""
+    """Make the table of final metrics, one row per metric and combination of settings."""
     shown = [
         (
             Cell(metric_title(row.metric)),

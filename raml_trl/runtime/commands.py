@@ -1,4 +1,4 @@
-"""The commands of `raml-trl`, by stage, each with one line about it. A command X is the module `raml_trl.X`."""
+"""The commands of `raml-trl` by stage of the work, with a line about each. A command X is the module `raml_trl.X`."""
 
 STAGES: dict[str, dict[str, str]] = {
     "Data": {

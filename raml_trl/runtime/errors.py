@@ -40,7 +40,7 @@ class InputError(ValueError):
 
 
 class MissingDevice(InputError):
-    """Raised if this machine has no device for the settings. A dry run checks the rest of the settings nevertheless."""
+    """Raised if this machine lacks a device that the settings need, such as a GPU. A dry run still checks the rest."""
 
 
 class InputErrors(InputError):
@@ -63,7 +63,7 @@ class Problems:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Collect the `InputError` that ends the block, if one does."""
+        """Collect the `InputError` that ends the `with` block, if one does."""
         try:
             yield
         except RepeatedError:
@@ -102,7 +102,8 @@ def printable(text: str) -> str:
 def mask_secrets(text: str) -> str:
     """Replace access tokens by `***`.
 
-    These are texts in the form of a token, and the values of environment variables such as HF_TOKEN and OPENAI_API_KEY.
+    A text counts as an access token if it has the form of one, or if it is the value of an environment variable such as
+    HF_TOKEN or OPENAI_API_KEY.
     """
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAME.search(name):

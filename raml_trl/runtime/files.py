@@ -42,7 +42,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def partial_path(path: Path) -> Path:
     """Return a temporary path beside `path` that no other process uses.
 
-    The number of the process would not do: two containers that share a disk often have equal ones.
+    The name contains a random number. A process number would not be unique: processes in two containers that share a
+    disk often have the same number.
     """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 

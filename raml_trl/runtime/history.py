@@ -75,8 +75,8 @@ def read_log_history(directory: Path) -> list[LogEntry]:
 def last_log(directory: Path) -> list[LogEntry]:
     """Return the log entries of a training run that may still be running: those that it has saved last.
 
-    A run saves its log with every checkpoint. A checkpoint whose log cannot be read is being written or was damaged;
-    the one before it then counts. Without any, the list is empty.
+    A run saves its log with every checkpoint. If the last log cannot be read, because it is being written or was
+    damaged, the log of the checkpoint before it is returned. If no log can be read, the list is empty.
     """
     steps = {path: path.parent.name.rpartition("-")[2] for path in directory.glob(f"checkpoint-*/{STATE_FILE}")}
     checkpoints = sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: -int(steps[path]))

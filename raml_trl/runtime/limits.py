@@ -144,7 +144,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or false, or only one of `values`."""
+    """A limit that allows true and false, or only one of the two if `values` has only one."""
 
     allowed: str = "true or false"
     values: tuple[bool, ...] = (True, False)

@@ -38,7 +38,10 @@ def missing_path(name: str) -> str | None:
 
 
 def nothing_at(path: Path) -> str:
-    """Say that nothing exists at `path`, which is no name on the Hub, and name a path that is nearly the same."""
+    """Return a text which says that nothing exists at `path`, and names a similar path if there is one.
+
+    `path` cannot be a name on the Hub.
+    """
     return _nothing(_near(path, _SIMILAR))
 
 
