@@ -9,7 +9,8 @@ makes three comparisons and prints the largest relative difference of each, over
 - `plain`: our trainer on all G rollouts, without `length_bucketing`, `skip_zero_advantage` and `shared_prompts`,
   against TRL's `GRPOTrainer`
 - `default`: our trainer on all G rollouts, with its default settings, against TRL's `GRPOTrainer`
-- `drop against mask`: our trainer on half of the rollouts, with `subset_mode: drop` against `subset_mode: mask`
+- `drop against mask`: our trainer on half of the rollouts, with `subset_mode: drop` (the other rollouts do not run)
+  against `subset_mode: mask` (they run, and their loss is masked)
 
 The exit code is 1 if a difference exceeds the tolerance, or if a loss type is rejected. With `output_dir`, the numbers
 are written to `check_trl.json` and drawn in `check_trl.svg`.
@@ -54,7 +55,10 @@ class CheckTRLConfig:
 
 
 def main(config: CheckTRLConfig, record: Run | None) -> int:
-    """Train every case, print the differences, write them if there is a `record`, and return the exit code."""
+    """Train the tiny model in every case, print the differences, and return the exit code.
+
+    A case is a loss type with some settings. If there is a `record`, the differences are also written to its directory.
+    """
     started = time.monotonic()
     cases = list(loss_cases())
     agreements = list(tqdm(measure(cases), total=len(cases), desc="cases"))

@@ -69,7 +69,7 @@ class CompareRulesConfig:
 
 
 def main(config: CompareRulesConfig, record: Run) -> None:
-    """Tune and compare the arms, write the results, and print the tables."""
+    """Tune and compare the arms (ways to choose rollouts, tokens or questions), and write and print the results."""
     started = time.monotonic()
     processes = process_share()[1]
     if processes > 1:
@@ -96,7 +96,7 @@ def main(config: CompareRulesConfig, record: Run) -> None:
 
 
 def check_runs(rules: Rules) -> None:
-    """Check the settings of every arm in every world, and that the models and datasets exist.
+    """Check the settings of all runs, and that their models and datasets exist.
 
     Raises:
         InputError: if a setting is unknown or refused, or a model or dataset is missing or too small.
@@ -116,7 +116,9 @@ def check_runs(rules: Rules) -> None:
 
 
 def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str) -> list[RuleCurve]:
-    """Make those of `runs` that have no result in `directory` yet, and return the curves of all `runs`.
+    """Carry out those of `runs` that have no result in `directory` yet, and return the curves of all `runs`.
+
+    A curve holds the Pass@1 of a run after growing amounts of time, tokens and rows.
 
     Args:
         runs: the runs of one stage.
@@ -124,9 +126,8 @@ def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str)
         workers: number of processes that train at a time.
         stage: name of the stage, which the progress bar shows.
 
-
     Raises:
-        InputError: if `directory` has a result of the same name that another file of rules made.
+        InputError: if `directory` has a result of one of the runs that was made with other settings.
     """
     missing = [rule_run for rule_run in runs if read_curve(rule_run, directory) is None]
     with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=stage, unit="run") as bar:
@@ -169,7 +170,10 @@ def _end_with_parent() -> None:
 def make_run(
     rule_run: RuleRun, directory: Path, *, clock: Clock = time.process_time, wall: Clock = time.monotonic
 ) -> None:
-    """Train, and write the curve of the run below `directory`. `clock` gives CPU time, `wall` wall-clock time."""
+    """Train, and write the curve of the run (Pass@1 after growing amounts of time, tokens and rows) below `directory`.
+
+    `clock` returns the CPU time and `wall` the wall-clock time, in seconds.
+    """
     start = rule_run.start
     rows = grpo_rows(open_table(start.questions), rule_run.prompt_style)
     with tempfile.TemporaryDirectory() as scratch:
@@ -199,7 +203,7 @@ def make_run(
 
 
 def grpo_config(rule_run: RuleRun, output_dir: str) -> SubsetGRPOConfig:
-    """Return the settings of the trainer for a run. They save no checkpoint and report to no tracker."""
+    """Return the settings of the trainer for a run. The trainer saves no checkpoint and reports to no tracker."""
     return SubsetGRPOConfig(
         output_dir=output_dir,
         max_steps=MAX_STEPS,
@@ -211,7 +215,7 @@ def grpo_config(rule_run: RuleRun, output_dir: str) -> SubsetGRPOConfig:
 
 
 def read_curve(rule_run: RuleRun, directory: Path) -> RuleCurve | None:
-    """Return the curve of a complete run, or None if the run is not complete.
+    """Return the curve (Pass@1 over cost) of a complete run, or None if the run is not complete.
 
     Raises:
         InputError: if the file of the curve is from a run with other settings.

@@ -75,7 +75,8 @@ def check_models(config: EvaluateConfig, record: Run) -> None:
     """Check, before the first evaluation, that all models without a complete evaluation can be evaluated.
 
     Raises:
-        InputError: if a name is mistyped, a model cannot be asked questions, or a server does not offer a model.
+        InputError: if a name is mistyped, a model lacks a pad token or a chat template for the prompts, or a server
+            does not offer a model.
     """
     for name in (config.model_name_or_path, *config.models):
         if config.models and is_complete(record.directory / Path(name).name):

@@ -98,7 +98,7 @@ def split_size(split: str) -> int:
 
 
 def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
-    """Draw a question with two sums of `NUM_OPERANDS` digits each, in any split."""
+    """Draw a question with two sums of `NUM_OPERANDS` digits each. It may belong to any split."""
     digits = [int(digit) for digit in rng.integers(10, size=2 * NUM_OPERANDS)]
     return ArithmeticQuestion(tuple(digits[:NUM_OPERANDS]), tuple(digits[NUM_OPERANDS:]))
 
@@ -116,7 +116,7 @@ def generate_questions(
         split: a key of `SPLITS`.
         num_questions: the number of questions.
         rng: the generator that `draw` gets.
-        draw: draws one question, in any split.
+        draw: draws one question, which may belong to any split. Questions of other splits than `split` are discarded.
 
     Raises:
         InputError: if the random draws do not find that many different questions, because the split is too small.

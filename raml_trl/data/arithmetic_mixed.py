@@ -3,8 +3,9 @@
 As in `arithmetic`, a question asks for the last digit of each sum, but it has one or two sums. Two sums of a question
 have the same number of digits. The number of digits is one of `SIZES`. The trajectories have between 6 tokens, for a
 single digit, and 77 tokens, for ten steps. They take the operands from the end of the question to its beginning.
-Therefore, the distance between a step and its operand depends little on the size, and a small model learns it soon. A
-wrong step spoils the answer, so a model solves short questions more often than long ones.
+Therefore, the distance between a step and its operand in the text depends little on the number of digits, and a small
+model soon learns to find the operand. A wrong step spoils the answer, so a model solves short questions more often than
+long ones.
 
 - A fifth of the questions have examples before the question, each with its answer: `a=7+2=9;a=1,b=3+3=16;a=4+8+5`. The
   examples come from the same split and make prompts of 80 to about 140 tokens.
@@ -39,7 +40,7 @@ _HUNDREDTHS_WRONG = 10
 
 
 def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
-    """Draw a question without examples, in any split: one or two sums with one of `SIZES` digits each."""
+    """Draw a question, of any split and without examples: one or two sums with one of `SIZES` digits each."""
     digits = rng.integers(10, size=(rng.integers(1, 3), rng.choice(SIZES)))
     return ArithmeticQuestion(*map(tuple, digits.tolist()))
 
@@ -47,8 +48,8 @@ def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
 def generate_mixed_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
     """Draw `num_questions` random questions of `split` with `rng`, and put examples before a fifth of them.
 
-    No two questions have the same `key`. Only few different questions with few digits exist, so their share falls as
-    `num_questions` grows.
+    No two questions have the same `key`. Only few different questions with few digits exist, so the share of questions
+    with few digits falls as `num_questions` grows.
 
     Raises:
         InputError: if the random draws do not find that many different questions.
@@ -68,9 +69,9 @@ def _add_examples(question: ArithmeticQuestion, rng: np.random.Generator) -> Ari
 
 
 def mixed_trajectories(question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator) -> list[str]:
-    """Draw `num_trajectories` correct trajectories of `question`, and return the different ones among them.
+    """Draw `num_trajectories` correct trajectories of `question`, and return them without repetitions.
 
-    They differ only in the steps that they skip, so few are different.
+    Trajectories of a question differ only in the steps that they skip, so most of those drawn are repetitions.
     """
     drawn = (
         draw_trajectory(question, rng, exit_probability=EXIT_PROBABILITY, from_end=True)

@@ -171,7 +171,7 @@ def missing_shards(own: Sequence[Path]) -> list[Path]:
     """Return those of the shards of this process that it has to make, because they are missing or damaged.
 
     The shards may be Parquet files of any kind, in the directory of a run. If another process has completed the run,
-    this process has to make none: the other process removes the shards.
+    the list is empty: that process removes the shards, so they are missing but need not be made again.
     """
     missing = [path for path in own if not is_complete_shard(path)]
     return [] if missing and is_complete(missing[0].parent) else missing
@@ -196,7 +196,7 @@ def all_written(paths: Sequence[Path], own: Sequence[Path]) -> bool:
         own: the shards of this process, which it has made.
 
     Raises:
-        InputError: as `require_shards`.
+        InputError: if one of `own` is missing or damaged, unless another process has completed the run.
     """
     if all(map(is_complete_shard, paths)):
         return True

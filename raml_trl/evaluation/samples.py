@@ -26,9 +26,9 @@ class SampleCounts:
     """Counts of the samples of an evaluation.
 
     `n` (samples), `correct` (correct samples) and `votes` have one entry per question `(Q,)`, in the order of
-    `question_ids`. `votes` is None if the file has no usable votes. `formatted` is the share of formatted samples,
-    `mean_tokens` is the mean number of tokens of a sample, and `outcomes` is the number of samples with each outcome of
-    the grading.
+    `question_ids`. `votes` is None if the file has no votes, or votes that contradict the grades. `formatted` is the
+    share of samples with the layout that the prompt asks for, `mean_tokens` is the mean number of tokens of a sample,
+    and `outcomes` is the number of samples with each outcome of the grading.
     """
 
     question_ids: tuple[str, ...]

@@ -148,7 +148,7 @@ class Family:
 
 @dataclass(frozen=True)
 class SetBuilder:
-    """A set of the elements of a domain that meet a condition, if that is not an interval or a listed set."""
+    r"""The elements of a domain that meet a condition: `\{x \mid x > 1\}`. `domain` is "" if it is not stated."""
 
     element: "Answer"
     domain: str

@@ -76,7 +76,10 @@ class Estimate:
         return rounded(math.log(self.value.real), self.error / self.least)
 
     def factorial(self) -> "Estimate":
-        """Return the gamma function of the number plus 1, whose relative slope is below 1 + ln(1 + number)."""
+        """Return the gamma function of the number plus 1.
+
+        Its error is bounded, because the relative slope of this function is below 1 + ln(1 + number).
+        """
         if self.least < -0.5 or self.value.real > _MAX_FACTORIAL or self.error > _MAX_ERROR:
             raise UnreadError
         value = math.gamma(self.value.real + 1)
@@ -96,10 +99,10 @@ class Estimate:
 
 
 def rounded(value: complex, error: float = 0.0) -> Estimate:
-    """Return a number that differs from `value` by `error` and the rounding of one step.
+    """Return an estimate of a number that differs from `value` by at most `error`, plus the rounding of one operation.
 
     Raises:
-        UnreadError: if the number or its error is too large, or not a number.
+        UnreadError: if `value` or the error is too large, or NaN.
     """
     error += _EPSILON * abs(value) + _SMALLEST
     if not (abs(value) < _LARGEST and error < _LARGEST):  # also NaN

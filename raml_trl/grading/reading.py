@@ -221,7 +221,7 @@ def _set(text: str) -> Value | None:
 
 
 def _set_builder(element: str, condition: str) -> Value:
-    r"""Return the set of the elements that meet a condition, `\{x \mid x > 1\}`: an interval, or a listed set."""
+    r"""Return the meaning of `\{element \mid condition\}`: a family such as `k\pi` for all integers k, or a set."""
     match = _ELEMENT.fullmatch(element)
     value = read(condition)
     if match is None:
