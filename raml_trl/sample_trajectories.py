@@ -8,7 +8,7 @@ A shard is a file with the trajectories of some of the questions. Each process o
 shards and never waits for another process. A shard appears on disk only once it is complete. If the command was
 interrupted, the same command, on any number of processes, writes the missing shards, with the same content as without
 the interruption. The process that finishes last completes the run. `output_dir` is then a dataset for `train_sft`, in
-the format of the paper's rollout datasets. `push_to_hub` pushes the dataset to the Hub with a card.
+the format of the RaML paper's rollout datasets. `push_to_hub` pushes the dataset to the Hub with a card.
 """
 
 import logging

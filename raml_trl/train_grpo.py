@@ -113,7 +113,7 @@ def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -
 def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
     """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`.
 
-    If the run chose or replaced questions, write the counts of every question to `questions.json`.
+    If the setting `question_selection` or `refill` chose questions, write statistics of each to `questions.json`.
     """
     table = trainer.question_table
     if table is not None and trainer.is_world_process_zero():

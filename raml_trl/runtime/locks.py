@@ -7,8 +7,8 @@ guarantee, whereas some network file systems do not support `flock`. A lock expi
 - elsewhere, `EXPIRY_SECONDS` after its process has touched the file for the last time. A thread of the process touches
   the file every `HEARTBEAT_SECONDS`.
 
-How long ago a file was touched is the difference of two times that the file system has set, so the clocks of the
-machines may differ.
+How long ago a file was touched is the modification time of a file created now, minus that of the touched file. The file
+system sets both times, so the clocks of the machines may differ.
 
 In a launch, the first process holds the lock of the run, and every other process holds a file of its own beside it. The
 run is locked until the last of them has ended. The process that completes the run holds one more file, so that only one
@@ -64,7 +64,7 @@ def is_lock(path: Path) -> bool:
 
 
 def lock_path(directory: Path, rank: Role) -> Path:
-    """Return the lock file of the process with this rank, or of the process that completes the run."""
+    """Return the lock file of the process with this rank; with `finish`, that of the process that completes the run."""
     return directory / (_LOCK if rank == 0 else f"{_LOCK}-{rank}")
 
 
@@ -194,9 +194,9 @@ def locked(
 
 @contextmanager
 def finishing(directory: Path) -> Iterator[bool]:
-    """Yield whether this process may complete the run in `directory`, because no other process is completing it.
+    """Yield True if this process may complete the run in `directory`, and False if another process is completing it.
 
-    If so, no other process may do it within the `with` block.
+    After True, no other process may complete the run within the `with` block.
     """
     mine: Holder = {"process": this_process(), "rank": "finish", "launch": launch_name()}
     if _acquire(directory, mine, EXPIRY_SECONDS) is not None:

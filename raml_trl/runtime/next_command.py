@@ -1,9 +1,9 @@
 """The last lines of a command: where its results are, and one command that can follow.
 
-The recipes in a folder belong together: one evaluates the model that another trains. Therefore, the next command runs
-that recipe in the folder whose input is the results. If another input of this recipe does not exist yet, the next
-command runs the recipe that makes this input. If there is no such recipe, and the results are those of a training, an
-evaluation or a sweep, the next command is `report`, which writes a page about them.
+The recipes in a folder belong together: one evaluates the model that another trains. Therefore, the next command runs a
+recipe of the same folder that reads the results of this command. If another input of that recipe does not exist yet,
+the next command runs the recipe that makes this input. If no recipe of the folder reads the results, and they are those
+of a training, an evaluation or a sweep, the next command is `report`, which writes a page about them.
 """
 
 import os
@@ -79,8 +79,8 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
 def first_recipe(copies: Mapping[Path, str]) -> Path | None:
     """Return the recipe to start first, among recipes in one folder; None if no recipe has all its inputs.
 
-    It is the one that leads to the first training: the recipe of this training, or of an input that is missing. If no
-    recipe trains, it is the first one that can run.
+    This is the first recipe that trains, if its inputs exist. If an input is missing, it is the recipe that makes this
+    input or, in turn, an input of that recipe. If no training can be reached, it is the first recipe that can run.
 
     Args:
         copies: the recipes, each with its command.
@@ -92,11 +92,14 @@ def first_recipe(copies: Mapping[Path, str]) -> Path | None:
 
 
 def with_maker(message: str, recipe: str | None) -> str:
-    """Add to a message about a missing directory the command that makes it.
+    """Return an error message. If it says that a directory is missing, add the command whose recipe makes the directory.
+
+    The message is returned unchanged if it reports another error, or if no recipe makes the directory.
 
     Args:
-        message: one line about a missing directory, or about another error, which is returned unchanged.
-        recipe: the recipe as the user gave it, in whose folder a recipe may make the directory; None if there is none.
+        message: the error message, in one line.
+        recipe: the recipe that the user gave; its folder is searched for a recipe that makes the directory. None if
+            there is none.
     """
     if recipe is None or "there is no such directory" not in message:
         return message

@@ -63,7 +63,7 @@ class StrictParser(TrlParser):
 
         Raises:
             InputError: for an unreadable file, an unknown key or option, or an invalid value.
-            MissingDevice: if this machine has no device for the settings.
+            MissingDevice: if the settings need a device that this machine does not have, such as a GPU for bfloat16.
         """
         recipe, rest = split_recipe(arguments)
         path = None if recipe is None else find_recipe(recipe)

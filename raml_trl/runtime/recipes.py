@@ -55,7 +55,7 @@ def _packaged(folder: str) -> Path:
 
 
 def command_of(path: Path) -> str | None:
-    """Return the command that reads a recipe, according to the name of the file and of its folder, or None."""
+    """Return the command that reads a recipe, told by the names of its file and folder; None if they fit no command."""
     if path.parent.name in _OF_FOLDER:
         return _OF_FOLDER[path.parent.name]
     if path.stem in COMMANDS:
@@ -71,13 +71,12 @@ def list_recipes() -> list[Recipe]:
 
 
 def find_recipe(text: str) -> Path:
-    """Return the path of a recipe, or of a YAML file that a recipe names.
+    """Return the path of the recipe `text`, which is the path of a file or the name of a packaged YAML file.
 
-    `text` is the path of a file or the name of a packaged file. Any other text is returned as a path, which is refused
-    when the file is read.
+    If `text` is neither, it is returned as a path, and reading this file fails later.
 
     Raises:
-        InputError: if there is no such file, but a packaged folder of this name or a recipe with a similar name.
+        InputError: if `text` is neither, but names a packaged folder or is similar to the name of a packaged file.
     """
     if os.path.exists(text):
         return Path(text)
@@ -103,10 +102,10 @@ def find_folder(text: str) -> str:
 def recipes_page(text: str = "") -> str:
     """Return one line for each packaged recipe whose name contains `text`: its name, its command and a sentence.
 
-    The recipes for a start come first. A line is not longer than a row of the terminal, if there is one.
+    The recipes to start with come first. If the output is a terminal, lines are cut to its width.
 
     Raises:
-        InputError: if there is none.
+        InputError: if no recipe has `text` in its name.
     """
     known = list_recipes()
     found = [recipe for recipe in known if text in recipe.name]
@@ -126,8 +125,8 @@ def recipes_page(text: str = "") -> str:
 def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
     """Copy a packaged recipe, or all recipes of a folder, into `directory`, which is created if necessary.
 
-    Where a copied recipe names itself or another one that is copied, the copy names the copy. `accelerate_configs` and
-    the names in it copy configurations of `accelerate launch`.
+    If a recipe contains its own path or that of another copied recipe, its copy contains the path of the copy instead.
+    `accelerate_configs` and the names in it copy configurations of `accelerate launch`.
 
     Returns:
         The path of each copy and the command that reads it.
@@ -163,7 +162,7 @@ def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
 
 
 def output_of(path: Path) -> str | None:
-    """Return the `output_dir` of a packaged recipe; None if it leaves this, and the model, to the command line."""
+    """Return the `output_dir` of a packaged recipe; None if the user must give it, and the model, as options."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((line.split()[1] for line in lines if line.startswith("output_dir:")), None)
 

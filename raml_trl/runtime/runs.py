@@ -92,7 +92,7 @@ class Run:
         """Delete `run.json` if the directory holds no other file, so that a failed command can be changed and repeated.
 
         The empty directory is deleted as well: now or, if this process holds its lock, when the lock is released. In a
-        launch, the first process does this, and any later process that finds the processes before it ended.
+        launch, only the first process deletes `run.json`, or another one if all processes of lower rank have ended.
         """
         files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
         last = self.lock is not None and self.lock.leads()
@@ -104,9 +104,9 @@ class Run:
 
     @contextmanager
     def completing(self) -> Iterator[bool]:
-        """Yield whether this process is to complete the run. Only one process of a launch is, and may `finish` it.
+        """Yield True if this process is to complete the run by a call of `finish`, otherwise False.
 
-        The others are not, because a process is completing the run, or has completed it.
+        Only one process of a launch gets True. For the others, another process is completing the run, or has done so.
         """
         with finishing(self.directory) as alone:
             chosen = alone and not is_complete(self.directory)
@@ -116,8 +116,8 @@ class Run:
     def finish(self, seconds: float, results: Mapping[str, object]) -> None:
         """Mark the run as complete and write `run.json`. All other files of the run must be on disk already.
 
-        Temporary files that killed processes left in the directory before this start are deleted. Those of other
-        processes of the launch have other names.
+        Temporary files that were in the directory when the run was opened are deleted, because killed processes left
+        them. Those that running processes of the launch write have other names and are kept.
         """
         self.record["status"] = "complete"
         self.record["results"] = dict(results)

@@ -42,7 +42,7 @@ class StopRequest:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within the `with` block, the signals of `EXIT_CODES` raise `Terminated` in the main thread."""
+    """Within the `with` block, SIGTERM and SIGUSR1 raise `Terminated` in the main thread."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise Terminated(signal.Signals(number))
@@ -53,9 +53,9 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[StopRequest]:
-    """Within the `with` block, a signal of `EXIT_CODES` does not interrupt the program.
+    """Within the `with` block, SIGTERM and SIGUSR1 do not interrupt the program.
 
-    The yielded `StopRequest` holds the first signal, so that the program can end when it is ready.
+    The yielded `StopRequest` holds the first such signal, so that the program can end when it is ready.
     """
     request = StopRequest()
 

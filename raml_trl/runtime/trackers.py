@@ -20,7 +20,8 @@ PROJECT = "raml_trl"
 def run_group(directory: Path) -> str:
     """Return the dashboard group of the run in `directory`.
 
-    The group is the name of the sweep if the run is a trial, otherwise the name of the parent directory.
+    If the run is a trial of a sweep, the group is the name of the sweep's directory, otherwise that of the run's parent
+    directory.
     """
     parent = directory.resolve().parent
     return parent.parent.name if parent.name == "trials" else parent.name

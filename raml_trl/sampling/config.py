@@ -91,7 +91,7 @@ class SamplingArguments(DatasetArguments):
             raise InputError(f"engine is {self.engine} and server_url is {self.server_url}: each needs the other")
 
     def check_number(self, name: str, number: int) -> None:
-        """Reject several samples per question from greedy decoding (temperature 0), which would all be the same.
+        """Reject more than one sample per question at temperature 0, because greedy samples would all be the same.
 
         Args:
             name: the field that gives the number of samples per question, for the error message.

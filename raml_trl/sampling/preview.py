@@ -18,7 +18,7 @@ from raml_trl.sampling.vllm_engine import check_vllm
 def describe_inputs(
     name: str, tokenizer: PreTrainedTokenizerBase | None, table: DataTable, style: str, *, graded: bool = True
 ) -> dict[str, str]:
-    """Return texts about the model `name`, the data and their first row, by the label that the dry run prints.
+    """Return what a dry run prints about the model `name`, the data and their first row: a text for each label.
 
     Args:
         name: the model.

@@ -62,7 +62,9 @@ It may use the pool that graded the samples.
 def sample_shards(
     config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows
 ) -> list[Path] | None:
-    """Sample, grade and write those missing shards that this process is responsible for, as `sample_share` does.
+    """Call `sample_share` for this process, which samples, grades and writes the missing shards of the process.
+
+    The arguments are those of `sample_share`.
 
     Returns:
         The paths of all shards, or None if other processes have not finished their shards.
@@ -122,7 +124,7 @@ def draw_samples(
     opening: str = "",
     tick: Callable[[], object] = lambda: None,
 ) -> list[Sample]:
-    """Draw and grade `settings.num_samples` samples per question, sorted by question and number.
+    """Draw and grade `settings.num_samples` samples per question, sorted by question and sample number.
 
     Args:
         engine: draws the samples.
@@ -164,7 +166,7 @@ def draw_samples(
 
 
 def trajectory_rows(model: str) -> Rows:
-    """Return a function that converts samples of `model` into rows of a rollout dataset, for `sample_shards`."""
+    """Return the `to_rows` of `sample_shards` for samples of `model`: a row has a question and its trajectories."""
 
     def to_rows(samples: Sequence[Sample], _pool: GradingPool) -> Iterator[Mapping[str, object]]:
         for question, own in groupby(samples, key=lambda sample: sample.question):

@@ -132,7 +132,8 @@ def count_examples(
         weight: `correct`: a question gets as many examples as it has correct trajectories, as in the paper, so easy
             questions weigh more. `equal`: the same total, divided equally between the questions.
         repeat: whether to cycle through the chosen trajectories of a question until it has its number of examples, so
-            that this number does not depend on K. Otherwise each chosen trajectory is trained on once.
+            that this number does not depend on K. Otherwise each chosen trajectory is trained on once, whatever
+            `weight` is.
 
     Returns:
         `(T,)` counts. If a question gets fewer examples than it has chosen trajectories, its last counts are 0.

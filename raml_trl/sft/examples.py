@@ -133,11 +133,11 @@ def describe(counts: ExampleCounts, choice: Choice) -> str:
 def tokenised_trajectories(
     tables: list[DataTable], tokenizer: PreTrainedTokenizerBase, choice: Choice
 ) -> Iterator[dict[str, object]]:
-    """Yield a row with the columns of `_FEATURES` for each trajectory that is taken.
+    """Choose up to K trajectories of each question, and yield a row with token ids and labels for each of them.
 
-    A row also counts the overlong trajectories that were tried since the previous row. If no trajectory of a question
-    is taken, or if overlong ones were tried after the last trajectory taken, the question yields one more row, which
-    has no tokens.
+    The column `overlong` counts the trajectories longer than `max_length` that were met since the previous row of the
+    question. A row without tokens ends a question if none of its trajectories was chosen, or if overlong ones were met
+    after the last chosen one.
     """
     for table in tables:
         for task in stream_tasks(table):

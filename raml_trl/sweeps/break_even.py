@@ -21,14 +21,16 @@ from raml_trl.sweeps.learning_curves import Trial, mean_steps_to
 
 @dataclass(frozen=True)
 class BreakEven:
-    """The break-even of two arms, of which `fewer` selects the smaller share of its rollouts.
+    """How cheap generation must be, so that the arm that selects the smaller share of its rollouts is the faster one.
 
-    `fewer` reaches `level` earlier than `more` if generation takes less than `share` of a step of `more`. So `fewer` is
-    never faster if `share` is 0 or less, and always faster if it is 1 or more. `share` is also computed with each seed
-    left out in turn; `low` and `high` are the smallest and the largest of these values.
+    `fewer` is this arm, and `more` is the other; an arm is one setting of a sweep. `fewer` reaches `level` earlier than
+    `more` if generation takes less than the fraction `share` of the time of a step of `more`. So `fewer` is never
+    faster if `share` is 0 or less, and always faster if it is 1 or more. `share` is also computed with each seed left
+    out in turn; `low` and `high` are the smallest and the largest of these values.
 
-    `allowed` and `share` are None if an arm reaches the level already at its first evaluation, which leaves the number
-    of steps unknown. `low` and `high` are None if this happens with all seeds or with one left out.
+    `share` and `allowed` (the cost of a step of `fewer` at which both arms are equally fast) are None if an arm reaches
+    the level already at its first evaluation, which leaves the number of steps unknown. `low` and `high` are None if
+    this happens with all seeds or with one left out.
     """
 
     fewer: Arm
@@ -46,9 +48,10 @@ class BreakEven:
 
 
 def break_evens(comparisons: Iterable[ArmComparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
-    """Return a break-even for each `equal_seconds` comparison of arms that select different shares of their rollouts.
+    """Return a `BreakEven` for each comparison of arms (settings of a sweep) after equal training time.
 
-    Comparisons with an arm that generates no rollouts (SFT) are left out. `sweeps` maps sweep names to trials.
+    These are the comparisons with the measure `equal_seconds`. Those whose arms select the same share of their rollouts
+    are left out, and so are those with an arm that generates no rollouts (SFT). `sweeps` maps sweep names to trials.
 
     Raises:
         InputError: if an arm has no trial, or several trials for one seed.
@@ -66,7 +69,7 @@ def _shares_differ(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Tria
 
 
 def break_even(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> BreakEven:
-    """Return the break-even of the two arms of `comparison`, computed from the seeds that both arms have.
+    """Return the break-even of the two arms (settings of a sweep) of `comparison`, from the seeds that both have.
 
     Raises:
         InputError: if an arm has no trial, or several trials for one seed.
@@ -106,7 +109,7 @@ def _share(fewer: Sequence[Trial], more: Sequence[Trial], metric: str) -> tuple[
 
 
 def break_even_table(break_evens: Sequence[BreakEven]) -> str:
-    """Format break-evens as a Markdown table, one row for each pair of arms."""
+    """Format break-evens as a Markdown table, one row for each pair of settings."""
     rows = [
         [
             "smaller share",

@@ -56,7 +56,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """The statement that the arm `higher` exceeds the arm `lower` in `metric`, compared by `measure`."""
+    """The statement that one sweep setting, `higher`, exceeds another, `lower`, in `metric`, compared by `measure`."""
 
     measure: Measure
     metric: str
@@ -79,8 +79,9 @@ class Claim:
 class ArmDifference:
     """The result of a comparison.
 
-    `higher` and `lower` are the means of the two arms over the `seeds` that both have, of the values that the `measure`
-    of the comparison defines. `difference` is `higher` minus `lower`.
+    Each trial has one value, which the `measure` of the comparison defines. `higher` and `lower` are the means of these
+    values for the two arms (settings of a sweep), over the `seeds` that both arms have. `difference` is `higher` minus
+    `lower`.
     """
 
     comparison: ArmComparison
@@ -93,9 +94,9 @@ class ArmDifference:
 
     @property
     def verdict(self) -> Verdict:
-        """`holds` if the 95 % interval of the difference is above zero, `does not hold` if it is below zero.
+        """`inconclusive` if `corrected` is .05 or more, or if the 95 % interval of the difference contains zero.
 
-        `inconclusive` if the interval contains zero, or if the corrected p-value is .05 or more.
+        Otherwise `holds` if the interval is above zero, and `does not hold` if it is below zero.
         """
         if self.corrected >= 0.05:
             return "inconclusive"
@@ -269,7 +270,7 @@ def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
     """Return the trials of an arm by seed.
 
-    For each seed, tuned parameters take the values with the highest mean of `metric` on the other seeds.
+    For each seed, parameters given as `tuned` take the values with the highest mean of `metric` on the other seeds.
 
     Raises:
         InputError: if the arm has no trial, or several for one seed.

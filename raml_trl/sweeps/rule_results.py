@@ -1,9 +1,9 @@
-"""Compares the runs of a file of rules at equal cost: after the same time, generated tokens and selected rows.
+"""Compares ways to choose rollouts, tokens or questions (arms) at equal cost, in the runs of a file of rules.
 
-An arm is a way to choose rollouts, tokens or questions; a world is a task with the model that training starts from (see
-`sweeps.rules`). The curve of a run has a point for each evaluation: the score, and the costs so far. The budget is a
-cost that all runs of a world have reached. The score of each run at the budget is interpolated linearly. Arms are then
-compared with the baseline, paired by seed.
+There is one comparison for each of three costs: time, generated tokens, and selected rows. A world is a task with the
+model that training starts from (see `sweeps.rules`). The curve of a run has a point for each evaluation: the score, and
+the costs so far. The budget is a cost that all runs of a world have reached. The score of each run at the budget is
+interpolated linearly. Arms are then compared with the baseline, paired by seed.
 
 Other work on the machine changes the process time (CPU time) of single runs, because processes share caches and cores.
 Therefore the median seconds per step of an arm in a world is used for all runs of this arm.
@@ -77,12 +77,11 @@ class RuleCurve:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """The result of an arm after the same cost (time, tokens or rows) as the other arms, in one world.
+    """The result of an arm (a way to choose rollouts, tokens or questions) in a world (a start model and its data).
 
-    A world is a start model and its data. The result holds the mean score over seeds. Every arm except the baseline
-    also has its difference from the baseline.
-
-    `corrected` is the p-value of the difference, corrected for the number of arms. `scores` has one score per seed.
+    `scores` has the score of each seed after the run has spent `budget` of `cost` (time, tokens or rows), which is the
+    same for all arms. `difference` is the difference from the baseline, paired by seed, and `corrected` its p-value,
+    corrected for the number of arms. Both are None for the baseline itself.
     """
 
     world: str
@@ -96,14 +95,15 @@ class ArmResult:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference from the baseline is significant at 5 %, after the correction."""
+        """Whether the corrected p-value of the difference from the baseline is below 5 %."""
         return self.corrected is not None and self.corrected < _LEVEL
 
 
 def compare_curves(curves: Sequence[RuleCurve], rules: Rules) -> list[ArmResult]:
-    """Compare every arm with the baseline, in each world and at each cost of `COSTS`.
+    """Compare the score of every arm with that of the baseline, in each world and for each cost of `COSTS`.
 
-    The budget is the smallest amount that a run of the world has spent, over all arms and seeds.
+    Scores are read where each run has spent the same amount of the cost: the smallest amount that any run of the world
+    has spent in total.
 
     Args:
         curves: all runs of the comparison: every arm of every world with the same seeds.

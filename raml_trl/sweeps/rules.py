@@ -75,7 +75,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class RuleRun:
-    """One training run: an arm in a world, with one seed and one learning rate.
+    """One training run: an arm (a rule) in a world (a task and start model), with one seed and one learning rate.
 
     `start` is the world with the seed in its paths, and `settings` are all settings of `train_grpo` for the run.
     `tokens` and `evaluations` are those of its stage. An evaluation draws `num_samples` answers to each test question.
@@ -119,7 +119,7 @@ class Rules:
     correction: Correction
 
     def tuning_runs(self) -> Iterator[RuleRun]:
-        """Yield the runs that choose the learning rates: every arm with every rate."""
+        """Yield the runs that choose the learning rates: every arm with every rate, for each world and seed."""
         for seed in self.tuning.seeds:
             for world in self.worlds:
                 for rate in self.learning_rates:
@@ -129,7 +129,7 @@ class Rules:
     def comparison_runs(self, rates: Mapping[tuple[str, str], float]) -> Iterator[RuleRun]:
         """Yield the runs that are compared. `rates` has the learning rate of each world and arm.
 
-        All arms of a seed come one after the other, so that an unfinished comparison has complete seeds.
+        The runs are sorted by seed, so that an interrupted comparison has all arms and worlds for its first seeds.
         """
         for seed in self.comparison.seeds:
             for world in self.worlds:

@@ -1,4 +1,4 @@
-"""`ResumableTrainer`: adds to a checkpoint the training state that transformers does not save, and a manifest."""
+"""`ResumableTrainer`: adds to checkpoints a manifest of their files, and state that transformers does not save."""
 
 import logging
 import shutil
@@ -114,7 +114,9 @@ def summarize_run(logs: dict[str, float], totals: Totals, steps: int) -> None:
 
 
 class ResumableTrainer(Trainer):
-    """Mixin for TRL trainers: checkpoints have a manifest, and a resumed run logs the metrics of an uninterrupted one.
+    """Mixin for TRL trainers, with which a resumed run logs the same metrics as an uninterrupted one.
+
+    Checkpoints also get a manifest: a list of their files, by which a damaged checkpoint is recognised.
 
     The last log entry and the result of `train`, which give the loss, the duration and the rates of the training,
     describe the whole run. In transformers, they describe only its last session, that is, the last call of `train`.
@@ -149,12 +151,12 @@ class ResumableTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def checkpoint_to_resume(self, directory: Path) -> str | None:
-        """Return the checkpoint to resume from, which the first process has chosen and checked, or None.
+        """Return the checkpoint to resume from, or None if there is none. Only the first process chooses and checks it.
 
         It is the newest complete checkpoint in `directory`, unless `resume_from_checkpoint` names another one.
 
         Raises:
-            InputError: if only damaged checkpoints are left, or the named one is damaged.
+            InputError: if all checkpoints are damaged, or the one in `resume_from_checkpoint` is.
         """
         requested = self.args.resume_from_checkpoint
         return from_first_process(lambda: choose_checkpoint(directory, self._required, requested))

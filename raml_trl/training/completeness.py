@@ -1,8 +1,8 @@
 """Finds the newest checkpoint that is complete, and says what is missing or changed in the others.
 
-A checkpoint with a manifest is compared with the manifest. Checkpoints of older versions have no manifest. Such a
-checkpoint must have every file that its kind of run writes, and truncated files are found as far as their format
-allows.
+A checkpoint is compared with its manifest, the list of its files with their sizes and digests. Checkpoints of older
+versions have no manifest. Such a checkpoint must have every file that its kind of run writes, and truncated files are
+found as far as their format allows.
 """
 
 import json
@@ -169,12 +169,12 @@ def required_files(accelerator: Accelerator, model: Any, num_processes: int) -> 
 
 
 def progress_path(checkpoint: Path, process_index: int) -> Path:
-    """Return the path of the progress file of one process."""
+    """Return the path of the file in a checkpoint to which a process saves state that transformers does not save."""
     return checkpoint / f"progress_{process_index}.pt"
 
 
 def load_progress(path: Path) -> Progress:
-    """Load a progress file, with its tensors in the memory of the CPU."""
+    """Load the state that a process has saved to its file `progress_path`, with tensors in the memory of the CPU."""
     progress: Progress = torch.load(path, map_location="cpu", weights_only=True)
     return progress
 

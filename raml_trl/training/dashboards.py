@@ -47,9 +47,9 @@ def check_dashboards(config: TrainingArguments) -> None:
 
 
 def dashboard_run(config: TrainingArguments, record: Run) -> DashboardRun:
-    """Return how the run appears in a dashboard.
+    """Return how the run appears in a dashboard: its project, group, name, settings, and a key that identifies it.
 
-    The key is drawn at random when the run is first started, and kept in `run.json` for when the run is resumed.
+    The key is drawn at random at the first start of the run and kept in `run.json`, so that a resumed run has the same.
     """
     if "dashboard_key" not in record.record:
         record.record["dashboard_key"] = secrets.token_hex(4)

@@ -17,7 +17,7 @@ from trl.trainer.utils import RepeatSampler
 class EpochSampler(Sampler[int]):
     """A sampler whose order in an epoch is the same whether or not its process has run the epochs before.
 
-    Uninterrupted, it has the order of `sampler`, which must have a generator.
+    The order is the one that `sampler`, which must have a generator, draws in an uninterrupted run.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -39,7 +39,7 @@ class EpochSampler(Sampler[int]):
 
 
 def by_epoch(sampler: Any, seed: int) -> Any:
-    """Return a sampler of TRL or transformers as an `EpochSampler` if it needs that, and any other sampler as it is.
+    """Return an `EpochSampler` for a shuffling `RepeatSampler` or a `LengthGroupedSampler`; others stay as they are.
 
     A sampler that groups by length gets a generator with `seed`. Without one, it would draw from the global generator,
     whose state depends on the training before.
@@ -56,7 +56,7 @@ class _HasEpoch(Protocol):
 
 
 class EpochSetter(TrainerCallback):
-    """Tells the sampler the epoch. On several processes, transformers does not reach it after skipping batches."""
+    """Tells the sampler the epoch. On several processes, transformers fails to do so after it has skipped batches."""
 
     def on_epoch_begin(
         self,
