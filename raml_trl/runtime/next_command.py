@@ -92,9 +92,9 @@ def first_recipe(copies: Mapping[Path, str]) -> Path | None:
 
 
 def with_maker(message: str, recipe: str | None) -> str:
-    """Return an error message. If it says that a directory is missing, add the command whose recipe makes the directory.
+    """Return an error message. If it says that a directory is missing, add the command that makes the directory.
 
-    The message is returned unchanged if it reports another error, or if no recipe makes the directory.
+    The message is returned unchanged if it reports another error, or if no recipe in the folder makes the directory.
 
     Args:
         message: the error message, in one line.

@@ -148,7 +148,7 @@ def _format_comparison(comparison: ArmComparison) -> str:
 
 
 def curves_figure(trials: Sequence[Trial], metric: str) -> str:
-    """Plot the mean of `metric` over seeds with its interval, against steps (top) and seconds (bottom), as SVG.
+    """Plot the mean of `metric` over seeds with its 95 % interval, against steps (top) and seconds (bottom), as SVG.
 
     There is one line for each value of the first swept parameter, and one column of panels for each combination of
     values of the other swept parameters.
