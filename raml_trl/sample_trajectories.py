@@ -64,7 +64,7 @@ def preview(config: SampleTrajectoriesConfig) -> Iterator[dict[str, str]]:
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
-    """Count the trajectories of all shards, write the dataset card, push the dataset if requested, and complete the run.
+    """Count the trajectories of all shards, write the dataset card, push the dataset if asked to, and complete the run.
 
     `paths` are the files of all shards, and `seconds` is the duration of the run.
     """
