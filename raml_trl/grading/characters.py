@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""Writes characters as LaTeX: Greek letters, signs, full-width and raised characters."""
+"""Writes characters as LaTeX: Greek letters, mathematical signs, superscripts, subscripts, full-width characters."""
 
 import re
 import unicodedata

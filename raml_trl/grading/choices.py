@@ -19,7 +19,10 @@ _OPTION = re.compile(r"\([A-J]\)")
 
 @dataclass(frozen=True)
 class Choice:
-    """The letters of the chosen options. `content` is the text after a single letter, `12` in `(B) 12`, or ""."""
+    """The letters of the chosen options.
+
+    If there is only one letter, `content` is the text after it, such as `12` in `(B) 12`. Otherwise it is "".
+    """
 
     letters: frozenset[str]
     content: str = ""

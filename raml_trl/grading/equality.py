@@ -1,7 +1,8 @@
 r"""Decides whether two answers mean the same to a mathematician, as far as possible without symbolic algebra.
 
-The tables below hold the rules: one for two given types, or one for a given type with any other. The function `leaf`,
-which the caller passes, compares expressions. `docs/answers.md` says for each type which answers are equal to it.
+The tables below hold the rules. A rule compares answers of two given types, or answers of one given type with any other
+answer. The caller passes the function `leaf`, which compares expressions. `docs/answers.md` says for each type which
+answers count as equal.
 """
 
 from collections.abc import Sequence

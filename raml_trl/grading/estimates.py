@@ -2,8 +2,8 @@ r"""Tells two expressions apart by their values at one point, without algebra.
 
 An expression is read only if its meaning is beyond doubt. It may have numbers, letters, sums, products, fractions,
 powers, roots and a few functions. The letter i is the imaginary unit, and every other letter stands for a fixed
-positive number. Floating-point errors are bounded step by step, so two values count as
-different only if they are. Equal values prove nothing: the caller then needs algebra.
+positive number. Floating-point errors are bounded step by step, so rounding never makes equal values count as
+different. Equal values prove nothing: the caller then needs algebra.
 """
 
 import math
@@ -60,10 +60,10 @@ def estimate(text: str) -> Estimate | None:
 
 
 def is_unknown(text: str) -> bool:
-    r"""Return whether an expression has no value because it names something unknown, as \min(a, b) or \triangle ABC do.
+    r"""Return whether an expression has letters and no value that `estimate` can compute, such as \triangle ABC.
 
     Return False for an expression with `\begin`, or with a sum, product, integral, limit, minimum or maximum that
-    has a subscript, because its letters may be bound.
+    has a subscript. Its letters may be only indices, such as k in `\sum_{k=1}^{3} k`, and its value a number.
     """
     return estimate(text) is None and _NAME.search(text) is not None and _BOUND.search(text) is None
 
@@ -148,7 +148,11 @@ class _Reader(Cursor):
         return value**exponent
 
     def bare_argument(self) -> Estimate:
-        r"""Read an argument without brackets: 2, x, 2\pi x or \frac{x}{2}. What follows it must not belong to it."""
+        r"""Read the argument of a function without brackets: 2, x, 2\pi x or \frac{x}{2}.
+
+        Raises:
+            UnreadError: if there is none, or if the text behind it may belong to it too, as in `\sin x / 2`.
+        """
         value = Estimate(1.0)
         if self.next in (r"\frac", r"\sqrt"):
             value = self.atom()

@@ -68,7 +68,7 @@ def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
 
 
 def formatted(text: str, style: str) -> bool:
-    """Return whether the complete `text` has the layout of `style`, a key of `prompts.STYLES`.
+    """Return whether `text` as a whole has the layout of `style`, a key of `prompts.STYLES`.
 
     Raises:
         InputError: if `style` is unknown.

@@ -41,7 +41,7 @@ def parts_of(answer: Answer) -> tuple[Answer, ...]:
 
 
 def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two lists or sets, in any order.
+    """Return whether two lists or sets have equal parts in any order; None if `comparison` cannot decide.
 
     If only one of them names its values, as `x = 1, y = 2` does, the values are compared in order instead: the named
     ones in the alphabetical order of the names.
@@ -56,7 +56,7 @@ def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two tuples, or a tuple with a list, part by part in order."""
+    """Return whether two tuples, or a tuple and a list, have the same parts in order; None if undecided."""
     return _in_order(_by_name(parts_of(p)) or parts_of(p), _by_name(parts_of(a)) or parts_of(a), comparison)
 
 
@@ -114,7 +114,10 @@ def _without(parts: Sequence[Answer], counts: Counter[object]) -> list[Answer]:
 
 
 def same_interval(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two answers that may be intervals: an interval, an inequality, or a pair such as `(1, 2)`."""
+    """Return whether two answers describe the same interval; None if `comparison` cannot decide.
+
+    An answer may be an interval, an inequality, or a pair such as `(1, 2)`.
+    """
     first, second = as_interval(p), as_interval(a)
     if first is None or second is None:
         return comparison.expressions(plain(p.text), plain(a.text))
@@ -144,7 +147,10 @@ def as_interval(answer: Answer) -> Interval | None:
 
 
 def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare `p`, an interval, with `a`, a list or a union. `[1, 2]` may also be a list in brackets."""
+    """Return whether the interval `p` equals `a`, a list or a union; None if `comparison` cannot decide.
+
+    `[1, 2]` may also be a list in brackets.
+    """
     assert isinstance(p.value, Interval)
     if isinstance(a.value, Items) and p.value.has_low and p.value.has_high:
         return _in_order((p.value.low, p.value.high), a.value.parts, comparison)
@@ -152,7 +158,10 @@ def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Ver
 
 
 def same_bounds(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a list of inequalities with an answer that may be the same set: `x < 1 or x > 3` is `|x - 2| > 1`."""
+    """Return whether a list of inequalities `p` and the answer `a` describe the same set; None if undecided.
+
+    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. `comparison` compares the two sets.
+    """
     intervals = [as_interval(part) if isinstance(part.value, Inequality) else None for part in parts_of(p)]
     unknowns = {member.text for part in parts_of(p) for member in _unknowns(part)} | {x.text for x in _unknowns(a)}
     if None in intervals or len(unknowns) > 1:
@@ -172,12 +181,15 @@ def _unknowns(answer: Answer) -> list[Answer]:
 
 
 def same_union(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two unions: first part by part, in any order, and if the parts do not match, as sets."""
+    """Return whether two unions are equal; None if `comparison` cannot decide.
+
+    They are compared part by part, in any order. If the parts do not match, they are compared as sets.
+    """
     return matched(parts_of(p), parts_of(a), comparison) or comparison.expressions(plain(p.text), plain(a.text))
 
 
 def same_set_builder(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a set given by a condition with any answer."""
+    """Return whether a set `p` given by a condition equals the answer `a`; None if `comparison` cannot decide."""
     assert isinstance(p.value, SetBuilder)
     if isinstance(a.value, SetBuilder):
         return p.value.domain == a.value.domain and all_of(
@@ -206,7 +218,7 @@ def _integers(answer: SetBuilder) -> list[Answer] | None:
 
 
 def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two matrices."""
+    """Return whether two matrices are equal; None if `comparison` cannot decide on their entries."""
     assert isinstance(p.value, Matrix)
     assert isinstance(a.value, Matrix)
     if [len(row) for row in p.value.rows] != [len(row) for row in a.value.rows]:
@@ -219,7 +231,7 @@ def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two ratios, which need not be in lowest terms."""
+    """Return whether two ratios are equal, in lowest terms or not; None if `comparison` cannot decide."""
     first, second = parts_of(p), parts_of(a)
     if len(first) != len(second):
         return False
@@ -233,7 +245,7 @@ def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ratio_and_number(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a ratio with an answer that may be its quotient: 3:4 is 3/4."""
+    """Return whether the answer `a` is the quotient of the ratio `p`, as 3/4 is of 3:4; None if undecided."""
     parts = parts_of(p)
     return len(parts) == 2 and comparison.same(_quotient(*parts), a)
 
@@ -247,7 +259,10 @@ def _product(first: Answer, second: Answer) -> Answer:
 
 
 def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two piecewise functions, with the pieces in any order. The word "otherwise" fits any condition."""
+    """Return whether two piecewise functions have equal pieces, in any order; None if `comparison` cannot decide.
+
+    The word "otherwise" fits any condition.
+    """
     assert isinstance(p.value, Cases)
     assert isinstance(a.value, Cases)
     first, second = list(p.value.rows), list(a.value.rows)

@@ -15,14 +15,17 @@ from raml_trl.grading.verdicts import Comparison, Verdict, all_of
 
 
 def same_times(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Compare two times of day."""
+    """Return whether two times of day are equal."""
     assert isinstance(p.value, TimeOfDay)
     assert isinstance(a.value, TimeOfDay)
     return same_time(p.value, a.value)
 
 
 def same_time_and_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a time of day with a ratio or a number. `3:15` may also be a ratio, and then equals 3/15."""
+    """Return whether the time of day `p` equals `a`, a ratio or a number; None if `comparison` cannot decide.
+
+    `3:15` may also be a ratio, and then equals 3/15.
+    """
     assert isinstance(p.value, TimeOfDay)
     if p.value.half or re.search(":0[0-9]", p.text):  # no ratio has such a number
         return False
@@ -30,14 +33,14 @@ def same_time_and_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict
 
 
 def same_dates(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Compare two dates."""
+    """Return whether two dates are equal."""
     assert isinstance(p.value, Date)
     assert isinstance(a.value, Date)
     return same_date(p.value, a.value)
 
 
 def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    r"""Compare two residue classes: 3 and 10 are the same modulo 7.
+    r"""Return whether two residue classes are equal, as 3 and 10 modulo 7 are; None if `comparison` cannot decide.
 
     The letter in `x \equiv 3 \pmod{7}` may be missing on one side.
     """
@@ -57,7 +60,7 @@ def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdic
 
 
 def same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Compare a residue class with a number, which must be its smallest member that is not negative."""
+    """Return whether the number `a` is the smallest member of the residue class `p` that is not negative."""
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, Number)
     modulus, residue = exact(p.value.modulus), exact(p.value.residues[0])
@@ -67,9 +70,10 @@ def same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Ve
 
 
 def same_quantities(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a quantity with any answer. The unit may be missing on one side.
+    """Return whether a quantity equals another answer; None if `comparison` cannot decide.
 
-    50% equals 0.5, and also 50, because the question may ask for a percentage. 180° equals pi.
+    The unit may be missing on one side. 50% equals 0.5, and also 50, because the question may ask for a percentage.
+    180° equals pi.
     """
     first, second = (answer.value if isinstance(answer.value, Quantity) else Quantity(answer.text) for answer in (p, a))
     for angle, arc, place in ((first, second, 0), (second, first, 1)):

@@ -77,7 +77,8 @@ def is_not_finite(answer: str) -> bool:
 def is_too_long(answer: str) -> bool:
     """Return whether an answer is too long, or nests brackets too deeply, to be parsed.
 
-    The limit for the normalised spelling is twice as high, because ½ becomes a fraction in LaTeX.
+    `answer` may have `MAX_CHARACTERS` characters, and its normalised spelling may have twice as many, because ½ becomes
+    a fraction in LaTeX.
     """
     depth = 0
     for character in answer[: MAX_CHARACTERS + 1]:

@@ -9,9 +9,10 @@ _MAX_SIGNS = 4  # in one answer: 16 values
 
 
 def both_signs(text: str) -> Iterator[str]:
-    r"""Yield `1 + 2` and `1 - 2` for `1 \pm 2`, and a text without such a sign, or with more than 4, as it is.
+    r"""Yield the values that `text` stands for: `1 + 2` and `1 - 2` for `1 \pm 2`.
 
-    Several signs \pm are independent. A sign \mp is the opposite of every \pm.
+    Several signs \pm are independent. If there is also a \mp, all signs \pm are equal, and \mp is their opposite. A
+    text with none of these signs, or with more than 4 of them, is yielded unchanged.
     """
     signs = PLUS_MINUS.findall(text)
     if not signs or len(signs) > _MAX_SIGNS:

@@ -168,7 +168,7 @@ class _Child:
             self._ask()
 
     def hear(self) -> Outcome | None:
-        """Read one line of the child's output. Return the outcome of its pair, or None if the line is "ready"."""
+        """Read one line of the child's output. Return the outcome of the pair it compared; None if "ready"."""
         reply = self._replies.readline()
         if not reply:
             return "crash"

@@ -28,9 +28,9 @@ _SORTS = {"integer": "Z", "natural": "N", "natural number": "N", "real": "R", "r
 
 @dataclass(frozen=True)
 class Qualified:
-    """The text before a qualifier, and the free letters that the qualifier names, with their domain.
+    """The text before a qualifier such as "where k is an integer", and the free letters it names, with their domain.
 
-    A domain is, for example, "Z" or "positive Z", or "" if the qualifier names none.
+    A domain is, for example, "Z" or "positive Z", or "" if the qualifier states none.
     """
 
     value: str
@@ -39,9 +39,9 @@ class Qualified:
 
 
 def read_qualified(text: str) -> Qualified | None:
-    """Split `text` into a value and the qualifier at its end. Return None if it has no qualifier.
+    """Split `text` into a value and the qualifier at its end, such as "where c is a constant".
 
-    The text must be spelled as `notation.normalise` returns it, without text commands.
+    Return None if there is no qualifier. The text must be spelled as `notation.normalise` returns it, without text commands.
     """
     if not _HINT.search(text):
         return None

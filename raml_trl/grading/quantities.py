@@ -146,9 +146,10 @@ def denying_words(expression: str) -> frozenset[str]:
 
 
 def units_differ(first: Quantity, second: Quantity) -> bool:
-    """Return whether units or nouns of two quantities contradict each other; what is missing contradicts nothing.
+    """Return whether the units or the nouns of two quantities contradict each other.
 
-    Units that measure the same, such as km and m, do not contradict each other: see `in_base_unit`.
+    A missing unit or noun contradicts nothing, unless one quantity has a unit and the other only a noun: dollars and
+    chickens. Units that measure the same, such as km and m, do not contradict each other: see `in_base_unit`.
     """
     if first.unit and second.unit:
         short, long = sorted((base_unit(first.unit)[0], base_unit(second.unit)[0]), key=len)
@@ -169,7 +170,7 @@ def in_base_unit(quantity: Quantity) -> str:
 
 
 def counts_only(quantity: Quantity) -> bool:
-    """Return whether a quantity has no noun, or only a plural that names what is counted: `red balls`."""
+    """Return whether a quantity has no noun, or a plural noun that names the counted things, such as `red balls`."""
     if not quantity.noun:
         return True
     pairs = zip(("", *quantity.noun), quantity.noun, strict=False)

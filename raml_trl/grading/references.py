@@ -1,4 +1,4 @@
-"""Finds references that the grader cannot read, and names the kind of each."""
+"""Finds references that the grader cannot read, and says why it cannot."""
 
 import re
 from typing import Literal, get_args
@@ -25,7 +25,8 @@ _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}[ ,]+[A-Za-z]{2,}|[\u0400-\u04f
 def unreadable_kind(answer: str) -> UnreadableKind | None:
     """Return why no completion can be graded against the reference `answer`, or None if completions can be graded.
 
-    The kind is "too slow" if reading takes longer than `grader.SECONDS`; that limit applies on the main thread only.
+    The reason is one of `KINDS`. It is "too slow" if reading takes longer than `grader.SECONDS`; that limit applies
+    on the main thread only.
     """
     if is_too_long(answer):
         return "too long"

@@ -22,7 +22,10 @@ class TooManyStepsError(Exception):
 
 
 class Rule:
-    """Compares leaves by the function `leaf`, and allows at most `max_steps` comparisons of parts of two answers."""
+    """Compares two expressions by the function `leaf`, and limits how often parts of two answers are compared.
+
+    `max_steps` is the largest number of comparisons.
+    """
 
     def __init__(self, leaf: Leaf, max_steps: float = inf) -> None:
         self.leaf = leaf
@@ -42,11 +45,11 @@ class Rule:
             raise TooManyStepsError
 
     def without_algebra(self) -> "Rule":
-        """Return a rule that decides no leaf. Its comparisons count towards the limit of this rule."""
+        """Return a rule that leaves all expressions undecided. Its comparisons count towards the limit of this rule."""
         rule = Rule(undecided)
         rule._left = self._left
         return rule
 
 
 def undecided(_predicted: str, _answer: str) -> None:
-    """Return None, which means undecided, for any two leaves."""
+    """Return None, which means undecided, for any two expressions."""

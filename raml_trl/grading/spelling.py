@@ -100,7 +100,7 @@ class _Speller:
                 pieces.append(piece)
 
     def piece(self, token: str) -> str:
-        """Rewrite the unit that starts with `token`, which is taken already; units that are nested too deeply stay."""
+        """Rewrite `token`, which is taken already, with its arguments. Leave it unchanged if nested too deeply."""
         self.depth += 1
         rewritten = self.unit(token) if self.depth <= _MAX_DEPTH else token
         self.depth -= 1
@@ -150,11 +150,14 @@ class _Speller:
         return token
 
     def braces(self) -> str:
-        """Rewrite a group. The opening brace is taken already."""
+        """Rewrite a group in braces. The opening brace is taken already."""
         return f"{{{self.sequence('}')}}}"
 
     def argument(self, *, whole: bool = False) -> str:
-        """Rewrite one argument and drop its braces. Without braces it is one digit or letter, or a `whole` number."""
+        """Rewrite one argument and drop its braces.
+
+        An argument without braces is one digit or letter. If `whole` is true, it may be a number of several digits.
+        """
         token = self.skip_spaces()
         if token in ("}", ")", ""):
             return ""
@@ -181,7 +184,10 @@ class _Speller:
         return content if content and not content.strip("'") else f"{sign}{{{content}}}"
 
     def root(self, *, whole: bool) -> str:
-        """Rewrite the index and the argument of a root."""
+        """Rewrite the index and the argument of a root.
+
+        An argument without braces is one digit or letter. If `whole` is true, it may be a number of several digits.
+        """
         index = ""
         if self.skip_spaces() == "[":
             self.place += 1
@@ -209,7 +215,10 @@ class _Speller:
                 return "".join(self.tokens[start : self.place - bool(token)])
 
     def words(self, command: str) -> str:
-        """Rewrite a command whose argument is words. Signs, and words with numbers, need no such command."""
+        """Rewrite a text command. A number at the start of its words moves in front of the command.
+
+        Otherwise the command is dropped if its argument has no letters, or has digits and no `^`.
+        """
         raw = _THIN.sub(" ", _SIZED.sub("", self.raw()))
         name = raw.strip()
         if command == r"\operatorname" and name in _FUNCTIONS:

@@ -28,10 +28,11 @@ _NO_LETTERS = {"e", "i", *(rf"\{command}" for command in ("frac", "binom", "sqrt
 
 
 def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare an equation with any answer. A name such as `x` stands for the value on the other side of its `=`.
+    """Return whether the equation `p` equals the answer `a`; None if `comparison` cannot decide.
 
-    Two chains of equations must have the same names: `AB = 5` is only a part of `AB = BC = 5`. For a
-    comparison with a list or a tuple, `x = y = 3` counts as the list `x = 3, y = 3`.
+    A name such as `x` stands for the value on the other side of its `=`. Two chains of equations must have the same
+    names: `AB = 5` is only a part of `AB = BC = 5`. For a comparison with a list or a tuple, `x = y = 3` counts as the
+    list `x = 3, y = 3`.
     """
     assert isinstance(p.value, Equation)
     if isinstance(a.value, Items | Tuple) and len(_names(p.value)) > 1:
@@ -104,7 +105,10 @@ def _same_name(first: str, second: str) -> bool:
 
 
 def same_function(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare a function with any answer: with another function, an equation for y, or the expression of its value."""
+    """Return whether the function `p` equals the answer `a`; None if `comparison` cannot decide.
+
+    `a` may be another function, an equation for y, or the expression of the value of the function.
+    """
     assert isinstance(p.value, Function)
     if isinstance(a.value, Function):
         if a.value.name != p.value.name and "" not in (a.value.name, p.value.name):
@@ -129,7 +133,10 @@ def _with_arguments(function: Function, arguments: tuple[str, ...]) -> Answer | 
 
 
 def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Compare two chains of inequalities link by link. A link equals its multiples: `2x < 4` is `x < 2`."""
+    """Return whether two chains of inequalities have equal links in order; None if `comparison` cannot decide.
+
+    A link equals its multiples: `2x < 4` is `x < 2`.
+    """
     assert isinstance(p.value, Inequality)
     assert isinstance(a.value, Inequality)
     if p.value.signs != a.value.signs:
@@ -144,9 +151,10 @@ def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_approximation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    r"""Compare an approximation with any answer. `\sqrt{2} \approx 1.41` equals both its decimal and its exact value.
+    r"""Return whether the approximation `p` equals the answer `a`; None if `comparison` cannot decide.
 
-    Within an approximation, the decimal must be the rounded exact value.
+    `\sqrt{2} \approx 1.41` equals both its decimal and its exact value. Within an approximation, the decimal must be
+    the rounded exact value.
     """
     assert isinstance(p.value, Approximation)
     sides = [side for side in (p.value.exact, p.value.decimal) if side is not None]
@@ -175,11 +183,11 @@ def _rounds(value: Answer, rounded: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_family(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    r"""Compare a value with free letters, such as `k\pi` for every integer k, with any answer.
+    r"""Return whether `p`, which has free letters such as the integer k in `k\pi`, equals `a`; None if undecided.
 
-    The free letters may have different names in the two answers. The letters that only one answer has are paired in
-    order of appearance. They are renamed if both answers have equally many, and one letter of each pair is declared as
-    free. Domains may be missing on one side.
+    The free letters may have different names in the two answers. Letters that only one answer has are paired in order
+    of appearance. If both answers have equally many of these letters, and each pair has a letter that is declared as
+    free, those of `p` are renamed to those of `a`. Domains may be missing on one side.
     """
     first, second = _as_family(p), _as_family(a)
     if first.domain and second.domain and first.domain != second.domain:

@@ -26,7 +26,7 @@ class Comparison(Protocol):
         ...
 
     def spelled_alike(self, first: Answer, second: Answer) -> Verdict:
-        """Return the result of `same` if expressions that are spelled differently count as undecided."""
+        """Return whether two answers mean the same; None if this depends on expressions spelled differently."""
         ...
 
     def expressions(self, first: str, second: str) -> Verdict:
