@@ -41,7 +41,8 @@ class Qualified:
 def read_qualified(text: str) -> Qualified | None:
     """Split `text` into a value and the qualifier at its end, such as "where c is a constant".
 
-    Return None if there is no qualifier. The text must be spelled as `notation.normalise` returns it, without text commands.
+    Return None if there is no qualifier. The text must be spelled as `notation.normalise` returns it, without
+    text commands.
     """
     if not _HINT.search(text):
         return None
