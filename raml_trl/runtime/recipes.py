@@ -55,7 +55,7 @@ def _packaged(folder: str) -> Path:
 
 
 def command_of(path: Path) -> str | None:
-    """Return the command that reads a recipe, told by the names of its file and folder; None if they fit no command."""
+    """Return the command that reads a recipe, inferred from the names of its file and folder; None if they fit none."""
     if path.parent.name in _OF_FOLDER:
         return _OF_FOLDER[path.parent.name]
     if path.stem in COMMANDS:

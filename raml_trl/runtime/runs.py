@@ -92,7 +92,7 @@ class Run:
         """Delete `run.json` if the directory holds no other file, so that a failed command can be changed and repeated.
 
         The empty directory is deleted as well: now or, if this process holds its lock, when the lock is released. In a
-        launch, only the first process deletes `run.json`, or another one if all processes of lower rank have ended.
+        launch, a process deletes `run.json` only if it is the first one, or if all processes of lower rank have ended.
         """
         files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
         last = self.lock is not None and self.lock.leads()

@@ -62,9 +62,7 @@ It may use the pool that graded the samples.
 def sample_shards(
     config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows
 ) -> list[Path] | None:
-    """Call `sample_share` for this process, which samples, grades and writes the missing shards of the process.
-
-    The arguments are those of `sample_share`.
+    """Sample, grade and write the missing shards of this process, by `sample_share` with the same arguments.
 
     Returns:
         The paths of all shards, or None if other processes have not finished their shards.

@@ -79,9 +79,9 @@ class RuleCurve:
 class ArmResult:
     """The result of an arm (a way to choose rollouts, tokens or questions) in a world (a start model and its data).
 
-    `scores` has the score of each seed after the run has spent `budget` of `cost` (time, tokens or rows), which is the
-    same for all arms. `difference` is the difference from the baseline, paired by seed, and `corrected` its p-value,
-    corrected for the number of arms. Both are None for the baseline itself.
+    `scores` has the score of each seed after the run has spent `budget` of `cost` (time, tokens or rows). The budget is
+    the same for all arms. `difference` is the difference from the baseline, paired by seed, and `corrected` is its
+    p-value, corrected for the number of arms. Both are None for the baseline itself.
     """
 
     world: str

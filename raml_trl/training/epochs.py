@@ -39,7 +39,7 @@ class EpochSampler(Sampler[int]):
 
 
 def by_epoch(sampler: Any, seed: int) -> Any:
-    """Return an `EpochSampler` for a shuffling `RepeatSampler` or a `LengthGroupedSampler`; others stay as they are.
+    """Return an `EpochSampler` for a `LengthGroupedSampler` or a shuffling `RepeatSampler`; return others unchanged.
 
     A sampler that groups by length gets a generator with `seed`. Without one, it would draw from the global generator,
     whose state depends on the training before.
