@@ -28,7 +28,7 @@ def total_rewards(rewards_per_func: Tensor, weights: Tensor) -> Tensor:
 
 
 def is_mixed(rewards: Tensor) -> Tensor:
-    """Return a mask `(P,)`: true for groups whose rewards, a row of `rewards` `(P, G)`, differ. NaN is left out."""
+    """Return a mask `(P,)`: true for groups with different rewards. NaN is ignored. A group is a row of `rewards`."""
     missing = rewards.isnan()
     return rewards.masked_fill(missing, torch.inf).amin(dim=1) < rewards.masked_fill(missing, -torch.inf).amax(dim=1)
 

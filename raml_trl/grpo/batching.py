@@ -54,7 +54,7 @@ class RowTable(NamedTuple):
 
     @property
     def row_cells(self) -> int:
-        """Number of cells of a row that TRL has padded to the longest prompt and the longest completion."""
+        """Number of token positions of a row that TRL has padded to the longest prompt and the longest completion."""
         return int(self.prompt_lengths.max() + self.completion_lengths.max())
 
     @property
@@ -101,7 +101,7 @@ def deal_rows(
         table: the properties of the rows of all processes.
         live: `(W, R)`; false for rows to skip.
         args: the trainer's config.
-        rules: how rows are assigned.
+        rules: whether groups stay together, whether rows are sorted by length, and whether `live` is used.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
         runs_unused: whether every micro-batch has to run, even if the rows fit into fewer.
 
@@ -155,10 +155,10 @@ def _warn_large(limit: int) -> None:
 
 
 def mark_loss_rows(micro_batches: Sequence[Batch], table: RowTable) -> None:
-    """Set `LOSS_ROWS` in the micro-batches whose number of rows is not the number that the loss must divide by.
+    """Store in each micro-batch the number of rows that its loss must divide by, if it has another number of rows.
 
-    The loss must divide by the number of selected rows that a micro-batch of one process has before rows are moved or
-    skipped.
+    The number is stored under the key `LOSS_ROWS`. It is the number of selected rows that a micro-batch of one
+    process has before rows are moved or skipped.
     """
     rows = float(table.selected.sum()) / (len(table.selected) * len(micro_batches))
     for micro_batch in micro_batches:
@@ -236,7 +236,8 @@ def row_lengths(batch: Batch) -> NDArray[np.int64]:
 def num_cells(batch: Batch, *, packed: bool = False) -> int:
     """Count the cells of a batch: the token positions that a forward pass computes.
 
-    Padding counts, unless `packed` is true: then the cells are the tokens of the packed row.
+    Padding counts, unless `packed` is true. Then the cells are the tokens of a packed row, which holds each prompt once
+    and has no padding.
     """
     if packed and len(batch["prompt_ids"]):
         lengths = [batch[name].sum(dim=1).cpu().numpy() for name in ("prompt_mask", "completion_mask")]

@@ -22,7 +22,10 @@ MAX_STEPS = 10**6
 
 @dataclass(frozen=True)
 class Spent:
-    """The score of an evaluation, and the steps, seconds and counts of the run up to it, without evaluation time."""
+    """The score of an evaluation, and the cost of training before it.
+
+    The cost consists of steps, seconds without evaluations, and `Ledger.counts`.
+    """
 
     score: float
     step: int

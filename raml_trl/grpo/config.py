@@ -192,7 +192,7 @@ class SubsetGRPOConfig(GRPOConfig):
     def choice(self) -> dict[str, object]:
         """The settings that determine the selection and the loss, by name, for model cards.
 
-        Those that choose questions and tokens are included if they differ from their defaults.
+        Settings that choose questions and tokens are included if they differ from their defaults.
         """
         names = ("num_generations", "num_generations_update", "selection", "selection_scope", "subset_mode")
         always = {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
@@ -207,7 +207,10 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def weighs(self) -> bool:
-        """Whether rows of the loss are weighted; False for a user's function, although it may return weights."""
+        """Whether a setting gives the rows of the loss different weights.
+
+        A user's function as `selection` does not count, although it may return weights.
+        """
         return self.question_weights or (self.selection == "importance" and self.fraction < 1)
 
     @property
@@ -231,7 +234,7 @@ class SubsetGRPOConfig(GRPOConfig):
     def needs_model_traits(self) -> bool:
         """Whether the settings may drop rows, pack them, or move them to other micro-batches.
 
-        If they may, the traits of the model are measured before training, because not every model allows this.
+        If they may, tests on the model show before training whether it allows this: see `model_traits`.
         """
         switches = (self.length_bucketing, self.skip_zero_advantage)
         return self.fraction < 1 or any(value is not False for value in switches) or self.shared_prompts != "off"
@@ -242,11 +245,11 @@ class SubsetGRPOConfig(GRPOConfig):
         A setting that is None is on if it leaves the gradient of a step unchanged.
 
         Args:
-            traits: the traits of the model.
+            traits: the properties of the model that decide whether rows may move and padding may be trimmed.
             num_processes: number of processes that train.
 
         Raises:
-            InputError: if a setting would change the gradient of this model.
+            InputError: if the settings would change the gradient of this model, or the batch sizes do not fit together.
         """
         set_on = [f"{name}: true" for name in ("length_bucketing", "skip_zero_advantage") if getattr(self, name)]
         if traits.router_loss and (self.subset_mode == "mask" or set_on):
@@ -275,7 +278,8 @@ class SubsetGRPOConfig(GRPOConfig):
         """Return warnings about the effect of `length_bucketing` and `skip_zero_advantage` with this model.
 
         Args:
-            traits: the traits of the model. `row_rules` must have been called with them, because it refuses some.
+            traits: the properties of the model. Call `row_rules` with them first: it rejects those that the settings do
+                not allow.
         """
         rules = self.row_rules()
         settings = {

@@ -28,7 +28,7 @@ Row = dict[str, object]
 
 @dataclass
 class Generation:
-    """The intermediate results of a generation while TRL is making it."""
+    """The intermediate results of one generation, the batch of rollouts that TRL samples at once."""
 
     inputs: list[Row]  # the dataset row of every rollout of this process
     prompt_lengths: Tensor | None = None  # (R,): prompt tokens
@@ -57,10 +57,11 @@ def add_fields(rows: Sequence[Row], extra_fields: Mapping[str, object]) -> None:
 
 
 class GenerationCounter:
-    """Numbers the generations of a run. The number is part of the key for random selection.
+    """Numbers the generations of a run. A generation is the batch of rollouts that TRL samples at once.
 
-    A number depends only on the optimizer step and on how many generations this step has made before, so a resumed run
-    continues with the same numbers.
+    The random draws of a selection depend on this number, among other things. The number depends only on the
+    optimizer step and on how many generations this step has made before, so a resumed run continues with the same
+    numbers.
     """
 
     def __init__(self, args: SubsetGRPOConfig, num_iterations: int) -> None:

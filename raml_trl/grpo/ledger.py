@@ -40,7 +40,8 @@ class LedgerState(TypedDict):
 class Ledger:
     """Seconds of this process by phase, and counts by name.
 
-    Counts whose names begin with `cells`, and `tokens_updating`, are of this process; the others are of all processes.
+    `tokens_updating`, and the counts of cells (token positions, padding included), whose names begin with `cells`, are
+    of this process. The other counts are of all processes.
     """
 
     clock: Callable[[], float]
@@ -118,9 +119,9 @@ class Ledger:
     def update_seconds(self, cells: int) -> float:
         """Estimate how long the updates of the run so far would have taken if they had computed `cells` cells in total.
 
-        A micro-batch is assumed to take a constant time plus a time per cell. Both times are fitted by least squares to
-        the recorded micro-batches. If these all have the same size, the two times cannot be separated, and the whole
-        time is attributed to the cells.
+        A cell is a token position, padding included. A micro-batch is assumed to take a constant time plus a time per
+        cell. Both times are fitted by least squares to the recorded micro-batches. If these all have the same size, the
+        two times cannot be separated, and the whole time is attributed to the cells.
         """
         (number, own, spent), (_, squares, products), _ = self.updates.tolist()
         if not own:
@@ -155,9 +156,10 @@ def ceiling(generating: float, fraction: float) -> float:
 def speedup(ledger: Ledger, fraction: float) -> Speedup:
     """Return the estimated speed-up of the run so far over training on all G with TRL's padding, and its ceiling.
 
-    The time of training on all G is estimated from the time of this run. The time of scoring is taken to be
-    proportional to the cells, and the time of updates comes from `Ledger.update_seconds`. `estimated` can exceed
-    `ceiling`, because bucketing and skipped rows save time in addition to m/G.
+    The time of training on all G is estimated from the time of this run. The time of computing log-probabilities before
+    training is taken to be proportional to the token positions, and the time of updates comes from
+    `Ledger.update_seconds`. `estimated` can exceed `ceiling`, because bucketing and skipped rows save time in addition
+    to m/G.
 
     Args:
         ledger: the ledger of the run.

@@ -44,7 +44,9 @@ _OF_THE_STEP = ("policy_loss", "entropy_coef", "aux_loss")  # metrics that are k
 
 @dataclass
 class Window:
-    """The micro-batches of one process for which the metrics of a window are computed.
+    """The micro-batches from which one process computes the metrics of a window.
+
+    A window consists of consecutive micro-batches of a generation that always fall into the same optimizer step.
 
     Attributes:
         logged: the micro-batches for which metrics are logged.
@@ -94,7 +96,7 @@ class LossMetrics:
         *,
         replay: bool,
     ) -> None:
-        """Set the windows of a generation.
+        """Set the windows of a generation: consecutive micro-batches that always fall into the same optimizer step.
 
         Args:
             batch: the rows of this process, with a column `SELECTED`.

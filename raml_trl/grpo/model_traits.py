@@ -34,7 +34,7 @@ LogProbs = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class TraitsReader(TrainerCallback):
-    """Measures the traits of the model when training begins, and sets the trainer's row rules from them."""
+    """When training begins, tests whether rows may move or be skipped with this model, and tells the trainer."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -63,9 +63,10 @@ class TraitsReader(TrainerCallback):
 
 
 def read_traits(trainer: GRPOTrainer) -> ModelTraits:
-    """Return the traits of the model that `trainer` trains; they are equal on every process.
+    """Return the properties of the trainer's model that decide whether rows may move and padding may be trimmed.
 
-    The model runs on a few tokens. Neither its weights nor the state of the random generators change.
+    They are equal on every process. The model runs on a few tokens; neither its weights nor the state of the random
+    generators change.
     """
     accelerator: Accelerator = trainer.accelerator
     model: Any = trainer.model
@@ -120,9 +121,10 @@ def padded_rows(tokenizer: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
 def depends_on_padding(log_probs: LogProbs, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> bool:
     """Return whether padding changes log-probabilities by more than rounding.
 
-    `left` and `right` come from `padded_rows`. Two differences are checked: the median over all tokens, and the largest
-    over the second tokens of the rows. The second token is predicted from the first, which attends only to itself, so
-    rotary positions do not influence its log-probability and cause no rounding there.
+    `log_probs` runs the model. `left` and `right` are the same rows with padding on the left and on the right, from
+    `padded_rows`. Two differences are checked: the median over all tokens, and the largest over the second tokens of
+    the rows. The second token is predicted from the first, which attends only to itself, so rotary positions do not
+    influence its log-probability and cause no rounding there.
     """
     ids, mask = (torch.cat(pair) for pair in zip(left, right, strict=True))
     logps = log_probs(ids, mask, ids.size(1) - 1)  # (2 * 8, 12)

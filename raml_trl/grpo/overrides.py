@@ -163,10 +163,11 @@ class Overrides:
         )
 
     def restrict(self, rules: RowRules, args: SubsetGRPOConfig) -> RowRules:
-        """Return `rules` with those switched off that could change the gradient of an overridden loss.
+        """Return `rules`, with those switched off that could change the gradient of an overridden loss.
 
-        With a declared normaliser, rows with advantage 0 are skipped only if the config sets `skip_zero_advantage` to
-        true, because an overridden loss may have terms without the advantage.
+        A rule is a permission to move rows between micro-batches, or to skip rows. If the class declares
+        `loss_normalizer`, rows with advantage 0 are skipped only if the config sets `skip_zero_advantage` to true,
+        because an overridden loss may have terms without the advantage.
         """
         if self.unknown:
             return RowRules(length_bucketing=False, skip_zero_advantage=False)
@@ -175,7 +176,10 @@ class Overrides:
         return rules
 
     def explain(self, by_settings: RowRules, rules: RowRules) -> str:
-        """Return a log line that says which of the rules that are on in `by_settings` are off in `rules`, and why."""
+        """Return a log line that says which rules, such as `length_bucketing`, `restrict` has switched off, and why.
+
+        `by_settings` are the rules before `restrict`, and `rules` those after it.
+        """
         off = [name for name in rules._fields if getattr(by_settings, name) > getattr(rules, name)]
         if self.unknown:
             return (

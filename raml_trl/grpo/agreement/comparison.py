@@ -38,9 +38,9 @@ _SMALLEST = 0.1  # smaller metrics are compared as if they had this size: the lo
 class Difference:
     """The largest relative differences between a training and a reference training, over all steps.
 
-    `gradient` is the distance of their gradients, relative to the length of the reference's. `metric` is the logged
-    metric that differs most, and `logs` its difference. A difference is infinite if one training lacks a step, a metric
-    or a number that the other has.
+    `gradient` is the norm of the difference of their gradients, relative to the norm of the reference's gradient.
+    `metric` is the logged metric that differs most, and `logs` its difference. A difference is infinite if one training
+    lacks a step, a metric or a number that the other has.
     """
 
     gradient: float
@@ -53,7 +53,7 @@ class Difference:
 
 
 class Failure(NamedTuple):
-    """A comparison that failed: its case, its column among `COLUMNS`, and the reason."""
+    """A failed comparison of two trainings: its case, its name (one of `COLUMNS`), and the reason."""
 
     case: str
     column: str
@@ -65,15 +65,15 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """The result of a case: for each of `COLUMNS` the difference, or the message with which a setting was rejected."""
+    """The result of a case: for each comparison in `COLUMNS` the difference, or why our trainer rejected a setting."""
 
     case: str
     columns: Mapping[str, Difference | str]
 
     def failures(self, tolerance: float) -> Iterator[Failure]:
-        """Yield a failure for each column that was rejected, or that differs by more than `tolerance`.
+        """Yield a failure for each comparison with a rejected setting, or with a difference above `tolerance`.
 
-        `plain` must not differ at all.
+        In the comparison `plain`, any difference is a failure.
         """
         for name, result in self.columns.items():
             if isinstance(result, str):

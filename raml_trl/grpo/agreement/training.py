@@ -60,7 +60,10 @@ class Workshop:
 
 @contextmanager
 def open_workshop() -> Iterator[Workshop]:
-    """Make a temporary directory with a model of one layer. In the `with` block, trainings are quick and silent."""
+    """Make a temporary directory with a model of one layer.
+
+    In the `with` block, trainings print no warnings and no progress bars, and their garbage collections are short.
+    """
     sizes: dict[str, Any] = {
         "hidden_size": 16,
         "intermediate_size": 32,

@@ -1,12 +1,15 @@
 """Attention over a packed row: each branch attends to the prefix of its group and to itself.
 
-There are three backends. `sdpa` calls torch's attention once for every prefix and every branch, and works everywhere.
-`flex` compiles one kernel that skips the blocks that the layout masks; it needs a GPU. `flash` makes one call of flash
-attention for sequences of different lengths, with the keys of a prefix copied before those of each of its branches.
+A prefix is a prompt without its last token. A branch is this token followed by one completion without its last token.
 
-`register` adds an attention function to transformers. It passes ordinary calls, whose mask is not a layout, to the
-function that the model used before. It must stay in place while the model trains: gradient checkpointing calls it again
-during the backward pass.
+There are three backends. `sdpa` calls torch's attention once for every prefix and every branch, and works everywhere.
+`flex` compiles one kernel that skips blocks in which no token attends to another; it needs a GPU. `flash` makes one
+call of flash attention for sequences of different lengths, with the keys of a prefix copied before those of each of its
+branches.
+
+`register` adds an attention function to transformers. In calls without a packed row, whose mask is not an encoded
+`Layout`, this function calls the one that the model used before. The model must use it until training ends: gradient
+checkpointing calls it again during the backward pass.
 
 Shapes: T tokens in the packed row; H attention heads of width D; keys and values may have fewer heads.
 """
@@ -32,10 +35,11 @@ _NOT_SUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "bloc
 
 
 class Attend(Protocol):
-    """Computes attention `(1, H, T, D)` from query, key and value `(1, H, T, D)`.
+    """Computes attention `(1, H, T, D)` over a packed row from query, key and value `(1, H, T, D)`.
 
-    A token attends to itself and to earlier tokens of its branch and prefix, no further back than `window` positions,
-    itself included, if `window` is not None.
+    The row holds groups: a prompt (the prefix), and its completions (the branches). `layout` says where they are. A
+    token attends to itself, and to earlier tokens of its branch and of the prefix of its group. If `window` is not
+    None, it attends only to the last `window` positions, itself included.
     """
 
     def __call__(
@@ -88,9 +92,10 @@ def attention_forward(
     ordinary: Callable[..., tuple[Tensor, Any]],
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
-    """Compute attention for one layer of a model of transformers, and return `(1, T, H, D)` and None.
+    """Compute attention over a packed row in one layer of a transformers model; return `(1, T, H, D)` and None.
 
-    Calls whose mask is no layout go to the function `ordinary`.
+    The function `attend` computes it. If the mask is not an encoded `Layout`, there is no packed row, and the call goes
+    to the function `ordinary`.
 
     Raises:
         ValueError: if the layer changes attention in an unsupported way, or does not pass on its sliding window.
@@ -132,7 +137,7 @@ def _has_window(module: nn.Module) -> bool:
 def attend_sdpa(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float | None, window: int | None
 ) -> Tensor:
-    """Compute `Attend` with torch's attention, which is called once for each prefix and once for each branch."""
+    """Compute the attention that `Attend` describes, by one call of torch's attention per prefix and per branch."""
 
     def attention(queries: slice, keys: list[slice], mask: Tensor | None) -> Tensor:
         return scaled_dot_product_attention(

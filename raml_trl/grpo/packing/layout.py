@@ -25,12 +25,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """The place of a group in the packed row.
+    """Where a group, a prompt with its completions, is in the packed row.
 
     Attributes:
         start: position of its first token in the packed row.
-        prefix: number of tokens in the prefix; may be 0.
-        branches: number of tokens in each branch; at least 1.
+        prefix: number of tokens in the prefix, the prompt without its last token; may be 0.
+        branches: number of tokens in each branch, one branch per completion; at least 1.
     """
 
     start: int

@@ -20,7 +20,7 @@ class Difference(NamedTuple):
 
     Attributes:
         logps: root mean square difference of log-probabilities, relative to their standard deviation.
-        gradient: norm of the difference of a gradient, relative to the norm of the gradient; see `small_parameters`.
+        gradient: norm of the difference of the gradients of `small_parameters`, relative to the norm on padded rows.
         tokens: number of tokens that were compared.
     """
 

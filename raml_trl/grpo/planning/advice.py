@@ -58,9 +58,9 @@ class Groups:
 class Option:
     """A way to save time.
 
-    `settings`: its settings by name. The numbers are relative to an update on all G rollouts that shares prompts and
-    skips rollouts without a gradient. `seconds`: time of a step. `noise`: noise of the gradient. `time`: time to the
-    same signal-to-noise ratio.
+    `settings`: its settings by name. `seconds`: time of a step. `noise`: noise of the gradient. `time`: time to the
+    same signal-to-noise ratio. The three numbers are relative: an update on all G rollouts that shares prompts and
+    skips rollouts without a gradient has 1.
     """
 
     settings: dict[str, object]
@@ -79,10 +79,10 @@ def compare_options(groups: Groups, split: Split, groups_per_step: float, *, kee
 
     Args:
         groups: groups of a run.
-        split: seconds of a step.
+        split: seconds of a step: constant parts, and seconds per token position of the update.
         groups_per_step: number of groups that one process trains on in a step.
-        keep: `prefix_keep`.
-        minimum: `prefix_minimum`.
+        keep: the setting `prefix_keep`, the probability that `token_selection: prefix` keeps a whole completion.
+        minimum: the setting `prefix_minimum`, the tokens of a completion that `token_selection: prefix` always keeps.
     """
     fixed = split.generating + split.selecting + split.updating
     of_live = split.updating_per_cell * groups_per_step * float(groups.live.mean())
