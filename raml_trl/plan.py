@@ -2,8 +2,9 @@
 
     python -m raml_trl.plan --config recipes/tiny/demo/plan.yaml
 
-Writes `plan.json` and `plan.svg` to `output_dir`. Times are derived from a run that was timed, or from seconds given in
-the settings. Memory is computed by a formula. The output says for each number where it comes from.
+Writes `plan.json` and `plan.svg` to `output_dir`. m is the number of rollouts of each group that are trained on. Times
+are derived from a run that was timed, or from seconds given in the settings. Memory is computed by a formula. The
+output says for each number where it comes from.
 """
 
 import sys

@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: PseudoGradientConfig, record: Run) -> None:
-    """Measure the curves of the questions of this process. The last process to finish writes the results of the run."""
+    """Measure the curve of -log p(answer) along each trajectory that belongs to this process.
+
+    The last process to finish writes the results of the run.
+    """
     if run_experiment(config, record, time.monotonic) is None:
         logger.info(UNFINISHED)
 

@@ -68,9 +68,9 @@ class Refiller:
         the generation, and the numbers of discarded groups and tokens, are stored in `generation`.
 
         Args:
-            generation: the generation, whose `inputs` are the rows of this process.
+            generation: the intermediate results of the generation; its `inputs` are the rows of this process.
             prompts: the prompts that TRL has passed to `_generate`.
-            generated: what `_generate` has returned for them.
+            generated: the rollouts that `_generate` has returned for these prompts.
             rounds: how often groups may be replaced.
         """
         kept = tuple(_copied(field) for field in generated)

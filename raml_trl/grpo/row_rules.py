@@ -70,7 +70,7 @@ def settle_row_rules(settings: Mapping[str, object], traits: ModelTraits = PLAIN
 
     Args:
         settings: fields of `SubsetGRPOConfig` by name; a missing field counts as its default.
-        traits: the traits of the model.
+        traits: the properties of the model that may change the gradient, such as dropout.
     """
     movable = not per_micro_batch_terms(settings) and traits == PLAIN_MODEL
     skippable = movable and settings.get("beta", 0.0) == 0.0 and settings.get("subset_mode", "drop") == "drop"

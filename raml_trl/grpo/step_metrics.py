@@ -34,7 +34,7 @@ def count_generation(
         ledger: counts the work of the run so far.
         accelerator: the trainer's.
         batch: the batch of this process.
-        generation: the generation, after its subset was chosen.
+        generation: the intermediate results of the generation, with the rollouts that were selected.
         trained: `(R,)`; true for rows that will be trained on.
         refill: whether the setting `refill` is on. Then the metrics include the number of groups that it has replaced.
     """
@@ -70,7 +70,7 @@ def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: 
     The counts are added to the ledger. The token positions include padding.
 
     Args:
-        ledger: the ledger of the run.
+        ledger: counts the work of the run so far.
         batch: all rows of this process, as TRL padded them.
         dealt: the micro-batches of this process.
         passes: how often each micro-batch runs, TRL's `num_iterations`.

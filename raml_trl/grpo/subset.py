@@ -169,9 +169,9 @@ def _restrict_to_selected(batch: Batch, args: SubsetGRPOConfig, accelerator: Acc
 
 
 def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, overrides: Sequence[str]) -> None:
-    """Check that the advantages of the batch are those over all G that follow from the rewards.
+    """Check that the advantages of the batch are those that follow from the rewards of all G rollouts.
 
-    An override may change them, unless `advantage_scope: subset` would replace them.
+    A subclass may change them in an override, unless `advantage_scope: subset` would replace them.
 
     Args:
         batch: the batch of this process.

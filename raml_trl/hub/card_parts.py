@@ -63,9 +63,10 @@ def recipe(
 
 
 def reproduction(directory: Path) -> str:
-    """Return Markdown with the recipes that repeat the run in `directory` and, before it, the runs that it reads.
+    """Return Markdown with the recipes that repeat the run in `directory` and the runs whose results it reads.
 
-    Runs that are not on this machine, and data sets and models of the Hub, have no recipe.
+    The recipes are in the order in which the runs must be repeated. Runs that are not on this machine, and data sets
+    and models of the Hub, have no recipe.
     """
     *before, (_, last) = _with_inputs(directory, set())
     own = recipe(last["command"], last["settings"])

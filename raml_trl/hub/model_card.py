@@ -143,7 +143,7 @@ def add_results(
         split: the split of the dataset.
         metrics: the metrics, with values from 0 to 1.
         samples: every number of samples per question that occurs in the evaluation.
-        in_text: whether the text of the card gets a table; False if it has these results already.
+        in_text: whether the text of the card gets a table; False if it already shows these results.
     """
     path = model / CARD
     card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else "---\n---\n")

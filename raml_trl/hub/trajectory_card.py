@@ -101,7 +101,7 @@ def trajectories_card(
 
 
 def pass_rate_histogram(correct: Sequence[int], total: Sequence[int]) -> list[tuple[str, int]]:
-    """Return a histogram of the pass rates of questions, in rows of a label and a number of questions.
+    """Return a histogram of the pass rates of questions, as rows with a label and a number of questions.
 
     The pass rate of a question is the share of its trajectories that are correct. If all questions have the same number
     of trajectories, and fewer than 16, there is a row for each possible number of correct ones. Otherwise the rows are

@@ -58,7 +58,8 @@ def _row_rules(settings: Mapping[str, object], summary: RunSummary | None) -> Ro
 def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, dict[Part, float]]:
     """Predict the seconds of an update and of a step for each m, from the seconds and lengths that `run` logged.
 
-    An update is the part of a step that depends on m: scoring, selecting and updating.
+    m is the number of rollouts selected per group. An update is the part of a step that depends on m: scoring,
+    selecting and updating.
 
     Args:
         name: name of the run in error messages.

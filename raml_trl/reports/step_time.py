@@ -43,7 +43,7 @@ class Speedup:
 class StepTimeRow:
     """Seconds of an update and of a step for one m, and the speed-ups of both over m = G; None if unknown.
 
-    `n` is the number of measured runs with this m.
+    m of G rollouts are selected per group. `n` is the number of measured runs with this m.
     """
 
     m: int
@@ -112,7 +112,7 @@ def is_timed(run: TrainingRun) -> bool:
 
 
 def setting_of(run: TrainingRun, *, same_inputs: bool) -> str:
-    """Return a text that is equal for runs that differ only in m and seed.
+    """Return a text that is equal for runs that differ only in m (rollouts selected per group) and seed.
 
     Differences in `log_completions` and `max_steps` are also ignored.
 
@@ -132,10 +132,11 @@ def split_seconds(runs: Sequence[TrainingRun]) -> Split:
 
 
 def compare_step_times(timed: Sequence[TimedRun]) -> list[StepTimeComparison]:
-    """Group the runs that differ only in m and seed, and compare the step times of each group by m.
+    """Group runs that differ only in seed and m (rollouts selected of G), and compare their step times by m.
 
-    The first run with m < G is the reference of its group, or the first run if all have m = G. The step times of the
-    other runs are predicted from the times of the reference, and shown beside the times that these runs recorded.
+    The first run with m < G is the reference of its group of runs, or the first run if all have m = G. The step times
+    of the other runs are predicted from the times of the reference, and shown beside the times that these runs
+    recorded.
     """
     settings: dict[str, list[TimedRun]] = {}
     for run in timed:

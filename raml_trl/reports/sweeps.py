@@ -182,7 +182,7 @@ def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
 
 
 def settings_beside_m(combination: Settings) -> str:
-    """Return a text that is equal for combinations of settings that differ only in m."""
+    """Return a text that is equal for combinations of settings that differ only in `num_generations_update`."""
     return repr([(name, value) for name, value in combination.items() if name != M])
 
 

@@ -16,7 +16,10 @@ Sharding = Literal["none", "optimizer", "gradients", "full"]
 
 @dataclass
 class PlanConfig:
-    """Options of the command `plan`, which predicts the cost of an optimizer step of a GRPO recipe for several m."""
+    """Options of the command `plan`, which predicts the cost of an optimizer step of a GRPO recipe.
+
+    It does so for several m, the number of rollouts per group that are trained on.
+    """
 
     limits: ClassVar[Limits] = {
         "output_dir": PATH,

@@ -1,4 +1,7 @@
-"""Predicts the work, seconds and memory of an optimizer step for several m, and states where each number comes from."""
+"""Predicts the work, seconds and memory of an optimizer step for several m (rollouts trained on per group).
+
+The result also states where each number comes from.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +28,7 @@ from raml_trl.runtime.history import RunSummary
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predicted optimizer step of one trainer ("TRL" or "ours") with one m.
+    """The predicted optimizer step of one trainer ("TRL" or "ours") with one m (rollouts trained on per group).
 
     `rows` is the number of rollouts trained on, over all devices. `cells` (token positions that run) and `bytes` are
     those of one device. `cells_per_micro_batch` is the number of cells of the largest micro-batch, if all rollouts
@@ -57,8 +60,8 @@ class _Basis:
 def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option], Sequence[str]]:
     """Return the predictions, a comparison of ways to save time, and notes on where the numbers come from.
 
-    The predictions are for TRL's trainer, and for ours with every m. The comparison is empty unless `config` names a
-    run that logged its rollouts.
+    The predictions are for TRL's trainer, and for ours with every m (rollouts trained on per group). The comparison is
+    empty unless `config` names a run that logged its rollouts.
     """
     recipes, model = read_recipes(config)
     args = recipes[-1]

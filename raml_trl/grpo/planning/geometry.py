@@ -12,8 +12,8 @@ from typing import Literal
 class Geometry:
     """The settings that determine how a generation batch is cut into micro-batches.
 
-    Except for `num_processes`, they are fields of `SubsetGRPOConfig`, with a value in place of every None. Batch sizes
-    and numbers of steps are those of one process, as in `SubsetGRPOConfig`.
+    Except for `num_processes`, they are fields of `SubsetGRPOConfig`. If the trainer decides whether a setting is on,
+    the field has its decision. Batch sizes and numbers of steps are those of one process, as in `SubsetGRPOConfig`.
     """
 
     num_processes: int

@@ -1,4 +1,4 @@
-"""Reads the inputs of a plan: the recipe for every m, the costs of a run, and completion lengths."""
+"""Reads the inputs of a plan: the recipe with every m (rollouts trained on per group), costs and completion lengths."""
 
 import json
 from pathlib import Path
@@ -37,9 +37,10 @@ from raml_trl.training.config import CheckedModelConfig
 
 
 def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfig]:
-    """Return one config of the recipe for every m, in ascending order of m, and the model of the recipe.
+    """Return one config of the recipe for every m (rollouts trained on per group), and the model of the recipe.
 
-    The configs are those of a single process that runs the micro-batches of all processes.
+    The configs are in ascending order of m. They are those of a single process that runs the micro-batches of all
+    processes.
 
     Raises:
         InputError: if the recipe is invalid, or invalid with a requested m.

@@ -176,7 +176,7 @@ def find_precision(dtype: str, *, mixed: bool, sharding: Sharding) -> Precision:
 def state_bytes(
     shape: Shape, precision: Precision, *, sharding: Sharding, num_processes: int, reference: bool
 ) -> dict[str, int]:
-    """Return the bytes of the states on one device: AdamW states, gradients, weights. They do not depend on m.
+    """Return the bytes of the states on one device: AdamW states, gradients, weights.
 
     With `reference`, the weights of a reference model are added. A part that is sharded is divided by the number of
     processes.

@@ -97,7 +97,7 @@ def draw_work(
 ) -> Work:
     """Simulate several generation batches, and return the mean work of an optimizer step.
 
-    The simulated rollouts are the same for every m.
+    The simulated rollouts are the same for every m (rollouts trained on per group).
 
     Args:
         geometry: the batch sizes and the selection of the recipe.
