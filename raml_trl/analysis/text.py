@@ -22,7 +22,7 @@ _LABEL = re.compile(r"\s*(?:[0-9]{1,3}[.)]|[-*+])\s*")
 
 
 def first_statement(text: str, answer: str) -> int | None:
-    r"""Return the length in characters of the shortest prefix of `text` that contains the answer, or None.
+    r"""Return the length in characters of the shortest prefix of `text` that contains the answer; None without one.
 
     A number counts in any form, but not as part of a longer number: `0.50` states `\frac{1}{2}`, and `17` does not
     state `7`. Any other answer must appear as `answer` spells it, or as `normalise` rewrites it; spaces are ignored.

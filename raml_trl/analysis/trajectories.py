@@ -71,7 +71,7 @@ class TrajectoryTokens:
         return None if place is None else self.reaches(place)
 
     def box_after(self, character: int) -> int | None:
-        r"""Return the number of tokens before the first `\boxed` that starts at `character` or later, or None."""
+        r"""Return the number of tokens before the first `\boxed` at index `character` of `text` or later, or None."""
         place = self.text.find("\\boxed", character)
         return None if place < 0 else self.within(place)
 

@@ -128,8 +128,8 @@ def ask_for_choice(question: str, options: Sequence[str], key: str) -> tuple[str
     """Return a question followed by its options as lettered lines, and the letter of the correct option.
 
     Args:
-        options: the options, the correct one first. They are listed in a random order.
-        key: a text that determines the order, such as the id of the question.
+        options: the options, the correct one first. They are listed in a pseudo-random order.
+        key: the text from which this order is computed, such as the id of the question.
     """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(options)).tolist()

@@ -181,7 +181,7 @@ def require_shards(own: Sequence[Path]) -> None:
     """Refuse to go on if a shard that this process has made is missing or damaged.
 
     Raises:
-        InputError: if one is, unless another process has completed the run.
+        InputError: if such a shard is missing or damaged, unless another process has completed the run.
     """
     for path in missing_shards(own):
         require_directory(path.parent)

@@ -46,7 +46,9 @@ Comparison = dict[str, dict[str, RunMetric]]
 
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:
-    """Compare every run with the first run in Pass@k, mG-Pass@k (k even) and, if all runs have votes, maj@k (k > 1).
+    """Compare every run with the first run in Pass@k, mG-Pass@k (k even) and maj@k (k > 1).
+
+    The majority vote maj@k is left out if a run has no votes, the counts of equal answers.
 
     Args:
         runs: the counted samples of each run, by name of the run.

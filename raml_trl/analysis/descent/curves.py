@@ -54,7 +54,7 @@ class Curve:
 
     @property
     def last(self) -> int:
-        """The last prefix length t within the thinking at which the answer is not yet stated."""
+        """The last prefix length t up to the end of the thinking at which the answer is not yet stated."""
         return self.end if self.stated is None else min(self.end, self.stated - 1)
 
     @property

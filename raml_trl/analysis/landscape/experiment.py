@@ -57,7 +57,7 @@ class EncodedQuestion:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Everything that is needed to measure the losses on the grid."""
+    """A model, the axes along which its weights move, and the questions whose losses are measured."""
 
     model: PreTrainedModel
     directions: RandomDirections | CheckpointDirections

@@ -95,7 +95,7 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
 
 
 def format_number(value: float | MeanInterval | None) -> str:
-    """Format a number. A mean with an interval is rounded to four significant digits."""
+    """Format a number, or None as "None". A mean and its interval are rounded to four significant digits."""
     if value is None or isinstance(value, float):
         return str(value)
     return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]"

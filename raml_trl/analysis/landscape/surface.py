@@ -96,7 +96,7 @@ class Surface:
 
     @cached_property
     def mean(self) -> Floats:
-        """Mean loss over the questions at each point, `(S1[, S2])`; not finite where any of the losses is not."""
+        """Mean loss over the questions at each point, `(S1[, S2])`; infinite or NaN if one of the losses is."""
         return self.losses.mean(axis=-1)
 
     @cached_property
