@@ -37,7 +37,7 @@ def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> N
 def systematic_draw(
     probabilities: NDArray[np.float64], start: NDArray[np.float64], num_selected: int
 ) -> NDArray[np.bool_]:
-    """Return a mask `(P, G)` of m rollouts per group, in which each rollout is true with exactly its probability.
+    """Draw m rollouts per group, each with exactly its probability. Return a mask `(P, G)`, true for drawn rollouts.
 
     Source: Madow, Annals of Mathematical Statistics 1949. The probabilities are intervals laid end to end over [0, m).
     The m points start, start + 1, ... fall into m different intervals, because no interval is longer than 1.

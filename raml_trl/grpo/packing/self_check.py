@@ -85,7 +85,7 @@ def measure_difference(
 def small_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return small parameters of the first layers that train, whose gradients depend on all later layers.
 
-    Several are needed, because the gradient of one can be 0: that of the first factor of LoRA is, when training begins.
+    Several are needed, because the gradient of one can be 0. When training begins, that of the first factor of LoRA is 0.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return sorted(trained[:_FIRST], key=nn.Parameter.numel)[:_SMALLEST]
