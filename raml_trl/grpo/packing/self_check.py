@@ -85,7 +85,7 @@ def measure_difference(
 def small_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return small parameters of the first layers that train, whose gradients depend on all later layers.
 
-    Several are needed, because the gradient of one can be 0: when training begins, it is 0 for the first factor of LoRA.
+    Several are needed, because the gradient of one can be 0: at the start of training, it is 0 for LoRA's first factor.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return sorted(trained[:_FIRST], key=nn.Parameter.numel)[:_SMALLEST]
