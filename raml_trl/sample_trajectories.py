@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: SampleTrajectoriesConfig, record: Run) -> None:
-    """Write the shards that belong to this process, and complete the run if no shard is missing any more."""
+    """Write the shards that belong to this process, and complete the run if no shard of any process is missing.
+
+    `record` is the run in `output_dir`.
+    """
     started = time.monotonic()
     if config.engine != "server":
         check_model(config.model_name_or_path)
@@ -59,14 +62,15 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
 
 
 def preview(config: SampleTrajectoriesConfig) -> Iterator[dict[str, str]]:
-    """Check the settings, the model and the data, and describe the sampling, for a dry run."""
+    """Check the settings, the model and the data, and yield texts that describe the sampling, for a dry run."""
     yield from preview_sampling(config, config.num_trajectories)
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
     """Count the trajectories of all shards, write the dataset card, push the dataset if asked to, and complete the run.
 
-    `paths` are the files of all shards, and `seconds` is the duration of the run.
+    `record` is the run in `output_dir`, `paths` are the files of all shards, and `seconds` is the time since this
+    command started.
     """
     notes = add_notes(paths)
     sources: Counter[str] = Counter()
@@ -98,7 +102,10 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
 
 
 def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
-    """Return the card of the dataset `repo_id`: its README.md, with settings of `config` and the `counts`."""
+    """Return the card (README.md) of the dataset `repo_id`.
+
+    The card states the sampling settings of `config`, and the `counts` of trajectories and tokens in the dataset.
+    """
     names = ("num_trajectories", "max_completion_length", "temperature", "top_p", "top_k", "seed", "prompt_style")
     return trajectories_card(
         repo_id,

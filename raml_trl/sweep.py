@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SweepConfig:
-    """Settings of `sweep`. The sweep file may also be given as the first argument, without `--sweep`."""
+    """Settings of the command `sweep`. The sweep file may also be given as the first argument, without `--sweep`."""
 
     limits: ClassVar[Limits] = {
         "sweep": PATH,
@@ -88,7 +88,11 @@ def _default_directory(path: Path) -> str:
 
 
 def main(config: SweepConfig, record: Run) -> None:
-    """Run the trials of the sweep and write their results."""
+    """Run the trials of the sweep and write their results. `record` is the run in `output_dir`.
+
+    Raises:
+        InputError: if trials failed. The message names their log files.
+    """
     started = time.monotonic()
     sweep = read_sweep(find_recipe(config.sweep))
     study = open_study(record.directory, sweep, config.count, config.seed)
@@ -119,7 +123,7 @@ def main(config: SweepConfig, record: Run) -> None:
 
 
 def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
-    """Describe the trials of the sweep, for a dry run."""
+    """Yield texts that describe the sweep and its trials, by label, for a dry run."""
     sweep = read_sweep(find_recipe(config.sweep))
     trials = draw_trials(sweep, config.count, config.seed)
     yield {
@@ -130,7 +134,7 @@ def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
 
 
 def name_the_file(arguments: list[str]) -> list[str]:
-    """Turn `X.yaml …` into `--sweep X.yaml …`."""
+    """Return `arguments` with `--sweep` in front if the first one is no option, such as `X.yaml --agents 2`."""
     return ["--sweep", *arguments] if arguments and not arguments[0].startswith("-") else arguments
 
 

@@ -1,4 +1,4 @@
-"""A YAML loader that refuses files that are ambiguous, recursive or too large."""
+"""A YAML loader that refuses files with repeated keys, recursive values, or too many or too deeply nested values."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +15,12 @@ _MOST_BRACKETS = 200  # open at a time, counting those in texts too
 
 
 class StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML loader that refuses a file in which a key occurs twice, nodes are nested too deeply, or one contains itself.
+    """YAML loader that raises a YAMLError if a mapping has a key twice, or a node contains itself.
 
     PyYAML itself keeps the last of several equal keys, and raises a RecursionError for deeply nested or recursive
-    nodes. A file may have at most 10,000 nodes. An anchor may be used several times, but every use adds its nodes to
-    this number, so that a short file cannot describe a huge mapping.
+    nodes. This loader also raises a YAMLError if nodes are nested more than 50 deep, or a file has more than 10,000
+    nodes. An anchor may be used several times, but every use adds its nodes to this number, so that a short file cannot
+    describe a huge mapping.
     """
 
     def __init__(self, stream: str) -> None:

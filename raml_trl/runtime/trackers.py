@@ -20,8 +20,8 @@ PROJECT = "raml_trl"
 def run_group(directory: Path) -> str:
     """Return the dashboard group of the run in `directory`.
 
-    If the run is a trial of a sweep, the group is the name of the sweep's directory, otherwise that of the run's parent
-    directory.
+    If the run is a trial of a sweep, the group is the name of the sweep's directory. Otherwise it is the name of the
+    run's parent directory.
     """
     parent = directory.resolve().parent
     return parent.parent.name if parent.name == "trials" else parent.name
@@ -61,7 +61,7 @@ def report(
     settings: Mapping[str, object],
     metrics: Mapping[str, float],
 ) -> None:
-    """Log `metrics` to the tracker, as one run with a `name` and `settings`, in a `group` of `project`.
+    """Log `metrics` to the tracker as one run called `name`, with `settings`, in the group `group` of `project`.
 
     Do nothing if the tracker is `none`.
     """

@@ -43,7 +43,7 @@ def _has_type(value: object, hint: object) -> bool:
 
 
 def check_at_least(config: object, **minimums: int) -> None:
-    """Check that each field named in `minimums` has at least the given value. A field that is None passes.
+    """Check that each field of `config` named in `minimums` is None, or is not below the number given for it there.
 
     Raises:
         InputError: if a value is too small. The message names the field, the value and the minimum.
@@ -57,7 +57,8 @@ def check_at_least(config: object, **minimums: int) -> None:
 def nearest(value: int, works: Callable[[int], bool]) -> str:
     """Return the nearest positive integers below and above `value` for which `works` is true, such as "96 or 104".
 
-    Only the 100,000 integers below and above are tried, so that the answer never takes long.
+    Only the 100,000 integers on each side are tried, so that the answer never takes long. If only one side has such an
+    integer, the text names this one; if neither side has, the text is "no near value".
     """
     limit = 100_000
     below = next((candidate for candidate in range(value - 1, max(0, value - limit), -1) if works(candidate)), None)

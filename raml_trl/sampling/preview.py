@@ -18,7 +18,7 @@ from raml_trl.sampling.vllm_engine import check_vllm
 def describe_inputs(
     name: str, tokenizer: PreTrainedTokenizerBase | None, table: DataTable, style: str, *, graded: bool = True
 ) -> dict[str, str]:
-    """Return what a dry run prints about the model `name`, the data and their first row: a text for each label.
+    """Return the texts that a dry run prints about the model `name`, the data and their first row, by label.
 
     Args:
         name: the model.
@@ -43,9 +43,9 @@ def describe_inputs(
 
 
 def preview_sampling(config: SamplingArguments, samples: int, *, tracker: Tracker = "none") -> Iterator[dict[str, str]]:
-    """Check the model and the first row of a command that draws `samples` samples per question, and describe its work.
+    """Check the model and the first row of a command that samples, and yield texts that describe its work, by label.
 
-    `tracker` is the dashboard that the command reports to.
+    The command draws `samples` samples per question and reports to the dashboard `tracker`.
 
     Raises:
         InputErrors: if the model, its server, vLLM, the data or the dashboard cannot be used.

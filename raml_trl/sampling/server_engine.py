@@ -40,7 +40,7 @@ class ServerEngine:
         clock: returns a monotonic time in seconds, for the deadline; tests replace it.
 
     Raises:
-        InputError: if the url or the key is malformed, or a number is too small.
+        InputError: if the url or the key is malformed, or a maximum or limit is below 1.
     """
 
     url: str

@@ -80,7 +80,7 @@ class Server:
     clock: Callable[[], float] = field(repr=False)
 
     def client(self) -> "AsyncOpenAI":
-        """Create a client that several requests may share."""
+        """Create an `openai` client for this server. Several requests may share it."""
         from openai import AsyncOpenAI  # takes seconds to import
 
         return AsyncOpenAI(
@@ -211,9 +211,10 @@ class _Transport(httpx2.AsyncBaseTransport):
 
 @contextmanager
 def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Run an event loop in a separate thread, because a notebook already runs one in the caller's thread.
+    """Within the `with` block, run an asyncio event loop in a separate thread, and yield the loop.
 
-    On exit the remaining tasks are cancelled, which closes their connections.
+    The thread is separate because a notebook already runs an event loop in the caller's thread. At the end of the
+    block, the tasks that have not finished are cancelled, which closes their connections.
     """
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="server_engine", daemon=True)

@@ -43,7 +43,11 @@ class Sample:
 
 
 class Notes(TypedDict):
-    """The counts stored with a shard: samples with each grading outcome, finished samples, tokens of all samples."""
+    """The counts stored with a shard.
+
+    `outcomes` has the number of samples for each grading outcome, `finished` is the number of samples that the model
+    ended, and `tokens` is the number of tokens of all samples. A sample whose tokens the server does not count adds 0.
+    """
 
     outcomes: dict[str, int]
     finished: int
@@ -62,10 +66,12 @@ It may use the pool that graded the samples.
 def sample_shards(
     config: SamplingArguments, questions: Questions, num_samples: int, kind: str, to_rows: Rows
 ) -> list[Path] | None:
-    """Sample, grade and write the missing shards of this process, by `sample_share` with the same arguments.
+    """Sample, grade and write the shards of this process that are missing or damaged.
+
+    The arguments are those of `sample_share`.
 
     Returns:
-        The paths of all shards, or None if other processes have not finished their shards.
+        The paths of the shards of all processes, or None if one of these shards is not written yet.
     """
     rank, num_processes = process_share()
     paths = sample_share(config, questions, num_samples, kind, to_rows, share=(rank, num_processes))
@@ -82,7 +88,9 @@ def sample_share(
     share: tuple[int, int],
     opening: str = "",
 ) -> list[Path]:
-    """Sample, grade and write the missing shards of one process, and return the paths of all shards.
+    """Sample, grade and write the shards of one process that are missing or damaged.
+
+    Returns the paths of the shards of all processes, whether they are written yet or not.
 
     Args:
         config: engine and sampling settings; the shards are written to its `output_dir`.
@@ -90,7 +98,8 @@ def sample_share(
         num_samples: n, the number of samples per question.
         kind: kind of the shards, a key of `shards.SCHEMAS`.
         to_rows: converts samples into rows with the schema of `kind`.
-        share: the rank of the process and the number of processes N. It makes the shards rank, rank + N, ...
+        share: the rank of the process and the number of processes N. The process makes the shards with the numbers
+            rank, rank + N, rank + 2 N, and so on.
         opening: a text with which every sample begins and which the model continues.
 
     Raises:
@@ -122,7 +131,9 @@ def draw_samples(
     opening: str = "",
     tick: Callable[[], object] = lambda: None,
 ) -> list[Sample]:
-    """Draw and grade `settings.num_samples` samples per question, sorted by question and sample number.
+    """Draw and grade `settings.num_samples` samples per question.
+
+    Returns the samples in the order of `questions` and, for each question, of their numbers.
 
     Args:
         engine: draws the samples.
@@ -164,7 +175,10 @@ def draw_samples(
 
 
 def trajectory_rows(model: str) -> Rows:
-    """Return the `to_rows` of `sample_shards` for samples of `model`: a row has a question and its trajectories."""
+    """Return a function to pass to `sample_shards` as `to_rows`, for samples that `model` wrote.
+
+    The function makes one row per question, with its samples as trajectories.
+    """
 
     def to_rows(samples: Sequence[Sample], _pool: GradingPool) -> Iterator[Mapping[str, object]]:
         for question, own in groupby(samples, key=lambda sample: sample.question):

@@ -22,7 +22,8 @@ class TransformersEngine:
         """Yield the completions batch by batch.
 
         The prompts are sorted by length, so that a batch has little padding. The completions depend on the prompts, the
-        settings, the seed and the batch size. The state of PyTorch's global random generators is restored.
+        settings, the seed and the batch size. Each batch seeds PyTorch's global random generators, and restores their
+        state afterwards.
         """
         prompt_ids = [_encode(self.tokenizer, prompt) for prompt in prompts]
         pairs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples)]

@@ -57,7 +57,7 @@ class VLLMEngine:
 
         Args:
             model: directory or name on the Hub.
-            tensor_parallel_size: GPUs per process.
+            tensor_parallel_size: number of GPUs of one process, over which it spreads the model.
             max_model_length: limit for the tokens of a prompt and its completion; None takes the model's own limit.
             gpu_memory_utilization: share of the memory of each GPU that vLLM may use.
             dtype: dtype of the weights, as vLLM names it; `auto` uses the dtype of the checkpoint, or bfloat16
@@ -85,7 +85,8 @@ class VLLMEngine:
         cases, but not in all. Closing the iterator aborts the running requests.
 
         Raises:
-            InputError: if a prompt and its completion could exceed the maximum length of the model.
+            InputError: if the tokens of the longest prompt and `settings.max_completion_length` together exceed
+                `max_model_length` of `VLLMEngine.open`.
         """
         vllm, engine, tokenizer = _import_vllm(), self.llm.llm_engine, self.llm.get_tokenizer()
         prompt_ids = [

@@ -130,7 +130,8 @@ def count_examples(
         question: `(T,)` index of the question that each chosen trajectory belongs to, in ascending order.
         correct: `(T,)` number of correct trajectories of that question, chosen or not.
         weight: `correct`: a question gets as many examples as it has correct trajectories, as in the paper, so easy
-            questions weigh more. `equal`: the same total, divided equally between the questions.
+            questions weigh more. `equal`: all questions together get as many examples as with `correct`, divided
+            equally between the questions.
         repeat: whether to cycle through the chosen trajectories of a question until it has its number of examples, so
             that this number does not depend on K. Otherwise each chosen trajectory is trained on once, whatever
             `weight` is.

@@ -77,7 +77,7 @@ class SFTArguments(TrainArguments):
             parse_length_bin(self.length_bin)
 
     def choice(self, config: SFTConfig) -> Choice:
-        """Return the settings by which trajectories are chosen, from these options and from those of the trainer."""
+        """Return the settings by which trajectories are chosen, from these options and the trainer's `config`."""
         return Choice(
             num_trajectories=self.num_trajectories,
             trajectory_order=self.trajectory_order,

@@ -62,7 +62,7 @@ def build_examples(
     """Return the training examples, and counts of the data used and left out.
 
     An example has the columns `input_ids`, `labels` and `length`. It holds a prompt and a trajectory in the model's
-    chat template, tokenised as TRL's `SFTTrainer` does.
+    chat template, tokenised as TRL's `SFTTrainer` does. `num_proc` processes tokenise the data; None means one.
 
     Raises:
         InputError: if no trajectory is left to train on, or the chat template alters trajectories.
@@ -99,7 +99,7 @@ def build_examples(
 
 
 def evaluation_rows(questions: Iterable[Question], style: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Return the tokenised prompts of `questions`, with labels that the loss ignores."""
+    """Return a dataset with the tokenised prompt of each question. All labels are -100, so the loss ignores them."""
     prompts = [prompt_messages(question.question, style) for question in questions]
     encoded = _encode(tokenizer, [_render(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts])
     return Dataset.from_dict({"input_ids": encoded, "labels": [[IGNORED] * len(ids) for ids in encoded]})
@@ -114,7 +114,7 @@ def _why_empty(correct: NDArray[np.int32], overlong: NDArray[np.int32], choice: 
 
 
 def describe(counts: ExampleCounts, choice: Choice) -> str:
-    """Describe in one line the data used for training and the data left out."""
+    """Return one line of text about the data used for training and the data left out."""
     used = counts.questions - counts.without_correct - counts.left_out
     parts = [
         f"{counts.examples:,} examples ({counts.tokens:,} tokens) of {counts.trajectories:,} distinct trajectories, "
@@ -135,9 +135,9 @@ def tokenised_trajectories(
 ) -> Iterator[dict[str, object]]:
     """Choose up to K trajectories of each question, and yield a row with token ids and labels for each of them.
 
-    The column `overlong` counts the trajectories longer than `max_length` that were met since the previous row of the
-    question. A row without tokens ends a question if none of its trajectories was chosen, or if overlong ones were met
-    after the last chosen one.
+    The column `overlong` counts the trajectories longer than `max_length` that were tried for the question after its
+    previous row. A question without a chosen trajectory gets one row without tokens. So does a question for which
+    overlong trajectories were tried after the last chosen one; this row is its last.
     """
     for table in tables:
         for task in stream_tasks(table):

@@ -51,9 +51,10 @@ def take_prepared(config: SFTConfig) -> None:
 
 
 class TrajectorySFTTrainer(HubTrainer, SampledEvaluation, ResumableTrainer, SFTTrainer):
-    """TRL's `SFTTrainer` with our evaluation on graded samples, our model card, and checkpoints for exact resumption.
+    """TRL's `SFTTrainer` with our evaluation on graded samples and our model card.
 
-    The checkpoints also hold the metrics that were gathered since the last log entry.
+    Its checkpoints also hold the metrics that were gathered since the last log entry, so a resumed run logs the same
+    metrics as an uninterrupted one.
 
     Args:
         choice: how the trajectories were chosen, for the model card.

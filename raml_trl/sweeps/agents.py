@@ -81,8 +81,8 @@ def run_trials(study: Study, devices: Sequence[str | None], extra: Mapping[str, 
 class Agents:
     """The agents of `study`: each is a thread that calls `work`, which returns when every trial has a result.
 
-    Every trial gets the arguments `extra` in addition to its parameters and `output_dir`. Setting `stop` ends all
-    agents.
+    Every trial gets the arguments `extra` in addition to its parameters and `output_dir`. Setting the event `stop` ends
+    all agents.
     """
 
     study: Study

@@ -5,7 +5,7 @@ rollouts and `fewer` the smaller share. Let a step of `more` cost 1: its generat
 `fewer` then costs f x + (1 - f) y. Here x is the number of rollouts that a step of `fewer` generates, divided by the
 same number for `more`; y is the same ratio of the selected rows. To reach the same value of the metric, `more` needs s
 times as many steps as `fewer`. Both arms therefore take the same time (they break even) if f x + (1 - f) y = s. Since
-x > y, `fewer` is faster if f is smaller than the solution of this equation.
+`fewer` selects the smaller share, x > y. So `fewer` is faster if f is smaller than the solution of this equation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +23,15 @@ from raml_trl.sweeps.learning_curves import Trial, mean_steps_to
 class BreakEven:
     """How cheap generation must be, so that the arm that selects the smaller share of its rollouts is the faster one.
 
-    `fewer` is this arm, and `more` is the other; an arm is one setting of a sweep. `fewer` reaches `level` earlier than
-    `more` if generation takes less than the fraction `share` of the time of a step of `more`. So `fewer` is never
-    faster if `share` is 0 or less, and always faster if it is 1 or more. `share` is also computed with each seed left
-    out in turn; `low` and `high` are the smallest and the largest of these values.
+    `fewer` is this arm, and `more` is the other; an arm is one setting of a sweep. `level` is a value of `metric` that
+    both arms reach. `fewer` reaches it earlier than `more` if generation takes less than the fraction `share` of the
+    time of a step of `more`. So `fewer` is never faster if `share` is 0 or less, and always faster if it is 1 or more.
+    `share` is also computed with each seed left out in turn; `low` and `high` are the smallest and the largest of these
+    values.
 
     `share` and `allowed` (the cost of a step of `fewer` at which both arms are equally fast) are None if an arm reaches
     the level already at its first evaluation, which leaves the number of steps unknown. `low` and `high` are None if
-    this happens with all seeds or with one left out.
+    this happens with all seeds together, or with any one of them left out.
     """
 
     fewer: Arm
@@ -48,10 +49,10 @@ class BreakEven:
 
 
 def break_evens(comparisons: Iterable[ArmComparison], sweeps: Mapping[str, Sequence[Trial]]) -> list[BreakEven]:
-    """Return a `BreakEven` for each comparison of arms (settings of a sweep) after equal training time.
+    """Return a `BreakEven` for each of the `comparisons` that has the measure `equal_seconds`.
 
-    These are the comparisons with the measure `equal_seconds`. Those whose arms select the same share of their rollouts
-    are left out, and so are those with an arm that generates no rollouts (SFT). `sweeps` maps sweep names to trials.
+    A comparison is left out if its two arms (settings of a sweep) select the same share of their rollouts, or if one of
+    them generates no rollouts (SFT). `sweeps` maps the name of each sweep to its trials.
 
     Raises:
         InputError: if an arm has no trial, or several trials for one seed.
@@ -69,7 +70,7 @@ def _shares_differ(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Tria
 
 
 def break_even(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> BreakEven:
-    """Return the break-even of the two arms (settings of a sweep) of `comparison`, from the seeds that both have.
+    """Return the `BreakEven` of the two arms (settings of a sweep) of `comparison`, from the seeds that both have.
 
     Raises:
         InputError: if an arm has no trial, or several trials for one seed.

@@ -81,7 +81,8 @@ class ArmDifference:
 
     Each trial has one value, which the `measure` of the comparison defines. `higher` and `lower` are the means of these
     values for the two arms (settings of a sweep), over the `seeds` that both arms have. `difference` is `higher` minus
-    `lower`.
+    `lower`, with its interval and p-value. `corrected` is this p-value, corrected together with those of the claim's
+    `family` if the claim belongs to one.
     """
 
     comparison: ArmComparison
@@ -94,7 +95,7 @@ class ArmDifference:
 
     @property
     def verdict(self) -> Verdict:
-        """`inconclusive` if `corrected` is .05 or more, or if the 95 % interval of the difference contains zero.
+        """`inconclusive` if the p-value `corrected` is .05 or more, or the 95 % interval of the difference contains 0.
 
         Otherwise `holds` if the interval is above zero, and `does not hold` if it is below zero.
         """
@@ -105,7 +106,7 @@ class ArmDifference:
         return "does not hold" if self.difference.high < 0 else "inconclusive"
 
     def as_json(self) -> dict[str, object]:
-        """Return the comparison as `claims.json` stores it."""
+        """Return the entry of this comparison in `claims.json`."""
         higher, lower, difference = self.comparison.higher, self.comparison.lower, self.difference
         return {
             "measure": self.comparison.measure,
@@ -133,7 +134,7 @@ class WeighedClaim:
 
     @property
     def verdict(self) -> Verdict:
-        """`holds` if all comparisons hold; `does not hold` if the verdict of at least one is `does not hold`.
+        """`holds` if all comparisons have this verdict, `does not hold` if at least one has this, else `inconclusive`.
 
         `holds` needs no correction for the number of comparisons, because all of them must hold (intersection-union
         test: Berger, Technometrics 24, 1982). `does not hold` rests on a single comparison and would need a correction,
@@ -145,7 +146,7 @@ class WeighedClaim:
         return "holds" if verdicts == {"holds"} else "inconclusive"
 
     def as_json(self) -> dict[str, object]:
-        """Return the claim as `claims.json` stores it."""
+        """Return the entry of this claim in `claims.json`."""
         return {
             "name": self.claim.name,
             "claim": self.claim.claim,
@@ -216,13 +217,14 @@ def weigh(claims: Sequence[Claim], sweeps: Mapping[str, Sequence[Trial]]) -> lis
 def compare_arms(comparison: ArmComparison, sweeps: Mapping[str, Sequence[Trial]]) -> ArmDifference:
     """Compare two arms, paired by seed.
 
-    For `equal_seconds` and `equal_rollouts`, each arm has a cost: its training time, or its number of rollouts. The
-    budget is the cost of the cheaper arm. The metric of each arm is read at the step at which the arm has spent this
-    budget. Other load on the machine changes the times of single trials, so every trial of an arm is counted with the
-    median seconds per step of the arm.
+    For `equal_seconds` and `equal_rollouts`, each step of an arm costs the same: the median of the seconds or rollouts
+    per step over the trials of the arm. (Other load on the machine changes the times of single trials.) The total cost
+    of an arm is this number times the steps of its shortest trial. The budget is the smaller total of the two arms. The
+    metric of each trial is read at the step at which the trial has spent the budget.
 
     Raises:
-        InputError: if an arm has no trial, several for one seed, or the arms have fewer than three seeds in common.
+        InputError: if an arm has no trial, or several for one seed; if the arms have fewer than three seeds in common;
+            or if an arm that generates no rollouts (SFT) is compared by `equal_rollouts`.
     """
     higher, lower = (arm_trials(arm, sweeps, comparison.metric) for arm in (comparison.higher, comparison.lower))
     seeds = sorted(higher.keys() & lower.keys())
@@ -268,9 +270,10 @@ def _step_cost(trials: Iterable[Trial], measure: Measure) -> float:
 
 
 def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> dict[int, Trial]:
-    """Return the trials of an arm by seed.
+    """Return the trials of an arm, each with its seed as the key.
 
-    For each seed, parameters given as `tuned` take the values with the highest mean of `metric` on the other seeds.
+    For each seed, a parameter given as `tuned` takes the value whose trials with the other seeds have the highest mean
+    of `metric` at the last evaluation.
 
     Raises:
         InputError: if the arm has no trial, or several for one seed.

@@ -178,7 +178,7 @@ def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float |
 
 
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:
-    """Group trials by setting, so that the trials of a group differ only in the seed.
+    """Return the trials grouped by setting. The trials of a group differ only in the seed.
 
     A setting holds the swept parameters (those with several values among `trials`) except the seed. If none is swept,
     it holds all parameters except the seed. For example, a sweep over m, learning rate and seed has one group for each
@@ -203,8 +203,9 @@ def _order(value: Scalar) -> tuple[bool, float, str]:
 class LevelReached:
     """How many seeds of a setting reach a `level` of the metric, and how fast.
 
-    `reached` is the number of seeds. `steps` and `seconds` are medians over all seeds, and None unless all seeds reach
-    the level.
+    `reached` is the number of seeds that reach the level. `steps` is the step of the first evaluation at which the
+    level is reached, as the median over all seeds. `seconds` is `steps` times the seconds of a step. Both are None
+    unless all seeds reach the level.
     """
 
     level: float
@@ -233,13 +234,13 @@ class SettingSummary:
     levels: list[LevelReached]
 
     def as_json(self) -> dict[str, object]:
-        """Return the summary as `claims.json` stores it."""
+        """Return the entry of this setting in `claims.json`."""
         metrics = {name: {"mean": mean.mean, "low": mean.low, "high": mean.high} for name, mean in self.metrics.items()}
         return {**asdict(self), "metrics": metrics}
 
 
 def summarise_settings(trials: Sequence[Trial], *, metric: str, levels: Sequence[float]) -> list[SettingSummary]:
-    """Summarise each setting over its seeds.
+    """Return a summary of each setting over its seeds.
 
     Args:
         trials: all trials of one sweep.

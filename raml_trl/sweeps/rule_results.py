@@ -1,12 +1,12 @@
 """Compares ways to choose rollouts, tokens or questions (arms) at equal cost, in the runs of a file of rules.
 
-There is one comparison for each of three costs: time, generated tokens, and selected rows. A world is a task with the
-model that training starts from (see `sweeps.rules`). The curve of a run has a point for each evaluation: the score, and
-the costs so far. The budget is a cost that all runs of a world have reached. The score of each run at the budget is
-interpolated linearly. Arms are then compared with the baseline, paired by seed.
+There is one comparison for each of three costs: CPU time of the training process, generated tokens, and selected rows.
+A world is a task with the model that training starts from (see `sweeps.rules`). The curve of a run has a point for each
+evaluation: the score (Pass@1), and the costs so far. The budget is the smallest total cost of any run in the world. The
+score of each run at the budget is interpolated linearly. Arms are then compared with the baseline, paired by seed.
 
-Other work on the machine changes the process time (CPU time) of single runs, because processes share caches and cores.
-Therefore the median seconds per step of an arm in a world is used for all runs of this arm.
+Other work on the machine changes the CPU time of single runs, because processes share caches and cores. Therefore the
+median CPU seconds per step of an arm in a world are used for all runs of this arm.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Point:
-    """The score of a run at one evaluation, and the costs of its training so far, without those of evaluations."""
+    """The Pass@1 of a run at one evaluation, and the costs of its training so far, without those of evaluations."""
 
     pass_at_1: float
     step: int = 0
@@ -51,23 +51,26 @@ class RuleCurve:
     points: tuple[Point, ...]
 
     def spent(self, cost: str) -> float:
-        """Return how much of `cost`, a key of `COSTS`, the whole run took."""
+        """Return how much of `cost` the whole run took.
+
+        `cost` is a key of `COSTS`: `process_seconds`, `tokens_generated` or `rows_selected`.
+        """
         return float(vars(self.points[-1])[cost])
 
     def score_at(self, cost: str, budget: float) -> float:
-        """Return the score when the run has spent `budget` of `cost`, interpolated linearly between evaluations."""
+        """Return the Pass@1 when the run has spent `budget` of `cost`, interpolated linearly between evaluations."""
         assert budget <= self.spent(cost) * (1 + 1e-9), (self.run.name, cost, budget)
         return float(np.interp(budget, [vars(p)[cost] for p in self.points], [p.pass_at_1 for p in self.points]))
 
     def with_step_seconds(self, seconds: float) -> "RuleCurve":
-        """Return the curve with its process seconds rescaled, so that a step took `seconds` on average."""
+        """Return the curve with its CPU times rescaled, so that a step took `seconds` of CPU time on average."""
         factor = seconds / self.step_seconds
         points = (replace(point, process_seconds=factor * point.process_seconds) for point in self.points)
         return RuleCurve(self.run, tuple(points))
 
     @property
     def step_seconds(self) -> float:
-        """The process seconds of a step, the mean over the run."""
+        """The CPU seconds of a step, the mean over the run."""
         return self.points[-1].process_seconds / self.points[-1].step
 
     def as_json(self) -> dict[str, Any]:
@@ -79,9 +82,10 @@ class RuleCurve:
 class ArmResult:
     """The result of an arm (a way to choose rollouts, tokens or questions) in a world (a start model and its data).
 
-    `scores` has the score of each seed after the run has spent `budget` of `cost` (time, tokens or rows). The budget is
-    the same for all arms. `difference` is the difference from the baseline, paired by seed, and `corrected` is its
-    p-value, corrected for the number of arms. Both are None for the baseline itself.
+    `scores` has the Pass@1 of each seed at the point where the run has spent `budget` of `cost` (time, tokens or rows).
+    The budget is the same for all arms of the world. `difference` is the difference from the baseline, paired by seed.
+    `corrected` is its p-value, with Holm's correction over the arms of the world if the file of rules asks for it. Both
+    are None for the baseline itself.
     """
 
     world: str
@@ -100,10 +104,10 @@ class ArmResult:
 
 
 def compare_curves(curves: Sequence[RuleCurve], rules: Rules) -> list[ArmResult]:
-    """Compare the score of every arm with that of the baseline, in each world and for each cost of `COSTS`.
+    """Compare every arm with the baseline, and return one result for each world, cost of `COSTS` and arm.
 
-    Scores are read where each run has spent the same amount of the cost: the smallest amount that any run of the world
-    has spent in total.
+    The score (Pass@1) of a run is read where the run has spent the budget. The budget is the smallest amount of the
+    cost that any run of the world has spent in total.
 
     Args:
         curves: all runs of the comparison: every arm of every world with the same seeds.

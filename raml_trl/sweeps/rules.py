@@ -64,8 +64,8 @@ class World:
 class Stage:
     """One of the two stages, tuning and comparison: its seeds, and the length of each run.
 
-    A run trains until it has generated `tokens` completion tokens. It is evaluated `evaluations` times, after equal
-    shares of these tokens.
+    A run trains until it has generated `tokens` completion tokens. In training it is evaluated `evaluations` times,
+    after equal shares of these tokens; an evaluation before training is not counted.
     """
 
     seeds: tuple[int, ...]
@@ -95,7 +95,7 @@ class RuleRun:
 
     @property
     def name(self) -> str:
-        """A name that no other run of the file has, and that is a path below the directory of the results."""
+        """A name that no other run of the file has. It is also the run's path below the directory of the results."""
         return f"{self.world}/{self.stage}/{self.arm}-{self.learning_rate:g}-seed-{self.seed}"
 
     def as_json(self) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class Study:
         write_json(self.result_file(name), {"status": "failed", "metric": None, "reason": reason})
 
     def results(self) -> list[TrialResult]:
-        """Read the results that the trials have so far. Unfinished trials are included."""
+        """Return one result for each trial, as far as it is known. That of an unfinished trial says `unfinished`."""
         return [self._result(name) for name in self.trials]
 
     def _result(self, name: str) -> TrialResult:
@@ -156,7 +156,7 @@ class Study:
 
 
 def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> Study:
-    """Start the study in `directory`, or resume it. Failed trials lose their result, so that they are run once more.
+    """Start or resume the study in `directory`, and return it. Results of failed trials are deleted, to run them again.
 
     Args:
         directory: the output directory of the sweep.
