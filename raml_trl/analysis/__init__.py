@@ -1,4 +1,7 @@
-"""Experiments on how likely a model finds the reference answer, for example after each prefix of a trajectory."""
+"""Experiments on the probability that a model gives to the reference answer.
+
+It is measured after every prefix of a trajectory, as the weights of the model move, and after shortened trajectories.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Settings of the three analysis commands. Values that cannot work are rejected before any work starts."""
+"""Settings of the three analysis commands. Values that cannot work raise `InputError` before any work starts."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -18,7 +18,8 @@ from raml_trl.sampling.config import SamplingArguments
 class AnalysisArguments(SamplingArguments):
     """Settings that all analyses share: the model, the questions and the trajectories.
 
-    Trajectories are read from the dataset. If the dataset holds none, the model samples them.
+    `pseudo_gradient` and `trajectory_pruning` read the trajectories from the dataset. If no question of the dataset has
+    a trajectory, the model samples them. `loss_landscape` never samples.
     """
 
     limits: ClassVar[Limits] = {"num_questions": COUNT, "num_trajectories": whole(1, 10**6), "tokens_per_pass": COUNT}
@@ -161,7 +162,7 @@ class LossLandscapeConfig(AnalysisArguments):
 
     @property
     def axes(self) -> Axes:
-        """Coordinates of the grid points along each axis."""
+        """The coordinates of the grid points: for each axis, one tuple of increasing numbers."""
         spans = self.span * len(self.steps) if len(self.span) == 1 else self.span
         make = axis_to_one if self.towards else centred_axis
         return tuple(make(steps, span) for steps, span in zip(self.steps, spans, strict=True))
@@ -170,8 +171,8 @@ class LossLandscapeConfig(AnalysisArguments):
     def reach(self) -> float:
         """Radius around the unchanged model within which sharpness (the greatest rise of the loss) is measured.
 
-        It is in the unit of the axes: `radius` or, if `radius` is not set, one grid step. If two axes have different
-        steps, it is the larger step.
+        It is in the unit of the axes: `radius` or, if `radius` is not set, the distance between neighbouring grid
+        points. If this distance differs between two axes, it is the larger one.
         """
         return max(axis[1] - axis[0] for axis in self.axes) if self.radius is None else self.radius
 
@@ -226,9 +227,9 @@ class TrajectoryPruningConfig(AnalysisArguments):
 
     @property
     def parsed_methods(self) -> list[Method]:
-        """The parsed methods. `none` (nothing is left out) comes first, even if `methods` does not name it.
+        """The pruning methods that the setting `methods` names, parsed, with `none` first even if it is not named.
 
-        The other methods are compared with `none`.
+        `none` leaves nothing out. The other methods are compared with it.
         """
         methods = [parse_method(name) for name in self.methods]
         return [Method(WHOLE), *(method for method in methods if method.kind != WHOLE)]

@@ -169,11 +169,11 @@ class _Blocks:
         return functional.pad(blocks, (0, width - self.width)).flatten()
 
     def in_order(self, rows: Tensor) -> Tensor:
-        """Return the rows of the blocks, one per block, in the order of `probe.positions`.
+        """Sort results, one row per block, into the order of `probe.positions`.
 
         Args:
-            rows: the rows in the order of the passes. Any further rows, of copies of the last block that filled the
-                last pass, are left out.
+            rows: the results of the blocks, that of the longest prefix first. Rows after those of the blocks are left
+                out: they belong to copies of the last block, which filled the last pass.
         """
         return rows[: len(self.ends)][self.order.argsort()]
 

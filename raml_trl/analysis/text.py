@@ -25,9 +25,10 @@ def first_statement(text: str, answer: str) -> int | None:
     r"""Return the length in characters of the shortest prefix of `text` that contains the answer; None without one.
 
     A number counts in any form, but not as part of a longer number: `0.50` states `\frac{1}{2}`, and `17` does not
-    state `7`. Any other answer must appear as `answer` spells it, or as `normalise` rewrites it; spaces are ignored.
-    The text may contain the answer by chance, for example as an intermediate result. The prefix therefore ends at the
-    earliest place from which the model could copy the answer, not where the text concludes.
+    state `7`. Any other answer must appear as `answer` spells it, or as the grader spells it
+    (`grading.notation.normalise`); spaces are ignored. The text may contain the answer by chance, for example as an
+    intermediate result. The prefix therefore ends at the earliest place from which the model could copy the answer, not
+    where the text concludes.
     """
     value = exact(normalise(answer))
     if value is None:

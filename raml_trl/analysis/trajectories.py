@@ -71,7 +71,7 @@ class TrajectoryTokens:
         return None if place is None else self.reaches(place)
 
     def box_after(self, character: int) -> int | None:
-        r"""Return the number of tokens before the first `\boxed` at index `character` of `text` or later, or None."""
+        r"""Return the number of tokens before the first `\boxed` from index `character` on, or None without one."""
         place = self.text.find("\\boxed", character)
         return None if place < 0 else self.within(place)
 
@@ -89,8 +89,8 @@ def read_or_sample(
 ) -> list[list[Task]]:
     """Return the first `num_questions` questions, each with its first `num_trajectories` trajectories.
 
-    Trajectories are read from the dataset. If the dataset has none, they are sampled and graded. Sampled trajectories
-    are kept in `output_dir` as shards, so a killed run resumes.
+    Trajectories are read from the dataset. If none of these questions has a trajectory there, they are sampled and
+    graded. Sampled trajectories are kept in `output_dir` as shards, so a killed run resumes.
 
     Args:
         config: names the dataset, and has the settings for sampling.

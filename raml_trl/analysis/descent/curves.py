@@ -1,9 +1,9 @@
 """Curves of the loss of the answer along trajectories, how far the curves descend, and averages over trajectories.
 
 A curve is L(t) for the prefix lengths t = 0 to T, where T is the number of tokens in the trajectory. L(t) is the loss
-of the answer after the first t tokens, in nats (see `likelihood`). Descent is the fall of L along the thinking. Once
-the text states (contains) the answer, the model can copy the answer and L falls whatever the reasoning was. Descent is
-therefore measured only up to that place.
+of the reference answer after the first t tokens: the mean of -log p over the tokens of the answer, in nats. Descent is
+the fall of L along the thinking. Once the text states (contains) the answer, the model can copy the answer and L falls
+whatever the reasoning was. Descent is therefore measured only up to that place.
 
 The mode of a trajectory says whether it was sampled with thinking or without.
 """
@@ -31,10 +31,10 @@ BAND = (0.1, 0.9)
 class Curve:
     """The loss L of the answer along one trajectory, and the places where parts of the trajectory start and end.
 
-    `number` is the index of the trajectory within its question, from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T, the
-    loss after the first t of the T tokens. The places are values of t: the thinking starts at `start` and ends at
-    `end`, the answer is first stated at `stated` (None if it never is), and the sentences of the thinking end at
-    `sentences`.
+    `number` is the index of the trajectory within its question, from 0. `nll` `(T + 1,)` holds L(t) for t = 0 to T: the
+    mean of -log p over the tokens of the answer, in nats, after the first t of the T tokens of the trajectory. The
+    places are values of t: the thinking starts at `start` and ends at `end`, the answer is first stated at `stated`
+    (None if it never is), and the sentences of the thinking end at `sentences`.
     """
 
     question_id: str
@@ -54,7 +54,10 @@ class Curve:
 
     @property
     def last(self) -> int:
-        """The last prefix length t up to the end of the thinking at which the answer is not yet stated."""
+        """The greatest prefix length t, in tokens, up to the end of the thinking, at which the answer is not stated.
+
+        It is less than `start` if the answer is stated before the thinking.
+        """
         return self.end if self.stated is None else min(self.end, self.stated - 1)
 
     @property
@@ -92,11 +95,13 @@ class GroupDescent:
 
     - `trajectories`: the number of trajectories in which descent was measured.
     - `questions`: the number of questions that these trajectories belong to.
-    - `left_out`: the number of other trajectories. They have fewer than two values of L before the answer is stated.
+    - `left_out`: the number of the other trajectories of the group. They have no descent, because they have fewer than
+      two values of L before the answer is stated.
     - `slope`, `change`, `area`: means of the fields of `Descent` with these names.
     - `share`: the share of trajectories with a negative slope.
 
-    `slope`, `change`, `area` and `share` are averaged over questions. They are None if every trajectory was left out.
+    `slope`, `change`, `area` and `share` are averaged over the trajectories of each question, then over questions. They
+    are None if every trajectory of the group was left out.
     """
 
     mode: Mode
@@ -112,7 +117,7 @@ class GroupDescent:
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """Averages over the trajectories of a mode (with or without thinking).
+    """Averages for a mode (with or without thinking): over the trajectories of each question, then over questions.
 
     `accuracy` is the share of right trajectories, and `tokens` the mean number of tokens in a trajectory. `first` and
     `final` are the means of the loss L at the start and at the end of the thinking.
@@ -130,9 +135,9 @@ class ModeSummary:
 class Band:
     """Mean and quantiles of the loss L along the thinking, for the right or the wrong trajectories of one mode.
 
-    `x` lists positions along the thinking. `axis` says whether they are numbers of tokens or fractions of the length.
-    For each position, `mean` is the mean of L over `count` trajectories, and `low` and `high` are the quantiles of L at
-    the two levels in `BAND`.
+    `x` lists positions along the thinking. `axis` says whether they are numbers of tokens from its start or fractions
+    of its length. For each position, `mean` is the mean of L over `count` trajectories, and `low` and `high` are the
+    10 % and the 90 % quantile of L over the same trajectories.
     """
 
     mode: Mode
@@ -160,7 +165,7 @@ def descent(values: Floats) -> Descent | None:
 def summarise_descent(
     curves: Sequence[Curve], rng: np.random.Generator, *, by_sentence: bool = False
 ) -> list[GroupDescent]:
-    """Average the descent before the answer is stated, for each group of trajectories.
+    """Return the mean descent before the answer is stated: one `GroupDescent` for each group of trajectories.
 
     A group is the right or the wrong trajectories, with or without thinking. Descent is measured on the loss L after
     every token, or after every sentence if `by_sentence` is set. Each value is averaged over the trajectories of a
@@ -210,12 +215,12 @@ def summarise_modes(curves: Sequence[Curve], rng: np.random.Generator) -> dict[s
 
 
 def bands(curves: Sequence[Curve], axis: Axis) -> list[Band]:
-    """Compute mean and quantiles of the loss L at positions along the thinking.
+    """Return mean and quantiles of the loss L at positions along the thinking: one `Band` for each group.
 
-    Right and wrong trajectories, and trajectories of different modes (with and without thinking), are kept apart. With
-    `axis` "tokens", a position is a number of tokens, and only trajectories with at least that many thinking tokens
-    contribute. With `axis` "share", a position is a fraction of the thinking, all trajectories contribute, and L is
-    interpolated between neighbouring tokens.
+    A group is the right or the wrong trajectories, with or without thinking. With `axis` "tokens", a position is a
+    number of tokens from the start of the thinking, and only trajectories with at least that many thinking tokens
+    contribute. With `axis` "share", a position is a fraction of the thinking, all trajectories of the group contribute,
+    and L is interpolated between neighbouring tokens.
     """
     rows = []
     for mode, correct, group in _groups(curves):

@@ -35,7 +35,8 @@ _WITHOUT = "no_thinking"  # subdirectory of the trajectories that are sampled wi
 def run_experiment(config: PseudoGradientConfig, record: Run, clock: Callable[[], float]) -> Summary | None:
     """Measure the curves that belong to this process, and write the results once all curves are measured.
 
-    The results are written to `record.directory`. `clock` returns the time in seconds.
+    The results are written to `record.directory`. `clock` returns seconds; the difference of two of its values is
+    recorded as the time of the run.
 
     Returns:
         The summary, or None if other processes are still at work, or have already written the results.

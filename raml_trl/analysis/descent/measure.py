@@ -34,9 +34,11 @@ SCHEMA = pa.schema(
 class MeasuredTrajectory:
     """A trajectory with its curve: a row of `curves.parquet`.
 
-    `nll` `(T + 1,)` holds L(t), the loss of the answer after the first t tokens, for t = 0 to T. For each token, `ends`
-    `(T,)` gives the number of characters of `text` up to the end of the token. `number`, `mode`, `start`, `end`,
-    `stated` and `sentences` have the meaning that `Curve` gives them.
+    `number` is the index of the trajectory within its question, from 0. `mode` says whether it was sampled with
+    thinking. `nll` `(T + 1,)` holds L(t) for t = 0 to T: the mean of -log p over the tokens of the answer, in nats,
+    after the first t of the T tokens. `start`, `end`, `stated` and `sentences` are values of t: the thinking goes from
+    `start` to `end`, the text first contains the answer at `stated` (None if it never does), and the sentences of the
+    thinking end at `sentences`. For each token, `ends` `(T,)` gives the number of characters of `text` up to its end.
     """
 
     question_id: str
@@ -81,9 +83,10 @@ def measure_curves(
     tasks: Sequence[Task],
     config: PseudoGradientConfig,
 ) -> Iterator[MeasuredTrajectory]:
-    """Measure the curve of every trajectory of `tasks`, from the shortest trajectory to the longest.
+    """Measure the curve of every trajectory of `tasks`, and yield them from the shortest trajectory to the longest.
 
-    `mode` says whether these trajectories were sampled with thinking or without.
+    A curve is the loss of the answer after every token of a trajectory. `tasks` are questions with their trajectories,
+    and `mode` says whether these were sampled with thinking or without.
     """
     opening = NO_THINKING[config.no_thinking] if mode == "no_thinking" else ""
     # The opening already closes the thinking block, so the stub must not close it again.

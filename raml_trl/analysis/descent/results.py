@@ -69,10 +69,11 @@ def write_figures_and_page(
 
 
 def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[MeasuredTrajectory]:
-    """Choose up to `number` trajectories to show on the page, and sort them by question. Empty ones are not chosen.
+    """Choose up to `number` trajectories to show on the page, and return them sorted by question.
 
-    There are up to four groups: right and wrong trajectories, each with and without thinking. The groups take turns,
-    and each group contributes its trajectories in the order of the questions.
+    There are up to four groups: right and wrong trajectories, each with and without thinking. The groups take turns:
+    in each turn, a group contributes its next trajectory in the order of the questions. Trajectories without any text
+    are not chosen.
     """
     groups: dict[tuple[str, bool], list[MeasuredTrajectory]] = {}
     written = [row for row in rows if row.ends]
@@ -86,7 +87,8 @@ def choose_shown(rows: Sequence[MeasuredTrajectory], number: int) -> list[Measur
 def bands_figure(bands: Sequence[Band]) -> str:
     """Draw mean and quantiles of the loss of the answer: once against tokens, once against shares of the thinking.
 
-    The mean is smoothed over a hundredth of the axis if the axis is long enough.
+    The mean is drawn as a moving average over a hundredth of the points of the axis. With fewer than 200 points, it is
+    not smoothed.
 
     Args:
         bands: result of `curves.bands`, for both axes.

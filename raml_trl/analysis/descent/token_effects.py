@@ -5,7 +5,7 @@ is |log L(t + w) - log L(t)|: the change of log L over a window of w tokens that
 the same w. A group is either a kind of words of reflection, such as "wait", or a class of tokens, such as numbers.
 
 The paper measures |L(t + w) - L(t)| / L(t) instead (RaML, arXiv 2505.19815, fig. 6). The mean of this ratio is not
-useful, because L comes near 0. For the same reason, `FLOOR` nats are added to L here and medians are compared.
+useful, because L comes near 0. For the same reason, 0.01 nats (`FLOOR`) are added to L, and medians are compared.
 """
 
 import re
@@ -104,7 +104,7 @@ def effects(
 
 
 def token_class(token: str) -> str:
-    """Return the class of a token, a key of `CLASSES` or "other"."""
+    """Return the class of a token: "delimiter", "space", "number", "operator", "punctuation", "word" or "other"."""
     return next((name for name, pattern in CLASSES.items() if pattern.fullmatch(token)), "other")
 
 

@@ -68,7 +68,8 @@ class Landscape:
 def run_experiment(config: LossLandscapeConfig, record: Run, clock: Callable[[], float]) -> Summary | None:
     """Measure the rows of the grid that belong to this process, and write the results once all rows are measured.
 
-    The results are written to `record.directory`. `clock` returns the time in seconds.
+    The results are written to `record.directory`. `clock` returns seconds; the difference of two of its values is
+    recorded as the time of the run.
 
     Returns:
         The summary, or None if other processes are still measuring, or have already written the results.
@@ -164,10 +165,10 @@ def read_weights(name: str, dtype: str) -> dict[str, Tensor]:
 
 
 def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[EncodedQuestion]:
-    """Yield every question as tokens: prompt and stub (the text that introduces the answer), then the answer.
+    """Yield every question of the dataset as tokens: prompt and stub (the text before the answer), then the answer.
 
-    With `after_thinking`, thinking stands between prompt and stub. It is taken from the first trajectory that is right
-    and closes its thinking block. Questions without such a trajectory are left out.
+    With `after_thinking`, thinking stands between prompt and stub. It is taken from the question's first trajectory
+    that is right and closes its thinking block. Questions without such a trajectory are left out.
     """
     if not config.after_thinking:
         for question in stream_questions(open_data(config)):
@@ -186,7 +187,7 @@ def encode_questions(config: LossLandscapeConfig, tokenizer: PreTrainedTokenizer
 
 
 def log_cost(config: LossLandscapeConfig, landscape: Landscape) -> None:
-    """Log the number of points, the tokens per point and the memory that the run will take."""
+    """Log the number of grid points, the tokens that the model reads at each point, and the memory beside the model."""
     names = set(landscape.directions.names)
     parameters = dict(landscape.model.named_parameters())
     moved = [parameter for name, parameter in parameters.items() if name in names]

@@ -26,7 +26,7 @@ class AnswerLosses:
         model: a causal language model of transformers.
         prefixes: for each question `(P,)`, all tokens before its answer.
         answers: for each question `(A,)`, the tokens of its answer.
-        tokens_per_pass: limit on the tokens of a forward pass, padding included.
+        tokens_per_pass: limit on the tokens of a forward pass, padding included; a single text may have more.
 
     Raises:
         ValueError: if there is no question, or a prefix or an answer is empty.

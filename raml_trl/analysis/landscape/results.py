@@ -27,7 +27,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """A named point of the grid, with its mean loss if that is finite."""
+    """A named point of the grid. `loss` is its mean loss over the questions, or None if that is not finite."""
 
     name: str
     at: Sequence[float]
@@ -38,7 +38,8 @@ class Mark:
 class Summary:
     """Content of `loss_landscape.json` and of the page.
 
-    `loss[i][j]` is the mean loss at value i of the first axis and value j of the second; with one axis, `loss[i]`.
+    `loss[i][j]` is the mean loss over the questions at value i of the first axis and value j of the second; with one
+    axis, it is `loss[i]`. It is None where the mean is not finite.
     """
 
     title: str
@@ -57,8 +58,8 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
     Args:
         config: settings of the run.
         surface: losses on the grid.
-        geometry: distances of the checkpoints from the model, the length of its weights, and the cosine between two
-            axes; empty for random directions.
+        geometry: distances of the checkpoints from the model in weight space, the norm of the model's weights, and the
+            cosine between two axes; empty for random directions.
     """
     numbers = describe(surface, np.random.default_rng(config.seed), radius=config.reach)
     model, *towards = _titles(config)
@@ -95,14 +96,16 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
 
 
 def format_number(value: float | MeanInterval | None) -> str:
-    """Format a number, or None as "None". A mean and its interval are rounded to four significant digits."""
+    """Return `value` as text: a number in full, None as "None", a mean and its interval to four significant digits."""
     if value is None or isinstance(value, float):
         return str(value)
     return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]"
 
 
 def surface_figure(surface: Surface, names: Sequence[str], marks: Sequence[Mark]) -> str:
-    """Draw the mean loss over the questions: as contours for two axes, as a curve with a band for one axis.
+    """Draw the mean loss over the questions: as contours for two axes, as a curve for one axis.
+
+    The band around the curve holds the losses of the middle half of the questions.
 
     Args:
         surface: losses on the grid.

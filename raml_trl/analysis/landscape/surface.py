@@ -42,7 +42,7 @@ def surface_row(move: Move, losses: Callable[[], Floats], axes: Axes, index: int
 
 
 def scan(model: nn.Module, directions: Directions, axes: Axes, losses: Callable[[], Floats]) -> "Surface":
-    """Compute the losses at every point of the grid, and restore the weights of the model afterwards.
+    """Return the losses of all questions at every point of the grid, and restore the weights of the model.
 
     `losses` returns the loss of each question under the current weights.
     """
@@ -63,7 +63,9 @@ def centred_axis(steps: int, span: float) -> tuple[float, ...]:
 
 
 def axis_to_one(steps: int, span: float) -> tuple[float, ...]:
-    """Return `steps` evenly spaced numbers that include 0 and 1 and reach about `span` below 0 and above 1.
+    """Return `steps` evenly spaced numbers from about -`span` to about 1 + `span`, among them 0 and 1.
+
+    They reach equally far below 0 and above 1: by the whole number of intervals that is close to `span`, at least one.
 
     Raises:
         ValueError: if `steps` is even or below 5, or `span` is not positive.
@@ -121,7 +123,7 @@ class Surface:
         return self.losses[tuple(slice(None) if other == axis else place for other, place in enumerate(self.origin))]
 
     def lowest(self) -> tuple[int, ...]:
-        """Return the index of the point with the lowest finite mean loss."""
+        """Return the index of the point with the lowest finite mean loss; the first point if none is finite."""
         least = np.argmin(np.where(np.isfinite(self.mean), self.mean, np.inf))
         return tuple(int(place) for place in np.unravel_index(least, self.mean.shape))
 
@@ -129,18 +131,20 @@ class Surface:
 def describe(surface: Surface, rng: np.random.Generator, *, radius: float) -> Numbers:
     """Describe a surface in numbers. Means over questions have 95 % bootstrap intervals; `rng` draws the resamples.
 
-    The numbers are listed by their names, in which k is the number of an axis. h is the distance between neighbouring
-    points of an axis. L(x) is the loss of a question at coordinate x of axis k, on the line through the origin.
+    The numbers are listed by their names, in which k is the number of an axis, from 1. h is the distance between
+    neighbouring points of an axis. L(x) is the loss of a question at coordinate x of axis k, on the line through the
+    origin; formulas with L are averaged over questions. A number that is not finite is None.
 
     - loss at the origin: the loss of the unchanged model.
     - slope k: (L(h) - L(-h)) / 2h at the origin along axis k, in nats for a step of 1.
     - curvature k: (L(h) - 2 L(0) + L(-h)) / h^2 along axis k, the curvature of the parabola through these points.
-    - sharpness: the highest mean loss within `radius` of the origin, minus the loss at the origin.
-    - lowest loss, lowest at k: the lowest mean loss on the grid, and its coordinates.
-    - share below the origin: the share of points with a lower mean loss than the origin.
+    - sharpness: the highest mean loss of the grid points within `radius` of the origin, minus the loss at the origin.
+      `radius` is in the unit of the axes.
+    - lowest loss, lowest at k: the lowest mean loss on the grid, and its coordinate on axis k.
+    - share below the origin: the share of grid points with a lower mean loss than the origin.
     - roughness: the mean of |f(x + h) - 2 f(x) + f(x - h)| over all axes and interior points x. f is the mean loss,
       scaled to lie between 0 and 1. A plane has roughness 0, a parabola over S points about 8 / (S - 1)^2, white noise
-      about a third. Compare only surfaces with the same number of steps.
+      about a third. Compare only surfaces with the same number of points per axis.
     - roughness of a question: the roughness of the losses of one question, averaged over questions.
     """
     origin, losses = surface.losses[surface.origin], surface.losses

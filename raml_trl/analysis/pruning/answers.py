@@ -29,7 +29,7 @@ _Key = tuple[tuple[int, ...], str]
 
 @dataclass(frozen=True)
 class OpenBox:
-    r"""A text that ends inside an open box: its tokens `ids`, `(N,)`, and `stub`, its end, which contains `\boxed{`."""
+    r"""A text that ends inside an open box: its tokens `ids` `(N,)`, and its last part `stub` with `\boxed{`."""
 
     ids: Tensor
     stub: str

@@ -24,7 +24,7 @@ class Method:
 
     @property
     def number(self) -> float:
-        """The number after the colon of a method, such as 0.5 in `budget:0.5`."""
+        """The number after the colon, such as 0.5 in `budget:0.5`, for a method that has one."""
         assert self.setting is not None, self.kind
         return float(self.setting)
 
@@ -32,7 +32,7 @@ class Method:
         """Return how many tokens a budget keeps if the thinking has `tokens` tokens.
 
         A setting with a decimal point (0.5, 1.0) is a share of the tokens, and the result is rounded down. Any other
-        setting is a number of tokens.
+        setting is a number of tokens; shorter thinking is kept whole.
         """
         assert self.setting is not None, self.kind
         return int(Fraction(self.setting) * tokens) if "." in self.setting else min(int(self.setting), tokens)

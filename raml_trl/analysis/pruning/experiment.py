@@ -46,12 +46,14 @@ _EXAMPLES = 4  # questions whose first trajectory the page shows under every met
 
 
 def run_experiment(config: TrajectoryPruningConfig, record: Run, clock: Callable[[], float]) -> list[MethodSummary]:
-    """Shorten the trajectories with every method, compare the methods, and write results and datasets.
+    """Shorten the trajectories with every method, compare the methods, and return a summary of each method.
 
-    They are written to `record.directory`. `clock` returns the time in seconds. Return a summary of each method.
+    The results are written to `record.directory`, and for each method a dataset of the shortened trajectories that led
+    to a correct answer. `clock` returns seconds; the difference of two of its values is recorded as the time of the
+    run.
 
     Raises:
-        InputError: if no trajectory has any text, or a model cannot be used.
+        InputError: if every trajectory is empty, or a model cannot be loaded or cannot read the request for a summary.
     """
     started = clock()
     check_model(config.model_name_or_path)
@@ -162,7 +164,10 @@ def open_summariser(
 def page_content(
     config: TrajectoryPruningConfig, tasks: Sequence[Task], methods: Sequence[MethodSummary], paths: Sequence[Path]
 ) -> dict[str, object]:
-    """Return the content of `page.html`: the methods, and some trajectories as each method shortened them."""
+    """Return the content of `page.html`: the methods, and examples of trajectories as each method shortened them.
+
+    The examples are the first trajectories of the first questions.
+    """
     shown = {task.question.id: task for task in tasks[:_EXAMPLES]}
     columns = ("name", "setting", "tokens", "accuracy", "leaked", "n", "frontier")
     rows = (PrunedTrajectory(**row) for row in read_shards(paths[:_EXAMPLES]))

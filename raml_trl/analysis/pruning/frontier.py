@@ -25,12 +25,12 @@ class MethodSummary:
     - `difference`: accuracy minus the accuracy of the complete trajectories, paired by question.
     - `pass_at_k`: Pass@k for the largest `k` for which every question has enough trajectories.
 
-    Averages over all trajectories:
+    Over all trajectories at once:
 
-    - `kept`: share of the tokens of thinking that the method keeps.
+    - `kept`: number of tokens of thinking that the method keeps, divided by the number before shortening.
     - `leaked`: share of shortened trajectories that state (contain) the answer.
     - `accuracy_without_leak`: accuracy over trajectories that do not state the answer; None if all state it.
-    - `nll`: loss of the reference answer, in nats per token.
+    - `nll`: mean loss of the reference answer, in nats per token.
 
     A method is on the `frontier` if it is not beaten. Another method beats it by keeping fewer tokens with no lower
     accuracy, or by a higher accuracy with no more tokens.
@@ -58,7 +58,7 @@ class MethodSummary:
 
 
 def compare_methods(rows: Sequence[MethodOutcome], seed: int) -> list[MethodSummary]:
-    """Summarise every method, in order of first appearance.
+    """Return a summary of every method, in the order in which the methods first appear in `rows`.
 
     Args:
         rows: outcomes of every method on the same trajectories. The methods must include `none`.

@@ -1,13 +1,14 @@
 """Pruning methods: functions that shorten the thinking of trajectories.
 
 A trajectory has T tokens of thinking in S sentences, followed by A tokens of stub (the text that introduces the answer)
-and answer. The methods differ in the number of tokens that a model must process to shorten a trajectory:
+and answer. The methods, with the number of tokens that a model must process to shorten one trajectory:
 
-- `none`, `no_thinking`, `budget`: 0.
-- `curve`: O(T A), for the losses of the answer after all prefixes (see `likelihood`).
-- `drop_sentence`: O(S^2 T), because every dropped sentence takes up to S passes over up to T tokens. `max_drops` limits
-  the number of dropped sentences.
-- `summary`: the tokens that the summariser reads and writes.
+- `none` keeps all of the thinking, `no_thinking` leaves it out, and `budget` keeps its first tokens: 0 tokens.
+- `curve` cuts the thinking where the loss of the answer stays low from there on: O(T A) tokens, for the losses of the
+  answer after all prefixes (see `likelihood`).
+- `drop_sentence` drops sentences as long as the loss of the answer rises little: O(S^2 T) tokens, because every dropped
+  sentence takes up to S passes over up to T tokens. `max_drops` limits the number of dropped sentences.
+- `summary` replaces the thinking by a summary: the tokens that the summariser reads and writes.
 
 `curve` and `drop_sentence` use the reference answer. They are oracles: they measure how much of a trajectory is needed,
 but they cannot shorten a trajectory whose answer is unknown.
@@ -57,8 +58,9 @@ class Pruned:
 class Tools:
     """Models and limits that the methods need.
 
-    `model` is the model that answers. `summariser` writes summaries with the settings `summary_settings`. The limits
-    `tokens_per_pass`, `max_drops` and `max_summary_input` have the meaning that `TrajectoryPruningConfig` gives them.
+    `model` is the model that answers. `summariser` writes summaries with the settings `summary_settings`.
+    `tokens_per_pass` limits the tokens of a forward pass, `max_drops` the sentences that `drop_sentence` drops from a
+    trajectory, and `max_summary_input` the tokens of thinking that the summariser reads.
     """
 
     model: PreTrainedModel
@@ -102,8 +104,9 @@ def keep_first(thinking: Thinking, count: int) -> Pruned:
 
 
 def leave_out(thinking: Thinking, tokenizer: PreTrainedTokenizerBase, kind: str | None = None) -> Pruned:
-    """Leave out the thinking, or replace it by the opening `prompts.NO_THINKING[kind]` if `kind` is given.
+    """Leave out the thinking, or replace it if `kind` is given.
 
+    The replacement is the opening `prompts.NO_THINKING[kind]`, a text that makes a model answer without thinking.
     The stub, which introduces the answer, follows. If the opening already closes the thinking block, only the part of
     the stub after `</think>` follows.
     """
@@ -125,7 +128,7 @@ def leave_out(thinking: Thinking, tokenizer: PreTrainedTokenizerBase, kind: str 
 
 
 def losses_along(model: PreTrainedModel, thinkings: Sequence[Thinking], *, tokens_per_pass: int) -> list[Tensor]:
-    """Compute one tensor `(N + 1,)` per thinking of N tokens: the loss of the answer after t = 0, ..., N tokens.
+    """Return one tensor `(N + 1,)` per thinking of N tokens: the loss of the answer after t = 0, ..., N tokens.
 
     The loss is the mean over the answer tokens, in nats.
     """
@@ -149,8 +152,9 @@ def settled(nll: Tensor, below: float) -> int:
 def drop_sentences(thinkings: Sequence[Thinking], tolerance: float, tools: Tools) -> list[Pruned]:
     """Drop sentences greedily, as long as the loss of the answer rises by at most `tolerance` nats.
 
-    The rise is measured against the complete thinking. Each round drops one sentence of every trajectory: the sentence
-    whose absence gives the lowest loss, or the first of them in a tie. There are at most `tools.max_drops` rounds.
+    The rise is measured against the complete thinking. Each round looks in every trajectory for the sentence whose
+    absence gives the lowest loss, the first of them in a tie, and drops it if the loss rises by no more than
+    `tolerance`. Otherwise the trajectory is left as it is. There are at most `tools.max_drops` rounds.
     """
     left = [split_sentences(thinking.text) for thinking in thinkings]
     pruned = [keep_first(thinking, len(thinking.ids)) for thinking in thinkings]
@@ -214,7 +218,7 @@ def check_summaries(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def losses(model: PreTrainedModel, pruned: Sequence[Pruned], *, tokens_per_pass: int) -> list[float]:
-    """Compute the loss of the reference answer after each shortened thinking, in nats per token."""
+    """Return the loss of the reference answer after each shortened thinking, in nats per token of the answer."""
     probes = [
         make_probe(row.prompt_ids, row.ids, row.answer_ids, stub_ids=row.stub_ids, positions=[len(row.ids)])
         for row in pruned

@@ -63,7 +63,7 @@ def find_thinking(tokenizer: PreTrainedTokenizerBase, tokens: TrajectoryTokens, 
 
     In a thinking block, the thinking ends at `</think>`, or at the end of the text if the block is never closed, as in
     a truncated sample. Without a block, the thinking ends before the sentence with the last box, because this sentence
-    gives the answer, and pruning lets the model answer anew.
+    gives the answer, and pruning lets the model answer anew. With neither block nor box, it is the whole text.
 
     Args:
         tokenizer: tokenizer of the model.
