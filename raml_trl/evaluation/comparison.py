@@ -1,7 +1,8 @@
-"""Compares evaluations of the same questions, called runs: for every metric, the difference of each run to the first.
+"""Compares evaluations of the same questions: for every metric, the difference of each evaluation to the first.
 
-The values of two runs are paired by question, which removes the difficulty of the questions from the noise. The
-p-values are not corrected for multiple comparisons, so among many of them some are small by chance.
+An evaluation is called a run. The values of two runs are paired by question, which removes the difficulty of the
+questions from the noise. The p-values are not corrected for multiple comparisons, so among many of them some are small
+by chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,10 @@ from raml_trl.runtime.files import whole_file, write_json
 
 
 class DifferenceToFirst(TypedDict):
-    """Difference of a run to the first run, as in `comparison.json`. The fields are those of `intervals.Difference`."""
+    """Mean of a metric in a run minus its mean in the first run, with the 95 % interval and p-value of this difference.
+
+    This is the form in which `comparison.json` stores it.
+    """
 
     mean: float
     low: float
@@ -46,9 +50,9 @@ Comparison = dict[str, dict[str, RunMetric]]
 
 
 def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int) -> Comparison:
-    """Compare every run with the first run in Pass@k, mG-Pass@k (k even) and maj@k (k > 1).
+    """Compare every run with the first run in Pass@k, mG-Pass@k (k even) and maj@k (k > 1). Return the results.
 
-    The majority vote maj@k is left out if a run has no votes, the counts of equal answers.
+    The majority vote maj@k is left out for all runs if one of them has no votes (counts of equal answers).
 
     Args:
         runs: the counted samples of each run, by name of the run.

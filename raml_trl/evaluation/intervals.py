@@ -56,8 +56,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the bootstrap confidence interval of the mean of `values` `(Q,)`, one value per question.
 
-    Questions are resampled with replacement, `num_resamples` times. The interval contains the middle share `confidence`
-    of the resampled means.
+    Questions are resampled with replacement, `num_resamples` times. The ends of the interval are the quantiles
+    (1 - `confidence`) / 2 and (1 + `confidence`) / 2 of the resampled means.
 
     Source: Efron, Bootstrap methods, 1979; the percentile form.
 
@@ -107,8 +107,9 @@ def mean_over_seeds(values: Sequence[float]) -> SeedMean:
 
 
 def student_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """Compare two settings that were run with the same few seeds, by a paired t-test of `second` minus `first`.
+    """Return the mean of `second` minus `first`, for two settings that were run with the same few seeds.
 
+    The interval and the p-value of the result are those of a paired t-test, the interval with the level `confidence`.
     `first` and `second` hold one value per seed, in the same order of seeds. If all differences are equal, the interval
     is a single point, and the p-value is 1 if the differences are zero and 0 otherwise.
 
@@ -155,13 +156,13 @@ def paired_difference(
     num_resamples: int = 2_000,
     num_flips: int = 10_000,
 ) -> Difference:
-    """Compare two runs by their values `(Q,)` on the same questions, in the same order.
+    """Return the mean of `second` minus `first`, the values `(Q,)` of two runs on the same questions in the same order.
 
-    The difference is `second` minus `first`. The interval is a paired bootstrap: each resampled question contributes
-    the values of both runs. The p-value is from a two-sided sign-flip test: if the runs were equally good, the
-    difference of each question would be equally likely to have either sign. With at most 12 nonzero differences, all
-    sign patterns are enumerated and the p-value is exact. With more, `num_flips` patterns are drawn, and the observed
-    pattern is added to them, so that p is never 0.
+    The interval of the result is a paired bootstrap with the level `confidence` and `num_resamples` resamples: each
+    resampled question contributes the values of both runs. The p-value is from a two-sided sign-flip test: if the runs
+    were equally good, the difference of each question would be equally likely to have either sign. With at most 12
+    nonzero differences, all sign patterns are enumerated and the p-value is exact. With more, `num_flips` patterns are
+    drawn, and the observed pattern is added to them, so that p is never 0.
 
     Source: Fisher, The Design of Experiments, 1935, section 21. Phipson and Smyth, arXiv 1603.05766, for the added
     pattern.

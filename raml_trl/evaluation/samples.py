@@ -26,9 +26,10 @@ class SampleCounts:
     """Counts of the samples of an evaluation.
 
     `n` (samples), `correct` (correct samples) and `votes` have one entry per question `(Q,)`, in the order of
-    `question_ids`. `votes` is None if the file has no votes, or votes that contradict the grades. `formatted` is the
-    share of samples with the layout that the prompt asks for, `mean_tokens` is the mean number of tokens of a sample,
-    and `outcomes` is the number of samples with each outcome of the grading.
+    `question_ids`. `votes` is None if the samples have no votes, or votes that contradict the grades, for example the
+    same vote for a correct and a wrong sample. `formatted` is the share of samples with the layout that the prompt asks
+    for, `mean_tokens` is the mean number of tokens of a sample, and `outcomes` is the number of samples with each
+    outcome of the grading.
     """
 
     question_ids: tuple[str, ...]
@@ -55,12 +56,12 @@ class SampleMetrics(TypedDict):
 
 
 def read_samples(path: Path) -> SampleCounts:
-    """Read a `samples.parquet` and count its samples per question.
+    """Read the `samples.parquet` of an evaluation, and return the counts of its samples for every question.
 
-    Log a warning if the file has no votes, or votes that contradict the grades.
+    If the file has no votes, or votes that contradict the grades, log a warning and return None as the votes.
 
     Raises:
-        InputError: if the file is missing or damaged, lacks a column or has no rows.
+        InputError: if the file is missing or damaged, has no rows, or lacks a column other than that of the votes.
     """
     try:
         with pq.ParquetFile(path) as file:

@@ -127,7 +127,7 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Approximation:
-    r"""A decimal, and the exact value that it approximates. `exact` is None for a mere name: `x \approx 1.4`.
+    r"""A decimal, and the exact value that it approximates. `exact` is None if only names stand there: `x \approx 1.4`.
 
     `before` has the values before the exact one in a chain such as `\sqrt{20} = 2\sqrt{5} \approx 4.47`.
     """
@@ -139,7 +139,10 @@ class Approximation:
 
 @dataclass(frozen=True)
 class Family:
-    r"""A value for every choice of its free letters: `k\pi` for all integers k. `domain` is "" if it is not stated."""
+    r"""A value for every choice of its free letters, such as `k\pi` for all integers k.
+
+    `names` are the letters that the answer declares as free, and `domain` is their domain, or "" if it is not stated.
+    """
 
     value: "Answer"
     names: frozenset[str]

@@ -1,4 +1,4 @@
-"""Floating-point numbers with a bound on their error, which each operation updates."""
+"""Floating-point numbers, each with a bound on its error. Every operation also computes the bound for its result."""
 
 import cmath
 import math
@@ -78,7 +78,7 @@ class Estimate:
     def factorial(self) -> "Estimate":
         """Return the gamma function of the number plus 1.
 
-        Its error is bounded, because the relative slope of this function is below 1 + ln(1 + number).
+        The error of the result is bounded, because the relative slope of this function is below 1 + ln(1 + number).
         """
         if self.least < -0.5 or self.value.real > _MAX_FACTORIAL or self.error > _MAX_ERROR:
             raise UnreadError
@@ -99,7 +99,7 @@ class Estimate:
 
 
 def rounded(value: complex, error: float = 0.0) -> Estimate:
-    """Return an estimate of a number that differs from `value` by at most `error`, plus the rounding of one operation.
+    """Return `value` as an estimate whose error is at most `error` plus the rounding error of one operation.
 
     Raises:
         UnreadError: if `value` or the error is too large, or NaN.

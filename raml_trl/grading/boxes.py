@@ -40,9 +40,9 @@ def opens_box(stub: str) -> bool:
 
 
 def box_end(stub: str, text: str) -> int | None:
-    """Return the number of characters of `text` up to the brace that closes the box left open at the end of `stub`.
+    """Return the number of characters in `text` up to and including the brace that closes the box open at its start.
 
-    The brace is counted. Return None if `text` does not close the box.
+    `stub` is the text before, which opens the box. Return None if `text` does not close the box.
     """
     first = next((end for _, end in _boxes(stub + text)), None)
     if first is None:

@@ -63,7 +63,7 @@ class Cursor:
         """Take `opening`, call `read`, take the closing bracket, and return the result of `read`.
 
         Raises:
-            UnreadError: if one of the brackets is missing, or brackets are nested too deeply.
+            UnreadError: if the opening or the closing bracket is missing, or more than `max_depth` brackets are open.
         """
         self.depth += 1
         if self.depth > self.max_depth:

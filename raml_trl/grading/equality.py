@@ -75,12 +75,13 @@ from raml_trl.grading.words import says_no_solution
 
 
 def same(predicted: str, answer: str, leaf: Leaf, *, max_steps: float = inf) -> Verdict:
-    """Return whether a predicted answer and a reference mean the same.
+    """Return whether a predicted answer and a reference mean the same; None if this is undecided.
 
-    Return None if the result depends on a pair of expressions, and `leaf` returns None for this pair.
+    `leaf(predicted, answer)` compares two expressions, which may be parts of the answers. The result is undecided if it
+    depends on two expressions for which `leaf` returns None.
 
     Raises:
-        TooManyStepsError: if more than `max_steps` parts have to be compared, as in sets nested in sets.
+        TooManyStepsError: if more than `max_steps` comparisons of parts are needed, as for sets nested in sets.
     """
     p, a = _read_with_currency(predicted), _read_with_currency(answer)
     if isinstance(p.value, Function) and isinstance(a.value, Function):

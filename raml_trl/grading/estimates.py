@@ -195,7 +195,7 @@ class _Reader(Cursor):
         raise UnreadError
 
     def inside(self, opening: str) -> Estimate:
-        """Return the value of the sum between `opening` and its closing bracket."""
+        """Read the expression between `opening` and its closing bracket, and return its value."""
         bars, self.bars = self.bars, 0
         value = self.bracket(opening, self.sum)
         self.bars = bars

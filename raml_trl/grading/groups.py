@@ -41,10 +41,11 @@ def parts_of(answer: Answer) -> tuple[Answer, ...]:
 
 
 def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two lists or sets have equal parts in any order; None if `comparison` cannot decide.
+    """Return whether two lists or sets, `p` and `a`, have equal parts in any order.
 
-    If only one of them names its values, as `x = 1, y = 2` does, the values are compared in order instead: the named
-    ones in the alphabetical order of the names.
+    Return None if `comparison`, which compares the parts, cannot decide. If one of the two names all its values, as
+    `x = 1, y = 2` does, and the other names none, the values are compared in order instead: those with names in the
+    alphabetical order of the names, the others in the order in which they are written.
     """
     first, second = parts_of(p), parts_of(a)
     p_named, a_named = _by_name(first), _by_name(second)
@@ -56,7 +57,11 @@ def same_unordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ordered(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two tuples, or a tuple and a list, have the same parts in order; None if undecided."""
+    """Return whether two tuples, or a tuple and a list, have equal parts in the same order.
+
+    Return None if `comparison`, which compares the parts, cannot decide. Parts with names, as in `x = 1, y = 2`, are
+    taken in the alphabetical order of the names.
+    """
     return _in_order(_by_name(parts_of(p)) or parts_of(p), _by_name(parts_of(a)) or parts_of(a), comparison)
 
 
@@ -73,7 +78,10 @@ def _by_name(parts: Sequence[Answer]) -> list[Answer] | None:
 
 
 def matched(first: Sequence[Answer], second: Sequence[Answer], comparison: Comparison) -> Verdict:
-    """Return whether two groups, such as sets, have equal parts in any order; None if this is undecided."""
+    """Return whether two groups of parts, such as two sets, are equal in any order.
+
+    Return None if `comparison`, which compares the parts, cannot decide.
+    """
     if len(first) != len(second):
         return False
     keys = [Counter(_key(part) for part in parts) for parts in (first, second)]
@@ -114,9 +122,10 @@ def _without(parts: Sequence[Answer], counts: Counter[object]) -> list[Answer]:
 
 
 def same_interval(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two answers describe the same interval; None if `comparison` cannot decide.
+    """Return whether two answers, `p` and `a`, describe the same interval.
 
-    An answer may be an interval, an inequality, or a pair such as `(1, 2)`.
+    Each may be an interval, an inequality, or a pair such as `(1, 2)`, which counts as an open interval. Return None if
+    `comparison`, which compares the ends, cannot decide.
     """
     first, second = as_interval(p), as_interval(a)
     if first is None or second is None:
@@ -149,7 +158,7 @@ def as_interval(answer: Answer) -> Interval | None:
 def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether the interval `p` equals `a`, a list or a union; None if `comparison` cannot decide.
 
-    `[1, 2]` may also be a list in brackets.
+    If `a` is a list, `p` is read as a list in brackets: `[1, 2]` equals the list `1, 2`.
     """
     assert isinstance(p.value, Interval)
     if isinstance(a.value, Items) and p.value.has_low and p.value.has_high:
@@ -158,9 +167,10 @@ def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Ver
 
 
 def same_bounds(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether a list of inequalities `p` and the answer `a` describe the same set; None if undecided.
+    """Return whether a list of inequalities `p` and the answer `a` describe the same set of numbers.
 
-    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. `comparison` compares the two sets.
+    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. Return None if `comparison`, which compares the two sets, cannot
+    decide.
     """
     intervals = [as_interval(part) if isinstance(part.value, Inequality) else None for part in parts_of(p)]
     unknowns = {member.text for part in parts_of(p) for member in _unknowns(part)} | {x.text for x in _unknowns(a)}
@@ -181,9 +191,10 @@ def _unknowns(answer: Answer) -> list[Answer]:
 
 
 def same_union(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two unions are equal; None if `comparison` cannot decide.
+    """Return whether two unions, `p` and `a`, are equal; None if `comparison` cannot decide.
 
-    They are compared part by part, in any order. If the parts do not match, they are compared as sets.
+    First their parts are compared, in any order. If the parts do not match, the whole unions are compared as sets of
+    numbers, because different parts may make the same union.
     """
     return matched(parts_of(p), parts_of(a), comparison) or comparison.expressions(plain(p.text), plain(a.text))
 
@@ -218,7 +229,7 @@ def _integers(answer: SetBuilder) -> list[Answer] | None:
 
 
 def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two matrices are equal; None if `comparison` cannot decide on their entries."""
+    """Return whether two matrices have equal entries; None if `comparison`, which compares them, cannot decide."""
     assert isinstance(p.value, Matrix)
     assert isinstance(a.value, Matrix)
     if [len(row) for row in p.value.rows] != [len(row) for row in a.value.rows]:
@@ -231,7 +242,7 @@ def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two ratios are equal, in lowest terms or not; None if `comparison` cannot decide."""
+    """Return whether two ratios are equal, as 2:4 and 1:2 are; None if `comparison` cannot decide."""
     first, second = parts_of(p), parts_of(a)
     if len(first) != len(second):
         return False
@@ -245,7 +256,10 @@ def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ratio_and_number(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether the answer `a` is the quotient of the ratio `p`, as 3/4 is of 3:4; None if undecided."""
+    """Return whether the answer `a` is the quotient of the ratio `p`, as 3/4 is that of 3:4.
+
+    Return None if `comparison` cannot decide.
+    """
     parts = parts_of(p)
     return len(parts) == 2 and comparison.same(_quotient(*parts), a)
 
@@ -259,9 +273,10 @@ def _product(first: Answer, second: Answer) -> Answer:
 
 
 def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two piecewise functions have equal pieces, in any order; None if `comparison` cannot decide.
+    """Return whether two piecewise functions, `p` and `a`, have equal pieces in any order.
 
-    The word "otherwise" fits any condition.
+    Two pieces are equal if their conditions and their values are equal. The condition "otherwise" in one function
+    equals any condition in the other. Return None if `comparison`, which compares conditions and values, cannot decide.
     """
     assert isinstance(p.value, Cases)
     assert isinstance(a.value, Cases)

@@ -24,7 +24,7 @@ def same_times(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 def same_time_and_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether the time of day `p` equals `a`, a ratio or a number; None if `comparison` cannot decide.
 
-    `3:15` may also be a ratio, and then equals 3/15.
+    `3:15` may be meant as a ratio, so it equals 3/15. A time with AM or PM, or such as `3:05`, is never a ratio.
     """
     assert isinstance(p.value, TimeOfDay)
     if p.value.half or re.search(":0[0-9]", p.text):  # no ratio has such a number
@@ -42,7 +42,7 @@ def same_dates(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     r"""Return whether two residue classes are equal, as 3 and 10 modulo 7 are; None if `comparison` cannot decide.
 
-    The letter in `x \equiv 3 \pmod{7}` may be missing on one side.
+    A letter, such as x in `x \equiv 3 \pmod{7}`, may be missing in one of the two.
     """
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, ResidueClass)
@@ -70,9 +70,9 @@ def same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Ve
 
 
 def same_quantities(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether a quantity equals another answer; None if `comparison` cannot decide.
+    """Return whether two answers, at least one of which is a quantity, are equal; None if `comparison` cannot decide.
 
-    The unit may be missing on one side. 50% equals 0.5, and also 50, because the question may ask for a percentage.
+    The unit may be missing in one of them. 50% equals 0.5, and also 50, because the question may ask for a percentage.
     180° equals pi.
     """
     first, second = (answer.value if isinstance(answer.value, Quantity) else Quantity(answer.text) for answer in (p, a))

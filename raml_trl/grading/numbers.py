@@ -1,7 +1,7 @@
 r"""Reads rational numbers in LaTeX exactly, without sympy: `1\frac{4}{5}`, `2^{27} - 2^{11}`, `\binom{15}{7}`.
 
-The input must be spelled as `notation.normalise` returns it. To bound the work, texts that are too long or nested too
-deeply are rejected, and so are numbers that are too large.
+The input must be spelled as `notation.normalise` returns it. To bound the work, `exact` returns None for texts that are
+too long or nested too deeply, and for numbers that are too large.
 """
 
 import re
@@ -77,8 +77,8 @@ def is_not_finite(answer: str) -> bool:
 def is_too_long(answer: str) -> bool:
     """Return whether an answer is too long, or nests brackets too deeply, to be parsed.
 
-    `answer` may have `MAX_CHARACTERS` characters, and its normalised spelling may have twice as many, because ½ becomes
-    a fraction in LaTeX.
+    `answer` may have up to `MAX_CHARACTERS` characters, and its normalised spelling up to twice as many, because
+    normalising can make an answer longer: ½ becomes a fraction in LaTeX.
     """
     depth = 0
     for character in answer[: MAX_CHARACTERS + 1]:

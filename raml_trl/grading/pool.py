@@ -40,8 +40,9 @@ Pair = tuple[str | None, str]
 class GradingPool:
     """Grades with up to `num_workers` child processes. The pool is a context manager that ends the children on exit.
 
-    A child starts when a pair needs algebra and no child is free. `seconds` is the time limit of one comparison. Any
-    thread may grade, but calls run one after the other. A forked process, or a process that receives the pool by
+    A child starts when a pair needs algebra and no child is free. `seconds` is the time limit of one comparison: if it
+    takes longer, its outcome is "timeout", and the child is replaced. Any thread may grade, but calls run one after the
+    other. A forked process, or a process that receives the pool by
     pickling, starts its own children.
     """
 

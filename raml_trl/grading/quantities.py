@@ -128,7 +128,7 @@ def read_compound(answer: str) -> Quantity | None:
 
 
 def currency(answer: str) -> str:
-    """Return the unit of the currency sign in an answer that is not normalised, or "" if it has none."""
+    """Return the unit of the currency sign in `answer`, or "" if there is none. Pass `answer` before normalising it."""
     match = _CURRENCY_SIGN.search(answer)
     if match is None or (match.group() == "$" and answer.count("$") > 1):  # a pair of dollars encloses mathematics
         return ""
@@ -149,7 +149,7 @@ def units_differ(first: Quantity, second: Quantity) -> bool:
     """Return whether the units or the nouns of two quantities contradict each other.
 
     A missing unit or noun contradicts nothing, unless one quantity has a unit and the other only a noun: dollars and
-    chickens. Units that measure the same, such as km and m, do not contradict each other: see `in_base_unit`.
+    chickens. Units of the same dimension, such as km and m, do not contradict each other: see `in_base_unit`.
     """
     if first.unit and second.unit:
         short, long = sorted((base_unit(first.unit)[0], base_unit(second.unit)[0]), key=len)

@@ -24,7 +24,7 @@ class TooManyStepsError(Exception):
 class Rule:
     """Compares two expressions by the function `leaf`, and limits how often parts of two answers are compared.
 
-    `max_steps` is the largest number of comparisons.
+    `max_steps` is the number of comparisons that are allowed; the next one raises `TooManyStepsError`.
     """
 
     def __init__(self, leaf: Leaf, max_steps: float = inf) -> None:
@@ -38,7 +38,7 @@ class Rule:
         """Count one comparison of two parts.
 
         Raises:
-            TooManyStepsError: if `max_steps` comparisons were counted before.
+            TooManyStepsError: if `max_steps` comparisons have already been counted.
         """
         self._left[0] -= 1
         if self._left[0] < 0:

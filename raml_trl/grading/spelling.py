@@ -215,9 +215,11 @@ class _Speller:
                 return "".join(self.tokens[start : self.place - bool(token)])
 
     def words(self, command: str) -> str:
-        """Rewrite a text command. A number at the start of its words moves in front of the command.
+        r"""Rewrite a text command, such as `\text`, and its argument.
 
-        Otherwise the command is dropped if its argument has no letters, or has digits and no `^`.
+        If the argument is a number followed by words without digits, the number moves in front of the command. If the
+        argument has no letters, or has other digits and no `^`, it stays and the command is dropped. In all other cases
+        the command stays.
         """
         raw = _THIN.sub(" ", _SIZED.sub("", self.raw()))
         name = raw.strip()

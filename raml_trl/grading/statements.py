@@ -135,7 +135,8 @@ def _with_arguments(function: Function, arguments: tuple[str, ...]) -> Answer | 
 def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether two chains of inequalities have equal links in order; None if `comparison` cannot decide.
 
-    A link equals its multiples: `2x < 4` is `x < 2`.
+    A link consists of two neighbouring members of a chain and the sign between them. It equals its multiples: `2x < 4`
+    equals `x < 2`.
     """
     assert isinstance(p.value, Inequality)
     assert isinstance(a.value, Inequality)
@@ -153,8 +154,8 @@ def same_inequality(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 def same_approximation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     r"""Return whether the approximation `p` equals the answer `a`; None if `comparison` cannot decide.
 
-    `\sqrt{2} \approx 1.41` equals both its decimal and its exact value. Within an approximation, the decimal must be
-    the rounded exact value.
+    `\sqrt{2} \approx 1.41` equals both `1.41` and `\sqrt{2}`. If the decimal of `p` is not its rounded exact value, `p`
+    equals no answer.
     """
     assert isinstance(p.value, Approximation)
     sides = [side for side in (p.value.exact, p.value.decimal) if side is not None]
@@ -183,11 +184,13 @@ def _rounds(value: Answer, rounded: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_family(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    r"""Return whether `p`, which has free letters such as the integer k in `k\pi`, equals `a`; None if undecided.
+    r"""Return whether `p`, which has free letters such as the integer k in `k\pi`, equals `a`.
 
-    The free letters may have different names in the two answers. Letters that only one answer has are paired in order
-    of appearance. If both answers have equally many of these letters, and each pair has a letter that is declared as
-    free, those of `p` are renamed to those of `a`. Domains may be missing on one side.
+    Two different domains of the letters make the answers different, but a domain may be missing in one of them. If the
+    answers are not equal as they are written, the letters that only one of them has are paired in order of appearance,
+    and those of `p` are renamed to those of `a` for a second comparison. This requires that both answers have equally
+    many such letters, and that each pair has a letter that is declared as free. Return None if `comparison` cannot
+    decide.
     """
     first, second = _as_family(p), _as_family(a)
     if first.domain and second.domain and first.domain != second.domain:

@@ -1,6 +1,7 @@
 r"""Splits LaTeX into tokens: commands, escaped signs, conjunctions and single characters.
 
-A separator inside brackets does not separate.
+`cut` and `split` cut an answer at its separators, such as the commas between the members of a list, but not at those
+inside brackets: `(1, 2), 3` has the members `(1, 2)` and `3`.
 """
 
 import re

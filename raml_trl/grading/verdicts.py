@@ -13,12 +13,12 @@ class Comparison(Protocol):
 
     @property
     def silent(self) -> bool:
-        """Whether this comparison never decides on two expressions that are spelled differently."""
+        """Whether this comparison uses no algebra, and so leaves expressions with different spellings undecided."""
         ...
 
     @property
     def swapped(self) -> bool:
-        """Whether the first answer is the reference, and the second one the predicted answer."""
+        """Whether the first argument of the methods is the reference, and the second one the predicted answer."""
         ...
 
     def same(self, first: Answer, second: Answer) -> Verdict:
@@ -55,5 +55,5 @@ def any_of(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def never(_first: Answer, _second: Answer, _comparison: Comparison) -> Verdict:
-    """Return False: the rule for types that have no value in common."""
+    """Return False. This is the rule for two types whose answers are never equal, such as a set and a number."""
     return False

@@ -2,9 +2,9 @@
 
     python -m raml_trl.grading.worker 8
 
-The argument is the time limit of one comparison in seconds, which the parent enforces. The worker first writes one line
-to stdout to report that it is ready. It then answers every line of stdin, `{"predicted": ..., "answer": ...}`, with one
-line that holds the outcome.
+The argument is the time limit of one comparison in seconds. The parent kills a worker that takes longer. The worker
+first writes one line to stdout to report that it is ready. It then answers every line of stdin, `{"predicted": ...,
+"answer": ...}`, with one line that holds the outcome.
 """
 
 import json
@@ -23,7 +23,8 @@ MEMORY_BYTES = 4 * 2**30
 def main(seconds: float) -> None:
     """Compare one pair per line of stdin until stdin closes, which also happens when the parent dies.
 
-    `seconds` is the time limit of one comparison, which the parent enforces.
+    `seconds` is the time limit of one comparison. The parent kills this process if it takes longer. Without a parent,
+    the process ends itself after 2 * `seconds` of CPU time in one comparison.
     """
     # Output of libraries goes to stderr, because the real stdout must carry only replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
