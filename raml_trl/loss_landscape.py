@@ -4,15 +4,16 @@ r"""Maps the loss surface around a model: the loss of the reference answers at m
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.loss_landscape --config recipes/qwen2.5-7b/loss_landscape.yaml
 
-The points form a grid on one or two axes in weight space. The axes are random directions scaled to the weights, or each
-axis leads to another checkpoint (`towards`). At every point, the loss of a question is the mean of -log p over the
-tokens of the reference answer. The answer follows the prompt and the stub (`stub`), which is the text that introduces
-an answer. With `after_thinking`, the thinking of a correct trajectory stands between the prompt and the stub.
+The points form a grid on one or two axes in weight space. The axes are random directions, scaled to the norm of the
+weights, or each axis leads to another checkpoint (`towards`). At every point, the loss of a question is the mean of
+-log p over the tokens of the reference answer. The answer follows the prompt and the stub (`stub`), which is the text
+that introduces an answer. With `after_thinking`, the thinking of a correct trajectory stands between the prompt and the
+stub.
 
 `output_dir` gets `loss_landscape.parquet` (the loss of every question at every point), `loss_landscape.json` (mean
 losses and the numbers that describe the surface, see `analysis.landscape.surface.describe`), `surface.svg` and
-`page.html`. A killed run resumes with the missing rows of the grid. The processes of a launch divide the rows among
-themselves.
+`page.html`. If a run is killed, the same command measures only the rows of the grid that are still missing. The
+processes of a launch divide the rows among themselves.
 """
 
 import logging
@@ -28,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: LossLandscapeConfig, record: Run) -> None:
-    """Measure the rows of the grid that belong to this process; the last process to finish completes the run."""
+    """Measure the rows of the grid that belong to this process.
+
+    The last process to finish writes the results and marks `record`, the run in `output_dir`, as complete.
+    """
     summary = run_experiment(config, record, time.monotonic)
     if summary is None:
         logger.info(UNFINISHED)

@@ -26,7 +26,10 @@ GIB = 2**30
 
 
 def main(config: PlanConfig, record: Run) -> None:
-    """Predict the cost of a step for every m, write `plan.json` and `plan.svg`, and print the tables."""
+    """Predict the cost of a training step for every m, the number of rollouts of a group that are trained on.
+
+    `plan.json` and `plan.svg` are written to the directory of `record`, which is `output_dir`. The tables are printed.
+    """
     predictions, options, notes = forecast(config)
     names = [f"{prediction.trainer}, m = {prediction.num_generations_update}" for prediction in predictions]
     seconds = {part: [prediction.seconds[part] for prediction in predictions] for part in ("generating", "updating")}
@@ -71,9 +74,10 @@ def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
 
 
 def options_table(options: Sequence[Option]) -> str:
-    """Return a Markdown table with one row per way to save time.
+    """Return a Markdown table with one row per option, which is a way to save time, such as a smaller m.
 
-    Its numbers are relative to training on all G rollouts.
+    It shows the time of a step, the noise of the gradient, and the time to the same signal-to-noise ratio. Each number
+    is relative to training on all G rollouts of a group.
     """
     body = [
         [option.name, *(f"{value:.2f}" for value in (option.seconds, option.noise, option.time))] for option in options
@@ -88,8 +92,8 @@ def plan_figure(
 
     Args:
         names: one label per bar, from left to right.
-        seconds: for each part of a step, the height of each bar.
-        gibibytes: for each part of the memory, the height of each bar.
+        seconds: for each part of a step, such as updating, its seconds in each bar.
+        gibibytes: for each part of the memory, its GiB in each bar.
     """
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     for axes, title, parts in zip(

@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: PrepareDataConfig, record: Run) -> None:
-    """Prepare the dataset and record how many rows were read, kept and left out."""
+    """Prepare the dataset and record how many rows were read, kept and left out.
+
+    `record` is the run in `output_dir`. It gets the numbers as its results.
+    """
     started = time.monotonic()
     count_tokens = len if config.tokenizer is None else token_counter(config.tokenizer)
     counts = prepare(config, record.directory, count_tokens)
@@ -29,7 +32,7 @@ def main(config: PrepareDataConfig, record: Run) -> None:
 
 
 def preview(config: PrepareDataConfig) -> Iterator[dict[str, str]]:
-    """Describe the preparation and the first row, for a dry run."""
+    """Yield what a dry run prints, as texts by label: the settings, and the outcome for the first row of the input."""
     number = "all questions" if config.num_questions is None else f"at most {config.num_questions:,} questions"
     checks = ("strip_markup", "drop_figures", "drop_duplicates")
     yield {

@@ -20,9 +20,10 @@ _BOX = r"\\boxed\{(?>[^\n]+\})"
 class Style:
     """How a model is asked a question, and the layout that the completion must have.
 
-    `instruction` and its `position` make the prompt. The regular expression `layout` must match the whole completion,
-    without surrounding white space. To match long texts fast, each repetition in `layout`, up to the boxed answer, must
-    be followed by a fixed text that the repeated part cannot match, so that there is only one way to match.
+    `instruction` and its `position` make the prompt. The regular expression `layout` must match the whole completion;
+    white space around the completion is removed first. To match long texts fast, each repetition in `layout`, up to the
+    boxed answer, must be followed by a fixed text that the repeated part cannot match, so that there is only one way to
+    match.
     """
 
     instruction: str

@@ -6,8 +6,8 @@ RaML regards a trajectory as the steps of a gradient descent on -log p(answer). 
 after every prefix of a trajectory; these values are the curve of the trajectory. It measures correct and wrong
 trajectories, which come from a rollout dataset or are sampled. With `no_thinking`, it also samples and measures
 trajectories without thinking. The command finds where the thinking ends and where the text first contains the answer,
-and measures the descent up to the earlier of these two places. It also tests which groups of tokens change the
-likelihood more or less than other tokens do.
+and measures the descent up to the earlier of these two places. It also tests which groups of tokens, such as numbers or
+the word "wait", change the likelihood more or less than other tokens do.
 
 `output_dir` gets `curves.parquet` (every curve), `pseudo_gradient.json` (the summary), two figures, and `page.html`,
 which shows the tokens under the curve. A killed run resumes. The processes of `accelerate launch` divide the work among
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def main(config: PseudoGradientConfig, record: Run) -> None:
     """Measure the curve of -log p(answer) along each trajectory that belongs to this process.
 
-    The last process to finish writes the results of the run.
+    The last process to finish writes the results and marks `record`, the run in `output_dir`, as complete.
     """
     if run_experiment(config, record, time.monotonic) is None:
         logger.info(UNFINISHED)

@@ -6,7 +6,8 @@
 with the same tables and completions; and `report.json` with the numbers.
 
 With `watch: true` the runs may still be running, or not have started. The report is then written again every
-`watch_seconds`, until all of them are complete or the command is interrupted, and a browser loads it again by itself.
+`watch_seconds`, until all runs are complete or the command is interrupted. A run that has failed is not complete. A
+browser that shows the page loads it again by itself.
 """
 
 import logging
@@ -95,7 +96,10 @@ class ReportConfig:
 
 
 def main(config: ReportConfig, record: Run) -> None:
-    """Read the configured runs, write `report.html`, `report.md` and `report.json`, and print the tables."""
+    """Read the configured runs, write `report.html`, `report.md` and `report.json`, and print the tables.
+
+    The files are written to the directory of `record`, which is `output_dir`.
+    """
     report = watch(config, record, now=datetime.now, sleep=time.sleep) if config.watch else read(config)
     write(config, record, report)
     record.finish(0.0, {})
@@ -136,7 +140,10 @@ def watch(
 
 
 def read(config: ReportConfig, *, so_far: bool = False) -> Report:
-    """Read the configured runs. With `so_far`, they need not be complete."""
+    """Return the report of the configured runs, evaluations and sweeps.
+
+    With `so_far`, what exists is reported. Otherwise, an incomplete run or evaluation raises an `InputError`.
+    """
     return read_report(
         runs=[_split(value) for value in config.runs],
         evaluations=[_split(value) for value in config.evaluations],
@@ -154,8 +161,8 @@ def write(config: ReportConfig, record: Run, report: Report, *, status: str = ""
         config: settings of the report.
         record: the run whose directory gets the files.
         report: the content.
-        status: says which runs are still running.
-        refresh: a browser loads the page again after this number of seconds; None: never.
+        status: text that says which runs are still running.
+        refresh: a browser loads `report.html` again after this number of seconds; None: never.
     """
     sections, title = report_sections(report), config.title or report_title(report)
     for name, text in (

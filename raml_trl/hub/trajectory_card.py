@@ -104,8 +104,9 @@ def pass_rate_histogram(correct: Sequence[int], total: Sequence[int]) -> list[tu
     """Return a histogram of the pass rates of questions, as rows with a label and a number of questions.
 
     The pass rate of a question is the share of its trajectories that are correct. If all questions have the same number
-    of trajectories, and fewer than 16, there is a row for each possible number of correct ones. Otherwise the rows are
-    `none`, ten intervals of 10 % each, and `all`.
+    of trajectories, and fewer than 16, there is a row for each possible number of correct trajectories. Otherwise there
+    are twelve rows: "none" for questions without a correct trajectory, ten intervals of 10 % each for pass rates
+    between 0 and 100 %, and "all" for questions with only correct trajectories.
 
     Args:
         correct: number of correct trajectories of each question.

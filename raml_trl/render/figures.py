@@ -30,7 +30,10 @@ def dress(axes: Axes) -> None:
 
 
 def smooth(values: Sequence[float] | NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Return the centred moving mean of `values`, both `(N,)`. Each mean is over `window` values, fewer at the ends."""
+    """Return the centred moving mean of `values`, both `(N,)`. Each mean is over `window` values, fewer at the ends.
+
+    If `window` is even, it has one value more after the centre than before it.
+    """
     array = np.asarray(values, dtype=np.float64)
     sums = np.concatenate([[0.0], np.cumsum(array)])
     before = (window - 1) // 2

@@ -25,7 +25,10 @@ _INERT = re.compile(r"[^\w ./,()-]|_")
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: the value as `text`, its interval (or the reason for no value) as `small`, its p-value as `p`."""
+    """A table cell.
+
+    `text` is the value, `small` its confidence interval or the reason why there is no value, and `p` its p-value.
+    """
 
     text: str
     small: str = ""
@@ -52,7 +55,7 @@ class Table:
 
 
 class Estimate(Protocol):
-    """A mean and the bounds of its interval. Each is None if there are too few values to compute it."""
+    """A mean and the bounds of its confidence interval. Each is None if there are too few values to compute it."""
 
     @property
     def mean(self) -> float | None: ...
@@ -70,7 +73,7 @@ def number(value: float | None, digits: str = ".3f") -> str:
 
 
 def p_value(p: float, places: int = 3) -> str:
-    """Format a p-value with `places` decimals, or as "< 0.001" if it is smaller than these can show."""
+    """Format a p-value with `places` decimals. With three, a p-value below 0.001 becomes "< 0.001"."""
     least: float = 10**-places
     return f"< {least:.{places}f}" if p < least else f"{p:.{places}f}"
 
@@ -78,13 +81,12 @@ def p_value(p: float, places: int = 3) -> str:
 def decimal_places(*values: float | None, least: int = 3) -> int:
     """Return the number of decimals with which a mean and the bounds of its interval are written.
 
-    The number is chosen so that the interval is at least five units of the last decimal wide, because a small interval
-    would otherwise look empty. If there is no interval, or its bounds are equal, the rule applies to the
-    size of the value instead.
+    The interval must be at least five units of the last decimal wide, because a small interval would otherwise look
+    empty. If there is no interval, or its bounds are equal, the size of the mean must be at least five such units.
 
     Args:
         values: the mean and the bounds; None and values that are not finite are ignored.
-        least: the result is at least `least`, and at most 9.
+        least: the smallest result. The largest is 9.
     """
     known = [value for value in values if value is not None and isfinite(value)]
     width = max(known, default=0.0) - min(known, default=0.0)
@@ -145,12 +147,18 @@ def markdown_table(rows: Sequence[Sequence[str]], *, aligned: bool = True) -> st
 
 
 def escape_markdown(text: str) -> str:
-    """Escape `text` with backslashes, so that Markdown shows it unchanged on one line, and control characters too."""
+    r"""Escape `text` with backslashes, so that Markdown shows it unchanged on one line.
+
+    Control characters become escape sequences such as `\x1b`.
+    """
     return _ACTIVE.sub(r"\\\1", printable(" ".join(text.split())))
 
 
 def escape_cell(text: str) -> str:
-    """Escape `text` for a table that is also printed: like `escape_markdown`, but with plain underscores and dashes."""
+    """Escape `text` for a Markdown table that the terminal shows as well.
+
+    This does the same as `escape_markdown`, but leaves underscores and dashes without a backslash.
+    """
     return _ACTIVE_IN_CELL.sub(r"\\\1", printable(" ".join(text.split())))
 
 
@@ -183,7 +191,10 @@ def code_span(text: str) -> str:
 
 
 def markdown_template(name: str) -> Template:
-    """Load a Markdown template by file name. It escapes nothing: pass untrusted text through `escape_for_hub` first."""
+    """Return the Jinja template of a Markdown page, by file name.
+
+    The template escapes nothing: pass untrusted text through `escape_for_hub` first.
+    """
     templates = Environment(
         loader=PackageLoader("raml_trl.render"), autoescape=False, undefined=StrictUndefined, trim_blocks=True
     )

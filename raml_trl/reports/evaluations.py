@@ -28,7 +28,7 @@ _ROLLOUTS_SHOWN = 16  # at most, of a logged group
 
 @dataclass(frozen=True)
 class MetricMean:
-    """Mean of a metric over questions, with its 95 % interval."""
+    """Mean of a metric over the questions of an evaluation, with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -37,9 +37,10 @@ class MetricMean:
 
 @dataclass(frozen=True)
 class StageComparison:
-    """The differences of a stage to the stage named `before`, by metric.
+    """The difference of each metric: its value for this stage, minus its value for the stage named `before`.
 
-    If the two stages cannot be compared, there are no differences, and `reason` says why.
+    `differences` maps the name of a metric to its difference. If the two stages cannot be compared, it is empty, and
+    `reason` says why.
     """
 
     before: str
@@ -78,11 +79,11 @@ class Stage:
 
 
 def read_stages(named: Sequence[tuple[str, str]], seconds: Mapping[str, float], seed: int) -> list[Stage]:
-    """Read evaluations and compare each with the evaluation before it, paired by question.
+    """Read evaluations and compare each with the evaluation before it, paired by question. Return a stage for each.
 
     Args:
         named: name and directory of each evaluation, in order.
-        seconds: duration of the training runs, by name.
+        seconds: seconds that each training took, by the name of its stage.
         seed: seed of the resampling for intervals and p-values.
 
     Raises:
@@ -101,7 +102,7 @@ def _read_stage(name: str, directory: str, seconds: float | None) -> Stage:
 
 
 def common_metrics(stages: Sequence[Stage]) -> list[str]:
-    """Return the metrics that all stages have, in the order of the first stage."""
+    """Return the names of the metrics that all stages have, in the order of the first stage."""
     return [name for name in stages[0].metrics if all(name in stage.metrics for stage in stages)] if stages else []
 
 
@@ -143,7 +144,7 @@ def stage_table(stages: Sequence[Stage]) -> Table:
 
 
 def difference_table(stages: Sequence[Stage]) -> Table | None:
-    """Make the table of each stage's difference to the stage before it; None with fewer than two stages."""
+    """Make the table of differences: each stage minus the stage before it. None if there are fewer than two stages."""
     metrics = common_metrics(stages)
     compared = [(stage.name, stage.comparison) for stage in stages if stage.comparison is not None]
     rows = [
@@ -170,7 +171,7 @@ def _difference_cell(difference: Difference | None) -> Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated answer of an evaluation.
+    """A completion of an evaluation: `text`, which answers `question`.
 
     `question` is the text of the question, or None if the dataset is gone or has changed.
     """
@@ -193,7 +194,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Group:
-    """Rollouts of one question from the training called `name`, logged at optimizer step `step`.
+    """At most 16 rollouts of one question from the training called `name`, logged at optimizer step `step`.
 
     `unreadable` is the number of later steps whose completions cannot be read, because the run is writing them or was
     killed while it wrote them.

@@ -24,7 +24,9 @@ class Figure:
 class ShownCompletion:
     """A completion as the page shows it.
 
-    `verdict` is right, wrong or not graded. `facts` are shown after the verdict. A `pale` completion is faded.
+    `verdict` is right, wrong or not graded. `facts` is more text about the completion, shown after the verdict, such as
+    "selected, advantage +0.54". If `pale` is set, the completion is shown faded, as rollouts that were not selected
+    are.
     """
 
     question: str
@@ -70,7 +72,7 @@ def html_page(
         title: heading of the page.
         lead: introduction below the title.
         sections: the content.
-        status: says which runs are still running.
+        status: text that says which runs are still running.
         refresh: a browser loads the page again after this number of seconds; None: never.
     """
     figures = [figure for section in sections for block in section.blocks for figure in block.figures]
@@ -89,7 +91,10 @@ def html_page(
 
 
 def markdown_page(title: str, lead: str, sections: Sequence[Section], *, status: str = "") -> str:
-    """Render text, tables and completions as Markdown, without the figures."""
+    """Render the text, tables and completions of `sections` as Markdown, without the figures.
+
+    The arguments are those of `html_page`.
+    """
     parts = [f"# {escape_markdown(title)}", escape_markdown(lead), escape_markdown(status)]
     for section in sections:
         blocks = [block for block in section.blocks if block.text or block.tables or block.completions]

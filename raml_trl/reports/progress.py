@@ -23,7 +23,7 @@ class Progress:
 
 
 def find_progress(runs: NamedPaths, evaluations: NamedPaths, sweeps: NamedPaths) -> Progress:
-    """Return what can be shown so far.
+    """Return what can be shown so far, of training runs, evaluations and sweeps given by name and directory.
 
     A training that is running is shown up to its last checkpoint, a sweep by its complete trials, and an evaluation
     once it is complete.

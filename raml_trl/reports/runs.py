@@ -78,15 +78,16 @@ class Seeds:
 
     @property
     def seconds(self) -> float:
-        """Mean duration of a run."""
+        """Mean duration of a run in seconds, over the seeds."""
         return sum(run.seconds for run in self.runs) / len(self.runs)
 
 
 def read_training(directory: str | Path, *, so_far: bool = False) -> TrainingRun:
-    """Read the training run in `directory`. With `so_far` it may still be running.
+    """Read the training run in `directory`. With `so_far` it need not be complete.
 
     Raises:
-        InputError: if `directory` holds no complete training run, or the log of the run is missing or damaged.
+        InputError: if `directory` holds no training run, the run is not complete and `so_far` is false, or the run is
+            complete and its log is missing or damaged.
     """
     path = Path(directory)
     if so_far and is_run(str(path)) and not is_complete(path) and read_record(path)["command"] in TRAINING:
@@ -97,10 +98,11 @@ def read_training(directory: str | Path, *, so_far: bool = False) -> TrainingRun
 def read_seeds(named: Sequence[tuple[str, str]], *, so_far: bool = False) -> list[Seeds]:
     """Read runs given as (name, directory) and group them by name; runs with one name are seeds of one training.
 
-    With `so_far`, runs may still be running.
+    With `so_far`, runs need not be complete.
 
     Raises:
-        InputError: if runs with one name come from different commands, or a run is given twice under one name.
+        InputError: if `read_training` raises it, if runs with one name come from different commands, or if a run is
+            given twice under one name.
     """
     by_name: dict[str, list[TrainingRun]] = {}
     for name, directory in named:

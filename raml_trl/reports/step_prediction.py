@@ -66,6 +66,9 @@ def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, di
         run: a run of `train_grpo`, with any m.
         ms: the values of m to predict.
 
+    Returns:
+        For each m, the seconds of an `update` and of a `step`.
+
     Raises:
         ValueError: if the run did not record what the prediction needs. The message says what is missing.
     """
@@ -99,7 +102,8 @@ def _prompt_length(run: TrainingRun, geometry: Geometry, counts: Mapping[str, in
 def possible_m(run: TrainingRun) -> list[int]:
     """Return the values of m for which the step times of a run are predicted if there is no other run to compare.
 
-    They are G and the powers of two below G that give each micro-batch a whole number of selected rows.
+    m of the G rollouts of a group are selected. The values are G, and the powers of two below G that give each
+    micro-batch a whole number of selected rows.
     """
     rollouts, g = run.settings.get("per_device_train_batch_size", 8), run.num_generations
     powers = {2**power for power in range(g.bit_length()) if 2**power <= g} | {g}

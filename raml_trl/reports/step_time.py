@@ -29,9 +29,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Speedup:
-    """Measured speed-up over m = G: the geometric mean over seeds, with its 95 % interval.
+    """Measured speed-up of training on m of the G rollouts of a group, over training on all G (m = G).
 
-    `low` and `high` are None with a single seed.
+    It is the geometric mean over seeds, with its 95 % interval. `low` and `high` are None with a single seed.
     """
 
     mean: float
@@ -56,13 +56,13 @@ class StepTimeRow:
 
 @dataclass(frozen=True)
 class StepTimeComparison:
-    """Step times by m, over runs that differ only in m and seed.
+    """Step times by m (rollouts selected per group), over runs that differ only in m and seed.
 
     Attributes:
         source: name of the run that the predictions are made from. It is not one of the measured runs.
         g: G (rollouts generated per group), the same in all runs.
         others: number of measured runs, which are all runs except `source`.
-        differ: whether the measured runs have different m.
+        differ: whether m differs between the runs, `source` included.
         reason: why nothing is predicted, or None.
         rows: the times of each m.
     """
@@ -77,7 +77,10 @@ class StepTimeComparison:
 
 @dataclass(frozen=True)
 class TimedRun:
-    """A GRPO run that logged the seconds of its steps. Runs with the same `setting` differ only in m and seed."""
+    """A GRPO run that logged the seconds of its steps. Runs with the same `setting` differ only in m and seed.
+
+    m of the g rollouts of a group are selected.
+    """
 
     name: str
     run: TrainingRun
@@ -92,7 +95,7 @@ class TimedRun:
         return self.run.num_generations_update
 
     def medians(self) -> dict[Part, float]:
-        """Return the median seconds of an update and of a step."""
+        """Return the median seconds of an update and of a step, over the logged steps of the run."""
         steps = list(zip(*(_phase(self.run, phase) for phase in PHASES), strict=True))
         update = [PHASES.index(phase) for phase in _UPDATING]
         return {
@@ -107,7 +110,7 @@ def _phase(run: TrainingRun, phase: str) -> list[float]:
 
 
 def is_timed(run: TrainingRun) -> bool:
-    """Return whether the run logged the seconds of all phases."""
+    """Return whether the run logged the seconds of every phase of a step."""
     return all(f"seconds/{phase}" in run.curves for phase in PHASES)
 
 

@@ -16,7 +16,7 @@ _SPEEDUP_TERMS = (
 
 
 def phases_of(splits: Mapping[str, Split]) -> list[str]:
-    """Return the phases that took any time, in the order of a step."""
+    """Return the phases that took time in any of the `splits`, in the order in which a step runs them."""
     return [phase for phase in PHASES if any(split.seconds[phase] for split in splits.values())]
 
 
@@ -36,7 +36,10 @@ def split_table(splits: Mapping[str, Split]) -> Table:
 
 
 def speedup_table(compared: StepTimeComparison) -> Table:
-    """Make the table of seconds and speed-ups by m: predicted, measured or both, as far as they are known."""
+    """Make the table of seconds and speed-ups by m, the number of rollouts selected per group.
+
+    It shows predicted and measured values, or those of the two that are known.
+    """
     known = {"predicted": not compared.reason, "measured": bool(compared.others)}
     kinds = [kind for kind, is_known in known.items() if is_known]
     quantities = ("update s", "step s", "speed-up of an update", "speed-up of a step")
@@ -70,7 +73,7 @@ def _speedup_cells(row: StepTimeRow, part: Part, *, is_all: bool) -> tuple[Cell,
 
 
 def speedup_note(compared: StepTimeComparison) -> str:
-    """Return the note below the table, which says how its numbers were predicted and measured."""
+    """Return the note below the table of speed-ups, which says how its numbers were predicted and measured."""
     if compared.reason:
         basis = f"No prediction: {compared.reason}."
     else:

@@ -58,7 +58,8 @@ class StepTimes:
 
     Attributes:
         splits: for each training, and for each combination of settings of a sweep, the seconds of each phase.
-        speedups: comparisons of step times by m. The name of each says which runs are compared.
+        speedups: comparisons of step times by m (rollouts selected per group). The name of each says which runs are
+            compared.
         alone: names of the sweeps over m whose trials also differ in other settings, and are therefore not compared.
     """
 
@@ -71,8 +72,8 @@ class StepTimes:
 class Report:
     """Everything a report shows.
 
-    `samples` maps the name of a stage to its samples. `curves` maps a command, such as `train_grpo`, to its figures.
-    `pending` has a sentence about each run that is not complete.
+    A stage is one evaluation. `samples` maps the name of a stage to its samples. `curves` maps a command, such as
+    `train_grpo`, to its figures. `pending` has a sentence about each run that is not complete.
     """
 
     stages: list[Stage]
@@ -125,8 +126,9 @@ def read_report(
         runs: training runs; several runs with one name are seeds of one training.
         evaluations: evaluations, in the order of the table.
         sweeps: output directories of `sweep`.
-        baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. Sweeps that are not in it
-            get the default baseline.
+        baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. For other
+            sweeps, it is the first combination with the largest `num_generations_update`, or the first combination if
+            that setting was not swept.
         seed: seed of the resampling for intervals and p-values.
         so_far: show what exists, although some of the runs are still running or have not started.
 

@@ -30,7 +30,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A trial that is not complete, and the reason."""
+    """A trial that is not complete. `reason` says why it failed; None if it did not fail."""
 
     trial: str
     status: str
@@ -83,7 +83,10 @@ class SweepResults:
         return sorted(runs, key=lambda run: run.seed)
 
     def final_metrics(self, trial: TrialResult) -> dict[str, float]:
-        """Return the sweep's metric of a complete trial, and all metrics of the last evaluation during its training."""
+        """Return the final metrics of a complete trial by name.
+
+        They are the metric that the sweep compares, and all metrics of the last evaluation during the training.
+        """
         assert trial.metric is not None
         run = self.runs.get(trial.name)
         held_out = {name: curve[max(curve)] for name, curve in (run.curves if run else {}).items() if is_held_out(name)}
@@ -140,8 +143,8 @@ def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
 
     Args:
         sweep: the sweep to choose from.
-        wanted: the combination, in the form `parameter=value,…`. None means the first combination with the largest m,
-            or the first combination if m was not swept.
+        wanted: the combination, in the form `parameter=value,…`. None means the first combination with the largest
+            `num_generations_update`, or the first combination if that setting was not swept.
 
     Raises:
         InputError: if `wanted` matches no combination, or several.
@@ -168,9 +171,10 @@ def find_baseline(sweep: SweepResults, wanted: str | None) -> Settings:
 
 
 def best_combinations(sweep: SweepResults, most: int) -> list[Settings]:
-    """Return the combinations of settings with the best mean of the sweep's metric, at most `most` of them.
+    """Return at most `most` combinations of settings: those with the best mean of the metric that the sweep compares.
 
-    They are in the order of the sweep file.
+    The best mean is the highest or the lowest, as the sweep's goal says. The combinations are returned in the order of
+    the sweep file.
     """
     means = {}
     for place, combination in enumerate(sweep.combinations):
@@ -188,7 +192,7 @@ def settings_beside_m(combination: Settings) -> str:
 
 @dataclass(frozen=True)
 class SeedDifference(Difference):
-    """Difference of a combination of settings to the baseline, paired by seed, over `n` seeds."""
+    """Metric of a combination of settings minus that of the baseline, paired by seed: the mean over `n` seeds."""
 
     n: int
 
@@ -218,9 +222,9 @@ class CombinationMean:
 
 
 def compare_combinations(sweep: SweepResults, baseline: Settings) -> list[CombinationMean]:
-    """Average every metric of every combination of settings over seeds, and compare it with that of `baseline`.
+    """Average every metric of every combination of settings over seeds, and compare it with the baseline.
 
-    The comparison is paired by seed.
+    `baseline` is one of the combinations. The comparison is paired by seed.
     """
     finals = {trial.name: sweep.final_metrics(trial) for trial in sweep.trials if trial.metric is not None}
     metrics = list(dict.fromkeys(name for values in finals.values() for name in values)) or [sweep.metric]

@@ -49,10 +49,10 @@ class Page:
         entity: user or team in W&B.
         project: project of the runs.
         group: group of the runs; None means all runs of the project.
-        stage: the training that the runs did.
+        stage: `grpo` if the runs were trained with GRPO, `sft` if they were trained with SFT.
         compare: setting whose values get one curve each; a curve is the mean over all runs with that value.
         metric: final metric of a run, as W&B names it, such as `eval/pass@1`.
-        settings: field names of the swept settings.
+        settings: field names of the swept settings other than `compare`.
     """
 
     entity: str
