@@ -74,7 +74,7 @@ def plan_table(names: Sequence[str], predictions: Sequence[Prediction]) -> str:
 
 
 def options_table(options: Sequence[Option]) -> str:
-    """Return a Markdown table with one row per option, which is a way to save time, such as a smaller m.
+    """Return a Markdown table with one row per option, which is a way to save time, such as fewer trained rollouts.
 
     It shows the time of a step, the noise of the gradient, and the time to the same signal-to-noise ratio. Each number
     is relative to training on all G rollouts of a group.

@@ -38,7 +38,7 @@ def split_table(splits: Mapping[str, Split]) -> Table:
 def speedup_table(compared: StepTimeComparison) -> Table:
     """Make the table of seconds and speed-ups by m, the number of rollouts selected per group.
 
-    It shows predicted and measured values, or those of the two that are known.
+    It has columns for predicted values, for measured values, or for both, depending on which are known.
     """
     known = {"predicted": not compared.reason, "measured": bool(compared.others)}
     kinds = [kind for kind, is_known in known.items() if is_known]

@@ -126,9 +126,9 @@ def read_report(
         runs: training runs; several runs with one name are seeds of one training.
         evaluations: evaluations, in the order of the table.
         sweeps: output directories of `sweep`.
-        baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. For other
-            sweeps, it is the first combination with the largest `num_generations_update`, or the first combination if
-            that setting was not swept.
+        baselines: maps the name of a sweep to its baseline, in the form `parameter=value,…`. For other sweeps, it is
+            the first combination with the largest `num_generations_update`, or the first combination if that setting
+            was not swept.
         seed: seed of the resampling for intervals and p-values.
         so_far: show what exists, although some of the runs are still running or have not started.
 

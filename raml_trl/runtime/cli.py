@@ -97,8 +97,9 @@ def run(
         publish: function that pushes the results to the Hub and returns their URLs. It is called as
             `publish(*configs, run)` if the run is complete, even if it was complete before this command was started.
         preview: function for `dry_run`, called as `preview(*configs)`. It checks what the command checks when it
-            starts, writes nothing, and yields what the command would do, as mappings of labels to texts. The mappings
-            before an error are shown, so the first ones need the settings only.
+            starts, writes nothing, and yields what the command would do, as mappings of labels to texts. If a check
+            fails, the mappings yielded before it are still shown. Therefore, it first yields those that need only the
+            settings.
     """
     _log_plainly()
     for library in _CHATTY_LIBRARIES:
@@ -231,15 +232,15 @@ def _log_plainly() -> None:
 
 
 def call(main: Callable[..., int | None], config: "DataclassInstance") -> Settings:
-    """Run a command from Python and return its results.
+    """Run a command from Python and return its results, which are those in the `run.json` of the run.
 
     This makes the same run as `python -m raml_trl.X` with the same settings. An example:
 
         call(pseudo_gradient.main, PseudoGradientConfig(model_name_or_path="runs/sft", ...))
 
     Args:
-        main: the function of the command.
-        config: the options of the command.
+        main: the `main` function of the command's module.
+        config: the settings of the command.
 
     Raises:
         InputError: for a user error.

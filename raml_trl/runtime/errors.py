@@ -35,12 +35,15 @@ class InputError(ValueError):
 
     @property
     def messages(self) -> list[str]:
-        """The lines to report."""
+        """The lines to report, one for each error."""
         return [str(self)]
 
 
 class MissingDevice(InputError):
-    """Raised if this machine lacks a device that the settings need, such as a GPU. A dry run still checks the rest."""
+    """Raised if this machine lacks a device that the settings need, such as a GPU.
+
+    A dry run reports this error too, but first checks everything else, as if the settings asked for the CPU.
+    """
 
 
 class InputErrors(InputError):
@@ -63,7 +66,7 @@ class Problems:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Collect the `InputError` that ends the `with` block, if one does."""
+        """Collect the `InputError` that ends the `with` block, if one does. The program goes on after the block."""
         try:
             yield
         except RepeatedError:
@@ -82,11 +85,14 @@ class Problems:
 
 
 class RepeatedError(InputError):
-    """Raised on the other processes of a launch for an error that the first process reports."""
+    """Ends the other processes of a launch after an `InputError` of the first process, which alone reports it."""
 
 
 def one_line(text: str) -> str:
-    """Return text for a terminal: one line without control characters and access tokens, cut off if it is too long."""
+    """Return text as one line for a terminal: control characters are escaped, and access tokens are masked.
+
+    A line of more than 4,000 characters is cut off there, and an ellipsis marks the cut.
+    """
     text = printable(mask_secrets(" ".join(text.split("\n"))))
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} …"
 

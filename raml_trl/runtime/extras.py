@@ -14,7 +14,7 @@ def how_to_install(extra: str, checkout: Path = _CHECKOUT) -> str:
 
     Args:
         extra: the name of the extra.
-        checkout: the root of the checkout, if raml_trl runs from a checkout.
+        checkout: the root of the checkout. If there is no checkout, the command installs from the repository.
     """
     if (checkout / "setup.cfg").is_file():
         return f'in the checkout of raml_trl, run pip install -c constraints.txt -e ".[{extra}]"'

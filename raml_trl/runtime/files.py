@@ -78,8 +78,8 @@ def read_yaml(path: Path) -> Settings:
     """Read the mapping in a YAML file.
 
     Raises:
-        InputError: if the file is missing, too large or nested too deeply, is not YAML or not a mapping, or has a key
-            twice.
+        InputError: if the file is missing, has more than 1 MiB, is nested more than 50 deep, is not YAML or not a
+            mapping, or has a key twice.
     """
     try:
         if path.stat().st_size > _LONGEST_YAML:

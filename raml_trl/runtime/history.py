@@ -18,7 +18,10 @@ LogEntry = dict[str, float]
 
 
 class Speedup(TypedDict):
-    """How many times as fast a step of the run is as a step that trains on all G rollouts with TRL's padding."""
+    """How many times as fast a step of the run is as a step that trains on all G rollouts with TRL's padding.
+
+    The run trains on m of the G rollouts of a group.
+    """
 
     estimated: float
     """The estimate for this run."""

@@ -31,7 +31,7 @@ class Limit(Protocol):
         ...
 
     def allows(self, value: object) -> bool:
-        """Return whether the setting may have this value, which is not None."""
+        """Return whether the setting may have `value`. `check_setting` decides about None without calling this."""
         ...
 
 
@@ -133,7 +133,10 @@ class FileName:
 
 @dataclass(frozen=True)
 class Matching:
-    """A text that matches a pattern, described by `allowed`."""
+    """A text that matches the regular expression `pattern` from start to end, in capital or small letters.
+
+    `allowed` describes the pattern in words.
+    """
 
     pattern: str
     allowed: str
@@ -198,20 +201,20 @@ class Each:
 
 
 def whole(low: float, high: float, *, also: tuple[float, ...] = (), required: bool = False) -> Number:
-    """Return a limit that allows whole numbers from `low` to `high`, the numbers in `also`, and None.
+    """Return a limit that allows whole numbers from `low` to `high`, and the numbers in `also`.
 
-    If `required` is true, None is refused.
+    None is allowed if the type of the field allows it and `required` is false.
     """
     return Number(low, high, whole=True, also=also, required=required)
 
 
 def above(low: float, high: float) -> Number:
-    """Return a limit that allows numbers above `low`, up to `high`."""
+    """Return a limit that allows numbers above `low`, up to and including `high`."""
     return Number(low, high, above=True)
 
 
 def names(*values: str) -> Names:
-    """Return a limit that allows these names only."""
+    """Return a limit that allows only the names in `values`."""
     return Names(values)
 
 
@@ -230,10 +233,10 @@ NESTED = Nested()
 
 
 def check_settings(config: object) -> None:
-    """Check the fields of a config: the types of those that our classes declare, and the limits of all.
+    """Check the values of all fields of a config: the type if one of our classes declares the field, and the limit.
 
     Raises:
-        InputError: if a value has another type, or lies outside its limit.
+        InputError: if a value does not have the type of its field, or lies outside its limit.
     """
     config_class: Any = type(config)
     for check in checks_of(config_class):
@@ -252,10 +255,10 @@ class Check:
 
 
 def check_setting(check: Check, value: object) -> None:
-    """Check the value of one field.
+    """Check `value`, the value of one field, by the checks of the field.
 
     Raises:
-        InputError: if the value has another type, or lies outside its limit.
+        InputError: if the value does not have the type of its field, or lies outside its limit.
     """
     limit = check.limit
     if check.ours and not isinstance(limit, Names):

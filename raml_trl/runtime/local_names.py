@@ -18,8 +18,9 @@ def missing_path(name: str) -> str | None:
 
     The result is None if something exists at this path, or if `name` can be a name on the Hub.
 
-    A name is a local path if it does not have the form NAME or NAMESPACE/NAME of the Hub, if its parent is an existing
-    directory or the `runs` of the recipes, or if it is nearly the name of something in the working directory.
+    A name is a local path in three cases: if it does not have the form NAME or NAMESPACE/NAME of the Hub; if it has the
+    form NAMESPACE/NAME and its first part is an existing directory or `runs`, where recipes write their results; or if
+    it is a single NAME that differs little from the name of something in the working directory.
     """
     path = Path(name)
     if path.exists():

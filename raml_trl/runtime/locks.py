@@ -79,7 +79,10 @@ def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
 
 
 def has_crashed(path: Path) -> bool:
-    """Return whether the process of a lock file has ended on this machine without deleting the file."""
+    """Return whether the process of a lock file ran on this machine and has ended without deleting the file.
+
+    Whether a process on another machine has ended is unknown, so the result is false for such a process.
+    """
     found = _read(path)
     return found is not None and has_ended(found[1]["process"]) is True
 
@@ -128,7 +131,7 @@ class DirectoryLock:
         return rank != "finish" and not any(holder_of(lock_path(self.directory, lower)) for lower in range(rank))
 
     def beat(self) -> None:
-        """Touch the lock file regularly until `release` is called. A thread runs this method."""
+        """Touch the lock file every `heartbeat` seconds until `release` is called. A thread runs this method."""
         while not self._stopped.wait(self.heartbeat):
             found = _read(self.path)
             if found is not None and found[1] == self.holder:
@@ -161,8 +164,9 @@ def locked(
     Args:
         directory: the output directory of a run.
         when_locked: `refuse` raises an error if another run holds the lock; `wait` waits until that run has ended.
-        rank: rank of this process in its launch. Only the first process reports that it is refused. The others wait for
-            the launcher to end them.
+        rank: rank of this process in its launch. With `refuse`, the first process raises the error at once. Any other
+            process first waits 30 seconds for the launcher to end it, so that normally a single process reports the
+            error.
         clock: returns the time in seconds.
         sleep: waits for a number of seconds.
         expiry: seconds without a sign of life after which the lock of a process on another machine expires.

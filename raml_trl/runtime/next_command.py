@@ -59,7 +59,7 @@ def last_lines(command: str, directory: Path, recipe: str | None) -> list[str]:
 
 
 def next_command(command: str, directory: Path, recipe: str | None) -> str | None:
-    """Return a command that can follow: it runs as written, and its results do not exist yet. None if there is none.
+    """Return a command that can follow: all its inputs exist, and its results do not exist yet. None if there is none.
 
     The arguments are those of `last_lines`.
     """

@@ -55,7 +55,10 @@ def _packaged(folder: str) -> Path:
 
 
 def command_of(path: Path) -> str | None:
-    """Return the command that reads a recipe, inferred from the names of its file and folder; None if they fit none."""
+    """Return the command that reads a recipe, inferred from the names of its file and folder.
+
+    The result is None if these names fit no command.
+    """
     if path.parent.name in _OF_FOLDER:
         return _OF_FOLDER[path.parent.name]
     if path.stem in COMMANDS:
@@ -73,10 +76,10 @@ def list_recipes() -> list[Recipe]:
 def find_recipe(text: str) -> Path:
     """Return the path of the recipe `text`, which is the path of a file or the name of a packaged YAML file.
 
-    If `text` is neither, it is returned as a path, and reading this file fails later.
+    If `text` is neither, either an error is raised, or `text` is returned as a path, so that reading it fails later.
 
     Raises:
-        InputError: if `text` is neither, but names a packaged folder or is similar to the name of a packaged file.
+        InputError: if `text` is the name of a packaged folder, or similar to the name of a packaged file.
     """
     if os.path.exists(text):
         return Path(text)
@@ -100,7 +103,7 @@ def find_folder(text: str) -> str:
 
 
 def recipes_page(text: str = "") -> str:
-    """Return one line for each packaged recipe whose name contains `text`: its name, its command and a sentence.
+    """Return one line for each packaged recipe whose name contains `text`: its name, its command, a sentence about it.
 
     The recipes to start with come first. If the output is a terminal, lines are cut to its width.
 
@@ -126,7 +129,8 @@ def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
     """Copy a packaged recipe, or all recipes of a folder, into `directory`, which is created if necessary.
 
     If a recipe contains its own path or that of another copied recipe, its copy contains the path of the copy instead.
-    `accelerate_configs` and the names in it copy configurations of `accelerate launch`.
+    The name `accelerate_configs` copies all configurations of `accelerate launch`, and a name such as
+    `accelerate_configs/ddp` copies one of them.
 
     Returns:
         The path of each copy and the command that reads it.
@@ -162,7 +166,10 @@ def copy_recipe(name: str, directory: Path) -> list[tuple[Path, str]]:
 
 
 def output_of(path: Path) -> str | None:
-    """Return the `output_dir` of a packaged recipe; None if the user must give it, and the model, as options."""
+    """Return the `output_dir` that a packaged recipe sets, or None if it sets none.
+
+    The recipes in `benchmarks/` set none, so the user must give `output_dir` and the model on the command line.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((line.split()[1] for line in lines if line.startswith("output_dir:")), None)
 

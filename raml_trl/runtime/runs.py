@@ -77,7 +77,7 @@ class Run:
         return self.record["seconds"]
 
     def save(self, seconds: float) -> None:
-        """Record that the run has taken `seconds` so far, and write `run.json`.
+        """Record that the run has taken `seconds` so far, its earlier starts included, and write `run.json`.
 
         Raises:
             InputError: if the directory was deleted, or another process has taken its lock.
@@ -116,6 +116,8 @@ class Run:
     def finish(self, seconds: float, results: Mapping[str, object]) -> None:
         """Mark the run as complete and write `run.json`. All other files of the run must be on disk already.
 
+        `seconds` is recorded as the duration of the run, and `results` as its results.
+
         Temporary files that were in the directory when the run was opened are deleted, because killed processes left
         them. Those that running processes of the launch write have other names and are kept.
         """
@@ -150,7 +152,7 @@ def open_run(directory: Path, command: str, settings: Mapping[str, object], lock
         directory: the `output_dir` of the run.
         command: name of the command.
         settings: the settings that the user gave, by field name.
-        lock: the lock that this process holds on `directory`.
+        lock: the lock that this process holds on `directory`; None if it holds none.
 
     Raises:
         InputError: if the directory holds another run or other files, or cannot be written.
