@@ -10,8 +10,8 @@ and measures the descent up to the earlier of these two places. It also tests wh
 the word "wait", change the likelihood more or less than other tokens do.
 
 `output_dir` gets `curves.parquet` (every curve), `pseudo_gradient.json` (the summary), two figures, and `page.html`,
-which shows the tokens under the curve. If a run is killed, the same command resumes it. The processes of a launch divide
-the work among themselves.
+which shows the tokens under the curve. If a run is killed, the same command resumes it. The processes of a launch
+divide the work among themselves.
 """
 
 import logging
