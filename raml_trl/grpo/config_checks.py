@@ -28,7 +28,8 @@ _TOKEN_LOSSES = ("dapo", "cispo", "vespo", "bnpo")
 def check_exactness(args: "SubsetGRPOConfig") -> None:
     """Check that settings that only save time, such as `length_bucketing`, leave the gradient of a step unchanged.
 
-    Also check that rows or tokens are weighted only in a loss that is a sum over them.
+    Also check the settings that give rows or tokens different weights: `selection: importance` and `question_weights`
+    need a loss that is a sum over rows, and `token_selection: prefix` needs one that is a sum over tokens.
 
     Raises:
         InputError: if a check fails; the message names the settings.
@@ -102,7 +103,10 @@ def _check_max_tokens(args: "SubsetGRPOConfig", terms: str) -> None:
 
 
 def check_weights(args: "SubsetGRPOConfig") -> None:
-    """Check that the rows of the loss can be weighted: the loss is a sum over rows, and advantages are over all G.
+    """Check that the rows of the loss can be given different weights.
+
+    This needs a loss that is a sum over rows, and `advantage_scope: group`, with which advantages are computed over all
+    G rollouts of a group.
 
     Raises:
         InputError: if the rows cannot be weighted.
@@ -121,10 +125,12 @@ def check_weights(args: "SubsetGRPOConfig") -> None:
 
 
 def check_subset(args: "SubsetGRPOConfig") -> None:
-    """Check that the settings of the selection and of the advantages fit together.
+    """Check that `selection_scope`, `advantage_scope` and `subset_mode` can be combined with the other settings.
+
+    A warning is logged if they can, but train like plain GRPO with G = m at a higher cost.
 
     Raises:
-        InputError: if they do not; the message names the settings.
+        InputError: if they cannot be combined; the message names the settings.
     """
     if args.selection_scope == "batch":
         if args.selection in STRATEGIES and args.selection not in BATCH_STRATEGIES:
@@ -168,10 +174,10 @@ def check_subset(args: "SubsetGRPOConfig") -> None:
 def check_geometry(
     batch: int, steps: int, num_processes: int, group: int, selected: int, *, rows_move: bool = False
 ) -> None:
-    """Check that a generation consists of whole groups, and that a micro-batch has a whole number of selected rows.
+    """Check that the rollouts of a generation, over all processes, form whole groups of G.
 
-    The second check is left out if rows move between micro-batches, because these may then have different numbers of
-    rows.
+    Also check that a micro-batch has a whole number of selected rows, unless rows move between micro-batches: these may
+    then have different numbers of rows.
 
     Args:
         batch: per_device_train_batch_size, in rollouts before selection.
@@ -179,10 +185,11 @@ def check_geometry(
         num_processes: number of processes that train.
         group: num_generations (G).
         selected: num_generations_update (m).
-        rows_move: whether rows move between micro-batches.
+        rows_move: whether the trainer moves rows between micro-batches.
 
     Raises:
-        InputError: if the check fails; the message has all numbers and the nearest valid ones.
+        InputError: if m is not from 1 to G, or a check fails. If a check fails, the message has all numbers and the
+            nearest valid ones.
     """
     if not 1 <= selected <= group:
         raise InputError(

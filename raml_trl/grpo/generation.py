@@ -42,14 +42,23 @@ class Generation:
     tokens_discarded: int = 0  # completion tokens of this process that were generated and not kept
 
     def measure(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], device: torch.device) -> None:
-        """Set the lengths of prompts and completions, from the token ids of the rows of this process."""
+        """Set `prompt_lengths` and `lengths`, the numbers of tokens of the prompts and completions of this process.
+
+        Args:
+            prompt_ids: the token ids of the prompt of each row of this process.
+            completion_ids: the token ids of the completion of each row of this process.
+            device: the device of the results.
+        """
         self.prompt_lengths, self.lengths = (
             torch.tensor([len(ids) for ids in rows], device=device) for rows in (prompt_ids, completion_ids)
         )
 
 
 def add_fields(rows: Sequence[Row], extra_fields: Mapping[str, object]) -> None:
-    """Add the extra fields that a `rollout_func` returned to the rows, as TRL does before it asks for rewards."""
+    """Add the extra fields that a `rollout_func` returned to `rows`, in place.
+
+    TRL does the same before it asks for rewards. A list has one value per row; any other value is given to every row.
+    """
     for name, values in extra_fields.items():
         column = values if isinstance(values, list) else [values] * len(rows)
         for row, value in zip(rows, column, strict=False):
@@ -76,12 +85,13 @@ class GenerationCounter:
 
 
 def has_all_rows(batch: Batch, generation: Generation, args: SubsetGRPOConfig, accelerator: Accelerator) -> bool:
-    """Return whether a generation of an overridden `_generate_and_score_completions` consists of whole groups of G.
+    """Return whether an overridden `_generate_and_score_completions` kept the groups of G rollouts complete.
 
-    It does if it has exactly one row for each rollout whose reward was calculated.
+    They are complete if the generation has exactly one row for each rollout whose reward was calculated. If they are
+    not, the result is False with m = G, and an error with m < G.
 
     Raises:
-        InputError: if it does not, and m < G: then there are no groups to select from.
+        InputError: if the groups are not complete and m < G, because then there are no groups to select from.
     """
     rows = torch.tensor([len(batch["advantages"])], device=accelerator.device)
     sizes, rewarded = accelerator.gather(rows).tolist(), [len(rewards) for rewards in generation.rewards]

@@ -61,7 +61,7 @@ def image_inputs(columns: Mapping[str, Any]) -> Batch:
 
 
 def fill_images(batches: Sequence[Batch]) -> list[Batch]:
-    """Add empty image columns to batches that lack them, if another batch has them.
+    """Return the batches, with empty image columns added to those that lack a column that another batch has.
 
     TRL adds these columns to the batch of a process only if a prompt of this process has an image. The batches hold
     pixels as `split_pixels` returns them.

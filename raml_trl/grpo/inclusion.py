@@ -43,8 +43,8 @@ def systematic_draw(
     The m points start, start + 1, ... fall into m different intervals, because no interval is longer than 1.
 
     Args:
-        probabilities: `(P, G)`, in the order of the intervals; those of a group sum to m.
-        start: `(P, 1)`, the first point, in [0, 1).
+        probabilities: `(P, G)`, for P groups of G rollouts; those of a group sum to m.
+        start: `(P, 1)`, the first point of each group, in [0, 1).
         num_selected: m.
     """
     points_before = np.ceil(np.cumsum(probabilities, axis=1) - start)  # (P, G): points before the end of interval i

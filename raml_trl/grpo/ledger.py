@@ -98,7 +98,7 @@ class Ledger:
         self._since = now
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds of each phase since the previous lap, and start a new lap."""
+        """Return the seconds of each phase since the previous call, or if there is none, since the start or resume."""
         seconds = {phase: self.seconds[phase] - self._lap_start[phase] for phase in PHASES}
         self._lap_start = dict(self.seconds)
         return seconds
@@ -176,7 +176,9 @@ def speedup(ledger: Ledger, fraction: float) -> Speedup:
 
 
 def summary(ledger: Ledger, fraction: float) -> Costs:
-    """Return the cost of the run so far: seconds, counts, share of padding in the updates, and speed-up.
+    """Return the cost of the run so far: seconds by phase, counts, `padding` and speed-up.
+
+    `padding` is the share of padding among the token positions that the updates ran.
 
     Args:
         ledger: the ledger of the run.

@@ -2,13 +2,12 @@
 
 TRL logs the mean over micro-batches of a mean over the tokens of a micro-batch, so the value depends on which rows
 share a micro-batch, and our trainer moves and skips rows. Therefore the log-probabilities and entropies of every row
-are kept. After the last micro-batch of a window, TRL's own loss function runs again on TRL's micro-batches, with the
-kept values in place of the model.
+are kept. A window consists of consecutive micro-batches of a generation that always fall into the same optimizer step.
+After its last micro-batch, TRL's own loss function runs again on TRL's micro-batches, with the kept values in place of
+the model.
 
 With m = G, the metrics equal those of TRL: rows that are skipped in training also run, without gradient. With m < G, or
 if `skip_zero_advantage` is set to true, the metrics are those of the rows that are trained on.
-
-A window consists of consecutive micro-batches of a generation that always fall into the same optimizer step.
 
 Shapes: W processes; a generation has K micro-batches per process, and a micro-batch has N rows with C completion tokens
 each. In a window, each process runs E rows and logs metrics for L rows. Rows are numbered as in `micro_batches`.
@@ -51,7 +50,7 @@ class Window:
     Attributes:
         logged: the micro-batches for which metrics are logged.
         skipped: micro-batches of rows that are skipped in training and run without gradient, for their metrics only.
-        places: `(W, L)`: where the rows of `logged` ran, as numbers from `find_places`.
+        places: `(W, L)`: for each of the W processes, where the L rows of `logged` ran, as numbers from `find_places`.
     """
 
     logged: list[Batch]
@@ -99,13 +98,14 @@ class LossMetrics:
         """Set the windows of a generation: consecutive micro-batches that always fall into the same optimizer step.
 
         Args:
-            batch: the rows of this process, with a column `SELECTED`.
+            batch: the rows of this process, with the column `SELECTED`, which is true for selected rows.
             table: the properties of the rows of all processes.
-            ran: K micro-batches, each `(W, N)`: the rows that run.
-            dealt: the micro-batches of this process that run.
-            trim: function that trims padding.
-            replay: whether the loss can run again for its metrics. Otherwise the metrics are those of the micro-batches
-                that run.
+            ran: the K micro-batches that run in training, each `(W, N)`: the numbers of N rows for each of the W
+                processes.
+            dealt: the same micro-batches for this process only, with their tensors.
+            trim: function that trims the padding of a micro-batch.
+            replay: whether the loss can run again for its metrics. If not, there are no windows, and the metrics are
+                those of the micro-batches in `dealt`.
         """
         logged = deal_in_order(table.selected, len(ran))
         skipped: list[NDArray[np.int64]] = []
@@ -149,9 +149,9 @@ class LossMetrics:
     def of_micro_batch(self, batch: Batch, metrics: Metrics) -> Iterator[None]:
         """Correct the values that TRL's loss adds to `metrics` in the `with` block.
 
-        If the generation has windows, the outputs of the model are kept and the values are removed again, because `log`
-        computes the metrics at the end of the window. Otherwise values of a micro-batch without a token in the loss
-        become NaN.
+        If the generation has windows (see `Window`), the outputs of the model are kept and the values are removed
+        again, because `log` computes the metrics at the end of the window. If it has none, only the values of a
+        micro-batch without a token in the loss are changed: they become NaN.
         """
         if not self.windows:
             with _discarded(metrics) if batch.get("empty") else nullcontext():
@@ -175,7 +175,7 @@ class LossMetrics:
             self._recorded.append((logps.detach(), entropies.detach()))
 
     def log(self, step: int, metrics: Metrics, compute_loss: Callable[[Batch], Tensor]) -> None:
-        """Add the metrics of a window to `metrics`, if micro-batch `step` is the last of the window.
+        """Add the metrics of a window (see `Window`) to `metrics`, if micro-batch `step` is the last of the window.
 
         If `compute_loss` adds no value to a metric, the values that `of_micro_batch` removed from it are put back.
 
@@ -250,9 +250,13 @@ class LossMetrics:
 
 
 def find_places(rows: NDArray[np.int64], ran: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each of `rows` `(W, L)` ran, as place numbers `(W, L)`; `IDLE` for a row that did not run.
+    """Return where each of `rows` ran, as place numbers `(W, L)`; `IDLE` for a row that did not run.
 
-    `ran` is `(W, E)`: the rows that each process runs, in order. `ran[p, e]` has the place number p * E + e.
+    W is the number of processes. Row e of process p has the place number p * E + e.
+
+    Args:
+        rows: `(W, L)`: the numbers of the L rows that are sought for each process.
+        ran: `(W, E)`: the numbers of the E rows that each process runs, in order.
     """
     places = np.full(max(rows.max(), ran.max()) + 2, IDLE)  # the last entry is that of `IDLE`
     places[ran] = np.arange(ran.size).reshape(ran.shape)

@@ -39,14 +39,15 @@ def deal_micro_batches(
 
     Args:
         selected: `(W, R)`; true for selected rows.
-        num_micro_batches: K.
+        num_micro_batches: K, the number of micro-batches of each process.
         window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
         lengths: `(W, R)`: tokens of each row, to put rows of similar length together; None to ignore lengths.
         live: `(W, R)`; false for rows that need not run, such as rows with advantage 0; None if all have to run.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
 
     Returns:
-        K micro-batches, each `(W, N)`: the numbers of the N rows that each process runs, or `IDLE`.
+        K micro-batches, each `(W, N)`: the numbers of the N rows that each process runs, with `IDLE` in the place of a
+        row that is missing. N can differ between micro-batches.
     """
     dealt = deal_in_order(selected, num_micro_batches)
     if keep_unselected:
@@ -61,16 +62,16 @@ def deal_micro_batches(
 def deal_in_order(chosen: NDArray[np.bool_], num_micro_batches: int) -> NDArray[np.int64]:
     """Assign about equally many of the chosen rows to every process, and cut them into micro-batches in order.
 
-    A process keeps its own rows up to an equal share of all. Surplus rows go to processes that have less than this
-    share. If the number of chosen rows is a multiple of W * K, all micro-batches have the same number of rows.
-    Otherwise some have one row less, and `IDLE` in its place.
+    A process keeps its own chosen rows, up to an equal share of all chosen rows. Its other chosen rows go to processes
+    that have less than this share. If the number of chosen rows is a multiple of W * K, all micro-batches have the same
+    number of rows. Otherwise some have one row less, and `IDLE` in its place.
 
     Args:
-        chosen: `(W, R)`; true for the rows to assign.
-        num_micro_batches: K.
+        chosen: `(W, R)`, for W processes with R rows each; true for the rows to assign.
+        num_micro_batches: K, the number of micro-batches of each process.
 
     Returns:
-        `(K, W, N)` row numbers.
+        `(K, W, N)`: the numbers of the N rows that each process has in each micro-batch.
     """
     num_processes = len(chosen)
     shares = np.array([len(part) for part in np.array_split(np.empty(chosen.sum()), num_processes)])
@@ -96,14 +97,14 @@ def pack_steps(
     Finally all processes cut their rows into micro-batches after the same rounds.
 
     Args:
-        dealt: `(K, W, N)` row numbers, from `deal_in_order`.
-        lengths: `(W * R,)`: tokens of each row.
+        dealt: `(K, W, N)`, from `deal_in_order`: the numbers of N rows for each of K micro-batches and W processes.
+        lengths: `(W * R,)`, with R rows on each process before selection: tokens of each row.
         live: `(W * R,)`; false for rows to skip, because they add nothing to the gradient.
         window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
 
     Returns:
-        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE` where a process has no row. N' can
-        differ between micro-batches, but not between processes.
+        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE` where a process has no row. The
+        number N' of rows can differ between micro-batches, but not between processes.
     """
     num_micro_batches = len(dealt)
     assert num_micro_batches % window == 0, (num_micro_batches, window)
@@ -134,15 +135,16 @@ def _pack_step(
 
 
 def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]:
-    """Cut rows sorted by width into parts with the smallest total size.
+    """Cut rows sorted by width into `num_parts` parts, so that the sum of the sizes of the parts is smallest.
 
-    The size of a part is its number of rows times the width of its widest row. No part is larger than the first part of
-    a cut into equal numbers of rows, so peak memory does not rise. The result is optimal for up to 256 rows, by a
-    dynamic programme in O(parts x rows^2). More than 256 rows are first cut evenly into pieces, and then every piece is
-    cut optimally.
+    The size of a part is its number of rows times the width of its widest row. If the rows were cut into parts with
+    equal numbers of rows, the first part would be the largest. No part of the result is larger than that one, so peak
+    memory does not rise. The result is optimal for up to 256 rows, by a dynamic programme in O(parts x rows^2). More
+    than 256 rows are first cut evenly into pieces, and then every piece is cut optimally.
 
     Args:
-        widths: `(N,)`: width of each row in tokens, descending; N is at least `num_parts`.
+        widths: `(N,)`: width of each of the N rows in tokens, descending.
+        num_parts: number of parts, from 1 to N.
 
     Returns:
         `(num_parts - 1,)` positions to cut at, ascending.
@@ -177,11 +179,13 @@ def cut_by_width(widths: NDArray[np.int64], num_parts: int) -> NDArray[np.int64]
 def cut_for_scoring(
     rows: NDArray[np.int64], lengths: NDArray[np.int64], max_rows: int, *, bucketing: bool
 ) -> list[NDArray[np.int64]]:
-    """Cut the rows whose log-probabilities are needed into batches of about `max_rows` rows.
+    """Cut the rows whose log-probabilities are needed into batches, and return the row numbers of each batch.
+
+    There are as few batches as `max_rows` rows per batch allow.
 
     Args:
-        rows: positions in `lengths`.
-        lengths: `(R,)`: tokens of each row.
+        rows: numbers of the rows: their positions in `lengths`.
+        lengths: `(R,)`: tokens of each of the R rows of this process.
         max_rows: maximum number of rows of a batch without `bucketing`; with it, a batch of short rows may have more.
         bucketing: whether to sort rows by length and to cut them by `cut_by_width`.
     """

@@ -34,7 +34,11 @@ LogProbs = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class TraitsReader(TrainerCallback):
-    """When training begins, tests whether rows may move or be skipped with this model, and tells the trainer."""
+    """Callback that runs the model on a few tokens when training begins, and passes its traits to the trainer.
+
+    From these traits the trainer decides whether rows may move between micro-batches or be skipped. The callback also
+    starts the packing of rows. Nothing is done if no setting needs the traits. When training ends, packing stops.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -63,10 +67,11 @@ class TraitsReader(TrainerCallback):
 
 
 def read_traits(trainer: GRPOTrainer) -> ModelTraits:
-    """Return the properties of the trainer's model that decide whether rows may move and padding may be trimmed.
+    """Return the properties of the trainer's model that decide how its batches may be changed.
 
-    They are equal on every process. The model runs on a few tokens; neither its weights nor the state of the random
-    generators change.
+    They decide whether rows may move between micro-batches, and whether the padding of a batch may be trimmed. They are
+    equal on every process. The model runs on a few tokens; neither its weights nor the state of the random generators
+    change.
     """
     accelerator: Accelerator = trainer.accelerator
     model: Any = trainer.model

@@ -73,11 +73,17 @@ class Overrides:
 
     @property
     def unknown(self) -> str:
-        """The overrides whose effect on the loss is not declared, as text for a message; empty if there are none."""
+        """The overrides that may make the gradient depend on which rows share a micro-batch, as text for a message.
+
+        The text is empty if there are none, or if the class declares `loss_normalizer`, which excludes this.
+        """
         return "" if self.declared else ", ".join(dict.fromkeys(self.loss + self.step))
 
     def normalizer(self, loss_type: str) -> Normalizer | None:
-        """Return whether the loss divides by the number of "rows" or "tokens"; None if an override does not say."""
+        """Return whether the loss divides by the number of "rows" or "tokens".
+
+        The result is None if the loss is overridden and the class does not declare `loss_normalizer`.
+        """
         if self.loss:
             return self.declared
         return "rows" if loss_type in ROW_MEAN_LOSSES else "tokens"
@@ -89,10 +95,15 @@ class Overrides:
         return not methods or (self.declared is not None and methods == {"_compute_loss"})
 
     def check(self, args: SubsetGRPOConfig) -> None:
-        """Check that no setting relies on a property of an overridden loss that its class does not declare.
+        """Check that the settings in `args` can be used with the overridden methods.
+
+        Settings such as `length_bucketing: true`, and `subset_mode: drop` with m < G, need to know how the loss adds up
+        its rows. A class that overrides the loss must declare this as `loss_normalizer`. `refill` cannot be used if
+        `_generate_and_score_completions` is overridden.
 
         Raises:
-            InputError: if a setting does; the message names the override, and says how to declare the property.
+            InputError: if a setting cannot be used; the message names the setting and the override, and says what to
+                change.
         """
         if self.generation and args.refill:
             raise InputError(
@@ -126,10 +137,11 @@ class Overrides:
             raise InputError(f"{problem}: {_DECLARE}, or use subset_mode: mask")
 
     def check_weights(self, args: SubsetGRPOConfig) -> None:
-        """Check that the loss can weight rollouts differently, as the selection of this config requires.
+        """Check that the loss can give rollouts different weights, as a setting in `args` requires.
 
         Raises:
-            InputError: if the loss is overridden and does not declare how it adds up rollouts.
+            InputError: if the loss is overridden and its class does not declare `loss_normalizer`, which says how the
+                loss adds up rollouts.
         """
         if self.loss and not self.declared:
             raise InputError(
@@ -220,13 +232,14 @@ def check_private_names(trainer: object, owner: type) -> None:
 
 
 def check_default_args(trainer: object, owner: type) -> None:
-    """Check that no trainer of others among the base classes may have other default settings than ours.
+    """Check that no base class of the trainer would lose its own default settings. Call this if `args` is None.
 
-    Without a config from the user, `owner` makes one, so the `__init__` of such a base class would not make its own.
-    TRL's experimental `GMPOTrainer`, for example, has another default for `epsilon` than `GRPOTrainer`.
+    If the user passes no config, `owner`, our trainer class, makes one with our defaults. A trainer of others that
+    comes after `owner` in the base classes and has its own `__init__` would then not make its own config. TRL's
+    experimental `GMPOTrainer`, for example, has another default for `epsilon` than `GRPOTrainer`.
 
     Raises:
-        InputError: if there is such a trainer; the message names it.
+        InputError: if there is such a base class; the message names it.
     """
     bases = type(trainer).__mro__
     for base in bases[bases.index(owner) + 1 :]:

@@ -40,10 +40,13 @@ _KNOWN = set(chain.from_iterable(_PARTS.values()))
 
 
 def trim_padding(batch: Batch, *, multiple: int | None = None) -> Batch:
-    """Trim prompts (padded on the left) and completions (padded on the right) to the longest of this batch.
+    """Return the batch with prompts and completions trimmed to the longest of this batch.
+
+    Prompts are padded on the left, and completions on the right.
 
     Args:
-        batch: a batch with `prompt_mask` `(R, P)` and `completion_mask` `(R, C)`.
+        batch: a batch of R rows, with `prompt_mask` `(R, P)` and `completion_mask` `(R, C)`: P and C are the widths of
+            prompts and completions in tokens.
         multiple: round widths up to a multiple of this (TRL's `pad_to_multiple_of`).
     """
     widths = _widths(batch)

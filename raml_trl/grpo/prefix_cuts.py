@@ -47,7 +47,9 @@ def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tenso
 
 
 def cut_completions(batch: Batch, *, minimum: int, keep: float, row_mean: bool, mask_only: bool) -> Batch:
-    """Return the batch with every completion cut at its drawn length, and with one advantage per token, `(R, C)`.
+    """Return the batch with every completion cut at its drawn length, and with one advantage per token.
+
+    The advantages are `(R, C)`, for R rows of C completion tokens, padding included.
 
     The advantage of a token is divided by the probability that the token survives the cut. `num_items_in_batch`, by
     which token-normalised losses divide, stays that of the whole completions. A loss that is a mean over the tokens of

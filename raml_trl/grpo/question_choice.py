@@ -5,7 +5,8 @@ generated in vain. For every question the number of mixed groups is counted, whe
 new group of the question, earlier counts are multiplied by `FORGETTING`. The estimated chance of a mixed group is the
 mean of the Beta posterior with a uniform prior. A question is drawn with a probability proportional to its chance plus
 a floor, so that no question is given up. With `question_weights`, a question that was drawn with probability p gets the
-weight P / (N p). Because p depends only on earlier generations, the expected gradient is that of all questions.
+weight P / (N p), where P of N questions are drawn for a generation. Because p depends only on earlier generations, the
+expected gradient is that of all questions.
 
 The draw is systematic (see `inclusion`), without replacement, and keyed by the seed and the number of the generation.
 So it is the same for any number of processes, and after a resume. The first pass over the data keeps the order of TRL.
@@ -42,7 +43,7 @@ _STREAM = 2  # separates these draws from others with the same seed and step
 
 
 class MixedCounts:
-    """Counts how often the groups of each question were mixed.
+    """Counts, for each of N questions, how often its groups were mixed, that is, had rewards that differ.
 
     Attributes:
         groups: `(N,)`: number of groups of each question, where older groups count less.
@@ -107,16 +108,18 @@ class MixedCounts:
 def draw_questions(
     chances: NDArray[np.float64], number: int, *, floor: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Draw different questions, each with a probability proportional to its chance plus `floor`, but at most 1.
+    """Draw P of N questions, none of them twice.
+
+    The probability of a question is proportional to its chance plus `floor`, and is capped at 1.
 
     Args:
-        chances: `(N,)`, from `MixedCounts.chances`.
+        chances: `(N,)`: the chance that the next group of each question is mixed, from `MixedCounts.chances`.
         number: P, at most N.
         floor: added to every chance.
         rng: generator for the random numbers of the systematic draw, and for the order of the result.
 
     Returns:
-        `(P,)`: the questions in random order; `(P,)`: the probability of each.
+        `(P,)`: the numbers of the questions, in random order; `(P,)`: the probability of each of them.
     """
     order = rng.permutation(len(chances))
     [probabilities] = inclusion_probabilities(chances[None, order] + floor, number)
@@ -163,7 +166,7 @@ class QuestionChoosing(BufferResumingTrainer):
 
     @property
     def question_table(self) -> list[dict[str, object]] | None:
-        """The counts of every question, from `MixedCounts.table`; None if questions are not chosen."""
+        """The result of `MixedCounts.table`; None if `question_selection` is `all` and `refill` is 0."""
         return None if self._question_counts is None else self._question_counts.table()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:

@@ -52,7 +52,7 @@ def select_rollouts(
     lengths: NDArray[np.int64] | None = None,
     factors: NDArray[np.float64] | None = None,
 ) -> Selection:
-    """Select `num_selected` rollouts of every group.
+    """Select m of the G rollouts of each of P groups; return their indices and weights.
 
     With m = G every strategy of `STRATEGIES` selects all rollouts with weight 1.
 
@@ -120,7 +120,10 @@ def _philox(seed: int, step: int) -> np.random.Philox:
 def cost_factors(
     prompts: NDArray[np.int64], completions: NDArray[np.int64], num_selected: int, *, mean_of_row: bool, shared: bool
 ) -> NDArray[np.float64]:
-    """Return the factors by which `importance` multiplies |A|, to get the least variance per token instead of per row.
+    """Return the factors `(P, G)` by which the selection `importance` multiplies |A|, the size of the advantage.
+
+    Without them, the variance of the gradient is least for a given number of rows in the update. With them, the product
+    of variance and cost, the number of tokens in the update, is least.
 
     The factor of a rollout is the size of its gradient, apart from |A|, divided by the square root of its cost. With L
     completion tokens, the size is sqrt(L), or 1/sqrt(L) if the loss is a mean over the row. With T prompt tokens, the

@@ -52,11 +52,11 @@ def choose_subset(
     group_weights: NDArray[np.float64] | None = None,
     shares_prompts: bool = False,
 ) -> Subset:
-    """Select m of the G rollouts of every group.
+    """Select m of the G rollouts of each of P groups.
 
     Args:
-        rewards_per_func: `(P * G, F)`, gathered from all processes.
-        reward_weights: `(F,)`, TRL's.
+        rewards_per_func: `(P * G, F)`: the reward of each of F reward functions, gathered from all processes.
+        reward_weights: `(F,)`: TRL's weights of the reward functions.
         prompt_lengths: `(P * G,)`: prompt tokens, gathered from all processes.
         lengths: `(P * G,)`: completion tokens, gathered from all processes.
         args: the trainer's config.

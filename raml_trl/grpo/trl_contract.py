@@ -97,7 +97,10 @@ def find_changes(trainer: type) -> Iterator[str]:
 
 
 def strings(code: CodeType) -> set[str]:
-    """Return the attributes, functions and strings used in a function and in the functions defined inside it."""
+    """Return the names and string constants in the code of a function and of the functions defined inside it.
+
+    The names are those of attributes, global names and imports that the code uses.
+    """
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -39,7 +39,8 @@ class Attend(Protocol):
 
     The row holds groups: a prompt (the prefix), and its completions (the branches). `layout` says where they are. A
     token attends to itself, and to earlier tokens of its branch and of the prefix of its group. If `window` is not
-    None, it attends only to the last `window` positions, itself included.
+    None, it attends only to the last `window` positions, itself included. `scale` is the factor of the products of
+    query and key; None is 1 / sqrt(D). T is the number of tokens, H that of heads, and D the width of a head.
     """
 
     def __call__(
@@ -94,8 +95,9 @@ def attention_forward(
 ) -> tuple[Tensor, Any]:
     """Compute attention over a packed row in one layer of a transformers model; return `(1, T, H, D)` and None.
 
-    The function `attend` computes it. If the mask is not an encoded `Layout`, there is no packed row, and the call goes
-    to the function `ordinary`.
+    T is the number of tokens in the packed row, H that of heads, and D the width of a head. The function `attend`
+    computes the attention. If the mask is not an encoded `Layout`, there is no packed row: the function `ordinary` is
+    called instead, and its result is returned.
 
     Raises:
         ValueError: if the layer changes attention in an unsupported way, or does not pass on its sliding window.

@@ -25,7 +25,7 @@ _SEARCH_STEPS = 12  # of the search for the smallest micro-batches
 
 @dataclass(frozen=True)
 class RowTokens:
-    """Which rows have the same prompt, and how many tokens each row has.
+    """Which of the R rows of all processes have the same prompt, and how many tokens each row has.
 
     Attributes:
         prompts: `(R,)`: a number that identifies the prompt: it is equal for rows with the same prompt.
@@ -43,7 +43,7 @@ class RowTokens:
         return int(self.prefixes[rows][firsts].sum() + self.branches[rows].sum())
 
     def groups(self, rows: Rows) -> list[Rows]:
-        """Return the rows of each prompt, rows with the longest completions first."""
+        """Group `rows` by prompt. In each group, rows with longer completions come first."""
         rows = rows[np.argsort(-self.branches[rows], kind="stable")]
         order = np.argsort(self.prompts[rows], kind="stable")
         _, counts = np.unique(self.prompts[rows], return_counts=True)
@@ -61,22 +61,24 @@ def deal_groups(
     keep_unselected: bool,
     runs_unused: bool = False,
 ) -> list[NDArray[np.int64]]:
-    """Assign the live rows of every optimizer step to processes and micro-batches.
+    """Assign the rows that have to run in each optimizer step to processes and micro-batches.
+
+    Rows with the same prompt stay together where possible. There are R rows in all, and W processes.
 
     Args:
         selected: `(W, R / W)`; true for selected rows.
         tokens: the tokens of all rows.
-        num_micro_batches: K.
-        live: `(W, R / W)`; false for rows to skip; None to skip none.
+        num_micro_batches: K, the number of micro-batches of each process.
+        live: `(W, R / W)`; false for rows to skip, because they add nothing to the gradient; None to skip none.
         window: number of consecutive micro-batches that always fall into the same optimizer step; divides K.
         limit: tokens that a micro-batch may have. It is exceeded if a single row is longer, or if the rows of a step do
             not fit into its micro-batches.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
-        runs_unused: whether micro-batches that are not used have an idle row on every process.
+        runs_unused: whether a micro-batch without rows still runs, with an idle row on every process.
 
     Returns:
-        K micro-batches, each `(W, N')`: the row numbers of each process, or `IDLE`. N' is 0 if the micro-batch does not
-        run.
+        K micro-batches, each `(W, N')`: the numbers of the N' rows that each process runs, with `IDLE` in the place of
+        a row that is missing. N' is 0 if the micro-batch does not run.
     """
     dealt = deal_in_order(selected, num_micro_batches)  # decides which rows fall into which step
     if keep_unselected:
@@ -104,10 +106,11 @@ def _deal_step(
 
 
 def split_between(groups: Sequence[Rows], tokens: RowTokens, num_processes: int) -> list[list[Rows]]:
-    """Give every process whole groups or pieces of groups, so that no process has many more tokens than others.
+    """Return for each process its whole groups or pieces of groups, so that none has many more tokens than others.
 
     All groups are cut into the same number of pieces, if they have enough rows. Each piece, the largest first, goes to
-    the process with the fewest tokens so far. The number of pieces with the best result is used.
+    the process with the fewest tokens so far. Every number of pieces up to the number of processes is tried; the one
+    with which the process with the most tokens has the fewest is used.
     """
     best: tuple[int, list[list[Rows]]] | None = None
     most = max(map(len, groups), default=1)
@@ -128,10 +131,17 @@ def split_between(groups: Sequence[Rows], tokens: RowTokens, num_processes: int)
 def fill_evenly(
     shares: Sequence[Sequence[Rows]], tokens: RowTokens, limit: int, num_micro_batches: int
 ) -> list[list[Rows]]:
-    """Fill micro-batches with the groups of each process, the largest micro-batch first.
+    """Return for each process its micro-batches, the one with the most tokens first.
 
-    No process has more micro-batches than `num_micro_batches`. The largest number of micro-batches of a
-    process is as small as `limit` allows. With this number, the largest micro-batch is about as small as possible.
+    The largest number of micro-batches that any process gets is as small as `limit` allows, and at most
+    `num_micro_batches`: if the rows do not fit into so many, micro-batches have more than `limit` tokens. Tokens are
+    spread so that, with this number of micro-batches, the largest one is about as small as possible.
+
+    Args:
+        shares: the groups, or pieces of groups, of each process, from `split_between`.
+        tokens: the tokens of all rows.
+        limit: tokens that a micro-batch should not exceed.
+        num_micro_batches: largest number of micro-batches of a process.
     """
 
     def fill(size: int) -> list[list[Rows]]:

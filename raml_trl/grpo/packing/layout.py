@@ -30,7 +30,7 @@ class Group:
     Attributes:
         start: position of its first token in the packed row.
         prefix: number of tokens in the prefix, the prompt without its last token; may be 0.
-        branches: number of tokens in each branch, one branch per completion; at least 1.
+        branches: number of tokens in each branch, at least 1 each. There is one branch per completion.
     """
 
     start: int
@@ -128,14 +128,14 @@ def is_layout(mask: object) -> TypeGuard[Tensor]:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """N rollouts packed into one row.
+    """A batch of N rollouts, padded to S tokens, that is packed into one row of T tokens, of which L are in branches.
 
     Attributes:
         layout: the groups of the packed row.
-        input_ids: `(1, T)`.
-        position_ids: `(1, T)`.
+        input_ids: `(1, T)`: the tokens of the packed row.
+        position_ids: `(1, T)`: their positions.
         targets: `(1, L)`: the token that each token of a branch predicts.
-        places: `(L,)`: where the targets stand in the flattened `input_ids` `(N, S)` of the batch.
+        places: `(L,)`: where the targets stand in the `input_ids` `(N, S)` of the batch, flattened to `(N * S,)`.
     """
 
     layout: Layout
@@ -148,15 +148,16 @@ class PackedRows:
 def pack_rows(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> PackedRows | None:
     """Pack a batch of rollouts; return None if it has a row that cannot be packed.
 
-    Rollouts with the same prompt form a group. Rollouts without a token to predict are left out. If no
-    rollout has one, the one with the shortest prompt is packed with one token, so that there is something to run.
+    Rollouts with the same prompt form a group. Rollouts without a token to predict are left out. If no rollout has such
+    a token, the rollout with the shortest prompt is packed with the padding token that follows its prompt, so that
+    there is something to run. If no token follows the prompt, the result is None.
 
     A row cannot be packed if padding lies between its tokens, or if the tokens to predict do not all follow a prompt.
 
     Args:
-        input_ids: `(N, S)`: prompts padded on the left, and completions padded on the right.
+        input_ids: `(N, S)`, for N rows of S tokens: prompts padded on the left, and completions padded on the right.
         attention_mask: `(N, S)`; 0 for padding.
-        labels: `(N, S)`: the token to predict, or -100.
+        labels: `(N, S)`: the token itself where it is to be predicted, otherwise -100.
     """
     device, width = input_ids.device, input_ids.size(1)
     ids, mask = input_ids.cpu().numpy(), attention_mask.cpu().numpy() != 0

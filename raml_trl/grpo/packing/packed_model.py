@@ -1,9 +1,10 @@
 """Calls a model with packed rows in place of the padded batch that TRL passes to it.
 
 TRL's method that computes log-probabilities calls a function instead of the model, and gets what the model would have
-returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is not. A few
-rows before training, the first batch with gradient, and the first batch without gradient are also computed without
-packing. If the results differ by more than rounding, rows are no longer packed.
+returned. Rows are packed only while this is exact: `support.find_obstacle` lists the models for which it is not. Three
+checks compute the same rows with and without packing: on a few rows before training, on the first batch with gradient,
+and on the first batch without gradient. If the results of a check differ by more than rounding, rows are no longer
+packed.
 
 Shapes: N rows padded to S tokens; T tokens in the packed row, of which L are in branches.
 """
@@ -186,7 +187,11 @@ def cpu_tile(vocabulary: int) -> int:
 
 
 def check_wish(args: SubsetGRPOConfig, obstacle: str) -> None:
-    """Raise an `InputError` if the settings ask for packed rows. `obstacle` is the reason why rows cannot be packed."""
+    """Check that the settings do not require packed rows, which are impossible for the reason `obstacle`.
+
+    Raises:
+        InputError: if `shared_prompts` is not `auto`, or `max_tokens_per_micro_batch` is set.
+    """
     if args.shared_prompts != "auto":
         raise InputError(f"shared_prompts is {args.shared_prompts!r}, but {obstacle}: set it to auto or off")
     if args.max_tokens_per_micro_batch is not None:

@@ -44,11 +44,12 @@ FAILED = Difference(math.inf, math.inf, 1)
 def measure_difference(
     model: nn.Module, inputs: dict[str, Any], run_packed: Callable[[nn.Module], Any], *, sharded: bool
 ) -> Difference:
-    """Compare a model that runs on padded rows, one at a time, with the same model on packed rows.
+    """Run a model on padded rows, one at a time, and on packed rows, and return the difference between the results.
 
     Args:
         model: a model with TRL's fused head, without DDP's wrapper, which would expect a backward pass.
-        inputs: the model's arguments: `input_ids`, `attention_mask` and `labels`, `(N, S)`, and `fused_lm_head`.
+        inputs: the model's arguments: `input_ids`, `attention_mask` and `labels`, each `(N, S)` for N rows padded to S
+            tokens, and `fused_lm_head`.
         run_packed: runs the model on the packed rows.
         sharded: whether each process holds a part of every parameter. Then only log-probabilities are compared.
     """

@@ -1,7 +1,8 @@
 """Compares ways to save time: how long each takes to reach the same signal-to-noise ratio of the gradient.
 
-A smaller update is faster, but noisier. What counts is the time until the mean of several gradients is as accurate as
-with all G rollouts, which is proportional to (noise / signal^2) x seconds of a step. The options compared here keep the
+An update on fewer rollouts or tokens is faster, but noisier. What counts is the time until the mean of several
+gradients is as accurate as with all G rollouts. It is proportional to (noise / signal^2) x seconds of a step, where the
+noise is the variance of the gradient of a step, and the signal the size of its mean. The options compared here keep the
 expected gradient. The exception is `question_selection: mixed`: it avoids groups without a signal, so the signal of its
 gradient is larger. Assumptions, stated with the result: the gradients of different rollouts and tokens are uncorrelated
 and small compared with their noise; a rollout with advantage A and L tokens has a gradient of size |A| sqrt(L),
@@ -32,10 +33,10 @@ WORTHWHILE = 0.95
 
 @dataclass(frozen=True)
 class Groups:
-    """Properties of the groups of a run. They determine the noise of the gradient.
+    """Properties of N groups of G rollouts that a run has logged. They determine the noise of the gradient.
 
-    `advantages` `(N, G)`; `lengths` `(N, G)`: completion tokens; `prompt`: tokens of a prompt; `mean_of_row`: whether
-    the loss is a mean over the tokens of each row.
+    `advantages` `(N, G)`; `lengths` `(N, G)`: completion tokens; `prompt`: number of tokens of every prompt;
+    `mean_of_row`: whether the loss is a mean over the tokens of each row.
     """
 
     advantages: NDArray[np.float64]
@@ -58,9 +59,10 @@ class Groups:
 class Option:
     """A way to save time.
 
-    `settings`: its settings by name. `seconds`: time of a step. `noise`: noise of the gradient. `time`: time to the
-    same signal-to-noise ratio. The three numbers are relative: an update on all G rollouts that shares prompts and
-    skips rollouts without a gradient has 1.
+    `settings`: its settings by name. `seconds`: time of a step. `noise`: variance of the gradient of a step, divided by
+    the square of its mean. `time`: time until the mean of several gradients has a given signal-to-noise ratio; it is
+    `seconds * noise`. The three numbers are relative to an update on all G rollouts that shares prompts and skips
+    rollouts without a gradient: for this update, each of them is 1.
     """
 
     settings: dict[str, object]
@@ -75,10 +77,10 @@ class Option:
 
 
 def compare_options(groups: Groups, split: Split, groups_per_step: float, *, keep: float, minimum: int) -> list[Option]:
-    """Compare the ways to save time, and return them with the fastest first.
+    """Compare the ways to save time, and return them with the smallest `Option.time` first.
 
     Args:
-        groups: groups of a run.
+        groups: groups that a run has logged.
         split: seconds of a step: constant parts, and seconds per token position of the update.
         groups_per_step: number of groups that one process trains on in a step.
         keep: the setting `prefix_keep`, the probability that `token_selection: prefix` keeps a whole completion.
@@ -110,7 +112,12 @@ def compare_options(groups: Groups, split: Split, groups_per_step: float, *, kee
 
 
 def recommend(options: list[Option]) -> str:
-    """Return a sentence that recommends the best option, if it saves at least a twentieth of the time."""
+    """Return a sentence that recommends the first option, or training on all G rollouts.
+
+    `options` come from `compare_options`, so the first one has the smallest `Option.time`: the time to the same
+    accuracy of the gradient, relative to training on all G rollouts. It is recommended if this time is at most 0.95;
+    otherwise all G rollouts are recommended.
+    """
     best = options[0]
     if best.time > WORTHWHILE:
         return "Recommended: all G rollouts. A smaller m saves memory, but not time to the same accuracy."

@@ -30,9 +30,10 @@ from raml_trl.runtime.history import RunSummary
 class Prediction:
     """The predicted optimizer step of one trainer ("TRL" or "ours") with one m (rollouts trained on per group).
 
-    `rows` is the number of rollouts trained on, over all devices. `cells` (token positions that run) and `bytes` are
-    those of one device. `cells_per_micro_batch` is the number of cells of the largest micro-batch, if all rollouts
-    have the maximum length.
+    `rows` is the number of rollouts trained on, over all devices. `cells` is the number of token positions, padding
+    included, that the busiest device runs. `cells_per_micro_batch` is that of its largest micro-batch, if all rollouts
+    have the maximum length. `seconds` comes from `predict_seconds`, and `bytes` from `predict_bytes`: the bytes of each
+    part of the memory of one device.
     """
 
     trainer: str

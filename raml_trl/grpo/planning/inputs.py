@@ -143,7 +143,12 @@ def read_split(config: PlanConfig, summary: RunSummary | None, geometry: Geometr
 
 
 def read_lengths(config: PlanConfig, args: SubsetGRPOConfig) -> NDArray[np.int64]:
-    """Return the completion lengths `(N,)`, in tokens, from which the lengths of simulated rollouts are drawn.
+    """Return the N completion lengths `(N,)`, in tokens, from which the lengths of simulated rollouts are drawn.
+
+    They are drawn from a log-normal distribution if `config` gives `length_median` and `length_sigma`. Otherwise they
+    are read from the file or run `config.lengths` or, without it, from the run `config.run`. If a run has logged no
+    completions, they are drawn from a log-normal distribution fitted to its log. No length exceeds
+    `max_completion_length` in `args`.
 
     Raises:
         InputError: if the lengths cannot be read.
@@ -180,7 +185,7 @@ def read_groups(run: Path, args: SubsetGRPOConfig, prompt_length: int) -> Groups
     Args:
         run: the directory of the run.
         args: the config of the recipe, which gives G and the type of the loss.
-        prompt_length: tokens of every prompt, which the result states too.
+        prompt_length: number of tokens of every prompt; it becomes `Groups.prompt`.
 
     Raises:
         InputError: if a file of rollouts cannot be read.
@@ -215,8 +220,8 @@ def completion_text(completion: Any) -> str:
 def logged_completion_lengths(run: Path) -> list[int]:
     """Return the length in tokens, end token included, of each completion that a run logged; empty if it logged none.
 
-    If the run logged more than `ROLLOUTS_DRAWN` completions, only every n-th is used, so that at most this number
-    remains.
+    If the run logged more than `ROLLOUTS_DRAWN` completions, at most this number of them is used, evenly spaced over
+    the run.
 
     Raises:
         InputError: if a file of completions cannot be read.

@@ -181,7 +181,8 @@ def state_bytes(
     With `reference`, the weights of a reference model are added. A part that is sharded is divided by the number of
     processes.
 
-    Source: ZeRO, arXiv 1910.02054, section 3.1: 2 + 2 + 12 bytes per parameter in half precision.
+    Source: ZeRO, arXiv 1910.02054, section 3.1: in half precision, a parameter takes 2 bytes for its weight, 2 for its
+    gradient and 12 for its AdamW states.
     """
     parts = {
         "optimizer": precision.states * shape.num_trained,

@@ -59,7 +59,8 @@ class Split(NamedTuple):
 def lognormal_lengths(median: float, sigma: float, longest: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw completion lengths `(N,)` in tokens from a log-normal distribution, clipped to 1..`longest`.
 
-    `sigma` is the standard deviation of the natural logarithm.
+    N is `ROLLOUTS_DRAWN`. `median` is the median of the distribution, and `sigma` the standard deviation of the natural
+    logarithm of its lengths.
     """
     return np.clip(median * np.exp(sigma * rng.standard_normal(ROLLOUTS_DRAWN)), 1, longest).astype(np.int64)
 
@@ -78,7 +79,8 @@ def lognormal_of_extremes(mean: float, least: float, most: float, number: int) -
 def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw completion lengths `(N,)` in tokens from a log-normal distribution fitted to the log of a run.
 
-    The distribution is fitted to the mean, minimum and maximum length in the log.
+    N is `ROLLOUTS_DRAWN`. The distribution is fitted to the mean, minimum and maximum length in the log, each averaged
+    over the entries that have it.
 
     Args:
         entries: the log of the run.
