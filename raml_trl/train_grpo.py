@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
-    """Read the questions and train."""
+    """Read the questions and train. `record` is the run in `output_dir`."""
     _, _, table, evaluation = open_inputs(data, config, model)
     check_push(config, revisions=data.hub_revisions)
     rows = grpo_rows(table, data.prompt_style)
@@ -69,7 +69,8 @@ def open_inputs(
     """Return the name of the model, its tokenizer, the questions to train on, and the evaluation during training.
 
     Raises:
-        InputErrors: if some of them cannot be used, or vLLM or a dashboard is missing.
+        InputErrors: if the model, the data or the settings of the evaluation cannot be used, or vLLM or a dashboard is
+            missing. It holds all problems that were found.
     """
     problems = Problems()
     with problems.collected():
@@ -92,7 +93,10 @@ def open_inputs(
 
 
 def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -> Iterator[dict[str, str]]:
-    """Make all checks that need no network, and describe the training, for a dry run."""
+    """Check the inputs as `open_inputs` does, and yield texts that describe the training, by label, for a dry run.
+
+    Whether the results can be pushed to the Hub is not checked.
+    """
     rollouts, group = config.generation_batch_size, config.num_generations
     assert rollouts is not None  # set by TRL
     assert group is not None
@@ -113,7 +117,8 @@ def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -
 def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
     """Log the time, rollouts and tokens that the run spent, and return them for `summary.json`.
 
-    If the setting `question_selection` or `refill` chose questions, write statistics of each to `questions.json`.
+    If the setting `question_selection` or `refill` chose questions, write statistics of each question to
+    `questions.json`.
     """
     table = trainer.question_table
     if table is not None and trainer.is_world_process_zero():

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
-    """Choose the trajectories and train."""
+    """Choose the trajectories and train. `record` is the run in `output_dir`."""
     _, tokenizer, table, evaluation = open_inputs(options, config, model)
     check_push(config, revisions=options.hub_revisions)
     choice = options.choice(config)
@@ -69,7 +69,8 @@ def open_inputs(
     """Return the name of the model, its tokenizer, the trajectories to train on, and the evaluation during training.
 
     Raises:
-        InputErrors: if some of them cannot be used, or a dashboard is missing.
+        InputErrors: if the model, the data or the settings cannot be used, or a dashboard is missing. It holds all
+            problems that were found.
     """
     problems = Problems()
     with problems.collected():
@@ -92,7 +93,10 @@ def open_inputs(
 
 
 def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> Iterator[dict[str, str]]:
-    """Make all checks that need no network, and describe the training, for a dry run."""
+    """Check the inputs as `open_inputs` does, and yield texts that describe the training, by label, for a dry run.
+
+    Whether the results can be pushed to the Hub is not checked.
+    """
     processes = process_share()[1]
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
     number = options.num_trajectories

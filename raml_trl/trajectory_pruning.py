@@ -15,8 +15,8 @@ introduces the answer) is appended, and the answer is decoded greedily.
 A killed run resumes with the questions that are not done yet. Only the first process of a launch works.
 
 The reference method `none` keeps all thinking, and its answers are decoded in the same way. Methods therefore differ
-only in the thinking that they keep. `curve` and `drop_sentence` use the reference answer. They show how short a
-trajectory could be, but cannot shorten a trajectory whose answer is unknown.
+only in the thinking that they keep. The methods `curve` and `drop_sentence` use the reference answer. They show how
+short a trajectory could be, but cannot shorten a trajectory whose answer is unknown.
 """
 
 import logging
@@ -32,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: TrajectoryPruningConfig, record: Run) -> None:
-    """Shorten the trajectories, compare the methods, and write datasets to train on."""
+    """Shorten the trajectories, compare the methods, and write datasets to train on.
+
+    `record` is the run in `output_dir`.
+    """
     methods = run_experiment(config, record, time.monotonic)
     logger.info("%s", methods_table(methods))
 

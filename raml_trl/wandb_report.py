@@ -59,7 +59,7 @@ class WandbReportConfig:
 
 
 def main(config: WandbReportConfig, record: Run) -> None:
-    """Build the page, save it in W&B, and keep a copy in `output_dir`."""
+    """Build the page, save it in W&B, and keep a copy in `output_dir`, whose run is `record`."""
     if find_spec("wandb_workspaces") is None:
         raise InputError(f"wandb_report needs wandb-workspaces, which is not installed: {how_to_install('wandb')}")
     check_tracker("wandb")
@@ -72,7 +72,7 @@ def main(config: WandbReportConfig, record: Run) -> None:
 
 
 def make_report(config: WandbReportConfig) -> "wr.Report":
-    """Build the page without saving it.
+    """Return the page without saving it in W&B.
 
     Raises:
         InputError: if W&B refuses the connection, or has no project with the name in `config`.
@@ -107,7 +107,7 @@ def make_report(config: WandbReportConfig) -> "wr.Report":
 
 
 def specification(report: "wr.Report") -> dict[str, object]:
-    """Return the page in the JSON format that W&B stores."""
+    """Return the page `report` in the JSON format that W&B stores."""
     return report._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

@@ -55,7 +55,7 @@ class WeighClaimsConfig:
 
 
 def main(config: WeighClaimsConfig, record: Run) -> None:
-    """Test the claims, write the results, and print the verdicts."""
+    """Test the claims, write the results, and print the verdicts. `record` is the run in `output_dir`."""
     sweeps = read_trials(Path(config.sweeps))
     claims = weigh(read_claims(find_recipe(config.claims)), sweeps)
     settings = {

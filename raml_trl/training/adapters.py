@@ -31,8 +31,9 @@ def check_adapter(name: str, starting_adapter: StartingAdapter | None, *, use_pe
         use_peft: whether the trainer is to add a new adapter.
 
     Raises:
-        InputError: if the model is an adapter and the setting is missing, or the other way round; if the base model is
-            missing; or if a new adapter is wanted besides the one to continue.
+        InputError: if the model is an adapter and `starting_adapter` is None; if the model is no adapter and
+            `starting_adapter` is set; if the base model of the adapter is missing; or if `starting_adapter` is
+            `continue` and `use_peft` would add a second adapter.
     """
     base = base_of_adapter(name)
     if base is None:
@@ -57,8 +58,9 @@ def check_adapter(name: str, starting_adapter: StartingAdapter | None, *, use_pe
 def merge_adapter(name: str, directory: Path, *, dtype: str | None) -> str:
     """Merge an adapter into its base model, save the merged model and its tokenizer, and return their directory.
 
-    The model is saved in `directory`. If the run is resumed, the merged model is already there and is kept. The first
-    process of the launch merges, and the others wait for it.
+    `name` is the directory of the adapter, and `dtype` is the dtype of the merged weights; None leaves the choice to
+    transformers. The model is saved in `directory`. If the run is resumed, the merged model is already there and is
+    kept. The first process of the launch merges, and the others wait for it.
 
     Raises:
         InputError: if the adapter or its base model cannot be loaded.

@@ -40,12 +40,14 @@ class _LogsMetrics(Protocol):
 
 
 def write_progress(checkpoint: Path, progress: Progress, process_index: int) -> None:
-    """Save in a checkpoint the state of one process that the `Trainer` does not save."""
+    """Save `progress` in a checkpoint: the state of one process that transformers' `Trainer` does not save."""
     torch.save(progress, progress_path(checkpoint, process_index))
 
 
 def read_progress(checkpoint: Path, process_index: int, num_processes: int) -> Progress | None:
-    """Load what `write_progress` saved for one process, or return None with a warning if this launch cannot use it.
+    """Return the progress that `write_progress` saved for one process, or None if this launch cannot use it.
+
+    In the latter case a warning says that buffered rollouts are generated again.
 
     Args:
         checkpoint: the directory that training resumes from.
@@ -78,7 +80,7 @@ def log_state(trainer: _LogsMetrics) -> Progress:
 
 
 def restore_log(trainer: _LogsMetrics, state: Progress) -> None:
-    """Put the result of `log_state` back into a trainer."""
+    """Put the metrics and the loss that `log_state` returned when a checkpoint was saved back into a trainer."""
     trainer._metrics["train"].update(state["metrics"])
     loss, trainer._globalstep_last_logged = state["loss"]
     trainer._tr_loss = torch.full_like(trainer._tr_loss, loss)
@@ -93,12 +95,12 @@ class Totals(TypedDict):
 
 
 def summarize_run(logs: dict[str, float], totals: Totals, steps: int) -> None:
-    """Correct the entry with which transformers ends the log, so that it describes the run and not its last session.
+    """Change the last log entry of transformers in place, so that it describes the run and not only its last session.
 
     A run that is resumed has several sessions: one for each call of `train`.
 
     Args:
-        logs: the entry, with `train_loss`, `train_runtime` in seconds and rates per second.
+        logs: the entry, with `train_loss`, `train_runtime` in seconds, and the steps and samples per second.
         totals: the steps and seconds of the earlier sessions, and the sum of the losses of the whole run.
         steps: the optimizer steps of the whole run.
     """
@@ -156,7 +158,7 @@ class ResumableTrainer(Trainer):
         It is the newest complete checkpoint in `directory`, unless `resume_from_checkpoint` names another one.
 
         Raises:
-            InputError: if all checkpoints are damaged, or the one in `resume_from_checkpoint` is.
+            InputError: if there are checkpoints but all are damaged, or `resume_from_checkpoint` names a damaged one.
         """
         requested = self.args.resume_from_checkpoint
         return from_first_process(lambda: choose_checkpoint(directory, self._required, requested))

@@ -56,12 +56,13 @@ def choose_checkpoint(
 
     Args:
         directory: the output directory of the run.
-        required: the files without which the run cannot be resumed exactly.
+        required: returns the files without which the run cannot be resumed exactly. A checkpoint that lacks one of them
+            counts as damaged. None requires no files beyond those in the manifest.
         requested: a checkpoint that the user has named; None takes the newest complete one in `directory`.
 
     Raises:
-        InputError: if all checkpoints are damaged, or the requested one is. If the run was killed while it saved its
-            first checkpoint, there is no error, and the run starts again from the beginning.
+        InputError: if there are checkpoints but all are damaged, or if the requested one is. If the run was killed
+            while it saved its first checkpoint, there is no error, and the run starts again from the beginning.
     """
     if requested is not None:
         fault = find_resume_fault(Path(requested), required)

@@ -38,7 +38,7 @@ def check_device(config: TrainingArguments) -> None:
     Call this function before `__post_init__` of TRL, which replaces None in `bf16` by true, unless `fp16` is true.
 
     Raises:
-        MissingDevice: if it cannot.
+        MissingDevice: if the settings ask for bfloat16, and no device of this machine computes in it.
     """
     bf16 = not config.fp16 if config.bf16 is None else config.bf16
     if config.use_cpu or not (bf16 or config.bf16_full_eval):

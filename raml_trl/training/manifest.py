@@ -28,7 +28,10 @@ class FileDigest(TypedDict):
 
 
 def list_files(checkpoint: Path) -> list[str]:
-    """Return the paths of the files that the manifest of a checkpoint has to list, relative to the checkpoint."""
+    """Return the paths of the files of a checkpoint that its manifest lists, relative to the checkpoint.
+
+    These are all files except the manifest, the model card and temporary files.
+    """
     paths = (path for path in checkpoint.rglob("*") if path.is_file() and not is_partial(path))
     return sorted(name for path in paths if (name := path.relative_to(checkpoint).as_posix()) not in _NOT_LISTED)
 

@@ -19,8 +19,10 @@ class StopAfterStep(TrainerCallback):
 
     The processes of a launch tell each other at the end of every step, so all of them stop after the same step, even if
     only one of them got the signal. With `save_strategy: no`, no checkpoint is saved. This must be the last callback of
-    the trainer. It also ends training if the output directory was deleted or its lock was lost. Otherwise, the next
-    checkpoint would create a deleted directory again.
+    the trainer, because callbacks after it would not see the step that ends training.
+
+    It also ends training, with an InputError, if the output directory was deleted or another process has taken its
+    lock. Otherwise, the next checkpoint would create a deleted directory again.
 
     Args:
         request: the signal that this process has received.
