@@ -161,7 +161,7 @@ def _ways_to_tie(counts: Sequence[int], votes: int, draws: int, abstaining: int)
 
 
 def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
-    """Return `majority_at_k` `(Q,)` of the votes of every question. Questions with equal votes are computed only once.
+    """Return `majority_at_k` of the votes of every question `(Q,)`. Questions with equal votes share one computation.
 
     Raises:
         ValueError: if `majority_at_k` raises it. The message names the position of the question.
@@ -172,7 +172,7 @@ def majority_each(votes: Iterable[Votes], k: int) -> NDArray[np.float64]:
 
 
 def by_question(value: Callable[[Question], float], questions: Iterable[Question]) -> NDArray[np.float64]:
-    """Return `value(question)` `(Q,)` of all questions. For questions that compare equal, `value` is called only once.
+    """Return `value(question)` of every question `(Q,)`. For questions that compare equal, `value` is called only once.
 
     Raises:
         ValueError: if `value` raises it. The message names the position of the question.

@@ -48,7 +48,7 @@ class Grade:
 def grade(text: str, answer: str, *, style: str = "boxed") -> Grade:
     """Grade one completion against its reference answer.
 
-    If the answers can be compared by algebra only and that takes longer than `SECONDS` (8), the outcome is "timeout".
+    If the answers can be compared by algebra only and that takes longer than `SECONDS` (8 s), the outcome is "timeout".
     The time limit uses SIGALRM. It therefore applies on the main thread only and cannot interrupt a single long
     instruction of the interpreter. A SIGALRM timer that the caller has set keeps running. Memory is not limited. Use
     `GradingPool` to limit both time and memory reliably.

@@ -13,7 +13,7 @@ class Comparison(Protocol):
 
     @property
     def silent(self) -> bool:
-        """Whether this comparison uses no algebra, and so leaves expressions with different spellings undecided."""
+        """Whether this comparison compares expressions by spelling only, and leaves different spellings undecided."""
         ...
 
     @property

@@ -3,8 +3,8 @@
     python -m raml_trl.grading.worker 8
 
 The argument is the time limit of one comparison in seconds. The parent kills a worker that takes longer. The worker
-first writes one line to stdout to report that it is ready. It then answers every line of stdin, `{"predicted": ...,
-"answer": ...}`, with one line that holds the outcome.
+first writes one line to stdout to report that it is ready. It then answers every line of stdin,
+`{"predicted": ..., "answer": ...}`, with one line that holds the outcome.
 """
 
 import json

@@ -59,7 +59,7 @@ class RowTable(NamedTuple):
 
     @property
     def tokens(self) -> RowTokens:
-        """The numbers of tokens of all rows, in the form that `packing.dealing` needs."""
+        """The prompts and token counts of the rows of all processes, as `packing.dealing` takes them."""
         prefixes = np.maximum(self.prompt_lengths - 1, 0)
         return RowTokens(self.prompts.ravel(), prefixes.ravel(), self.completion_lengths.ravel())
 
@@ -99,14 +99,16 @@ def deal_rows(
 
     Args:
         table: the properties of the rows of all processes.
-        live: `(W, R)`; false for rows to skip.
+        live: `(W, R)`; false for rows to skip if `rules.skip_zero_advantage` is true.
         args: the trainer's config.
         rules: whether groups stay together, whether rows are sorted by length, and whether `live` is used.
         keep_unselected: whether rows that are not selected run too, for a loss that masks them.
-        runs_unused: whether every micro-batch has to run, even if the rows fit into fewer.
+        runs_unused: used if groups stay together: whether a micro-batch without rows runs an idle row, as DeepSpeed
+            requires. Otherwise such a micro-batch stays empty.
 
     Returns:
-        K micro-batches, each `(W, N)`: the row numbers of each process, or `IDLE`.
+        The micro-batches of the generation, each `(W, N)`: for every process the numbers of its N rows. An idle row has
+        the number `IDLE`.
 
     Raises:
         InputError: if rows keep their order, and the selected rows cannot be cut into micro-batches of equal size.
@@ -155,10 +157,10 @@ def _warn_large(limit: int) -> None:
 
 
 def mark_loss_rows(micro_batches: Sequence[Batch], table: RowTable) -> None:
-    """Store in each micro-batch the number of rows that its loss must divide by, if it has another number of rows.
+    """Store under the key `LOSS_ROWS` the number of rows that the loss of a micro-batch must divide by.
 
-    The number is stored under the key `LOSS_ROWS`. It is the number of selected rows that a micro-batch of one
-    process has before rows are moved or skipped.
+    This is the number of selected rows that a micro-batch of one process has before rows are moved or skipped. Only
+    micro-batches that now have a different number of rows get the key.
     """
     rows = float(table.selected.sum()) / (len(table.selected) * len(micro_batches))
     for micro_batch in micro_batches:
@@ -207,10 +209,10 @@ def take_micro_batches(
 
 
 def rows_to_score(mask: Tensor, accelerator: Accelerator) -> NDArray[np.int64]:
-    """Return the rows of this process for which `mask` is true, padded with row 0 to the same number on every process.
+    """Return the numbers of the rows of this process for which `mask` `(R,)` is true.
 
-    `mask` is `(R,)`. Every process computes log-probabilities for the same number of rows (at least one), because
-    a forward pass may be a collective operation.
+    Row 0 is appended as often as needed to get equally many numbers on every process. Every process computes
+    log-probabilities for the same number of rows (at least one), because a forward pass may be a collective operation.
     """
     own: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
     most = int(accelerator.gather(torch.tensor(len(own), device=mask.device)).max())

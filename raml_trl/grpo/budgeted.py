@@ -24,7 +24,8 @@ MAX_STEPS = 10**6
 class Spent:
     """The score of an evaluation, and the cost of training before it.
 
-    The cost consists of steps, seconds without evaluations, and `Ledger.counts`.
+    The cost consists of optimizer steps, of CPU and wall-clock seconds without those of evaluations, and of the counts
+    of the trainer's `Ledger`, such as generated tokens.
     """
 
     score: float
@@ -36,14 +37,14 @@ class Spent:
 
 @dataclass
 class Budget(TrainerCallback):
-    """Asks for an evaluation whenever another share of the budget is spent, and ends training after the last one.
+    """Asks for an evaluation whenever a further 1/`evaluations` of the budget is spent. The last one ends training.
 
     Args:
         tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget; the last one is at its end.
         clock: returns the CPU time of the process in seconds, such as `time.process_time`.
         wall: returns the wall-clock time in seconds.
-        counts: `Ledger.counts` of the run, which the trainer updates.
+        counts: the counts of the trainer's `Ledger`, among them `tokens_generated`; the trainer updates them.
         metric: name of the evaluation metric to record as the score.
     """
 
@@ -103,7 +104,7 @@ def train_on_budget(
         model: directory or name of the model.
         rows: the questions, as `grpo_rows` returns them.
         evaluation: the questions of the evaluations.
-        config: the settings of the trainer; `max_steps` should be `MAX_STEPS`.
+        config: the settings of the trainer; `max_steps` should be `MAX_STEPS`, so that only the budget ends training.
         tokens: the budget: generated completion tokens.
         evaluations: number of evaluations, at equal shares of the budget.
         clock: returns the CPU time of the process in seconds, to be recorded.

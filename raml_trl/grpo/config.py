@@ -41,8 +41,9 @@ _CHOICE_IF_CHANGED = frozenset(
 class SubsetGRPOConfig(GRPOConfig):
     """TRL's `GRPOConfig` with settings that choose which m of the G rollouts of a group carry gradient.
 
-    `per_device_train_batch_size` (B) and `steps_per_generation` count rollouts before selection, as in TRL. A
-    micro-batch is made from B rollouts and trains on B * m / G rows.
+    G is `num_generations`, and m is `num_generations_update`. `per_device_train_batch_size` (B) and
+    `steps_per_generation` count rollouts before selection, as in TRL. A micro-batch is made from B rollouts and trains
+    on B * m / G rows.
     """
 
     limits: ClassVar[Limits] = {
@@ -185,14 +186,15 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def fraction(self) -> float:
-        """The share of rollouts that carry gradient, m/G."""
+        """The share m/G of rollouts that carry gradient: `num_generations_update` / `num_generations`."""
         return self.num_generations_update / self.num_generations
 
     @property
     def choice(self) -> dict[str, object]:
         """The settings that determine the selection and the loss, by name, for model cards.
 
-        Settings that choose questions and tokens are included if they differ from their defaults.
+        Settings that choose questions, or tokens of a rollout, to train on are included only if they differ from their
+        defaults.
         """
         names = ("num_generations", "num_generations_update", "selection", "selection_scope", "subset_mode")
         always = {name: getattr(self, name) for name in (*names, "advantage_scope", "loss_type", "seed")}
@@ -240,16 +242,17 @@ class SubsetGRPOConfig(GRPOConfig):
         return self.fraction < 1 or any(value is not False for value in switches) or self.shared_prompts != "off"
 
     def row_rules(self, traits: ModelTraits = PLAIN_MODEL, *, num_processes: int = 1) -> RowRules:
-        """Return whether `length_bucketing` and `skip_zero_advantage` are on.
+        """Return how rows are assigned to micro-batches: whether `length_bucketing` and `skip_zero_advantage` are on.
 
-        A setting that is None is on if it leaves the gradient of a step unchanged.
+        If one of these two settings is None, it is on if it leaves the gradient of an optimizer step unchanged.
 
         Args:
             traits: the properties of the model that decide whether rows may move and padding may be trimmed.
             num_processes: number of processes that train.
 
         Raises:
-            InputError: if the settings would change the gradient of this model, or the batch sizes do not fit together.
+            InputError: if one of these settings, `subset_mode: mask` or moving rows between processes would change the
+                gradient of this model, or if the batch sizes do not fit together.
         """
         set_on = [f"{name}: true" for name in ("length_bucketing", "skip_zero_advantage") if getattr(self, name)]
         if traits.router_loss and (self.subset_mode == "mask" or set_on):
@@ -278,8 +281,8 @@ class SubsetGRPOConfig(GRPOConfig):
         """Return warnings about the effect of `length_bucketing` and `skip_zero_advantage` with this model.
 
         Args:
-            traits: the properties of the model. Call `row_rules` with them first: it rejects those that the settings do
-                not allow.
+            traits: the properties of the model. Call `row_rules` with them first: it raises an error if the settings do
+                not work with such a model.
         """
         rules = self.row_rules()
         settings = {
@@ -316,7 +319,7 @@ class SubsetGRPOConfig(GRPOConfig):
 
     @property
     def bucketing_window(self) -> int:
-        """Number of consecutive micro-batches of a generation that always fall into the same optimizer step."""
+        """Number of consecutive micro-batches of a generation that always belong to the same optimizer step."""
         return gcd(self.steps_per_generation, self.gradient_accumulation_steps)
 
     def _check_geometry(self, *, rows_move: bool) -> None:

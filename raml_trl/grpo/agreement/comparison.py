@@ -1,12 +1,13 @@
 """Compares trainings with TRL's trainer and with ours.
 
 `trl_contract` checks the names in TRL that our trainer depends on. The comparison checks numbers, so it also notices a
-release of TRL whose loss has a new term or another denominator. Every case is trained five times:
+release of TRL whose loss has a new term or another denominator. G is `num_generations` and m is
+`num_generations_update`. Every case is trained five times:
 
 - with TRL's `GRPOTrainer`;
 - `plain`: with ours, m = G, without `length_bucketing`, `skip_zero_advantage` and `shared_prompts`. It must equal TRL
   bit for bit;
-- `default`: with ours, m = G. It must equal TRL up to rounding;
+- `default`: with ours and the defaults of its own settings, m = G. It must equal TRL up to rounding;
 - `drop` and `mask`: with ours, m = G / 2, once with each `subset_mode`. They must equal each other up to rounding.
 """
 
@@ -39,8 +40,8 @@ class Difference:
     """The largest relative differences between a training and a reference training, over all steps.
 
     `gradient` is the norm of the difference of their gradients, relative to the norm of the reference's gradient.
-    `metric` is the logged metric that differs most, and `logs` its difference. A difference is infinite if one training
-    lacks a step, a metric or a number that the other has.
+    `metric` is the name of the logged metric that differs most, and `logs` is its relative difference. A difference is
+    infinite if one training lacks a step, a metric or a number that the other has.
     """
 
     gradient: float
@@ -53,7 +54,7 @@ class Difference:
 
 
 class Failure(NamedTuple):
-    """A failed comparison of two trainings: its case, its name (one of `COLUMNS`), and the reason."""
+    """A failed comparison of two trainings: name of the case, name of the comparison (one of `COLUMNS`), and reason."""
 
     case: str
     column: str
@@ -65,15 +66,15 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """The result of a case: for each comparison in `COLUMNS` the difference, or why our trainer rejected a setting."""
+    """The result of a case: for each comparison in `COLUMNS` the difference, or the error if settings were rejected."""
 
     case: str
     columns: Mapping[str, Difference | str]
 
     def failures(self, tolerance: float) -> Iterator[Failure]:
-        """Yield a failure for each comparison with a rejected setting, or with a difference above `tolerance`.
+        """Yield a failure for each comparison in which settings were rejected or the difference exceeds `tolerance`.
 
-        In the comparison `plain`, any difference is a failure.
+        In the comparison `plain`, every difference is a failure, however small.
         """
         for name, result in self.columns.items():
             if isinstance(result, str):
@@ -84,7 +85,7 @@ class Agreement:
 
 
 def measure(cases: Iterable[Case]) -> Iterator[Agreement]:
-    """Train every case with TRL's trainer and with ours, and yield how closely they agree."""
+    """Train every case with TRL's trainer and with ours, and yield one `Agreement` per case."""
     with open_workshop() as workshop:
         for case in cases:
             yield _measure(case, workshop)

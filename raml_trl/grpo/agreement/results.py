@@ -16,7 +16,11 @@ _RIGHTMOST = 10.0
 
 
 def agreement_table(agreements: Sequence[Agreement], head: str = "case") -> str:
-    """Return a Markdown table of the worst relative differences, one row per case; `head` heads the first column."""
+    """Return a Markdown table with one row per case and one column per comparison.
+
+    A cell is the largest relative difference of all gradients and logged metrics. `head` is the title of the first
+    column.
+    """
     body = [[result.case, *(_cell(result.columns[name]) for name in COLUMNS)] for result in agreements]
     return markdown_table([[head, *COLUMNS], *body])
 
@@ -28,10 +32,10 @@ def _cell(result: Difference | str) -> str:
 
 
 def agreement_figure(agreements: Sequence[Agreement], tolerance: float) -> str:
-    """Draw the worst relative differences on a logarithmic axis, one row per case, as SVG.
+    """Draw the largest relative difference of every comparison as a dot, and return the SVG.
 
-    A dashed line marks the tolerance. Rejected cases have no dot. A difference of 0 is drawn at the left edge, and an
-    infinite one at the right edge.
+    The axis is logarithmic, with one row per case, and a dashed line marks `tolerance`. A comparison has no dot if our
+    trainer rejected its settings. A difference of 0 is drawn at the left edge, and an infinite one at the right edge.
     """
     figure = Figure(figsize=(7.2, 1.0 + 0.19 * len(agreements)), layout="constrained")
     axes = figure.subplots()
