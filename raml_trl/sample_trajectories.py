@@ -7,8 +7,9 @@ r"""Samples trajectories for each question from a teacher model, grades them, an
 A shard is a file with the trajectories of some of the questions. Each process of the launch writes its share of the
 shards and never waits for another process. A shard appears on disk only once it is complete. If the command was
 interrupted, the same command, on any number of processes, writes the missing shards, with the same content as without
-the interruption. The process that finishes last completes the run. `output_dir` is then a dataset for `train_sft`, in
-the format of the RaML paper's rollout datasets. `push_to_hub` pushes the dataset to the Hub with a card.
+the interruption. The process that finishes last writes the card and marks the run as complete. `output_dir` is then a
+dataset for `train_sft`, in the format of the RaML paper's rollout datasets. With `push_to_hub`, it also
+pushes the dataset and the card to the Hub.
 """
 
 import logging

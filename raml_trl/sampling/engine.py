@@ -15,7 +15,10 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to draw completions. `temperature` 0 decodes greedily; `top_k` 0 keeps the whole vocabulary."""
+    """How to draw completions: `num_samples` per prompt, each of at most `max_completion_length` tokens.
+
+    `temperature` 0 decodes greedily; `top_k` 0 keeps the whole vocabulary.
+    """
 
     num_samples: int
     max_completion_length: int  # tokens

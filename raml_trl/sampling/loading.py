@@ -216,5 +216,5 @@ def shown_name(name: str) -> str:
 
 
 def cannot_load(name: str, error: Exception) -> InputError:
-    """Return the error to raise if transformers cannot load a model, with the message of transformers on one line."""
+    """Return an InputError which says that model `name` cannot be loaded, with the message of `error` on one line."""
     return InputError(f"model {name} cannot be loaded: {' '.join(str(error).split())}")

@@ -42,7 +42,10 @@ def check_sft(config: SFTConfig) -> None:
 
 
 def take_prepared(config: SFTConfig) -> None:
-    """Change `config` so that TRL does not prepare our examples: they are tokenised and within `max_length` already."""
+    """Change `config` so that TRL does not prepare our examples, which are tokenised and within `max_length` already.
+
+    With `packing`, TRL still prepares them, because this step packs them.
+    """
     # RaML: skip TRL's preparation, which reads all examples. Only packing needs it, with `max_length` tokens in a pack.
     options: Any = config.dataset_kwargs or {}
     config.dataset_kwargs = options | {"skip_prepare_dataset": not config.packing}

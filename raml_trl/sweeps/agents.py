@@ -92,7 +92,8 @@ class Agents:
     def work(self, device: str | None = None) -> None:
         """Run one trial after another until every trial has a result.
 
-        While other agents run all remaining trials, wait. If one of these trials is interrupted, run it.
+        If other agents are running all trials that have no result, this agent waits. If one of those trials is then
+        interrupted, this agent runs it.
 
         Args:
             device: value of `CUDA_VISIBLE_DEVICES` for the trials; None keeps the value of the environment.

@@ -28,7 +28,7 @@ def claims_page(
     settings: Mapping[str, Sequence[SettingSummary]],
     metric: str,
 ) -> str:
-    """Format all results as a Markdown page.
+    """Return a Markdown page with all results.
 
     `settings` maps the name of a sweep to the summaries of its settings. The tables of settings show `metric` before
     other metrics.
@@ -49,7 +49,7 @@ def claims_page(
 
 
 def verdicts_table(claims: Sequence[WeighedClaim]) -> str:
-    """Format a Markdown table with the verdict of each claim and the differences of its comparisons."""
+    """Return a Markdown table with the verdict of each claim and the differences of its comparisons."""
     rows = [["", "claim", "verdict", "differences"]]
     for weighed in claims:
         differences = "; ".join(map(_format_difference, weighed.differences))
@@ -88,7 +88,7 @@ def _format_difference(result: ArmDifference) -> str:
 
 
 def settings_table(summaries: Sequence[SettingSummary], metric: str) -> str:
-    """Format a Markdown table with one row per setting. The column of `metric` comes before that of other metrics."""
+    """Return a Markdown table with one row per setting. The column of `metric` comes before that of other metrics."""
     if not summaries:
         return "No trial is complete."
     first = summaries[0]

@@ -111,9 +111,9 @@ def read_seconds(directory: Path) -> float | None:
 
 
 def means_over_seeds(sweep: Sweep, results: Sequence[TrialResult]) -> list[SettingMean]:
-    """Average the metric of complete trials over the seeds of each setting.
+    """Return the mean of the metric over the complete trials of each setting, which differ only in the seed.
 
-    Settings are in the order in which the sweep file lists their values.
+    Settings are in the order in which the sweep file lists their values; numbers drawn from a range are sorted by size.
     """
     names = [name for name in sweep.swept if name != SEED]
     values: dict[tuple[Scalar, ...], list[float]] = {}

@@ -139,7 +139,7 @@ class Rules:
     def all_runs(self) -> Iterator[RuleRun]:
         """Yield all runs of both stages.
 
-        Runs of the comparison have the first learning rate, because the best one is known only after the tuning.
+        Runs of the comparison have the first learning rate, because their best one is known only after the tuning.
         """
         first = {(world, arm): self.learning_rates[0] for world in self.worlds for arm in self.arms}
         yield from (*self.tuning_runs(), *self.comparison_runs(first))

@@ -43,7 +43,7 @@ _LONGEST_NAME = 120  # characters; file systems allow 255 bytes, and suffixes mu
 class Parameter:
     """The values that a parameter of a sweep may take: `values` or, if these are empty, numbers from `low` to `high`.
 
-    With `log`, numbers are drawn uniformly in the logarithm. With `whole`, they are integers.
+    With `log`, the logarithm of the number is drawn uniformly. With `whole`, numbers are integers.
     """
 
     values: tuple[Scalar, ...] = ()
@@ -58,7 +58,7 @@ class Parameter:
 
     @property
     def num_values(self) -> int | None:
-        """The number of different values; None if the parameter is continuous."""
+        """The number of different values; None if it is continuous: drawn from a range, not only as whole numbers."""
         return len(self.values) or (int(self.high) - int(self.low) + 1 if self.whole else None)
 
 
@@ -106,7 +106,10 @@ class Sweep:
 
 
 def logged_name(metric: str) -> str:
-    """Return the name under which the trainer logs a metric that W&B shows as `eval/NAME` or `train/NAME`."""
+    """Return the name under which the trainer logs a metric: `eval_NAME` or `NAME`.
+
+    W&B shows these names as `eval/NAME` and `train/NAME`. A `metric` without such a prefix is returned unchanged.
+    """
     if metric.startswith("eval/"):
         return "eval_" + metric.removeprefix("eval/")
     return metric.removeprefix("train/")

@@ -153,7 +153,9 @@ class ResumableTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def checkpoint_to_resume(self, directory: Path) -> str | None:
-        """Return the checkpoint to resume from, or None if there is none. Only the first process chooses and checks it.
+        """Return the checkpoint to resume from, or None if there is none.
+
+        Only the first process chooses and checks it; the others get the same result.
 
         It is the newest complete checkpoint in `directory`, unless `resume_from_checkpoint` names another one.
 

@@ -95,7 +95,8 @@ def find_fault(checkpoint: Path) -> Fault | None:
 
     Without a manifest, truncated files are found as far as the format allows: a safetensors file must have the size
     that its header gives, a `torch.save` file must end with a zip directory, and a JSON file must parse. All weight
-    shards that an index file lists must exist, and every process of the launch must have saved its progress.
+    shards that an index file lists must exist, and so must the progress file of every process that saved the
+    checkpoint.
     """
     changes = find_changes(checkpoint)
     if changes is not None:

@@ -39,7 +39,7 @@ class EpochSampler(Sampler[int]):
 
 
 def by_epoch(sampler: Any, seed: int) -> Any:
-    """Return an `EpochSampler` for a `LengthGroupedSampler` or a shuffling `RepeatSampler`; return others unchanged.
+    """Return an `EpochSampler` for a `LengthGroupedSampler` or a shuffling `RepeatSampler`; return any other unchanged.
 
     A sampler that groups by length gets a generator with `seed`. Without one, it would draw from the global generator,
     whose state depends on the training before.
@@ -56,7 +56,11 @@ class _HasEpoch(Protocol):
 
 
 class EpochSetter(TrainerCallback):
-    """Tells the sampler the epoch. On several processes, transformers fails to do so after it has skipped batches."""
+    """Callback that tells the sampler which epoch begins.
+
+    On several processes, transformers fails to do so in a resumed run, after it has skipped the batches of the run so
+    far.
+    """
 
     def on_epoch_begin(
         self,

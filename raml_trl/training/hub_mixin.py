@@ -45,7 +45,10 @@ class HubTrainer(Trainer):
 
     @property
     def longest_completion(self) -> int | None:
-        """The largest number of tokens that the model was trained to write; None if the settings do not limit it."""
+        """The limit of the settings for the tokens that the model was trained to write; None if there is no limit.
+
+        In SFT the limit includes the tokens of the prompt.
+        """
         args: Any = self.args
         return args.max_length if isinstance(args, SFTConfig) else args.max_completion_length
 

@@ -48,7 +48,8 @@ def find_changes(checkpoint: Path) -> list[str] | None:
     """Compare a checkpoint with its manifest.
 
     Returns:
-        A description of each missing or changed file, such as "optimizer.pt is missing". None if there is no manifest.
+        A description of each missing or changed file, such as "optimizer.pt is missing". The list is empty if no file
+        has changed. None if there is no manifest.
     """
     path = checkpoint / MANIFEST
     if not path.is_file():
