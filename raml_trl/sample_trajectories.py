@@ -8,8 +8,8 @@ A shard is a file with the trajectories of some of the questions. Each process o
 shards and never waits for another process. A shard appears on disk only once it is complete. If the command was
 interrupted, the same command, on any number of processes, writes the missing shards, with the same content as without
 the interruption. The process that finishes last writes the card and marks the run as complete. `output_dir` is then a
-dataset for `train_sft`, in the format of the RaML paper's rollout datasets. With `push_to_hub`, it also
-pushes the dataset and the card to the Hub.
+dataset for `train_sft`, in the format of the RaML paper's rollout datasets. With `push_to_hub`, it also pushes the
+dataset and the card to the Hub.
 """
 
 import logging

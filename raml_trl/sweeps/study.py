@@ -118,7 +118,7 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within the `with` block, keep other processes from changing the list and the results of the sweep's trials."""
+        """Within the `with` block, keep other processes from changing the list and the results of the trials."""
         with (self.directory / ".trials.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
