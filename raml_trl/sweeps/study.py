@@ -98,11 +98,11 @@ class Study:
     trials: dict[str, Settings]
 
     def run_directory(self, name: str) -> Path:
-        """Return the directory of the trial's run."""
+        """Return the directory of the run of the trial `name`."""
         return self.directory / "trials" / name
 
     def log_file(self, name: str) -> Path:
-        """Return the file to which the processes of the trial write their output."""
+        """Return the file to which the processes of the trial `name` write their output."""
         return self.directory / "logs" / f"{name}.log"
 
     def settings_file(self, name: str) -> Path:
@@ -113,7 +113,7 @@ class Study:
         return self.directory / "logs" / f"{name}.json"
 
     def result_file(self, name: str) -> Path:
-        """Return the file that says how the trial ended."""
+        """Return the file that says how the trial `name` ended. It is missing while the trial is unfinished."""
         return self.directory / "results" / f"{name}.json"
 
     @contextmanager
@@ -128,11 +128,11 @@ class Study:
         return [name for name in self.trials if not self.result_file(name).exists()]
 
     def save_metric(self, name: str, metric: float) -> None:
-        """Record that the trial is complete, with its metric."""
+        """Record that the trial `name` is complete, with the value of the sweep's metric."""
         write_json(self.result_file(name), {"status": "complete", "metric": metric, "reason": None})
 
     def save_failure(self, name: str, reason: str) -> None:
-        """Record that the trial failed, and why."""
+        """Record that the trial `name` failed, and why."""
         write_json(self.result_file(name), {"status": "failed", "metric": None, "reason": reason})
 
     def results(self) -> list[TrialResult]:

@@ -97,7 +97,7 @@ class Sweep:
         }
 
     def trial_name(self, settings: Settings) -> str:
-        """Name the trial with these settings. The name is unique within the sweep and can name a directory."""
+        """Return a name for the trial with these settings: unique within the sweep, and valid as a directory name."""
         exact = ",".join(f"{name}={settings[name]}" for name in self.swept) or "only"
         safe = _UNSAFE.sub("_", exact)
         if safe == exact and len(exact) <= _LONGEST_NAME and "." not in exact[:1]:

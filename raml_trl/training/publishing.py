@@ -36,7 +36,7 @@ _NOT_LOADABLE = ("global_step*", "zero_to_fp32.py", MANIFEST, ".*")
 
 
 def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
-    """Check before training that the results can be pushed.
+    """Check before training that the results can be pushed to the Hub.
 
     Only the first process of a launch asks the Hub. If that process fails, the launcher ends the other processes.
 
@@ -68,7 +68,7 @@ def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
 def push_run(
     config: SFTConfig | GRPOConfig, record: Run, *, revisions: bool, choice: Mapping[str, object] | None = None
 ) -> list[str]:
-    """Push those results of a complete run that `config` asks to push.
+    """Push those results of a complete run to the Hub that `config` asks to push.
 
     Args:
         config: the settings of the trainer.
