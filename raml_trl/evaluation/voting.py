@@ -44,13 +44,13 @@ class Votes:
 
 
 def number_answers(questions: Sequence[Sequence[tuple[str, Outcome]]], pool: GradingPool) -> list[list[int | None]]:
-    """Group the samples of each question by answer. Return the number of each sample's answer; None if it abstains.
+    """Find equal answers among the samples of each question. Return a label for every sample; None if it abstains.
 
-    Answers are numbered within a question, from 0 in order of first appearance. All samples graded correct share one
-    answer, because each equals the reference, and no other sample joins them. The grader compares the remaining answers
-    in rounds, for all questions at once. In each round, the most frequent remaining answer of a question serves as the
-    reference for its other remaining answers. The question with the most different answers determines the number of
-    rounds.
+    Samples of a question get the same label if they have the same answer. The labels are the numbers 0, 1, 2, ... in
+    the order in which the answers first appear. All samples graded correct share one answer, because each equals the
+    reference, and no other sample joins them. The grader compares the remaining answers in rounds, for all questions at
+    once. In each round, the most frequent remaining answer of a question serves as the reference for its other
+    remaining answers. The question with the most different answers determines the number of rounds.
 
     Samples without an answer abstain. Samples with an unreadable answer also abstain, because the grader cannot compare
     them, and equal answers would then count as different votes. A sample on which the grader timed out or crashed votes

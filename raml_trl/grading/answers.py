@@ -43,7 +43,7 @@ class EmptySet:
 
 @dataclass(frozen=True)
 class Items:
-    """A list without brackets, in any order, such as several solutions, or the equations of a system."""
+    """A list without brackets whose order does not matter: several solutions, or the equations of a system."""
 
     parts: "tuple[Answer, ...]"
 

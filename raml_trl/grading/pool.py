@@ -169,7 +169,7 @@ class _Child:
             self._ask()
 
     def hear(self) -> Outcome | None:
-        """Read one line of the child's output. Return the outcome of the pair it compared; None if "ready"."""
+        """Read a line of the child's output, and return the outcome in it; None if the line says that it is ready."""
         reply = self._replies.readline()
         if not reply:
             return "crash"

@@ -164,7 +164,7 @@ def units_differ(first: Quantity, second: Quantity) -> bool:
 
 
 def in_base_unit(quantity: Quantity) -> str:
-    r"""Return the value of a quantity in the base unit, such as `\frac{1}{100} (5)` for 5 cm."""
+    r"""Return the value of a quantity in the base unit of its dimension, such as `\frac{1}{100} (5)` for 5 cm."""
     factor = base_unit(quantity.unit)[1]
     return quantity.value if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}} ({quantity.value})"
 

@@ -45,7 +45,7 @@ class Rule:
             raise TooManyStepsError
 
     def without_algebra(self) -> "Rule":
-        """Return a rule that leaves all expressions undecided. Its comparisons count towards the limit of this rule."""
+        """Return a rule that leaves all expressions undecided. Both rules count their comparisons towards one limit."""
         rule = Rule(undecided)
         rule._left = self._left
         return rule

@@ -120,7 +120,7 @@ def train_on_budget(
 
 
 def measure_start(model: str, rows: Dataset, evaluation: Evaluation, config: SubsetGRPOConfig) -> float:
-    """Return the Pass@1 of `model` before training, from samples like those of the evaluations in training."""
+    """Return the Pass@1 of `model` before training, with the sampling settings of the evaluations in training."""
     return evaluation.measure(_make_trainer(model, rows, evaluation, config))["eval_pass@1"]
 
 
