@@ -124,7 +124,7 @@ def format_interval(value: Mapping[str, float]) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Write a table as Markdown, with all its text escaped."""
+    """Return the head and the rows of a table as Markdown, with all text escaped, without its note and terms."""
     rows = [[escape_markdown(name) for name in table.head]]
     rows += [[escape_markdown(f"{cell.text} {cell.small} {cell.p}") for cell in row] for row in table.rows]
     return markdown_table(rows)

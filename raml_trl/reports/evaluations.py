@@ -208,7 +208,7 @@ class Group:
 
 
 def choose_samples(stage: Stage) -> list[Sample]:
-    """Return the first two correct and the first two wrong samples of a stage. Only sample 0 of a question is used."""
+    """Return the first two correct and the first two wrong samples of a stage, among sample 0 of each question."""
     path = Path(stage.directory) / _SAMPLES
     rows = [row for row in read_rows(path) if row["sample"] == 0] if path.is_file() else []
     right, wrong = ([row for row in rows if row["correct"] == correct] for correct in (True, False))

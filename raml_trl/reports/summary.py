@@ -1,6 +1,6 @@
 """Collects the content of a report: evaluations, trainings, sweeps and step times, read from their directories.
 
-A combination is one setting of a sweep: values of the swept parameters except the seed.
+A combination has one value for each parameter that the sweep varies, except the seed.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Reads the sweeps that a report shows, complete or not, and compares each combination with a baseline.
 
-A combination is one setting of a sweep: values of the swept parameters except the seed.
+A combination has one value for each parameter that the sweep varies, except the seed.
 """
 
 import json

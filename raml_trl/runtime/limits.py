@@ -91,7 +91,10 @@ class Names:
 
 @dataclass(frozen=True)
 class Text:
-    """A text without NUL and without half a surrogate pair, because neither files nor processes accept these."""
+    """A text of at most `longest` characters, without NUL and without half a surrogate pair.
+
+    Neither files nor processes accept NUL and half a surrogate pair.
+    """
 
     longest: int = 100_000
 
@@ -187,7 +190,7 @@ class Either:
 
 @dataclass(frozen=True)
 class Each:
-    """A list of values that each lie within a limit."""
+    """A list of at most `longest` values, each of which `limit` allows."""
 
     limit: Limit
     longest: int = 10_000
