@@ -46,7 +46,10 @@ def split_pixels(batch: Batch) -> Batch:
 
 
 def stack_pixels(batch: Batch) -> Batch:
-    """Reverse `split_pixels`. If no row has an image, remove the pixel columns: models expect an image in them."""
+    """Return the batch with the pixels that `split_pixels` has split stacked again.
+
+    If no row has an image, the result has no pixel columns, because models expect an image in them.
+    """
     stacked: Batch = dict(unsplit_pixel_values_by_grid(batch))
     counts = stacked.get("num_images")
     if counts is not None and not any(counts):  # some layouts then have pixels of padding only

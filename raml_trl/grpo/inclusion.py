@@ -18,8 +18,8 @@ def inclusion_probabilities(sizes: NDArray[np.floating], num_selected: int) -> N
     1.
 
     Args:
-        sizes: `(P, G)`, positive.
-        num_selected: m, from 1 to G.
+        sizes: `(P, G)`, for P groups of G items; positive.
+        num_selected: m, the number of items to draw from each group, from 1 to G.
     """
     assert (sizes > 0).all(), "a rollout of size 0 is never drawn, so no weight can make the estimate unbiased"
     num_rollouts = sizes.shape[1]

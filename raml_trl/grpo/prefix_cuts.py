@@ -36,8 +36,8 @@ def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tenso
     Tokens beyond the length of a row have the probability of the last token.
 
     Args:
-        lengths: `(R,)`: tokens of each completion.
-        width: C.
+        lengths: `(R,)`: tokens of the completion of each of R rows.
+        width: C, the number of tokens to which the completions are padded.
         minimum: number of tokens that always survive.
         keep: probability with which a whole completion survives, if it is longer than `minimum`.
     """

@@ -59,7 +59,7 @@ class MixedCounts:
         self.rewards = np.full(num_questions, np.nan)
 
     def chances(self) -> NDArray[np.float64]:
-        """Return the estimated chance `(N,)` that the next group of each question is mixed."""
+        """Return for each of N questions, as `(N,)`, the estimated chance that its next group is mixed."""
         chances: NDArray[np.float64] = (self.mixed + 1) / (self.groups + 2)
         return chances
 
@@ -67,8 +67,8 @@ class MixedCounts:
         """Count the groups of a generation.
 
         Args:
-            questions: `(P,)`: the question of each group.
-            rewards: `(P, G)`; NaN for a rollout without a reward.
+            questions: `(P,)`: the number of the question of each of P groups.
+            rewards: `(P, G)`: the rewards of the G rollouts of each group; NaN for a rollout without a reward.
         """
         mixed = is_mixed(torch.from_numpy(rewards)).numpy()
         for question, group, is_group_mixed in zip(questions, rewards, mixed, strict=True):

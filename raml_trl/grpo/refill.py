@@ -41,6 +41,9 @@ def groups_to_generate(groups: int, group_size: int, processes: int) -> int:
 class Refiller:
     """Replaces the groups of a generation that have no signal.
 
+    In shapes, P is the number of groups of the generation, over all processes, G the number of rollouts in each, and F
+    the number of reward functions.
+
     Attributes:
         accelerator: the trainer's.
         group_size: G.

@@ -50,7 +50,7 @@ def weighted_beta(trainer: _HasBeta, weights: Tensor | None) -> Iterator[None]:
 
     Args:
         trainer: a `GRPOTrainer`, whose `beta` is replaced.
-        weights: `(R,)`: the weight of each row; None to leave `beta` as it is.
+        weights: `(R,)`: the weight of each of the R rows of the batch; None to leave `beta` as it is.
     """
     beta = trainer.beta
     if weights is None or beta == 0.0:

@@ -66,7 +66,8 @@ def per_micro_batch_terms(settings: Mapping[str, object]) -> list[str]:
 def settle_row_rules(settings: Mapping[str, object], traits: ModelTraits = PLAIN_MODEL) -> RowRules:
     """Return whether `length_bucketing` and `skip_zero_advantage` are on.
 
-    A setting that is None is on if it leaves the gradient of the step unchanged.
+    A setting that is true or false stays so. A setting that is None is on if it leaves the gradient of an optimizer
+    step unchanged, and otherwise off.
 
     Args:
         settings: fields of `SubsetGRPOConfig` by name; a missing field counts as its default.

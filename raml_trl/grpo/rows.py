@@ -60,16 +60,16 @@ def _with_idle_rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
 def has_advantage(advantages: Tensor) -> Tensor:
     """Return a mask `(R,)`: true for rows with an advantage other than 0.
 
-    `advantages` is `(R,)`, or `(R, C)` if advantages are per token.
+    `advantages` is `(R,)` for R rows, or `(R, C)` if each of the C tokens of a row has its own advantage.
     """
     return advantages.ne(0).view(len(advantages), -1).any(dim=1)
 
 
 def loss_mask(batch: Batch) -> Tensor:
-    """Return a mask `(R, C)`: 1 for the completion tokens that enter TRL's loss, otherwise 0."""
+    """Return a mask `(R, C)` for R rows with C completion tokens: 1 for tokens that enter TRL's loss, otherwise 0."""
     return batch["completion_mask"] * batch.get("tool_mask", 1)
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Return `values` `(R,)` with as many dimensions as `like`, so that each value multiplies one row of `like`."""
+    """Return `values`, one per row, with as many dimensions as `like`, so that each multiplies one row of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))

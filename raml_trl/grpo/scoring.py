@@ -31,7 +31,8 @@ def score_rows(
 ) -> tuple[Tensor, int, int]:
     """Return log-probabilities `(R, C)`, the number of token positions run, and the number of completion tokens scored.
 
-    The token positions include prompts and padding. Rows that are not scored have NaN, which TRL reads as a
+    R is the number of rows of this process, and C the number of tokens to which their completions are padded. The token
+    positions include prompts and padding. Rows that are not scored have NaN, which TRL reads as a
     log-probability that is not available.
 
     Args:

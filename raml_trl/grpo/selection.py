@@ -101,7 +101,10 @@ def select_rollouts(
 def group_draws(
     num_groups: int, num_rollouts: int, *, seed: int, step: int, first_group: int = 0
 ) -> NDArray[np.float64]:
-    """Draw numbers `(P, G)` in [0, 1). Each depends only on seed, step, index of the group and index of the rollout.
+    """Draw numbers `(P, G)` in [0, 1) for P = `num_groups` groups of G = `num_rollouts` rollouts.
+
+    Each number depends only on the seed, the step, the index of the group and the index of the rollout. `first_group`
+    is the index of the first of these groups in the global batch.
 
     There is one counter-based generator per (seed, step), and its counter is set to the first group. All groups are
     then drawn in one call, which is fast for many groups. Source: Philox4x64-10, Salmon et al., SC 2011.
@@ -130,9 +133,9 @@ def cost_factors(
     cost is L + T, or L + T/m if the prompt runs once for the m rollouts. docs/method.md derives both.
 
     Args:
-        prompts: `(P, G)`: prompt tokens.
+        prompts: `(P, G)`: prompt tokens, for P groups of G rollouts.
         completions: `(P, G)`: completion tokens.
-        num_selected: m, per group.
+        num_selected: m, the number of rollouts to select in each group.
         mean_of_row: whether the loss is a mean over the tokens of each row, not a sum.
         shared: whether the rollouts of a group share their prompt in the update.
     """

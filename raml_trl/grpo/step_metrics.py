@@ -35,7 +35,7 @@ def count_generation(
         accelerator: the trainer's.
         batch: the batch of this process.
         generation: the intermediate results of the generation, with the rollouts that were selected.
-        trained: `(R,)`; true for rows that will be trained on.
+        trained: `(R,)`; true for those of the R rows of this process that will be trained on.
         refill: whether the setting `refill` is on. Then the metrics include the number of groups that it has replaced.
     """
     trained_tokens = (loss_mask(batch) * trained.unsqueeze(1)).sum().long()
@@ -92,7 +92,7 @@ def selection_metrics(
     """Return the shares of groups with and without a training signal, before and after selection.
 
     Args:
-        rewards: `(P, G)`.
+        rewards: `(P, G)`, for P groups of G rollouts.
         selected: `(P, G)`; true for selected rollouts.
         correct: `(P, G)`; true for correct rollouts. None if no reward function reports which rollouts are correct.
     """
@@ -118,9 +118,10 @@ def time_metrics(ledger: Ledger, fraction: float) -> dict[str, float]:
 
 
 def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """Return the share of groups in which all values marked by `mask` are equal; both arguments are `(P, G)`.
+    """Return the share of groups in which all values marked by `mask` are equal.
 
-    Groups in which the mask marks nothing are left out. If no group remains, the share is NaN.
+    Both arguments are `(P, G)`, for P groups of G rollouts. Groups in which the mask marks nothing are left out. If no
+    group remains, the share is NaN.
     """
     least = np.where(mask, values, np.inf).min(axis=1)
     most = np.where(mask, values, -np.inf).max(axis=1)
@@ -131,8 +132,8 @@ def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -
 def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[str, float]:
     """Return the shares of groups in which all, some or none of the rollouts marked by `mask` are correct.
 
-    Both arguments are `(P, G)`. Groups in which the mask marks nothing are left out. If no group remains, the shares
-    are NaN.
+    Both arguments are `(P, G)`, for P groups of G rollouts. Groups in which the mask marks nothing are left out. If no
+    group remains, the shares are NaN.
     """
     size = mask.sum(axis=1)
     right = (correct & mask).sum(axis=1)
@@ -144,13 +145,13 @@ def group_outcomes(correct: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[
 def latest_correct(columns: Mapping[str, Sequence[object]], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Return which rollouts of the last generation are correct, as `(P, G)`; None if no reward function reports it.
 
-    The column `raml/correct` of our reward function is read. If there is none, a column `correct` of a
-    user's reward function is read, if it has only booleans, 0 and 1 for this generation.
+    The column `raml/correct` of our reward function is read. If there is none, a column `correct` of a user's reward
+    function is read, provided that it has only booleans, 0 and 1 for this generation.
 
     Args:
         columns: the columns that TRL's table of completions has in addition to its own. Reward functions add columns
             with TRL's `log_extra`.
-        shape: P and G.
+        shape: P and G, the number of groups and the number of rollouts in each.
     """
     size = shape[0] * shape[1]
     name = column_name(columns, CORRECT)

@@ -25,7 +25,10 @@ from raml_trl.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Subset:
-    """Which m of G rollouts of every group carry gradient. All fields are `(P, G)` and equal on every process."""
+    """Which m of the G rollouts of each of P groups carry gradient.
+
+    All fields are `(P, G)` and equal on every process.
+    """
 
     rewards: Tensor
     from_rewards: Tensor  # advantages over all G that follow from the rewards
@@ -196,12 +199,15 @@ def check_advantages(batch: Batch, subset: Subset, accelerator: Accelerator, ove
 
 
 def local_rows(values: Tensor, accelerator: Accelerator) -> Tensor:
-    """Return the values `(R,)` for the rows of this process, from values `(P, G)` for the rows of all processes."""
+    """Return the values for the R rows of this process, as `(R,)`.
+
+    `values` is `(P, G)`: one value for each rollout of all processes, in P groups of G.
+    """
     return values.reshape(accelerator.num_processes, -1)[accelerator.process_index]
 
 
 def row_advantages(batch: Batch) -> Tensor:
-    """Return one advantage per row `(R,)`; for advantages per token, the mean absolute value over the loss mask."""
+    """Return one advantage per row: if advantages are per token, the mean absolute value over the loss mask."""
     advantages = batch["advantages"]
     if advantages.ndim == 1:
         return advantages

@@ -23,7 +23,7 @@ _ARGUMENTS = ("rewards", "advantages", "lengths", "m", "rng")  # of a function o
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected rollouts of P groups, and their weights.
+    """The M selected rollouts of each of P groups, and their weights.
 
     `indices` `(P, M)`: positions within the group, ascending.
     `weights` `(P, M)`: the weight w_i of each selected rollout. The weighted mean over the selected rollouts S,
@@ -39,13 +39,13 @@ class Selection:
         return cls(np.sort(indices, axis=1), np.ones(indices.shape))
 
     def mask(self, num_rollouts: int) -> NDArray[np.bool_]:
-        """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G."""
+        """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G, the size of a group."""
         mask = np.zeros((len(self.indices), num_rollouts), dtype=bool)
         np.put_along_axis(mask, self.indices, True, axis=1)
         return mask
 
     def row_weights(self, num_rollouts: int) -> NDArray[np.float64]:
-        """Return the weights as `(P, G)`: 0 for rollouts that are not selected. `num_rollouts` is G."""
+        """Return the weights as `(P, G)`: 0 for rollouts that are not selected. `num_rollouts` is G, the group's size."""
         weights = np.zeros((len(self.indices), num_rollouts))
         np.put_along_axis(weights, self.indices, self.weights, axis=1)
         return weights
@@ -128,8 +128,8 @@ def check_selection(selection: object, name: str, shape: tuple[int, int], num_ro
     Args:
         selection: the value that the function returned.
         name: name of the function, for errors.
-        shape: (P, m).
-        num_rollouts: G.
+        shape: (P, m): the number of groups, and the number of rollouts to select in each.
+        num_rollouts: G, the number of rollouts in each group.
 
     Raises:
         InputError: if the selection is invalid. The message names the function and the invalid value.

@@ -103,7 +103,7 @@ def draw_work(
 
     Args:
         geometry: the batch sizes and the selection of the recipe.
-        lengths: `(N,)` completion lengths in tokens, from which each rollout's length is drawn independently.
+        lengths: `(N,)`: N completion lengths in tokens, from which each rollout's length is drawn independently.
         prompt_length: tokens of every prompt, padding included.
         dead_groups: share of groups in which all rewards are equal, so all advantages are 0.
         seed: seed of the draws.
