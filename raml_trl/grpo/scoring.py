@@ -32,8 +32,8 @@ def score_rows(
     """Return log-probabilities `(R, C)`, the number of token positions run, and the number of completion tokens scored.
 
     R is the number of rows of this process, and C the number of tokens to which their completions are padded. The token
-    positions include prompts and padding. Rows that are not scored have NaN, which TRL reads as a
-    log-probability that is not available.
+    positions include prompts and padding. Rows that are not scored have NaN, which TRL reads as a log-probability that
+    is not available.
 
     Args:
         score: TRL's `_get_per_token_logps_and_entropies`, to which the model is already bound.

@@ -39,13 +39,16 @@ class Selection:
         return cls(np.sort(indices, axis=1), np.ones(indices.shape))
 
     def mask(self, num_rollouts: int) -> NDArray[np.bool_]:
-        """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G, the size of a group."""
+        """Return the selection as `(P, G)`: true for selected rollouts. `num_rollouts` is G, the size of each group."""
         mask = np.zeros((len(self.indices), num_rollouts), dtype=bool)
         np.put_along_axis(mask, self.indices, True, axis=1)
         return mask
 
     def row_weights(self, num_rollouts: int) -> NDArray[np.float64]:
-        """Return the weights as `(P, G)`: 0 for rollouts that are not selected. `num_rollouts` is G, the group's size."""
+        """Return the weights as `(P, G)`: 0 for rollouts that are not selected.
+
+        `num_rollouts` is G, the size of each group.
+        """
         weights = np.zeros((len(self.indices), num_rollouts))
         np.put_along_axis(weights, self.indices, self.weights, axis=1)
         return weights

@@ -91,7 +91,7 @@ class Layout:
     def encode(self, device: torch.device) -> Tensor:
         """Return the layout as an integer tensor `(1, 1, 2, T)`, which a model hands to its attention as a 4-D mask.
 
-        For each of the T tokens it has the number of the group, and the number of the branch, which is 0 for the prefix.
+        For each of T tokens it has the number of the group, and the number of the branch, which is 0 for the prefix.
         Masks are boolean or floating-point, so an attention function that does not know the layout rejects this one.
         """
         numbers = np.concatenate(
