@@ -137,7 +137,7 @@ def arithmetic_tokenizer() -> Qwen2Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """Train a byte-level BPE tokenizer of `vocab_size` tokens on `texts`, and give it Qwen's chat template."""
+    """Train a byte-level BPE tokenizer of `vocab_size` tokens on `texts`, and return it with Qwen's chat template."""
     pad, start, eos = _CHATML_TOKENS
     untrained = Qwen2Tokenizer(unk_token=pad, pad_token=pad, eos_token=pad)
     trained = untrained.train_new_from_iterator(texts, vocab_size, new_special_tokens=[start, eos], show_progress=False)

@@ -12,8 +12,9 @@ makes three comparisons and prints the largest relative difference of each, over
 - `drop against mask`: our trainer on half of the rollouts, with `subset_mode: drop` (the other rollouts do not run)
   against `subset_mode: mask` (they run, and their loss is masked)
 
-The exit code is 1 if a difference exceeds the tolerance, or if a loss type is rejected. With `output_dir`, the numbers
-are written to `check_trl.json` and drawn in `check_trl.svg`.
+The exit code is 1 if the difference of `plain` is not 0, if another difference exceeds `tolerance` (default 1e-4), or
+if our trainer rejects a loss type. With `output_dir`, the numbers are written to `check_trl.json` and drawn in
+`check_trl.svg`.
 """
 
 import logging
@@ -55,9 +56,10 @@ class CheckTRLConfig:
 
 
 def main(config: CheckTRLConfig, record: Run | None) -> int:
-    """Train the tiny model in every case, print the differences, and return the exit code.
+    """Train the tiny model in every case with TRL's trainer and with ours, and print the differences.
 
     A case is a loss type with some settings. If there is a `record`, the differences are also written to its directory.
+    The result is the exit code: 0 if all differences are within tolerance, otherwise 1.
     """
     started = time.monotonic()
     cases = list(loss_cases())

@@ -1,4 +1,6 @@
-r"""Compares ways to choose rollouts, tokens and questions for GRPO, at equal time, generated tokens and selected rows.
+r"""Compares ways to choose rollouts, tokens and questions for GRPO at equal cost.
+
+There is one comparison at equal time, one at equal generated tokens and one at an equal number of selected rollouts.
 
     python -m raml_trl.compare_rules --config recipes/tiny/rules/compare_mixed.yaml
 
@@ -99,7 +101,8 @@ def check_runs(rules: Rules) -> None:
     """Check the settings of all runs, and that their models and datasets exist.
 
     Raises:
-        InputError: if a setting is unknown or refused, or a model or dataset is missing or too small.
+        InputError: if a setting is unknown or invalid, a model or dataset is missing, or a dataset has too few
+            questions.
     """
     known = {entry.name for entry in fields(SubsetGRPOConfig)}
     starts = set()
@@ -118,10 +121,10 @@ def check_runs(rules: Rules) -> None:
 def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str) -> list[RuleCurve]:
     """Carry out those of `runs` that have no result in `directory` yet, and return the curves of all `runs`.
 
-    A curve holds the Pass@1 of a run after growing amounts of time, tokens and rows.
+    A curve holds the Pass@1 of a run after growing amounts of time, generated tokens and selected rollouts.
 
     Args:
-        runs: the runs of one stage.
+        runs: the runs of one stage, which is the tuning or the comparison.
         directory: the output directory of the comparison.
         workers: number of processes that train at a time.
         stage: name of the stage, which the progress bar shows.
@@ -172,7 +175,7 @@ def make_run(
 ) -> None:
     """Train, and write the curve of the run (Pass@1 after growing amounts of time, tokens and rows) below `directory`.
 
-    `clock` returns the CPU time and `wall` the wall-clock time, in seconds.
+    `clock` returns the CPU time of this process and `wall` the wall-clock time, in seconds.
     """
     start = rule_run.start
     rows = grpo_rows(open_table(start.questions), rule_run.prompt_style)

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: EvaluateConfig, record: Run) -> None:
-    """Evaluate one model; or evaluate several models and compare them."""
+    """Evaluate `model_name_or_path`; if `models` names further models, evaluate these too and compare them with it."""
     if config.from_samples is None:
         check_models(config, record)
     check_tracker(config.report_to)
@@ -59,7 +59,7 @@ def main(config: EvaluateConfig, record: Run) -> None:
 
 
 def preview(config: EvaluateConfig) -> Iterator[dict[str, str]]:
-    """Check the settings, the model and the data, and describe the evaluation, for a dry run."""
+    """Check the settings, the model and the data, and yield the lines that describe the evaluation, for a dry run."""
     if config.models:
         yield {"further models": ", ".join(config.models)}
     if config.from_samples is None:
@@ -75,8 +75,8 @@ def check_models(config: EvaluateConfig, record: Run) -> None:
     """Check, before the first evaluation, that all models without a complete evaluation can be evaluated.
 
     Raises:
-        InputError: if a name is mistyped, a model lacks a pad token or a chat template for the prompts, or a server
-            does not offer a model.
+        InputError: if a model is not found, lacks a pad token or a chat template for the prompts, or is not offered by
+            the server.
     """
     for name in (config.model_name_or_path, *config.models):
         if config.models and is_complete(record.directory / Path(name).name):
@@ -88,7 +88,11 @@ def check_models(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_models(config: EvaluateConfig, record: Run) -> None:
-    """Evaluate each model in a directory of its own, and compare the other models with the first."""
+    """Evaluate each model in a directory of its own, and compare the other models with the first.
+
+    A model whose evaluation is complete is not evaluated again. Nothing is compared while another process is still at
+    work on an evaluation; one of the processes compares at the end.
+    """
     started = time.monotonic()
     directories: dict[str, Path] = {}
     for model in (config.model_name_or_path, *config.models):
@@ -120,7 +124,10 @@ def evaluate_models(config: EvaluateConfig, record: Run) -> None:
 
 
 def evaluate_model(config: EvaluateConfig, record: Run) -> None:
-    """Sample and grade completions of one model, and complete the run if no shard is missing any more."""
+    """Sample and grade completions of one model, and complete the run if all shards are there.
+
+    Otherwise other processes are still sampling, and one of them completes the run.
+    """
     started = time.monotonic()
     shards = [] if config.from_samples is not None else draw_shards(config)
     if shards is None:
@@ -173,7 +180,7 @@ def close_run(config: EvaluateConfig, record: Run, shards: Sequence[Path], start
 
 
 def publish(config: EvaluateConfig, record: Run) -> list[str]:
-    """Push samples, metrics and a card to the Hub if `hub_dataset_id` is set, and return the URLs of the pushes."""
+    """Push samples, metrics and a card to the Hub if `hub_dataset_id` is set; return the URL of the push, if any."""
     if config.hub_dataset_id is None:
         return []
     repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
@@ -215,7 +222,8 @@ def draw_shards(config: EvaluateConfig) -> list[Path] | None:
 def sample_rows(samples: Sequence[Sample], pool: GradingPool) -> Iterator[dict[str, object]]:
     """Yield a row of `samples.parquet` for each sample.
 
-    `samples` must be sorted by question. `pool` finds the samples of a question whose answers are equal.
+    `samples` must be sorted by question. `pool` compares the answers to a question; samples with equal answers have the
+    same number in the column `vote`.
     """
     by_question = groupby(samples, lambda sample: sample.question)
     graded = [[(sample.text, sample.outcome) for sample in question_samples] for _, question_samples in by_question]

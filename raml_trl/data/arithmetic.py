@@ -92,7 +92,7 @@ class ArithmeticQuestion:
 
 
 def split_size(split: str) -> int:
-    """Return the number of different questions in a split."""
+    """Return the number of questions in a split of `arithmetic`; those that differ only in order count as one."""
     sums = list(combinations_with_replacement(range(10), NUM_OPERANDS))
     return sum(ArithmeticQuestion(*pair).split == split for pair in combinations_with_replacement(sums, 2))
 

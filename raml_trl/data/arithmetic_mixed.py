@@ -1,7 +1,7 @@
 """Generates arithmetic questions that differ: in difficulty, in length, in their prompts and in their references.
 
-As in `arithmetic`, a question asks for the last digit of each sum, but it has one or two sums. Two sums of a question
-have the same number of digits. The number of digits is one of `SIZES`. The trajectories have between 6 tokens, for a
+As in `arithmetic`, a question asks for the last digit of each sum, but it has one or two sums. A sum adds 1, 2, 4 or 6
+digits (`SIZES`), and two sums of a question add equally many. The trajectories have between 6 tokens, for one sum of a
 single digit, and 77 tokens, for ten steps. They take the operands from the end of the question to its beginning.
 Therefore, the distance between a step and its operand in the text depends little on the number of digits, and a small
 model soon learns to find the operand. A wrong step spoils the answer, so a model solves short questions more often than
@@ -40,7 +40,7 @@ _HUNDREDTHS_WRONG = 10
 
 
 def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
-    """Draw a question, of any split and without examples: one or two sums with one of `SIZES` digits each."""
+    """Draw a question, of any split and without examples: one or two sums of 1, 2, 4 or 6 digits each (`SIZES`)."""
     digits = rng.integers(10, size=(rng.integers(1, 3), rng.choice(SIZES)))
     return ArithmeticQuestion(*map(tuple, digits.tolist()))
 
@@ -48,8 +48,8 @@ def draw_question(rng: np.random.Generator) -> ArithmeticQuestion:
 def generate_mixed_questions(split: str, num_questions: int, rng: np.random.Generator) -> list[ArithmeticQuestion]:
     """Draw `num_questions` random questions of `split` with `rng`, and put examples before a fifth of them.
 
-    No two questions have the same `key`. Only few different questions with few digits exist, so the share of questions
-    with few digits falls as `num_questions` grows.
+    No two questions have the same `key`, so they differ in more than the order of their digits and sums. Only few such
+    questions with few digits exist, so the share of questions with few digits falls as `num_questions` grows.
 
     Raises:
         InputError: if the random draws do not find that many different questions.
@@ -69,9 +69,10 @@ def _add_examples(question: ArithmeticQuestion, rng: np.random.Generator) -> Ari
 
 
 def mixed_trajectories(question: ArithmeticQuestion, num_trajectories: int, rng: np.random.Generator) -> list[str]:
-    """Draw `num_trajectories` correct trajectories of `question`, and return them without repetitions.
+    """Draw `num_trajectories` correct trajectories of `question`, and return the different ones among them.
 
-    Trajectories of a question differ only in the steps that they skip, so most of those drawn are repetitions.
+    Trajectories of a question differ only in the steps that they skip, so most of those drawn are repetitions, and
+    fewer than `num_trajectories` are returned.
     """
     drawn = (
         draw_trajectory(question, rng, exit_probability=EXIT_PROBABILITY, from_end=True)

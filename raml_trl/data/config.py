@@ -1,4 +1,4 @@
-"""The options of `prepare_data`, and the options of all commands that read a dataset. Invalid values are rejected."""
+"""The options of `prepare_data`, and of all commands that read a dataset. Invalid values raise `InputError`."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -77,8 +77,9 @@ class Benchmarks:
 
     Args:
         questions: name of the benchmark, id and text of every benchmark question.
-        ngram_size: n, in words. A question with fewer than n words counts as a single n-gram.
-        least_words: questions with fewer than n words are ignored if they also have fewer words than this.
+        ngram_size: n, in words.
+        least_words: the number of words from which on a question with fewer than n words counts as a single n-gram.
+            With fewer words than this (and than n), a question is ignored.
     """
 
     def __init__(self, questions: Iterable[tuple[str, str, str]], *, ngram_size: int, least_words: int = 5) -> None:

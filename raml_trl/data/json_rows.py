@@ -91,7 +91,7 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Row | Fault]:
 
     Raises:
         CutShort: if the last line has no line end and is not JSON.
-        NotATable: if the first line only opens an object or an array.
+        NotATable: if the first line is only the beginning of an object or array.
     """
     first = True
     for line in lines:

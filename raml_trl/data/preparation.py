@@ -65,7 +65,8 @@ def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[
     The results are the shards, `rejects.jsonl` (the rows left out) and `report.md` (the counts for each reason).
 
     Args:
-        count_tokens: counts the tokens of a question, for `max_question_tokens`.
+        count_tokens: counts the tokens of a question, for the limit `max_question_tokens`. Default: one for each
+            character.
 
     Raises:
         InputError: if the dataset cannot be read, or no question passes the checks.
@@ -87,7 +88,9 @@ def prepare(config: PrepareDataConfig, directory: Path, count_tokens: Callable[[
 
 
 def first_task(config: PrepareDataConfig) -> Task | Reject:
-    """Return the first row of the dataset that `config` names, before the checks. Nothing is written.
+    """Return the first row of the dataset, before the checks: a `Task`, or a `Reject` if it is not a question.
+
+    Nothing is written.
 
     Raises:
         InputError: if the dataset cannot be read, or has no row.

@@ -74,8 +74,8 @@ def open_data(arguments: TableArguments) -> DataTable:
 def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
     """Yield, in order, a `Task` for each usable row of a table and a `Reject` for each row that cannot be used.
 
-    Only rows that meet the `where` conditions of the recipe are read. A question without an `id` gets the number
-    of its row, counted from 0, as its id.
+    Rows that do not meet the `where` conditions of the recipe are skipped, without a `Reject`. A question without an
+    `id` gets the number of its row, counted from 0, as its id.
 
     Raises:
         InputError: if a required column is missing, the data are damaged, or there is no row.
@@ -103,10 +103,12 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
 
 
 def table_columns(table: DataTable) -> Columns:
-    """Return the columns of a table. They are found in the first row that has all required columns.
+    """Return the columns of a table, found in the first row that has all required columns.
+
+    Required are the question, its answer or its choices, and the columns of the `where` conditions.
 
     Raises:
-        InputError: if a required column is missing, or there is no row.
+        InputError: if none of the first 1,000 rows has all required columns, or there is no row.
     """
     missing: InputError | None = None
     faults: Counter[str] = Counter()

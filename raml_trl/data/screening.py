@@ -80,8 +80,8 @@ class Screen:
         markup: remove HTML and URLs from the question.
         figures: leave out questions that need a figure.
         duplicates: leave out repeated questions.
-        count_tokens: counts the tokens of a text, for `max_question_tokens`.
-        max_question_tokens: leave out questions with more tokens.
+        count_tokens: counts the tokens of a question. Default: one for each character.
+        max_question_tokens: leave out questions with more tokens, as `count_tokens` counts them.
         benchmarks: leave out questions that overlap with a question of these benchmarks.
         min_overlap: the smallest overlap, from 0 to 1, for which a question is left out.
     """
@@ -103,7 +103,7 @@ class Screen:
         self._seen = SeenQuestions()
 
     def check(self, task: Task) -> Task | Refusal:
-        """Return the task without markup in its question, or the reason to leave the task out."""
+        """Return the task, its question without HTML and URLs if `markup` is set, or the reason to leave it out."""
         question = task.question
         text = question.question
         if self.markup and (stripped := strip_markup(text)) != text:

@@ -1,4 +1,4 @@
-"""Writes and reads datasets as Parquet shards, each of which is either complete or absent.
+"""Writes and reads datasets as Parquet shards. A killed process leaves no incomplete shard.
 
 A directory contains shards of one kind, such as `questions-00000.parquet`, ... or `trajectories-00000.parquet`, ...
 Shards of these two kinds have one row per question. The columns are those of the RaML paper's rollout datasets; a row
@@ -114,8 +114,9 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def write_shards(directory: Path, rows: Iterable[Mapping[str, object]], kind: str) -> int:
-    """Write `rows` as shards of a kind, each about 256 MiB (before compression), and return the number of shards.
+    """Write `rows` as shards of a kind, and return the number of shards.
 
+    Each shard but the last has about 256 MiB before compression.
     Earlier shards in `directory` are deleted first. Memory holds one batch of rows at a time.
     """
     _, stale = find_shards(directory) or (kind, [])
@@ -145,7 +146,10 @@ def read_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
-    """Write the rows of all shards into one file with the columns of `SCHEMAS[kind]`, null where a shard lacks one."""
+    """Write the rows of the shards `paths` into the file `path`, with the columns of `SCHEMAS[kind]`.
+
+    A column that a shard lacks is null in its rows.
+    """
     empty = SCHEMAS[kind].empty_table()
     with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         for shard in paths:
@@ -156,7 +160,7 @@ def merge_shards(paths: Sequence[Path], path: Path, kind: str) -> None:
 
 
 def is_complete_shard(path: Path) -> bool:
-    """Return whether a shard exists and is readable. A damaged shard is logged as a warning."""
+    """Return whether a shard exists and its metadata can be read; if not because of damage, also log a warning."""
     try:
         pq.read_metadata(path)
     except FileNotFoundError:

@@ -63,7 +63,7 @@ class DatasetReference(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the text of an option. An empty or missing part takes its default."""
+        """Parse the text of an option. Without SPLIT, the split is `train`; without CONFIG, there is none."""
         name, split, config = (*text.split("@"), "", "")[:3]
         return cls(name, split or "train", config or None)
 

@@ -16,9 +16,9 @@ from raml_trl.prompts import find_style, lay_out
 class Thinking:
     """The thinking of a trajectory, and the stub and the reference answer that follow it.
 
-    The thinking is `tokens.ids[start:end]`. `stub` closes the thinking and opens the box. The stub stays the same
-    however much of the thinking is kept, so that answers and losses can be compared. `stub_ids` is `(S,)` and
-    `answer_ids` is `(A,)`.
+    The thinking is `tokens.ids[start:end]`. `stub` closes the thinking and opens the box; `stub_ids` `(S,)` are its
+    tokens. The stub stays the same however much of the thinking is kept, so that answers and losses can be compared.
+    `answer_ids` `(A,)` are the tokens of the reference answer.
     """
 
     tokens: TrajectoryTokens
