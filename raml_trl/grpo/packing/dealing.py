@@ -43,7 +43,7 @@ class RowTokens:
         return int(self.prefixes[rows][firsts].sum() + self.branches[rows].sum())
 
     def groups(self, rows: Rows) -> list[Rows]:
-        """Group `rows` by prompt. In each group, rows with longer completions come first."""
+        """Return `rows` grouped by prompt. In each group, rows with longer completions come first."""
         rows = rows[np.argsort(-self.branches[rows], kind="stable")]
         order = np.argsort(self.prompts[rows], kind="stable")
         _, counts = np.unique(self.prompts[rows], return_counts=True)
@@ -140,7 +140,7 @@ def fill_evenly(
     Args:
         shares: the groups, or pieces of groups, of each process, from `split_between`.
         tokens: the tokens of all rows.
-        limit: tokens that a micro-batch should not exceed.
+        limit: tokens that a micro-batch should not exceed; it does so if a single row is longer.
         num_micro_batches: largest number of micro-batches of a process.
     """
 
