@@ -99,7 +99,8 @@ class Overrides:
 
         Settings such as `length_bucketing: true`, and `subset_mode: drop` with m < G, need to know how the loss adds up
         its rows. A class that overrides the loss must declare this as `loss_normalizer`; for `length_bucketing`, also a
-        class that overrides `training_step`. `refill` cannot be used if `_generate_and_score_completions` is overridden.
+        class that overrides `training_step`. `refill` cannot be used with an override of
+        `_generate_and_score_completions`.
 
         Raises:
             InputError: if a setting cannot be used; the message names the setting and the override, and says what to
