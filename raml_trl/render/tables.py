@@ -105,7 +105,7 @@ def bounded(mean: float, low: float, high: float, *, signed: bool = False, least
 
 
 def interval(value: Estimate | None, *, signed: bool = False, least: int = 3, p: float | None = None) -> Cell:
-    """Return a table cell with a mean, its interval and its p-value, or with a dash if there is no mean.
+    """Return a table cell with the mean of `value`, its interval and the p-value `p`, or a dash if there is no mean.
 
     The function `decimal_places` chooses the number of decimals of the mean and the bounds, which is at least `least`.
     With `signed`, positive numbers have a plus sign.
@@ -175,9 +175,9 @@ def escape_for_hub(text: str) -> str:
 
 
 def code_block(text: str, language: str = "text") -> str:
-    """Put `text` into a fenced code block whose fence is longer than any run of backticks in it.
+    """Put `text` into a fenced code block whose fence is longer than any run of backticks in the text.
 
-    Control characters become escape sequences.
+    `language` stands behind the first fence. Control characters become escape sequences.
     """
     text = printable(text)
     longest = max(map(len, re.findall("`+", text)), default=0)

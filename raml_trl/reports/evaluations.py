@@ -230,9 +230,10 @@ def _questions(directory: Path, ids: set[str]) -> dict[str, str]:
 
 
 def read_groups(trainings: Sequence[Seeds]) -> list[Group]:
-    """Return, for each GRPO training that logged completions, one group of the last logged step.
+    """Return, for each GRPO training that logged completions, one group of the last step whose completions can be read.
 
-    A group with both correct and wrong rollouts is preferred. If a training has several seeds, the first is used.
+    A group with both correct and wrong rollouts is preferred. If a training has runs with several seeds, the first run
+    is used.
 
     Raises:
         InputError: if a complete training has completions that cannot be read.

@@ -262,7 +262,10 @@ def _paired(
 
 
 def combinations_table(rows: Sequence[CombinationMean], baseline: Settings) -> Table:
-    """Make the table of final metrics, one row per metric and combination of settings."""
+    """Make the table of final metrics, one row per metric and combination of settings.
+
+    The table also has the difference of each combination to `baseline`.
+    """
     shown = [
         (
             Cell(metric_title(row.metric)),

@@ -1,4 +1,4 @@
-"""Makes completion scripts for bash, zsh and fish: commands, their settings, packaged recipes and files.
+"""Makes scripts with which bash, zsh and fish complete commands, their settings, packaged recipes and files.
 
 A script contains the names of all commands, settings and recipes. It does not call raml_trl, so completion takes no
 time. To make a script, every command is asked once for its settings, which imports the libraries and takes about as

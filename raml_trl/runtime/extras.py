@@ -10,11 +10,12 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def how_to_install(extra: str, checkout: Path = _CHECKOUT) -> str:
-    """Return the command that installs an extra, such as `vllm`.
+    """Return an instruction, with the command that installs an extra, such as `vllm`.
 
     Args:
         extra: the name of the extra.
-        checkout: the root of the checkout. If there is no checkout, the command installs from the repository.
+        checkout: the root of the checkout. If there is no checkout here, the command has a place for the address of the
+            repository.
     """
     if (checkout / "setup.cfg").is_file():
         return f'in the checkout of raml_trl, run pip install -c constraints.txt -e ".[{extra}]"'

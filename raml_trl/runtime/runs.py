@@ -1,8 +1,9 @@
 """The record of a run: `run.json`, which every command writes into its `output_dir`.
 
 A directory holds one run. The same command with the same settings resumes the run if it is unfinished, and leaves it
-unchanged if it is complete. Another command, or other settings, are refused, so that no run overwrites another. A lock
-keeps two processes from writing to the run at the same time (see `locks`).
+unchanged if it is complete; only cheap commands such as `report` run again. Another command, or the same command with
+other settings, ends with an error, so that no run overwrites another. Settings that do not change the results, such as
+those for logging, may differ. A lock keeps two launches from writing to the run at the same time (see `locks`).
 """
 
 import hashlib
