@@ -8,7 +8,7 @@ makes three comparisons and prints the largest relative difference of each, over
 
 - `plain`: our trainer on all G rollouts, without `length_bucketing`, `skip_zero_advantage` and `shared_prompts`,
   against TRL's `GRPOTrainer`
-- `default`: our trainer on all G rollouts, with its default settings, against TRL's `GRPOTrainer`
+- `default`: our trainer on all G rollouts, with the defaults of these three settings, against TRL's `GRPOTrainer`
 - `drop against mask`: our trainer on half of the rollouts, with `subset_mode: drop` (the other rollouts do not run)
   against `subset_mode: mask` (they run, and their loss is masked)
 

@@ -52,7 +52,7 @@ def unpackable_reason(model: PreTrainedModel) -> str | None:
 
 
 def packed_nll(model: PreTrainedModel, probes: Sequence[Probe]) -> list[Tensor]:
-    """Compute -log p of the A answer tokens of each probe after each of its N prefixes: one tensor `(N, A)` per probe.
+    """Return for each probe one tensor `(N, A)`: -log p of its A answer tokens after each of its N prefixes.
 
     The first pass runs over prompt and trajectory of all probes, and the following passes run over their blocks. A
     block holds the tokens of stub and answer that follow one prefix. Blocks of longer prefixes come first, because each

@@ -53,7 +53,7 @@ _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 @dataclass(frozen=True)
 class Fault:
-    """A line or element that is not a row, with the reason (a key of `FAULTS`) and the first 200 characters of it."""
+    """A line or element that is not a row: the reason, such as "line is not JSON", and its first 200 characters."""
 
     reason: str
     excerpt: str

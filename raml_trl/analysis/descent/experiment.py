@@ -108,7 +108,7 @@ def measure_parts(config: PseudoGradientConfig) -> list[Path] | None:
 
 
 def summarise(rows: Sequence[MeasuredTrajectory], config: PseudoGradientConfig) -> Summary:
-    """Compute the content of `pseudo_gradient.json` from measured trajectories.
+    """Return the content of `pseudo_gradient.json`, computed from the measured trajectories `rows`.
 
     It has averages over trajectories, their descent (the fall of the loss of the answer along the thinking), the
     effects of single tokens, and how well the loss predicts which trajectories are right.

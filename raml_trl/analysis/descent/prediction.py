@@ -45,7 +45,9 @@ class Prediction:
 
 
 def predict_correctness(curves: Sequence[Curve], rng: np.random.Generator) -> list[Prediction]:
-    """Return a `Prediction` for each of the places `PLACES` in the thinking, from the trajectories with thinking.
+    """Return a `Prediction` at the start, each quarter and the end of the thinking (`PLACES`).
+
+    Only the trajectories of `curves` that were sampled with thinking are used.
 
     `rng` draws the resamples for the bootstrap intervals.
     """
