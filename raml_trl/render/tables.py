@@ -124,7 +124,7 @@ def format_interval(value: Mapping[str, float]) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Return the head and the rows of a table as Markdown, with all text escaped, without its note and terms."""
+    """Return the head and the rows of a table as Markdown, with all text escaped. Its note and terms are left out."""
     rows = [[escape_markdown(name) for name in table.head]]
     rows += [[escape_markdown(f"{cell.text} {cell.small} {cell.p}") for cell in row] for row in table.rows]
     return markdown_table(rows)

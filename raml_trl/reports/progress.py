@@ -14,7 +14,10 @@ NamedPaths = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Progress:
-    """The runs, evaluations and sweeps that can be shown, and a sentence about each one that is not complete."""
+    """The runs, evaluations and sweeps that can be shown.
+
+    `pending` has a sentence about each run, evaluation or sweep that is not complete.
+    """
 
     runs: NamedPaths
     evaluations: NamedPaths

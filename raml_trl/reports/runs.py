@@ -24,7 +24,7 @@ _POINTS = 400  # at most, per curve; a figure is fewer pixels wide
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run of `train_sft` or `train_grpo`. `record` is its `run.json`, `logs` its `log_history` so far."""
+    """A run of `train_sft` or `train_grpo`. `record` is its `run.json`, `logs` are its log entries so far."""
 
     directory: Path
     record: Mapping[str, Any]

@@ -56,7 +56,7 @@ def _row_rules(settings: Mapping[str, object], summary: RunSummary | None) -> Ro
 
 
 def predict_step(name: str, run: TrainingRun, ms: Iterable[int]) -> dict[int, dict[Part, float]]:
-    """Predict the seconds of an update and of a step for each m, from the seconds and lengths that `run` logged.
+    """Predict the seconds of an update and of a step for each m, from seconds and rollout lengths that `run` logged.
 
     m is the number of rollouts selected per group. An update is the part of a step that depends on m: scoring,
     selecting and updating.

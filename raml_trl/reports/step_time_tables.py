@@ -1,4 +1,7 @@
-"""Makes the tables of the seconds of a GRPO step: by phase, and predicted beside measured speed-ups by m."""
+"""Makes the tables of the seconds of a GRPO step: by phase, and speed-ups by m, both predicted and measured.
+
+m is the number of rollouts selected per group.
+"""
 
 from collections.abc import Mapping
 

@@ -83,9 +83,9 @@ class SweepResults:
         return sorted(runs, key=lambda run: run.seed)
 
     def final_metrics(self, trial: TrialResult) -> dict[str, float]:
-        """Return the final metrics of a complete trial by name.
+        """Return the final value of each metric of a complete trial, by the name of the metric.
 
-        They are the metric that the sweep compares, and all metrics of the last evaluation during the training.
+        The metrics are the one that the sweep compares, and all metrics of the last evaluation during the training.
         """
         assert trial.metric is not None
         run = self.runs.get(trial.name)

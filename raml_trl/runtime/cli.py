@@ -45,7 +45,7 @@ _CHATTY_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "filelock", "fs
 
 @dataclass
 class RunOptions:
-    """Options that every command accepts in addition to its own. They do not change results and are not recorded."""
+    """Options that every command accepts in addition to its own. They do not change results; `run.json` lacks them."""
 
     limits: ClassVar[Limits] = {"rank_timeout": Number(1, 10**9)}
     headings: ClassVar[Headings] = {"dry_run": "Start"}

@@ -41,7 +41,7 @@ def missing_path(name: str) -> str | None:
 def nothing_at(path: Path) -> str:
     """Return a text which says that nothing exists at `path`, and names a similar path if there is one.
 
-    `path` cannot be a name on the Hub.
+    Call it only for a path that cannot be a name on the Hub.
     """
     return _nothing(_near(path, _SIMILAR))
 

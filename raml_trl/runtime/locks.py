@@ -81,7 +81,7 @@ def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
 def has_crashed(path: Path) -> bool:
     """Return whether the process of a lock file ran on this machine and has ended without deleting the file.
 
-    Whether a process on another machine has ended is unknown, so the result is false for such a process.
+    Whether a process on another machine or in another container has ended is unknown, so the result for it is false.
     """
     found = _read(path)
     return found is not None and has_ended(found[1]["process"]) is True
