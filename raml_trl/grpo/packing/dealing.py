@@ -12,6 +12,7 @@ of one. Rows are numbered over all processes, as in `micro_batches`; there are R
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,10 @@ class RowTokens:
         """Return the number of tokens in the packed row of a micro-batch of `rows`."""
         _, firsts = np.unique(self.prompts[rows], return_index=True)
         return int(self.prefixes[rows][firsts].sum() + self.branches[rows].sum())
+
+    def count_piece(self, rows: Rows) -> int:
+        """Return the number of tokens in the packed row of `rows` that all have the same prompt."""
+        return int(self.prefixes[rows[0]] + self.branches[rows].sum())
 
     def groups(self, rows: Rows) -> list[Rows]:
         """Return `rows` grouped by prompt. In each group, rows with longer completions come first."""
@@ -118,9 +123,9 @@ def split_between(groups: Sequence[Rows], tokens: RowTokens, num_processes: int)
         pieces = [group[start::number] for group in groups for start in range(min(number, len(group)))]
         loads = [0] * num_processes
         shares: list[list[Rows]] = [[] for _ in range(num_processes)]
-        for piece in sorted(pieces, key=tokens.count, reverse=True):
+        for piece in sorted(pieces, key=tokens.count_piece, reverse=True):
             process = loads.index(min(loads))
-            loads[process] += tokens.count(piece)
+            loads[process] += tokens.count_piece(piece)
             shares[process].append(piece)
         if best is None or max(loads) < best[0]:
             best = max(loads), shares
@@ -151,13 +156,14 @@ def fill_evenly(
         return max(map(len, fill(size)))
 
     pieces = [piece for share in shares for piece in share]
-    longest = max((tokens.count(piece[:1]) for piece in pieces), default=1)
-    total = max(sum(map(tokens.count, share)) for share in shares)
+    longest = max((tokens.count_piece(piece[:1]) for piece in pieces), default=1)
+    total = max(sum(map(tokens.count_piece, share)) for share in shares)
     size = max(limit, longest)
     if number(size) > num_micro_batches:
         size = _smallest(size, max(total, size), lambda size: number(size) <= num_micro_batches)
     needed = number(size)
-    size = _smallest(longest, size, lambda size: number(size) <= needed)
+    if needed > 1:
+        size = _smallest(longest, size, lambda size: number(size) <= needed)
     return [sorted(bins, key=tokens.count, reverse=True) for bins in fill(size)]
 
 
@@ -169,8 +175,7 @@ def fill_micro_batches(pieces: Iterable[Rows], tokens: RowTokens, size: int) -> 
     bins: list[list[Rows]] = []
     room: list[int] = []
 
-    def place(piece: Rows) -> None:
-        count = tokens.count(piece)
+    def place(piece: Rows, count: int) -> None:
         index = next((index for index, free in enumerate(room) if free >= count), len(bins))
         if index == len(bins):
             bins.append([])
@@ -178,16 +183,16 @@ def fill_micro_batches(pieces: Iterable[Rows], tokens: RowTokens, size: int) -> 
         bins[index].append(piece)
         room[index] -= count
 
-    small: list[Rows] = []
+    small: list[tuple[int, Rows]] = []
     for piece in pieces:
-        while tokens.count(piece) > size and len(piece) > 1:
+        while (count := tokens.count_piece(piece)) > size and len(piece) > 1:
             counts = tokens.prefixes[piece[0]] + np.cumsum(tokens.branches[piece])
             cut = max(1, int(np.searchsorted(counts, size, side="right")))
-            place(piece[:cut])
+            place(piece[:cut], int(counts[cut - 1]))
             piece = piece[cut:]
-        small.append(piece)
-    for piece in sorted(small, key=tokens.count, reverse=True):
-        place(piece)
+        small.append((count, piece))
+    for count, piece in sorted(small, key=itemgetter(0), reverse=True):
+        place(piece, count)
     return [np.concatenate(parts) for parts in bins]
 
 
