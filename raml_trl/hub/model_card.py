@@ -46,7 +46,7 @@ class TrainingFacts:
     prompt: Prompt | None = None
     """A prompt of the training data, for the quick start."""
     max_new_tokens: int | None = None
-    """The largest number of tokens of a completion in training."""
+    """The limit for the tokens of a completion in training; in SFT, of the prompt and the trajectory together."""
 
 
 def complete_card(path: Path, facts: TrainingFacts) -> None:

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from datasets import Dataset
 from transformers import Trainer
-from trl import SFTConfig
 
 from raml_trl.data.tables import DatasetReference
 from raml_trl.hub.card_parts import CARD, reproduction, version
@@ -45,12 +44,9 @@ class HubTrainer(Trainer):
 
     @property
     def longest_completion(self) -> int | None:
-        """The limit of the settings for the tokens that the model was trained to write; None if there is no limit.
-
-        In SFT the limit includes the tokens of the prompt.
-        """
+        """The most tokens of a completion that the model was trained to write; None if there is no limit."""
         args: Any = self.args
-        return args.max_length if isinstance(args, SFTConfig) else args.max_completion_length
+        return args.max_completion_length
 
     @property
     def example_prompt(self) -> Prompt | None:

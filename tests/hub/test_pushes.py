@@ -169,6 +169,7 @@ def test_the_model_card_describes_the_training(sft_run: tuple[Path, str]) -> Non
     directory, _ = sft_run
     card = (directory / "README.md").read_text()
     assert f'model="{USER}/sft"' in card
+    assert "max_new_tokens=64," in card  # max_length of the recipe
     for fact in ("| `num_trajectories` | 2 |", "| `trajectory_order` | random |", "| `seed` | 0 |", "| steps | 4 |"):
         assert fact in card
     assert "python -m raml_trl.train_sft --config recipe.yaml" in card
