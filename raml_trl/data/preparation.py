@@ -95,7 +95,7 @@ def first_task(config: PrepareDataConfig) -> Task | Reject:
     Raises:
         InputError: if the dataset cannot be read, or has no row.
     """
-    tasks, _ = _generate_arithmetic(config) if config.dataset_name == "arithmetic" else _read_table(config)
+    tasks, _ = _generate_arithmetic(config) if config.is_generated else _read_table(config)
     return next(tasks)
 
 

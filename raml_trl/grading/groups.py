@@ -80,6 +80,8 @@ def _by_name(parts: Sequence[Answer]) -> list[Answer] | None:
 def matched(first: Sequence[Answer], second: Sequence[Answer], comparison: Comparison) -> Verdict:
     """Return whether two groups of parts, such as two sets, are equal in any order.
 
+    Parts that are spelled alike are paired first. If more than 32 parts remain, these are compared in their order.
+
     Return None if `comparison`, which compares the parts, cannot decide.
     """
     if len(first) != len(second):

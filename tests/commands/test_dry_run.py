@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from raml_trl import compare, evaluate, prepare_data, sample_trajectories, sweep, train_grpo, train_sft
-from raml_trl.data.config import PrepareDataConfig
+from raml_trl.data.config import GENERATED, PrepareDataConfig
 from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.runtime.cli import call, run
@@ -194,6 +194,14 @@ def test_an_unreadable_first_row_is_refused(dry_run: Start, tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1 = ?", "answer": null}\n')
     code, plan, _ = dry_run("prepare_data", "--dataset_name", "rows.jsonl", "--output_dir", "out")
     assert (code, plan["first row"]) == (0, "left out: no answer")
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_questions_need_no_file(dry_run: Start, name: str) -> None:
+    settings = ("--dataset_split", "grpo", "--num_questions", "3", "--output_dir", "out")
+    code, plan, error = dry_run("prepare_data", "--dataset_name", name, *settings)
+    assert code == 0, error
+    assert ", answer " in plan["first row"]
 
 
 def test_the_state_of_the_output(dry_run: Start, tmp_path: Path) -> None:
