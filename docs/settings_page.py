@@ -16,7 +16,7 @@ from raml_trl.runtime.runs import Run
 
 HEAD = """# Settings
 
-The settings of each command that `raml_trl` declares, with their types and defaults. `train_sft` and `train_grpo` also
+The settings that `raml_trl` declares for each command, with their types and defaults. `train_sft` and `train_grpo` also
 accept every setting of TRL's `SFTConfig`, `GRPOConfig` and `ModelConfig`; the option `--help_all` lists them with their
 explanations. In a recipe, a setting is a line `name: value`; on the command line, it is `--name value`.
 """

@@ -78,8 +78,8 @@ class Benchmarks:
     Args:
         questions: name of the benchmark, id and text of every benchmark question.
         ngram_size: n, in words.
-        least_words: the number of words from which on a question with fewer than n words counts as a single n-gram.
-            With fewer words than this (and than n), a question is ignored.
+        least_words: a question with fewer than n words, but at least this number, counts as a single n-gram. A question
+            with fewer words than both is ignored.
     """
 
     def __init__(self, questions: Iterable[tuple[str, str, str]], *, ngram_size: int, least_words: int = 5) -> None:

@@ -103,7 +103,9 @@ def read_tasks(table: DataTable) -> Iterator[Task | Reject]:
 
 
 def table_columns(table: DataTable) -> Columns:
-    """Return the columns of a table, found in the first row that has all required columns.
+    """Return which column of a table holds the question, which the answer and so on.
+
+    They are found in the first row that has all required columns.
 
     Required are the question, its answer or its choices, and the columns of the `where` conditions.
 

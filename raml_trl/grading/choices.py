@@ -46,7 +46,7 @@ def read_choice(text: str) -> Choice | None:
 
 
 def read_run(text: str) -> Choice | None:
-    """Return the choice that letters without gaps, such as `ABD`, spell; None if they are not in alphabetical order."""
+    """Return the choice that letters such as `ABD` stand for; None if they are not in alphabetical order."""
     if _RUN.fullmatch(text) and list(text) == sorted(set(text)):
         return Choice(frozenset(text))
     return None

@@ -251,8 +251,8 @@ class SubsetGRPOConfig(GRPOConfig):
             num_processes: number of processes that train.
 
         Raises:
-            InputError: if one of these settings, `subset_mode: mask` or moving rows between processes would change the
-                gradient of this model, or if the batch sizes do not fit together.
+            InputError: if the gradient of this model would change through one of these two settings, through
+                `subset_mode: mask`, or through rows that move between processes; or if the batch sizes do not fit.
         """
         set_on = [f"{name}: true" for name in ("length_bucketing", "skip_zero_advantage") if getattr(self, name)]
         if traits.router_loss and (self.subset_mode == "mask" or set_on):

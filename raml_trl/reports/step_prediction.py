@@ -21,8 +21,8 @@ def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
     """Return the settings that determine how `run` cut its generation batches into micro-batches.
 
     They come from the settings of the run and from TRL's defaults. `summary` says whether `length_bucketing` and
-    `skip_zero_advantage` were on, and whether rows were packed. Summaries of older versions lack these fields. Then the
-    first two are derived from the settings, and rows were not packed.
+    `skip_zero_advantage` were on, and whether rows were packed. Summaries of older versions lack these fields. Then,
+    and if `summary` is None, the first two are derived from the settings, and rows were not packed.
     """
     settings, processes = run.settings, run.processes
     rollouts = settings.get("per_device_train_batch_size", 8)

@@ -51,7 +51,8 @@ CLASSES: dict[str, re.Pattern[str]] = {
 class Effects:
     """Effects of N successive tokens of one trajectory: how much each one changes the log of the answer's loss.
 
-    `values` `(N,)` are the effects. `groups` names, for each token, the groups that it belongs to.
+    `values` `(N,)` are the effects. `groups` names, for each token, the kinds of tokens to
+    which it belongs, such as "number" or a key of `REFLECTION`.
     """
 
     question_id: str

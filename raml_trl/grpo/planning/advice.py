@@ -46,7 +46,7 @@ class Groups:
 
     @property
     def sizes(self) -> NDArray[np.float64]:
-        """The sizes `(N, G)` of the gradients of the rollouts."""
+        """The norms `(N, G)` of the gradients of the rollouts, up to a common factor."""
         return np.abs(self.advantages) * self.lengths ** (-0.5 if self.mean_of_row else 0.5)
 
     @property

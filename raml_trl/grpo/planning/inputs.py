@@ -37,10 +37,10 @@ from raml_trl.training.config import CheckedModelConfig
 
 
 def read_recipes(config: PlanConfig) -> tuple[list[SubsetGRPOConfig], ModelConfig]:
-    """Return one config of the recipe for every m (rollouts trained on per group), and the model of the recipe.
+    """Return one config of the recipe for every m (rollouts trained on per group), and the settings of its model.
 
-    The configs are in ascending order of m. They are those of a single process that runs the micro-batches of all
-    processes.
+    The configs are in ascending order of m. If the recipe is for several processes, each config describes one process
+    that runs the micro-batches of all of them.
 
     Raises:
         InputError: if the recipe is invalid, or invalid with a requested m.
