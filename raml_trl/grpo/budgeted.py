@@ -15,6 +15,7 @@ from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.training.evaluation import Evaluation
+from raml_trl.training.run import without_advice_to_trl
 
 MAX_STEPS = 10**6
 """A number of steps that no budget reaches. Training ends when the budget is spent."""
@@ -85,6 +86,7 @@ class Budget(TrainerCallback):
         self._since = self.clock(), self.wall()  # the evaluation is not charged
 
 
+@without_advice_to_trl()
 def train_on_budget(
     model: str,
     rows: Dataset,
@@ -119,6 +121,7 @@ def train_on_budget(
     return budget.points
 
 
+@without_advice_to_trl()
 def measure_start(model: str, rows: Dataset, evaluation: Evaluation, config: SubsetGRPOConfig) -> float:
     """Return the Pass@1 of `model` before training, with the sampling settings of the evaluations in training."""
     return evaluation.measure(_make_trainer(model, rows, evaluation, config))["eval_pass@1"]

@@ -68,14 +68,17 @@ class Clock(TrainerCallback):
 
 
 @contextmanager
-def _without_advice_to_trl() -> Iterator[None]:
-    """Within the block, hide that TRL and PEFT read a property that transformers has renamed. No setting avoids it."""
+def without_advice_to_trl() -> Iterator[None]:
+    """Within the block, hide the warning that TRL and PEFT read a property which transformers has renamed.
+
+    No setting avoids it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 
 
-@_without_advice_to_trl()
+@without_advice_to_trl()
 def train(
     trainer_class: Callable[..., ResumableTrainer],
     config: SFTConfig | GRPOConfig,
