@@ -264,7 +264,7 @@ def check_setting(check: Check, value: object) -> None:
         InputError: if the value does not have the type of its field, or lies outside its limit.
     """
     limit = check.limit
-    if check.ours and not isinstance(limit, Names):
+    if check.ours and not isinstance(limit, Names | Number):
         check_type(check.name, value, check.hint)
     required = isinstance(limit, Number) and limit.required
     if limit is None or (value is None and allows_none(check.hint) and not required) or limit.allows(value):

@@ -6,6 +6,16 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from raml_trl.runtime.errors import InputError, shown
 
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+    types.NoneType: "None",
+}
+
 
 def check_type(name: str, value: object, hint: object) -> None:
     """Check the `value` of the field `name` against a type hint.
@@ -13,24 +23,35 @@ def check_type(name: str, value: object, hint: object) -> None:
     Raises:
         InputError: if `value` does not have this type. The message names the field, the value and the type.
     """
-    if not _has_type(value, hint):
-        wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise InputError(f"{name} must be {wanted}, got {shown(value)} ({type(value).__name__})")
+    if not has_type(value, hint):
+        raise InputError(f"{name} must be {_in_words(hint)}, got {shown(value)} ({type(value).__name__})")
+
+
+def _in_words(hint: object) -> str:
+    """Return a type hint in words, such as "a whole number or None"."""
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_in_words, arguments))
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    plain: Any = get_origin(hint) or hint
+    return _WORDS.get(plain, getattr(plain, "__name__", str(plain)))
 
 
 def allows_none(hint: object) -> bool:
     """Return whether a type hint allows None."""
-    return _has_type(None, hint)
+    return has_type(None, hint)
 
 
-def _has_type(value: object, hint: object) -> bool:
+def has_type(value: object, hint: object) -> bool:
+    """Return whether `value` has the type of a type hint. A whole number counts as a float, but a bool as no number."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_has_type(value, argument) for argument in arguments)
+        return any(has_type(value, argument) for argument in arguments)
     if origin is Literal:
         return value in arguments
     if origin is list:
-        return isinstance(value, list) and all(_has_type(item, arguments[0]) for item in value)
+        return isinstance(value, list) and all(has_type(item, arguments[0]) for item in value)
     if hint is Any:
         return True
     if hint is float:

@@ -181,7 +181,7 @@ def test_answers_that_the_grader_cannot_finish_are_counted(data: str, tmp_path: 
         ({"top_p": 0.0}, "top_p must be a number above 0 and up to 1, got 0.0"),
         ({"questions_per_shard": 0}, "questions_per_shard must be a whole number from 1"),
         ({"push_to_hub": True}, "push_to_hub is True and hub_dataset_id is None"),
-        ({"num_trajectories": 2.0}, "num_trajectories must be int"),
+        ({"num_trajectories": 2.0}, "num_trajectories must be a whole number from 1"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -224,8 +224,8 @@ def test_bools_of_trl_are_flags_too() -> None:
     ("recipe", "message"),
     [
         ("num_questoins: 5", "recipe.yaml: unknown key 'num_questoins'; did you mean num_questions?"),
-        ("num_questions: 4.5", "recipe.yaml: num_questions must be int | None, got 4.5 (float)"),
-        ("num_questions: [5]", "num_questions must be int | None, got [5] (list)"),
+        ("num_questions: 4.5", "recipe.yaml: num_questions must be a whole number or None, got 4.5 (float)"),
+        ("num_questions: [5]", "num_questions must be a whole number or None, got [5] (list)"),
         ("num_questions: many", "argument --num_questions/--num-questions: invalid int value: 'many'"),
         (
             "num_questions: 0",
@@ -372,9 +372,9 @@ def test_explicit_settings_leave_out_defaults_and_the_environment(tmp_path: Path
 
 
 def test_fields_of_a_base_class_are_checked_too() -> None:
-    with pytest.raises(InputError, match=r"dataset_split must be str, got 1 \(int\)"):
+    with pytest.raises(InputError, match=r"dataset_split must be a text, got 1 \(int\)"):
         EvaluateConfig(dataset_name="d", dataset_split=1, model_name_or_path="m", output_dir="o")
-    with pytest.raises(InputError, match=r"num_samples must be int, got 8\.0 \(float\)"):
+    with pytest.raises(InputError, match=r"num_samples must be a whole number from 1 to [0-9,]+, got 8\.0"):
         EvaluateConfig(dataset_name="d", num_samples=8.0, model_name_or_path="m", output_dir="o")
 
 
