@@ -290,9 +290,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults of flags, and keeps the lines of the description."""
+
+
 def parse(description: str, **defaults: Any) -> argparse.Namespace:
     """Parse the command line of a benchmark, with a flag for each default and common flags."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=tuple(MODELS), default="tiny")

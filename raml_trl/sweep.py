@@ -13,25 +13,33 @@ share the file system: the trials are then divided among the started commands.
 """
 
 import logging
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
+from tqdm import tqdm
+
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, InputErrors
 from raml_trl.runtime.limits import PATH, PROCESSES, SEED, Limits, check_settings, whole
 from raml_trl.runtime.recipes import find_recipe, recipes_root
 from raml_trl.runtime.runs import Run, is_complete
 from raml_trl.runtime.trackers import Tracker
-from raml_trl.sweeps.agents import run_trials
+from raml_trl.sweeps.agents import run_trials, trial_environment
 from raml_trl.sweeps.results import best_setting, means_over_seeds, means_table, write_results
 from raml_trl.sweeps.study import draw_trials, open_study
-from raml_trl.sweeps.sweep_file import read_sweep
+from raml_trl.sweeps.sweep_file import SEED as SEED_PARAMETER
+from raml_trl.sweeps.sweep_file import Scalar, Settings, Sweep, expand, read_sweep
 
 logger = logging.getLogger(__name__)
+
+_MOST_CHECKED = 10
+"""The most trials that a dry run checks. Each takes some seconds."""
 
 
 @dataclass
@@ -123,7 +131,11 @@ def main(config: SweepConfig, record: Run) -> None:
 
 
 def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
-    """Yield texts that describe the sweep and its trials, by label, for a dry run."""
+    """Yield texts that describe the sweep and its trials, by label, for a dry run.
+
+    Raises:
+        InputErrors: if trials would end with an error at their start. Only commands of this package are checked.
+    """
     sweep = read_sweep(find_recipe(config.sweep))
     trials = draw_trials(sweep, config.count, config.seed)
     yield {
@@ -131,6 +143,58 @@ def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
         "trials": f"{len(trials)}, {config.agents} at a time",
         "first trial": ", ".join(f"{name}={value}" for name, value in trials[0].items()),
     }
+    if not _accepts_dry_run(sweep):
+        yield {"checked": "no trial, because the sweep's command does not end with ${args} for a command of raml_trl"}
+        return
+    chosen = _covering(sweep, trials)[:_MOST_CHECKED]
+    _check_trials(sweep, chosen, {"report_to": config.report_to})
+    yield {"checked": f"{len(chosen)} of {len(trials)} trials, by a dry run of each"}
+
+
+def _accepts_dry_run(sweep: Sweep) -> bool:
+    """Return whether the command of a sweep certainly passes a last word `--dry_run` to a command of this package.
+
+    A shell script does if it passes on its arguments.
+    """
+    words = [*sweep.command, sweep.program or ""]
+    ours = any(word.startswith(("raml_trl.", "raml-trl")) or "-m raml_trl." in word for word in words)
+    last = sweep.command[-1] in ("${args}", "${args_no_equals}", "${args_no_boolean_flags}")
+    return ours and last and ("-c" not in words or any('"$@"' in word for word in words))
+
+
+def _covering(sweep: Sweep, trials: Sequence[Settings]) -> list[Settings]:
+    """Return the first trials that together have all values of each parameter except the seed."""
+    chosen: list[Settings] = []
+    seen: set[tuple[str, Scalar]] = set()
+    for settings in trials:
+        values = {(name, settings[name]) for name in sweep.swept if name != SEED_PARAMETER}
+        if not chosen or values - seen:
+            chosen.append(settings)
+            seen |= values
+    return chosen
+
+
+def _check_trials(sweep: Sweep, trials: Sequence[Settings], extra: Mapping[str, str]) -> None:
+    """Run the command of each trial with `--dry_run` and the further arguments `extra`.
+
+    Raises:
+        InputErrors: if a command ends with an error. Each message names the first trial that has this error.
+    """
+    environment = trial_environment()
+    found: dict[str, str] = {}
+    with TemporaryDirectory() as directory:
+        for settings in tqdm(trials, desc="checking trials", unit="trial"):
+            name = sweep.trial_name(settings)
+            arguments = {**settings, "output_dir": str(Path(directory, name)), **extra}
+            command = [*expand(sweep, arguments, Path(directory, "settings.json"), environment), "--dry_run"]
+            ended = subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            )
+            lines = ended.stderr.splitlines() if ended.returncode else []
+            for line in [line for line in lines if line.startswith("raml-trl ")] or lines[-1:]:
+                found.setdefault(line.removeprefix("raml-trl "), name)
+    if found:
+        raise InputErrors([f"trial {name}: {message}" for message, name in found.items()])
 
 
 def name_the_file(arguments: list[str]) -> list[str]:

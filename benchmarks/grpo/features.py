@@ -2,8 +2,8 @@
 
 The columns of the result are those of `raml-trl check_trl`.
 
-python -m benchmarks.grpo.features
-python -m benchmarks.grpo.features --only tools   # print the rows whose name contains a word; write nothing
+    python -m benchmarks.grpo.features
+    python -m benchmarks.grpo.features --only tools   # print the rows whose name contains a word; write nothing
 """
 
 import sys

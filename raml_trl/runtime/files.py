@@ -74,6 +74,14 @@ def read_rows(path: Path) -> list[Row]:
     return pq.read_table(path).to_pylist()
 
 
+def _yaml_fault(error: Exception) -> str:
+    """Describe what is wrong with a YAML file in one line, with the line and column of the fault if they are known."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+
+
 def read_yaml(path: Path) -> Settings:
     """Read the mapping in a YAML file.
 
@@ -90,7 +98,7 @@ def read_yaml(path: Path) -> Settings:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, NUL in the path, a number of 5,000 digits
         if isinstance(error, InputError):
             raise
-        raise InputError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"config file {path} is not YAML: {_yaml_fault(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"config file {path} must be a mapping of names to values")
     return content

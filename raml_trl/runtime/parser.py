@@ -16,7 +16,7 @@ from raml_trl.runtime.errors import InputError, MissingDevice, shown, suggestion
 from raml_trl.runtime.files import Settings, read_yaml
 from raml_trl.runtime.help_page import help_page
 from raml_trl.runtime.recipes import command_of, find_recipe
-from raml_trl.runtime.validation import check_type
+from raml_trl.runtime.validation import check_type, in_words
 
 _LONG_WORD = re.compile(r"\S{200,}")
 _CONFIG = re.compile(r"--config(?:=|$)")
@@ -48,6 +48,7 @@ class StrictParser(TrlParser):
         if message.startswith("the following arguments are required"):
             names = re.sub(r"/--[\w-]+", "", message)  # each name again, with hyphens
             message = f"{names}; set them, or name a recipe that does: `raml-trl recipes` lists some"
+        message = re.sub(r"^argument (--\w+)(/--[\w-]+)+:", r"argument \1:", message)
         raise InputError(_LONG_WORD.sub(lambda match: f"{match[0][:100]}…", message))
 
     def format_help(self, *, everything: bool = False) -> str:
@@ -109,11 +110,15 @@ class StrictParser(TrlParser):
             if name not in hints:
                 near = self._hint(path) or suggestion(str(name)[:100], hints)
                 raise InputError(f"{path}: unknown key {shown(name)}{near}")
-            if not isinstance(value, str):  # the parser converts strings itself
-                try:
+            try:
+                if isinstance(value, str):  # the parser will convert it
+                    self._get_value(next(action for action in self._actions if action.dest == name), value)
+                else:
                     check_type(name, value, hints[name])
-                except InputError as error:
-                    raise InputError(f"{path}: {error}") from error
+            except argparse.ArgumentError as error:
+                raise InputError(f"{path}: {name} must be {in_words(hints[name])}, got {shown(value)}") from error
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
 
     def _hint(self, path: Path) -> str:
         """Name the command whose recipe a file is by its name, if that is another command than this one."""

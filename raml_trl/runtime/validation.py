@@ -24,14 +24,14 @@ def check_type(name: str, value: object, hint: object) -> None:
         InputError: if `value` does not have this type. The message names the field, the value and the type.
     """
     if not has_type(value, hint):
-        raise InputError(f"{name} must be {_in_words(hint)}, got {shown(value)} ({type(value).__name__})")
+        raise InputError(f"{name} must be {in_words(hint)}, got {shown(value)} ({type(value).__name__})")
 
 
-def _in_words(hint: object) -> str:
+def in_words(hint: object) -> str:
     """Return a type hint in words, such as "a whole number or None"."""
     arguments = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(map(_in_words, arguments))
+        return " or ".join(map(in_words, arguments))
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     plain: Any = get_origin(hint) or hint

@@ -47,6 +47,15 @@ class Stopped(Exception):
     """Raised when the agents are told to stop while a trial runs. No result is saved, so the trial can be resumed."""
 
 
+def trial_environment() -> dict[str, str]:
+    """Return the environment variables of a trial.
+
+    `python` and `accelerate` are those of this process, whether or not their virtual environment is activated.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return dict(os.environ) | {"PATH": path}
+
+
 def run_trials(study: Study, devices: Sequence[str | None], extra: Mapping[str, str]) -> list[TrialResult]:
     """Run the trials of `study` that have no result, and return the results of all trials.
 
@@ -152,9 +161,7 @@ class Agents:
 
     def _execute(self, name: str, log: IO[bytes], device: str | None) -> int:
         """Run the trial's command, and return its exit code."""
-        environment = dict(os.environ)
-        # `python` and `accelerate` must be those of this environment, whether or not it is activated.
-        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+        environment = trial_environment()
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         arguments: Settings = {

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, shown, suggestion
 from raml_trl.runtime.files import read_yaml
 
 Scalar = str | int | float | bool | None
@@ -27,6 +27,7 @@ SEED = "seed"
 
 _KEYS = frozenset({"program", "command", "method", "metric", "parameters", "run_cap"})
 _LABELS = frozenset({"name", "description", "project", "entity"})  # shown by W&B, ignored here
+_KEYS_OF_SERVER = frozenset({"early_terminate", "controller", "job", "scheduler"})
 _DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 _RANGES = ("uniform", "int_uniform", "log_uniform", "log_uniform_values")
 _MACRO = re.compile(r"\$\{(.*)\}")
@@ -122,14 +123,19 @@ def read_sweep(path: Path) -> Sweep:
         InputError: if the file cannot be read, is not in W&B's format, or needs W&B's server.
     """
     content = read_yaml(path)
-    unknown = sorted(content.keys() - _KEYS - _LABELS)
     method = content.get("method")
-    if unknown or method not in ("grid", "random"):
-        rejected = unknown[0] if unknown else f"method {method!r}"
+    of_server = [*sorted(content.keys() & _KEYS_OF_SERVER), *(["method bayes"] if method == "bayes" else [])]
+    if of_server:
         raise InputError(
-            f"{path}: {rejected} does not run without W&B, which supports method grid or random, and "
-            f"{', '.join(sorted(_KEYS))}: remove it, or start the sweep with `wandb sweep` and `wandb agent`"
+            f"{path}: {of_server[0]} needs the server of W&B: remove it, or start the sweep with `wandb sweep` and "
+            "`wandb agent`"
         )
+    known = _KEYS | _LABELS
+    for key in content.keys() - known:
+        near = suggestion(str(key)[:100], known) or f": remove it; known are {', '.join(sorted(known))}"
+        raise InputError(f"{path}: unknown key {shown(key)}{near}")
+    if method not in ("grid", "random"):
+        raise InputError(f"{path}: method must be grid or random, got {shown(method)}")
     metric = content.get("metric")
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str) or not metric.keys() <= {"name", "goal"}:
         raise InputError(f"{path}: metric must have a name, and a goal unless it is minimize, got {metric!r}")

@@ -122,16 +122,55 @@ def test_a_plan_of_grpo(dry_run: Start) -> None:
             ("tiny/demo/data_test", "--output_dir", "deep/out"),
             {"data": "arithmetic, split test", "keep": "at most 200 questions", "output_dir": "deep/out, a new run"},
         ),
-        (
-            "sweep",
-            ("--sweep", "tiny/sweeps/grpo_selection"),
-            {"trials": "25, 1 at a time", "output_dir": "runs/tiny/sweeps/grpo_selection, a new run"},
-        ),
     ],
 )
 def test_plans(dry_run: Start, command: str, arguments: tuple[str, ...], expected: dict[str, str]) -> None:
     code, plan, error = dry_run(command, *arguments)
     assert (code, {label: plan[label] for label in expected}) == (0, expected), error
+
+
+SWEEP = """
+program: raml_trl.train_sft
+method: grid
+metric: {name: eval/loss}
+parameters:
+  model_name_or_path: {value: model}
+  dataset_name: {value: data}
+  prompt_style: {value: bare}
+  use_cpu: {value: true}
+  bf16: {value: false}
+  num_trajectories: {values: VALUES}
+  seed: {values: [0, 1]}
+command: ["${env}", "${interpreter}", "-m", "${program}", "${args}"]
+"""
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_a_sweep_checks_its_trials(dry_run: Start, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(SWEEP.replace("VALUES", "[1, 2]"))
+    code, plan, error = dry_run("sweep", "--sweep", "good.yaml")
+    assert code == 0, error
+    assert (plan["trials"], plan["checked"]) == ("4, 1 at a time", "2 of 4 trials, by a dry run of each")
+    assert plan["output_dir"] == "runs/sweeps/good, a new run"
+    (tmp_path / "bad.yaml").write_text(SWEEP.replace("VALUES", "[1, 0]").replace("prompt_style", "prompt_stlye"))
+    code, _, error = dry_run("sweep", "--sweep", "bad.yaml")
+    assert code == 2
+    lines = [line for line in error.splitlines() if line.startswith("raml-trl sweep: ")]
+    assert len(lines) == 1  # both trials have the same error
+    assert lines[0].endswith("train_sft: unknown option --prompt_stlye; did you mean --prompt_style?")
+    (tmp_path / "bad.yaml").write_text(SWEEP.replace("VALUES", "[1, 0]"))
+    code, _, error = dry_run("sweep", "--sweep", "bad.yaml")
+    [line] = [line for line in error.splitlines() if line.startswith("raml-trl sweep: ")]
+    assert line.startswith("raml-trl sweep: trial num_trajectories=0,seed=")
+    assert "train_sft: num_trajectories must be a whole number from 1 to" in line
+
+
+def test_a_sweep_of_another_program_is_not_checked(dry_run: Start, tmp_path: Path) -> None:
+    text = SWEEP.replace("VALUES", "[3]").replace("raml_trl.train_sft", "mine.py").replace('"-m", ', "")
+    (tmp_path / "other.yaml").write_text(text)
+    code, plan, _ = dry_run("sweep", "--sweep", "other.yaml")
+    assert code == 0
+    assert plan["checked"].startswith("no trial, because")
 
 
 @pytest.mark.parametrize("command", ["train_sft", "train_grpo", "evaluate", "sample_trajectories"])

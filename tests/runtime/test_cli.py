@@ -226,7 +226,7 @@ def test_bools_of_trl_are_flags_too() -> None:
         ("num_questoins: 5", "recipe.yaml: unknown key 'num_questoins'; did you mean num_questions?"),
         ("num_questions: 4.5", "recipe.yaml: num_questions must be a whole number or None, got 4.5 (float)"),
         ("num_questions: [5]", "num_questions must be a whole number or None, got [5] (list)"),
-        ("num_questions: many", "argument --num_questions/--num-questions: invalid int value: 'many'"),
+        ("num_questions: many", "recipe.yaml: num_questions must be a whole number or None, got 'many'"),
         (
             "num_questions: 0",
             "num_questions must be a whole number from 1 to 1,000,000,000, got 0: give",
@@ -236,7 +236,7 @@ def test_bools_of_trl_are_flags_too() -> None:
             "arithmetic has no dataset_split 'train': choose test or sft or grpo",
         ),
         ("- 5", "must be a mapping of names to values"),
-        ("a: b: c", "is not YAML"),
+        ("a: b: c", "config file recipe.yaml is not YAML: line 1, column 5: mapping values are not allowed here"),
     ],
 )
 def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, message: str) -> None:

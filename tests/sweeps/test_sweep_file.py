@@ -179,9 +179,11 @@ def test_the_default_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"method": "bayes"}, "method 'bayes' does not run without W&B.*wandb agent"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 3}}, "early_terminate does not run.*wandb agent"),
-        ({"method": "gird"}, "method 'gird'"),
+        ({"method": "bayes"}, "method bayes needs the server of W&B: .*wandb agent"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 3}}, "early_terminate needs the server.*wandb agent"),
+        ({"method": "gird"}, "method must be grid or random, got 'gird'"),
+        ({"parametres": {}}, "unknown key 'parametres'; did you mean parameters?"),
+        ({"xyz": 1}, "unknown key 'xyz': remove it; known are command, description"),
         ({"command": ["${args}", "${arsg}"]}, r"\$\{arsg\} is not a macro of W&B; supported are .*\$\{args\}"),
         ({"program": None}, "program is missing"),
         ({"metric": None}, "metric must have a name"),
