@@ -173,11 +173,13 @@ def _difference_cell(difference: Difference | None) -> Cell:
 class Sample:
     """A completion of an evaluation: `text`, which answers `question`.
 
-    `question` is the text of the question, or None if the dataset is gone or has changed.
+    `question` is the text of the question, and `reference` the answer that is right. Both are None if the dataset is
+    gone or has changed.
     """
 
     question_id: str
     question: str | None
+    reference: str | None
     text: str
     correct: bool
 
@@ -214,19 +216,24 @@ def choose_samples(stage: Stage) -> list[Sample]:
     right, wrong = ([row for row in rows if row["correct"] == correct] for correct in (True, False))
     chosen = right[:_SAMPLES_SHOWN] + wrong[:_SAMPLES_SHOWN]
     questions = _questions(Path(stage.directory), {row["question_id"] for row in chosen})
+    unknown = (None, None)
     return [
-        Sample(row["question_id"], questions.get(row["question_id"]), row["text"], row["correct"]) for row in chosen
+        Sample(row["question_id"], *questions.get(row["question_id"], unknown), row["text"], row["correct"])
+        for row in chosen
     ]
 
 
-def _questions(directory: Path, ids: set[str]) -> dict[str, str]:
-    """Return the texts of questions by id, or none if the dataset has changed since the evaluation in `directory`."""
+def _questions(directory: Path, ids: set[str]) -> dict[str, tuple[str, str]]:
+    """Return the texts of questions and their reference answers by id.
+
+    There are none if the dataset has changed since the evaluation in `directory`.
+    """
     record = read_record(directory)
     data = record["settings"].get("dataset_name")
     if not is_run(data) or identity(Path(data)) != record["inputs"].get("dataset_name"):
         return {}
     rows = [row for path in sorted(Path(data).glob("questions-*.parquet")) for row in read_rows(path)]
-    return {row["id"]: row["problem"] for row in rows if row["id"] in ids}
+    return {row["id"]: (row["problem"], row["answer"]) for row in rows if row["id"] in ids}
 
 
 def read_groups(trainings: Sequence[Seeds]) -> list[Group]:

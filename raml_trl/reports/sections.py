@@ -196,8 +196,14 @@ def _completion_section(samples: Mapping[str, Sequence[Sample]], groups: Sequenc
     blocks = [
         Block(
             name,
+            "The first right and the first wrong samples, among the first sample of each question.",
             completions=[
-                ShownCompletion(sample.question or sample.question_id, sample.text, _verdict(sample.correct))
+                ShownCompletion(
+                    sample.question or sample.question_id,
+                    sample.text,
+                    _verdict(sample.correct),
+                    "" if sample.reference is None else f"reference answer {sample.reference}",
+                )
                 for sample in of_stage
             ],
         )
