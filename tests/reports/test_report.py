@@ -482,17 +482,17 @@ def test_row_rules_are_read_from_the_summary(tmp_path: Path) -> None:
 
 def test_correct_and_wrong_completions_appear_with_their_questions(tmp_path: Path) -> None:
     data = open_run(tmp_path / "data", "prepare_data", {})
-    rows = [{"id": f"q{place}", "problem": f"what is {place}?"} for place in range(5)]
+    rows = [{"id": f"q{place}", "problem": f"what is {place}?", "answer": f"{place}0"} for place in range(5)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "questions-00000.parquet")
     data.finish(1.0, {})
     answers = {f"q{place}": [place != 3, True] for place in range(5)}
     stage = write_evaluation(tmp_path / "eval", answers, dataset_name=str(tmp_path / "data"))
     _, _, text = make(tmp_path, evaluations=[f"a={stage}"])
-    shown = re.findall(r"^(right|wrong): (.*)\n\n```text\n(.*)\n```$", text, re.MULTILINE)
+    shown = re.findall(r"^((?:right|wrong).*): (.*)\n\n```text\n(.*)\n```$", text, re.MULTILINE)
     assert shown == [
-        ("right", "what is 0?", "q0 0"),
-        ("right", "what is 1?", "q1 0"),
-        ("wrong", "what is 3?", "q3 0"),
+        ("right, reference answer 00", "what is 0?", "q0 0"),
+        ("right, reference answer 10", "what is 1?", "q1 0"),
+        ("wrong, reference answer 30", "what is 3?", "q3 0"),
     ]
     # A dataset made again may have other questions under the same ids.
     record = json.loads((tmp_path / "data" / "run.json").read_text())
