@@ -41,7 +41,9 @@ class CompareConfig:
         check_settings(self)
         names = [value.partition("=")[0] for value in self.evaluations]
         if len(set(names)) < max(2, len(names)) or not all("=" in value for value in self.evaluations):
-            raise InputError(f"evaluations must be two or more of the form name=DIR with different names, got {names}")
+            raise InputError(
+                f"evaluations must be two or more of the form name=DIR with different names, got {self.evaluations}"
+            )
         if not self.k:
             raise InputError("k is an empty list: name at least one k")
 

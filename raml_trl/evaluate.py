@@ -41,6 +41,7 @@ from raml_trl.sampling.config import EvaluateConfig
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer, open_engine, shown_name
 from raml_trl.sampling.preview import preview_sampling
 from raml_trl.sampling.sharded import Sample, sample_shards
+from raml_trl.sampling.vllm_engine import check_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ def check_models(config: EvaluateConfig, record: Run) -> None:
         InputError: if a model is not found, lacks a pad token or a chat template for the prompts, or is not offered by
             the server.
     """
+    if config.engine == "vllm":
+        check_vllm()
     for name in (config.model_name_or_path, *config.models):
         if config.models and is_complete(record.directory / Path(name).name):
             continue

@@ -19,6 +19,7 @@ import time
 
 from raml_trl.analysis.config import PseudoGradientConfig
 from raml_trl.analysis.descent.experiment import run_experiment
+from raml_trl.analysis.descent.prediction import prediction_table
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.runs import UNFINISHED, Run
 
@@ -30,8 +31,12 @@ def main(config: PseudoGradientConfig, record: Run) -> None:
 
     The last process to finish writes the results and marks `record`, the run in `output_dir`, as complete.
     """
-    if run_experiment(config, record, time.monotonic) is None:
+    summary = run_experiment(config, record, time.monotonic)
+    if summary is None:
         logger.info(UNFINISHED)
+        return
+    logger.info("How well the likelihood of the answer tells right from wrong trajectories (prediction.svg):")
+    logger.info("%s", prediction_table(summary.prediction))
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ from raml_trl.hub.card_parts import CARD, NO_REPO, write_card
 from raml_trl.hub.client import check_hub_access, push_dataset
 from raml_trl.hub.trajectory_card import SHARDS, Counts, trajectories_card
 from raml_trl.runtime.cli import run
+from raml_trl.runtime.errors import count_of
 from raml_trl.runtime.runs import UNFINISHED, Run, is_first_process
 from raml_trl.sampling.config import SampleTrajectoriesConfig
 from raml_trl.sampling.loading import check_model, shown_name
 from raml_trl.sampling.preview import preview_sampling
 from raml_trl.sampling.sharded import add_notes, sample_shards, trajectory_rows
+from raml_trl.sampling.vllm_engine import check_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ def main(config: SampleTrajectoriesConfig, record: Run) -> None:
     started = time.monotonic()
     if config.engine != "server":
         check_model(config.model_name_or_path)
+    if config.engine == "vllm":
+        check_vllm()
     table = open_data(config)
     if config.hub_dataset_id is not None and is_first_process():  # fail now rather than after sampling
         check_hub_access(config.hub_dataset_id, private=config.hub_private)
@@ -99,7 +103,14 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
         "shards": len(paths),
     }
     record.finish(seconds, results)
-    logger.info("%s: %s", record.directory, results)
+    logger.info(
+        "%s: %s, %s of them correct, of %s; %s have a correct one",
+        record.directory,
+        count_of(sum(total), "trajectory", "trajectories"),
+        f"{sum(correct):,}",
+        count_of(len(total), "question"),
+        f"{sum(map(bool, correct)):,}",
+    )
 
 
 def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:

@@ -24,7 +24,7 @@ from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.errors import Problems
+from raml_trl.runtime.errors import Problems, count_of
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run, process_share
@@ -102,16 +102,15 @@ def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -
     assert group is not None
     selected = config.num_generations_update or group
     processes = process_share()[1]
+    questions = count_of(rollouts // group, "question")
     yield {
-        "generation": f"{rollouts} rollouts, {group} for each of {rollouts // group} questions, processes: {processes}",
+        "generation": f"{rollouts} rollouts, {group} for each of {questions}, processes: {processes}",
         "update": f"{selected} of {group} rollouts, selection {config.selection}, loss {config.loss_type}",
         "length": describe_length(config),
     }
     name, tokenizer, table, evaluation = open_inputs(data, config, model)
-    yield {
-        **describe_inputs(name, tokenizer, table, data.prompt_style),
-        "evaluation": "none" if evaluation is None else f"{data.eval_data}, {len(evaluation.questions)} questions",
-    }
+    evaluated = "none" if evaluation is None else f"{data.eval_data}, {count_of(len(evaluation.questions), 'question')}"
+    yield {**describe_inputs(name, tokenizer, table, data.prompt_style), "evaluation": evaluated}
 
 
 def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:

@@ -21,7 +21,7 @@ from raml_trl.data.reading import open_data, stream_tasks
 from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.errors import Problems
+from raml_trl.runtime.errors import Problems, count_of
 from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
 from raml_trl.sampling.preview import describe_inputs
@@ -106,10 +106,10 @@ def preview(options: SFTArguments, config: SFTConfig, model: ModelConfig) -> Ite
         "length": describe_length(config),
     }
     name, tokenizer, table, evaluation = open_inputs(options, config, model)
-    yield {
-        **describe_inputs(name, tokenizer, table, options.prompt_style, graded=False),
-        "evaluation": "none" if evaluation is None else f"{options.eval_data}, {len(evaluation.questions)} questions",
-    }
+    evaluated = "none"
+    if evaluation is not None:
+        evaluated = f"{options.eval_data}, {count_of(len(evaluation.questions), 'question')}"
+    yield {**describe_inputs(name, tokenizer, table, options.prompt_style, graded=False), "evaluation": evaluated}
 
 
 def publish(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> list[str]:

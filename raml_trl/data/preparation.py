@@ -46,9 +46,10 @@ class Counts:
     def summary(self) -> str:
         """Return the most important counts as one line."""
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
+        trajectories = f", {self.trajectories:,} trajectories, {self.correct_trajectories:,} of them correct"
         return (
-            f"{self.questions:,} of {self.rows:,} rows kept as questions, {self.trajectories:,} trajectories, "
-            f"{self.correct_trajectories:,} of them correct; left out: {left_out or 'none'}"
+            f"{self.questions:,} of {self.rows:,} rows kept as questions{trajectories if self.trajectories else ''}; "
+            f"left out: {left_out or 'none'}"
         )
 
     def to_json(self) -> dict[str, int | dict[str, int]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from raml_trl.grpo.selection import REWARD_BLIND
 from raml_trl.grpo.user_selection import STRATEGIES
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, suggestion
 from raml_trl.runtime.validation import nearest
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def check_exactness(args: "SubsetGRPOConfig") -> None:
     known = (*ROW_MEAN_LOSSES, *_TOKEN_LOSSES)
     if args.loss_type not in known:
         raise InputError(
-            f"loss_type {args.loss_type!r} is unknown to raml_trl, which must know how a loss is averaged: use "
-            f"{', '.join(known)}"
+            f"loss_type must be one of {', '.join(known)}, got {args.loss_type!r}: raml_trl must know how a loss is "
+            f"averaged{suggestion(str(args.loss_type), known)}"
         )
     terms = ", ".join(args.per_micro_batch_terms)
     for name in ("length_bucketing", "skip_zero_advantage"):

@@ -51,7 +51,7 @@ def _bash_script(options: Mapping[str, Iterable[str]], recipes: Iterable[str], *
     return f"""# Completion of raml-trl: `raml-trl completion {shell} > FILE`, and `source FILE` when {shell} starts.
 {start}
 _raml_trl() {{
-  local word="${{COMP_WORDS[COMP_CWORD]}}" options=""
+  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" options=""
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W "{" ".join([*COMMANDS, *TOOLS, "--help", "--version"])}" -- "$word"))
@@ -62,9 +62,15 @@ _raml_trl() {{
     completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$word")); return ;;
   esac
   case "$word" in
-    -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
-    *) COMPREPLY=($(compgen -W "{" ".join(recipes)}" -- "$word") $(compgen -f -- "$word")) ;;
+    --*) COMPREPLY=($(compgen -W "$options" -- "--$(printf %s "${{word#--}}" | tr - _)")); return ;;
+    -*) COMPREPLY=($(compgen -W "$options" -- "$word")); return ;;
   esac
+  COMPREPLY=($(compgen -f -- "$word"))
+  case "$before" in
+    --config) ;;
+    -*) return ;;
+  esac
+  COMPREPLY+=($(compgen -W "{" ".join(recipes)}" -- "$word"))
 }}
 complete -o filenames -F _raml_trl raml-trl
 """

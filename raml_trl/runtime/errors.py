@@ -129,6 +129,11 @@ def shown(value: object) -> str:
     return written if len(written) <= _LONGEST_VALUE else f"{written[:_LONGEST_VALUE]}…"
 
 
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, such as "1 step" or "2,000 steps". `plural` is needed if it is not `noun` + s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean ...?" with the known name closest to `name`, or an empty text if none is close."""
     near = difflib.get_close_matches(name, known, n=1)

@@ -130,6 +130,11 @@ class Run:
                 path.unlink(missing_ok=True)
 
 
+def _plain(value: object) -> str:
+    """Return the text of a setting in an error message: a float that is whole as the user wrote it, such as 50."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+
+
 def find_run(directory: Path, command: str, settings: Mapping[str, object]) -> Run | None:
     """Return the run of `command` with `settings` in `directory`, or None if it does not exist yet. Write nothing.
 
@@ -286,6 +291,6 @@ def _check_same_run(directory: Path, record: RunRecord, new: RunRecord) -> None:
         for name in sorted(old_values.keys() | given.keys()):
             if old_values.get(name) != given.get(name):
                 raise InputError(
-                    f"output_dir {directory} holds another run: its {name} is {old_values.get(name)!r}, not "
-                    f"{given.get(name)!r}{reason}; choose another directory, or remove that one"
+                    f"output_dir {directory} holds another run: its {name} is {_plain(old_values.get(name))}, not "
+                    f"{_plain(given.get(name))}{reason}; choose another directory, or remove that one"
                 )

@@ -16,7 +16,7 @@ from trl import GRPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantiz
 from raml_trl.hub.card_parts import plain_name
 from raml_trl.hub.client import reason
 from raml_trl.runtime.disks import named_faults
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, count_of
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import SUMMARY_FILE
 from raml_trl.runtime.runs import Run, is_first_process
@@ -175,7 +175,9 @@ def train(
 
 def describe_length(config: TrainingArguments) -> str:
     """Return the number of steps or of epochs of a training as text, for a dry run."""
-    return f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+    if config.max_steps > 0:
+        return count_of(config.max_steps, "step")
+    return f"{config.num_train_epochs:g} epoch{'' if config.num_train_epochs == 1 else 's'}"
 
 
 def model_init_kwargs(config: SFTConfig | GRPOConfig, model: ModelConfig) -> dict[str, Any]:

@@ -401,6 +401,11 @@ def test_compare(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert compared["pass@1"]["same"]["difference"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
     assert compared["pass@1"]["nothing"]["difference"]["mean"] == pytest.approx(-mean)
     assert compared["pass@1"]["nothing"]["difference"]["p_value"] < 0.05
+    for name in ("model", "nothing"):  # a run has the intervals of its own evaluation
+        own = json.loads((tmp_path / name / "metrics.json").read_text())["metrics"]
+        assert {metric: compared[metric][name]["low"] for metric in compared} == {
+            metric: own[metric]["low"] for metric in compared
+        }
     assert capsys.readouterr().out.strip() == (tmp_path / "compare" / "comparison.md").read_text().strip()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from raml_trl.analysis.descent.curves import Curve, Floats
 from raml_trl.evaluation.intervals import MeanInterval, mean_interval
+from raml_trl.render.tables import bounded, markdown_table
 
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where the prediction is made, as fractions of the length of the thinking."""
@@ -53,6 +54,22 @@ def predict_correctness(curves: Sequence[Curve], rng: np.random.Generator) -> li
     """
     thinking = [curve for curve in curves if curve.mode == "thinking"]
     return [_predict(thinking, share, rng) for share in PLACES]
+
+
+def prediction_table(predictions: Sequence[Prediction]) -> str:
+    """Format the predictions as a Markdown table, one row for each place of the thinking."""
+    rows = [["share of the thinking", "AUC, pairs of one question", "AUC, all pairs", "right", "wrong", "left out"]]
+    for row in predictions:
+        within = row.auc_within
+        rows.append(
+            [
+                f"{row.share:g}",
+                "-" if within is None else bounded(within.mean, within.low, within.high),
+                "-" if row.auc is None else f"{row.auc:.3f}",
+                *(f"{number:,}" for number in (row.right, row.wrong, row.left_out)),
+            ]
+        )
+    return markdown_table(rows)
 
 
 def auc(right: Floats, wrong: Floats) -> float:

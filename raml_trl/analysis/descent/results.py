@@ -58,6 +58,7 @@ def write_figures_and_page(
         "lead": "How unlikely the model finds the reference answer after every token of a trajectory: the mean of "
         "-log p over the answer's tokens, in nats. Where the answer already stands in the text, it can be copied.",
         "trajectories": [_page_row(row) for row in choose_shown(rows, num_shown)],
+        "measured": len(rows),
         "bands": [asdict(band) for band in along],
         "descent": [
             {**_descent_json(row), "after": unit}

@@ -96,9 +96,11 @@ def summarise(config: LossLandscapeConfig, surface: Surface, geometry: Mapping[s
 
 
 def format_number(value: float | MeanInterval | None) -> str:
-    """Return `value` as text: a number in full, None as "None", a mean and its interval to four significant digits."""
-    if value is None or isinstance(value, float):
-        return str(value)
+    """Return `value`, a number or a mean with its interval, as text with four significant digits; None as "None"."""
+    if value is None:
+        return "None"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]"
 
 
