@@ -120,10 +120,11 @@ def summarize(trainer: SubsetGRPOTrainer) -> RunSummary:
     `questions.json`.
     """
     table = trainer.question_table
-    if table is not None and trainer.is_world_process_zero():
-        write_json(Path(str(trainer.args.output_dir)) / "questions.json", table)
     spent = trainer.summary()
-    logger.info("%s", summary_lines(spent))
+    if trainer.is_world_process_zero():
+        if table is not None:
+            write_json(Path(str(trainer.args.output_dir)) / "questions.json", table)
+        logger.info("%s", summary_lines(spent))
     return spent
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?", re.ASCII)
 _OUTPUTS = "runs"  # where the recipes write
-_SIMILAR = 0.7
+_SIMILAR = 0.6  # so that two exchanged letters of three, such as stf for sft, are found
 
 
 def missing_path(name: str) -> str | None:

@@ -172,8 +172,10 @@ def load_model(name: str, *, dtype: str, all_devices: bool = False) -> tuple[Pre
     return model.to(device).eval(), tokenizer
 
 
-def open_engine(config: SamplingArguments) -> Engine:
+def open_engine(config: SamplingArguments, *, max_attempts: int = 10) -> Engine:
     """Return the engine that `config` names, after loading the model or checking that the server offers it.
+
+    A request to the server is tried up to `max_attempts` times.
 
     Raises:
         InputError: if the model cannot be loaded, vLLM or a device is missing, or the server does not offer the model.
@@ -184,7 +186,8 @@ def open_engine(config: SamplingArguments) -> Engine:
     if config.engine == "server":
         assert config.server_url is not None
         api_key = os.environ.get(config.api_key_variable)
-        server = ServerEngine(config.server_url, name, api_key, max_requests=config.max_requests)
+        limits = {"max_requests": config.max_requests, "max_attempts": max_attempts}
+        server = ServerEngine(config.server_url, name, api_key, **limits)
         server.check()
         return server
     if config.engine == "vllm":

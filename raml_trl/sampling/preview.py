@@ -64,7 +64,7 @@ def preview_sampling(config: SamplingArguments, samples: int, *, tracker: Tracke
         table = open_data(config)
     with problems.collected():
         if config.engine == "server":
-            open_engine(config)
+            open_engine(config, max_attempts=1)
         else:
             pads = config.engine == "transformers"
             tokenizer = check_chat(load_tokenizer(name), config.prompt_style, name, pads=pads)

@@ -28,7 +28,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from raml_trl.runtime.errors import USER_ERROR, InputError
+from raml_trl.runtime.errors import USER_ERROR, InputError, one_line
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.locks import holder_of, lock_path
 from raml_trl.runtime.runs import is_complete
@@ -39,6 +39,7 @@ from raml_trl.sweeps.sweep_file import Settings, expand
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+_LONGEST_REASON = 500  # bytes of a log
 _STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None))
 """The signals that stop a trial, each with the seconds to wait for its end before the next signal is sent."""
 
@@ -155,7 +156,9 @@ class Agents:
                 return
             reason = f"{self.study.sweep.metric} is {metric}"
         else:
+            said = _last_line(log)
             reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            reason += f": {said}" if said and code > 0 else ""
         self.study.save_failure(name, reason)
         logger.warning("%s failed (%s): see %s", name, reason, log.name)
 
@@ -195,6 +198,15 @@ class Agents:
         if code != 0:
             _signal_group(process, signal.SIGKILL)
         return code
+
+
+def _last_line(log: IO[bytes]) -> str:
+    """Return the end of the last line that a trial wrote into its log, which names the error of a command of ours."""
+    with Path(log.name).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_REASON))
+        lines = file.read().decode(errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return "" if last.startswith("$ ") else one_line(last)  # only the command is there
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -250,13 +250,13 @@ def test_a_failed_trial_is_counted_and_run_once_more(tmp_path: Path) -> None:
     code, output = toy.run()
     assert code == 2
     assert "1 of 6 trials failed" in output
-    assert f"{tmp_path}/out/logs/a=2,seed=1.log (exit code 1)" in output
+    assert f"{tmp_path}/out/logs/a=2,seed=1.log (exit code 1: broken)" in output
     assert "broken" in (tmp_path / "out/logs/a=2,seed=1.log").read_text()
     assert sorted(toy.noted("started")) == sorted(SIX)
     results = toy.results
     assert (results["complete"], results["failed"], results["unfinished"]) == (5, 1, 0)
     [failed] = [trial for trial in results["trials"] if trial["status"] == "failed"]
-    assert (failed["name"], failed["metric"], failed["reason"]) == ("a=2,seed=1", None, "exit code 1")
+    assert (failed["name"], failed["metric"], failed["reason"]) == ("a=2,seed=1", None, "exit code 1: broken")
     assert [row["n"] for row in results["means"]] == [2, 1, 2]
     for tries in (2, 3):  # each launch runs it once
         assert toy.run()[0] == 2

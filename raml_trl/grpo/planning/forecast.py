@@ -151,9 +151,10 @@ def _proposal(memory: float, tokens: int | None, longest: int, whole: int, *, pa
 def _notes(basis: _Basis) -> list[str]:
     """Return sentences that state which numbers were measured, given or estimated."""
     config, args, split, lengths = basis.config, basis.args, basis.split, basis.lengths
+    milliseconds, microseconds = split.updating * 1e3, split.updating_per_cell * 1e6
     price = (
-        f"Estimated: an update costs {split.updating * 1e3:.3g} ms a step and {split.updating_per_cell * 1e6:.3g} us a "
-        "cell (a token or padding). Attention, whose cost per cell grows with length, is not modelled separately."
+        f"Estimated: an update costs {milliseconds:.3g} ms a step and {microseconds:,.4g} us a cell "
+        "(a token or padding). Attention, whose cost per cell grows with length, is not modelled separately."
     )
     cells = (
         f"Estimated: cells, from {len(lengths):,} lengths (mean {lengths.mean():.0f}, longest {lengths.max()}) drawn "
