@@ -6,7 +6,7 @@ A cell is one token position that a forward pass computes, padding included: n r
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class LedgerState(TypedDict):
     seconds: dict[str, float]
     counts: dict[str, int]
     updates: list[list[float]]
+    later: NotRequired[list[list[float]]]  # older versions did not store it
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Ledger:
     counts: dict[str, int] = field(default_factory=dict)
     # Entry (i, j) is the sum over micro-batches of v[i] * v[j], where v = (1, cells, seconds).
     updates: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
+    # The same without the first micro-batch since the start or resume, which includes checks that run once.
+    later: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
+    _observed: bool = False
     _running: list[str | None] = field(default_factory=list)
     _since: float = 0.0
     _lap_start: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -115,31 +119,44 @@ class Ledger:
         """
         point = np.array([1.0, cells, seconds])
         self.updates += np.outer(point, point)
+        if self._observed:
+            self.later += np.outer(point, point)
+        self._observed = True
 
     def update_seconds(self, cells: int) -> float:
         """Estimate how long the updates of the run so far would have taken if they had computed `cells` cells in total.
 
         A cell is a token position, padding included. A micro-batch is assumed to take a constant time plus a time per
-        cell. Both times are fitted by least squares to the recorded micro-batches. If these all have the same size, the
-        two times cannot be separated, and the whole time is attributed to the cells.
+        cell. Both times are fitted by least squares to the recorded micro-batches, without the first one if there are
+        others. If these all have the same size, the two times cannot be separated, and the whole time is attributed to
+        the cells.
         """
-        (number, own, spent), (_, squares, products), _ = self.updates.tolist()
+        _, own, spent = self.updates[0].tolist()
         if not own:
             return 0.0
-        spread = number * squares - own * own
-        price = (number * products - own * spent) / spread if spread > 1e-9 * own * own else spent / own
+        (number, fitted, seconds), (_, squares, products), _ = (
+            self.later if self.later[0, 1] else self.updates
+        ).tolist()
+        spread = number * squares - fitted * fitted
+        price = (number * products - fitted * seconds) / spread if spread > 1e-9 * fitted * fitted else seconds / fitted
         price = min(max(price, 0.0), spent / own)  # so that neither the constant nor the price is negative
         return self.seconds["updating"] + price * (cells - own)
 
     def state(self) -> LedgerState:
         """Return the state to store in a checkpoint."""
-        return {"seconds": dict(self.seconds), "counts": dict(self.counts), "updates": self.updates.tolist()}
+        return {
+            "seconds": dict(self.seconds),
+            "counts": dict(self.counts),
+            "updates": self.updates.tolist(),
+            "later": self.later.tolist(),
+        }
 
     def restore(self, state: LedgerState) -> None:
         """Continue from the state of a checkpoint."""
         self.seconds |= state["seconds"]
         self.counts = dict(state["counts"])
         self.updates = np.array(state["updates"])
+        self.later = np.array(state.get("later", np.zeros((3, 3))))
         self._lap_start = dict(self.seconds)
 
 

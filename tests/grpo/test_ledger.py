@@ -91,6 +91,19 @@ def test_the_constant_cost_of_a_micro_batch_is_not_attributed_to_its_cells() -> 
     assert ledger.update_seconds(290) == pytest.approx(33)  # 200 cells more
 
 
+def test_the_first_micro_batch_does_not_set_the_price_of_a_cell() -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    ledger.observe_update(10, 9.0)  # with checks that run once
+    for cells in (20, 60):
+        ledger.observe_update(cells, 0.1 * cells)
+    ledger.seconds["updating"] = 17.0
+    assert ledger.update_seconds(290) == pytest.approx(17 + 0.1 * 200)
+    resumed = Ledger(clock=lambda: 0.0)
+    resumed.restore(ledger.state())
+    resumed.observe_update(10, 9.0)  # the checks run again
+    assert resumed.update_seconds(300) == pytest.approx(17 + 0.1 * 200)
+
+
 @pytest.mark.parametrize("seconds", [[5.0, 1.0], [0.1, 9.0]])
 def test_the_price_of_a_cell_lies_between_zero_and_the_mean_cost(seconds: list[float]) -> None:
     ledger = Ledger(clock=lambda: 0.0)
