@@ -104,7 +104,8 @@ def main(config: ReportConfig, record: Run) -> None:
     write(config, record, report)
     record.finish(0.0, {})
     tables = "".join(f"\n{markdown(table)}\n" for table in summary_tables(report))
-    sys.stdout.write(tables)
+    left_out = [f"\n{sweep.name}: {sweep.trials.sentence()}\n" for sweep in report.sweeps if sweep.trials.left_out]
+    sys.stdout.write(tables + "".join(left_out))
 
 
 def watch(
