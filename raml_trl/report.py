@@ -23,7 +23,7 @@ from raml_trl.reports.page import html_page, markdown_page
 from raml_trl.reports.sections import report_sections, report_title, summary_tables
 from raml_trl.reports.summary import Report, read_report
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, one_line
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.limits import PATH, SEED, Each, Limits, check_settings, whole
 from raml_trl.runtime.runs import Run
@@ -104,8 +104,8 @@ def main(config: ReportConfig, record: Run) -> None:
     write(config, record, report)
     record.finish(0.0, {})
     tables = "".join(f"\n{markdown(table)}\n" for table in summary_tables(report))
-    left_out = [f"\n{sweep.name}: {sweep.trials.sentence()}\n" for sweep in report.sweeps if sweep.trials.left_out]
-    sys.stdout.write(tables + "".join(left_out))
+    left_out = [f"{sweep.name}: {sweep.trials.sentence()}" for sweep in report.sweeps if sweep.trials.left_out]
+    sys.stdout.write(tables + "".join(f"\n{one_line(line)}\n" for line in left_out))
 
 
 def watch(
