@@ -216,11 +216,11 @@ def choose_samples(stage: Stage) -> list[Sample]:
     right, wrong = ([row for row in rows if row["correct"] == correct] for correct in (True, False))
     chosen = right[:_SAMPLES_SHOWN] + wrong[:_SAMPLES_SHOWN]
     questions = _questions(Path(stage.directory), {row["question_id"] for row in chosen})
-    unknown = (None, None)
-    return [
-        Sample(row["question_id"], *questions.get(row["question_id"], unknown), row["text"], row["correct"])
-        for row in chosen
-    ]
+    samples = []
+    for row in chosen:
+        question, reference = questions.get(row["question_id"], (None, None))
+        samples.append(Sample(row["question_id"], question, reference, row["text"], row["correct"]))
+    return samples
 
 
 def _questions(directory: Path, ids: set[str]) -> dict[str, tuple[str, str]]:

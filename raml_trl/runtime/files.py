@@ -76,10 +76,9 @@ def read_rows(path: Path) -> list[Row]:
 
 def _yaml_fault(error: Exception) -> str:
     """Describe what is wrong with a YAML file in one line, with the line and column of the fault if they are known."""
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    if mark is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def read_yaml(path: Path) -> Settings:

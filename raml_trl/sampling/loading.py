@@ -186,8 +186,9 @@ def open_engine(config: SamplingArguments, *, max_attempts: int = 10) -> Engine:
     if config.engine == "server":
         assert config.server_url is not None
         api_key = os.environ.get(config.api_key_variable)
-        limits = {"max_requests": config.max_requests, "max_attempts": max_attempts}
-        server = ServerEngine(config.server_url, name, api_key, **limits)
+        server = ServerEngine(
+            config.server_url, name, api_key, max_requests=config.max_requests, max_attempts=max_attempts
+        )
         server.check()
         return server
     if config.engine == "vllm":

@@ -79,7 +79,8 @@ class TrajectorySFTTrainer(HubTrainer, SampledEvaluation, ResumableTrainer, SFTT
     @property
     def longest_completion(self) -> int | None:
         """The most tokens of a trajectory with its prompt; None if there is no limit."""
-        return self.args.max_length if self._choice is None else self._choice.max_length
+        args: Any = self.args
+        return args.max_length if self._choice is None else self._choice.max_length
 
     @property
     def example_prompt(self) -> Prompt | None:
