@@ -103,7 +103,7 @@ def test_generation_batch_size_sets_the_steps(tmp_path: Path) -> None:
             {"loss_type": "bnpo", "skip_zero_advantage": True},
             "skip_zero_advantage is on and .* loss_type: bnpo",
         ),
-        ({"loss_type": "newest"}, "'newest' is unknown to raml_trl"),
+        ({"loss_type": "newest"}, "loss_type must be one of .*, got 'newest': raml_trl must know how"),
         ({"beta": 0.1, "skip_zero_advantage": True}, "rows with advantage 0 have a gradient too"),
         ({"subset_mode": "mask", "skip_zero_advantage": True}, "'mask' runs every row"),
         ({"selection_scope": "batch"}, "needs a selection that uses advantages, not 'random'"),
