@@ -12,7 +12,8 @@ introduces the answer) is appended, and the answer is decoded greedily.
   complete trajectories, all with intervals over questions; `frontier.svg` and `page.html` show these numbers;
 - `data_METHOD`, for each method: the shortened trajectories whose answer is still correct, a dataset for `train_sft`.
 
-A killed run resumes with the questions that are not done yet. Only the first process of a launch works.
+A killed run resumes with the questions that are not done yet. In a launch of several processes, the first one
+does all the work.
 
 The reference method `none` keeps all thinking, and its answers are decoded in the same way. Methods therefore differ
 only in the thinking that they keep. The methods `curve` and `drop_sentence` use the reference answer. They show how

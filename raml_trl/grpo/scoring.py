@@ -39,7 +39,8 @@ def score_rows(
         score: TRL's `_get_per_token_logps_and_entropies`, to which the model is already bound.
         batch: prompts, completions and images of all rows of this process.
         rows: numbers of the rows to score.
-        max_rows: maximum number of rows of a call; if rows are sorted by length, a call with short rows may have more.
+        max_rows: maximum number of rows of a call. If `rules` puts rows of similar length together, a call with short
+            rows may have more.
         rules: whether rows of similar length, or rows with the same prompt, are scored together.
         trim: function that trims padding; it is applied to the rows of every call.
     """

@@ -191,7 +191,8 @@ def _cell(row: ArmResult) -> str:
 def results_figure(results: Sequence[ArmResult], rules: Rules) -> str:
     """Plot the differences from the baseline with their intervals, as SVG.
 
-    There is one row of panels for each world, and one column for each cost.
+    There is one row of panels for each world (a model to start from, and its questions), and one column for each cost:
+    time, generated tokens and selected rows.
     """
     arms = [arm for arm in rules.arms if arm != rules.baseline]
     size = (10.2, len(rules.worlds) * (0.7 + 0.2 * len(arms)))
