@@ -29,7 +29,7 @@ _SCORED = (
     "The gradients are equal. The metrics `sampling/*` cover the rows whose log-probs are computed: the m, or all G."
 )
 EXPLAINED: dict[str, tuple[tuple[str, ...], str]] = {
-    "bf16": ((DEFAULT, DROP), _ROUNDING),
+    "bf16": ((DEFAULT,), _ROUNDING),
     "a bfloat16 model": ((DEFAULT, DROP), _ROUNDING),
     "entropy_coef": ((DROP,), _MEAN),
     "use_adaptive_entropy": ((DROP,), _MEAN),
