@@ -13,6 +13,7 @@ share the file system: the trials are then divided among the started commands.
 """
 
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,16 @@ from raml_trl.sweeps.sweep_file import SEED as SEED_PARAMETER
 from raml_trl.sweeps.sweep_file import Scalar, Settings, Sweep, expand, read_sweep
 
 logger = logging.getLogger(__name__)
+
+_WORDS = r"(?:[^;&|`<>()$\n]|\$\w|\$\{|\$\(\([^()$`]*\)\))*"  # variables and arithmetic, but no second command
+_ONE_COMMAND = re.compile(rf'(?:\w+={_WORDS}; *)*exec (?P<command>{_WORDS}) "\$@"')
+"""A shell script that sets variables, and then replaces itself by a command that gets the script's arguments."""
+
+_OUR_COMMAND = re.compile(
+    r"(?:raml-trl |(?:python3?|accelerate launch(?: --(?:config_file|num_processes|main_process_port)[ =]\S+)*)"
+    r" -m raml_trl\.)\w"
+)
+"""The start of a command of this package. Further options of `accelerate launch` might not end before `-m`."""
 
 _MOST_CHECKED = 10
 """The most trials that a dry run checks. Each takes some seconds."""
@@ -143,23 +154,30 @@ def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
         "trials": f"{len(trials)}, {config.agents} at a time",
         "first trial": ", ".join(f"{name}={value}" for name, value in trials[0].items()),
     }
-    if not _accepts_dry_run(sweep):
-        yield {"checked": "no trial, because the sweep's command does not end with ${args} for a command of raml_trl"}
+    if not accepts_dry_run(sweep):
+        yield {"checked": "no trial: it is not certain that the sweep's command passes --dry_run to raml_trl alone"}
         return
     chosen = _covering(sweep, trials)[:_MOST_CHECKED]
     _check_trials(sweep, chosen, {"report_to": config.report_to})
     yield {"checked": f"{len(chosen)} of {len(trials)} trials, by a dry run of each"}
 
 
-def _accepts_dry_run(sweep: Sweep) -> bool:
-    """Return whether the command of a sweep certainly passes a last word `--dry_run` to a command of this package.
+def accepts_dry_run(sweep: Sweep) -> bool:
+    """Return whether a last word `--dry_run` certainly makes the command of a sweep do nothing but a dry run.
 
-    A shell script does if it passes on its arguments.
+    The command must start one command of this package with Python or accelerate, and pass on its last words. It can be
+    a shell script that sets variables and then only executes such a command. False if in doubt.
     """
-    words = [*sweep.command, sweep.program or ""]
-    ours = any(word.startswith(("raml_trl.", "raml-trl")) or "-m raml_trl." in word for word in words)
-    last = sweep.command[-1] in ("${args}", "${args_no_equals}", "${args_no_boolean_flags}")
-    return ours and last and ("-c" not in words or any('"$@"' in word for word in words))
+    macros = {"${program}": sweep.program or "", "${interpreter}": "python"}
+    words = [macros.get(word, word) for word in sweep.command if word not in ("${env}", "${args_no_hyphens}")]
+    if words.pop() not in ("${args}", "${args_no_equals}", "${args_no_boolean_flags}"):
+        return False
+    if words[:2] in (["bash", "-c"], ["sh", "-c"]) and len(words) == 4:
+        script = _ONE_COMMAND.fullmatch(words[2].strip())
+        if script is None:
+            return False
+        words = script["command"].replace('"$0"', words[3]).split()
+    return _OUR_COMMAND.match(" ".join(words)) is not None
 
 
 def _covering(sweep: Sweep, trials: Sequence[Settings]) -> list[Settings]:

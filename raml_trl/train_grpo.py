@@ -18,7 +18,7 @@ from trl import ModelConfig
 
 from raml_trl.data.reading import open_data
 from raml_trl.data.tables import DataTable
-from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig, SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments, check_number, evaluation_rows, grpo_rows
 from raml_trl.grpo.ledger import summary_lines
 from raml_trl.grpo.rewards import make_reward
@@ -134,4 +134,4 @@ def publish(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, r
 
 
 if __name__ == "__main__":
-    run(main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig, distributed=True, publish=publish, preview=preview)
+    run(main, GRPOArguments, CheckedGRPOConfig, CheckedModelConfig, distributed=True, publish=publish, preview=preview)

@@ -176,7 +176,6 @@ class SubsetGRPOConfig(GRPOConfig):
         check_settings(self)
         load_strategy(self.selection)
         self._check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
-        check_device(self)
         use_new_names(self)
         super().__post_init__()
         if self.num_generations_update is None:
@@ -340,3 +339,15 @@ class SubsetGRPOConfig(GRPOConfig):
         selected = group if selected is None else selected
         batch = self.per_device_train_batch_size
         check_geometry(batch, steps, num_processes, group, selected, rows_move=rows_move)
+
+
+@dataclass
+class CheckedGRPOConfig(SubsetGRPOConfig):
+    """`SubsetGRPOConfig` of the command `train_grpo`, whose error for a missing GPU names the settings to change.
+
+    `SubsetGRPOConfig` itself leaves this check to transformers, as `GRPOConfig` does.
+    """
+
+    def __post_init__(self) -> None:
+        check_device(self)
+        super().__post_init__()

@@ -86,8 +86,11 @@ class StrictParser(TrlParser):
         recipe, rest = split_recipe(arguments)
         settings: Settings = {}
         if recipe is not None:
-            settings |= read_yaml(find_recipe(recipe))
-            settings.pop("env", None)
+            settings |= {
+                name: self._get_value(self._action(name), value) if isinstance(value, str) else value
+                for name, value in read_yaml(find_recipe(recipe)).items()
+                if name != "env"
+            }
         explicit = StrictParser(self.dataclass_types, allow_abbrev=False)
         for action in explicit._actions:
             action.default, action.required = argparse.SUPPRESS, False
@@ -112,13 +115,17 @@ class StrictParser(TrlParser):
                 raise InputError(f"{path}: unknown key {shown(name)}{near}")
             try:
                 if isinstance(value, str):  # the parser will convert it
-                    self._get_value(next(action for action in self._actions if action.dest == name), value)
+                    self._get_value(self._action(name), value)
                 else:
                     check_type(name, value, hints[name])
             except argparse.ArgumentError as error:
                 raise InputError(f"{path}: {name} must be {in_words(hints[name])}, got {shown(value)}") from error
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
+
+    def _action(self, name: str) -> argparse.Action:
+        """Return the option of the field `name`, which converts texts to values of the field's type."""
+        return next(action for action in self._actions if action.dest == name)
 
     def _hint(self, path: Path) -> str:
         """Name the command whose recipe a file is by its name, if that is another command than this one."""

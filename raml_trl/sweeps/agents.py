@@ -204,7 +204,7 @@ def _last_line(log: IO[bytes]) -> str:
     """Return the end of the last line that a trial wrote into its log, which names the error of a command of ours."""
     with Path(log.name).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_REASON))
-        lines = file.read().decode(errors="replace").split("\n")
+        lines = file.read().decode(errors="replace").splitlines()
     last = next((line for line in reversed(lines) if line.strip()), "")
     return "" if last.startswith("$ ") else one_line(last)  # only the command is there
 

@@ -12,7 +12,7 @@ import pytest
 
 from raml_trl import build_model, evaluate, prepare_data, report, train_grpo, train_sft
 from raml_trl.data.config import PrepareDataConfig
-from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import run
@@ -27,7 +27,7 @@ COMMANDS = {
     "build_model": (build_model.main, build_model.BuildModelConfig),
     "prepare_data": (prepare_data.main, PrepareDataConfig),
     "train_sft": (train_sft.main, SFTArguments, CheckedSFTConfig, CheckedModelConfig),
-    "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig),
+    "train_grpo": (train_grpo.main, GRPOArguments, CheckedGRPOConfig, CheckedModelConfig),
     "evaluate": (evaluate.main, EvaluateConfig),
     "report": (report.main, ReportConfig),
 }

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,20 @@ import pytest
 
 from raml_trl import compare, evaluate, prepare_data, sample_trajectories, sweep, train_grpo, train_sft
 from raml_trl.data.config import GENERATED, PrepareDataConfig
-from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.runtime.cli import call, run
 from raml_trl.runtime.runs import open_run
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
 from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
+from raml_trl.sweeps.sweep_file import read_sweep
 from raml_trl.training.config import CheckedModelConfig
 
 COMMANDS: dict[str, tuple[Any, ...]] = {
     "prepare_data": (prepare_data, PrepareDataConfig),
     "sample_trajectories": (sample_trajectories, SampleTrajectoriesConfig),
     "train_sft": (train_sft, SFTArguments, CheckedSFTConfig, CheckedModelConfig),
-    "train_grpo": (train_grpo, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig),
+    "train_grpo": (train_grpo, GRPOArguments, CheckedGRPOConfig, CheckedModelConfig),
     "evaluate": (evaluate, EvaluateConfig),
     "sweep": (sweep, sweep.SweepConfig),
 }
@@ -165,12 +167,64 @@ def test_a_dry_run_of_a_sweep_checks_its_trials(dry_run: Start, tmp_path: Path) 
     assert "train_sft: num_trajectories must be a whole number from 1 to" in line
 
 
+LAUNCH = "exec accelerate launch --config_file a.yaml --num_processes=2 -m"
+SCRIPTS = {
+    'seed=$seed; exec python -m "$0" --max_steps $((8 / m)) ${ID:+--report_to wandb} "$@"': True,
+    f'{LAUNCH} "$0" --config b.yaml "$@"': True,
+    f'{LAUNCH} raml_trl.train_sft "$@"': True,
+    'python -m "$0" "$@"': False,  # only `exec` certainly ends the script
+    'exec python -m "$0" --seed $(make) "$@"': False,
+    'exec python -m "$0" --seed `make` "$@"': False,
+    'seed=$(make); exec python -m "$0" "$@"': False,
+    'make; exec python -m "$0" "$@"': False,
+    'exec python -m "$0" "$@"; make': False,
+    'exec python -m "$0" "$@" | make': False,
+    'exec python -m "$0" & make "$@"': False,
+    'exec python -m "$0" > log "$@"': False,
+    'exec python -m "$0"\nmake "$@"': False,
+    'exec python -m "$0"': False,
+    'exec python -m other "$0" "$@"': False,
+    'exec python other.py -m "$0" "$@"': False,
+    'exec accelerate launch --multi_gpu other.py -m "$0" "$@"': False,
+}
+COMMANDS_OF_SWEEPS = {
+    ("${env}", "${interpreter}", "-m", "${program}", "--max_steps", "5", "${args}"): True,
+    ("${env}", "raml-trl", "train_sft", "${args_no_equals}"): True,
+    ("accelerate", "launch", "--config_file", "a.yaml", "-m", "${program}", "${args_no_boolean_flags}"): True,
+    ("${env}", "${interpreter}", "${program}", "${args}"): False,
+    ("${env}", "${interpreter}", "-m", "${program}", "${args}", "--max_steps"): False,
+    ("${env}", "${interpreter}", "-m", "${program}", "${args_json}"): False,
+    ("${interpreter}", "other.py", "-m", "${program}", "${args}"): False,
+    ("make", "-m", "raml_trl.train_sft", "${args}"): False,
+    ("bash", "script.sh", "${program}", "${args}"): False,
+    ("bash", "-c", 'exec python -m "$0" "$@"', "other", "${program}", "${args}"): False,
+    ("bash", "-c", 'exec python -m "$0" "$@"', "other", "${args}"): False,
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "accepted"),
+    [
+        *COMMANDS_OF_SWEEPS.items(),
+        *(
+            (("${env}", "bash", "-c", script, "${program}", "${args}"), accepted)
+            for script, accepted in SCRIPTS.items()
+        ),
+    ],
+)
+def test_only_what_certainly_makes_a_dry_run_is_started(
+    command: tuple[str, ...], accepted: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP.replace("VALUES", "[3]"))
+    assert sweep.accepts_dry_run(replace(read_sweep(tmp_path / "sweep.yaml"), command=command)) is accepted
+
+
 def test_a_sweep_of_another_program_is_not_checked(dry_run: Start, tmp_path: Path) -> None:
     text = SWEEP.replace("VALUES", "[3]").replace("raml_trl.train_sft", "mine.py").replace('"-m", ', "")
     (tmp_path / "other.yaml").write_text(text)
     code, plan, _ = dry_run("sweep", "--sweep", "other.yaml")
     assert code == 0
-    assert plan["checked"].startswith("no trial, because")
+    assert plan["checked"].startswith("no trial: ")
 
 
 @pytest.mark.parametrize("command", ["train_sft", "train_grpo", "evaluate", "sample_trajectories"])

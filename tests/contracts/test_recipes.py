@@ -10,7 +10,7 @@ from raml_trl.analysis.config import LossLandscapeConfig, PseudoGradientConfig, 
 from raml_trl.build_model import BuildModelConfig
 from raml_trl.compare_rules import CompareRulesConfig
 from raml_trl.data.config import PrepareDataConfig
-from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.report import ReportConfig
@@ -34,7 +34,7 @@ READERS = {
     "data": [PrepareDataConfig],
     "sample": [SampleTrajectoriesConfig],
     "sft": [SFTArguments, CheckedSFTConfig, CheckedModelConfig],
-    "grpo": [GRPOArguments, SubsetGRPOConfig, CheckedModelConfig],
+    "grpo": [GRPOArguments, CheckedGRPOConfig, CheckedModelConfig],
     "eval": [EvaluateConfig],
     "report": [ReportConfig],
     "loss": [LossLandscapeConfig],

@@ -9,7 +9,7 @@ import pytest
 
 from raml_trl import build_model, evaluate, plan, prepare_data, sample_trajectories, train_grpo, train_sft
 from raml_trl.data.config import PrepareDataConfig
-from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.runtime.cli import run
@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "evaluate": (evaluate.main, EvaluateConfig),
     "plan": (plan.main, PlanConfig),
     "train_sft": (train_sft.main, SFTArguments, CheckedSFTConfig, CheckedModelConfig),
-    "train_grpo": (train_grpo.main, GRPOArguments, SubsetGRPOConfig, CheckedModelConfig),
+    "train_grpo": (train_grpo.main, GRPOArguments, CheckedGRPOConfig, CheckedModelConfig),
 }
 RECIPES = {"train_grpo": "grpo", "train_sft": "sft", "evaluate": "eval", "build_model": "model", "plan": "plan"}
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trl import GRPOConfig
 
 from raml_trl import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.config_checks import check_geometry
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, MissingDevice
 
 NUMBERS = ("batch", "steps", "num_processes", "group", "selected")
 
@@ -157,3 +159,16 @@ def test_bucketing_window_lies_within_an_optimizer_step(
 ) -> None:
     config = make_config(tmp_path, steps_per_generation=steps, gradient_accumulation_steps=accumulation)
     assert config.bucketing_window == window
+
+
+def test_a_missing_device_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command names the settings to change. The config of a script ends with the error of TRL's own config."""
+    monkeypatch.setattr("raml_trl.training.config.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(MissingDevice, match="bf16 is true, but this machine has no GPU"):
+        CheckedGRPOConfig(str(tmp_path), report_to="none")
+    with pytest.raises(ValueError, match="support bf16") as stock:
+        GRPOConfig(str(tmp_path), report_to="none")
+    with pytest.raises(ValueError, match="support bf16") as ours:
+        SubsetGRPOConfig(str(tmp_path), report_to="none")
+    assert str(ours.value) == str(stock.value)

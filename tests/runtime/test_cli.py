@@ -251,6 +251,12 @@ def test_mistakes_in_a_recipe(prepare: Command, tmp_path: Path, recipe: str, mes
     assert error.startswith("raml-trl prepare_data: ")
 
 
+def test_a_number_in_quotes_is_a_number(prepare: Command, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text('dataset_name: arithmetic\ndataset_split: test\nnum_questions: "5"\n')
+    assert prepare("--config", "recipe.yaml", "--output_dir", "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["num_questions"] == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

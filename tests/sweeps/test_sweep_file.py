@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.runtime.cli import StrictParser
 from raml_trl.runtime.errors import InputError
@@ -25,7 +25,7 @@ from tests.sweeps.examples import sweep_of
 FILES = sorted((REPOSITORY / "recipes").rglob("sweeps/*.yaml"))
 READERS: dict[str | None, list[Any]] = {
     "raml_trl.train_sft": [SFTArguments, CheckedSFTConfig, CheckedModelConfig],
-    "raml_trl.train_grpo": [GRPOArguments, SubsetGRPOConfig, CheckedModelConfig],
+    "raml_trl.train_grpo": [GRPOArguments, CheckedGRPOConfig, CheckedModelConfig],
 }
 
 
