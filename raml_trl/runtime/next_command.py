@@ -12,11 +12,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import Settings, read_yaml
-from raml_trl.runtime.recipes import command_of, find_recipe
+from raml_trl.runtime.recipes import command_of, find_recipe, list_recipes
 from raml_trl.runtime.runs import is_complete, is_run
 
 _PAGES = ("report.html", "page.html", "claims.md", "sweep.md")
@@ -70,10 +71,16 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
         if runnable is not None:
             return _written(runnable.command, runnable.name)
     page = directory.with_name(f"{directory.name}_report")
-    if command not in _REPORTED or page.exists() or (command == "evaluate" and not _has_samples(directory)):
+    if command not in _REPORTED or page.exists():
         return None
     setting, name = _REPORTED[command]
-    return _written("report", f"--{setting}", f"{name}={directory}", "--output_dir", str(page))
+    shown = {name: directory}
+    if command == "evaluate" and not _has_samples(directory):  # of several models, or of none
+        shown = {path.name: path for path in sorted(directory.iterdir()) if _has_samples(path)}
+    if not shown:
+        return None
+    results = [f"{name}={path}" for name, path in shown.items()]
+    return _written("report", f"--{setting}", *results, "--output_dir", str(page))
 
 
 def first_recipe(copies: Mapping[Path, str]) -> Path | None:
@@ -94,18 +101,18 @@ def first_recipe(copies: Mapping[Path, str]) -> Path | None:
 def with_maker(message: str, recipe: str | None) -> str:
     """Return an error message. If it says that a directory is missing, add the command that makes the directory.
 
-    The message is returned unchanged if it reports another error, or if no recipe in the folder makes the directory.
+    The message is returned unchanged if it reports another error, or if no recipe makes the directory.
 
     Args:
         message: the error message, in one line.
-        recipe: the recipe that the user gave; its folder is searched for a recipe that makes the directory. None if
-            there is none.
+        recipe: the recipe that the user gave; None if there is none. A recipe in its folder that makes the directory is
+            preferred to the other packaged recipes.
     """
-    if recipe is None or "there is no such directory" not in message:
+    if "there is no such directory" not in message:
         return message
     words = re.split(r"[\s:;]+", message)
     with suppress(InputError):  # the recipe itself may be missing
-        for step in _steps(recipe):
+        for step in chain(() if recipe is None else _steps(recipe), _packaged_steps()):
             if str(step.output) in words:
                 return f"{message}; `{_written(step.command, step.name)}` makes it"
     return message
@@ -124,19 +131,29 @@ def _first_runnable(step: _Step, steps: list[_Step], seen: set[Path]) -> _Step |
 def _steps(recipe: str) -> Iterator[_Step]:
     """Yield the recipes in the folder of `recipe` that have an `output_dir`, sorted by name."""
     path = find_recipe(recipe)
+    head, slash, _ = recipe.rpartition("/")
     for sibling in sorted(path.parent.glob("*.yaml")):
-        command = command_of(sibling)
-        if command is None or command == "sweep":
-            continue
-        try:
-            settings = read_yaml(sibling)
-        except InputError:  # a file that this command has not been asked to read
-            continue
-        output = settings.pop("output_dir", None)
-        if isinstance(output, str) and output:
-            head, slash, _ = recipe.rpartition("/")
-            name = f"{head}{slash}{sibling.name if recipe.endswith('.yaml') else sibling.stem}"
-            yield _Step(command, name, Path(output), tuple(_inputs(settings, Path(output))))
+        yield from _step(sibling, f"{head}{slash}{sibling.name if recipe.endswith('.yaml') else sibling.stem}")
+
+
+def _packaged_steps() -> Iterator[_Step]:
+    """Yield the packaged recipes that have an `output_dir`, sorted by name."""
+    for recipe in list_recipes():
+        yield from _step(find_recipe(recipe.name), recipe.name)
+
+
+def _step(path: Path, name: str) -> Iterator[_Step]:
+    """Yield the recipe in the file `path`, which the user would write as `name`, if it has an `output_dir`."""
+    command = command_of(path)
+    if command is None or command == "sweep":
+        return
+    try:
+        settings = read_yaml(path)
+    except InputError:  # a file that this command has not been asked to read
+        return
+    output = settings.pop("output_dir", None)
+    if isinstance(output, str) and output:
+        yield _Step(command, name, Path(output), tuple(_inputs(settings, Path(output))))
 
 
 def _inputs(settings: Settings, output: Path) -> Iterator[Path]:

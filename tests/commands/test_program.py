@@ -13,7 +13,7 @@ from raml_trl.__main__ import main
 from raml_trl.runtime.commands import COMMANDS, STAGES, TOOLS
 from raml_trl.runtime.completion import SHELLS, _bash_script
 from raml_trl.runtime.files import read_yaml
-from raml_trl.runtime.next_command import last_lines, next_command
+from raml_trl.runtime.next_command import last_lines, next_command, with_maker
 from raml_trl.runtime.parser import StrictParser
 from raml_trl.runtime.recipes import find_folder, find_recipe, list_recipes, recipes_root
 from raml_trl.runtime.runs import open_run
@@ -318,6 +318,32 @@ def test_the_next_command_is_written_as_the_recipe_was(monkeypatch: pytest.Monke
     assert next_command("train_sft", Path("runs/demo/sft"), "tiny/demo/sft") == (
         "raml-trl report --runs SFT=runs/demo/sft --output_dir runs/demo/sft_report"
     )
+
+
+def test_evaluations_of_several_models_are_reported_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b", "a model", "no evaluation"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out/b/samples.parquet").touch()
+    (tmp_path / "out/a model/samples.parquet").touch()
+    assert next_command("evaluate", Path("out"), None) == (
+        "raml-trl report --evaluations 'a model=out/a model' b=out/b --output_dir out_report"
+    )
+    assert next_command("evaluate", Path("out/no evaluation"), None) is None
+
+
+def test_the_recipe_of_a_missing_directory_is_named() -> None:
+    def missing(directory: str) -> str:
+        return f"dataset_name {directory}: there is no such directory or file"
+
+    demo = missing("runs/demo/data_test")
+    for recipe in (None, "gsm8k/grpo_0.5b", "tiny/demo/grpo"):
+        assert with_maker(demo, recipe) == f"{demo}; `raml-trl prepare_data tiny/demo/data_test` makes it"
+    path = str(REPOSITORY / "recipes/tiny/demo/grpo.yaml")
+    maker = path.replace("grpo.yaml", "data_test.yaml")
+    assert with_maker(demo, path) == f"{demo}; `raml-trl prepare_data {shlex.quote(maker)}` makes it"
+    for unchanged in (missing("runs/mine"), "runs/demo/data_test cannot be read"):
+        assert with_maker(unchanged, "tiny/demo/grpo") == unchanged
 
 
 def test_damaged_neighbours_do_not_harm_the_last_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
