@@ -60,7 +60,7 @@ def _answer(name: str, arguments: Sequence[str]) -> str:
 
 
 def _near(name: str) -> str:
-    """Return "; did you mean ...?" with the commands that have the word `name` in their names, or a similar name."""
+    """Return "; did you mean ...?" with the commands whose names contain or resemble `name`; "" if there are none."""
     if name.startswith("-"):
         return suggestion(name, ["--help", "--version"])
     name = name.replace("-", "_")

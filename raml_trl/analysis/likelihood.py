@@ -96,8 +96,8 @@ def _disagreement(model: PreTrainedModel, probe: Probe) -> str | None:
     """Compare packed passes with a separate pass per prefix on a short part of `probe`.
 
     Returns:
-        The reason not to use packed passes if the results disagree, otherwise None. They disagree for models that do
-        not behave as their config says.
+        The reason not to use packed passes if the results disagree, otherwise None. They disagree, for example, if a
+        model uses another kind of attention than its config names.
     """
     trajectory = probe.trajectory_ids[:8]
     short = make_probe(

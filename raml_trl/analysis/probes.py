@@ -53,7 +53,10 @@ def make_probe(
     stub_ids: Tensor | Sequence[int] = (),
     positions: Tensor | Sequence[int] | None = None,
 ) -> Probe:
-    """Build a `Probe`. By default it has no stub, and `positions` are 0 to the length of the trajectory, inclusive."""
+    """Build a `Probe`, with `positions` from 0 to the length of the trajectory, inclusive, unless others are given.
+
+    `stub_ids` are the tokens of the text that introduces the answer; by default there are none.
+    """
     lengths = torch.arange(len(trajectory_ids) + 1) if positions is None else torch.as_tensor(positions)
     return Probe(prompt_ids, trajectory_ids, answer_ids, torch.as_tensor(stub_ids, dtype=torch.long), lengths)
 

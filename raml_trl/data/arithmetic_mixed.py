@@ -59,7 +59,7 @@ def generate_mixed_questions(split: str, num_questions: int, rng: np.random.Gene
 
 
 def _add_examples(question: ArithmeticQuestion, rng: np.random.Generator) -> ArithmeticQuestion:
-    """Put other questions of the same split before `question`, until its text has a random length."""
+    """Put solved questions of the same split before `question`, until its text reaches a length drawn at random."""
     length = rng.integers(*_EXAMPLES_LENGTH)
     while len(question.text) < length:
         example = draw_question(rng)

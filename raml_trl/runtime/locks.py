@@ -7,12 +7,12 @@ guarantee, whereas some network file systems do not support `flock`. A lock expi
 - elsewhere, `EXPIRY_SECONDS` after its process has touched the file for the last time. A thread of the process touches
   the file every `HEARTBEAT_SECONDS`.
 
-How long ago a file was touched is the modification time of a file created now, minus that of the touched file. The file
-system sets both times, so the clocks of the machines may differ.
+To find out how long ago a file was touched, a process creates a new file and compares the modification times of both.
+The file system sets both times, so the clocks of the machines may differ.
 
 In a launch, the first process holds the lock of the run, and every other process holds a file of its own beside it. The
-run is locked until the last of them has ended. The process that completes the run holds one more file, so that only one
-process does it.
+run is locked until the last of them has ended. The process that writes the final results holds one more file, so that
+no second process writes them too.
 """
 
 import json

@@ -68,7 +68,7 @@ def check_push(config: SFTConfig | GRPOConfig, *, revisions: bool) -> None:
 def push_run(
     config: SFTConfig | GRPOConfig, record: Run, *, revisions: bool, choice: Mapping[str, object] | None = None
 ) -> list[str]:
-    """Push those results of a complete run to the Hub that `config` asks to push.
+    """Push to the Hub those results of a complete run that `config` asks to push.
 
     Args:
         config: the settings of the trainer.
@@ -80,8 +80,8 @@ def push_run(
         The URLs of the repositories.
 
     Raises:
-        InputError: if a push fails. Running the same command again repeats the push. No local file is changed, except
-            that the card may already name the repository.
+        InputError: if a push fails. Running the same command again repeats the push. A failed push changes no local
+            file, except that the model card may already name the repository.
     """
     _refuse_tokens(config)
     urls = []

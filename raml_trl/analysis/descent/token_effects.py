@@ -81,7 +81,7 @@ class GroupEffect:
 def effects(
     question_id: str, text: str, ends: Sequence[int], nll: Floats, start: int, stop: int, window: int
 ) -> Effects:
-    """Measure the effects on log L of the tokens whose windows lie between `start` and `stop`.
+    """Measure how much log L changes over the `window` tokens from each token on, between `start` and `stop`.
 
     Args:
         question_id: id of the question that the trajectory belongs to.

@@ -24,7 +24,7 @@ class Method:
 
     @property
     def number(self) -> float:
-        """The number after the colon, such as 0.5 in `budget:0.5`, for a method that has one."""
+        """The number after the colon, such as 0.5 in `budget:0.5`. Only methods that have a number may be asked."""
         assert self.setting is not None, self.kind
         return float(self.setting)
 

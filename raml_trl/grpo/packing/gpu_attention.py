@@ -1,7 +1,7 @@
 """Attention over a packed row on GPUs: by torch's flex attention, or by flash attention.
 
 The functions compute the attention that `attention.Attend` describes. Their masks and offsets are cached, because all
-layers of a model have the same layout.
+layers of a model see the same layout of the row.
 """
 
 from collections.abc import Callable, Iterable

@@ -33,7 +33,7 @@ class Work(NamedTuple):
     """The work of an optimizer step.
 
     `rows` is the number of rollouts trained on, over all processes. `cells` is the number of token positions, padding
-    included, that the busiest process runs. `cells_all` is this number of positions with TRL's trainer, which trains on
+    included, that the busiest process runs. `cells_all` is what `cells` would be with TRL's trainer, which trains on
     all G rollouts and pads each to the longest rollout of its process.
     """
 
@@ -45,9 +45,9 @@ class Work(NamedTuple):
 class Split(NamedTuple):
     """The seconds of an optimizer step: three constants, and the seconds that each token position adds.
 
-    `generating` includes rewards and preparation. `selecting` is the time of choosing the rollouts. `updating` is the
-    part of the update that does not depend on the number of token positions. `updating_per_cell` is the time of one
-    token position.
+    `generating` includes the rewards and the preparation of the batch. `selecting` is the time of choosing the
+    rollouts. `updating` is the part of the update that does not depend on the number of token positions.
+    `updating_per_cell` is the time of one token position.
     """
 
     generating: float
