@@ -60,7 +60,7 @@ class TrajectoryTokens:
 
     @property
     def thinking_end(self) -> int | None:
-        """Prefix length at which the thinking ends: before `</think>`, or None if `text` has no `</think>`."""
+        """The number of tokens before `</think>`, which ends the thinking; None if `text` has no `</think>`."""
         place = self.text.rfind(ANSWERING)
         return None if place < 0 else self.within(place)
 

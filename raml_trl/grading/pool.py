@@ -142,7 +142,7 @@ class GradingPool:
 
 
 class _Child:
-    """A child process. `pair` is the last pair given to it, and its next line of output is due at `deadline`."""
+    """A child process that grades. `pair` was given to it last; it must print its next line before `deadline`."""
 
     pair: Pair
     deadline: float

@@ -222,7 +222,7 @@ def _renaming(first: Family, second: Family) -> dict[str, str]:
 
 
 def _free_letters(answer: Answer) -> list[str]:
-    """Return the letters of an answer, except those that an equation or a function defines, and its arguments."""
+    """Return the letters of an answer, without the name that it defines and without the arguments of a function."""
     match answer.value:
         case Function(_, arguments, body):
             return [name for name in letters(body.text) if name not in arguments]

@@ -128,8 +128,8 @@ class Ledger:
 
         A cell is a token position, padding included. A micro-batch is assumed to take a constant time plus a time per
         cell. Both times are fitted by least squares to the recorded micro-batches, without the first one if there are
-        others. If these all have the same size, the two times cannot be separated, and the whole time is attributed to
-        the cells.
+        others. If all of these micro-batches have the same size, the two times cannot be separated, and the whole time
+        is attributed to the cells.
         """
         _, own, spent = self.updates[0].tolist()
         if not own:

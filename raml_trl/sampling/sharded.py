@@ -133,7 +133,7 @@ def draw_samples(
 ) -> list[Sample]:
     """Draw and grade `settings.num_samples` samples per question.
 
-    Returns the samples in the order of `questions` and, for each question, of their numbers.
+    Returns the samples sorted by question, in the order of `questions`, and then by their number.
 
     Args:
         engine: draws the samples.

@@ -24,14 +24,15 @@ class BreakEven:
     """How cheap generation must be, so that the arm that selects the smaller share of its rollouts is the faster one.
 
     `fewer` is this arm, and `more` is the other; an arm is one setting of a sweep. `level` is a value of `metric` that
-    both arms reach. `fewer` reaches it earlier than `more` if generation takes less than the fraction `share` of the
-    time of a step of `more`. So `fewer` is never faster if `share` is 0 or less, and always faster if it is 1 or more.
+    both arms reach. `fewer` is the faster one if generation takes less than `share` of a step's time, where the step is
+    one of `more`. So `fewer` is never faster if `share` is 0 or less, and always faster if it is 1 or more.
     `share` is also computed with each seed left out in turn; `low` and `high` are the smallest and the largest of these
     values.
 
-    `share` and `allowed` (the cost of a step of `fewer` at which both arms are equally fast) are None if an arm reaches
-    the level already at its first evaluation, which leaves the number of steps unknown. `low` and `high` are None if
-    this happens with all seeds together, or with any one of them left out.
+    `allowed` is the time of a step of `fewer`, relative to one of `more`, at which both arms are equally fast.
+    `allowed` and `share` are None if an arm reaches the level already at its first evaluation, which leaves the number
+    of steps unknown. `low` and `high` are None if this happens with all seeds together, or with any one of them left
+    out.
     """
 
     fewer: Arm
