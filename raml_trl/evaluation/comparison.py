@@ -71,8 +71,6 @@ def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int)
     metrics = [("pass", k) for k in ks] + [("mg_pass", k) for k in ks if k % 2 == 0]
     if all(samples.votes is not None for samples in runs.values()):
         metrics += [("maj", k) for k in ks if k > 1]
-    # Each run has a generator of its own, so it has the intervals that its evaluation reports for the same k and seed.
-    own = {name: np.random.default_rng(seed) for name in runs}
     rng = np.random.default_rng(seed)
     compared: Comparison = {}
     for kind, k in metrics:
@@ -82,7 +80,7 @@ def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int)
             positions = {question: position for position, question in enumerate(samples.question_ids)}
             order = [positions[question] for question in first.question_ids]
             values = _values(samples, kind, k)
-            mean = mean_interval(values, own[name])
+            mean = mean_interval(values, np.random.default_rng(seed))  # the interval that its evaluation reports
             by_run[name] = {"mean": mean.mean, "low": mean.low, "high": mean.high}
             values = values[order]
             if baseline is None:

@@ -4,6 +4,7 @@ The inputs are counts, never rewards: a question has n samples, and c of them ar
 integers up to the final division.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -125,7 +126,8 @@ def summarise(
         correct: `(Q,)` number of correct samples of each question.
         num_samples: number of samples n: one number for all questions, or `(Q,)`.
         ks: values of k.
-        rng: generator for the bootstrap.
+        rng: generator for the bootstrap. Each metric uses a copy of it, so all have the same resamples of the
+            questions: equal metrics have equal intervals, and none depends on which others are computed.
         thresholds: values of tau. Each adds G-Pass@k for every k, with a key such as `g_pass@8_0.5`.
         votes: `(Q,)` votes of each question. If given, they add the majority vote maj@k for every k above 1. For k = 1,
             it equals Pass@1.
@@ -141,7 +143,7 @@ def summarise(
     if votes is not None:
         _check_votes(votes, np.broadcast_to(num_samples, len(correct)))
         columns |= {f"maj@{k}": majority_each(votes, k) for k in ks if k > 1}
-    return {name: asdict(mean_interval(values, rng)) for name, values in columns.items()}
+    return {name: asdict(mean_interval(values, copy.deepcopy(rng))) for name, values in columns.items()}
 
 
 def _check_votes(votes: Sequence[Votes], n: NDArray[np.integer]) -> None:

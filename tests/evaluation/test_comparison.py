@@ -20,9 +20,9 @@ def counts(correct: list[int]) -> SampleCounts:
 
 def test_every_run_has_the_intervals_of_its_evaluation() -> None:
     runs = {"a": counts([0, 3, 8, 5, 1]), "b": counts([2, 2, 7, 8, 0]), "c": counts([4, 0, 8, 6, 6])}
-    compared = compare_runs(runs, ks=[1, 2, 4], seed=3)
+    compared = compare_runs(runs, ks=[2, 4], seed=3)
     for name, samples in runs.items():
         alone = summarise(samples.correct, samples.n, [1, 2, 4], np.random.default_rng(3))
-        assert alone.keys() == compared.keys()
-        for metric, summary in alone.items():
-            assert {key: compared[metric][name][key] for key in ("mean", "low", "high")} == summary
+        assert compared.keys() == alone.keys() - {"pass@1"}
+        for metric, by_run in compared.items():
+            assert {key: by_run[name][key] for key in ("mean", "low", "high")} == alone[metric]

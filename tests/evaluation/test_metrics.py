@@ -168,6 +168,14 @@ def test_thresholds_and_votes_do_not_change_other_metrics() -> None:
     assert means["maj@4"] == pytest.approx((0 + 1 + 1) / 3)
 
 
+def test_equal_metrics_have_equal_intervals_whatever_else_is_computed() -> None:
+    def drawn(*ks: int) -> dict[str, dict[str, float]]:
+        return summarise([0, 2, 4, 1, 3], 4, ks, np.random.default_rng(0), thresholds=[0.5])
+
+    assert drawn(2)["pass@2"] == drawn(2)["g_pass@2_0.5"]
+    assert drawn(1, 2, 4)["pass@4"] == drawn(4)["pass@4"]
+
+
 def test_number_of_samples_may_differ_between_questions(rng: np.random.Generator) -> None:
     summary = summarise([1, 2], [2, 8], [2], rng)
     # 1 - C(6, 2) / C(8, 2) = 1 - 15/28
