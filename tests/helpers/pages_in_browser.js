@@ -51,6 +51,7 @@ const CHECKS = {
     seen.terms = text("dl.terms dt");
     seen.meanings = text("dl.terms dd");
     seen.rows = text("#descent tbody td:first-child");
+    seen.predicted = all("#prediction tbody tr").map((row) => [...row.cells].map((cell) => cell.textContent));
     seen.options = all("fieldset input").filter((node) => node.closest("#filters")).map((node) => node.value);
   },
 

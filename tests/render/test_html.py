@@ -87,7 +87,17 @@ def pseudo_gradient() -> dict[str, Any]:
         {"group": "<wait>", "n": 17, "median": 0.5, "low": 0.25, "high": 0.75, "p": 0.0421},
         {"group": "number", "n": 230, "median": 0.125, "low": 0.1, "high": 0.2, "p": None},
     ]
-    return COMMON | {"trajectories": trajectories, "bands": bands, "descent": descent, "token_effects": effects}
+    unknown = {"share": 1.0, "auc": None, "auc_within": None, "right": 0, "wrong": 3, "left_out": 4}
+    prediction = [
+        {"share": 0.5, "auc": 0.8125, "auc_within": interval(0.75), "right": 4, "wrong": 3, "left_out": 0},
+        {"share": 0.75, "auc": 0.5, "auc_within": None, "right": 1, "wrong": 3, "left_out": 3},
+        unknown,
+    ]
+    return (
+        COMMON
+        | {"trajectories": trajectories, "bands": bands, "descent": descent, "token_effects": effects}
+        | {"prediction": prediction}
+    )
 
 
 def loss_landscape(dimensions: int) -> dict[str, Any]:
@@ -268,6 +278,10 @@ def test_terms_are_explained_and_empty_groups_hidden(tmp_path: Path) -> None:
     assert {"slope", "area", "share descending", "NLL", "number", "not measured"} <= set(seen["terms"])
     assert "no thinking, wrong, after every token" in seen["meanings"]
     assert seen["rows"] == ["thinking, right"]
+    assert seen["predicted"] == [
+        ["50 %", "0.750 [0.700, 0.800]", "0.813", "4", "3", "0"],
+        ["75 %", "\u2013", "0.500", "1", "3", "3"],
+    ]
     assert seen["options"] == ["all", "right", "wrong"]  # with a single mode there is no choice between modes
 
 
