@@ -189,7 +189,9 @@ def test_model_and_checkpoints_are_loaded_back_bit_for_bit(lasting_hub: Hub, grp
     server = lasting_hub.server
     assert server.repos["model", f"{USER}/policy"].private
     assert server.repos["dataset", f"{USER}/rollouts"].private
-    assert [path.name for path in sorted(directory.glob("checkpoint-*"))] == ["checkpoint-4", "checkpoint-6"]
+    kept = [path.name for path in sorted(directory.glob("checkpoint-*"))]
+    # On a busy machine the push of the first checkpoint, which is tried twice, may last until the last save.
+    assert kept in (["checkpoint-4", "checkpoint-6"], ["checkpoint-2", "checkpoint-4", "checkpoint-6"])
     assert server.repos["model", f"{USER}/policy"].branches.keys() == {"main", "step-2", "step-4", "step-6"}
     for step in (2, 4, 6):
         assert server.files("model", f"{USER}/policy", f"step-{step}").keys() == BASE
