@@ -1,5 +1,6 @@
 """The `raml-trl` program. For a command X, `raml-trl X ...` is short for `python -m raml_trl.X ...`."""
 
+import difflib
 import platform
 import runpy
 import shlex
@@ -60,12 +61,17 @@ def _answer(name: str, arguments: Sequence[str]) -> str:
 
 
 def _near(name: str) -> str:
-    """Return "; did you mean ...?" with the commands whose names contain or resemble `name`; "" if there are none."""
+    """Return "; did you mean ...?" with the commands whose names contain or resemble `name`, or ""."""
     if name.startswith("-"):
         return suggestion(name, ["--help", "--version"])
     name = name.replace("-", "_")
-    with_word = [command for command in COMMANDS if name in command.split("_")]
-    return f"; did you mean {' or '.join(with_word)}?" if with_word else suggestion(name, [*COMMANDS, *TOOLS])
+    words = sorted({word for command in COMMANDS for word in command.split("_")})
+    if name not in words:
+        if similar := suggestion(name, [*COMMANDS, *TOOLS]):
+            return similar
+        name = next(iter(difflib.get_close_matches(name, words, n=1)), "")
+    near = [command for command in COMMANDS if name in command.split("_")]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _init(name: str, directory: str = ".") -> str:

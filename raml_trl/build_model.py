@@ -5,6 +5,7 @@
 Other commands accept this directory wherever they take the name of a model, such as `Qwen/Qwen2.5-7B`.
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.limits import PATH, SEED, Limits, above, check_settings, whole
 from raml_trl.runtime.runs import Run
 from raml_trl.sampling.loading import keep_rope_theta
+
+logger = logging.getLogger(__name__)
 
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CHATML_TEMPLATE = (
@@ -109,7 +112,9 @@ def main(config: BuildModelConfig, record: Run) -> None:
     tokenizer.save_pretrained(config.output_dir)
     keep_rope_theta(model.config)
     model.save_pretrained(config.output_dir)
-    record.finish(time.monotonic() - started, {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)})
+    parameters = model.num_parameters()
+    logger.info("a model of %s parameters, with a vocabulary of %s tokens", f"{parameters:,}", f"{len(tokenizer):,}")
+    record.finish(time.monotonic() - started, {"parameters": parameters, "vocabulary": len(tokenizer)})
 
 
 def arithmetic_tokenizer() -> Qwen2Tokenizer:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from raml_trl.data import arithmetic_mixed
 from raml_trl.data.arithmetic import MOST_TRAJECTORIES, SPLITS, split_size
 from raml_trl.data.columns import AnswerForm, Columns, RowFormat
-from raml_trl.prompts import find_style
+from raml_trl.prompts import STYLES, find_style
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import COUNT, PATH, SEED, Each, Limits, above, check_settings, whole
@@ -81,7 +81,10 @@ class DatasetArguments(TableArguments):
     limits: ClassVar[Limits] = {}
     headings: ClassVar[Headings] = {"prompt_style": "Data"}
 
-    prompt_style: str = field(default="conclusion", metadata={"help": "A key of raml_trl.prompts.STYLES."})
+    prompt_style: str = field(
+        default="conclusion",
+        metadata={"help": f"How a question becomes a prompt: {', '.join(STYLES)} (see raml_trl.prompts)."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

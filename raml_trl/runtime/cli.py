@@ -229,6 +229,7 @@ def _log_plainly() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would come twice
 
 
 def call(main: Callable[..., int | None], config: "DataclassInstance") -> Settings:

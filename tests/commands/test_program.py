@@ -60,6 +60,7 @@ def test_the_help_has_one_line_for_each_command_in_its_stage(program, arguments:
         (["train-grp"], "unknown command train-grp; did you mean train_grpo?"),
         (["grpo"], "unknown command grpo; did you mean train_grpo?"),
         (["train"], "unknown command train; did you mean train_sft or train_grpo?"),
+        (["grop"], "unknown command grop; did you mean train_grpo?"),
         (["recipe"], "unknown command recipe; did you mean recipes?"),
         (["--versoin"], "unknown command --versoin; did you mean --version?"),
         (["zzz"], "unknown command zzz; raml-trl --help lists the commands"),
