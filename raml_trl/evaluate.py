@@ -31,6 +31,7 @@ from raml_trl.hub.card_parts import CARD, recipe, write_card
 from raml_trl.hub.client import check_hub_access, push_dataset
 from raml_trl.hub.completion_card import SAMPLES_FILE, samples_card
 from raml_trl.hub.model_card import add_results
+from raml_trl.render.tables import bounded
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
@@ -179,7 +180,7 @@ def close_run(config: EvaluateConfig, record: Run, shards: Sequence[Path], start
     for path in shards:
         path.unlink()
     for name, value in results["metrics"].items():
-        logger.info("%-12s %.3f [%.3f, %.3f]", name, value["mean"], value["low"], value["high"])
+        logger.info("%-12s %s", name, bounded(value["mean"], value["low"], value["high"]))
 
 
 def publish(config: EvaluateConfig, record: Run) -> list[str]:
