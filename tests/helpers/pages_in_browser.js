@@ -37,6 +37,9 @@ const CHECKS = {
     seen.without = bands();
     key.click();
     seen.again = bands();
+    key.focus();
+    correct.querySelector("svg").focus(); // the key loses the focus, which draws the figure anew
+    seen.focused = [document.activeElement.tagName];
     for (const node of all(".drawing .tipped")) hover(node);
     const style = getComputedStyle(document.body);
     seen.paper = getComputedStyle(document.documentElement).backgroundColor;
@@ -115,7 +118,10 @@ const CHECKS = {
     seen.tokens = bands();
     document.querySelector("#axis input[value=share]").click();
     seen.shares = bands();
-    document.querySelector("#legend button").click();
+    const legend = () => document.querySelector("#legend button");
+    legend().focus();
+    legend().click();
+    seen.focused = document.activeElement === legend();
     seen.without = [bands(), all("#bands path").length, document.querySelector("#legend button").ariaPressed];
     seen.effects = all("#effects .effect").map((node) => {
       hover(node);
@@ -220,6 +226,11 @@ const CHECKS = {
       .find((node) => node.textContent === "budget")
       .click();
     seen.left = places().length;
+    const last = () => all("#legend button").at(-1);
+    last().focus();
+    last().click();
+    last().click();
+    seen.focused = document.activeElement === last();
     await events();
     seen.example = text("#examples details[open] pre, #examples .cut, #examples h3");
     seen.made = all("#examples script, #examples b, #scatter img, #methods img").length;

@@ -483,6 +483,7 @@ def test_bands_and_effects_show_their_numbers(tmp_path: Path) -> None:
     assert seen["tokens"] == ["after 1 tokens", "thinking, right (6)", "1.50 [0.50, 2.50]"]
     assert seen["shares"] == ["50 % of the thinking", "thinking, right (6)", "1.50 [0.50, 2.50]"]
     assert seen["without"] == [seen["shares"], 0, "false"]  # with no line left, the tooltip does not change
+    assert seen["focused"] is True
     assert seen["effects"] == [
         ["<wait>", "median", "0.500 [0.250, 0.750]", "n", "17", "p", "0.042"],
         ["number", "median", "0.125 [0.100, 0.200]", "n", "230", "p", "\N{EN DASH}"],
@@ -551,6 +552,7 @@ def test_a_line_is_legible_in_dark_mode(tmp_path: Path) -> None:
 def test_points_show_the_names_of_their_methods(tmp_path: Path) -> None:
     data = trajectory_pruning()
     seen = browse(tmp_path, "trajectory_pruning", data, "pruning")
+    assert seen["focused"] is True
     titles = ["none", "budget:0.25", "budget:0.5", "<img>"]
     assert [tip[0] for tip, _ in seen["tips"]] == titles
     assert [row[0] for _, row in seen["tips"]] == titles

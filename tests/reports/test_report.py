@@ -755,5 +755,6 @@ def test_browser_draws_every_figure(flags: tuple[str, ...], tmp_path: Path) -> N
     assert set(seen["stops"]) == {"0"}
     assert seen["without"] == 1
     assert seen["again"] == 2
+    assert seen["focused"] == ["svg"]
     paper, ink = (sum(map(int, re.findall(r"\d+", seen[name])[:3])) for name in ("paper", "ink"))
     assert paper < 150 < 500 < ink if flags else ink < 250 < 700 < paper
