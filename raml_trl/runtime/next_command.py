@@ -3,7 +3,8 @@
 The recipes in a folder belong together: one evaluates the model that another trains. Therefore, the next command runs a
 recipe of the same folder that reads the results of this command. If another input of that recipe does not exist yet,
 the next command runs the recipe that makes this input. If no recipe of the folder reads the results, and they are those
-of a training, an evaluation or a sweep, the next command is `report`, which writes a page about them.
+of a training, an evaluation or a sweep, the next command is `report`, which writes a page about them. After a model or
+data that were made without a recipe, it is `recipes`, which lists the recipes that can use them.
 """
 
 import os
@@ -30,6 +31,7 @@ _REPORTED = {
 """For each command whose results `report` shows, the setting of `report` and a name for the results."""
 
 _TRAINING = ("train_sft", "train_grpo")
+_PREPARING = ("build_model", "prepare_data", "sample_trajectories")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
         runnable = _first_runnable(reader, steps, set())
         if runnable is not None:
             return _written(runnable.command, runnable.name)
+    if command in _PREPARING and recipe is None:
+        return _written("recipes")
     page = directory.with_name(f"{directory.name}_report")
     if command not in _REPORTED or page.exists():
         return None

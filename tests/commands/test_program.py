@@ -307,7 +307,8 @@ def test_the_next_command_is_written_as_the_recipe_was(monkeypatch: pytest.Monke
         "my recipes/model.yaml": "'my recipes/sft.yaml'",
     }.items():
         assert next_command("build_model", Path("runs/demo/model"), start) == f"raml-trl train_sft {following}"
-    assert next_command("build_model", Path("runs/demo/model"), None) is None
+    assert next_command("build_model", Path("runs/demo/model"), None) == "raml-trl recipes"
+    assert next_command("compare", Path("runs/demo/model"), None) is None
     # An unfinished input is no input, and results that exist are not made again.
     open_run(Path("runs/demo/data_grpo"), "prepare_data", {})
     finished(Path("runs/demo/sft"), "train_sft")
