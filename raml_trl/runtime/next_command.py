@@ -3,8 +3,8 @@
 The recipes in a folder belong together: one evaluates the model that another trains. Therefore, the next command runs a
 recipe of the same folder that reads the results of this command. If another input of that recipe does not exist yet,
 the next command runs the recipe that makes this input. If no recipe of the folder reads the results, and they are those
-of a training, an evaluation or a sweep, the next command is `report`, which writes a page about them. After a model or
-data that were made without a recipe, it is `recipes`, which lists the recipes that can use them.
+of a training, an evaluation, a comparison or a sweep, the next command is `report`, which writes a page about them.
+After a model or data that were made without a recipe, it is `recipes`, which lists the recipes that can use them.
 """
 
 import os
@@ -19,13 +19,14 @@ from pathlib import Path
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import Settings, read_yaml
 from raml_trl.runtime.recipes import command_of, find_recipe, list_recipes
-from raml_trl.runtime.runs import is_complete, is_run
+from raml_trl.runtime.runs import complete_record, is_complete, is_run
 
 _PAGES = ("report.html", "page.html", "claims.md", "sweep.md")
 _REPORTED = {
     "train_sft": ("runs", "SFT"),
     "train_grpo": ("runs", "GRPO"),
     "evaluate": ("evaluations", "model"),
+    "compare": ("evaluations", ""),  # their names are in the record of the comparison
     "sweep": ("sweeps", "sweep"),
 }
 """For each command whose results `report` shows, the setting of `report` and a name for the results."""
@@ -78,13 +79,13 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
     if command not in _REPORTED or page.exists():
         return None
     setting, name = _REPORTED[command]
-    shown = {name: directory}
-    if command == "evaluate" and not _has_samples(directory):  # of several models, or of none
-        shown = {path.name: path for path in sorted(directory.iterdir()) if _has_samples(path)}
-    if not shown:
-        return None
-    results = [f"{name}={path}" for name, path in shown.items()]
-    return _written("report", f"--{setting}", *results, "--output_dir", str(page))
+    if command == "compare":
+        shown = complete_record(str(directory), command)["settings"].get("evaluations", [])
+    elif command == "evaluate" and not _has_samples(directory):  # of several models, or of none
+        shown = [f"{path.name}={path}" for path in sorted(directory.iterdir()) if _has_samples(path)]
+    else:
+        shown = [f"{name}={directory}"]
+    return _written("report", f"--{setting}", *shown, "--output_dir", str(page)) if shown else None
 
 
 def first_recipe(copies: Mapping[Path, str]) -> Path | None:

@@ -308,7 +308,12 @@ def test_the_next_command_is_written_as_the_recipe_was(monkeypatch: pytest.Monke
     }.items():
         assert next_command("build_model", Path("runs/demo/model"), start) == f"raml-trl train_sft {following}"
     assert next_command("build_model", Path("runs/demo/model"), None) == "raml-trl recipes"
-    assert next_command("compare", Path("runs/demo/model"), None) is None
+    assert next_command("plan", Path("runs/demo/model"), None) is None
+    record = open_run(Path("runs/compare"), "compare", {"evaluations": ["a=runs/a", "b=runs/b c"]})
+    record.finish(0.0, {})
+    assert next_command("compare", Path("runs/compare"), None) == (
+        "raml-trl report --evaluations a=runs/a 'b=runs/b c' --output_dir runs/compare_report"
+    )
     # An unfinished input is no input, and results that exist are not made again.
     open_run(Path("runs/demo/data_grpo"), "prepare_data", {})
     finished(Path("runs/demo/sft"), "train_sft")
