@@ -168,7 +168,7 @@ def results_page(results: Sequence[ArmResult], curves: Sequence[RuleCurve], rule
         table = [["arm", "rate", "steps", "s per step", "wall / process s", *head]]
         for arm in rules.arms:
             own = [curve.points[-1] for curve in curves if (curve.run.world, curve.run.arm) == (world, arm)]
-            cells = [_cell(next(row for row in rows if (row.arm, row.cost) == (arm, cost))) for cost in COSTS]
+            cells = [result_cell(next(row for row in rows if (row.arm, row.cost) == (arm, cost))) for cost in COSTS]
             rate = next(row.learning_rate for row in rows if row.arm == arm)
             busy = fmean(point.wall_seconds / point.process_seconds for point in own)
             steps = f"{fmean(point.step for point in own):.0f}"
@@ -178,7 +178,8 @@ def results_page(results: Sequence[ArmResult], curves: Sequence[RuleCurve], rule
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(row: ArmResult) -> str:
+def result_cell(row: ArmResult) -> str:
+    """Format the mean score of an arm and, unless it is the baseline, its difference, interval and corrected p."""
     mean = f"{fmean(row.scores):.3f}"
     if row.difference is None or row.corrected is None:
         return mean
