@@ -8,6 +8,7 @@ so the module `pool` runs it in child processes.
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,7 @@ SECONDS = 8.0
 """Time limit, in seconds, for parsing and comparing one pair of answers."""
 
 _AGAIN_SECONDS = 0.5
+_WEAK_REFERENCES = (weakref.__file__, weakref.WeakSet.__init__.__code__.co_filename)
 
 Result = TypeVar("Result")
 
@@ -181,11 +183,12 @@ def limit_time(decide: Callable[[], Result], seconds: float, *, late: Result) ->
 def _may_raise(frame: FrameType | None) -> bool:
     """Return whether an exception raised in `frame` reaches `limit_time` and does no damage on the way.
 
-    Python ignores an exception in a finalizer (with a warning), and an exception in an import leaves broken modules
-    behind. Finalizers and imports end soon, and the alarm repeats, so a later alarm can raise.
+    Python ignores an exception in a finalizer or in the callback of a weak reference (with a warning), and an exception
+    in an import leaves broken modules behind. All of these end soon, and the alarm repeats, so a later alarm can raise.
     """
     while frame is not None and frame.f_code is not limit_time.__code__:
-        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
+        name, path = frame.f_code.co_name, frame.f_code.co_filename
+        if name == "__del__" or path in _WEAK_REFERENCES or path.startswith("<frozen importlib"):
             return False
         frame = frame.f_back
     return True

@@ -285,8 +285,7 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         dealt = batching.take_micro_batches(batch, parts, self.accelerator, mask_unselected=masks, trim=self._trim)
         if self._overrides.normalizer(self.loss_type) == "rows":
             batching.mark_loss_rows(dealt, table)
-        replay = self._overrides.loss_is_repeatable
-        self._loss_metrics.plan(batch, table, parts, dealt, self._trim, replay=replay)
+        self._loss_metrics.plan(batch, table, parts, dealt, self._trim, replay=self._overrides.loss_is_repeatable)
         step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations, self.row_rules)
         return dealt
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -221,7 +222,21 @@ def _finalize_slowly(_tmp_path: Path) -> str:
     return states[-1]
 
 
-@pytest.mark.parametrize("step", [_import_slowly, _finalize_slowly])
+def _call_back_slowly(_tmp_path: Path) -> str:
+    states = ["incomplete"]
+
+    def call_back() -> None:
+        _spin(0.4)
+        states.append("complete")
+
+    class Referred:
+        pass
+
+    weakref.finalize(Referred(), call_back)
+    return states[-1]
+
+
+@pytest.mark.parametrize("step", [_import_slowly, _finalize_slowly, _call_back_slowly])
 def test_time_limit_waits_for_imports_and_finalizers(
     step: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

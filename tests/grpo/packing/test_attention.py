@@ -139,6 +139,7 @@ def test_sdpa_and_flash_equal_a_dense_softmax(
 
 @settings(max_examples=15, deadline=None)
 @given(groups_of_tokens, windows, key_heads, st.integers(0, 99))
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_equals_a_dense_softmax_without_gradient(
     groups: Groups, window: int | None, heads: int, seed: int
 ) -> None:
