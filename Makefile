@@ -41,9 +41,9 @@ demo: $(VENV)/.installed
 	$(RUN).prepare_data --config $(RECIPES)/demo/data_sft.yaml
 	$(RUN).prepare_data --config $(RECIPES)/demo/data_grpo.yaml
 	$(RUN).prepare_data --config $(RECIPES)/demo/data_test.yaml
-	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml --model_name_or_path runs/demo/model --output_dir runs/demo/eval_base
+	$(RUN).evaluate --config $(RECIPES)/demo/eval_base.yaml
 	$(RUN).train_sft --config $(RECIPES)/demo/sft.yaml
-	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
+	$(RUN).evaluate --config $(RECIPES)/demo/eval_sft.yaml
 	$(RUN).train_grpo --config $(RECIPES)/demo/grpo.yaml
 	$(RUN).evaluate --config $(RECIPES)/demo/eval.yaml
 	$(RUN).report --config $(RECIPES)/demo/report.yaml

@@ -35,6 +35,7 @@ from raml_trl.render.tables import bounded
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
+from raml_trl.runtime.local_names import nothing_at
 from raml_trl.runtime.locks import locked
 from raml_trl.runtime.runs import UNFINISHED, Run, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
@@ -69,7 +70,7 @@ def preview(config: EvaluateConfig) -> Iterator[dict[str, str]]:
         return
     check_tracker(config.report_to)
     if not Path(config.from_samples).is_file():
-        raise InputError(f"from_samples {config.from_samples}: there is no such file")
+        raise InputError(f"from_samples {config.from_samples}: {nothing_at(Path(config.from_samples))}")
     yield {"samples": config.from_samples}
 
 

@@ -24,7 +24,7 @@ from raml_trl.data.columns import RowFormat
 from raml_trl.data.json_rows import CutShort, Fault, NotATable, Row, read_json
 from raml_trl.data.shards import find_shards, read_shards, shard_path
 from raml_trl.runtime.errors import InputError
-from raml_trl.runtime.local_names import missing_path
+from raml_trl.runtime.local_names import missing_path, nothing_at
 from raml_trl.runtime.runs import is_run, read_record, require_complete
 
 _PACKAGE = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def _signature(path: Path) -> str:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise InputError(f"dataset_name {path}: there is no such file")
+        raise InputError(f"dataset_name {path}: {nothing_at(path)}")
     with path.open("rb") as file:
         beginning = file.read(len(_LFS))
     if not beginning:

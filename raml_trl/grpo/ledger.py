@@ -215,6 +215,8 @@ def summary_lines(costs: Costs) -> str:
     """Format the cost of a run as text for a person to read."""
     seconds, counts, speed = costs["seconds"], costs["counts"], costs["speedup"]
     total = sum(seconds.values()) or 1.0
+    learnt = counts.get("trained", 0) or not counts.get("selected", 0)
+    warning = "" if learnt else "\nNo rollout had a gradient: for each question, all rewards were equal."
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())
     return (
         f"time: {phases}\n"
@@ -224,5 +226,5 @@ def summary_lines(costs: Costs) -> str:
         f"{counts.get('tokens_scored', 0):,} scored · {counts.get('tokens_trained', 0):,} trained on; "
         f"padding {costs['padding']:.1%} of the positions that the updates ran\n"
         f"speed-up over training on all G with TRL's padding: {speed['estimated']:.2f}, estimated from the time per "
-        f"position; the ceiling from m/G alone is {speed['ceiling']:.2f}"
+        f"position; the ceiling from m/G alone is {speed['ceiling']:.2f}{warning}"
     )

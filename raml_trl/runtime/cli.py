@@ -124,8 +124,8 @@ def run(
                 *configs, options = parser.parse([*arguments, "--use_cpu", "true"])
             settings = parser.explicit_settings(arguments)
             without_output = optional_output and configs[0].output_dir is None
-            if settings.get("output_dir", "") is None and not without_output:  # transformers would choose a directory
-                raise InputError(_NO_OUTPUT)
+            if not without_output and settings.get("output_dir", parser.get_default("output_dir")) is None:
+                raise InputError(_NO_OUTPUT)  # transformers would choose a directory
             directory = None if without_output else _output_dir(configs)
             if options.dry_run:
                 plan: dict[str, str] = {}

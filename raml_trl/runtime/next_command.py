@@ -69,6 +69,8 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
     """
     steps = [] if recipe is None else list(_steps(recipe))
     readers = [step for step in steps if directory in step.inputs and not os.path.exists(step.output)]
+    if command != "prepare_data":  # a model is trained further before it is evaluated
+        readers.sort(key=lambda step: step.command not in _TRAINING)
     for reader in readers:
         runnable = _first_runnable(reader, steps, set())
         if runnable is not None:
@@ -119,6 +121,8 @@ def with_maker(message: str, recipe: str | None) -> str:
     with suppress(InputError):  # the recipe itself may be missing
         for step in chain(() if recipe is None else _steps(recipe), _packaged_steps()):
             if str(step.output) in words:
+                # The directory that is similar may be the output of this command, which was made before the checks.
+                message = re.sub(r"; did you mean [^;]*\?$", "", message)
                 return f"{message}; `{_written(step.command, step.name)}` makes it"
     return message
 

@@ -49,6 +49,8 @@ class StrictParser(TrlParser):
             names = re.sub(r"/--[\w-]+", "", message)  # each name again, with hyphens
             message = f"{names}; set them, or name a recipe that does: `raml-trl recipes` lists some"
         message = re.sub(r"^argument (--\w+)(/--[\w-]+)+:", r"argument \1:", message)
+        message = re.sub(r"^argument --(\w+): invalid int value: ", r"\1 must be a whole number, got ", message)
+        message = re.sub(r"^argument --(\w+): invalid float value: ", r"\1 must be a number, got ", message)
         raise InputError(_LONG_WORD.sub(lambda match: f"{match[0][:100]}…", message))
 
     def format_help(self, *, everything: bool = False) -> str:

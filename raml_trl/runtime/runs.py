@@ -147,7 +147,8 @@ def find_run(directory: Path, command: str, settings: Mapping[str, object]) -> R
         return Run(directory, record, writes=is_first_process())
     occupied = directory.exists() and (not directory.is_dir() or not all(map(_is_ours, directory.iterdir())))
     if occupied and not (directory / RECORD).exists():  # look again: another process may have written it meanwhile
-        raise InputError(f"output_dir {directory} holds files that are not a run of raml_trl: choose another directory")
+        what = "holds files that are not a run of raml_trl" if directory.is_dir() else "is a file"
+        raise InputError(f"output_dir {directory} {what}: choose another directory")
     return None
 
 

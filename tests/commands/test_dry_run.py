@@ -279,6 +279,16 @@ def test_everything_that_is_missing_is_listed_below_the_plan(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_training_needs_a_directory(dry_run: Start) -> None:
+    settings = ("--use_cpu", "--no_bf16", "--report_to", "none", "--max_steps", "5")
+    for command in ("train_sft", "train_grpo"):
+        code, _, error = dry_run(command, *INPUTS[:-2], *settings)
+        assert (code, error.splitlines()[-1]) == (
+            2,
+            f"raml-trl {command}: output_dir is missing: set it to the directory that the run is to be written to",
+        )
+
+
 def test_an_unreadable_first_row_is_refused(dry_run: Start, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1 = ?", "answer": ""}\n')
     code, _, error = dry_run("evaluate", *INPUTS, "--dataset_name", "rows.jsonl")

@@ -93,7 +93,7 @@ def test_a_bad_line_in_the_middle_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_missing_datasets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="there is no such directory or file"):
         open_table(str(tmp_path / "missing.jsonl"))
     with pytest.raises(InputError, match="neither a directory written by prepare_data or sample_trajectories nor"):
         open_table(str(tmp_path))

@@ -77,7 +77,9 @@ GIVEN = {
 }
 OFTEN_REQUIRED = {"output_dir", "use_cpu", "report_to", "num_questions", "dataset_split", "evaluations", "run"}
 SHOWN_WARNINGS = (FutureWarning, UserWarning, RuntimeWarning)  # Python hides the others outside tests
-REFUSAL = re.compile(r"(?:argument --)?(?P<name>\w+)(?:/--[\w-]+)?(?: must be .+, got .+: .+|: .+)")
+REFUSAL = re.compile(
+    r"(?:argument --)?(?P<name>\w+)(?:/--[\w-]+)?(?: must be a (?:whole )?number, got .+| must be .+, got .+: .+|: .+)"
+)
 
 
 def bad_values(limit: object) -> Iterator[object]:
@@ -482,7 +484,11 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
         "dataset_name runs/data_sft: there is no such directory or file",
     ),
     "a mistyped data directory": ("evaluate", {"dataset_name": "runs/modle"}, "did you mean runs/model?"),
-    "a mistyped file": ("evaluate", {"dataset_name": "few.json"}, "dataset_name few.json: there is no such file"),
+    "a mistyped file": (
+        "evaluate",
+        {"dataset_name": "few.json"},
+        "few.json: there is no such directory or file",
+    ),
     "a mistyped model": ("train_grpo", {"model_name_or_path": "runs/modle"}, "did you mean runs/model?"),
     "a mistyped model, one level deep": ("evaluate", {"model_name_or_path": "rums/model/final"}, "did you mean runs/"),
     "a mistyped model among several": (

@@ -82,6 +82,16 @@ def test_speedup_compares_with_all_rows_at_trls_padding() -> None:
     assert "padding 20.0%" in summary_lines(record)
 
 
+def test_a_run_that_trained_on_nothing_says_so() -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    warning = "No rollout had a gradient"
+    assert warning not in summary_lines(summary(ledger, 0.5))  # nothing was generated
+    ledger.count(rollouts=8, selected=4, trained=0)
+    assert warning in summary_lines(summary(ledger, 0.5))
+    ledger.count(trained=1)
+    assert warning not in summary_lines(summary(ledger, 0.5))
+
+
 def test_the_constant_cost_of_a_micro_batch_is_not_attributed_to_its_cells() -> None:
     ledger = Ledger(clock=lambda: 0.0)
     for cells in (10, 20, 60):

@@ -111,6 +111,10 @@ def test_foreign_files_are_not_touched(prepare: Command, tmp_path: Path) -> None
     assert code == 2
     assert "holds files that are not a run of raml_trl" in error
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+    assert prepare(*ARITHMETIC, "--output_dir", "out/thesis.tex") == (
+        2,
+        "raml-trl prepare_data: output_dir out/thesis.tex is a file: choose another directory\n",
+    )
 
 
 def test_another_process_may_create_the_run_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,10 +274,11 @@ def test_a_number_in_quotes_is_a_number(prepare: Command, tmp_path: Path) -> Non
         (["tiny/demo/data_test", "--config", "b.yaml"], "one recipe for a command, got 'tiny/demo/data_test' and"),
         (["--config=a.yaml", "--config", "b.yaml"], "there is one recipe for a command, got 'a.yaml' and 'b.yaml'"),
         (["--num_questoins", "5"], "unknown option --num_questoins; did you mean --num_questions?"),
+        (["--num_questions", "two"], "prepare_data: num_questions must be a whole number, got 'two'\n"),
         (["--num_questoins=5"], "unknown option --num_questoins; did you mean --num_questions?"),
         (["--zzz"], "unknown option --zzz\n"),
         (["--output_dir", "out"], "the following arguments are required: --dataset_name; set them, or name a recipe"),
-        (["--dataset_name", "questions.jsonl", "--output_dir", "out"], "there is no such file"),
+        (["--dataset_name", "questions.jsonl", "--output_dir", "out"], "there is no such directory or file"),
         (["--dataset_name", "arithmetic", "--dataset_split", "sft", "--output_dir", "out"], "num_questions is missing"),
         ([*ARITHMETIC, "--output_dir", "out", "--sede", "1"], "--sede"),
     ],

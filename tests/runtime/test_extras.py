@@ -1,8 +1,12 @@
 """Nothing tells people to install raml_trl from an index on which anybody could take its name."""
 
 import re
+import shlex
 import subprocess
+from configparser import ConfigParser
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from raml_trl.runtime.extras import how_to_install
 from tests.helpers import REPOSITORY
@@ -31,6 +35,12 @@ def test_no_hint_installs_from_an_index() -> None:
     assert not _FROM_AN_INDEX.search('pip install "raml_trl[vllm] @ git+https://x"')
 
 
-def test_the_hint_names_the_checkout_or_the_repository(tmp_path: Path) -> None:
+def test_the_hint_names_the_checkout_or_the_packages(tmp_path: Path) -> None:
     assert how_to_install("vllm").endswith('run pip install -c constraints.txt -e ".[vllm]"')
-    assert '"raml_trl[vllm] @ git+https://' in how_to_install("vllm", checkout=tmp_path)
+    extras = ConfigParser()
+    extras.read(REPOSITORY / "setup.cfg")
+    for extra in ("vllm", "deepspeed", "wandb", "trackio"):
+        asked = [Requirement(line) for line in extras["options.extras_require"][extra].split()]
+        command = shlex.split(how_to_install(extra, checkout=tmp_path))
+        assert command[:3] == ["run", "pip", "install"]
+        assert list(map(Requirement, command[3:])) == asked

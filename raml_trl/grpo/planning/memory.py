@@ -6,7 +6,6 @@ one token position that a forward pass computes, padding included.
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -18,7 +17,7 @@ from raml_trl.grpo.config import SubsetGRPOConfig
 from raml_trl.grpo.planning.config import PlanConfig, Sharding
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import read_yaml
-from raml_trl.runtime.recipes import find_folder
+from raml_trl.runtime.recipes import find_folder, find_recipe
 from raml_trl.sampling.loading import check_model
 from raml_trl.training.run import model_init_kwargs
 
@@ -139,7 +138,7 @@ def predict_bytes(
         width=config.prompt_length + args.max_completion_length,
         checkpointing=bool(args.gradient_checkpointing),
         attention=model_init_kwargs(args, model)["attn_implementation"] or "sdpa",
-        on_cpu=bool(read_yaml(Path(config.recipe)).get("use_cpu")),
+        on_cpu=bool(read_yaml(find_recipe(config.recipe)).get("use_cpu")),
     )
     return {**states, "activations": activations}
 
