@@ -170,7 +170,8 @@ def shared_prompts_figure(results: Mapping[str, Any]) -> str:
             limits = [cell["limit"][selected]["median"] for cell in cells]
             axes.plot(lengths, limits, color=colour, linestyle="--", linewidth=1)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        apart = [length for length in lengths if not any(length < other < 2 * length for other in lengths)]
+        axes.set_xticks(apart, [f"{length:,}" for length in apart])
         axes.set_ylim(bottom=0)
         axes.set_xlabel("prompt tokens; dashed: limits", fontsize=8)
         axes.set_title(f"update time / TRL's, {title}", fontsize=9, loc="left")
