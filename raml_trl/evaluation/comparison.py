@@ -65,7 +65,10 @@ def compare_runs(runs: Mapping[str, SampleCounts], ks: Sequence[int], seed: int)
     first_name, first = next(iter(runs.items()))
     for name, samples in runs.items():
         if set(samples.question_ids) != set(first.question_ids):
-            raise InputError(f"{name} and {first_name} are evaluations of different questions: they cannot be paired")
+            raise InputError(
+                f"{name} and {first_name} are evaluations of different questions: they cannot be paired; evaluate both "
+                "models on the same data"
+            )
         if samples.n.min() < max(ks):
             raise InputError(f"k = {max(ks)}, but {name} has a question with {samples.n.min()} samples")
     metrics = [("pass", k) for k in ks] + [("mg_pass", k) for k in ks if k % 2 == 0]

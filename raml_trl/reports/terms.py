@@ -10,7 +10,7 @@ QUANTITIES = {
     "eval_loss": ("loss on held-out questions", "the loss on questions that are not trained on; lower is better"),
     "correct": ("rollouts that are correct", "share of all G rollouts whose answer equals the reference"),
     "reward": (
-        "mean reward (eq. 21)",
+        "mean reward",
         "mean over all G rollouts: 1 if the answer is correct and in the requested layout, -0.5 if correct in another "
         "layout, 0 if wrong in the requested layout, -1 if wrong in another layout (RaML, equation 21)",
     ),
