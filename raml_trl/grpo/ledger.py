@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from raml_trl.runtime.history import Costs, Speedup
 
+_FEW_TRAINED = 0.05
+"""If a smaller share of the selected rollouts has a gradient, the summary of a run says so."""
+
 PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updating")
 """The phases of a step:
 
@@ -215,8 +218,11 @@ def summary_lines(costs: Costs) -> str:
     """Format the cost of a run as text for a person to read."""
     seconds, counts, speed = costs["seconds"], costs["counts"], costs["speedup"]
     total = sum(seconds.values()) or 1.0
-    learnt = counts.get("trained", 0) or not counts.get("selected", 0)
-    warning = "" if learnt else "\nNo rollout had a gradient: for each question, all rewards were equal."
+    selected, trained = counts.get("selected", 0), counts.get("trained", 0)
+    warning = ""
+    if trained < _FEW_TRAINED * selected:
+        few = f"{trained:,} of {selected:,} selected rollouts"
+        warning = f"\nOnly {few} had a gradient: for most questions, all rewards were equal."
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())
     return (
         f"time: {phases}\n"

@@ -1,7 +1,9 @@
 """Starts a command: parses its settings, opens its run, and reports user errors in one line with exit code 2."""
 
 import logging
+import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 _NO_OUTPUT = "output_dir is missing: set it to the directory that the run is to be written to"
 _PEER_HAS_ENDED = re.compile(r"Connection (?:closed|reset) by peer")  # as gloo says it on the other processes
@@ -82,8 +85,9 @@ def run(
     """Parse the command line, lock and open the run in `output_dir`, call `main(*configs, run)`, and exit.
 
     `main` is not called if the run is already complete. The exit code is the number that `main` returns, or 0; 2 after
-    a user error and 130 after an interruption; `stopping.EXIT_CODES` has the exit codes after signals. A user error is
-    reported in one line on standard error. Any other exception is a defect and keeps its traceback.
+    a user error, 130 after an interruption and 141 if the reader of the output has ended; `stopping.EXIT_CODES` has the
+    exit codes after signals. A user error is reported in one line on standard error. Any other exception is a defect
+    and keeps its traceback.
 
     Args:
         main: the function of the command.
@@ -158,6 +162,11 @@ def run(
             if record.complete and record.writes:
                 lines = last_lines(command, record.directory, recipe)
                 sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        parser.exit(BROKEN_PIPE)
     except RepeatedError:
         parser.exit(USER_ERROR)
     except InputError as error:
@@ -172,6 +181,16 @@ def run(
             raise
         parser.exit(1, f"{parser.prog}: another process of the launch has ended, and its message says why\n")
     parser.exit(code or 0)
+
+
+def _stdout_is_closed() -> bool:
+    """Return whether the reader of standard output has ended, as `head` does. If so, later output is discarded."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at its end
+    return closed
 
 
 def _show_plan(plan: Mapping[str, str]) -> None:

@@ -141,7 +141,10 @@ def read_evaluation(
     """
     strategy = IntervalStrategy(config.eval_strategy).value
     if (options.eval_data is None) != (strategy == "no"):
-        raise InputError(f"eval_strategy is {strategy} and eval_data is {options.eval_data}: set both or neither")
+        raise InputError(
+            f"eval_strategy is {strategy} and eval_data is {options.eval_data}: set both (for example, eval_strategy: "
+            "steps and eval_steps: 50) or neither"
+        )
     if options.eval_data is None:
         return None
     table = DatasetReference.parse(options.eval_data).open()

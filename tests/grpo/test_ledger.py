@@ -84,10 +84,10 @@ def test_speedup_compares_with_all_rows_at_trls_padding() -> None:
 
 def test_a_run_that_trained_on_nothing_says_so() -> None:
     ledger = Ledger(clock=lambda: 0.0)
-    warning = "No rollout had a gradient"
+    warning = "selected rollouts had a gradient"
     assert warning not in summary_lines(summary(ledger, 0.5))  # nothing was generated
-    ledger.count(rollouts=8, selected=4, trained=0)
-    assert warning in summary_lines(summary(ledger, 0.5))
+    ledger.count(rollouts=80, selected=40, trained=1)
+    assert f"Only 1 of 40 {warning}" in summary_lines(summary(ledger, 0.5))
     ledger.count(trained=1)
     assert warning not in summary_lines(summary(ledger, 0.5))
 

@@ -415,6 +415,20 @@ def test_both_entry_points(tmp_path: Path, entry: list[str]) -> None:
 
 
 @pytest.mark.children
+def test_a_reader_that_has_ended_is_no_error(tmp_path: Path) -> None:
+    """As in `raml-trl prepare_data ... | head -0`."""
+    command = [*python(), "-m", "raml_trl.prepare_data", *ARITHMETIC, "--output_dir", "out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        error = process.stderr.read()
+    assert process.returncode == 141, error
+    assert "BrokenPipe" not in error
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.children
 def test_unknown_command(tmp_path: Path) -> None:
     done = subprocess.run([*python(), "-m", "raml_trl", "train-grp"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
