@@ -71,8 +71,9 @@ def open_dashboards(trainer: Trainer, record: Run) -> None:
     run = dashboard_run(trainer.args, record)
     if "wandb" in requested:
         _open_wandb(run)
-    if trainer.pop_callback(TrackioCallback) is not None:
-        trainer.add_callback(GroupedTrackio(run))
+    # In the same place: TRL logs to trackio while later callbacks begin the training, so the run must be open by then.
+    callbacks = trainer.callback_handler.callbacks
+    callbacks[:] = [GroupedTrackio(run) if type(callback) is TrackioCallback else callback for callback in callbacks]
 
 
 def close_dashboards(config: TrainingArguments) -> None:

@@ -35,7 +35,9 @@ def execute(path: Path, directory: Path, settings: Mapping[str, object]) -> nbfo
     streams = [
         output for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == "stream"
     ]
-    assert not [output.text for output in streams if output.name == "stderr"]
+    lines = [line for output in streams if output.name == "stderr" for line in output.text.splitlines()]
+    # The model has random weights, so its answers are wrong, and trajectory_pruning has no data to write.
+    assert not [line for line in lines if not line.endswith(" is not written")]
     return notebook
 
 

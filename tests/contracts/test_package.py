@@ -33,7 +33,7 @@ def test_wheel(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=user, env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == [str(site / "raml_trl" / "__init__.py"), "SubsetGRPOTrainer"]
-    assert len(list(try_program(site / "bin" / "raml-trl", user, environment))) == 8
+    assert len(list(try_program(site / "bin" / "raml-trl", user, environment))) == 10
 
 
 def test_the_version_has_an_entry_in_the_changelog_and_the_citation() -> None:

@@ -103,7 +103,7 @@ def try_program(program: Path, directory: Path, environment: Mapping[str, str]) 
         assert (directory / results[0] / "run.json").is_file()
         proposed = "".join(re.findall(r"^Next: (.*)$", output, re.MULTILINE))
     assert set(seen) == {"build_model", "prepare_data", "train_sft", "train_grpo", "evaluate", "report"}
-    assert (directory / "runs/demo/eval_grpo_report/report.html").is_file()
+    assert (directory / "runs/demo/report/report.html").is_file()
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from raml_trl.runtime.trackers import run_group
 from raml_trl.training.dashboards import messages_as_text
 from tests.commands.test_commands import TINY
 from tests.contracts.test_logging import documented, matches
-from tests.helpers.preloaded import python
 from tests.runtime.test_trackers import records, values
 
 
@@ -34,7 +34,8 @@ def train(model_dir: str, home: Path, output_dir: Path, tracker: str, **settings
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "TRACKIO_"))}
     ours = {"WANDB_DIR": str(home), "WANDB_MODE": "offline", "TRACKIO_DIR": str(home / "trackio"), "HOME": str(home)}
-    command = [*python(), "-m", "raml_trl.train_grpo", "--config", str(TINY / "grpo.yaml"), *words]
+    # wandb and trackio have state of their process, such as a temporary directory, so each needs a new interpreter.
+    command = [sys.executable, "-m", "raml_trl.train_grpo", "--config", str(TINY / "grpo.yaml"), *words]
     done = subprocess.run(
         command, env=theirs | ours, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
