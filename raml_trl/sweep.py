@@ -163,7 +163,7 @@ def preview(config: SweepConfig) -> Iterator[dict[str, str]]:
 
 
 def accepts_dry_run(sweep: Sweep) -> bool:
-    """Return whether a last word `--dry_run` certainly makes the command of a sweep do nothing but a dry run.
+    """Return whether the command of a sweep certainly makes a dry run, and nothing else, with a last word `--dry_run`.
 
     The command must start one command of this package with Python or accelerate, and pass on its last words. It can be
     a shell script that sets variables and then only executes such a command. False if in doubt.

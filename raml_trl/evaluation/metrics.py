@@ -127,7 +127,7 @@ def summarise(
         num_samples: number of samples n: one number for all questions, or `(Q,)`.
         ks: values of k.
         rng: generator for the bootstrap. Each metric uses a copy of it, so all have the same resamples of the
-            questions: equal metrics have equal intervals, and none depends on which others are computed.
+            questions. Equal metrics have equal intervals, and an interval does not depend on the other metrics.
         thresholds: values of tau. Each adds G-Pass@k for every k, with a key such as `g_pass@8_0.5`.
         votes: `(Q,)` votes of each question. If given, they add the majority vote maj@k for every k above 1. For k = 1,
             it equals Pass@1.

@@ -33,7 +33,7 @@ class Work(NamedTuple):
     """The work of an optimizer step.
 
     `rows` is the number of rollouts trained on, over all processes. `cells` is the number of token positions, padding
-    included, that the busiest process runs. `cells_all` is what `cells` would be with TRL's trainer, which trains on
+    included, that the busiest process runs. `cells_all` is the same number for TRL's trainer, which trains on
     all G rollouts and pads each to the longest rollout of its process.
     """
 
