@@ -12,8 +12,8 @@ from raml_trl.grpo.planning.step_cost import (
     Work,
     draw_work,
     given_split,
+    logged_lengths,
     lognormal_lengths,
-    lognormal_of_extremes,
     measured_split,
     predict_seconds,
 )
@@ -198,8 +198,22 @@ def test_lengths() -> None:
     assert lognormal_lengths(0.1, 0.0, 250, rng).min() == 1
 
 
-def test_a_log_normal_is_recovered_from_its_extremes() -> None:
+@pytest.mark.parametrize("limit", [10_000, 150])
+def test_lengths_that_fit_a_log(limit: int) -> None:
+    """Their mean and their longest are those of the run, also if a fifth of the rollouts are cut at the limit."""
     drawn = 100 * np.exp(0.5 * np.random.default_rng(0).standard_normal((200, 128)))  # 200 steps of 128 rollouts
-    median, sigma = lognormal_of_extremes(drawn.mean(), drawn.min(axis=1).mean(), drawn.max(axis=1).mean(), 128)
-    assert median == pytest.approx(100, rel=0.05)
-    assert sigma == pytest.approx(0.5, rel=0.1)
+    run = np.clip(drawn, 1, limit).round()
+    parts = {"mean": np.mean, "min": np.min, "max": np.max}
+    entries = [
+        {f"completions/{part}_length": float(statistic(step)) for part, statistic in parts.items()} for step in run
+    ]
+    lengths = logged_lengths([*entries, {"eval_reward": 1.0}], 128, np.random.default_rng(0))
+    assert lengths.mean() == pytest.approx(run.mean(), abs=0.05)
+    assert lengths.max() <= run.max()
+    if run.max() < limit:
+        assert np.log(lengths).std() == pytest.approx(0.5, rel=0.1)
+
+
+def test_equal_lengths_in_a_log() -> None:
+    entry = {f"completions/{part}_length": 7.0 for part in ("mean", "min", "max")}
+    assert (logged_lengths([entry], 8, np.random.default_rng(0)) == 7).all()
