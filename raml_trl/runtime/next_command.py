@@ -4,7 +4,8 @@ The recipes in a folder belong together: one evaluates the model that another tr
 recipe of the same folder that reads the results of this command. If another input of that recipe does not exist yet,
 the next command runs the recipe that makes this input. If no recipe of the folder reads the results, and they are those
 of a training, an evaluation, a comparison or a sweep, the next command is `report`, which writes a page about them.
-After a model or data that were made without a recipe, it is `recipes`, which lists the recipes that can use them.
+After a model or data that were made without a recipe, it is `recipes`, which lists the recipes that can use them, and a
+note says by which setting.
 """
 
 import os
@@ -32,7 +33,12 @@ _REPORTED = {
 """For each command whose results `report` shows, the setting of `report` and a name for the results."""
 
 _TRAINING = ("train_sft", "train_grpo")
-_PREPARING = ("build_model", "prepare_data", "sample_trajectories")
+_PREPARING = {
+    "build_model": "model_name_or_path",
+    "prepare_data": "dataset_name",
+    "sample_trajectories": "dataset_name",
+}
+"""For each command that makes a model or data, the setting by which trainings and evaluations read its results."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ def last_lines(command: str, directory: Path, recipe: str | None) -> list[str]:
     """
     lines = [f"Results: {directory}"]
     lines += [f"Page: {directory / name}" for name in _PAGES if (directory / name).is_file()]
+    if command in _PREPARING and recipe is None:
+        setting = shlex.join([f"--{_PREPARING[command]}", str(directory)])
+        lines.append(f"Note: A recipe that trains or evaluates reads it with {setting}")
     try:
         following = next_command(command, directory, recipe)
     except InputError:  # a damaged file of another run is no fault of this one

@@ -76,10 +76,10 @@ def list_recipes() -> list[Recipe]:
 def find_recipe(text: str) -> Path:
     """Return the path of the recipe `text`, which is the path of a file or the name of a packaged YAML file.
 
-    If `text` is neither, either an error is raised, or `text` is returned as a path, so that reading it fails later.
+    A file that exists but cannot be read is no error here. Reading it fails later, with the reason.
 
     Raises:
-        InputError: if `text` is the name of a packaged folder, or similar to the name of a packaged file.
+        InputError: if there is neither, or `text` is the name of a packaged folder.
     """
     if os.path.exists(text):
         return Path(text)
@@ -90,8 +90,13 @@ def find_recipe(text: str) -> Path:
     if any(other.startswith(f"{name}/") for other in files):
         reason = f"it is a folder of recipes, which `raml-trl recipes {name}` lists"
         raise InputError(f"config file {text} cannot be read: {reason}")
-    if near := suggestion(name[:100], files):
-        raise InputError(f"config file {text} cannot be read: No such file or directory{near}")
+    try:
+        os.stat(text)
+    except FileNotFoundError as error:
+        near = suggestion(name[:100], files) or "; `raml-trl recipes` lists the packaged recipes"
+        raise InputError(f"config file {text} cannot be read: {error.strerror}{near}") from error
+    except (OSError, ValueError):  # reading it fails as well
+        pass
     return Path(text)
 
 

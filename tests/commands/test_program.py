@@ -306,7 +306,11 @@ def test_the_next_command_is_written_as_the_recipe_was(monkeypatch: pytest.Monke
         "my recipes/model.yaml": "'my recipes/sft.yaml'",
     }.items():
         assert next_command("build_model", Path("runs/demo/model"), start) == f"raml-trl train_sft {following}"
-    assert next_command("build_model", Path("runs/demo/model"), None) == "raml-trl recipes"
+    assert last_lines("build_model", Path("runs/my model"), None) == [
+        "Results: runs/my model",
+        "Note: A recipe that trains or evaluates reads it with --model_name_or_path 'runs/my model'",
+        "Next: raml-trl recipes",
+    ]
     assert next_command("plan", Path("runs/demo/model"), None) is None
     record = open_run(Path("runs/compare"), "compare", {"evaluations": ["a=runs/a", "b=runs/b c"]})
     record.finish(0.0, {})
