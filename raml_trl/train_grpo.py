@@ -1,4 +1,4 @@
-r"""Trains with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer` and the paper's reward (eq. 21).
+r"""Trains with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer`.
 
     python -m raml_trl.train_grpo --config recipes/tiny/demo/grpo.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
@@ -7,6 +7,8 @@ r"""Trains with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer` a
 The recipe and the command line accept every field of TRL's `GRPOConfig` and `ModelConfig`. The same command resumes an
 interrupted run from its last checkpoint. If `push_to_hub` is true and the run is complete, the command pushes the files
 that the Hub does not have yet.
+
+The reward is the paper's (eq. 21), unless `reward_funcs` names other functions.
 """
 
 import logging
@@ -21,7 +23,7 @@ from raml_trl.data.tables import DataTable
 from raml_trl.grpo.config import CheckedGRPOConfig, SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments, check_number, evaluation_rows, grpo_rows
 from raml_trl.grpo.ledger import summary_lines
-from raml_trl.grpo.rewards import make_reward
+from raml_trl.grpo.rewards import find_rewards, make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import Problems, count_of
@@ -55,7 +57,10 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         starting_adapter=data.starting_adapter,
         revisions=data.hub_revisions,
         summarize=summarize,
-        reward_funcs=make_reward(data.prompt_style),
+        reward_funcs=[
+            make_reward(data.prompt_style) if function is None else function
+            for function in find_rewards(data.reward_funcs, config.reward_weights).values()
+        ],
         train_dataset=rows,
         # `SampledEvaluation` does not read this, but transformers refuses to evaluate without an eval_dataset.
         eval_dataset=evaluation and evaluation_rows(evaluation.questions, evaluation.prompt_style),
@@ -76,6 +81,8 @@ def open_inputs(
     with problems.collected():
         if config.use_vllm:
             check_vllm()
+    with problems.collected():
+        find_rewards(data.reward_funcs, config.reward_weights)
     with problems.collected():
         table = open_data(data)
     with problems.collected():
@@ -106,6 +113,7 @@ def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -
     yield {
         "generation": f"{rollouts} rollouts, {group} for each of {questions}, processes: {processes}",
         "update": f"{selected} of {group} rollouts, selection {config.selection}, loss {config.loss_type}",
+        "reward": ", ".join(data.reward_funcs),
         "length": describe_length(config),
     }
     name, tokenizer, table, evaluation = open_inputs(data, config, model)

@@ -1,8 +1,9 @@
 """Builds the dataset that TRL's `GRPOTrainer` reads, and defines the options of the command `train_grpo`."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import ClassVar
 
 from datasets import Dataset, Features, List, Value
 
@@ -10,8 +11,10 @@ from raml_trl.data.reading import stream_questions
 from raml_trl.data.records import Question
 from raml_trl.data.tables import DataTable, cached_rows
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.rewards import ANSWER
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.help_page import Headings
 from raml_trl.training.config import TrainArguments
 
 _FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value("string")}), "answer": Value("string")})
@@ -20,6 +23,16 @@ _FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value(
 @dataclass(kw_only=True)
 class GRPOArguments(TrainArguments):
     """Options of the command `train_grpo` that are in neither `SubsetGRPOConfig` nor TRL's `ModelConfig`."""
+
+    headings: ClassVar[Headings] = {"reward_funcs": "Reward"}
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: [ANSWER],
+        metadata={
+            "help": "`answer`, the paper's reward (eq. 21), or paths of your own functions such as my_rewards:brevity, "
+            "which TRL calls; their sum, weighed by reward_weights, is the reward."
+        },
+    )
 
 
 def grpo_rows(table: DataTable, style: str) -> Dataset:

@@ -1,6 +1,6 @@
-"""Turns grades into rewards: makes the reward function that TRL calls.
+"""Makes the reward functions that TRL calls: the paper's, and functions of the user.
 
-Source: RaML, arXiv 2505.19815, eq. 21.
+Source of the paper's reward: RaML, arXiv 2505.19815, eq. 21.
 """
 
 import weakref
@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import find_style
+from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.functions import check_arguments, import_function
 from raml_trl.runtime.rollout_table import CORRECT, FORMATTED
 
 REWARDS: dict[tuple[bool, bool], float] = {
@@ -22,6 +24,45 @@ REWARDS: dict[tuple[bool, bool], float] = {
 A wrong answer in the right format earns more than a correct answer in the wrong format. Use the metric `correct`, not
 the reward, to count correct answers.
 """
+
+ANSWER = "answer"
+"""The name of the paper's reward in the setting `reward_funcs`."""
+
+_ARGUMENTS = ("prompts", "completions", "completion_ids", "answer", "trainer_state", "log_extra", "log_metric")
+# TRL passes these to a reward function, and `train_grpo` the column `answer`
+
+
+def find_rewards(names: Sequence[str], weights: Sequence[float] | None) -> dict[str, Callable[..., object] | None]:
+    """Return the reward functions by name; None stands for `ANSWER`, which `make_reward` makes.
+
+    Args:
+        names: `ANSWER`, or paths of functions such as package.module:function.
+        weights: TRL's `reward_weights`; None if all are 1.
+
+    Raises:
+        InputError: if a function cannot be imported or called as TRL calls it, if two functions have one name, or if
+            the numbers of functions and weights differ.
+    """
+    found: dict[str, Callable[..., object] | None] = {}
+    for name in names:
+        function = None if name == ANSWER else import_function(name, "reward_funcs", [ANSWER])
+        if function is not None:
+            takes = f"the keyword arguments {', '.join(_ARGUMENTS)}, or **kwargs"
+            check_arguments(function, f"reward_funcs {name!r}", takes, **dict.fromkeys(_ARGUMENTS))
+        found[name] = function
+    logged = {"answer_reward" if function is None else _logged_name(function) for function in found.values()}
+    if len(logged) < len(names):
+        raise InputError(f"reward_funcs {', '.join(names)}: two functions have the same name, so TRL cannot log both")
+    if not names:
+        raise InputError(f"reward_funcs is empty: name {ANSWER}, or functions such as package.module:function")
+    if weights is not None and len(weights) != len(names):
+        raise InputError(f"reward_weights has {len(weights)} values, but reward_funcs names {len(names)} functions")
+    return found
+
+
+def _logged_name(function: Callable[..., object]) -> str:
+    """Return the name under which TRL logs a reward function."""
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float]]:

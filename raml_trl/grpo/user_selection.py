@@ -5,15 +5,13 @@ Shapes: P groups (one per prompt), G rollouts in each group, M of them selected.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from inspect import signature
-from operator import attrgetter
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.functions import check_arguments, import_function
 
 Strategy = Literal["random", "first", "max_variance", "abs_advantage", "balanced", "importance"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -74,27 +72,8 @@ def load_strategy(name: str) -> Strategy | Selector:
     """
     if name in STRATEGIES:
         return cast(Strategy, name)
-    module, colon, path = name.partition(":")
-    if not colon:
-        module, _, path = name.rpartition(".")
-    if not module or not path:
-        raise InputError(
-            f"selection must be {', '.join(STRATEGIES)}, or the path of a function such as package.module:function, "
-            f"got {name!r}"
-        )
-    try:
-        found = attrgetter(path)(import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"selection {name!r} cannot be imported ({error}): use {', '.join(STRATEGIES)}, or the path of a function "
-            "in a module that Python finds, for example in the current directory with PYTHONPATH=."
-        ) from error
-    if not callable(found):
-        raise InputError(f"selection {name!r} is a {type(found).__name__}, not a function")
-    try:
-        signature(found).bind(*_ARGUMENTS)
-    except TypeError as error:
-        raise InputError(f"selection {name!r} must take five arguments, ({', '.join(_ARGUMENTS)}): {error}") from error
+    found = import_function(name, "selection", STRATEGIES)
+    check_arguments(found, f"selection {name!r}", f"five arguments, ({', '.join(_ARGUMENTS)})", *_ARGUMENTS)
     return cast(Selector, found)
 
 

@@ -17,6 +17,7 @@ from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.report import ReportConfig
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.files import read_rows
+from raml_trl.runtime.history import read_log_history
 from raml_trl.sampling.config import EvaluateConfig
 from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
 from raml_trl.training.config import CheckedModelConfig
@@ -224,6 +225,21 @@ def test_adapters_can_be_trained_and_evaluated(start: Start, model_dir: str, tmp
     assert not (tmp_path / "lora" / "model.safetensors").exists()
     inputs = {"model_name_or_path": tmp_path / "lora", "dataset_name": data, "output_dir": tmp_path / "eval"}
     assert start("evaluate", "eval", **inputs, num_samples=8)[0] == 0
+
+
+@pytest.mark.children
+def test_a_reward_of_the_user_is_added_to_the_paper_s(start: Start, model_dir: str, tmp_path: Path) -> None:
+    start("prepare_data", "data_grpo", output_dir=tmp_path / "data", num_questions=4)
+    inputs = {"model_name_or_path": model_dir, "dataset_name": tmp_path / "data", "output_dir": tmp_path / "out"}
+    short = {"per_device_train_batch_size": 16, "max_steps": 1, "logging_steps": 1, "disable_tqdm": "true"}
+    rewards = {"reward_funcs": "answer tests.helpers.trainers:digit_reward", "reward_weights": "1.0 0.5"}
+    assert start("train_grpo", "grpo", **inputs, **short, **rewards)[0] == 0
+    log = read_log_history(tmp_path / "out")[0]
+    answers, digits = log["rewards/answer_reward/mean"], log["rewards/digit_reward/mean"]
+    assert digits > 0
+    assert log["reward"] == pytest.approx(answers + digits / 2, abs=1e-5)
+    code, _, error = start("train_grpo", "grpo", **inputs | {"output_dir": tmp_path / "b"}, reward_funcs="nowhere:f")
+    assert (code, "No module named 'nowhere'" in error, (tmp_path / "b").exists()) == (2, True, False)
 
 
 def test_m_above_g_is_refused(start: Start, tmp_path: Path) -> None:

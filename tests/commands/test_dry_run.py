@@ -89,6 +89,7 @@ def test_a_plan_of_grpo(dry_run: Start) -> None:
     assert "2 trajectories, 2 of them correct; prompt of " in plan["first row"]
     assert plan["generation"] == "8 rollouts, 4 for each of 2 questions, processes: 1"
     assert plan["update"].startswith("2 of 4 rollouts, selection random, loss ")
+    assert plan["reward"] == "answer"
     assert plan["length"] == "5 steps"
     assert plan["evaluation"] == "none"
     assert plan["output_dir"] == "deep/out, a new run"

@@ -1,0 +1,61 @@
+"""Imports functions that a recipe names by their path, such as `package.module:function`."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from inspect import signature
+from operator import attrgetter
+from typing import Any, cast
+
+from raml_trl.runtime.errors import InputError
+
+
+def import_function(path: str, setting: str, others: Sequence[str]) -> Callable[..., Any]:
+    """Import the function at `package.module:function` or `package.module.function`.
+
+    Args:
+        path: the path, a value of the setting.
+        setting: name of the setting, for errors.
+        others: the values of the setting that are no paths, for errors.
+
+    Raises:
+        InputError: if there is no such function.
+    """
+    module, colon, name = path.partition(":")
+    if not colon:
+        module, _, name = path.rpartition(".")
+    if not module or not name:
+        raise InputError(
+            f"{setting} must be {', '.join(others)}, or the path of a function such as package.module:function, "
+            f"got {path!r}"
+        )
+    try:
+        found = attrgetter(name)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{setting} {path!r} cannot be imported ({error}): use {', '.join(others)}, or the path of a function in a "
+            "module that Python finds, for example in the current directory with PYTHONPATH=."
+        ) from error
+    if not callable(found):
+        raise InputError(f"{setting} {path!r} is a {type(found).__name__}, not a function")
+    return cast(Callable[..., Any], found)
+
+
+def check_arguments(
+    function: Callable[..., Any], name: str, takes: str, *arguments: object, **keywords: object
+) -> None:
+    """Check that a function can be called with these arguments.
+
+    Args:
+        function: the function.
+        name: the setting and the path of the function, for errors.
+        takes: what the function must take, for errors.
+        arguments: the positional arguments.
+        keywords: the keyword arguments.
+
+    Raises:
+        InputError: if the function takes other arguments.
+    """
+    try:
+        signature(function).bind(*arguments, **keywords)
+    except (TypeError, ValueError) as error:  # ValueError: a function in C whose arguments Python does not know
+        raise InputError(f"{name} must take {takes}: {error}") from error
