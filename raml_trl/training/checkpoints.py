@@ -152,6 +152,13 @@ class ResumableTrainer(Trainer):
             summarize_run(logs, Totals(**{**self._earlier, "loss": loss}), self.state.global_step)
         super().log(logs, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # RaML: transformers looks at `max_steps` after a step only, so it would train one more than there are.
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def checkpoint_to_resume(self, directory: Path) -> str | None:
         """Return the checkpoint to resume from, or None if there is none.
 

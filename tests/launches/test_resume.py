@@ -117,15 +117,23 @@ def test_what_trl_keeps_in_memory_is_restored(model_dir: str, tmp_path: Path, na
     assert saved == ({f"checkpoint-{step}" for step in (2, 3, 4, 5)} if "sync_ref_model" in settings else set())
 
 
+@pytest.mark.parametrize("length", [{"max_steps": -1, "num_train_epochs": 1}, {"max_steps": 4}])
 @pytest.mark.parametrize("checkpoint", [3, 4])
-def test_the_summary_describes_all_sessions(model_dir: str, tmp_path: Path, checkpoint: int) -> None:
-    """It does so also if the run had ended and only its record was missing, so that no step is left."""
-    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 2}
-    settings |= {"max_steps": -1, "num_train_epochs": 1, "train_dataset": questions(8)}
+def test_the_summary_describes_all_sessions(
+    model_dir: str, tmp_path: Path, checkpoint: int, length: dict[str, Any]
+) -> None:
+    """It does so also if the run had ended and only its record was missing, so that no step is left.
+
+    An epoch has four steps, or, with `max_steps`, eight.
+    """
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 2, **length}
+    settings["train_dataset"] = questions(8 if "num_train_epochs" in length else 16)
     whole, _ = make_trainer(model_dir, tmp_path / "whole", **settings)
     loss = whole.train().training_loss
     resumed, logs = make_trainer(model_dir, tmp_path / "resumed", **settings)
     output = resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{checkpoint}"))
+    assert resumed.state.global_step == 4
+    assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(whole).items())
     assert output.training_loss == pytest.approx(loss, rel=1e-9)
     assert logs.of("train_loss") == [output.training_loss]
     seconds, steps_per_second = logs.of("train_runtime")[0], logs.of("train_steps_per_second")[0]
