@@ -80,9 +80,13 @@ def readme_table() -> str:
             "m = 2 of 8",
             _spread(equal["ratio"]["2"]),
         ),
-        ("peak memory, prompts of 1,024 tokens", "m = 2 of 8", _spread(prompts["memory"]["2"])),
+        (
+            "peak memory, prompts of 1,024 tokens, completions of about 128",
+            "m = G",
+            _spread(prompts["memory"]["8"]),
+        ),
     ]
-    head = ["| relative to TRL's trainer | | median (lowest to highest) |", "|---|---|---|"]
+    head = ["| relative to TRL's trainer | rollouts trained on | median (lowest to highest) |", "|---|---|---|"]
     return "\n".join([*head, *(f"| {what} | {m} | {value} |" for what, m, value in rows)])
 
 

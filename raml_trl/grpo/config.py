@@ -175,7 +175,7 @@ class SubsetGRPOConfig(GRPOConfig):
             self.selection = selector_name(self.selection)  # so that the config can be saved
         check_settings(self)
         load_strategy(self.selection)
-        self._check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
+        self.check_geometry(rows_move=self.length_bucketing is not False and not self.per_micro_batch_terms)
         use_new_names(self)
         super().__post_init__()
         if self.num_generations_update is None:
@@ -227,9 +227,13 @@ class SubsetGRPOConfig(GRPOConfig):
     @property
     def scores_rollouts(self) -> bool:
         """Whether TRL computes log-probs of the rollouts before training, under the old or the reference model."""
-        aligned = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
-        return not aligned or corrected or self.beta != 0.0
+        return not self.aligned or corrected or self.beta != 0.0
+
+    @property
+    def aligned(self) -> bool:
+        """Whether all micro-batches of a generation run in one optimizer step, so that training is on policy."""
+        return self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
 
     @property
     def needs_model_traits(self) -> bool:
@@ -273,7 +277,7 @@ class SubsetGRPOConfig(GRPOConfig):
                 f"{self.steps_per_generation}) be a multiple of num_generations (G = {self.num_generations})"
             )
         rules = settle_row_rules(vars(self), traits)
-        self._check_geometry(rows_move=rules.length_bucketing)
+        self.check_geometry(rows_move=rules.length_bucketing)
         return rules
 
     def row_remarks(self, traits: ModelTraits) -> list[str]:
@@ -321,7 +325,15 @@ class SubsetGRPOConfig(GRPOConfig):
         """Number of consecutive micro-batches of a generation that always belong to the same optimizer step."""
         return gcd(self.steps_per_generation, self.gradient_accumulation_steps)
 
-    def _check_geometry(self, *, rows_move: bool) -> None:
+    def check_geometry(self, *, rows_move: bool) -> None:
+        """Check the batch sizes with `config_checks.check_geometry`.
+
+        Args:
+            rows_move: whether the trainer moves rows between micro-batches.
+
+        Raises:
+            InputError: if the batch sizes do not fit together.
+        """
         # The launcher sets WORLD_SIZE. TRL's `world_size` would start the process group before the numbers are checked.
         num_processes = int(os.environ.get("WORLD_SIZE", "1"))
         steps = self.steps_per_generation or self.gradient_accumulation_steps

@@ -83,7 +83,7 @@ def _check_prefix(args: "SubsetGRPOConfig") -> None:
         "importance_sampling_level 'sequence'": args.importance_sampling_level == "sequence",
         f"beta = {args.beta}": args.beta != 0.0,
         "off_policy_mask_threshold": args.off_policy_mask_threshold is not None,
-        "a generation that lasts for several optimizer steps": args.scores_rollouts and args.beta == 0.0,
+        "a generation that lasts for several optimizer steps": not args.aligned,
         **dict.fromkeys(args.per_micro_batch_terms, True),
     }
     found = ", ".join(reason for reason, holds in reasons.items() if holds)

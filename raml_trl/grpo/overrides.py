@@ -113,12 +113,13 @@ class Overrides:
             )
         if not self.unknown:
             return
-        for name in ("length_bucketing", "skip_zero_advantage"):
+        for name in ("length_bucketing", "skip_zero_advantage", "max_tokens_per_micro_batch"):
             if getattr(args, name):
                 raise InputError(
-                    f"{name} is on, but {self.unknown} may depend on which rows share a micro-batch: leave {name} out, "
-                    f"or {_DECLARE}"
+                    f"{name} is set, but {self.unknown} may depend on which rows share a micro-batch: leave {name} "
+                    f"out, or {_DECLARE}"
                 )
+        args.check_geometry(rows_move=False)
         if self.loss and args.token_selection == "prefix":
             raise InputError(
                 f"token_selection is 'prefix', but {self.unknown} may not be a sum over tokens: use token_selection: "

@@ -46,6 +46,33 @@ def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tenso
     return 1 - (1 - keep) * beyond / (lengths[:, None] - minimum).clamp(min=1)
 
 
+def cut_lengths(
+    lengths: NDArray[np.int64], draws: NDArray[np.float64], *, minimum: int, keep: float
+) -> NDArray[np.int64]:
+    """Return the lengths of completions after the cut, in an array of the same shape.
+
+    Args:
+        lengths: tokens of each completion.
+        draws: u in [0, 1) for each completion, as from `draw_cuts`: the tokens that survive with a probability above u
+            remain.
+        minimum: see `survival`.
+        keep: see `survival`.
+    """
+    beyond = np.maximum(lengths - minimum, 0)
+    whole = (draws < keep) | (beyond == 0)
+    kept = np.ceil(beyond * (1 - draws) / max(1 - keep, 1e-9)) - 1  # the largest number of further tokens
+    return np.where(whole, lengths, minimum + kept.astype(np.int64))
+
+
+def surviving(batch: Batch, *, minimum: int, keep: float) -> Tensor:
+    """Return which tokens `(R, C)` of completions survive the cuts that the column `CUT_DRAWS` of the batch draws.
+
+    The other arguments are those of `survival`. Padding survives as the last token of its row does.
+    """
+    mask = batch["completion_mask"]
+    return survival(mask.sum(dim=1), mask.size(1), minimum=minimum, keep=keep) > batch[CUT_DRAWS][:, None]
+
+
 def cut_completions(batch: Batch, *, minimum: int, keep: float, row_mean: bool, mask_only: bool) -> Batch:
     """Return the batch with every completion cut at its drawn length, and with one advantage per token.
 
@@ -65,7 +92,7 @@ def cut_completions(batch: Batch, *, minimum: int, keep: float, row_mean: bool, 
     """
     mask, whole = batch["completion_mask"], loss_mask(batch)
     chances = survival(mask.sum(dim=1), mask.size(1), minimum=minimum, keep=keep)
-    survives = chances > batch[CUT_DRAWS][:, None]
+    survives = surviving(batch, minimum=minimum, keep=keep)
     cut = dict(batch)
     if mask_only:
         cut["tool_mask"] = batch.get("tool_mask", torch.ones_like(mask)) * survives

@@ -139,6 +139,7 @@ class QuestionChoosing(BufferResumingTrainer):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._question_counts: MixedCounts | None = None
+        self._earlier_generations = 0  # of sessions whose micro-batches `_step` does not count
         self._question_weights: NDArray[np.float64] | None = None
         """`(P,)`: the weights of the questions of this generation; None for 1."""
         chosen = self.args.question_selection != "all"
@@ -151,6 +152,11 @@ class QuestionChoosing(BufferResumingTrainer):
             raise InputError(
                 f"{setting}, which needs a dataset with numbered rows, not {type(self.train_dataset).__name__}: load "
                 f"it without streaming, or use {'question_selection: all' if chosen else 'refill: 0'}"
+            )
+        if self.args.remove_unused_columns:
+            raise InputError(
+                f"{setting}, which needs a column with the number of the question, but remove_unused_columns is true: "
+                "use remove_unused_columns: false"
             )
         groups = int(self.args.generation_batch_size or 0) // self.num_generations
         if groups > len(self.train_dataset):
@@ -198,7 +204,12 @@ class QuestionChoosing(BufferResumingTrainer):
     @property
     def _generation(self) -> int:
         """The number of the generation that is being made, from 0."""
-        return self._step // (int(self.args.steps_per_generation or 1) * self.num_iterations)
+        return self._earlier_generations + self._step // self._steps_of_generation
+
+    @property
+    def _steps_of_generation(self) -> int:
+        """The number of micro-batches for which a generation is used."""
+        return int(self.args.steps_per_generation or 1) * self.num_iterations
 
     def _check_refill(self, groups: int) -> None:
         largest = 2 * groups_to_generate(groups, self.num_generations, self.accelerator.num_processes)
@@ -244,6 +255,7 @@ class QuestionChoosing(BufferResumingTrainer):
             total,
             other_rows,
             self._pending_extra_logs,
+            (self._metrics["train"], self._pending_metrics),
         )
         return refiller.refill(generation, prompts, generated, rounds=self.args.refill)
 
@@ -260,10 +272,18 @@ class QuestionChoosing(BufferResumingTrainer):
         return rewards
 
     def _progress(self) -> Progress:
-        counts = self._question_counts
-        return super()._progress() | ({} if counts is None else {"questions": counts.state()})
+        counts, started = self._question_counts, -(-self._step // self._steps_of_generation)
+        generations = {"earlier": self._earlier_generations, "all": self._earlier_generations + started}
+        chosen = {} if counts is None else {"questions": counts.state(), "generations": generations}
+        return super()._progress() | chosen
 
     def _restore_progress(self, progress: Progress) -> None:
         super()._restore_progress(progress)
+        if "generations" in progress and not self.args.ignore_data_skip:  # `_step` counts the others
+            self._earlier_generations = progress["generations"]["earlier"]
+
+    def _restore_totals(self, progress: Progress) -> None:
+        super()._restore_totals(progress)
         if self._question_counts is not None and "questions" in progress:
             self._question_counts.restore(progress["questions"])
+            self._earlier_generations = progress["generations"]["all"]

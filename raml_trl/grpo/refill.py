@@ -11,7 +11,8 @@ come from several processes. Then the rollouts move to the processes whose rows 
 Shapes: P groups of G rollouts in a generation, over all processes; F reward functions; R rows on this process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -54,6 +55,8 @@ class Refiller:
         other_rows: returns the dataset rows of n questions that are not in the generation. Its arguments are n, and how
             often groups of this generation have already been replaced.
         columns: TRL's columns for the table of completions, to which reward functions have added an entry per row.
+        metrics: TRL's metrics of the generation, each a list of values. The rollouts that replace others add none,
+            because TRL would take the mean of the calls and not of the rollouts.
     """
 
     accelerator: Accelerator
@@ -63,6 +66,7 @@ class Refiller:
     total_rewards: Callable[[Tensor], Tensor]
     other_rows: Callable[[int, int], list[Row]]
     columns: dict[str, list[Any]]
+    metrics: Sequence[dict[str, list[float]]]
 
     def refill(self, generation: Generation, prompts: list[Any], generated: Rollouts, *, rounds: int) -> Rollouts:
         """Replace groups without a signal, at most `rounds` times each, and return the resulting rollouts.
@@ -108,8 +112,9 @@ class Refiller:
         mine = [dict(row) for row in rows[process * share : (process + 1) * share]]
         logged, new_prompts = dict(self.columns), [row["prompt"] for row in mine]
         self.columns.clear()
-        new = self.generate(new_prompts)
-        new_rewards = self._rewards(mine, new_prompts, new)
+        with _unchanged(self.metrics):
+            new = self.generate(new_prompts)
+            new_rewards = self._rewards(mine, new_prompts, new)
 
         places = (groups[:, None] * size + np.arange(size)).flatten()  # of the replaced rows, over all processes
         local = places - process * len(prompts)
@@ -132,6 +137,19 @@ class Refiller:
         rewards = rewards.clone()
         rewards[torch.from_numpy(places)] = new_rewards[: len(places)]
         return rewards
+
+
+@contextmanager
+def _unchanged(metrics: Sequence[dict[str, list[float]]]) -> Iterator[None]:
+    """Remove the values that the `with` block adds to metrics. A list that it replaces keeps its new values."""
+    sizes = [{name: len(values) for name, values in of_mode.items()} for of_mode in metrics]
+    yield
+    for of_mode, before in zip(metrics, sizes, strict=True):
+        for name in list(of_mode):
+            if name in before:
+                del of_mode[name][before[name] :]
+            else:
+                del of_mode[name]
 
 
 def _copied(field: Any) -> Any:

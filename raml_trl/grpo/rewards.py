@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
 from raml_trl.prompts import find_style
 from raml_trl.runtime.errors import InputError
@@ -28,6 +29,7 @@ the reward, to count correct answers.
 ANSWER = "answer"
 """The name of the paper's reward in the setting `reward_funcs`."""
 
+_NOT_COMPARED: tuple[Outcome, ...] = ("timeout", "crash", "unreadable answer", "unreadable reference")
 _ARGUMENTS = ("prompts", "completions", "completion_ids", "answer", "trainer_state", "log_extra", "log_metric")
 # TRL passes these to a reward function, and `train_grpo` the column `answer`
 
@@ -71,8 +73,8 @@ def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float
     TRL calls the reward function with the completions and the dataset's `answer` column. A completion is a text, or a
     list of chat messages that ends with the model's message. The reward function logs the metrics `correct` and
     `formatted`, and adds the columns `raml/correct` and `raml/formatted` to TRL's table of completions. Answers that
-    could not be compared count as wrong. Their share is logged by reason: "timeout", "crash", "unreadable answer" or
-    "unreadable reference".
+    could not be compared count as wrong. Their share is logged for each reason: "timeout", "crash", "unreadable answer"
+    and "unreadable reference".
 
     Args:
         style: style of the prompt, a key of `prompts.STYLES`.
@@ -95,9 +97,9 @@ def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float
         for column, values in bits.items():
             log_metric(column.removeprefix("raml/"), sum(values) / len(values))
             log_extra(column, values)
-        for outcome, number in Counter(grade.outcome for grade in grades).items():
-            if outcome not in ("correct", "wrong", "no answer"):
-                log_metric(outcome, number / len(grades))
+        outcomes = Counter(grade.outcome for grade in grades)
+        for outcome in _NOT_COMPARED:  # also if it is 0, because TRL averages only the values that are logged
+            log_metric(outcome, outcomes[outcome] / len(grades))
         return [REWARDS[grade.correct, grade.formatted] for grade in grades]
 
     weakref.finalize(answer_reward, pool.close)

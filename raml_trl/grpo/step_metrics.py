@@ -35,13 +35,14 @@ def count_generation(
         accelerator: the trainer's.
         batch: the batch of this process.
         generation: the intermediate results of the generation, with the rollouts that were selected.
-        trained: `(R,)`; true for those of the R rows of this process that will be trained on.
+        trained: `(R, C)`; true for the completion tokens that will be trained on, of the R rows of this process.
         refill: whether the setting `refill` is on. Then the metrics include the number of groups that it has replaced.
     """
-    trained_tokens = (loss_mask(batch) * trained.unsqueeze(1)).sum().long()
+    trained_tokens = (loss_mask(batch) * trained).sum().long()
     tokens_scored = torch.tensor(generation.tokens_scored, device=trained.device)
-    generated_tokens = batch["completion_mask"].sum() + generation.tokens_discarded
-    sums = torch.stack([trained.sum(), generated_tokens, tokens_scored, trained_tokens])
+    # not by `completion_mask`, which can leave out completions that were cut off
+    generated_tokens = generation.lengths.sum() + generation.tokens_discarded
+    sums = torch.stack([trained.any(dim=1).sum(), generated_tokens, tokens_scored, trained_tokens])
     rows, generated, scored, tokens = accelerator.reduce(sums).tolist()
     selected = int(generation.subset.selected.sum())
     rewards = generation.subset.rewards
@@ -64,26 +65,22 @@ def count_generation(
     }
 
 
-def count_updates(ledger: Ledger, batch: Batch, dealt: Sequence[Batch], passes: int, rules: RowRules) -> None:
-    """Count how many token positions and tokens this process runs in the updates of a generation.
-
-    The counts are added to the ledger. The token positions include padding.
+def count_update(batch: Batch, cells_all: int, rules: RowRules) -> dict[str, int]:
+    """Count the token positions and tokens that this process runs for a micro-batch, by their names in the ledger.
 
     Args:
-        ledger: counts the work of the run so far.
-        batch: all rows of this process, as TRL padded them.
-        dealt: the micro-batches of this process.
-        passes: how often each micro-batch runs, TRL's `num_iterations`.
-        rules: whether rows are packed, so that each prompt counts once in a micro-batch, and padding does not count.
+        batch: the micro-batch.
+        cells_all: the token positions, padding included, of a micro-batch of all G rollouts as TRL pads them.
+        rules: whether rows are packed, so that each prompt counts once in a micro-batch, and there is no padding.
     """
-    cells = sum(num_cells(part, packed=rules.whole_groups) for part in dealt)
-    tokens = sum(int(row_lengths(part).sum()) for part in dealt)  # a shared prompt counts for every row
-    ledger.count(
-        cells_updating_all=passes * num_cells(batch),
-        cells_updating=passes * cells,
-        cells_padding=0 if rules.whole_groups else passes * (cells - tokens),
-        tokens_updating=passes * tokens,
-    )
+    cells = num_cells(batch, packed=rules.whole_groups)
+    tokens = int(row_lengths(batch).sum())  # a shared prompt counts for every row
+    return {
+        "cells_updating_all": cells_all,
+        "cells_updating": cells,
+        "cells_padding": 0 if rules.whole_groups else cells - tokens,
+        "tokens_updating": tokens,
+    }
 
 
 def selection_metrics(
@@ -118,11 +115,12 @@ def time_metrics(ledger: Ledger, fraction: float) -> dict[str, float]:
 
 
 def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """Return the share of groups in which all values marked by `mask` are equal.
+    """Return the share of groups in which all values marked by `mask` are equal. NaNs are not marked.
 
     Both arguments are `(P, G)`, for P groups of G rollouts. Groups in which the mask marks nothing are left out. If no
     group remains, the share is NaN.
     """
+    mask = mask & ~np.isnan(values)
     least = np.where(mask, values, np.inf).min(axis=1)
     most = np.where(mask, values, -np.inf).max(axis=1)
     counted = np.any(mask, axis=1)

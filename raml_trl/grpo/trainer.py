@@ -42,10 +42,11 @@ from raml_trl.grpo.model_traits import TraitsReader
 from raml_trl.grpo.overrides import Normalizer, Overrides, around, check_default_args, check_private_names, is_around
 from raml_trl.grpo.packing.packed_model import PackedModel
 from raml_trl.grpo.padding import join_batches, trim_padding
+from raml_trl.grpo.prefix_cuts import surviving
 from raml_trl.grpo.question_choice import QuestionChoosing
 from raml_trl.grpo.row_beta import weighted_beta
 from raml_trl.grpo.row_rules import ModelTraits
-from raml_trl.grpo.rows import LOSS_ROWS, SELECTED, WEIGHTS, Batch, has_advantage
+from raml_trl.grpo.rows import CUT_DRAWS, LOSS_ROWS, SELECTED, WEIGHTS, Batch, has_advantage
 from raml_trl.grpo.scoring import Scores, score_rows
 from raml_trl.grpo.subset import (
     Subset,
@@ -116,7 +117,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         self.ledger = Ledger(time.perf_counter, training=lambda: bool(self.model.training))
         self.add_callback(step_metrics.OptimizerClock(self.ledger))
         self._generations = GenerationCounter(args, self.num_iterations)
-        self._cells_of_update = 0
+        self._cells_all: int | None = None  # of a micro-batch of TRL's; None if its own micro-batches run
+        self._update = {"cells_updating": 0}  # what this training step runs, by names in the ledger
         self._prepared = False  # whether the inputs of this training step come from `_prepare_inputs`
 
     def set_model_traits(self, traits: ModelTraits) -> None:
@@ -143,7 +145,8 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
             self._overrides.check_step()
         with self.ledger.phase("preparing"), around(self, _generate_and_score_completions=self._around_generation):
             batch = super()._prepare_inputs(generation_batch)
-        self._prepared, self._cells_of_update = True, batching.num_cells(batch, packed=self.row_rules.whole_groups)
+        cells_all = batching.num_cells(batch) if self._cells_all is None else self._cells_all
+        self._prepared, self._update = True, step_metrics.count_update(batch, cells_all, self.row_rules)
         return batch
 
     def _around_generation(self, generate_and_score: Callable[..., Batch], inputs: list[Row]) -> Batch:
@@ -269,9 +272,13 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
     @_buffered_inputs.setter
     def _buffered_inputs(self, micro_batches: list[Batch] | None) -> None:
         # RaML: TRL has shuffled all rows and cut them into micro-batches; join them and cut only the rows that run.
+        self._cells_all = None
         if micro_batches and SELECTED in micro_batches[0]:
             with self.ledger.phase("selecting"):
+                self._cells_all = batching.num_cells(micro_batches[0])
                 micro_batches = self._deal(join_batches(micro_batches))
+        elif micro_batches:  # an override has changed the rows, or a resumed run restores them
+            self._loss_metrics.windows = []
         self._micro_batches = micro_batches
 
     def _deal(self, batch: Batch) -> list[Batch]:
@@ -286,7 +293,6 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         if self._overrides.normalizer(self.loss_type) == "rows":
             batching.mark_loss_rows(dealt, table)
         self._loss_metrics.plan(batch, table, parts, dealt, self._trim, replay=self._overrides.loss_is_repeatable)
-        step_metrics.count_updates(self.ledger, batch, dealt, self.num_iterations, self.row_rules)
         return dealt
 
     def _trim(self, batch: Batch) -> Batch:
@@ -300,7 +306,9 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
         self._prepared = False
         with self.ledger.phase("updating", training=True), around(self, compute_loss=self._around_loss):
             loss = super().training_step(model, *args, **kwargs)
-        self.ledger.observe_update(self._cells_of_update, self.ledger.seconds["updating"] - before)
+        if self._prepared:
+            self.ledger.count(**self._update)
+            self.ledger.observe_update(self._update["cells_updating"], self.ledger.seconds["updating"] - before)
         with self.ledger.phase("selecting"), torch.no_grad(), self.compute_loss_context_manager():
             # RaML: metrics of the loss for the micro-batches that TRL would have run.
             self._loss_metrics.log(self._step, self._metrics["train"], partial(self._compute_loss, model))
@@ -354,7 +362,9 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
 
     def _account(self, batch: Batch, generation: Generation, subset: Subset) -> None:
         """Count the rows and tokens of a generation, and log its metrics."""
-        trained = self._trained(batch[SELECTED], has_advantage(batch["advantages"]))
+        trained = self._trained(batch[SELECTED], has_advantage(batch["advantages"]))[:, None]
+        if CUT_DRAWS in batch:
+            trained = trained & surviving(batch, minimum=self.args.prefix_minimum, keep=self.args.prefix_keep)
         counted = (self.ledger, self.accelerator, batch, generation, trained)
         self._log_metrics(step_metrics.count_generation(*counted, refill=self.args.refill > 0))
         columns, selected = self._completion_logs["extra"], subset.selected.cpu().numpy()
@@ -368,11 +378,13 @@ class SubsetGRPOTrainer(HubTrainer, SampledEvaluation, QuestionChoosing):
 
     def _progress(self) -> Progress:
         progress = super()._progress() | {"ledger": self.ledger.state()}
-        return progress | {"loss_metrics": progress["buffered"] and self._loss_metrics.state()}
+        of_generation = {"loss_metrics": self._loss_metrics.state(), "cells_all": self._cells_all}
+        return progress | (of_generation if progress["buffered"] else {})
 
     def _restore_progress(self, progress: Progress) -> None:
         super()._restore_progress(progress)
         self._loss_metrics.restore(progress.get("loss_metrics") or [])
+        self._cells_all = progress.get("cells_all")
 
     def _restore_totals(self, progress: Progress) -> None:
         super()._restore_totals(progress)

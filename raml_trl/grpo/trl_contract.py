@@ -39,7 +39,7 @@ _USES: dict[str, set[str]] = {
         *("_buffered_inputs", "_step", "_metrics", "_logs", "aux_loss_enabled", "pad_to_multiple_of", "reward_weights"),
         *("num_iterations", "loss_type", "scale_rewards", "multi_objective_aggregation", "beta", "num_generations"),
         *("use_vllm", "vllm_importance_sampling_correction", "log_completions", "ref_model"),
-        *("entropy_coef", "_last_world_entropy"),
+        *("entropy_coef", "_last_world_entropy", "_pending_metrics"),
     },
     "_prepare_inputs": {"_buffered_inputs", "_step", "steps_per_generation", "_generate_and_score_completions"},
     "_generate_and_score_completions": {

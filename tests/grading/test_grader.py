@@ -303,7 +303,8 @@ def test_reward_is_equation_21() -> None:
         log_extra=columns.__setitem__,
     )
     assert given == [1, 0, -0.5, -1]
-    assert metrics == {"correct": 0.5, "formatted": 0.5}
+    not_compared = dict.fromkeys(("timeout", "crash", "unreadable answer", "unreadable reference"), 0)
+    assert metrics == {"correct": 0.5, "formatted": 0.5} | not_compared
     assert columns["raml/correct"] == [True, False, True, False]
 
 
@@ -331,7 +332,7 @@ def test_reward_of_pairs_that_cannot_be_graded(monkeypatch: pytest.MonkeyPatch) 
     assert given == [1, 0, 0, 0, -1] * 2
     assert metrics == {
         **{"correct": 0.2, "formatted": 0.8},
-        **{"timeout": 0.2, "unreadable reference": 0.2, "unreadable answer": 0.2},
+        **{"timeout": 0.2, "crash": 0, "unreadable reference": 0.2, "unreadable answer": 0.2},
     }
 
 

@@ -176,10 +176,18 @@ class Filtered:
         return {name: value[: len(inputs) // 2] if value.ndim else value for name, value in batch.items()}
 
 
-@pytest.mark.parametrize("mixin", [Resampled, Filtered])
+class FilteredLater(Filtered):
+    """Keeps all rows of the first generation."""
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        later = super() if self.state.global_step else super(Filtered, self)
+        return later._generate_and_score_completions(inputs)
+
+
+@pytest.mark.parametrize("mixin", [Resampled, Filtered, FilteredLater])
 def test_a_generation_with_other_rows(model_dir: str, tmp_path: Path, mixin: type) -> None:
     ours, theirs = (train(model_dir, tmp_path, place(mixin)) for place in (before, stock))
-    assert_same(ours, theirs, "loss", "grad_norm", "reward")
+    assert_same(ours, theirs, "loss", "grad_norm", "reward", "entropy")
     with pytest.raises(InputError, match="override of _generate_and_score_completions leaves no groups to select from"):
         train(model_dir, tmp_path, before(mixin), num_generations_update=2)
 
@@ -260,7 +268,12 @@ def test_an_overridden_loss(model_dir: str, tmp_path: Path, mixin: type, caplog:
         if mixin is not ClippedSteps:
             with pytest.raises(InputError, match=rf"{mixin.__name__}.{method} divides the loss by: declare"):
                 train(model_dir, tmp_path, placed(mixin), num_generations_update=2)
-        with pytest.raises(InputError, match=rf"length_bucketing is on, but .*{mixin.__name__}.{method}"):
+        with pytest.raises(InputError, match=rf"max_tokens_per_micro_batch is set, but .*{mixin.__name__}.{method}"):
+            train(model_dir, tmp_path, placed(mixin), max_tokens_per_micro_batch=100)
+        few = {"num_generations_update": 1, "per_device_train_batch_size": 4, "subset_mode": "mask"}
+        with pytest.raises(InputError, match="4 x 1 / 8 rows is not a whole number"):
+            train(model_dir, tmp_path, placed(mixin), **few)
+        with pytest.raises(InputError, match=rf"length_bucketing is set, but .*{mixin.__name__}.{method}"):
             train(model_dir, tmp_path, placed(mixin), length_bucketing=True)
 
 

@@ -4,11 +4,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.grpo.feature_cases import pretend_vllm
 from raml_trl import SubsetGRPOConfig
-from raml_trl.grpo.prefix_cuts import cut_completions, draw_cuts, survival
+from raml_trl.grpo.prefix_cuts import cut_completions, cut_lengths, draw_cuts, survival, surviving
 from raml_trl.grpo.rows import CUT_DRAWS
 from raml_trl.runtime.errors import InputError
 from tests.helpers.trainers import fixed_rollouts, make_trainer, rollouts_with_tools
@@ -63,9 +65,23 @@ def test_the_draws_depend_on_seed_and_step_only() -> None:
     assert 0.4 < draws.mean() < 0.6
 
 
+def test_the_lengths_after_the_cut() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 60, 500)
+    for minimum, keep in ((1, 0.3), (8, 0.5), (100, 0.5), (4, 1.0)):
+        draws = rng.random(500)
+        batch = {
+            "completion_mask": torch.from_numpy(np.arange(60) < lengths[:, None]).long(),
+            CUT_DRAWS: torch.from_numpy(draws),
+        }
+        tokens = (surviving(batch, minimum=minimum, keep=keep) & batch["completion_mask"].bool()).sum(dim=1)
+        assert (cut_lengths(lengths, draws, minimum=minimum, keep=keep) == tokens.numpy()).all()
+
+
 @pytest.mark.long
+@pytest.mark.parametrize("vllm", [False, True])
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
-def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str) -> None:
+def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str, vllm: bool) -> None:
     results = {}
     for mode in ("drop", "mask"):
         trainer, recorder = make_trainer(
@@ -78,6 +94,8 @@ def test_drop_equals_mask(model_dir: str, tmp_path: Path, loss_type: str) -> Non
             gradient_accumulation_steps=2,
             **PREFIX,
         )
+        if vllm:
+            pretend_vllm(trainer)
         trainer.train()
         results[mode] = recorder.of("grad_norm"), trainer.summary()["counts"]["tokens_updating"]
     assert min(results["drop"][0]) > 0
@@ -103,7 +121,7 @@ def test_nothing_changes_if_every_token_survives(model_dir: str, tmp_path: Path)
         ({"beta": 0.1}, "with beta = 0.1 the loss is not such a sum"),
         ({"loss_type": "luspo", "importance_sampling_level": "sequence"}, "loss_type 'luspo', importance_sampling"),
         ({"loss_type": "bnpo"}, "with loss_type: bnpo"),
-        ({"num_iterations": 2}, "a generation that lasts for several optimizer steps"),
+        ({"num_iterations": 2, "use_vllm": True}, "with a generation that lasts for several optimizer steps"),
     ],
 )
 def test_losses_that_are_no_sum_are_rejected(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -138,12 +138,31 @@ def test_the_first_pass_is_that_of_trl(model_dir: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("checkpoint", "settings"), [(4, {}), (2, {"ignore_data_skip": True})])
+def test_what_is_known_of_the_questions_survives(
+    model_dir: str, tmp_path: Path, checkpoint: int, settings: dict[str, Any]
+) -> None:
+    """This holds if no step is left, and if the data start over, as they do on another number of processes."""
+    shared = MIXED | {"train_dataset": questions(16), "max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    whole, _ = make_trainer(model_dir, tmp_path / "whole", **shared)
+    whole.train()
+    resumed, _ = make_trainer(model_dir, tmp_path / "resumed", **shared | settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{checkpoint}"))
+    assert resumed._progress()["generations"]["all"] == 4
+    assert resumed._question_counts.seen.sum() == whole._question_counts.seen.sum()
+    if not settings:
+        assert resumed.question_table == whole.question_table
+
+
+@pytest.mark.long
 def test_data_that_cannot_work_are_rejected(model_dir: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a generation has 2 questions, but the dataset only 1"):
         make_trainer(model_dir, tmp_path, **MIXED, train_dataset=questions(1))
     endless = IterableDataset.from_generator(lambda: iter(questions(8)))
     with pytest.raises(InputError, match="needs a dataset with numbered rows, not IterableDataset"):
         make_trainer(model_dir, tmp_path, **MIXED, train_dataset=endless)
+    with pytest.raises(InputError, match="remove_unused_columns is true: use remove_unused_columns: false"):
+        make_trainer(model_dir, tmp_path, **MIXED, remove_unused_columns=True)
     with pytest.raises(InputError, match=r"question_floor must be a number above 0 .*, got 0\.0"):
         make_trainer(model_dir, tmp_path, **MIXED, question_floor=0.0)
     assert issubclass(type(make_trainer(model_dir, tmp_path)[0]), GRPOTrainer)

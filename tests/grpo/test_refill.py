@@ -27,11 +27,12 @@ def rollouts_with_notes(prompts: list[Any], trainer: Any) -> dict[str, Any]:
 
 
 def checked_reward(
-    completions: list[Any], prompts: list[Any], note: list[str], log_extra: Any, **_: Any
+    completions: list[Any], prompts: list[Any], note: list[str], log_extra: Any, log_metric: Any, **_: Any
 ) -> list[float]:
     """`odd_prompts_reward`, which checks that its columns belong together."""
     assert note == [prompt[-1]["content"] for prompt in prompts]
     log_extra("question", note)
+    log_metric("last_digit", sum(int(text[-1]) for text in note))
     return odd_prompts_reward(completions, prompts)
 
 
@@ -52,7 +53,8 @@ def test_groups_without_signal_are_replaced(model_dir: str, tmp_path: Path, mode
         columns = logs["extra"]["question"], logs["completion"], logs["rewards"]["checked_reward"]
         tables.append(list(zip(*columns, strict=True)))
         assert [prompt[-1]["content"] for prompt in logs["prompt"]] == list(logs["extra"]["question"])
-        metrics.append({name: recorder.of(name) for name in ("refill/groups", "selection/group_same_reward")})
+        names = ("refill/groups", "selection/group_same_reward", "last_digit", "completions/mean_length")
+        metrics.append({name: recorder.of(name) for name in names})
         ledgers.append(trainer.summary()["counts"])
     before, after = tables
     groups = [slice(start, start + NUM_GENERATIONS) for start in range(0, len(before), NUM_GENERATIONS)]
@@ -72,6 +74,8 @@ def test_groups_without_signal_are_replaced(model_dir: str, tmp_path: Path, mode
     assert len({text for text, _, _ in after}) == 4
     assert metrics[1]["refill/groups"][0] >= len(replaced)
     assert metrics[0]["refill/groups"] == []
+    for name in ("last_digit", "completions/mean_length"):  # those of the rollouts that were generated first
+        assert metrics[0][name] == metrics[1][name] != []
     assert metrics[1]["selection/group_same_reward"][0] < metrics[0]["selection/group_same_reward"][0]
     discarded = int(metrics[1]["refill/groups"][0])
     assert ledgers[1]["rollouts"] == ledgers[0]["rollouts"] + discarded * NUM_GENERATIONS

@@ -21,6 +21,8 @@ def test_groups_with_equal_rewards() -> None:
     assert same_value_fraction(rewards, np.ones((2, 3), dtype=bool)) == 0.5
     assert same_value_fraction(rewards, np.array([[True] * 3, [False, True, True]])) == 1.0
     assert np.isnan(same_value_fraction(rewards, np.zeros((2, 3), dtype=bool)))
+    missing = np.array([[1.0, np.nan, 1.0], [1.0, np.nan, 2.0], [np.nan, np.nan, np.nan]])
+    assert same_value_fraction(missing, np.ones((3, 3), dtype=bool)) == 0.5
 
 
 def test_latest_correct_takes_the_rows_of_the_last_generation() -> None:

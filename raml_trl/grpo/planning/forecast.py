@@ -22,7 +22,7 @@ from raml_trl.grpo.planning.inputs import (
     read_split,
 )
 from raml_trl.grpo.planning.memory import predict_bytes, propose_tokens, read_model
-from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, predict_seconds
+from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, kept_rollouts, predict_seconds
 from raml_trl.runtime.history import RunSummary
 
 
@@ -80,7 +80,7 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
     stock = replace(
         geometries[-1], num_generations_update=args.num_generations, subset_mode="drop", shared_prompts=False
     )
-    stock_work = Work(stock.rollouts_per_step, works[-1].cells_all, works[-1].cells_all)
+    stock_work = Work(stock.rows_per_step, works[-1].cells_all, works[-1].cells_all)
     cases = [("TRL", stock, stock_work, split._replace(selecting=0.0))]
     cases += [("ours", geometry, work, split) for geometry, work in zip(geometries, works, strict=True)]
     shape, precision = read_model(config, args, model)
@@ -108,7 +108,7 @@ def forecast(config: PlanConfig) -> tuple[Sequence[Prediction], Sequence[Option]
     if groups is None or not groups.live.any():
         notes.append(f"Not compared: ways to save, because {_missing(config.run, groups)}.")
         return predictions, [], notes
-    per_step = geometries[-1].rollouts_per_step / args.num_generations / config.num_processes
+    per_step = geometries[-1].rows_per_step / args.num_generations / config.num_processes
     options = compare_options(groups, split, per_step, keep=args.prefix_keep, minimum=args.prefix_minimum)
     notes += [
         f"Compared: ways to save, on {len(groups.live):,} logged groups. Time is that to the same accuracy of the "
@@ -173,8 +173,9 @@ def _notes(basis: _Basis) -> list[str]:
             + ", ".join(f"{name} {spent / steps:.3g} s" for name, spent in basis.summary["seconds"].items() if spent)
             + " a step."
         )
-        counted = counts["cells_updating_all"] * config.num_processes / args.num_iterations / counts["rollouts"]
-        drawn = basis.stock.cells * config.num_processes / args.num_iterations / basis.stock.rows
+        rows = args.num_iterations * kept_rollouts(basis.summary)
+        counted = counts["cells_updating_all"] * config.num_processes / rows
+        drawn = basis.stock.cells * config.num_processes / basis.stock.rows
         cells += f" TRL's cells per rollout are {drawn:.1f} as drawn; that run counted {counted:.1f}."
     memory = (
         "Estimated: memory, by a formula, of weights, gradients, AdamW states and the activations of a micro-batch "

@@ -30,6 +30,12 @@ class Geometry:
     skip_zero_advantage: bool
     shared_prompts: bool = False
     max_tokens_per_micro_batch: int | None = None
+    selection_cost: Literal["rows", "tokens"] = "rows"
+    mean_of_row: bool = False
+    """Whether the loss is a mean over the tokens of each row; it matters for `selection_cost: tokens`."""
+    prefix_minimum: int | None = None
+    """None if completions are not cut, or if the tokens that are cut run too."""
+    prefix_keep: float = 1.0
 
     @property
     def fraction(self) -> float:
@@ -78,6 +84,14 @@ class Geometry:
         It is an average if several steps train on the same rollouts.
         """
         return self.rollouts * self.generations_per_step / self.num_iterations
+
+    @property
+    def rows_per_step(self) -> float:
+        """Number of rows that one optimizer step of TRL's trainer runs, on all processes.
+
+        With `num_iterations` > 1, a rollout is a row in each of several steps.
+        """
+        return self.rollouts * self.generations_per_step
 
     @property
     def generations_per_step(self) -> float:

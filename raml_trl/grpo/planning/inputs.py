@@ -86,8 +86,9 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
     Some of them depend on whether the model draws random numbers in training. Only the settings in `args` and `model`
     are read to find this out; dropout in the model's own config, for example, is ignored.
     """
-    adapter_noise = model is not None and model.use_peft and model.lora_dropout > 0
-    rules = args.row_rules(ModelTraits(noise=adapter_noise or bool(args.neftune_noise_alpha)))
+    noise = bool(args.neftune_noise_alpha) or (model is not None and model.use_peft and model.lora_dropout > 0)
+    rules = args.row_rules(ModelTraits(noise=noise))
+    drops = args.subset_mode == "drop"
     return Geometry(
         num_processes=num_processes,
         per_device_train_batch_size=args.per_device_train_batch_size,
@@ -101,8 +102,12 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
         subset_mode=args.subset_mode,
         length_bucketing=rules.length_bucketing,
         skip_zero_advantage=rules.skip_zero_advantage,
-        shared_prompts=args.shared_prompts != "off" and not adapter_noise,
+        shared_prompts=args.shared_prompts != "off" and not noise,
         max_tokens_per_micro_batch=args.max_tokens_per_micro_batch,
+        selection_cost=args.selection_cost,
+        mean_of_row=args.loss_type in MEAN_OF_ROW_LOSSES,
+        prefix_minimum=args.prefix_minimum if args.token_selection == "prefix" and drops else None,
+        prefix_keep=args.prefix_keep,
     )
 
 

@@ -22,7 +22,8 @@ from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
 from raml_trl.grpo.planning.geometry import Geometry
-from raml_trl.grpo.selection import select_rollouts
+from raml_trl.grpo.prefix_cuts import cut_lengths
+from raml_trl.grpo.selection import cost_factors, select_rollouts
 from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.history import LogEntry, RunSummary
 
@@ -142,6 +143,13 @@ def _draw_generation(
     lengths_together = np.empty_like(lengths.ravel())
     lengths_together[shuffled] = lengths  # before TRL shuffles them, as the selection sees them
     together = lengths.size if geometry.selection_scope == "batch" else group
+    factors = None
+    if geometry.selection_cost == "tokens":
+        of_groups = lengths_together.reshape(-1, group)
+        prompts = np.full_like(of_groups, prompt_length)
+        m, mean_of_row = geometry.num_generations_update, geometry.mean_of_row
+        factors = cost_factors(prompts, of_groups, m, mean_of_row=mean_of_row, shared=geometry.packs)
+        factors = factors.reshape(-1, together)
     selection = select_rollouts(
         rewards.reshape(-1, together),
         advantages.reshape(-1, together),
@@ -150,14 +158,18 @@ def _draw_generation(
         seed=seed,
         step=step,
         lengths=lengths_together.reshape(-1, together),
+        factors=factors,
     )
     selected = selection.mask(together).ravel()[shuffled]  # (W, R), as TRL buffers them
     live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
     longest = lengths.max()  # untrimmed width on the process with the longest rollout, and an upper bound on others
+    cells_all = lengths.shape[1] * (prompt_length + longest)
+    if geometry.prefix_minimum is not None:
+        draws = rng.random(lengths.shape)
+        lengths = cut_lengths(lengths, draws, minimum=geometry.prefix_minimum, keep=geometry.prefix_keep)
     prefixes = np.full(lengths.size, prompt_length - 1)
     tokens = RowTokens(shuffled.ravel() // group, prefixes, lengths.ravel())
     cells = _cells(geometry, selected, live, tokens, prompt_length=prompt_length, longest=longest)
-    cells_all = lengths.shape[1] * (prompt_length + longest)
     return int((selected & live).sum()), int(cells.max()), int(cells_all)
 
 
@@ -238,13 +250,18 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     if cells_all != cells:
         price = (whole - generating - scoring_all - seconds["updating"]) / (cells_all - cells)
     price = min(max(price, 0.0), most)  # rounding in the summary can exceed these bounds
-    scale = geometry.rollouts_per_step / counts["rollouts"]
+    scale = geometry.rollouts_per_step / kept_rollouts(summary)
     return Split(
         generating * scale,
         seconds["selecting"] * scale,
         (seconds["updating"] - price * cells) * scale,
         price + seconds["scoring"] / cells,
     )
+
+
+def kept_rollouts(summary: RunSummary) -> float:
+    """Return the number of rollouts that a run generated, without those that the setting `refill` replaced."""
+    return summary["counts"]["selected"] * summary["num_generations"] / summary["num_generations_update"]
 
 
 def predict_seconds(split: Split, work: Work, fraction: float) -> dict[str, float]:

@@ -95,13 +95,24 @@ def test_rows_without_signal_are_left_out() -> None:
     assert draw(replace(batch, selection_scope="group"), EQUAL, 0.25).rows == pytest.approx(6, rel=0.1)
 
 
+def test_settings_that_choose_short_rollouts_or_cut_them() -> None:
+    """With a loss that is a mean over each row, a long rollout is selected less often."""
+    packed = replace(TRIMMED, shared_prompts=True, selection="importance", num_generations_update=2)
+    whole = draw(packed, UNEQUAL).cells
+    assert draw(replace(packed, selection_cost="tokens", mean_of_row=True), UNEQUAL).cells < 0.8 * whole
+    assert draw(replace(packed, prefix_minimum=100), UNEQUAL).cells == whole
+    cut = draw(replace(packed, prefix_minimum=1, prefix_keep=0.5), EQUAL).cells
+    prompts = 4 * 4  # of 4 groups, without their last tokens
+    assert cut - prompts == pytest.approx(0.75 * (draw(packed, EQUAL).cells - prompts), rel=0.05)
+
+
 def test_a_step_is_the_sum_of_its_micro_batches() -> None:
     half = replace(TRIMMED, gradient_accumulation_steps=2)
     assert draw(half, EQUAL) == Work(rows=16, cells=16 * 35, cells_all=16 * 35)
     assert half.rollouts_per_step == 16
     twice = replace(half, num_iterations=2)
     assert draw(twice, EQUAL) == draw(half, EQUAL)
-    assert twice.rollouts_per_step == 8
+    assert (twice.rollouts_per_step, twice.rows_per_step) == (8, 16)
 
 
 @pytest.mark.parametrize("geometry", [GEOMETRY, TRIMMED])
@@ -133,10 +144,11 @@ def summary(**changes: Any) -> dict[str, Any]:
     whole = 7.0 + 5.0  # updates on all 400 cells take 1 s + 4 s
     record = {
         "seconds": seconds,
-        "counts": {"rollouts": 64, "cells_updating": 100, "cells_updating_all": 400},
+        "counts": {"rollouts": 64, "selected": 16, "cells_updating": 100, "cells_updating_all": 400},
         "speedup": {"estimated": whole / 9.2},
     }
-    return {name: value | changes.get(name, {}) for name, value in record.items()}
+    sizes = {"num_generations": 8, "num_generations_update": 2}
+    return {name: value | changes.get(name, {}) for name, value in record.items()} | sizes
 
 
 def test_the_constant_and_price_of_a_run_are_recovered() -> None:
@@ -144,6 +156,8 @@ def test_the_constant_and_price_of_a_run_are_recovered() -> None:
     assert measured_split(summary(), GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01))
     half = replace(GEOMETRY, gradient_accumulation_steps=2)
     assert measured_split(summary(), half) == pytest.approx(Split(1.75, 0.05, 0.25, 0.01))
+    refilled = summary(counts={"rollouts": 128})  # 64 of them were replaced
+    assert measured_split(refilled, GEOMETRY) == measured_split(summary(), GEOMETRY)
 
 
 def test_a_run_on_all_cells_has_a_price_only() -> None:
