@@ -46,24 +46,6 @@ def survival(lengths: Tensor, width: int, *, minimum: int, keep: float) -> Tenso
     return 1 - (1 - keep) * beyond / (lengths[:, None] - minimum).clamp(min=1)
 
 
-def cut_lengths(
-    lengths: NDArray[np.int64], draws: NDArray[np.float64], *, minimum: int, keep: float
-) -> NDArray[np.int64]:
-    """Return the lengths of completions after the cut, in an array of the same shape.
-
-    Args:
-        lengths: tokens of each completion.
-        draws: u in [0, 1) for each completion, as from `draw_cuts`: the tokens that survive with a probability above u
-            remain.
-        minimum: see `survival`.
-        keep: see `survival`.
-    """
-    beyond = np.maximum(lengths - minimum, 0)
-    whole = (draws < keep) | (beyond == 0)
-    kept = np.ceil(beyond * (1 - draws) / max(1 - keep, 1e-9)) - 1  # the largest number of further tokens
-    return np.where(whole, lengths, minimum + kept.astype(np.int64))
-
-
 def surviving(batch: Batch, *, minimum: int, keep: float) -> Tensor:
     """Return which tokens `(R, C)` of completions survive the cuts that the column `CUT_DRAWS` of the batch draws.
 

@@ -257,6 +257,7 @@ def test_everything_that_is_missing_is_listed_below_the_plan(
     assert plan == {
         "generation": "512 rollouts, 8 for each of 64 questions, processes: 1",
         "update": "4 of 8 rollouts, selection importance, loss dapo",
+        "reward": "answer",
         "length": "200 steps",
         "output_dir": "runs/gsm8k/grpo_0.5b, a new run",
     }

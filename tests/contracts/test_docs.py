@@ -101,8 +101,16 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     text = _CONSOLE.sub(lambda match: "" if match[3].startswith("raml-trl ") else match[0], page.read_text())
     for command, rest in _COMMAND.findall(re.sub(r"\\\n\s*", "", text)):
         words = shlex.split(rest.split(" --config_file ")[0])
-        if command not in TOOLS and words and (words[0].startswith("--") or find_recipe(words[0]).is_file()):
+        if command not in TOOLS and words and (words[0].startswith("--") or is_recipe(words[0])):
             yield command, words
+
+
+def is_recipe(word: str) -> bool:
+    """Return whether a word of a page names a recipe, and is not a placeholder such as RECIPE."""
+    try:
+        return find_recipe(word).is_file()
+    except InputError:
+        return False
 
 
 def parse(command: str, arguments: list[str]) -> tuple[Any, ...]:

@@ -4,13 +4,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.grpo.feature_cases import pretend_vllm
 from raml_trl import SubsetGRPOConfig
-from raml_trl.grpo.prefix_cuts import cut_completions, cut_lengths, draw_cuts, survival, surviving
+from raml_trl.grpo.prefix_cuts import cut_completions, draw_cuts, survival
 from raml_trl.grpo.rows import CUT_DRAWS
 from raml_trl.runtime.errors import InputError
 from tests.helpers.trainers import fixed_rollouts, make_trainer, rollouts_with_tools
@@ -63,19 +62,6 @@ def test_the_draws_depend_on_seed_and_step_only() -> None:
     assert (draws == draw_cuts(50, 8, seed=1, step=2)).all()
     assert (draws != draw_cuts(50, 8, seed=1, step=3)).any()
     assert 0.4 < draws.mean() < 0.6
-
-
-def test_the_lengths_after_the_cut() -> None:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 60, 500)
-    for minimum, keep in ((1, 0.3), (8, 0.5), (100, 0.5), (4, 1.0)):
-        draws = rng.random(500)
-        batch = {
-            "completion_mask": torch.from_numpy(np.arange(60) < lengths[:, None]).long(),
-            CUT_DRAWS: torch.from_numpy(draws),
-        }
-        tokens = (surviving(batch, minimum=minimum, keep=keep) & batch["completion_mask"].bool()).sum(dim=1)
-        assert (cut_lengths(lengths, draws, minimum=minimum, keep=keep) == tokens.numpy()).all()
 
 
 @pytest.mark.long

@@ -22,7 +22,6 @@ from raml_trl.grpo.ledger import ceiling
 from raml_trl.grpo.micro_batches import IDLE, deal_micro_batches
 from raml_trl.grpo.packing.dealing import RowTokens, deal_groups
 from raml_trl.grpo.planning.geometry import Geometry
-from raml_trl.grpo.prefix_cuts import cut_lengths
 from raml_trl.grpo.selection import cost_factors, select_rollouts
 from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.history import LogEntry, RunSummary
@@ -212,6 +211,23 @@ def _cells(
         trimmed = np.max(np.where(rows == IDLE, 1, lengths.ravel()[rows]), axis=1)
         cells += rows.shape[1] * (prompt_length + (trimmed if geometry.length_bucketing else longest))
     return cells
+
+
+def cut_lengths(
+    lengths: NDArray[np.int64], draws: NDArray[np.float64], *, minimum: int, keep: float
+) -> NDArray[np.int64]:
+    """Return the lengths of completions after a cut by `token_selection: prefix`, in an array of the same shape.
+
+    Args:
+        lengths: tokens of each completion.
+        draws: u in [0, 1) for each completion: the tokens that survive with a probability above u remain.
+        minimum: the setting `prefix_minimum`.
+        keep: the setting `prefix_keep`.
+    """
+    beyond = np.maximum(lengths - minimum, 0)
+    whole = (draws < keep) | (beyond == 0)
+    kept = np.ceil(beyond * (1 - draws) / max(1 - keep, 1e-9)) - 1  # the largest number of further tokens
+    return np.where(whole, lengths, minimum + kept.astype(np.int64))
 
 
 def given_split(generating: float, updating: float, work: Work) -> Split:

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from raml_trl.grpo.planning.geometry import Geometry
 from raml_trl.grpo.planning.step_cost import (
     Split,
     Work,
+    cut_lengths,
     draw_work,
     given_split,
     logged_lengths,
@@ -17,6 +19,8 @@ from raml_trl.grpo.planning.step_cost import (
     measured_split,
     predict_seconds,
 )
+from raml_trl.grpo.prefix_cuts import surviving
+from raml_trl.grpo.rows import CUT_DRAWS
 
 GEOMETRY = Geometry(
     num_processes=1,
@@ -93,6 +97,19 @@ def test_rows_without_signal_are_left_out() -> None:
     batch = replace(TRIMMED, selection="abs_advantage", selection_scope="batch", num_generations_update=2)
     assert draw(batch, EQUAL, 0.25).rows == 8
     assert draw(replace(batch, selection_scope="group"), EQUAL, 0.25).rows == pytest.approx(6, rel=0.1)
+
+
+def test_the_lengths_after_the_cut() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 60, 500)
+    for minimum, keep in ((1, 0.3), (8, 0.5), (100, 0.5), (4, 1.0)):
+        draws = rng.random(500)
+        batch = {
+            "completion_mask": torch.from_numpy(np.arange(60) < lengths[:, None]).long(),
+            CUT_DRAWS: torch.from_numpy(draws),
+        }
+        tokens = (surviving(batch, minimum=minimum, keep=keep) & batch["completion_mask"].bool()).sum(dim=1)
+        assert (cut_lengths(lengths, draws, minimum=minimum, keep=keep) == tokens.numpy()).all()
 
 
 def test_settings_that_choose_short_rollouts_or_cut_them() -> None:
