@@ -78,10 +78,10 @@ def sigma_of_extremes(least: float, most: float, number: int) -> float:
 def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw completion lengths `(N,)` in tokens that fit the log of a run.
 
-    N is `ROLLOUTS_DRAWN`. The lengths come from a log-normal distribution, clipped to 1 and to the longest completion
-    in the log. Its sigma follows from the minimum and the maximum of the log's entries, each averaged over the entries.
-    Its median is such that the clipped lengths have the mean of the log. If many completions were cut at the limit of
-    the run, sigma is too low, because the maximum is not the one of the distribution.
+    N is `ROLLOUTS_DRAWN`. The lengths come from a log-normal distribution, clipped to 1 and to the maximum in the log.
+    Its sigma follows from the minimum and the maximum, each averaged over the entries of the log. Its median is such
+    that the clipped lengths have the mean of the log. If many completions were cut at the limit of the run, sigma is
+    too low, because the maximum is not the one of the distribution.
 
     Args:
         entries: the log of the run.
@@ -92,7 +92,7 @@ def logged_lengths(entries: Sequence[LogEntry], rollouts: int, rng: np.random.Ge
         [entry[f"completions/{part}_length"] for entry in entries if f"completions/{part}_length" in entry]
         for part in ("mean", "min", "max")
     )
-    mean, longest = fmean(means), int(max(maxima))
+    mean, longest = fmean(means), round(fmean(maxima))
     factors = _lognormal_factors(sigma_of_extremes(fmean(minima), fmean(maxima), rollouts), rng)
     low, high = 1 / factors.max(), longest / factors.min()  # all lengths are 1 at `low`, and the longest at `high`
     for _ in range(BISECTIONS):
