@@ -162,19 +162,23 @@ def steps_to(trial: Trial, metric: str, level: float) -> int | None:
     return next((step for step, value in zip(trial.steps, curve, strict=True) if value >= level), None)
 
 
-def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float | None:
-    """Return the step at which the mean curve of `trials` first reaches `level`, interpolated between evaluations.
+def mean_curve(trials: Sequence[Trial], metric: str) -> tuple[float, ...]:
+    """Return the mean of the curves of `trials`."""
+    return tuple(np.mean([trial.curve(metric) for trial in trials], axis=0).tolist())
 
-    Return None if the mean curve never reaches `level`, or has reached it already at the first evaluation.
+
+def first_step_at(steps: Sequence[int], curve: Sequence[float], level: float) -> float | None:
+    """Return the step at which a curve first reaches `level`, interpolated between evaluations.
+
+    `curve` has the values at `steps`, and must reach `level`. Return None if it has reached `level` already at the
+    first evaluation.
     """
-    curve = np.mean([trial.curve(metric) for trial in trials], axis=0)
-    reached = np.flatnonzero(curve >= level)
-    if not reached.size or not reached[0]:
+    after = int(np.argmax(np.asarray(curve) >= level))
+    if after == 0:
         return None
-    after = reached[0]
-    before, steps = after - 1, trials[0].steps
+    before = after - 1
     part = (level - curve[before]) / (curve[after] - curve[before])
-    return float(steps[before] + part * (steps[after] - steps[before]))
+    return steps[before] + part * (steps[after] - steps[before])
 
 
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:

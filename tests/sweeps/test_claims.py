@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -178,6 +179,16 @@ def test_more_rollouts_for_the_same_rows_are_faster_if_generation_is_cheap() -> 
             for rate, m, rollouts in zip(rates, (8, 1), (64, 512), strict=True)
         ]
         assert f"| {text} (" in break_even_table([break_even(comparison, {"s": arms})])
+
+
+def test_an_arm_reaches_its_own_final_level_in_spite_of_rounding() -> None:
+    """numpy adds eight numbers in another order than eight rows, with a sum that is one rounding smaller."""
+    ends = (0.36, 0.17, 0.96, 0.12, 0.79, 0.32, 0.68, 0.9)
+    assert np.mean(ends) > np.mean([[0.0, end] for end in ends], axis=0)[-1]
+    fewer = [trial(seed, (0.0, end), m=1, rows=16) for seed, end in enumerate(ends)]
+    more = [trial(seed, (0.0, 1.0), m=8) for seed in range(len(ends))]
+    pair = break_even(eight_above_one("equal_seconds"), {"s": more + fewer})
+    assert pair.allowed == pytest.approx((10 + 10 * 0.5375) / 20)
 
 
 def test_arms_that_select_the_same_share_have_no_break_even() -> None:
