@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -219,6 +220,7 @@ def test_invalid_arms_are_rejected() -> None:
     for parameters, message in (
         ({"m": 8}, "several trials for seed 0: specify lr"),
         ({"m": 4}, "s, m 4 matches no complete trial"),
+        ({"m": 8, "lrr": "tuned"}, "s, m 8, lrr tuned: the sweep has no parameter 'lrr', only m, lr, seed"),
     ):
         with pytest.raises(InputError, match=message):
             arm_trials(Arm("s", parameters), {"s": trials}, "pass@1")
@@ -227,6 +229,26 @@ def test_invalid_arms_are_rejected() -> None:
     few = [trial(seed, (0.5,), m=m) for seed, m in product(range(2), (1, 8))]
     with pytest.raises(InputError, match="2 complete seeds in common, but need 3 or more"):
         compare_arms(eight_above_one("last"), {"s": few})
+    tuned = ArmComparison("last", "pass@1", Arm("s", {"m": 8, "lr": "tuned"}), Arm("s", {"m": 8, "lr": 1}))
+    with pytest.raises(InputError, match="0 complete seeds in common, but need 3 or more"):
+        compare_arms(tuned, {"s": [each for each in trials if each.seed == 0]})
+    for seed in ({}, {"seed": "first"}):
+        odd = [replace(trials[0], parameters={"m": 8} | seed)]
+        with pytest.raises(
+            InputError, match=f"seed of .* is {seed.get('seed')!r}: sweep the parameter seed, with whole"
+        ):
+            arm_trials(Arm("s", {"m": 8}), {"s": odd}, "pass@1")
+
+
+@pytest.mark.parametrize("text", ['{"sweep": ["grid"], "seed": 0, "count": null}', "[]", '{"s": [{"m": 8}]}', "{"])
+def test_another_file_than_stored_trials_is_named(text: str, tmp_path: Path) -> None:
+    """The output directory of a sweep also has a file named trials.json."""
+    path = tmp_path / "trials.json"
+    path.write_text(text)
+    with pytest.raises(
+        InputError, match=r"trials\.json is not a trials\.json of weigh_claims: give such a file, or the"
+    ):
+        read_trials(path)
 
 
 def test_settings_are_grouped_by_the_parameters_that_differ() -> None:
