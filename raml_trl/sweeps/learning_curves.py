@@ -95,20 +95,21 @@ def read_trials(path: Path) -> dict[str, list[Trial]]:
 
 
 def _read_stored_trials(path: Path) -> dict[str, list[Trial]]:
-    names = {entry.name for entry in fields(Trial)}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # it is not JSON or not UTF-8
         content = None
-    lists = list(content.values()) if isinstance(content, dict) else [None]
-    if not all(isinstance(trials, list) for trials in lists) or not all(
-        isinstance(trial, dict) and trial.keys() == names for trials in lists for trial in trials
-    ):
+    if not isinstance(content, dict) or not all(map(_are_trials, content.values())):
         raise InputError(
             f"sweeps {path} is not a trials.json of weigh_claims: give such a file, or the directory that holds the "
             "output directories of sweep"
         )
     return {name: [_parse_trial(trial) for trial in trials] for name, trials in content.items()}
+
+
+def _are_trials(content: object) -> bool:
+    names = {entry.name for entry in fields(Trial)}
+    return isinstance(content, list) and all(isinstance(trial, dict) and trial.keys() == names for trial in content)
 
 
 def _parse_trial(content: Mapping[str, object]) -> Trial:
