@@ -105,17 +105,22 @@ def check_runs(rules: Rules) -> None:
             questions.
     """
     known = {entry.name for entry in fields(SubsetGRPOConfig)}
-    starts = set()
+    checked = set()
     for rule_run in rules.all_runs():
         unknown = next((name for name in rule_run.settings if name not in known), None)
         if unknown is not None:
             raise InputError(f"{rule_run.arm} in {rule_run.world}: train_grpo has no setting {unknown!r}")
-        grpo = grpo_config(rule_run, "unused")
+        try:
+            grpo = grpo_config(rule_run, "unused")
+        except (ValueError, NotImplementedError) as error:  # raised by TRL's config and by ours
+            raise InputError(f"{rule_run.arm} in {rule_run.world}: {error}") from error
         start = rule_run.start
-        if (start.model, start.questions) not in starts:
+        start_and_batch = (start.model, start.questions, start.test, grpo.generation_batch_size, grpo.num_generations)
+        if start_and_batch not in checked:
             check_model(start.model)
             check_number(grpo_rows(open_table(start.questions), rule_run.prompt_style), grpo, start.questions)
-            starts.add((start.model, start.questions))
+            open_table(start.test)
+            checked.add(start_and_batch)
 
 
 def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str) -> list[RuleCurve]:
@@ -141,7 +146,10 @@ def complete(runs: Sequence[RuleRun], directory: Path, workers: int, stage: str)
 
 
 def _make(runs: Iterable[RuleRun], directory: Path, workers: int) -> Iterator[None]:
-    """Make `runs`, and yield after each. With several workers, the order of the ends is that of the processes."""
+    """Make `runs`, and yield after each. With several workers, the order of the ends is that of the processes.
+
+    The workers end with this generator, also in the middle of their runs, as after a signal.
+    """
     if workers == 1:
         for rule_run in runs:
             make_run(rule_run, directory)
@@ -150,12 +158,14 @@ def _make(runs: Iterable[RuleRun], directory: Path, workers: int) -> Iterator[No
     # A forked process would share the threads of torch with its parent.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(make_run, rule_run, directory) for rule_run in runs]
         try:
+            futures = [pool.submit(make_run, rule_run, directory) for rule_run in runs]
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # a worker writes each result in one step, so that none is lost or half-written
 
 
 def _end_with_parent() -> None:
@@ -191,7 +201,9 @@ def make_run(
             batch_size=config.per_device_eval_batch_size,
             seed=rule_run.seed,
         )
-        before = _start_score(rule_run, directory, lambda: measure_start(start.model, rows, evaluation, config))
+        before = _start_score(
+            rule_run, evaluation, directory, lambda: measure_start(start.model, rows, evaluation, config)
+        )
         spent = train_on_budget(
             start.model,
             rows,
@@ -227,10 +239,15 @@ def read_curve(rule_run: RuleRun, directory: Path) -> RuleCurve | None:
     return None if content is None else RuleCurve(rule_run, tuple(Point(**point) for point in content["points"]))
 
 
-def _start_score(rule_run: RuleRun, directory: Path, measure: Callable[[], float]) -> float:
+def _start_score(rule_run: RuleRun, evaluation: Evaluation, directory: Path, measure: Callable[[], float]) -> float:
     """Return the score of the model from which a run starts. All runs of a world and seed share it."""
     path = directory / "curves" / rule_run.world / f"start-seed-{rule_run.seed}.json"
-    identity = {"start": asdict(rule_run.start), "num_samples": rule_run.num_samples}
+    identity = {
+        "start": asdict(rule_run.start),
+        "num_samples": rule_run.num_samples,
+        "prompt_style": evaluation.prompt_style,
+        "sampling": asdict(evaluation.settings),
+    }
     content = _read_result(path, identity)
     if content is None:
         content = {**identity, "score": measure()}
@@ -239,11 +256,15 @@ def _start_score(rule_run: RuleRun, directory: Path, measure: Callable[[], float
 
 
 def _read_result(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the content of a result file, or None if there is none. It must have the entries of `identity`."""
+    """Return the content of a result file, or None if there is none.
+
+    The file must not differ from `identity`. It may lack entries that older versions did not write.
+    """
     if not path.exists():
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if json.loads(json.dumps(identity)) != {name: content.get(name) for name in identity}:
+    expected = json.loads(json.dumps(identity))
+    if expected != {name: content.get(name, value) for name, value in expected.items()}:
         raise InputError(f"{path} is from other rules: choose another output_dir, or remove this file to run it again")
     return content
 

@@ -9,7 +9,8 @@ are computed from the samples of an earlier run, for example for other values of
 
 Until all samples are drawn, they are kept in shards, files that each hold the samples of some of the questions. A
 killed run therefore resumes with the missing shards. The processes of `accelerate launch` divide the shards among
-themselves. `push_to_hub` uploads the samples with a card, even if the run was already complete.
+themselves. `push_to_hub` uploads the samples with a card, and `update_card` writes the metrics into the card of the
+model, even if the run was already complete.
 """
 
 import logging
@@ -37,7 +38,7 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.local_names import nothing_at
 from raml_trl.runtime.locks import locked
-from raml_trl.runtime.runs import UNFINISHED, Run, is_complete, is_first_process, open_run
+from raml_trl.runtime.runs import UNFINISHED, Run, complete_record, is_complete, is_first_process, open_run
 from raml_trl.runtime.trackers import check_tracker, report, run_group
 from raml_trl.sampling.config import EvaluateConfig
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer, open_engine, shown_name
@@ -159,16 +160,6 @@ def close_run(config: EvaluateConfig, record: Run, shards: Sequence[Path], start
     rng = np.random.default_rng(config.seed)
     results = sample_metrics(source, config.k, rng, thresholds=config.g_pass_thresholds)
     write_json(record.directory / "metrics.json", results)
-    model = Path(config.model_name_or_path)
-    if config.update_card and model.is_dir():
-        with locked(model, "wait"):  # another evaluation may be updating the card
-            add_results(
-                model,
-                dataset=shown_name(config.dataset_name),
-                split=config.dataset_split,
-                metrics=results["metrics"],
-                samples=np.unique(results["samples_per_question"]).tolist(),
-            )
     report(
         config.report_to,
         project=config.project,
@@ -185,7 +176,15 @@ def close_run(config: EvaluateConfig, record: Run, shards: Sequence[Path], start
 
 
 def publish(config: EvaluateConfig, record: Run) -> list[str]:
-    """Push samples, metrics and a card to the Hub if `hub_dataset_id` is set; return the URL of the push, if any."""
+    """Write the metrics into the cards of the models, and push samples, metrics and a card, as far as is asked for.
+
+    Returns:
+        The URL of the push, if any.
+    """
+    if config.update_card:
+        for model in (config.model_name_or_path, *config.models):
+            directory = record.directory / Path(model).name if config.models else record.directory
+            update_card(config, Path(model), directory)
     if config.hub_dataset_id is None:
         return []
     repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
@@ -204,6 +203,30 @@ def publish(config: EvaluateConfig, record: Run) -> list[str]:
     write_card(record.directory / CARD, card)
     patterns, message = [CARD, SAMPLES_FILE, "metrics.json"], f"Samples of {shown_name(config.model_name_or_path)}"
     return [push_dataset(record.directory, repo_id, private=config.hub_private, patterns=patterns, message=message)]
+
+
+def update_card(config: EvaluateConfig, model: Path, directory: Path) -> None:
+    """Write the metrics of the complete evaluation in `directory` into the card of `model`, if it is a directory.
+
+    Raises:
+        InputError: if the card cannot be read or written.
+    """
+    if not model.is_dir():
+        return
+    results = complete_record(str(directory), "evaluate")["results"]
+    try:
+        with locked(model, "wait"):  # another evaluation may be updating the card
+            add_results(
+                model,
+                dataset=shown_name(config.dataset_name),
+                split=config.dataset_split,
+                metrics=results["metrics"],
+                samples=np.unique(results["samples_per_question"]).tolist(),
+            )
+    except InputError as error:
+        raise InputError(
+            f"update_card: {error}; the evaluation itself is complete, so run the same command again to write the card"
+        ) from error
 
 
 def draw_shards(config: EvaluateConfig) -> list[Path] | None:

@@ -8,8 +8,8 @@ A shard is a file with the trajectories of some of the questions. Each process o
 shards and never waits for another process. A shard appears on disk only once it is complete. If the command was
 interrupted, the same command, on any number of processes, writes the missing shards, with the same content as without
 the interruption. The process that finishes last writes the card and marks the run as complete. `output_dir` is then a
-dataset for `train_sft`, in the format of the RaML paper's rollout datasets. With `push_to_hub`, it also pushes the
-dataset and the card to the Hub.
+dataset for `train_sft`, in the format of the RaML paper's rollout datasets. `push_to_hub` uploads the dataset and the
+card, even if the run was already complete.
 """
 
 import logging
@@ -72,34 +72,22 @@ def preview(config: SampleTrajectoriesConfig) -> Iterator[dict[str, str]]:
 
 
 def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Path], seconds: float) -> None:
-    """Count the trajectories of all shards, write the dataset card, push the dataset if asked to, and complete the run.
+    """Count the trajectories of all shards, write the dataset card, and complete the run.
 
     `record` is the run in `output_dir`, `paths` are the files of all shards, and `seconds` is the time since this
     command started.
     """
-    notes = add_notes(paths)
-    sources: Counter[str] = Counter()
-    correct, total = [], []
-    for row in read_shards(paths, columns=["source", "labels"]):
-        sources[row["source"]] += 1
-        correct.append(sum(row["labels"]))
-        total.append(len(row["labels"]))
-    counts = Counts(correct, total, notes["finished"], notes["tokens"], sources, notes["outcomes"])
-    repo_id = config.hub_dataset_id
-    if repo_id is not None:
-        repo_id = check_hub_access(repo_id, private=config.hub_private).repo_id
-    write_card(record.directory / CARD, make_card(config, repo_id or NO_REPO, counts))
-    if repo_id is not None:
-        message = f"{config.num_trajectories} trajectories of {shown_name(config.model_name_or_path)} per question"
-        patterns = [CARD, SHARDS]
-        url = push_dataset(record.directory, repo_id, private=config.hub_private, patterns=patterns, message=message)
-        logger.info("pushed to %s", url)
+    counts = count_trajectories(paths)
+    correct, total = counts.correct, counts.total
+    write_card(record.directory / CARD, make_card(config, NO_REPO, counts))
     results = {
         "questions": len(total),
         "trajectories": sum(total),
         "correct_trajectories": sum(correct),
         "questions_with_a_correct_one": sum(map(bool, correct)),
-        **notes,
+        "outcomes": counts.outcomes,
+        "finished": counts.finished,
+        "tokens": counts.num_tokens,
         "shards": len(paths),
     }
     record.finish(seconds, results)
@@ -111,6 +99,31 @@ def close_run(config: SampleTrajectoriesConfig, record: Run, paths: Sequence[Pat
         count_of(len(total), "question"),
         f"{sum(map(bool, correct)):,}",
     )
+
+
+def publish(config: SampleTrajectoriesConfig, record: Run) -> list[str]:
+    """Push the shards and a card to the Hub if `hub_dataset_id` is set; return the URL of the push, if any."""
+    if config.hub_dataset_id is None:
+        return []
+    repo_id = check_hub_access(config.hub_dataset_id, private=config.hub_private).repo_id
+    counts = count_trajectories(sorted(record.directory.glob(SHARDS)))
+    write_card(record.directory / CARD, make_card(config, repo_id, counts))
+    message = f"{config.num_trajectories} trajectories of {shown_name(config.model_name_or_path)} per question"
+    return [
+        push_dataset(record.directory, repo_id, private=config.hub_private, patterns=[CARD, SHARDS], message=message)
+    ]
+
+
+def count_trajectories(paths: Sequence[Path]) -> Counts:
+    """Return the numbers of questions and trajectories in the shards `paths`."""
+    notes = add_notes(paths)
+    sources: Counter[str] = Counter()
+    correct, total = [], []
+    for row in read_shards(paths, columns=["source", "labels"]):
+        sources[row["source"]] += 1
+        correct.append(sum(row["labels"]))
+        total.append(len(row["labels"]))
+    return Counts(correct, total, notes["finished"], notes["tokens"], sources, notes["outcomes"])
 
 
 def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) -> str:
@@ -129,4 +142,4 @@ def make_card(config: SampleTrajectoriesConfig, repo_id: str, counts: Counts) ->
 
 
 if __name__ == "__main__":
-    run(main, SampleTrajectoriesConfig, distributed=True, preview=preview)
+    run(main, SampleTrajectoriesConfig, distributed=True, publish=publish, preview=preview)

@@ -4,19 +4,25 @@ The Hub renders Markdown and HTML, so names that come from outside are escaped b
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from raml_trl.hub.card_parts import CARD, NO_REPO, Metrics, facts_table, metrics_table, write_card
 from raml_trl.render.tables import code_block, decimal_places, escape_for_hub, markdown_table, markdown_template
+from raml_trl.runtime.errors import InputError
 
 # Headings of TRL's card: of its quick start, of the part after that, and the last one.
 _QUICK_START, _PROCEDURE, _CITATIONS = "\n## Quick start\n", "\n## Training procedure\n", "\n## Citations\n"
-_EVALUATION = "\n## Evaluation\n"
+# Heading of our facts, and start of our table of evaluations. An author may have a section of the same name.
+_FACTS = "\n## Training data and settings\n"
+_EVALUATION = "\n## Evaluation\n\nMeans over questions of graded samples; the intervals come from a bootstrap.\n\n"
+_OWN_EVALUATION = re.compile(re.escape(_EVALUATION) + r"(?:\|.*\n?)*")
 
 Prompt = str | Sequence[Mapping[str, str]]
 """A prompt: a text, or chat messages with the texts `role` and `content`."""
@@ -107,6 +113,19 @@ def name_repo(path: Path, repo_id: str) -> None:
         write_card(path, text.replace(f'"{NO_REPO}"', f'"{repo_id}"'))
 
 
+def is_complete_card(path: Path) -> bool:
+    """Return whether there is a card at `path` that `complete_card` has completed. PEFT, for one, writes others."""
+    return path.is_file() and _FACTS in path.read_text(encoding="utf-8")
+
+
+def note_step(path: Path, step: int) -> None:
+    """In the card of a run that was copied into its checkpoint of `step`, say so if its facts are of another step."""
+    text = path.read_text(encoding="utf-8")
+    if f"\n| steps | {step:,} |" not in text:
+        note = f"These are the weights after step {step:,}. The facts and metrics are those of another step of the run."
+        write_card(path, text.replace(_FACTS, f"{_FACTS}\n{note}\n", 1))
+
+
 def last_metrics(
     history: Sequence[Mapping[str, float]], *, step: int | None = None
 ) -> tuple[int, dict[str, dict[str, float]]]:
@@ -144,9 +163,15 @@ def add_results(
         metrics: the metrics, with values from 0 to 1.
         samples: every number of samples per question that occurs in the evaluation.
         in_text: whether the text of the card gets a table; False if it already shows these results.
+
+    Raises:
+        InputError: if the metadata of the card cannot be read.
     """
     path = model / CARD
-    card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else "---\n---\n")
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else "---\n---\n")
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"the metadata of {path} cannot be read: {error}: correct it") from error
     data = card.data
     assert isinstance(data, ModelCardData)
     others = [
@@ -174,19 +199,16 @@ def add_results(
 
 
 def _with_evaluation(card: str, results: Sequence[EvalResult]) -> str:
-    """Return the card with a table of all results, in the place of an earlier table or before the citations."""
+    """Return the card with a table of all results, in the place of our earlier table or before the citations."""
     columns = [(f"{result.dataset_name}, {result.dataset_split}", result.metric_name) for result in results]
     rows = [
         (escape_for_hub(questions), escape_for_hub(str(metric)), f"{result.metric_value}")
         for (questions, metric), result in zip(columns, results, strict=True)
     ]
     table = markdown_table([("questions", "metric", "mean"), *rows], aligned=False)
-    section = (
-        f"{_EVALUATION}\nMeans over questions of graded samples; the intervals come from a bootstrap.\n\n{table}\n"
-    )
-    head, earlier, rest = card.partition(_EVALUATION)
+    section = f"{_EVALUATION}{table}\n"
+    earlier = _OWN_EVALUATION.search(card)
     if earlier:
-        after = rest.find("\n## ")
-        return f"{head}{section}{rest[after:] if after >= 0 else ''}"
+        return f"{card[: earlier.start()]}{section}{card[earlier.end() :]}"
     head, heading, citations = card.partition(_CITATIONS)
     return f"{head.rstrip()}\n{section}{heading}{citations}"

@@ -14,6 +14,7 @@ from raml_trl.render.tables import DASH, Cell, Table, interval, number
 from raml_trl.reports.runs import TRAINING, TrainingRun, is_held_out, metric_order, read_training
 from raml_trl.reports.terms import INTERVAL, P_VALUE, metric_terms, metric_title
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.recipes import find_recipe
 from raml_trl.runtime.runs import find_record, read_record
 from raml_trl.sweeps.results import TrialResult, means_over_seeds
 from raml_trl.sweeps.study import read_study
@@ -117,7 +118,7 @@ def read_sweep_results(name: str, directory: str) -> SweepResults:
         trials = [TrialResult(**trial) for trial in content["trials"]]
         combinations = [row["parameters"] for row in content["means"]]
     else:
-        sweep = read_sweep(Path(record["settings"]["sweep"]))
+        sweep = read_sweep(find_recipe(record["settings"]["sweep"]))
         metric, goal, trials = sweep.metric, sweep.goal, read_study(path, sweep).results()
         combinations = [row.parameters for row in means_over_seeds(sweep, trials)]
     runs = {

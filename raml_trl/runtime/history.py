@@ -4,6 +4,7 @@ transformers writes `trainer_state.json` in every training run. `train_grpo` wri
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -94,12 +95,12 @@ def last_log(directory: Path) -> list[LogEntry]:
 def logged_curves(entries: Iterable[LogEntry]) -> dict[str, dict[int, float]]:
     """Return the curve of each metric: its values by optimizer step.
 
-    NaN values and entries without a step are left out.
+    NaN and infinity, such as the norm of a gradient that overflowed, and entries without a step are left out.
     """
     curves: dict[str, dict[int, float]] = {}
     for entry in entries:
         for name, value in entry.items():
-            if "step" in entry and value == value:
+            if "step" in entry and math.isfinite(value):
                 curves.setdefault(name, {})[int(entry["step"])] = float(value)
     return curves
 

@@ -133,9 +133,9 @@ class DirectoryLock:
     def beat(self) -> None:
         """Touch the lock file every `heartbeat` seconds until `release` is called. A thread runs this method."""
         while not self._stopped.wait(self.heartbeat):
-            found = _read(self.path)
-            if found is not None and found[1] == self.holder:
-                with suppress(OSError):  # a failed touch is tried again, and `check` reports a lost lock
+            with suppress(OSError):  # a failed touch is tried again, and `check` reports a lost lock
+                found = _read(self.path)
+                if found is not None and found[1] == self.holder:
                     os.utime(self.path)
 
     def release(self) -> None:

@@ -86,14 +86,17 @@ def next_command(command: str, directory: Path, recipe: str | None) -> str | Non
             return _written(runnable.command, runnable.name)
     if command in _PREPARING and recipe is None:
         return _written("recipes")
+    if command not in _REPORTED or directory.name in ("", ".."):  # the report would need the name of the directory
+        return None
     page = directory.with_name(f"{directory.name}_report")
-    if command not in _REPORTED or page.exists():
+    if page.exists():
         return None
     setting, name = _REPORTED[command]
     if command == "compare":
         shown = complete_record(str(directory), command)["settings"].get("evaluations", [])
     elif command == "evaluate" and not _has_samples(directory):  # of several models, or of none
-        shown = [f"{path.name}={path}" for path in sorted(directory.iterdir()) if _has_samples(path)]
+        # A name of a trial, such as seed=0, has the sign that ends the name of an evaluation.
+        shown = [f"{path.name.replace('=', ' ')}={path}" for path in sorted(directory.iterdir()) if _has_samples(path)]
     else:
         shown = [f"{name}={directory}"]
     return _written("report", f"--{setting}", *shown, "--output_dir", str(page)) if shown else None

@@ -31,6 +31,7 @@ _NOT_RECORDED = frozenset(
         *("logging_steps", "logging_strategy", "save_steps", "save_strategy", "save_total_limit"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision"),
         *("hub_revisions", "hub_token", "hub_dataset_id", "hub_private", "log_completions_hub_repo"),
+        "update_card",
         *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
         *("server_url", "api_key_variable", "max_requests", "num_graders", "dataset_num_proc"),
         *("tensor_parallel_size", "gpu_memory_utilization", "agents", "workers", "devices"),
@@ -289,7 +290,7 @@ def _check_same_run(directory: Path, record: RunRecord, new: RunRecord) -> None:
         (record["inputs"], new["inputs"], " (that input run was made again)"),
     ):
         given = json.loads(json.dumps(new_values))  # as JSON would store it, so tuples become lists
-        for name in sorted(old_values.keys() | given.keys()):
+        for name in sorted((old_values.keys() | given.keys()) - _NOT_RECORDED):  # older versions recorded more
             if old_values.get(name) != given.get(name):
                 raise InputError(
                     f"output_dir {directory} holds another run: its {name} is {_plain(old_values.get(name))}, not "

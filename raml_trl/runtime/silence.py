@@ -40,12 +40,15 @@ class Silence:
     def measure(self, elapsed: float) -> float:
         """Return for how many seconds the file has not been touched; 0 if it does not exist.
 
+        If the file system cannot say when the file was touched, the time since the last call does not count.
         `elapsed` is the number of seconds since the last call.
         """
         try:
             touched = self.path.stat().st_mtime
         except FileNotFoundError:  # the process has not started, or has ended
             touched = None
+        except OSError:  # a fault of the file system, such as a stale handle, says nothing about the process
+            return self.seconds
         if touched is None or touched != self._touched:
             self._touched, self.seconds = touched, 0.0
         else:

@@ -32,16 +32,21 @@ from raml_trl.runtime.errors import USER_ERROR, InputError, one_line
 from raml_trl.runtime.files import write_json
 from raml_trl.runtime.locks import holder_of, lock_path
 from raml_trl.runtime.runs import is_complete
+from raml_trl.runtime.stopping import EXIT_CODES, Terminated
 from raml_trl.sweeps.results import TrialResult, read_metric
-from raml_trl.sweeps.study import Study
+from raml_trl.sweeps.study import Study, lock_file
 from raml_trl.sweeps.sweep_file import Settings, expand
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _LONGEST_REASON = 500  # bytes of a log
-_STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None))
+_StopSignals = tuple[tuple[signal.Signals, float | None], ...]
 """The signals that stop a trial, each with the seconds to wait for its end before the next signal is sent."""
+
+_STOP_AT_ONCE: _StopSignals = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None))
+# A training first ends its step, with an evaluation that is due, and saves a checkpoint.
+_STOP_AFTER_CHECKPOINT: _StopSignals = ((signal.SIGTERM, 300.0), *_STOP_AT_ONCE)
 
 
 class Stopped(Exception):
@@ -82,6 +87,9 @@ def run_trials(study: Study, devices: Sequence[str | None], extra: Mapping[str, 
                 statuses = [result.status for result in results]
                 bar.set_postfix(failed=statuses.count("failed"), refresh=False)
                 bar.update(len(statuses) - statuses.count("unfinished") - bar.n)
+        except Terminated:  # schedulers send the signal to the trials too, which must have the time to save
+            agents.stop_signals = _STOP_AFTER_CHECKPOINT
+            raise
         finally:
             agents.stop.set()  # after Ctrl-C or an error, the remaining agents must end
     return results
@@ -92,12 +100,15 @@ class Agents:
     """The agents of `study`: each is a thread that calls `work`, which returns when every trial has a result.
 
     Every trial gets the arguments `extra` in addition to its parameters and `output_dir`. Setting the event `stop` ends
-    all agents.
+    all agents, and their trials with `stop_signals`.
     """
 
     study: Study
     extra: Mapping[str, str] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
+    stop_signals: _StopSignals = _STOP_AT_ONCE
+    _resumed: set[str] = field(default_factory=set)
+    """The trials that a signal has ended, and that are run once more. If that happens again, they have failed."""
 
     def work(self, device: str | None = None) -> None:
         """Run one trial after another until every trial has a result.
@@ -130,7 +141,7 @@ class Agents:
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as log:
             try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
                 return
@@ -149,6 +160,11 @@ class Agents:
         code = 0 if is_complete(run_directory) else self._execute(name, log, device)
         if code == USER_ERROR and self._is_running(name):
             return  # it was refused, because another agent started the trial at the same time
+        if _ended_by_signal(code) and name not in self._resumed:
+            self._resumed.add(name)
+            logger.warning("%s was ended by a signal: it is resumed", name)
+            self.stop.wait(5 * _POLL_SECONDS)  # the signal may be on its way to this process too
+            return
         if code == 0:
             metric = read_metric(run_directory, self.study.sweep.metric)
             if math.isfinite(metric):
@@ -193,7 +209,7 @@ class Agents:
             raise InputError(f"{self.study.sweep.path}: {command[0]} cannot be started: {error.strerror}") from error
         while (code := process.poll()) is None:
             if self.stop.wait(_POLL_SECONDS):
-                _end(process)
+                _end(process, self.stop_signals)
                 raise Stopped
         if code != 0:
             _signal_group(process, signal.SIGKILL)
@@ -209,8 +225,13 @@ def _last_line(log: IO[bytes]) -> str:
     return "" if last.startswith("$ ") else one_line(last)  # only the command is there
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number, seconds in _STOP_SIGNALS:
+def _ended_by_signal(code: int) -> bool:
+    """Return whether an exit code is that of a process that SIGTERM or SIGUSR1 has ended, and that can be resumed."""
+    return code in EXIT_CODES.values() or -code in EXIT_CODES
+
+
+def _end(process: subprocess.Popen[bytes], stop_signals: _StopSignals) -> None:
+    for number, seconds in stop_signals:
         _signal_group(process, number)
         try:
             process.wait(seconds)

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
-
 from raml_trl.render.tables import markdown_table
 from raml_trl.sweeps.claims import Arm, ArmComparison, arm_trials
-from raml_trl.sweeps.learning_curves import Trial, mean_steps_to
+from raml_trl.sweeps.learning_curves import Trial, first_step_at, mean_curve
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,11 @@ def _selected_share(trials: Sequence[Trial]) -> float:
 
 def _share(fewer: Sequence[Trial], more: Sequence[Trial], metric: str) -> tuple[float, float | None, float | None]:
     """Return the level that both arms reach, the break-even cost of a step of `fewer`, and the break-even share."""
-    level = min(float(np.mean([trial.curve(metric)[-1] for trial in trials])) for trials in (fewer, more))
-    needed, allowed_steps = (mean_steps_to(trials, metric, level) for trials in (fewer, more))
+    curves = [mean_curve(trials, metric) for trials in (fewer, more)]
+    level = min(curve[-1] for curve in curves)  # of the same curves, so that rounding cannot hide that they reach it
+    needed, allowed_steps = (
+        first_step_at(trials[0].steps, curve, level) for trials, curve in zip((fewer, more), curves, strict=True)
+    )
     if needed is None or allowed_steps is None:
         return level, None, None
     allowed = allowed_steps / needed

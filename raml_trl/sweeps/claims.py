@@ -273,10 +273,11 @@ def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> 
     """Return the trials of an arm, each with its seed as the key.
 
     For each seed, a parameter given as `tuned` takes the value whose trials with the other seeds have the highest mean
-    of `metric` at the last evaluation.
+    of `metric` at the last evaluation. With fewer than two seeds, nothing can be tuned, and no trial is returned.
 
     Raises:
-        InputError: if the arm has no trial, or several for one seed.
+        InputError: if the arm has no trial, or several for one seed; or if the sweep lacks the seed or a tuned
+            parameter.
     """
     if arm.sweep not in sweeps:
         raise InputError(f"there is no sweep {arm.sweep!r}, only {', '.join(sweeps) or 'none'}")
@@ -286,6 +287,9 @@ def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> 
     for trial in sweeps[arm.sweep]:
         if not fixed.items() <= trial.parameters.items():
             continue
+        unknown = next((name for name in tuned if name not in trial.parameters), None)
+        if unknown is not None:
+            raise InputError(f"{arm}: the sweep has no parameter {unknown!r}, only {', '.join(trial.parameters)}")
         by_seed = options.setdefault(tuple(trial.parameters[name] for name in tuned), {})
         if trial.seed in by_seed:
             free = [name for name in trial.parameters if name not in {*arm.parameters, SEED}]
@@ -296,6 +300,8 @@ def arm_trials(arm: Arm, sweeps: Mapping[str, Sequence[Trial]], metric: str) -> 
     if not tuned:
         return options[()]
     seeds = set.intersection(*(set(by_seed) for by_seed in options.values()))
+    if len(seeds) < 2:
+        return {}
     return {
         seed: max(options.values(), key=lambda by_seed: _mean_of_others(by_seed, seed, seeds, metric))[seed]
         for seed in seeds

@@ -8,7 +8,7 @@ A summary has final values, a measure of how much the curves fluctuate, and the 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, median
 
@@ -45,8 +45,17 @@ class Trial:
 
     @property
     def seed(self) -> int:
-        seed = self.parameters[SEED]
-        assert isinstance(seed, int)
+        """The seed, by which trials are paired.
+
+        Raises:
+            InputError: if the sweep has no parameter `seed`, or its values are not whole numbers.
+        """
+        seed = self.parameters.get(SEED)
+        if not isinstance(seed, int):
+            raise InputError(
+                f"trials are paired by seed, but the seed of {self.parameters} is {seed!r}: sweep the parameter seed, "
+                "with whole numbers"
+            )
         return seed
 
     def curve(self, metric: str) -> tuple[float, ...]:
@@ -67,11 +76,10 @@ def read_trials(path: Path) -> dict[str, list[Trial]]:
         path: a directory with one directory for each sweep, or a `trials.json` that `weigh_claims` wrote.
 
     Raises:
-        InputError: if `path` has no sweep, or a trial was not evaluated in training.
+        InputError: if `path` has no sweep, is another file, or a trial was not evaluated in training.
     """
     if path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [_parse_trial(trial) for trial in trials] for name, trials in content.items()}
+        return _read_stored_trials(path)
     sweeps: dict[str, list[Trial]] = {}
     for results in sorted(path.glob("*/sweep.json")):
         directory, trials = results.parent, json.loads(results.read_text(encoding="utf-8"))["trials"]
@@ -86,12 +94,30 @@ def read_trials(path: Path) -> dict[str, list[Trial]]:
     return sweeps
 
 
+def _read_stored_trials(path: Path) -> dict[str, list[Trial]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # it is not JSON or not UTF-8
+        content = None
+    if not isinstance(content, dict) or not all(map(_are_trials, content.values())):
+        raise InputError(
+            f"sweeps {path} is not a trials.json of weigh_claims: give such a file, or the directory that holds the "
+            "output directories of sweep"
+        )
+    return {name: [_parse_trial(trial) for trial in trials] for name, trials in content.items()}
+
+
+def _are_trials(content: object) -> bool:
+    names = {entry.name for entry in fields(Trial)}
+    return isinstance(content, list) and all(isinstance(trial, dict) and trial.keys() == names for trial in content)
+
+
 def _parse_trial(content: Mapping[str, object]) -> Trial:
     steps, curves = content["steps"], content["curves"]
     assert isinstance(steps, list)
     assert isinstance(curves, dict)
-    fields = {"steps": tuple(steps), "curves": {name: tuple(values) for name, values in curves.items()}}
-    return Trial(**{**content, **fields})  # type: ignore[arg-type]  # the fields that asdict wrote
+    parsed = {"steps": tuple(steps), "curves": {name: tuple(values) for name, values in curves.items()}}
+    return Trial(**{**content, **parsed})  # type: ignore[arg-type]  # the fields that asdict wrote
 
 
 def read_trial(directory: Path, parameters: Settings) -> Trial:
@@ -162,19 +188,23 @@ def steps_to(trial: Trial, metric: str, level: float) -> int | None:
     return next((step for step, value in zip(trial.steps, curve, strict=True) if value >= level), None)
 
 
-def mean_steps_to(trials: Sequence[Trial], metric: str, level: float) -> float | None:
-    """Return the step at which the mean curve of `trials` first reaches `level`, interpolated between evaluations.
+def mean_curve(trials: Sequence[Trial], metric: str) -> tuple[float, ...]:
+    """Return the mean of the curves of `trials`."""
+    return tuple(np.mean([trial.curve(metric) for trial in trials], axis=0).tolist())
 
-    Return None if the mean curve never reaches `level`, or has reached it already at the first evaluation.
+
+def first_step_at(steps: Sequence[int], curve: Sequence[float], level: float) -> float | None:
+    """Return the step at which a curve first reaches `level`, interpolated between evaluations.
+
+    `curve` has the values at `steps`, and must reach `level`. Return None if it has reached `level` already at the
+    first evaluation.
     """
-    curve = np.mean([trial.curve(metric) for trial in trials], axis=0)
-    reached = np.flatnonzero(curve >= level)
-    if not reached.size or not reached[0]:
+    after = int(np.argmax(np.asarray(curve) >= level))
+    if after == 0:
         return None
-    after = reached[0]
-    before, steps = after - 1, trials[0].steps
+    before = after - 1
     part = (level - curve[before]) / (curve[after] - curve[before])
-    return float(steps[before] + part * (steps[after] - steps[before]))
+    return steps[before] + part * (steps[after] - steps[before])
 
 
 def by_setting(trials: Sequence[Trial]) -> dict[Setting, list[Trial]]:

@@ -21,8 +21,9 @@ The file is YAML:
     correction: holm                    # of the p-values, over the arms of a world; none: no correction
 
 A run starts from the model of its seed and trains until it has generated a number of tokens, so that other work on the
-machine does not change how far it gets. The seeds for tuning must not occur in the comparison, so that no arm is
-compared on the runs that chose its learning rate.
+machine does not change how far it gets. An arm must not set `temperature`, `max_completion_length` or
+`per_device_eval_batch_size`, because evaluations use them too. The seeds for tuning must not occur in the comparison,
+so that no arm is compared on the runs that chose its learning rate.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ Correction = Literal["holm", "none"]
 
 _FEWEST_SEEDS = 3
 _OWN_SETTINGS = ("learning_rate", "seed", "output_dir", "max_steps")
+_EVALUATION_SETTINGS = ("temperature", "max_completion_length", "per_device_eval_batch_size")
+"""The settings of training that evaluations use too. They are the same for all arms of a world."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,13 @@ def read_rules(path: Path) -> Rules:
         own = next((name for name in _OWN_SETTINGS if name in settings), None)
         if own is not None:
             raise InputError(f"{path}: {kind} has {own}, which the comparison sets: remove it")
+    for arm, settings in arms.items():
+        changed = next((name for name in _EVALUATION_SETTINGS if name in settings), None)
+        if changed is not None:
+            raise InputError(
+                f"{path}: arm {arm} has {changed}, which evaluations use too, so its scores could not be compared: "
+                "set it in settings, or in the settings of a world"
+            )
     if content["baseline"] not in arms:
         raise InputError(f"{path}: baseline {content['baseline']!r} is none of the arms {', '.join(arms)}")
     if content["correction"] not in ("holm", "none"):

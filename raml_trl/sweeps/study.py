@@ -10,6 +10,7 @@ holds
     results/TRIAL.json   how the trial ended; missing while it is unfinished
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from raml_trl.sweeps.results import TrialResult, read_seconds
 from raml_trl.sweeps.sweep_file import Parameter, Scalar, Settings, Sweep, sweep_identity
 
 _TRIALS = "trials.json"
+_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def draw_trials(sweep: Sweep, count: int | None, seed: int) -> list[Settings]:
@@ -120,7 +123,7 @@ class Study:
     def locked(self) -> Iterator[None]:
         """Within the `with` block, keep other processes from changing the list and the results of the trials."""
         with (self.directory / ".trials.lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file, fcntl.LOCK_EX)
             yield
 
     def unfinished(self) -> list[str]:
@@ -153,6 +156,24 @@ class Study:
             reason=ending["reason"],
             log=str(self.log_file(name)),
         )
+
+
+def lock_file(file: IO[bytes], operation: int) -> None:
+    """Lock an open file with `flock`.
+
+    Raises:
+        InputError: if the file system does not support `flock`.
+        BlockingIOError: if another process has locked the file, and `operation` says not to wait.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        raise InputError(
+            f"{file.name} cannot be locked, because its file system does not support flock ({error.strerror}): choose "
+            "an output_dir on another file system, such as a local disk"
+        ) from error
 
 
 def open_study(directory: Path, sweep: Sweep, count: int | None, seed: int) -> Study:

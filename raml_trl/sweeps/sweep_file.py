@@ -251,6 +251,8 @@ def _scalars(prefix: str, values: object) -> tuple[Scalar, ...]:
     for value in values:
         if not (value is None or isinstance(value, str | int | float)):
             raise InputError(f"{prefix}: {value!r} must be a number, a string, true, false or null")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{prefix}: {value!r} must be a finite number")
     if len(set(values)) < len(values):
         raise InputError(f"{prefix} has a value twice: {values!r}")
     return tuple(values)

@@ -16,7 +16,7 @@ from trl import GRPOConfig, SFTConfig
 from raml_trl.hub.card_parts import CARD, recipe, write_card
 from raml_trl.hub.client import check_hub_access, open_branch, push_dataset, push_folder
 from raml_trl.hub.completion_card import ROLLOUTS, rollouts_card
-from raml_trl.hub.model_card import name_repo
+from raml_trl.hub.model_card import is_complete_card, name_repo, note_step
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file
 from raml_trl.runtime.runs import Run, is_first_process
@@ -90,6 +90,7 @@ def push_run(
         urls.append(_push_rollouts(rollouts, record, private=config.hub_private_repo, choice=choice or {}))
     if config.push_to_hub:
         url = _open_model(config)
+        name_repo(record.directory / CARD, url.repo_id)  # first, because checkpoints may get a copy
         checkpoints = sorted(find_checkpoints(record.directory).items()) if revisions else []
         for step, checkpoint in checkpoints:
             fault = find_fault(checkpoint)
@@ -97,7 +98,6 @@ def push_run(
                 push_checkpoint(checkpoint, url.repo_id, step)
             else:
                 logger.warning("%s is incomplete (%s) and is not pushed", checkpoint, fault.text)
-        name_repo(record.directory / CARD, url.repo_id)
         push_folder(
             record.directory,
             url.repo_id,
@@ -127,8 +127,11 @@ def push_checkpoint(checkpoint: Path, repo_id: str, step: int) -> None:
             f"{checkpoint} has no weights that can be loaded, only the shards of each process: have the launcher save "
             "the full state, as in accelerate_configs/, or set hub_revisions to false"
         )
-    if not (checkpoint / CARD).is_file():  # the run was killed after it had saved the checkpoint
+    if is_complete_card(checkpoint / CARD):
+        name_repo(checkpoint / CARD, repo_id)
+    else:  # the run was killed after it had saved the checkpoint, or was not pushed before its end
         _add_card(checkpoint)
+        note_step(checkpoint / CARD, step)
     branch = revision(step)
     open_branch(repo_id, branch)
     push_folder(

@@ -1,11 +1,13 @@
 """The comparison of rules resumes where it was interrupted, and refuses rules that cannot run before it starts."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import pytest
 import yaml
 
 from raml_trl import compare_rules
-from raml_trl.compare_rules import CompareRulesConfig, main, read_curve
+from raml_trl.compare_rules import CompareRulesConfig, _start_score, check_runs, main, read_curve
 from raml_trl.data.config import PrepareDataConfig
 from raml_trl.data.preparation import prepare
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.runs import open_run
+from raml_trl.sampling.engine import SamplingSettings
 from raml_trl.sweeps.rules import read_rules
+from raml_trl.training.evaluation import Evaluation
 
 ARMS = {"all": {}, "half": {"num_generations_update": 4, "selection": "importance"}}
 
@@ -120,6 +124,9 @@ def test_an_interrupted_comparison_resumes(rules_file: Path, tmp_path: Path, mon
     [
         ({"arms": {"all": {}, "odd": {"no_such_setting": 1}}}, "odd in small: train_grpo has no setting 'no_such_set"),
         ({"arms": {"all": {}, "odd": {"selection": "worst"}}}, "selection"),
+        ({"arms": {"all": {}, "odd": {"loss_type": "cispo", "epsilon": "x"}}}, "odd in small: "),
+        ({"arms": {"all": {}, "odd": {"num_generations": 1}}}, "odd in small: "),
+        ({"arms": {"all": {}, "odd": {"per_device_train_batch_size": 64}}}, "grpo has 4 questions, but .* needs 8"),
         ({"worlds": {"w": {"model": "./missing/dir", "questions": "q", "test": "t", "settings": {}}}}, "missing/dir"),
     ],
 )
@@ -130,6 +137,50 @@ def test_rules_that_cannot_run_are_refused(
     with pytest.raises(InputError, match=message):
         compare(rules_file, tmp_path / "out")
     assert not curves(tmp_path / "out")
+
+
+def test_missing_test_questions_are_named_before_the_first_run(rules_file: Path, tmp_path: Path) -> None:
+    [(name, world)] = yaml.safe_load(rules_file.read_text())["worlds"].items()
+    change(rules_file, worlds={name: world | {"test": str(tmp_path / "nowhere")}})
+    with pytest.raises(InputError, match="nowhere"):
+        check_runs(read_rules(rules_file))
+
+
+def test_a_start_score_is_shared_by_equal_evaluations_only(rules_file: Path, tmp_path: Path) -> None:
+    run = next(read_rules(rules_file).all_runs())
+    evaluation = Evaluation((), "bare", SamplingSettings(1, 6, 1.0, 1.0, 0), (1,), 8, seed=9)
+    assert _start_score(run, evaluation, tmp_path, lambda: 0.25) == 0.25
+    assert _start_score(run, evaluation, tmp_path, lambda: 0.5) == 0.25
+    hotter = replace(evaluation, settings=replace(evaluation.settings, temperature=1.3))
+    for other in (hotter, replace(evaluation, prompt_style="boxed")):
+        with pytest.raises(InputError, match=r"start-seed-9\.json is from other rules"):
+            _start_score(run, other, tmp_path, lambda: 0.5)
+    [path] = tmp_path.glob("curves/small/start-*.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: content[name] for name in ("start", "num_samples", "score")}))
+    assert _start_score(run, evaluation, tmp_path, lambda: 0.5) == 0.25  # of an older version
+
+
+def slow_run(number: int, directory: Path) -> None:
+    """Stands in for `make_run`: the first run ends at once, all others take minutes."""
+    (directory / str(number)).touch()
+    time.sleep(300 * (number > 0))
+
+
+@pytest.mark.slow
+@pytest.mark.children
+def test_workers_end_in_the_middle_of_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after Ctrl-C or a signal, which raise an exception in this process."""
+    monkeypatch.setattr(compare_rules, "make_run", slow_run)
+    runs: Any = range(6)
+    made = compare_rules._make(runs, tmp_path, 2)
+    next(made)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        made.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 60
+    assert not multiprocessing.active_children()
+    assert not (tmp_path / "5").exists()
 
 
 def test_a_launch_of_several_processes_is_refused(

@@ -22,7 +22,7 @@ from raml_trl.data.config import TableArguments
 from raml_trl.data.reading import open_data, stream_questions
 from raml_trl.data.records import Question, Task, task_row
 from raml_trl.data.shards import QUESTIONS, SAMPLES, SCHEMAS, shard_path, write_shard, write_shards
-from raml_trl.evaluate import main
+from raml_trl.evaluate import main, publish
 from raml_trl.evaluation.metrics import mg_pass_at_k, pass_at_k
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.evaluation.voting import Votes
@@ -56,7 +56,11 @@ def model(request: Request) -> Answer:
 def evaluate(directory: Path, **settings: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"prompt_style": "boxed", "num_samples": NUM_SAMPLES, "k": [1, 2], "questions_per_shard": 2}
     config = EvaluateConfig(output_dir=str(directory), **(given | settings))
-    main(config, open_run(directory, "evaluate", settings))
+    record = open_run(directory, "evaluate", settings)
+    if not record.complete:
+        main(config, record)
+    if record.complete:
+        publish(config, record)
     return json.loads((directory / "run.json").read_text())
 
 
@@ -452,7 +456,9 @@ def test_several_models_in_one_call(data: str, tmp_path: Path) -> None:
         assert (tmp_path / "out" / name / "samples.parquet").is_file()
 
 
-def test_two_evaluations_may_update_a_card_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def of_samples(tmp_path: Path) -> dict[str, Any]:
+    """Settings of an evaluation that reads its samples from a file and updates the card of a model."""
     rows = [
         {"question_id": "0", "sample": sample, "text": "", "correct": False, "formatted": False, "outcome": "no_answer"}
         | {"vote": None, "num_tokens": 1, "finished": True}
@@ -461,7 +467,37 @@ def test_two_evaluations_may_update_a_card_at_the_same_time(tmp_path: Path, monk
     write_rows(tmp_path / "samples.parquet", rows, SCHEMAS[SAMPLES])
     (tmp_path / "model").mkdir()
     settings: dict[str, Any] = {"from_samples": str(tmp_path / "samples.parquet"), "k": [1], "num_samples": 2}
-    settings |= {"model_name_or_path": str(tmp_path / "model"), "update_card": True}
+    return settings | {"model_name_or_path": str(tmp_path / "model"), "update_card": True, "dataset_name": "d"}
+
+
+def test_an_evaluation_is_complete_before_it_updates_the_card(tmp_path: Path, of_samples: dict[str, Any]) -> None:
+    card = tmp_path / "model/README.md"
+    for text in ("---\nmodel-index: 7\n---\n# Mine\n", "---\nmodel: [\n---\n# Mine\n"):
+        card.write_text(text)
+        with pytest.raises(InputError, match=r"update_card: the metadata of .*README\.md cannot be read.*run the same"):
+            evaluate(tmp_path / "out", **of_samples)
+        assert card.read_text() == text
+    assert evaluate(tmp_path / "out", **of_samples | {"update_card": False})["status"] == "complete"
+    card.unlink()
+    evaluate(tmp_path / "out", **of_samples)  # the complete run only writes the card
+    assert [result.dataset_name for result in ModelCard.load(card).data.eval_results] == ["d"]
+
+
+def test_a_run_of_an_older_version_that_recorded_update_card_is_the_same_run(
+    tmp_path: Path, of_samples: dict[str, Any]
+) -> None:
+    evaluate(tmp_path / "out", **of_samples)
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert "update_card" not in record["settings"]
+    record["settings"]["update_card"] = True
+    (tmp_path / "out/run.json").write_text(json.dumps(record))
+    evaluate(tmp_path / "out", **of_samples)
+
+
+def test_two_evaluations_may_update_a_card_at_the_same_time(
+    tmp_path: Path, of_samples: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {name: value for name, value in of_samples.items() if name != "dataset_name"}
     other = threading.Thread(target=evaluate, args=(tmp_path / "b",), kwargs={**settings, "dataset_name": "b"})
     write_card, other_waits_or_has_written = model_card.write_card, threading.Event()
 

@@ -317,6 +317,17 @@ def test_the_next_command_is_written_as_the_recipe_was(monkeypatch: pytest.Monke
     assert next_command("compare", Path("runs/compare"), None) == (
         "raml-trl report --evaluations a=runs/a 'b=runs/b c' --output_dir runs/compare_report"
     )
+    # A trial of a sweep has the sign = in its name, which would end the name of the evaluation.
+    finished(Path("runs/eval"), "evaluate")
+    samples = Path("runs/eval/num_generations_update=4,seed=0/samples.parquet")
+    samples.parent.mkdir()
+    samples.touch()
+    assert next_command("evaluate", Path("runs/eval"), None) == (
+        "raml-trl report --evaluations 'num_generations_update 4,seed 0=runs/eval/num_generations_update=4,seed=0' "
+        "--output_dir runs/eval_report"
+    )
+    for unnamed in (Path(), Path("..")):
+        assert next_command("train_sft", unnamed, None) is None
     # An unfinished input is no input, and results that exist are not made again.
     open_run(Path("runs/demo/data_grpo"), "prepare_data", {})
     finished(Path("runs/demo/sft"), "train_sft")

@@ -57,7 +57,7 @@ def teacher(request: Request) -> Answer:
 
 
 def sample(directory: Path, **settings: Any) -> dict[str, Any]:
-    """Run the command in this process, and return its `run.json`."""
+    """Run the command in this process without a push, and return its `run.json`."""
     given = {
         "num_trajectories": NUM_TRAJECTORIES,
         "questions_per_shard": PER_SHARD,
@@ -206,7 +206,7 @@ def test_push_with_a_card(data: str, tmp_path: Path) -> None:
         refused = push()
         assert refused.returncode == 2
         assert "the Hub answers 403" in refused.stderr.splitlines()[-1]
-        assert json.loads((out / "run.json").read_text())["status"] == "running"
+        assert json.loads((out / "run.json").read_text())["status"] == "complete"
         asked, made = len(server.requests), shards(out)
 
         done = push()

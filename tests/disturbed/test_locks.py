@@ -288,8 +288,19 @@ def test_a_run_without_its_directory_or_lock_ends(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "_run.lock").exists()  # that of the other process
 
 
-def test_the_heartbeat_keeps_a_lock_young_but_not_that_of_another(tmp_path: Path) -> None:
+def test_the_heartbeat_keeps_a_lock_young_but_not_that_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = held_by(tmp_path, age=1000)
+    read, faults = locks._read, [errno.ESTALE, errno.EIO]
+
+    def read_on_a_network(path: Path) -> Any:
+        if faults:
+            number = faults.pop()
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    monkeypatch.setattr(locks, "_read", read_on_a_network)
     mine = DirectoryLock(tmp_path, json.loads(path.read_text()), heartbeat=0.01)
     thread = threading.Thread(target=mine.beat)
     thread.start()
@@ -369,6 +380,10 @@ def test_silence_counts_only_the_time_in_which_this_process_runs(tmp_path: Path)
     path.touch()
     assert [silence.measure(1) for _ in range(4)] == [0, 1, 2, 3]
     assert silence.measure(3600) == 5  # this machine was suspended
+    silence.path = path / "x"  # any fault of the file system
+    assert silence.measure(1) == 5
+    silence.path = path
+    assert silence.measure(1) == 6
     os.utime(path, (1, 1))
     assert silence.measure(1) == 0
 

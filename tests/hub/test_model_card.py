@@ -3,6 +3,7 @@
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from raml_trl.render.tables import code_block
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_rows
 from raml_trl.runtime.runs import open_run
+from raml_trl.training import publishing
 from raml_trl.training.publishing import check_push
 from tests.hub.test_trajectory_card import HOSTILE, Seen
 
@@ -127,7 +129,9 @@ def test_the_quick_start_runs(model_dir: str, tmp_path: Path, capsys: pytest.Cap
 def test_an_evaluation_is_in_the_text_and_replaces_an_earlier_one(tmp_path: Path) -> None:
     write_trl_card(tmp_path / "README.md")
     complete_card(tmp_path / "README.md", TrainingFacts("base", "1.0"))
-    before = (tmp_path / "README.md").read_text()
+    mine = "\n## Evaluation\n\nOf the author.\n"
+    before = (tmp_path / "README.md").read_text().replace("\n## Citations", f"{mine}\n## Citations")
+    (tmp_path / "README.md").write_text(before)
     for mean, dataset in ((0.5, "a"), (0.25, "<b>b|"), (0.875, "a")):
         metrics = {"pass@1": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}}
         add_results(tmp_path, dataset=dataset, split="test", metrics=metrics, samples=[8])
@@ -137,9 +141,51 @@ def test_an_evaluation_is_in_the_text_and_replaces_an_earlier_one(tmp_path: Path
         ["<b>b|, test", "pass@1, 8 samples, 95 % interval 0.150 to 0.350", "0.25"],
         ["a, test", "pass@1, 8 samples, 95 % interval 0.775 to 0.975", "0.875"],
     ]
-    assert card.count("\n## Evaluation\n") == 1
+    assert card.count("\n## Evaluation\n\nMeans over questions") == card.count(mine) == 1
     for part in ("## Training data and settings", "## Citations"):
         assert card.split(part)[1].split("\n## ")[0].strip() == before.split(part)[1].split("\n## ")[0].strip()
+
+
+def test_a_text_below_the_table_of_evaluations_stays(tmp_path: Path) -> None:
+    for mean in (0.25, 0.5):
+        metrics = {"pass@1": {"mean": mean, "low": mean, "high": mean}}
+        add_results(tmp_path, dataset="a", split="test", metrics=metrics, samples=[8])
+        if mean == 0.25:
+            (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text() + "\nOf the author.\n")
+    card = (tmp_path / "README.md").read_text()
+    assert (card.count("Means over"), card.count("| 0.5 |"), card.count("| 0.25 |")) == (1, 1, 0)
+    assert card.endswith("\n\nOf the author.\n")
+
+
+def test_a_run_that_is_pushed_after_its_end_names_its_repository_at_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = open_run(tmp_path / "run", "train_sft", {})
+    write_trl_card(tmp_path / "run/README.md")
+    complete_card(tmp_path / "run/README.md", TrainingFacts("base", "1.0", step=4, metrics=METRICS, metrics_step=4))
+    for step in (2, 4):
+        checkpoint = tmp_path / f"run/checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "adapter_model.safetensors").touch()
+        (checkpoint / "README.md").write_text("---\nlibrary_name: peft\n---\n# The card of PEFT\n")
+    pushed: dict[str | None, str] = {}
+
+    def push_folder(directory: Path, repo_id: str, *, branch: str | None, **_: object) -> None:
+        pushed[branch] = (directory / "README.md").read_text()
+
+    monkeypatch.setattr(publishing, "_open_model", lambda _: SimpleNamespace(repo_id="me/late"))
+    monkeypatch.setattr(publishing, "open_branch", lambda *_: None)
+    monkeypatch.setattr(publishing, "find_fault", lambda _: None)
+    monkeypatch.setattr(publishing, "push_folder", push_folder)
+    config = SFTConfig(str(tmp_path / "run"), use_cpu=True, bf16=False, push_to_hub=True)
+    publishing.push_run(config, record, revisions=True)
+    assert list(pushed) == ["step-2", "step-4", None]
+    assert all('model="me/late"' in card and "USER/NAME" not in card for card in pushed.values())
+    note = "These are the weights after step 2. The facts and metrics are those of another step of the run."
+    assert [note in card for card in pushed.values()] == [True, False, False]
+    before = dict(pushed)
+    publishing.push_run(config, record, revisions=True)
+    assert pushed == before
 
 
 def test_the_recipe_contains_the_runs_before(tmp_path: Path) -> None:

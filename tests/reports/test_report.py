@@ -268,6 +268,14 @@ def test_unfinished_sweep_is_reported_so_far(tmp_path: Path) -> None:
     means = [row["mean"] for row in sweep["combinations"] if row["metric"] == "eval/pass@1" and row["mean"]]
     assert sum(means) in (0.5 + 0.625, (0.5 + 0.625) / 2)  # the two complete trials have different m, or the same
     assert "2 of 4 trials are complete. Left out:" in visible_text(page)
+    record = json.loads((directory / "run.json").read_text())
+    record["settings"]["sweep"] = "tiny/sweeps/mine"
+    (directory / "run.json").write_text(json.dumps(record))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raml_trl.reports.sweeps.find_recipe", {"tiny/sweeps/mine": file}.__getitem__)
+        assert make(tmp_path / "named", sweeps=[f"s={directory}"])[0]["sweeps"] == data["sweeps"]
+    record["settings"]["sweep"] = str(file)
+    (directory / "run.json").write_text(json.dumps(record))
     file.write_text(yaml.safe_dump(content | {"parameters": parameters, "method": "random", "run_cap": 4}))
     with pytest.raises(InputError, match="has changed since"):
         make(tmp_path / "changed", sweeps=[f"s={directory}"])

@@ -14,14 +14,20 @@ def test_the_log_is_read_and_arranged_by_step(tmp_path: Path) -> None:
         {"step": 1, "reward": 0.5, "note": "text", "flag": True},
         {"step": 2, "reward": float("nan"), "loss": 3},
         {"eval_pass@1": 0.25},
-        {"step": 3, "reward": 0.75},
+        {"step": 3, "reward": 0.75, "grad_norm": float("inf")},
+        {"step": 4, "grad_norm": 0.5},
     ]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": logs}))
     entries = read_log_history(tmp_path)
     assert entries[0] == {"step": 1, "reward": 0.5}
     assert entries[2] == {"eval_pass@1": 0.25}
     curves = logged_curves(entries)
-    assert curves == {"step": {1: 1, 2: 2, 3: 3}, "reward": {1: 0.5, 3: 0.75}, "loss": {2: 3.0}}
+    assert curves == {
+        "step": {1: 1, 2: 2, 3: 3, 4: 4},
+        "reward": {1: 0.5, 3: 0.75},
+        "loss": {2: 3.0},
+        "grad_norm": {4: 0.5},
+    }
 
 
 @pytest.mark.parametrize(

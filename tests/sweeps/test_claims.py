@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -180,6 +182,16 @@ def test_more_rollouts_for_the_same_rows_are_faster_if_generation_is_cheap() -> 
         assert f"| {text} (" in break_even_table([break_even(comparison, {"s": arms})])
 
 
+def test_an_arm_reaches_its_own_final_level_in_spite_of_rounding() -> None:
+    """numpy adds eight numbers in another order than eight rows, with a sum that is one rounding smaller."""
+    ends = (0.36, 0.17, 0.96, 0.12, 0.79, 0.32, 0.68, 0.9)
+    assert np.mean(ends) > np.mean([[0.0, end] for end in ends], axis=0)[-1]
+    fewer = [trial(seed, (0.0, end), m=1, rows=16) for seed, end in enumerate(ends)]
+    more = [trial(seed, (0.0, 1.0), m=8) for seed in range(len(ends))]
+    pair = break_even(eight_above_one("equal_seconds"), {"s": more + fewer})
+    assert pair.allowed == pytest.approx((10 + 10 * 0.5375) / 20)
+
+
 def test_arms_that_select_the_same_share_have_no_break_even() -> None:
     steps = range(10, 110, 10)
 
@@ -208,6 +220,7 @@ def test_invalid_arms_are_rejected() -> None:
     for parameters, message in (
         ({"m": 8}, "several trials for seed 0: specify lr"),
         ({"m": 4}, "s, m 4 matches no complete trial"),
+        ({"m": 8, "lrr": "tuned"}, "s, m 8, lrr tuned: the sweep has no parameter 'lrr', only m, lr, seed"),
     ):
         with pytest.raises(InputError, match=message):
             arm_trials(Arm("s", parameters), {"s": trials}, "pass@1")
@@ -216,6 +229,26 @@ def test_invalid_arms_are_rejected() -> None:
     few = [trial(seed, (0.5,), m=m) for seed, m in product(range(2), (1, 8))]
     with pytest.raises(InputError, match="2 complete seeds in common, but need 3 or more"):
         compare_arms(eight_above_one("last"), {"s": few})
+    tuned = ArmComparison("last", "pass@1", Arm("s", {"m": 8, "lr": "tuned"}), Arm("s", {"m": 8, "lr": 1}))
+    with pytest.raises(InputError, match="0 complete seeds in common, but need 3 or more"):
+        compare_arms(tuned, {"s": [each for each in trials if each.seed == 0]})
+    for seed in ({}, {"seed": "first"}):
+        odd = [replace(trials[0], parameters={"m": 8} | seed)]
+        with pytest.raises(
+            InputError, match=f"seed of .* is {seed.get('seed')!r}: sweep the parameter seed, with whole"
+        ):
+            arm_trials(Arm("s", {"m": 8}), {"s": odd}, "pass@1")
+
+
+@pytest.mark.parametrize("text", ['{"sweep": ["grid"], "seed": 0, "count": null}', "[]", '{"s": [{"m": 8}]}', "{"])
+def test_another_file_than_stored_trials_is_named(text: str, tmp_path: Path) -> None:
+    """The output directory of a sweep also has a file named trials.json."""
+    path = tmp_path / "trials.json"
+    path.write_text(text)
+    with pytest.raises(
+        InputError, match=r"trials\.json is not a trials\.json of weigh_claims: give such a file, or the"
+    ):
+        read_trials(path)
 
 
 def test_settings_are_grouped_by_the_parameters_that_differ() -> None:

@@ -101,6 +101,7 @@ def test_the_best_rate_is_the_lowest_of_equal_ones() -> None:
             "tokens must be a whole number",
         ),
         ({"arms": {"all": {"seed": 3}}}, "all has seed, which the comparison sets"),
+        ({"arms": {"all": {}, "hot": {"temperature": 1.3}}}, "arm hot has temperature, which evaluations use too"),
         ({"arms": {"all": {}, "../x": {}}}, "use letters, digits and underscores"),
         ({"arms": {"all": None}}, "all must be a mapping of settings of train_grpo"),
         ({"arms": {}}, "arms must be a mapping with at least one entry"),

@@ -1,5 +1,7 @@
 """The list of trials is a pure function of the sweep file, the number of trials and a seed."""
 
+import errno
+import fcntl
 import math
 import os
 from itertools import product
@@ -98,6 +100,18 @@ def test_a_trial_that_fails_early_may_delete_its_record_while_it_is_read(
         open_run(directory, "toy", {})
         assert read() is expected
         assert not directory.joinpath("run.json").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_flock_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(
+        InputError, match=r"\.trials\.lock cannot be locked, .* does not support flock \(.*another file"
+    ):
+        open_study(tmp_path, sweep_of(tmp_path), None, 0)
 
 
 def test_random_search_draws_no_trial_twice(tmp_path: Path) -> None:

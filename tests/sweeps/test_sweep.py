@@ -27,7 +27,7 @@ from tests.sweeps.examples import sweep_of
 
 # A stand-in for a training run. It notes its start, its end, and whether another process already runs in its directory.
 TOY = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
 arguments = dict(word[2:].split("=", 1) for word in sys.argv[1:])
@@ -48,6 +48,10 @@ except FileExistsError:
     alive = psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     note("clash" if alive else "resumed")
 (run / "pid").write_text(str(os.getpid()))
+def terminate(*_):
+    note("terminated")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, terminate)
 note("started")
 print("toy speaks", flush=True)
 try:
@@ -232,7 +236,8 @@ def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(
     out, errors = process.communicate(timeout=30)
     assert process.returncode == code, out + errors
     assert "run the same command again to resume" in errors
-    assert sorted(toy.noted("interrupted")) == sorted(toy.noted("started"))
+    stopped = "interrupted" if number == signal.SIGINT else "terminated"  # a training saves a checkpoint after SIGTERM
+    assert sorted(toy.noted(stopped)) == sorted(toy.noted("started"))
     for note in toy.notes:
         with pytest.raises(ProcessLookupError):
             os.kill(note[2], 0)
@@ -241,6 +246,34 @@ def test_an_interrupted_sweep_stops_its_trials_and_is_resumed(
     assert toy.noted("clash") == []
     assert len(toy.noted("ended")) == 6
     assert toy.results["failed"] == 0  # an interrupted trial is not a failure
+
+
+@pytest.mark.children
+def test_a_trial_that_a_signal_has_ended_is_resumed(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, {"parameters": {"a": {"value": 1}}})
+    process = toy.start(seconds=2)
+    toy.wait_for("started", 1)
+    os.kill(toy.notes[-1][2], signal.SIGTERM)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, out + errors
+    assert "only was ended by a signal: it is resumed" in errors
+    assert [note[0] for note in toy.notes] == ["started", "terminated", "resumed", "started", "ended"]
+    assert (toy.results["complete"], toy.results["failed"]) == (1, 0)
+
+
+@pytest.mark.children
+@pytest.mark.parametrize("script", ["exit 75", "exit 143", "kill -TERM $$"])
+def test_a_trial_that_signals_end_again_and_again_has_failed(script: str, tmp_path: Path) -> None:
+    study = open_study(tmp_path, sweep_of(tmp_path, command=["sh", "-c", script]), None, 0)
+    [name] = study.trials
+    agents = Agents(study)
+    with agents._claimed(name) as log:
+        assert log is not None
+        agents._run(name, log, None)
+        assert study.unfinished() == [name]
+        agents._run(name, log, None)
+    [result] = study.results()
+    assert result.status == "failed"
 
 
 @pytest.mark.children

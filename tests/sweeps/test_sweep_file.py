@@ -1,6 +1,7 @@
 """Sweep files have W&B's format, and the commands that they start accept their arguments."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -193,6 +194,8 @@ def test_the_default_command(tmp_path: Path) -> None:
         ({"parameters": {"a": 3}}, "parameter a must be a mapping"),
         ({"parameters": {"a": {"values": []}}}, "at least one, got"),
         ({"parameters": {"a": {"values": [1, 1.0]}}}, "a value twice"),
+        ({"parameters": {"a": {"values": [1.0, math.inf]}}}, "parameter a: inf must be a finite number"),
+        ({"parameters": {"a": {"value": math.nan}}}, "parameter a: nan must be a finite number"),
         ({"parameters": {"a": {"values": [[1], [2]]}}}, r"\[1\] must be a number"),
         ({"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.5]}}}, "'probabilities'"),
         ({"parameters": {"a": {"parameters": {"b": {"value": 1}}}}}, "'parameters'"),
