@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from raml_trl.grpo.config_checks import MEAN_OF_ROW_LOSSES
 from raml_trl.grpo.planning.geometry import Geometry
 from raml_trl.grpo.planning.step_cost import draw_work, logged_lengths, measured_split, predict_seconds
 from raml_trl.grpo.row_rules import RowRules, settle_row_rules
@@ -31,6 +32,8 @@ def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
     if settings.get("generation_batch_size"):
         generations = settings["generation_batch_size"] // (rollouts * processes)
     rules = _row_rules(settings, summary)
+    subset_mode = settings.get("subset_mode", "drop")
+    cuts = settings.get("token_selection") == "prefix" and subset_mode == "drop"
     return Geometry(
         num_processes=processes,
         per_device_train_batch_size=rollouts,
@@ -41,11 +44,14 @@ def read_geometry(run: TrainingRun, summary: RunSummary | None) -> Geometry:
         num_generations_update=run.num_generations_update,
         selection=settings.get("selection", "random"),
         selection_scope=settings.get("selection_scope", "group"),
-        subset_mode=settings.get("subset_mode", "drop"),
+        subset_mode=subset_mode,
         length_bucketing=rules.length_bucketing,
         skip_zero_advantage=rules.skip_zero_advantage,
         shared_prompts=bool(summary and summary.get("shared_prompts")),
         max_tokens_per_micro_batch=settings.get("max_tokens_per_micro_batch"),
+        selection_cost=settings.get("selection_cost", "rows"),
+        mean_of_row=settings.get("loss_type") in MEAN_OF_ROW_LOSSES,
+        prefix=(settings.get("prefix_minimum", 16), settings.get("prefix_keep", 0.5)) if cuts else None,
     )
 
 

@@ -462,6 +462,9 @@ def test_seconds_by_phase(tmp_path: Path) -> None:
         {"entropy_coef": 0.1, "selection_scope": "batch", "selection": "abs_advantage"},
         {"skip_zero_advantage": False, "length_bucketing": False},
         {"top_entropy_quantile": 0.5},
+        {"selection": "importance", "selection_cost": "tokens", "loss_type": "grpo", "num_generations_update": 4},
+        {"token_selection": "prefix"},
+        {"token_selection": "prefix", "prefix_minimum": 2, "prefix_keep": 0.2, "subset_mode": "mask"},
     ],
 )
 def test_geometry_equals_that_of_the_trainer_config(settings: dict[str, Any], tmp_path: Path) -> None:

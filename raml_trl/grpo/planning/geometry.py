@@ -33,9 +33,8 @@ class Geometry:
     selection_cost: Literal["rows", "tokens"] = "rows"
     mean_of_row: bool = False
     """Whether the loss is a mean over the tokens of each row; it matters for `selection_cost: tokens`."""
-    prefix_minimum: int | None = None
-    """None if completions are not cut, or if the tokens that are cut run too."""
-    prefix_keep: float = 1.0
+    prefix: tuple[int, float] | None = None
+    """`prefix_minimum` and `prefix_keep`; None if completions are not cut, or if the tokens that are cut run too."""
 
     @property
     def fraction(self) -> float:

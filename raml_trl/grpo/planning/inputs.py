@@ -88,7 +88,7 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
     """
     noise = bool(args.neftune_noise_alpha) or (model is not None and model.use_peft and model.lora_dropout > 0)
     rules = args.row_rules(ModelTraits(noise=noise))
-    drops = args.subset_mode == "drop"
+    cuts = args.token_selection == "prefix" and args.subset_mode == "drop"
     return Geometry(
         num_processes=num_processes,
         per_device_train_batch_size=args.per_device_train_batch_size,
@@ -106,8 +106,7 @@ def read_geometry(args: SubsetGRPOConfig, num_processes: int, model: ModelConfig
         max_tokens_per_micro_batch=args.max_tokens_per_micro_batch,
         selection_cost=args.selection_cost,
         mean_of_row=args.loss_type in MEAN_OF_ROW_LOSSES,
-        prefix_minimum=args.prefix_minimum if args.token_selection == "prefix" and drops else None,
-        prefix_keep=args.prefix_keep,
+        prefix=(args.prefix_minimum, args.prefix_keep) if cuts else None,
     )
 
 

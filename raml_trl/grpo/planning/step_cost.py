@@ -163,9 +163,9 @@ def _draw_generation(
     live = advantages.ravel()[shuffled] != 0 if geometry.skip_zero_advantage else np.ones_like(selected)
     longest = lengths.max()  # untrimmed width on the process with the longest rollout, and an upper bound on others
     cells_all = lengths.shape[1] * (prompt_length + longest)
-    if geometry.prefix_minimum is not None:
-        draws = rng.random(lengths.shape)
-        lengths = cut_lengths(lengths, draws, minimum=geometry.prefix_minimum, keep=geometry.prefix_keep)
+    if geometry.prefix is not None:
+        minimum, keep = geometry.prefix
+        lengths = cut_lengths(lengths, rng.random(lengths.shape), minimum=minimum, keep=keep)
     prefixes = np.full(lengths.size, prompt_length - 1)
     tokens = RowTokens(shuffled.ravel() // group, prefixes, lengths.ravel())
     cells = _cells(geometry, selected, live, tokens, prompt_length=prompt_length, longest=longest)

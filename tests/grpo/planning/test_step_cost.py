@@ -117,8 +117,8 @@ def test_settings_that_choose_short_rollouts_or_cut_them() -> None:
     packed = replace(TRIMMED, shared_prompts=True, selection="importance", num_generations_update=2)
     whole = draw(packed, UNEQUAL).cells
     assert draw(replace(packed, selection_cost="tokens", mean_of_row=True), UNEQUAL).cells < 0.8 * whole
-    assert draw(replace(packed, prefix_minimum=100), UNEQUAL).cells == whole
-    cut = draw(replace(packed, prefix_minimum=1, prefix_keep=0.5), EQUAL).cells
+    assert draw(replace(packed, prefix=(100, 0.5)), UNEQUAL).cells == whole
+    cut = draw(replace(packed, prefix=(1, 0.5)), EQUAL).cells
     prompts = 4 * 4  # of 4 groups, without their last tokens
     assert cut - prompts == pytest.approx(0.75 * (draw(packed, EQUAL).cells - prompts), rel=0.05)
 
