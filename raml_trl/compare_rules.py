@@ -163,9 +163,8 @@ def _make(runs: Iterable[RuleRun], directory: Path, workers: int) -> Iterator[No
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
-                worker.terminate()  # a worker writes each result in one step, so that none is lost or half-written
+                worker.terminate()  # no result is lost or half-written, because a file is written in one step
 
 
 def _end_with_parent() -> None:
