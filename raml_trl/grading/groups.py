@@ -26,8 +26,10 @@ from raml_trl.grading.reading import read
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of
 
 _MAX_UNORDERED = 32  # most parts that are compared in any order, beyond those that are spelled alike
+_LARGEST = 10**300  # integer that is written out
 _MAX_INTEGERS = 1_000  # most elements of a set of integers that is compared with a list
 _LETTER = re.compile("[A-Za-z]")
+_ZERO = read("0")
 _OTHERWISE = ("otherwise", "else", "other", "其他")
 
 
@@ -222,7 +224,7 @@ def _integers(answer: SetBuilder) -> list[Answer] | None:
     if answer.domain != "Z" or interval is None:
         return None
     low, high = interval.low.value, interval.high.value
-    if not isinstance(low, Number) or not isinstance(high, Number):
+    if not isinstance(low, Number) or not isinstance(high, Number) or max(map(abs, (low.value, high.value))) > _LARGEST:
         return None
     first, last = -int(-low.value // 1), int(high.value // 1)
     first += not interval.has_low and first == low.value
