@@ -246,16 +246,23 @@ def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two ratios are equal, as 2:4 and 1:2 are; None if `comparison` cannot decide."""
+    """Return whether two ratios are equal, as 2:4 and 1:2 are; None if `comparison` cannot decide.
+
+    Equal ratios have zeros at the same places, and a part that is not zero.
+    """
     first, second = parts_of(p), parts_of(a)
     if len(first) != len(second):
         return False
-    pairs = zip(first[1:], second[1:], strict=True)
+    zeros = [(comparison.same(x, _ZERO), comparison.same(_ZERO, y)) for x, y in zip(first, second, strict=True)]
+    if any(None in pair for pair in zeros):
+        return None
+    if any(x != y for x, y in zeros) or (False, False) not in zeros:
+        return False
+    base = zeros.index((False, False))
     return all_of(
-        comparison.same(_quotient(first[0], x), _quotient(second[0], y))
-        if len(first) == 2
-        else comparison.same(_product(x, second[0]), _product(y, first[0]))
-        for x, y in pairs
+        comparison.same(_product(x, second[base]), _product(y, first[base]))
+        for place, (x, y) in enumerate(zip(first, second, strict=True))
+        if place != base
     )
 
 

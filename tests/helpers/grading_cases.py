@@ -325,6 +325,22 @@ INTERVALS: list[Case] = [
     (r"k = 2", r"k \neq 2", False),
 ]
 
+RATIOS: list[Case] = [
+    ("0:0:0", "1:2:3", False),
+    ("1:2:3", "0:0:0", False),
+    ("x-x:y-y:z-z", "1:2:3", False),
+    ("0:1:5", "0:2:5", False),
+    ("0:3:7", "0:1:2", False),
+    ("1:0:2", "1:1:2", False),
+    ("0:0", "5", False),
+    ("0:0:0", "0:0:0", True),
+    ("0:2:10", "0:1:5", True),
+    ("2:0:4", "1:0:2", True),
+    ("0:5", "0:3", True),
+    (r"2\sqrt{2}:2:4", r"\sqrt{2}:1:2", True),
+    ("2a:2b:2c", "a:b:c", True),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -355,7 +371,10 @@ BOMBS: list[Case] = [
     ("?", "4", False),
 ]
 
-BOXES = [*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS, *BOMBS]
+BOXES = [
+    *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
+    *(*RATIOS, *BOMBS),
+]
 
 TEXTS: list[Case] = [
     (r"so it is \boxed{67}.", "67", True),
