@@ -341,6 +341,34 @@ RATIOS: list[Case] = [
     ("2a:2b:2c", "a:b:c", True),
 ]
 
+FREE_LETTERS: list[Case] = [
+    (r"2k, k\in\mathbb{Z}", r"2\pi", False),
+    (r"2\pi", r"2k, k\in\mathbb{Z}", False),
+    (r"k^2, k\in\mathbb{Z}", "e^2", False),
+    (r"2+3k, k\in\mathbb{Z}", "2+3i", False),
+    (r"C, C \text{ is a constant}", r"\pi", False),
+    (r"3k{2}, k\in\mathbb{Z}", r"3\sqrt{2}", False),
+    (r"2k(x), k\in\mathbb{Z}", r"2\sin(x)", False),
+    (r"\mathbb{k}, k\in\mathbb{Z}", r"\mathbb{R}", False),
+    (r"k, k\in\mathbb{Z}", "(B)", False),
+    (r"k, k\in\mathbb{Z}", "B", False),
+    (r"k, k\in\mathbb{Z}", "n", False),
+    (r"x=k, k\in\mathbb{Z}", "x=n", False),
+    (r"kn, k,n\in\mathbb{Z}", "AB", False),
+    (r"\frac{b}{a}, a,b\in\mathbb{R}", r"\frac{a}{b}", False),
+    (r"b-a, \text{ where } a, b \text{ are real numbers}", "a-b", False),
+    (r"(b,a), a,b\in\mathbb{R}", "(a,b)", False),
+    (r"\frac{m}{n}, m,n\in\mathbb{Z}", r"\frac{a}{b}", False),
+    (r"a+n\pi, a,n\in\mathbb{Z}", r"b+k\pi, k\in\mathbb{Z}", False),  # b comes from the question
+    (r"x=p-q, p,q\in\mathbb{R}", "x=a-b", False),
+    (r"2n+3m, m,n\in\mathbb{Z}", r"2m+3n, m,n\in\mathbb{Z}", True),
+    (r"2i-1, i\in\mathbb{Z}", r"2k-1, k\in\mathbb{Z}", True),
+    (r"2k\pi, k\in\mathbb{Z}", r"2n\pi", True),
+    (r"2k\pi", r"2n\pi, n\in\mathbb{Z}", True),
+    (r"P(x)=cx+d, \text{ where } c, d \text{ are constants}", "P(x) = ax + b", True),  # orz
+    (r"f(x)=k, k\in\mathbb{R}", "f(x) = c", True),  # orz
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -373,7 +401,7 @@ BOMBS: list[Case] = [
 
 BOXES = [
     *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *BOMBS),
+    *(*RATIOS, *FREE_LETTERS, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
