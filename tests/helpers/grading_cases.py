@@ -369,6 +369,16 @@ FREE_LETTERS: list[Case] = [
     (r"f(x)=k, k\in\mathbb{R}", "f(x) = c", True),  # orz
 ]
 
+RESIDUES: list[Case] = [
+    (r"2^{2023} \bmod 7", "2", False),
+    (r"7^{2024}\pmod{100}", "1", False),
+    (r"123\cdot 456 \bmod 10", "8", False),
+    (r"2023 \bmod 7", "0", False),
+    (r"x \equiv 2^{2023} \pmod 7", r"x\equiv 2\pmod 7", False),
+    (r"3 \bmod 7", "3", True),
+    (r"x \equiv -4 \pmod 7", r"x\equiv 3\pmod 7", True),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -401,7 +411,7 @@ BOMBS: list[Case] = [
 
 BOXES = [
     *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *FREE_LETTERS, *BOMBS),
+    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
