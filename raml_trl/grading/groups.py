@@ -286,23 +286,37 @@ def _product(first: Answer, second: Answer) -> Answer:
 def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether two piecewise functions, `p` and `a`, have equal pieces in any order.
 
-    Two pieces are equal if their conditions and their values are equal. The condition "otherwise" in one function
-    equals any condition in the other. Return None if `comparison`, which compares conditions and values, cannot decide.
+    Two pieces are equal if their conditions and their values are equal. If only one of the functions has the condition
+    "otherwise", it equals the one condition in the other that is left. Return None if `comparison`, which compares
+    conditions and values, cannot decide.
     """
     assert isinstance(p.value, Cases)
     assert isinstance(a.value, Cases)
-    first, second = list(p.value.rows), list(a.value.rows)
-    if len(first) != len(second):
+    # The piece with the condition "otherwise" comes last.
+    first, second = (sorted(cases.rows, key=lambda row: _is_otherwise(row[1])) for cases in (p.value, a.value))
+    others = [sum(_is_otherwise(condition) for _, condition in rows) for rows in (first, second)]
+    if len(first) != len(second) or max(others) > 1:
         return False
     verdicts = list[Verdict]()
     for value, condition in second:
-        fits = [comparison.same(row[1], condition) for row in first]
-        if True not in fits:
-            fits = [
-                row[1].text in _OTHERWISE or condition.text in _OTHERWISE or verdict
-                for row, verdict in zip(first, fits, strict=True)
-            ]
-        if True not in fits:
-            return None if None in fits else False
-        verdicts.append(comparison.same(first.pop(fits.index(True))[0], value))
+        fits = [_same_condition(row[1], condition, comparison) for row in first]
+        if True in fits:
+            place = fits.index(True)
+        elif None in fits:
+            return None
+        elif sum(others) == 1 and (_is_otherwise(condition) or _is_otherwise(first[-1][1])):
+            place = -1
+        else:
+            return False
+        verdicts.append(comparison.same(first.pop(place)[0], value))
     return all_of(verdicts)
+
+
+def _same_condition(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    if _is_otherwise(p) or _is_otherwise(a):
+        return _is_otherwise(p) and _is_otherwise(a)
+    return comparison.same(p, a)
+
+
+def _is_otherwise(condition: Answer) -> bool:
+    return condition.text in _OTHERWISE

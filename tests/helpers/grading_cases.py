@@ -379,6 +379,22 @@ RESIDUES: list[Case] = [
     (r"x \equiv -4 \pmod 7", r"x\equiv 3\pmod 7", True),
 ]
 
+PIECES: list[Case] = [
+    (
+        r"\begin{cases}2 & x=7\\1&\text{otherwise}\end{cases}",
+        r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}",
+        False,
+    ),
+    (
+        r"\begin{cases}1 & \text{otherwise}\\2&\text{otherwise}\end{cases}",
+        r"\begin{cases}1 & x>0\\2&x\le0\end{cases}",
+        False,
+    ),
+    (r"\begin{cases}2&\text{else}\\1 & x>0\end{cases}", r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}", True),
+    (r"\begin{cases}2&\text{otherwise}\\1 & x>0\end{cases}", r"\begin{cases}1 & x>0\\2&x\le0\end{cases}", True),
+    (r"\begin{cases}2&x\le0\\1 & 0<x\end{cases}", r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}", True),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -411,7 +427,7 @@ BOMBS: list[Case] = [
 
 BOXES = [
     *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *BOMBS),
+    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
