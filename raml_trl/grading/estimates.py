@@ -59,6 +59,15 @@ def estimate(text: str) -> Estimate | None:
         return None
 
 
+def sign_of_difference(first: str, second: str) -> int | None:
+    """Return -1 or 1 if a real number without letters is certainly smaller or larger than another one; None if not."""
+    a, b = estimate(first), estimate(second)
+    if a is None or b is None or a.value.imag or b.value.imag or _NAME.search(first + second):
+        return None
+    difference = a.value.real - b.value.real
+    return (1 if difference > 0 else -1) if abs(difference) > a.error + b.error else None
+
+
 def is_unknown(text: str) -> bool:
     r"""Return whether an expression has letters and no value that `estimate` can compute, such as \triangle ABC.
 

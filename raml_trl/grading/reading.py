@@ -33,7 +33,8 @@ from raml_trl.grading.bases import read_based
 from raml_trl.grading.choices import read_choice
 from raml_trl.grading.clock import read_time
 from raml_trl.grading.dates import read_date
-from raml_trl.grading.names import CONSTANTS, is_name
+from raml_trl.grading.estimates import sign_of_difference
+from raml_trl.grading.names import is_name, is_variable
 from raml_trl.grading.notation import normalise, plain
 from raml_trl.grading.numbers import exact
 from raml_trl.grading.plus_minus import PLUS_MINUS, both_signs
@@ -185,7 +186,7 @@ def _relation(text: str) -> Value | None:
 
 
 def _approximation(members: Sequence[str]) -> Approximation:
-    values = [member for member in members[:-1] if member and not is_name(plain(member))]
+    values = [member for member in members[:-1] if member and not is_variable(plain(member))]
     return Approximation(read(values[-1]) if values else None, read(members[-1]), _parts(values[:-1]))
 
 
@@ -194,7 +195,7 @@ def _equation(members: Sequence[str]) -> Value:
     match = _FUNCTION.fullmatch(first)
     if match and len(members) == 2:
         return Function(match[1], tuple(re.split(" ?, ?", match[2])), read(members[1]))
-    if is_name(last) and last not in CONSTANTS and not is_name(first):
+    if is_variable(last) and not is_name(first):
         return _equation(members[::-1])
     return Equation(first if is_name(first) else "", _parts(members))
 
