@@ -23,6 +23,7 @@ from raml_trl.grading.clock import TimeOfDay
 from raml_trl.grading.names import is_name
 from raml_trl.grading.notation import compact, plain
 from raml_trl.grading.reading import read
+from raml_trl.grading.tokens import SEPARATORS, cut
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of
 
 _MAX_UNORDERED = 32  # most parts that are compared in any order, beyond those that are spelled alike
@@ -173,9 +174,12 @@ def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Ver
 def same_bounds(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether a list of inequalities `p` and the answer `a` describe the same set of numbers.
 
-    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. Return None if `comparison`, which compares the two sets, cannot
-    decide.
+    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. A system, or a list with "and", describes no union. Return None
+    if `comparison`, which compares the two sets, cannot decide.
     """
+    signs = cut(p.text, SEPARATORS)[1]
+    if not signs or any("and" in sign for sign in signs):
+        return False
     intervals = [as_interval(part) if isinstance(part.value, Inequality) else None for part in parts_of(p)]
     unknowns = {member.text for part in parts_of(p) for member in _unknowns(part)} | {x.text for x in _unknowns(a)}
     if None in intervals or len(unknowns) > 1:
@@ -215,7 +219,8 @@ def same_set_builder(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
         return (
             isinstance(a.value, SetOf | Items) and integers is not None and matched(integers, a.value.parts, comparison)
         )
-    return comparison.same(p.value.condition, a)
+    # The numbers 2x for all x > 1 are not the numbers above 1.
+    return is_name(p.value.element.text) and comparison.same(p.value.condition, a)
 
 
 def _integers(answer: SetBuilder) -> list[Answer] | None:

@@ -395,6 +395,28 @@ PIECES: list[Case] = [
     (r"\begin{cases}2&x\le0\\1 & 0<x\end{cases}", r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}", True),
 ]
 
+CONDITIONS: list[Case] = [
+    (r"\{2x \mid x>1\}", r"(1,\infty)", False),
+    (r"\{-x : x>1\}", "x>1", False),
+    (r"(1,\infty)", r"\{x^2 \mid x>1\}", False),
+    (r"\{(x,y) \mid x+y>1\}", "x+y>1", True),
+    (r"\{(x,y) \in \mathbb{R}^2 \mid x+y>1\}", "x+y>1", True),
+    (r"\{x \in (0,5) \mid x>1\}", r"(1,\infty)", False),
+    (r"x>\sqrt2 \text{ and } x<\sqrt3", r"(\sqrt2,\sqrt3)", True),
+    (r"x>\sqrt2, x<\sqrt3", r"(\sqrt2,\sqrt3)", True),
+    (r"x>a \text{ and } x<b", "a<x<b", True),
+    (r"x>\sqrt2 \text{ and } x<\sqrt3", r"\mathbb{R}", False),
+    (r"x<\sqrt2 \text{ and } x>\sqrt3", r"x<\sqrt2 \text{ or } x>\sqrt3", False),
+    (r"x<\sqrt2 \text{ and } x>\sqrt3", r"(-\infty,\sqrt2)\cup(\sqrt3,\infty)", False),
+    (r"1<x<5 \text{ and } x>2", r"(1,\infty)", False),
+    (r"\begin{cases}x>1\\x<3\end{cases}", "(1,3)", True),
+    (r"\begin{cases}x>1\\x<3\end{cases}", r"\mathbb{R}", False),
+    (r"x\le3 \text{ and } x\ge3", r"\emptyset", False),
+    (r"x\le3 \text{ and } x\ge3", "3", True),
+    (r"x\le3 \text{ and } x>3", r"\emptyset", True),
+    (r"x<1 \text{ or } x>3", "|x-2|>1", True),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -427,7 +449,7 @@ BOMBS: list[Case] = [
 
 BOXES = [
     *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *BOMBS),
+    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *CONDITIONS, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
