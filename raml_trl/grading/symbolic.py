@@ -17,6 +17,7 @@ from sympy.core.evalf import PrecisionExhausted
 from sympy.core.relational import Relational
 from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
+from raml_trl.grading.numbers import is_rounded
 from raml_trl.grading.roots import have_same_roots
 from raml_trl.grading.tokens import letters, rename
 
@@ -58,6 +59,8 @@ def equal_expressions(predicted: str, answer: str) -> bool | None:
         return None
     if _differ(gold[0], target[0]):
         return False
+    if _is_rounded(predicted, gold[0]) or _is_rounded(answer, target[0]):
+        return True
     if isinstance(gold[0], Relational) and isinstance(target[0], Relational) and _are_multiples(gold[0], target[0]):
         return True
     # The last flag also compares an interval with an inequality.
@@ -196,6 +199,17 @@ def _tolerance(gold: sympy.Basic, target: sympy.Basic) -> float:
     if len(decimals) == 1 and not decimals[0].has(sympy.NumberSymbol, sympy.Function, sympy.Pow):
         return _RELATIVE_OF_ROUNDED
     return _RELATIVE_OF_DECIMALS if decimals else _RELATIVE
+
+
+def _is_rounded(decimal: str, scalar: sympy.Basic) -> bool:
+    """Return whether `decimal` has six or more significant digits, and a number without decimals rounds to it."""
+    if "." not in decimal or not _is_scalar(scalar) or scalar.free_symbols or scalar.has(sympy.Float):
+        return False
+    try:
+        value = scalar.evalf(_DIGITS)
+    except _NO_VALUE:
+        return False
+    return bool(value.is_Float) and is_rounded(decimal, Fraction(str(value)))
 
 
 def _are_multiples(first: Relational, second: Relational) -> bool:

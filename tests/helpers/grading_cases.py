@@ -417,6 +417,20 @@ CONDITIONS: list[Case] = [
     (r"x<1 \text{ or } x>3", "|x-2|>1", True),
 ]
 
+ROUNDED: list[Case] = [
+    (r"\pi \approx 3.14", r"\pi", True),
+    (r"e \approx 2.718", "e", True),
+    (r"\pi \approx 5", "5", False),
+    (r"\infty \approx 5", "5", False),
+    ("3.14159", r"\pi", True),
+    ("3.14160", r"\pi", False),
+    ("3.1416", r"\pi", False),
+    ("1.41421", r"\sqrt2", True),
+    ("31415.927", r"10000\pi", True),
+    ("0", r"\sqrt{8}-2\sqrt{2}", True),
+    (r"10^{-10}\pi", "0", False),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -449,7 +463,7 @@ BOMBS: list[Case] = [
 
 BOXES = [
     *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *CONDITIONS, *BOMBS),
+    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *CONDITIONS, *ROUNDED, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
