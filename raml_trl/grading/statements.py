@@ -49,7 +49,8 @@ def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
         ]
         return comparison.same(Answer(p.text, Items(tuple(equations))), a)
     if not isinstance(a.value, Equation):
-        return all_of(comparison.same(value, a) for value in _values(p.value))
+        described = p.value.name or (not comparison.swapped and _is_described(p.value))
+        return all_of(comparison.same(value, a) for value in (_values(p.value) if described else p.value.members))
     names = [_names(equation) for equation in (p.value, a.value)]
     if p.value.name and a.value.name and _same_names(*names):
         values = _values(p.value), _values(a.value)
@@ -66,12 +67,22 @@ def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 def _values(equation: Equation) -> tuple[Answer, ...]:
     """Return the last value of a chain of equations behind the earlier ones that have no other letters than it.
 
-    In `S = ab = 2 + 3 = 5`, the values are 2 + 3 and 5. Of an equation without a name, all members are values.
+    In `S = ab = 2 + 3 = 5`, the values are 2 + 3 and 5.
     """
-    if not equation.name:
-        return equation.members
-    values = [member for member in equation.members if not _is_unknown(member)] or [equation.members[-1]]
+    values = [member for member in equation.members if not is_variable(plain(member.text))] or [equation.members[-1]]
     return tuple(value for value in values if _letters(value) <= _letters(values[-1]))
+
+
+def _is_described(equation: Equation) -> bool:
+    r"""Return whether the left side of an equation only says what the value is, as in `m + n = 41` and `|z| = 5`.
+
+    Such a side has letters and no numbers, except in brackets as in `P(X = 2)`. With numbers it may be an equation to
+    solve, as in `2x + 3 = 4`.
+    """
+    left = _APPLIED.sub("P", equation.members[0].text)
+    names = [letters(plain(left)), letters(equation.members[-1].text)]
+    unknowns = [[name for name in side if _LETTER.fullmatch(name) and name not in CONSTANTS] for side in names]
+    return bool(unknowns[0]) and not unknowns[1] and not _NO_DESCRIPTION.search(left) and not changing_words(left)
 
 
 def _letters(answer: Answer) -> set[str]:
@@ -79,12 +90,7 @@ def _letters(answer: Answer) -> set[str]:
 
 
 def _names(equation: Equation) -> set[str]:
-    return {plain(member.text) for member in equation.members[:-1] if _is_unknown(member)} | {equation.name}
-
-
-def _is_unknown(member: Answer) -> bool:
-    name = plain(member.text)
-    return is_name(name) and name not in CONSTANTS
+    return {name for member in equation.members[:-1] if is_variable(name := plain(member.text))} | {equation.name}
 
 
 def _same_names(first: set[str], second: set[str]) -> bool:

@@ -431,6 +431,25 @@ ROUNDED: list[Case] = [
     (r"10^{-10}\pi", "0", False),
 ]
 
+DESCRIBED: list[Case] = [
+    ("m+n=41", "41", True),
+    ("m+n=12+29=41", "41", True),
+    ("m+n=12+28=41", "41", False),
+    ("|z|=5", "5", True),
+    (r"\cos\theta=\frac12", r"\frac12", True),
+    (r"\angle A=30^\circ", r"30^\circ", True),
+    (r"\overline{AB}=5", "5", True),
+    (r"P(X=2)=\frac14", r"\frac14", True),
+    (r"\text{Area of triangle}=25\pi", r"25\pi", True),
+    (r"A\cup B=[1,2]", "[1,2]", True),
+    ("AB=BC=5", "5", True),
+    ("-x=5", "5", False),
+    ("x^2=4", "4", False),
+    ("4", "x+y=4", False),
+    (r"\neg x=5", "5", False),
+    (r"\text{not the answer}=5", "5", False),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -463,7 +482,7 @@ BOMBS: list[Case] = [
 
 BOXES = [
     *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *CONDITIONS, *ROUNDED, *BOMBS),
+    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *CONDITIONS, *ROUNDED, *DESCRIBED, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
