@@ -14,7 +14,8 @@ _ONE = re.compile(
 )
 _SEVERAL = re.compile(rf"{_LABEL}(?:\(?[A-J]\)?(?:\s*,\s*(?:and )?|\s*&\s*|\s+and\s+))+\(?[A-J]\)?")
 _RUN = re.compile("[A-J]{2,10}")
-_OPTION = re.compile(r"\([A-J]\)")
+# Further options, as in `A. 5; B. 6`
+_OPTION = re.compile(r"\([A-J]\)|(?:^|[\s,;|])[A-J][.):]|[,;|]\s*[A-J]$|(?i:\b(?:options?|choices?|also)) [A-J]\b")
 
 
 @dataclass(frozen=True)

@@ -417,6 +417,18 @@ CONDITIONS: list[Case] = [
     (r"x<1 \text{ or } x>3", "|x-2|>1", True),
 ]
 
+CHOICES: list[Case] = [
+    ("A. 5; B. 6; C. 7; D. 8", "A", False),
+    ("A. 5\nB. 6", "A", False),
+    ("A. Option B", "A", False),
+    ("Option A. also B", "A", False),
+    ("(C) 12, D. 15, E. 18", "C", False),
+    ("B. 5; A", "B", False),
+    ("B. A cat", "B", True),
+    ("A. Vitamin C", "A", True),
+    ("(A) x + C", "A", True),
+]
+
 ROUNDED: list[Case] = [
     (r"\pi \approx 3.14", r"\pi", True),
     (r"e \approx 2.718", "e", True),
@@ -481,8 +493,8 @@ BOMBS: list[Case] = [
 ]
 
 BOXES = [
-    *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS),
-    *(*RATIOS, *FREE_LETTERS, *RESIDUES, *PIECES, *CONDITIONS, *ROUNDED, *DESCRIBED, *BOMBS),
+    *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS, *RATIOS, *FREE_LETTERS, *RESIDUES),
+    *(*PIECES, *CONDITIONS, *CHOICES, *ROUNDED, *DESCRIBED, *BOMBS),
 ]
 
 TEXTS: list[Case] = [
