@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from raml_trl.grading.quantities import CHANGING_WORDS
 
+OPTION_LETTERS = "ABCDEFGHIJ"
+"""The letters of the options that the patterns below read."""
+
 _LABEL = r"(?:(?i:the )?(?i:correct |final )?(?i:options?|answers?|choices?)(?i: is| are)?:? )?"
 # The content of an option stands behind a space or a full stop. It starts with no operator, and is no single letter:
 # `(D)x` and `(D) x` are products.
