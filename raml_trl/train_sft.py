@@ -21,7 +21,7 @@ from raml_trl.data.reading import open_data, stream_tasks
 from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.cli import run
-from raml_trl.runtime.errors import Problems, count_of
+from raml_trl.runtime.errors import InputError, Problems, count_of
 from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
 from raml_trl.sampling.preview import describe_inputs
@@ -87,6 +87,10 @@ def open_inputs(
         tokenizer = load_tokenizer(name, revision=model.model_revision)
         if config.chat_template_path is not None:
             tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
+        if config.eos_token is not None:  # TRL sets it after the examples are tokenised
+            if config.eos_token not in tokenizer.get_vocab():
+                raise InputError(f"eos_token is {config.eos_token!r}, but the tokenizer of {name} has no such token")
+            tokenizer.eos_token = config.eos_token
         check_chat(tokenizer, options.prompt_style, name)
     problems.check()
     return name, tokenizer, table, evaluation

@@ -11,7 +11,8 @@ from raml_trl.grading.notation import compact, normalise
 from raml_trl.grading.numbers import MAX_CHARACTERS, exact
 
 _NUMBER = re.compile(
-    r"\\[dtc]?frac\s*\{[^{}]{1,40}\}\s*\{[^{}]{1,40}\}|[0-9][0-9,]*(?:\.[0-9]+)?(?:\s?/\s?[0-9]+)?|\.[0-9]+", re.ASCII
+    r"\\[dtc]?frac\s*\{[^{}]{1,40}\}\s*\{[^{}]{1,40}\}|(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:\s?/\s?[0-9]+)?|\.[0-9]+",
+    re.ASCII,
 )
 _SIGN = re.compile(r"[-−]\s*\Z")  # noqa: RUF001
 
@@ -58,11 +59,10 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _number_lengths(number: str) -> Iterator[int]:
-    """Yield the lengths that a matched number may have: `7,` may be a 7 and a comma, `3/4` a 3 and a slash."""
+    """Yield the lengths that a matched number may have: `3/4` may be a 3 and a slash."""
     yield len(number)
-    for mark in (",", "/"):
-        if mark in number and not number.startswith("\\"):
-            yield number.index(mark)
+    if "/" in number and not number.startswith("\\"):
+        yield number.index("/")
 
 
 def _first_spelling(text: str, answer: str) -> int | None:

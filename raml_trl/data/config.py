@@ -6,6 +6,7 @@ from typing import ClassVar
 from raml_trl.data import arithmetic_mixed
 from raml_trl.data.arithmetic import MOST_TRAJECTORIES, SPLITS, split_size
 from raml_trl.data.columns import AnswerForm, Columns, RowFormat
+from raml_trl.grading.choices import OPTION_LETTERS
 from raml_trl.prompts import STYLES, find_style
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.help_page import Headings
@@ -59,8 +60,11 @@ class TableArguments:
         for condition in self.where:
             if not condition.partition("=")[1]:
                 raise InputError(f"where must have the form COLUMN=VALUE, got {condition!r}")
-        if len(self.choice_columns) == 1 or len(self.choice_columns) > 26:
-            raise InputError(f"choice_columns needs 2 to 26 columns, got {len(self.choice_columns)}")
+        if len(self.choice_columns) == 1 or len(self.choice_columns) > len(OPTION_LETTERS):
+            raise InputError(
+                f"choice_columns needs 2 to {len(OPTION_LETTERS)} columns, got {len(self.choice_columns)}: the grader "
+                f"reads the letters {OPTION_LETTERS[0]} to {OPTION_LETTERS[-1]}"
+            )
 
     @property
     def row_format(self) -> RowFormat:

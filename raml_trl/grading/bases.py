@@ -22,5 +22,5 @@ def read_based(text: str) -> Based | None:
     if match is None:
         return None
     digits, base = match[1] or match[3], (match[2] or match[4]).lower()
-    number = int(base) if base.isdigit() else _BASES.get(base, 0)
+    number = int(base) if base.isdecimal() else _BASES.get(base, 0)
     return Based(digits.upper(), number) if number and (digits.isdigit() or number > 10) else None

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from raml_trl.grading.quantities import CHANGING_WORDS
 
+OPTION_LETTERS = "ABCDEFGHIJ"
+"""The letters of the options that the patterns below read."""
+
 _LABEL = r"(?:(?i:the )?(?i:correct |final )?(?i:options?|answers?|choices?)(?i: is| are)?:? )?"
 # The content of an option stands behind a space or a full stop. It starts with no operator, and is no single letter:
 # `(D)x` and `(D) x` are products.
@@ -14,7 +17,8 @@ _ONE = re.compile(
 )
 _SEVERAL = re.compile(rf"{_LABEL}(?:\(?[A-J]\)?(?:\s*,\s*(?:and )?|\s*&\s*|\s+and\s+))+\(?[A-J]\)?")
 _RUN = re.compile("[A-J]{2,10}")
-_OPTION = re.compile(r"\([A-J]\)")
+# Further options, as in `A. 5; B. 6`
+_OPTION = re.compile(r"\([A-J]\)|(?:^|[\s,;|])[A-J][.):]|[,;|]\s*[A-J]$|(?i:\b(?:options?|choices?|also)) [A-J]\b")
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ MAX_CHARACTERS = 300
 _MAX_DEPTH = 20  # nested brackets
 _APART = 1e-3  # relative difference of values that differ: far more than the rounding of any accepted decimal
 
-_GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega"
+GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega"
 _TOKEN = re.compile(
     r" *([0-9]+(?:\.[0-9]+)?|\.[0-9]+"
-    rf"|(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))'*(?: ?_ ?\{{ ?\w+ ?\}})?'*"
+    rf"|(?:[A-Za-z]|\\(?:{GREEK})(?![A-Za-z]))'*(?: ?_ ?\{{ ?\w+ ?\}})?'*"
     r"|\\(?:frac|binom|sqrt|cdot|times|pi|ln|log|sin|cos|tan|cot|sec|csc)(?![A-Za-z])|[-+*/^!(){}\[\]|_])",
     re.ASCII,
 )
-_NAME = re.compile(rf"(?<![A-Za-z\\])[A-Za-df-hj-z]|\\(?:{_GREEK})(?![A-Za-z])")  # e and i are numbers
+_NAME = re.compile(rf"(?<![A-Za-z\\])[A-Za-df-hj-z]|\\(?:{GREEK})(?![A-Za-z])")  # e and i are numbers
 _BOUND = re.compile(r"\\(?:sum|prod|int|lim|min|max)(?![A-Za-z]) ?_|\\begin")
 _CONSTANT = re.compile(r"\+ *[Cc] *$")  # of integration: its case does not count
 _DIGITS = set("0123456789.")
@@ -57,6 +57,15 @@ def estimate(text: str) -> Estimate | None:
         return _Reader(text).read()
     except (UnreadError, OverflowError):
         return None
+
+
+def sign_of_difference(first: str, second: str) -> int | None:
+    """Return -1 or 1 if a real number without letters is certainly smaller or larger than another one; None if not."""
+    a, b = estimate(first), estimate(second)
+    if a is None or b is None or a.value.imag or b.value.imag or _NAME.search(first + second):
+        return None
+    difference = a.value.real - b.value.real
+    return (1 if difference > 0 else -1) if abs(difference) > a.error + b.error else None
 
 
 def is_unknown(text: str) -> bool:

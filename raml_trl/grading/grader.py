@@ -100,6 +100,8 @@ def decide_without_algebra(predicted: str | None, answer: str) -> Outcome | None
         verdict = same(predicted, answer, equal_at_point, max_steps=MAX_STEPS)
     except TooManyStepsError:
         return None
+    except (ArithmeticError, RecursionError, ValueError):  # no text that a model writes may end a run
+        return "unreadable answer"
     if verdict is None and has_huge_number(predicted):
         return "unreadable answer"
     if verdict is None and has_huge_number(answer):

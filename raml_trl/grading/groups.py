@@ -23,11 +23,14 @@ from raml_trl.grading.clock import TimeOfDay
 from raml_trl.grading.names import is_name
 from raml_trl.grading.notation import compact, plain
 from raml_trl.grading.reading import read
+from raml_trl.grading.tokens import SEPARATORS, cut
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of
 
 _MAX_UNORDERED = 32  # most parts that are compared in any order, beyond those that are spelled alike
+_LARGEST = 10**300  # integer that is written out
 _MAX_INTEGERS = 1_000  # most elements of a set of integers that is compared with a list
 _LETTER = re.compile("[A-Za-z]")
+_ZERO = read("0")
 _OTHERWISE = ("otherwise", "else", "other", "其他")
 
 
@@ -171,9 +174,12 @@ def same_interval_and_parts(p: Answer, a: Answer, comparison: Comparison) -> Ver
 def same_bounds(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether a list of inequalities `p` and the answer `a` describe the same set of numbers.
 
-    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. Return None if `comparison`, which compares the two sets, cannot
-    decide.
+    For example, `x < 1 or x > 3` equals `|x - 2| > 1`. A system, or a list with "and", describes no union. Return None
+    if `comparison`, which compares the two sets, cannot decide.
     """
+    signs = cut(p.text, SEPARATORS)[1]
+    if not signs or any("and" in sign for sign in signs):
+        return False
     intervals = [as_interval(part) if isinstance(part.value, Inequality) else None for part in parts_of(p)]
     unknowns = {member.text for part in parts_of(p) for member in _unknowns(part)} | {x.text for x in _unknowns(a)}
     if None in intervals or len(unknowns) > 1:
@@ -213,7 +219,8 @@ def same_set_builder(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
         return (
             isinstance(a.value, SetOf | Items) and integers is not None and matched(integers, a.value.parts, comparison)
         )
-    return comparison.same(p.value.condition, a)
+    # The numbers 2x for all x > 1 are not the numbers above 1.
+    return is_name(p.value.element.text) and comparison.same(p.value.condition, a)
 
 
 def _integers(answer: SetBuilder) -> list[Answer] | None:
@@ -222,7 +229,7 @@ def _integers(answer: SetBuilder) -> list[Answer] | None:
     if answer.domain != "Z" or interval is None:
         return None
     low, high = interval.low.value, interval.high.value
-    if not isinstance(low, Number) or not isinstance(high, Number):
+    if not isinstance(low, Number) or not isinstance(high, Number) or max(map(abs, (low.value, high.value))) > _LARGEST:
         return None
     first, last = -int(-low.value // 1), int(high.value // 1)
     first += not interval.has_low and first == low.value
@@ -244,16 +251,23 @@ def same_matrix(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 
 
 def same_ratio(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
-    """Return whether two ratios are equal, as 2:4 and 1:2 are; None if `comparison` cannot decide."""
+    """Return whether two ratios are equal, as 2:4 and 1:2 are; None if `comparison` cannot decide.
+
+    Equal ratios have zeros at the same places, and a part that is not zero.
+    """
     first, second = parts_of(p), parts_of(a)
     if len(first) != len(second):
         return False
-    pairs = zip(first[1:], second[1:], strict=True)
+    zeros = [(comparison.same(x, _ZERO), comparison.same(_ZERO, y)) for x, y in zip(first, second, strict=True)]
+    if any(None in pair for pair in zeros):
+        return None
+    if any(x != y for x, y in zeros) or (False, False) not in zeros:
+        return False
+    base = zeros.index((False, False))
     return all_of(
-        comparison.same(_quotient(first[0], x), _quotient(second[0], y))
-        if len(first) == 2
-        else comparison.same(_product(x, second[0]), _product(y, first[0]))
-        for x, y in pairs
+        comparison.same(_product(x, second[base]), _product(y, first[base]))
+        for place, (x, y) in enumerate(zip(first, second, strict=True))
+        if place != base
     )
 
 
@@ -277,23 +291,37 @@ def _product(first: Answer, second: Answer) -> Answer:
 def same_cases(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     """Return whether two piecewise functions, `p` and `a`, have equal pieces in any order.
 
-    Two pieces are equal if their conditions and their values are equal. The condition "otherwise" in one function
-    equals any condition in the other. Return None if `comparison`, which compares conditions and values, cannot decide.
+    Two pieces are equal if their conditions and their values are equal. If only one of the functions has the condition
+    "otherwise", it equals the one condition in the other that is left. Return None if `comparison`, which compares
+    conditions and values, cannot decide.
     """
     assert isinstance(p.value, Cases)
     assert isinstance(a.value, Cases)
-    first, second = list(p.value.rows), list(a.value.rows)
-    if len(first) != len(second):
+    # The piece with the condition "otherwise" comes last.
+    first, second = (sorted(cases.rows, key=lambda row: _is_otherwise(row[1])) for cases in (p.value, a.value))
+    others = [sum(_is_otherwise(condition) for _, condition in rows) for rows in (first, second)]
+    if len(first) != len(second) or max(others) > 1:
         return False
     verdicts = list[Verdict]()
     for value, condition in second:
-        fits = [comparison.same(row[1], condition) for row in first]
-        if True not in fits:
-            fits = [
-                row[1].text in _OTHERWISE or condition.text in _OTHERWISE or verdict
-                for row, verdict in zip(first, fits, strict=True)
-            ]
-        if True not in fits:
-            return None if None in fits else False
-        verdicts.append(comparison.same(first.pop(fits.index(True))[0], value))
+        fits = [_same_condition(row[1], condition, comparison) for row in first]
+        if True in fits:
+            place = fits.index(True)
+        elif None in fits:
+            return None
+        elif sum(others) == 1 and (_is_otherwise(condition) or _is_otherwise(first[-1][1])):
+            place = -1
+        else:
+            return False
+        verdicts.append(comparison.same(first.pop(place)[0], value))
     return all_of(verdicts)
+
+
+def _same_condition(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
+    if _is_otherwise(p) or _is_otherwise(a):
+        return _is_otherwise(p) and _is_otherwise(a)
+    return comparison.same(p, a)
+
+
+def _is_otherwise(condition: Answer) -> bool:
+    return condition.text in _OTHERWISE

@@ -13,6 +13,8 @@ from raml_trl.grading.reading import read
 from raml_trl.grading.remainders import ResidueClass
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of
 
+_INTEGER = re.compile("[+-]?[0-9]+", re.ASCII)
+
 
 def same_times(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
     """Return whether two times of day are equal."""
@@ -42,7 +44,8 @@ def same_dates(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
 def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     r"""Return whether two residue classes are equal, as 3 and 10 modulo 7 are; None if `comparison` cannot decide.
 
-    A letter, such as x in `x \equiv 3 \pmod{7}`, may be missing in one of the two.
+    A residue must be an integer and not, for example, a power: `2^{9} \bmod 7` only repeats the question. A letter,
+    such as x in `x \equiv 3 \pmod{7}`, may be missing in one of the two.
     """
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, ResidueClass)
@@ -53,20 +56,23 @@ def same_residue_classes(p: Answer, a: Answer, comparison: Comparison) -> Verdic
     if modulus is None or modulus != exact(second.modulus) or not modulus:
         return all_of((comparison.same(read(first.modulus), read(second.modulus)), first.residues == second.residues))
     residues = [
-        {None if (number := exact(text)) is None else number % modulus for text in side.residues}
+        {int(text) % modulus if _INTEGER.fullmatch(text) else None for text in side.residues}
         for side in (first, second)
     ]
     return None not in residues[0] | residues[1] and residues[0] == residues[1]
 
 
 def same_residue_and_number(p: Answer, a: Answer, _comparison: Comparison) -> Verdict:
-    """Return whether the number `a` is the smallest member of the residue class `p` that is not negative."""
+    r"""Return whether the residue of the class `p` is the number `a`, and the smallest one that is not negative.
+
+    `10 \bmod 7` does not equal 3, because it may only repeat the question.
+    """
     assert isinstance(p.value, ResidueClass)
     assert isinstance(a.value, Number)
-    modulus, residue = exact(p.value.modulus), exact(p.value.residues[0])
-    if p.value.name or len(p.value.residues) > 1 or not modulus or residue is None:
+    modulus, residue = exact(p.value.modulus), p.value.residues[0]
+    if p.value.name or len(p.value.residues) > 1 or modulus is None or not _INTEGER.fullmatch(residue):
         return False
-    return residue % modulus == a.value.value
+    return int(residue) == a.value.value and 0 <= a.value.value < modulus
 
 
 def same_quantities(p: Answer, a: Answer, comparison: Comparison) -> Verdict:

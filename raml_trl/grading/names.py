@@ -14,3 +14,8 @@ CONSTANTS = {r"\pi", r"\infty", "e", "i"}
 def is_name(text: str) -> bool:
     """Return whether `text` is a name that an equation or inequality may give a value, such as `x`, `AB` or `f(2)`."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_variable(text: str) -> bool:
+    """Return whether `text` is a name, but not that of a constant."""
+    return is_name(text) and text not in CONSTANTS

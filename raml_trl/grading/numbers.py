@@ -58,15 +58,16 @@ def same_number(first: str, second: str) -> bool | None:
     a, b = exact(first), exact(second)
     if a is None or b is None:
         return None
-    return a == b or _rounds(first, a, second, b) or _rounds(second, b, first, a)
+    return a == b or ("." not in second and is_rounded(first, b)) or ("." not in first and is_rounded(second, a))
 
 
-def _rounds(decimal: str, rounded: Fraction, fraction: str, value: Fraction) -> bool:
-    match = _DECIMAL.fullmatch(decimal)
-    if match is None or "." in fraction or value.denominator == 1:
+def is_rounded(decimal: str, value: Fraction) -> bool:
+    """Return whether `decimal` is a decimal with six or more significant digits to which `value` rounds."""
+    match, number = _DECIMAL.fullmatch(decimal), exact(decimal)
+    if match is None or number is None or value.denominator == 1:
         return False
     digits = decimal.lstrip("+-0.,").replace(".", "").replace(",", "")
-    return len(digits) >= _ROUNDED_DIGITS and 2 * abs(rounded - value) * 10 ** len(match[1]) <= 1
+    return len(digits) >= _ROUNDED_DIGITS and 2 * abs(number - value) * 10 ** len(match[1]) <= 1
 
 
 def is_not_finite(answer: str) -> bool:

@@ -33,7 +33,8 @@ from raml_trl.grading.bases import read_based
 from raml_trl.grading.choices import read_choice
 from raml_trl.grading.clock import read_time
 from raml_trl.grading.dates import read_date
-from raml_trl.grading.names import CONSTANTS, is_name
+from raml_trl.grading.estimates import sign_of_difference
+from raml_trl.grading.names import is_name, is_variable
 from raml_trl.grading.notation import normalise, plain
 from raml_trl.grading.numbers import exact
 from raml_trl.grading.plus_minus import PLUS_MINUS, both_signs
@@ -55,6 +56,7 @@ _TEXT = re.compile(TEXT)
 _CUP, _ROW, _CELL, _COLON, _COMMA = (re.compile(pattern) for pattern in (r"\\cup", r"\\\\", "&", ":", "[,;]"))
 _SUCH_THAT = re.compile(r"\\mid|:|\|")
 _ELEMENT = re.compile(rf"({_LETTER}) ?(?:\\in ?\\mathbb\{{([A-Z])\}} ?(\^ ?\{{?[+*]\}}?)?)?")
+_POINT = re.compile(r"^(\([^()]*\)) ?\\in ?\\mathbb\{R\} ?\^ ?\{[2-9n]\}$")
 _REALS_SUCH_THAT = re.compile(rf"({_LETTER}) ?(?:\\in ?\\mathbb\{{R\}} ?)?(?:\\mid|:|\|) ?(.+)", re.DOTALL)
 _MATRIX = re.compile(
     r"\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}(?: ?\^ ?\{? ?(\\top|T|\\mathrm\{T\}) ?\}?)?",
@@ -132,28 +134,41 @@ def _items(text: str) -> Value | None:
     if len(pieces) < 2:
         return None
     parts = _parts([part for piece in pieces for part in both_signs(piece)])
-    if len(parts) == 2 and not any("or" in sign or "或" in sign for sign in signs):
+    if not any("or" in sign or "或" in sign for sign in signs):
         return _intersection(parts, strict=any("and" in sign for sign in signs)) or Items(parts)
     return Items(parts)
 
 
-def _intersection(parts: Sequence[Answer], *, strict: bool) -> Inequality | EmptySet | None:
+def _intersection(parts: Sequence[Answer], *, strict: bool) -> Inequality | Equation | EmptySet | None:
     """Return the chain `low < x < high` for `x > low` and `x < high`, or None if the parts are no such pair.
 
-    If no number is between the bounds, the result is the empty set if `strict`, and otherwise None.
+    The bounds must be in order, unless `strict`, which means that both inequalities hold. Then the result for bounds in
+    the other order is the empty set, and for `x >= 3` and `x <= 3` it is `x = 3`.
     """
     bounds = [part.value for part in parts]
-    if not all(isinstance(bound, Inequality) and len(bound.signs) == 1 for bound in bounds):
+    if len(bounds) != 2 or not all(isinstance(bound, Inequality) and len(bound.signs) == 1 for bound in bounds):
         return None
     for low, high in (bounds, bounds[::-1]):
         assert isinstance(low, Inequality)
         assert isinstance(high, Inequality)
-        least, most = low.members[0].value, high.members[1].value
-        if low.members[1].text == high.members[0].text and isinstance(least, Number) and isinstance(most, Number):
-            if least.value < most.value:
-                return Inequality((*low.members, high.members[1]), low.signs + high.signs)
-            return EmptySet() if strict else None
+        middle = low.members[1]
+        if middle.text != high.members[0].text or isinstance(middle.value, Number):
+            continue
+        order, signs = _order(low.members[0], high.members[1]), low.signs + high.signs
+        if order == -1 or (order is None and strict):
+            return Inequality((*low.members, high.members[1]), signs)
+        if order == 0 and strict and signs == (r"\le", r"\le"):
+            return Equation(plain(middle.text), low.members[::-1])
+        return EmptySet() if strict else None
     return None
+
+
+def _order(first: Answer, second: Answer) -> int | None:
+    """Return -1, 0 or 1 if a number is smaller than another one, equal or larger; None if this is undecided."""
+    a, b = first.value, second.value
+    if isinstance(a, Number) and isinstance(b, Number):
+        return (a.value > b.value) - (a.value < b.value)
+    return sign_of_difference(plain(first.text), plain(second.text))
 
 
 def _signs(text: str) -> Value | None:
@@ -185,7 +200,7 @@ def _relation(text: str) -> Value | None:
 
 
 def _approximation(members: Sequence[str]) -> Approximation:
-    values = [member for member in members[:-1] if member and not is_name(plain(member))]
+    values = [member for member in members[:-1] if member and not is_variable(plain(member))]
     return Approximation(read(values[-1]) if values else None, read(members[-1]), _parts(values[:-1]))
 
 
@@ -194,7 +209,7 @@ def _equation(members: Sequence[str]) -> Value:
     match = _FUNCTION.fullmatch(first)
     if match and len(members) == 2:
         return Function(match[1], tuple(re.split(" ?, ?", match[2])), read(members[1]))
-    if is_name(last) and last not in CONSTANTS and not is_name(first):
+    if is_variable(last) and not is_name(first):
         return _equation(members[::-1])
     return Equation(first if is_name(first) else "", _parts(members))
 
@@ -222,6 +237,7 @@ def _set(text: str) -> Value | None:
 
 def _set_builder(element: str, condition: str) -> Value:
     r"""Return the meaning of `\{element \mid condition\}`: a family such as `k\pi` for all integers k, or a set."""
+    element = _POINT.sub(r"\1", element)
     match = _ELEMENT.fullmatch(element)
     value = read(condition)
     if match is None:
@@ -263,7 +279,8 @@ def _environment(text: str) -> Value | None:
     if match:
         rows = [split(row, _CELL) for row in split(match[1], _ROW) if row]
         if all(len(row) == 1 for row in rows):
-            return Items(_parts([row[0].strip(" ,;") for row in rows])) if len(rows) > 1 else None
+            parts = _parts([row[0].strip(" ,;") for row in rows])
+            return (_intersection(parts, strict=True) or Items(parts)) if len(parts) > 1 else None
         if all(len(row) == 2 for row in rows):
             return Cases(tuple((read(row[0].rstrip(" ,;")), read(_condition(row[1]))) for row in rows))
         return None

@@ -1,6 +1,7 @@
 """Compares answers that state something: equations, functions, inequalities, approximations, families of values."""
 
 import re
+from collections.abc import Sequence
 
 from raml_trl.grading.answers import (
     Answer,
@@ -12,17 +13,23 @@ from raml_trl.grading.answers import (
     Items,
     Number,
     Tuple,
+    Words,
 )
-from raml_trl.grading.names import CONSTANTS, is_name
+from raml_trl.grading.choices import Choice
+from raml_trl.grading.estimates import GREEK
+from raml_trl.grading.names import CONSTANTS, is_name, is_variable
 from raml_trl.grading.notation import plain
 from raml_trl.grading.numbers import exact
-from raml_trl.grading.quantities import Quantity
+from raml_trl.grading.quantities import Quantity, changing_words
 from raml_trl.grading.reading import read
 from raml_trl.grading.tokens import letters, rename
 from raml_trl.grading.verdicts import Comparison, Verdict, all_of, any_of
 
 _DECIMAL = re.compile(r"[+-]?[0-9]*\.?([0-9]*)", re.ASCII)
 _SUBSCRIPT = re.compile(r"_\{\w+\}$")
+_APPLIED = re.compile(r"(?<![A-Za-z\\])[A-Z] ?\([^()]*\)")
+_NO_DESCRIPTION = re.compile(r"[0-9]|^-|\\l?not|\\neg")
+_LETTER = re.compile(rf"[A-Za-z]|\\(?:{GREEK})")
 _MAX_RENAMED = 3
 _NO_LETTERS = {"e", "i", *(rf"\{command}" for command in ("frac", "binom", "sqrt", "cdot", "times", "div", "pi"))}
 
@@ -42,7 +49,8 @@ def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
         ]
         return comparison.same(Answer(p.text, Items(tuple(equations))), a)
     if not isinstance(a.value, Equation):
-        return all_of(comparison.same(value, a) for value in _values(p.value))
+        described = p.value.name or (not comparison.swapped and _is_described(p.value))
+        return all_of(comparison.same(value, a) for value in (_values(p.value) if described else p.value.members))
     names = [_names(equation) for equation in (p.value, a.value)]
     if p.value.name and a.value.name and _same_names(*names):
         values = _values(p.value), _values(a.value)
@@ -59,12 +67,22 @@ def same_equation(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
 def _values(equation: Equation) -> tuple[Answer, ...]:
     """Return the last value of a chain of equations behind the earlier ones that have no other letters than it.
 
-    In `S = ab = 2 + 3 = 5`, the values are 2 + 3 and 5. Of an equation without a name, all members are values.
+    In `S = ab = 2 + 3 = 5`, the values are 2 + 3 and 5.
     """
-    if not equation.name:
-        return equation.members
-    values = [member for member in equation.members if not _is_unknown(member)] or [equation.members[-1]]
+    values = [member for member in equation.members if not is_variable(plain(member.text))] or [equation.members[-1]]
     return tuple(value for value in values if _letters(value) <= _letters(values[-1]))
+
+
+def _is_described(equation: Equation) -> bool:
+    r"""Return whether the left side of an equation only says what the value is, as in `m + n = 41` and `|z| = 5`.
+
+    Such a side has letters and no numbers, except in brackets as in `P(X = 2)`. With numbers it may be an equation to
+    solve, as in `2x + 3 = 4`.
+    """
+    left = _APPLIED.sub("P", equation.members[0].text)
+    names = [letters(plain(left)), letters(equation.members[-1].text)]
+    unknowns = [[name for name in side if _LETTER.fullmatch(name) and name not in CONSTANTS] for side in names]
+    return bool(unknowns[0]) and not unknowns[1] and not _NO_DESCRIPTION.search(left) and not changing_words(left)
 
 
 def _letters(answer: Answer) -> set[str]:
@@ -72,12 +90,7 @@ def _letters(answer: Answer) -> set[str]:
 
 
 def _names(equation: Equation) -> set[str]:
-    return {plain(member.text) for member in equation.members[:-1] if _is_unknown(member)} | {equation.name}
-
-
-def _is_unknown(member: Answer) -> bool:
-    name = plain(member.text)
-    return is_name(name) and name not in CONSTANTS
+    return {name for member in equation.members[:-1] if is_variable(name := plain(member.text))} | {equation.name}
 
 
 def _same_names(first: set[str], second: set[str]) -> bool:
@@ -187,16 +200,14 @@ def same_family(p: Answer, a: Answer, comparison: Comparison) -> Verdict:
     r"""Return whether `p`, which has free letters such as the integer k in `k\pi`, equals `a`.
 
     Two different domains of the letters make the answers different, but a domain may be missing in one of them. If the
-    answers are not equal as they are written, the letters that only one of them has are paired in order of appearance,
-    and those of `p` are renamed to those of `a` for a second comparison. This requires that both answers have equally
-    many such letters, and that each pair has a letter that is declared as free. Return None if `comparison` cannot
-    decide.
+    answers are not equal as they are written, they are compared a second time after `_renaming` of the letters of `p`.
+    Return None if `comparison` cannot decide.
     """
     first, second = _as_family(p), _as_family(a)
     if first.domain and second.domain and first.domain != second.domain:
         return False
     equal = comparison.same(first.value, second.value)
-    names = _renaming(first, second)
+    names = _renaming(first, second, swapped=comparison.swapped)
     return (
         equal
         if equal is True or not names
@@ -208,25 +219,52 @@ def _as_family(answer: Answer) -> Family:
     return answer.value if isinstance(answer.value, Family) else Family(answer, frozenset(), "")
 
 
-def _renaming(first: Family, second: Family) -> dict[str, str]:
-    """Return the new names of the free letters of `first`, in order of appearance, or {} if there are none."""
-    p, a = (_free_letters(family.value) for family in (first, second))
+def _renaming(first: Family, second: Family, *, swapped: bool) -> dict[str, str]:
+    """Return new names for free letters of `first`, or {} if there are none. If `swapped`, `first` is the reference.
+
+    The letters that only one of the two has are paired in order of appearance. The letters of the reference must be
+    free: declared by the reference, or, if it declares none, declared by the predicted answer and `_may_be_free`. If
+    the two have the same letters, those that both declare are paired, as in `2m + n` and `2n + m`.
+    """
+    p, a = _free_letters(first), _free_letters(second)
     left, right = ([name for name in names if name not in others] for names, others in ((p, a), (a, p)))
-    declared = first.names | second.names
-    if not left and not right:  # the same letters in other places
-        left, right = ([name for name in names if name in declared] for names in (p, a))
+    reference, known, given = (first, left, right) if swapped else (second, right, left)
+    if not left and not right:
+        left, right = ([name for name in names if name in first.names & second.names] for names in (p, a))
+    elif reference.names:
+        if not reference.names.issuperset(known):
+            return {}
+    elif not (first.names | second.names).issuperset(given) or not _may_be_free(reference.value, known):
+        return {}
     if len(left) != len(right) or len(left) > _MAX_RENAMED or left == right:
         return {}
-    pairs = list(zip(left, right, strict=True))
-    return dict(pairs) if all({x, y} & declared for x, y in pairs) else {}
+    return dict(zip(left, right, strict=True))
 
 
-def _free_letters(answer: Answer) -> list[str]:
-    """Return the letters of an answer, without the name that it defines and without the arguments of a function."""
+def _may_be_free(answer: Answer, names: Sequence[str]) -> bool:
+    """Return whether the letters `names` of a reference that declares none may be free.
+
+    They may be free in a function. Elsewhere a single letter may be, such as C in `y = Ce^{2x}`, but not if it is the
+    whole answer. Other letters usually come from the question.
+    """
     match answer.value:
-        case Function(_, arguments, body):
-            return [name for name in letters(body.text) if name not in arguments]
+        case Function():
+            return True
+        case Choice() | Words():
+            return False
         case Equation(name, members) if name:
-            return letters(members[-1].text)
+            return _may_be_free(members[-1], names)
         case _:
-            return letters(answer.text)
+            return len(names) == 1 and not is_name(answer.text)
+
+
+def _free_letters(family: Family) -> list[str]:
+    """Return the letters that may be free: none of a constant, a name that is defined, or an argument of a function."""
+    match family.value.value:
+        case Function(_, arguments, body):
+            names = [name for name in letters(body.text) if name not in arguments]
+        case Equation(name, members) if name:
+            names = letters(members[-1].text)
+        case _:
+            names = letters(family.value.text)
+    return [name for name in names if _LETTER.fullmatch(name) and (name not in CONSTANTS or name in family.names)]

@@ -6,18 +6,23 @@ comparison may take any amount of time and memory, so callers must limit them.
 
 import logging
 import re
+from collections.abc import Mapping
+from fractions import Fraction
 from functools import lru_cache
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
+from sympy.core.evalf import PrecisionExhausted
 from sympy.core.relational import Relational
 from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
+from raml_trl.grading.numbers import is_rounded
 from raml_trl.grading.roots import have_same_roots
 from raml_trl.grading.tokens import letters, rename
 
 _DIGITS = 30
+_NOISE = 1e-100  # a smaller value may be the rounding error of terms that cancel
 _RELATIVE = 1e-20  # largest relative difference of two values that may be equal
 _RELATIVE_OF_DECIMALS = 1e-12  # the same if both have decimals, which are read with 15 digits
 _RELATIVE_OF_ROUNDED = 1e-5  # the same if one is a decimal, which is often rounded to six digits
@@ -54,6 +59,8 @@ def equal_expressions(predicted: str, answer: str) -> bool | None:
         return None
     if _differ(gold[0], target[0]):
         return False
+    if _is_rounded(predicted, gold[0]) or _is_rounded(answer, target[0]):
+        return True
     if isinstance(gold[0], Relational) and isinstance(target[0], Relational) and _are_multiples(gold[0], target[0]):
         return True
     # The last flag also compares an interval with an inequality.
@@ -157,14 +164,23 @@ def _differ(gold: sympy.Basic, target: sympy.Basic) -> bool:
     names = sorted({symbol.name for symbol in gold.free_symbols | target.free_symbols})
     try:
         a, b = (
-            scalar.evalf(
-                _DIGITS, subs={symbol: 1 + _STEP * (1 + names.index(symbol.name)) for symbol in scalar.free_symbols}
-            )
+            _value(scalar, {symbol: 1 + _STEP * (1 + names.index(symbol.name)) for symbol in scalar.free_symbols})
             for scalar in (gold, target)
         )
         return bool(a.is_finite and b.is_finite and abs(a - b) > _tolerance(gold, target) * abs(a))
     except (ArithmeticError, TypeError, ValueError, RecursionError):  # an expression has no value at this point
         return False
+
+
+def _value(scalar: sympy.Basic, symbols: Mapping[sympy.Symbol, sympy.Rational]) -> sympy.Basic:
+    """Return the value of a scalar with 30 digits, or 0 if its terms cancel, such that no digit is certain."""
+    value = scalar.evalf(_DIGITS, subs=symbols)
+    if abs(value) >= _NOISE:
+        return value
+    try:
+        return scalar.evalf(_DIGITS, subs=symbols, strict=True)
+    except PrecisionExhausted:
+        return sympy.Integer(0)
 
 
 def _same_equation(gold: sympy.Eq, target: sympy.Eq) -> bool:
@@ -183,6 +199,17 @@ def _tolerance(gold: sympy.Basic, target: sympy.Basic) -> float:
     if len(decimals) == 1 and not decimals[0].has(sympy.NumberSymbol, sympy.Function, sympy.Pow):
         return _RELATIVE_OF_ROUNDED
     return _RELATIVE_OF_DECIMALS if decimals else _RELATIVE
+
+
+def _is_rounded(decimal: str, scalar: sympy.Basic) -> bool:
+    """Return whether `decimal` has six or more significant digits, and a number without decimals rounds to it."""
+    if "." not in decimal or not _is_scalar(scalar) or scalar.free_symbols or scalar.has(sympy.Float):
+        return False
+    try:
+        value = scalar.evalf(_DIGITS)
+    except _NO_VALUE:
+        return False
+    return bool(value.is_Float) and is_rounded(decimal, Fraction(str(value)))
 
 
 def _are_multiples(first: Relational, second: Relational) -> bool:

@@ -15,7 +15,7 @@ SEPARATORS = re.compile(rf"{_CONJUNCTION}|[,;或和]")
 """Pattern of the tokens between the members of a list."""
 
 _TOKEN = re.compile(rf"{_CONJUNCTION}|\\[A-Za-z]+|\\.|.", re.DOTALL)
-_NAMED = re.compile(rf"{TEXT}|\\[A-Za-z]+|[A-Za-z]")
+_NAMED = re.compile(rf"{TEXT}|\\mathbb\{{[^{{}}]*\}}|\\[A-Za-z]+|[A-Za-z]")
 _OPENING, _CLOSING = {"(", "[", "{", r"\{", r"\begin"}, {")", "]", "}", r"\}", r"\end"}
 
 

@@ -24,8 +24,8 @@ _Answer = tuple[str, int | None, bool]
 class ServerEngine:
     """Draws completions from a server: one request per sample, repeated if it fails temporarily.
 
-    `top_k` 0 is not sent. A vLLM server then uses the `top_k` from the generation config of the model, unless the
-    server was started with `--generation-config vllm`.
+    A server may take settings that are not sent from the generation config of the model: `top_k` if it is 0, and, for
+    example, `min_p` and a repetition penalty. To prevent this, start a vLLM server with `--generation-config vllm`.
 
     Args:
         url: address of the server up to and including `/v1`.

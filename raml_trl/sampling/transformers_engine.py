@@ -9,10 +9,30 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raml_trl.sampling.engine import Completion, Messages, SamplingSettings
 
+_NEUTRAL: dict[str, float | None] = {
+    **{"num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "typical_p": 1.0},
+    **dict.fromkeys(("min_p", "top_h", "epsilon_cutoff", "eta_cutoff", "min_new_tokens", "max_time", "stop_strings")),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "guidance_scale")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("encoder_repetition_penalty", "watermarking_config")),
+}
+GREEDY: dict[str, float | None] = {
+    **{"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
+    **_NEUTRAL,
+}
+"""Arguments of `generate` for greedy decoding.
+
+`generate` takes a setting that is not passed, such as a repetition penalty, from the generation config of the
+checkpoint. All settings that change the choice of tokens are therefore passed.
+"""
+
 
 @dataclass(frozen=True)
 class TransformersEngine:
-    """Draws completions with `model.generate`, `batch_size` completions at a time."""
+    """Draws completions with `model.generate`, `batch_size` completions at a time.
+
+    Of the generation config of the checkpoint, only the special tokens count.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -28,10 +48,10 @@ class TransformersEngine:
         prompt_ids = [_encode(self.tokenizer, prompt) for prompt in prompts]
         pairs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(settings.num_samples)]
         pairs.sort(key=lambda pair: len(prompt_ids[pair[0]]), reverse=True)
-        decoding: dict[str, float | None] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        decoding = GREEDY
         if settings.temperature > 0:
-            decoding = {"do_sample": True, "temperature": settings.temperature}
-            decoding |= {"top_p": settings.top_p, "top_k": settings.top_k}
+            sampled = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
+            decoding = {**_NEUTRAL, "do_sample": True, **sampled}
         generate: Any = self.model.generate
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         for start in range(0, len(pairs), self.batch_size):

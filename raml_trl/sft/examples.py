@@ -71,7 +71,12 @@ def build_examples(
         tokenised_trajectories,
         table,
         _FEATURES,
-        key={**asdict(choice), "tokenizer": tokenizer.backend_tokenizer.to_str(), "template": tokenizer.chat_template},
+        key={
+            **asdict(choice),
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special_tokens": tokenizer.special_tokens_map,  # the template may write them
+            "template": tokenizer.chat_template,
+        },
         num_proc=num_proc,
         tokenizer=tokenizer,
         choice=choice,

@@ -15,6 +15,12 @@ from raml_trl.analysis.text import first_statement
         ("so 17 and then 7.", "7", "so 17 and then 7"),
         ("17 27 0.7 7/2 1,007", "7", "17 27 0.7 7"),  # the 7 of 7/2 may be the answer
         ("171", "7", None),
+        ("the point (3,4)", "4", "the point (3,4"),
+        ("values 3,4,5 hold", "5", "values 3,4,5"),
+        ("{2,7}", "7", "{2,7"),
+        ("12,345", "12", None),
+        ("12,3456", "12", "12"),
+        ("1,234.5", "1234.5", "1,234.5"),
         ("x=0.50 done", r"\frac{1}{2}", "x=0.50"),
         (r"so \frac{2}{4}", "0.5", r"so \frac{2}{4}"),
         ("3, 4 and 5", "3", "3"),

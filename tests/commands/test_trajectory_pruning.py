@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,16 @@ def test_trajectories_are_sampled_if_the_dataset_has_none(
 def test_unusable_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrajectoryPruningConfig(model_name_or_path="m", dataset_name="d", output_dir="o", **settings)
+
+
+def test_a_tokenizer_without_a_pad_token_is_refused_first(model_dir: str, data: str, tmp_path: Path) -> None:
+    shutil.copytree(model_dir, tmp_path / "model")
+    config = tmp_path / "model" / "tokenizer_config.json"
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    given = {"pad_token": None, "chat_template": template}
+    config.write_text(json.dumps(json.loads(config.read_text()) | given))
+    with pytest.raises(InputError, match="its tokenizer has no pad token"):
+        prune(str(tmp_path / "model"), data, tmp_path / "out")
 
 
 def test_a_summary_needs_words_in_the_vocabulary(model_dir: str, data: str, tmp_path: Path) -> None:

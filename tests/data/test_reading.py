@@ -167,8 +167,9 @@ def test_multiple_choice(tmp_path: Path) -> None:
         assert sorted(line[4:] for line in lines[2:]) == ["no", "perhaps", "yes"]
     assert {question.answer for question in questions} == {"A", "B", "C"}
     assert list(stream_questions(table)) == questions
-    with pytest.raises(InputError, match="choice_columns needs 2 to 26 columns, got 1"):
-        TableArguments(dataset_name="d", choice_columns=["Right"])
+    for columns in (["Right"], [f"Option {number}" for number in range(11)]):
+        with pytest.raises(InputError, match=f"choice_columns needs 2 to 10 columns, got {len(columns)}: .* A to J"):
+            TableArguments(dataset_name="d", choice_columns=columns)
 
 
 def test_an_unreadable_answer_is_refused(tmp_path: Path) -> None:

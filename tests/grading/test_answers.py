@@ -6,7 +6,7 @@ import pytest
 
 from raml_trl.grading import answers
 from raml_trl.grading.bases import Based
-from raml_trl.grading.choices import read_choice, read_run
+from raml_trl.grading.choices import OPTION_LETTERS, read_choice, read_run
 from raml_trl.grading.clock import read_time, same_time
 from raml_trl.grading.grader import decide_without_algebra, grade
 from raml_trl.grading.notation import normalise
@@ -119,6 +119,8 @@ def test_choices() -> None:
     assert letters("A, C and D") == {"A", "C", "D"}
     for text in ("(A)(B)(C)", "(A) not (B)", "(A) is wrong", "A or B", "5"):
         assert letters(text) is None, text
+    assert [letters(f"Option {letter}") for letter in OPTION_LETTERS] == [{letter} for letter in OPTION_LETTERS]
+    assert letters("Option K") is None
     run = read_run("ABD")
     assert run is not None
     assert run.letters == {"A", "B", "D"}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.grading.robustness import Report, inputs
+from raml_trl.grading import grader
+from raml_trl.grading.bases import read_based
 from raml_trl.grading.boxes import box_end, extract_answer
 from raml_trl.grading.equality import leaves, same
 from raml_trl.grading.grader import decide_with_algebra, decide_without_algebra, formatted, readable
@@ -112,6 +114,22 @@ def test_steps_are_limited() -> None:
         same(first, second, undecided, max_steps=20)
     assert same(first, first, undecided, max_steps=MAX_STEPS)
     assert decide_without_algebra(first.replace("y", r"\log y"), first.replace("y", r"\log z")) is None
+
+
+def test_numbers_that_python_does_not_convert_are_not_read() -> None:
+    assert read_based("1101_{①}") is None
+    assert read_based("12 base ①") is None
+    integers = r"\{x \in \mathbb{Z} \mid 10^{5000} < x < 10^{5000}+3\}"
+    assert same(integers, r"\{1,2\}", undecided) is False
+
+
+@pytest.mark.parametrize("fault", [ValueError, ZeroDivisionError, OverflowError, RecursionError])
+def test_an_answer_that_raises_is_unreadable(monkeypatch: pytest.MonkeyPatch, fault: type[Exception]) -> None:
+    def fail(*_args: object, **_named: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(grader, "same", fail)
+    assert decide_without_algebra("1", "2") == "unreadable answer"
 
 
 def test_spelling_that_grows_is_too_long() -> None:

@@ -325,6 +325,143 @@ INTERVALS: list[Case] = [
     (r"k = 2", r"k \neq 2", False),
 ]
 
+RATIOS: list[Case] = [
+    ("0:0:0", "1:2:3", False),
+    ("1:2:3", "0:0:0", False),
+    ("x-x:y-y:z-z", "1:2:3", False),
+    ("0:1:5", "0:2:5", False),
+    ("0:3:7", "0:1:2", False),
+    ("1:0:2", "1:1:2", False),
+    ("0:0", "5", False),
+    ("0:0:0", "0:0:0", True),
+    ("0:2:10", "0:1:5", True),
+    ("2:0:4", "1:0:2", True),
+    ("0:5", "0:3", True),
+    (r"2\sqrt{2}:2:4", r"\sqrt{2}:1:2", True),
+    ("2a:2b:2c", "a:b:c", True),
+]
+
+FREE_LETTERS: list[Case] = [
+    (r"2k, k\in\mathbb{Z}", r"2\pi", False),
+    (r"2\pi", r"2k, k\in\mathbb{Z}", False),
+    (r"k^2, k\in\mathbb{Z}", "e^2", False),
+    (r"2+3k, k\in\mathbb{Z}", "2+3i", False),
+    (r"C, C \text{ is a constant}", r"\pi", False),
+    (r"3k{2}, k\in\mathbb{Z}", r"3\sqrt{2}", False),
+    (r"2k(x), k\in\mathbb{Z}", r"2\sin(x)", False),
+    (r"\mathbb{k}, k\in\mathbb{Z}", r"\mathbb{R}", False),
+    (r"k, k\in\mathbb{Z}", "(B)", False),
+    (r"k, k\in\mathbb{Z}", "B", False),
+    (r"k, k\in\mathbb{Z}", "n", False),
+    (r"x=k, k\in\mathbb{Z}", "x=n", False),
+    (r"kn, k,n\in\mathbb{Z}", "AB", False),
+    (r"\frac{b}{a}, a,b\in\mathbb{R}", r"\frac{a}{b}", False),
+    (r"b-a, \text{ where } a, b \text{ are real numbers}", "a-b", False),
+    (r"(b,a), a,b\in\mathbb{R}", "(a,b)", False),
+    (r"\frac{m}{n}, m,n\in\mathbb{Z}", r"\frac{a}{b}", False),
+    (r"a+n\pi, a,n\in\mathbb{Z}", r"b+k\pi, k\in\mathbb{Z}", False),  # b comes from the question
+    (r"x=p-q, p,q\in\mathbb{R}", "x=a-b", False),
+    (r"2n+3m, m,n\in\mathbb{Z}", r"2m+3n, m,n\in\mathbb{Z}", True),
+    (r"2i-1, i\in\mathbb{Z}", r"2k-1, k\in\mathbb{Z}", True),
+    (r"2k\pi, k\in\mathbb{Z}", r"2n\pi", True),
+    (r"2k\pi", r"2n\pi, n\in\mathbb{Z}", True),
+    (r"P(x)=cx+d, \text{ where } c, d \text{ are constants}", "P(x) = ax + b", True),  # orz
+    (r"f(x)=k, k\in\mathbb{R}", "f(x) = c", True),  # orz
+]
+
+RESIDUES: list[Case] = [
+    (r"2^{2023} \bmod 7", "2", False),
+    (r"7^{2024}\pmod{100}", "1", False),
+    (r"123\cdot 456 \bmod 10", "8", False),
+    (r"2023 \bmod 7", "0", False),
+    (r"x \equiv 2^{2023} \pmod 7", r"x\equiv 2\pmod 7", False),
+    (r"3 \bmod 7", "3", True),
+    (r"x \equiv -4 \pmod 7", r"x\equiv 3\pmod 7", True),
+]
+
+PIECES: list[Case] = [
+    (
+        r"\begin{cases}2 & x=7\\1&\text{otherwise}\end{cases}",
+        r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}",
+        False,
+    ),
+    (
+        r"\begin{cases}1 & \text{otherwise}\\2&\text{otherwise}\end{cases}",
+        r"\begin{cases}1 & x>0\\2&x\le0\end{cases}",
+        False,
+    ),
+    (r"\begin{cases}2&\text{else}\\1 & x>0\end{cases}", r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}", True),
+    (r"\begin{cases}2&\text{otherwise}\\1 & x>0\end{cases}", r"\begin{cases}1 & x>0\\2&x\le0\end{cases}", True),
+    (r"\begin{cases}2&x\le0\\1 & 0<x\end{cases}", r"\begin{cases}1 & x>0\\2&\text{otherwise}\end{cases}", True),
+]
+
+CONDITIONS: list[Case] = [
+    (r"\{2x \mid x>1\}", r"(1,\infty)", False),
+    (r"\{-x : x>1\}", "x>1", False),
+    (r"(1,\infty)", r"\{x^2 \mid x>1\}", False),
+    (r"\{(x,y) \mid x+y>1\}", "x+y>1", True),
+    (r"\{(x,y) \in \mathbb{R}^2 \mid x+y>1\}", "x+y>1", True),
+    (r"\{x \in (0,5) \mid x>1\}", r"(1,\infty)", False),
+    (r"x>\sqrt2 \text{ and } x<\sqrt3", r"(\sqrt2,\sqrt3)", True),
+    (r"x>\sqrt2, x<\sqrt3", r"(\sqrt2,\sqrt3)", True),
+    (r"x>a \text{ and } x<b", "a<x<b", True),
+    (r"x>\sqrt2 \text{ and } x<\sqrt3", r"\mathbb{R}", False),
+    (r"x<\sqrt2 \text{ and } x>\sqrt3", r"x<\sqrt2 \text{ or } x>\sqrt3", False),
+    (r"x<\sqrt2 \text{ and } x>\sqrt3", r"(-\infty,\sqrt2)\cup(\sqrt3,\infty)", False),
+    (r"1<x<5 \text{ and } x>2", r"(1,\infty)", False),
+    (r"\begin{cases}x>1\\x<3\end{cases}", "(1,3)", True),
+    (r"\begin{cases}x>1\\x<3\end{cases}", r"\mathbb{R}", False),
+    (r"x\le3 \text{ and } x\ge3", r"\emptyset", False),
+    (r"x\le3 \text{ and } x\ge3", "3", True),
+    (r"x\le3 \text{ and } x>3", r"\emptyset", True),
+    (r"x<1 \text{ or } x>3", "|x-2|>1", True),
+]
+
+CHOICES: list[Case] = [
+    ("A. 5; B. 6; C. 7; D. 8", "A", False),
+    ("A. 5\nB. 6", "A", False),
+    ("A. Option B", "A", False),
+    ("Option A. also B", "A", False),
+    ("(C) 12, D. 15, E. 18", "C", False),
+    ("B. 5; A", "B", False),
+    ("B. A cat", "B", True),
+    ("A. Vitamin C", "A", True),
+    ("(A) x + C", "A", True),
+]
+
+ROUNDED: list[Case] = [
+    (r"\pi \approx 3.14", r"\pi", True),
+    (r"e \approx 2.718", "e", True),
+    (r"\pi \approx 5", "5", False),
+    (r"\infty \approx 5", "5", False),
+    ("3.14159", r"\pi", True),
+    ("3.14160", r"\pi", False),
+    ("3.1416", r"\pi", False),
+    ("1.41421", r"\sqrt2", True),
+    ("31415.927", r"10000\pi", True),
+    ("0", r"\sqrt{8}-2\sqrt{2}", True),
+    (r"10^{-10}\pi", "0", False),
+]
+
+DESCRIBED: list[Case] = [
+    ("m+n=41", "41", True),
+    ("m+n=12+29=41", "41", True),
+    ("m+n=12+28=41", "41", False),
+    ("|z|=5", "5", True),
+    (r"\cos\theta=\frac12", r"\frac12", True),
+    (r"\angle A=30^\circ", r"30^\circ", True),
+    (r"\overline{AB}=5", "5", True),
+    (r"P(X=2)=\frac14", r"\frac14", True),
+    (r"\text{Area of triangle}=25\pi", r"25\pi", True),
+    (r"A\cup B=[1,2]", "[1,2]", True),
+    ("AB=BC=5", "5", True),
+    ("-x=5", "5", False),
+    ("x^2=4", "4", False),
+    ("4", "x+y=4", False),
+    (r"\neg x=5", "5", False),
+    (r"\text{not the answer}=5", "5", False),
+]
+
 BOMBS: list[Case] = [
     (r"9^{9^{9^{9^9}}}", "x + 1", False),  # [e]
     (r"10^{10^{10^{10}}}", "4", False),  # [e]
@@ -355,7 +492,10 @@ BOMBS: list[Case] = [
     ("?", "4", False),
 ]
 
-BOXES = [*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS, *BOMBS]
+BOXES = [
+    *(*NUMBERS, *UNITS, *TEXTUAL, *SYMBOLS, *EQUATIONS, *SETS, *TUPLES, *INTERVALS, *RATIOS, *FREE_LETTERS, *RESIDUES),
+    *(*PIECES, *CONDITIONS, *CHOICES, *ROUNDED, *DESCRIBED, *BOMBS),
+]
 
 TEXTS: list[Case] = [
     (r"so it is \boxed{67}.", "67", True),

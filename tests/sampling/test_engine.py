@@ -1,10 +1,11 @@
 """Tests that `TransformersEngine` draws every sample once, reproducibly, and decodes greedily at temperature 0."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from raml_trl.prompts import prompt_messages
 from raml_trl.sampling.engine import Completion, SamplingSettings
@@ -47,6 +48,24 @@ def test_the_seed_decides_and_global_generators_keep_their_state(
     assert draw(loaded) == draw(loaded)
     assert torch.equal(before, torch.get_rng_state())
     assert draw(loaded) != draw(loaded, seed=1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_generation_config_of_the_checkpoint_changes_nothing(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    plain = draw(loaded, temperature=temperature)
+    own: dict[str, Any] = loaded[0].generation_config.to_dict()
+    for setting in (
+        {"repetition_penalty": 5.0},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 10},
+        {"suppress_tokens": list(range(4, 20))},
+        {"num_beams": 2},
+        {"do_sample": True, "min_p": 0.9},
+    ):
+        monkeypatch.setattr(loaded[0], "generation_config", GenerationConfig(**(own | setting)))
+        assert draw(loaded, temperature=temperature) == plain, setting
 
 
 def test_greedy_decoding_takes_the_most_likely_tokens(

@@ -9,15 +9,17 @@ import pytest
 from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from raml_trl.data.records import Question, Task, Trajectory, task_row
 from raml_trl.data.shards import TRAJECTORIES, write_shards
 from raml_trl.data.tables import open_table
 from raml_trl.prompts import prompt_messages
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, InputErrors
 from raml_trl.sft.choosing import Choice
+from raml_trl.sft.config import SFTArguments
 from raml_trl.sft.examples import IGNORED, ExampleCounts, build_examples, describe
+from raml_trl.train_sft import open_inputs
 
 ALL = Choice(
     num_trajectories=None,
@@ -102,6 +104,30 @@ def test_tokens_and_labels_are_those_of_trl(
         ours = sorted(zip(examples["input_ids"], examples["labels"], strict=True))
         assert ours == sorted(zip(trl["input_ids"], trl["labels"], strict=True))
         assert all(row["length"] == len(row["input_ids"]) for row in examples)
+
+
+def test_a_template_may_write_the_end_token(data: str, model_dir: str) -> None:
+    ends = []
+    for token in ("<eos>", "<user>"):
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        assert "{{ eos_token }}" in tokenizer.chat_template
+        tokenizer.eos_token = token
+        ends.append({ids[-1] for ids in build(data, tokenizer)[0]["input_ids"]})
+        assert ends[-1] == {tokenizer.eos_token_id}
+    assert ends[0] != ends[1]
+
+
+def test_the_examples_end_with_the_eos_token_of_the_config(data: str, model_dir: str, tmp_path: Path) -> None:
+    def tokenizer(eos_token: str) -> PreTrainedTokenizerBase:
+        config = SFTConfig(
+            str(tmp_path), eos_token=eos_token, max_length=64, use_cpu=True, bf16=False, report_to="none"
+        )
+        return open_inputs(SFTArguments(dataset_name=data, prompt_style="bare"), config, ModelConfig(model_dir))[1]
+
+    assert {ids[-1] for ids in build(data, tokenizer("<user>"))[0]["input_ids"]} == {tokenizer("<user>").eos_token_id}
+    assert tokenizer("<user>").eos_token == "<user>"
+    with pytest.raises(InputErrors, match=r"eos_token is '<end>', but the tokenizer of .* has no such token"):
+        tokenizer("<end>")
 
 
 def test_a_bos_token_is_not_added_twice(data: str, model_dir: str) -> None:

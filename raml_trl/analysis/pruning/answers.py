@@ -22,6 +22,7 @@ from raml_trl.data.records import Task, Trajectory
 from raml_trl.data.shards import read_shards
 from raml_trl.grading.boxes import box_end, extract_box
 from raml_trl.grading.pool import GradingPool
+from raml_trl.sampling.transformers_engine import GREEDY
 
 _Key = tuple[tuple[int, ...], str]
 """Tokens and stub of an `OpenBox`: boxes with equal keys get the same answer."""
@@ -192,12 +193,7 @@ def _continue(
     closed = StoppingCriteriaList([_BoxClosed(tokenizer, stubs, start)])
     generate = cast(Callable[..., Tensor], model.generate)
     with torch.no_grad():
-        output = generate(
-            **inputs.to(model.device),
-            max_new_tokens=max_tokens,
-            stopping_criteria=closed,
-            **{"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
-        )
+        output = generate(**inputs.to(model.device), max_new_tokens=max_tokens, stopping_criteria=closed, **GREEDY)
     return _decode(tokenizer, output[:, start:])
 
 

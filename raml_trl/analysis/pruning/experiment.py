@@ -36,7 +36,7 @@ from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import whole_file, write_json
 from raml_trl.runtime.runs import Run, require_directory
 from raml_trl.sampling.engine import Engine, SamplingSettings
-from raml_trl.sampling.loading import check_model, load_model, open_engine, shown_name
+from raml_trl.sampling.loading import check_chat, load_model, load_tokenizer, open_engine, shown_name
 from raml_trl.sampling.sharded import shard_seed
 from raml_trl.sampling.transformers_engine import TransformersEngine
 
@@ -56,7 +56,8 @@ def run_experiment(config: TrajectoryPruningConfig, record: Run, clock: Callable
         InputError: if every trajectory is empty, or a model cannot be loaded or cannot read the request for a summary.
     """
     started = clock()
-    check_model(config.model_name_or_path)
+    name = config.model_name_or_path
+    check_chat(load_tokenizer(name), config.prompt_style, name, pads=True)
     chunks = read_or_sample(config)
     tasks = [task for chunk in chunks for task in chunk]
     trajectories = list(_written(tasks))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from raml_trl.analysis.likelihood import answer_nll
-from raml_trl.analysis.pruning.answers import MethodOutcome, OpenBox, force_answers
+from raml_trl.analysis.pruning.answers import MethodOutcome, OpenBox, _continue, force_answers
 from raml_trl.analysis.pruning.config import Method, parse_method
 from raml_trl.analysis.pruning.frontier import compare_methods, frontier_figure, on_frontier
 from raml_trl.analysis.pruning.prune import Tools, check_summaries, leaks, losses, losses_along, prune, settled
@@ -426,6 +426,16 @@ def test_equal_texts_are_continued_once_and_long_texts_in_small_batches(words: A
     boxes = [OpenBox(torch.tensor([1] * length + [5]), "\\boxed{") for length in (1, 2, 3, 12, 30, 9, 4)]
     assert force_answers(scripted, words, boxes, max_tokens=9, batch_size=3, tokens_per_pass=25) == ["1"] * 7
     assert scripted.shapes[2:] == [(1, 31), (1, 13), (2, 10), (3, 4)]
+
+
+def test_the_generation_config_of_the_checkpoint_changes_no_answer(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [(tuple(tokenizer(text)["input_ids"]), "\\boxed{") for text in ("a1+2=3;", "b5+6=1;a7+2=9;")]
+    plain = _continue(model, tokenizer, batch, 6)
+    given = model.generation_config.to_dict() | {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1}
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(**given))
+    assert _continue(model, tokenizer, batch, 6) == plain
 
 
 @pytest.mark.long
