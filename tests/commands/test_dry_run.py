@@ -256,7 +256,7 @@ def test_everything_that_is_missing_is_listed_below_the_plan(
     assert code == 2
     assert plan == {
         "generation": "512 rollouts, 8 for each of 64 questions, processes: 1",
-        "update": "4 of 8 rollouts, selection importance, loss dapo",
+        "update": "8 of 8 rollouts, selection random, loss dapo",
         "reward": "answer",
         "length": "200 steps",
         "output_dir": "runs/gsm8k/grpo_0.5b, a new run",

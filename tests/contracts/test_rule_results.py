@@ -1,7 +1,6 @@
 """The stored comparison of rules agrees with its learning curves, and docs/findings.md with it."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -14,10 +13,11 @@ from tests.helpers import REPOSITORY
 
 RECIPES = REPOSITORY / "recipes/tiny/rules"
 RESULTS = sorted((RECIPES / "results").iterdir())
+FIRST = sorted((RECIPES / "first_results").iterdir())
 PAGE = REPOSITORY / "docs/findings.md"
 
 
-@pytest.fixture(scope="module", params=RESULTS, ids=lambda path: path.name)
+@pytest.fixture(scope="module", params=[*RESULTS, *FIRST], ids=lambda path: f"{path.parent.name}-{path.name}")
 def results(request: pytest.FixtureRequest) -> Path:
     """The directory with the stored results of one file of rules."""
     return request.param
@@ -30,7 +30,11 @@ def rules(results: Path) -> Rules:
 
 @pytest.fixture(scope="module")
 def compared(results: Path, rules: Rules) -> list[RuleCurve]:
-    """The curves of the comparison, found by the file of rules and by the learning rates of the tuning runs."""
+    return read_compared(results, rules)
+
+
+def read_compared(results: Path, rules: Rules) -> list[RuleCurve]:
+    """Return the curves of the comparison, found by the file of rules and by the learning rates of the tuning runs."""
     stored = json.loads((results / "rules.json").read_text("utf-8"))["curves"]
     points = {json.dumps(curve["run"], sort_keys=True): curve["points"] for curve in stored}
 
@@ -51,39 +55,39 @@ def test_every_run_of_the_comparison_is_stored(rules: Rules, compared: list[Rule
     assert all(curve.spent("tokens_generated") >= rules.comparison.tokens for curve in compared)
 
 
-def at_equal_time(curves: list[RuleCurve], rules: Rules, seconds: Mapping[str, float]) -> dict[str, str]:
-    """Compare arms at equal time if their steps take `seconds`, and return the cells of a table by arm."""
-    rescaled = [curve.with_step_seconds(seconds[curve.run.arm]) for curve in curves]
-    return {
-        result.arm: result_cell(result)
-        for result in compare_curves(rescaled, rules)
-        if result.cost == "process_seconds" and result.difference is not None
-    }
+def at_equal_time(results: Path) -> tuple[dict[str, str], dict[str, float]]:
+    """Return, by arm, the cell of a table at equal time, and the time of a step relative to `all`."""
+    rules = read_rules(RECIPES / f"rules_{results.name}.yaml")
+    curves = read_compared(results, rules)
+    compared = compare_curves(curves, rules)
+    cells = {result.arm: result_cell(result) for result in compared if result.cost == "process_seconds"}
+    seconds = {arm: median(curve.step_seconds for curve in curves if curve.run.arm == arm) for arm in rules.arms}
+    return cells, {arm: seconds[arm] / seconds["all"] for arm in rules.arms}
 
 
-def test_the_findings_show_the_comparison_without_other_work(
-    results: Path, rules: Rules, compared: list[RuleCurve]
-) -> None:
-    stored = json.loads((results / "step_seconds.json").read_text("utf-8"))["seconds_per_step"]
-    seconds = {arm: median(values) for arm, values in stored.items()}
-    cells = at_equal_time(compared, rules, seconds)
-    assert cells.keys() == rules.arms.keys() - {"all"}
-    assert not any("*" in cell for cell in cells.values())
+def table_rows() -> list[list[str]]:
+    lines = PAGE.read_text("utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+
+
+def test_the_findings_compare_both_runs() -> None:
+    (first, first_steps), (second, second_steps) = (
+        at_equal_time(path / "arithmetic") for path in (FIRST[0].parent, RESULTS[0].parent)
+    )
+    rows = table_rows()
+    for arm, cell in first.items():
+        steps = [f"{relative[arm]:.2f}" for relative in (first_steps, second_steps)]
+        assert [escape_cell(arm), steps[0], cell, steps[1], second[arm]] in rows, arm
+
+
+def test_the_findings_say_which_differences_are_significant() -> None:
+    """None is in the second run, and the page names the range of the differences."""
     text = " ".join(PAGE.read_text("utf-8").split())
-    if results.name == "mixed":
-        differences = [float(cell.split()[1]) for cell in cells.values()]
-        assert f"the differences then lie between {min(differences):+.3f} and {max(differences):+.3f}" in text
-        return
-    arm = "cost_aware_importance_4"
-    assert f"`{arm}` is then {cells[arm]}" in text
-    assert f"takes {seconds['all']:.2f} instead of" in text
-    assert f"takes {seconds[arm] / seconds['all']:.2f} instead of" in text
-    recorded = {arm: median(curve.step_seconds for curve in compared if curve.run.arm == arm) for arm in rules.arms}
-    assert f"instead of {recorded['all']:.2f} seconds" in text
-    assert f"instead of {recorded[arm] / recorded['all']:.2f} of" in text
-    for ratio in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75):
-        changed = recorded | {arm: ratio * recorded["all"]}
-        assert f"| {ratio:.2f} | {at_equal_time(compared, rules, changed)[arm]} |" in text
+    for path in RESULTS:
+        cells, _ = at_equal_time(path)
+        assert not any("*" in cell for cell in cells.values())
+        differences = [float(cell.split()[1]) for arm, cell in cells.items() if arm != "all"]
+        assert f"lie between {min(differences):+.3f} and {max(differences):+.3f}" in text
 
 
 def test_the_findings_show_the_stored_differences() -> None:
@@ -95,8 +99,7 @@ def test_the_findings_show_the_stored_differences() -> None:
             row = [cell.strip() for cell in line.strip("|").split("|")]
             if row[0] in arms:
                 cells.setdefault(row[0], []).append(row[5])
-    text = PAGE.read_text("utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    rows = table_rows()
     assert len(cells) == 20
     for arm, at_equal_time in cells.items():
         assert [escape_cell(arm), *at_equal_time] in rows, arm
