@@ -109,11 +109,12 @@ def preview(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig) -
     assert group is not None
     selected = config.num_generations_update or group
     processes = process_share()[1]
+    weights = config.reward_weights or [1.0] * len(data.reward_funcs)
     questions = count_of(rollouts // group, "question")
     yield {
         "generation": f"{rollouts} rollouts, {group} for each of {questions}, processes: {processes}",
         "update": f"{selected} of {group} rollouts, selection {config.selection}, loss {config.loss_type}",
-        "reward": ", ".join(data.reward_funcs),
+        "reward": ", ".join(f"{weight:g} x {name}" for name, weight in zip(data.reward_funcs, weights, strict=False)),
         "length": describe_length(config),
     }
     name, tokenizer, table, evaluation = open_inputs(data, config, model)

@@ -145,6 +145,14 @@ class Ledger:
         price = min(max(price, 0.0), spent / own)  # so that neither the constant nor the price is negative
         return self.seconds["updating"] + price * (cells - own)
 
+    def later_update_seconds(self) -> float:
+        """Estimate how long the updates would have taken if the first micro-batch of a session were like the others.
+
+        The first one includes checks that run once. A session is the part of a run between two resumes.
+        """
+        _, later, seconds = self.later[0].tolist()
+        return seconds * self.updates[0, 1] / later if later else self.seconds["updating"]
+
     def state(self) -> LedgerState:
         """Return the state to store in a checkpoint."""
         return {
@@ -209,6 +217,7 @@ def summary(ledger: Ledger, fraction: float) -> Costs:
     return {
         "seconds": {name: round(value, 3) for name, value in ledger.seconds.items()},
         "counts": dict(counts),
+        "later_updating": round(ledger.later_update_seconds(), 3),
         "padding": round(counts.get("cells_padding", 0) / cells, 4) if cells else 0.0,
         "speedup": {"ceiling": round(speed["ceiling"], 3), "estimated": round(speed["estimated"], 3)},
     }

@@ -11,8 +11,9 @@ QUANTITIES = {
     "correct": ("rollouts that are correct", "share of all G rollouts whose answer equals the reference"),
     "reward": (
         "mean reward",
-        "mean over all G rollouts: 1 if the answer is correct and in the requested layout, -0.5 if correct in another "
-        "layout, 0 if wrong in the requested layout, -1 if wrong in another layout (RaML, equation 21)",
+        "mean over all G rollouts; unless reward_funcs names others: 1 if the answer is correct and in the requested "
+        "layout, -0.5 if correct in another layout, 0 if wrong in the requested layout, -1 if wrong in another layout "
+        "(RaML, equation 21)",
     ),
     "grad_norm": ("gradient norm", "length of the gradient vector before clipping"),
     "completions/mean_length": ("tokens per rollout", "mean number of tokens of a rollout"),

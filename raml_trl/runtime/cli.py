@@ -157,7 +157,7 @@ def run(
                 urls = publish(*configs, record) if publish is not None and record.complete and record.writes else []
             for url in urls:
                 logger.info("%s: pushed %s to %s", command, record.directory, url)
-            if was_complete and not urls:
+            if was_complete and not urls and record.writes:
                 logger.info("%s: %s is complete, nothing to do", command, record.directory)
             if record.complete and record.writes:
                 lines = last_lines(command, record.directory, recipe)

@@ -35,10 +35,12 @@ class Costs(TypedDict):
 
     `seconds` has the seconds of each phase, such as generating or updating. `counts` has the numbers of rollouts,
     tokens and cells; a cell is a token position, padding included. `padding` is the share of padding among the cells of
-    the updates.
+    the updates. `later_updating` has the seconds of updating if the first micro-batch, which includes checks that run
+    once, were like the others; older versions did not write it.
     """
 
     seconds: dict[str, float]
+    later_updating: NotRequired[float]
     counts: dict[str, int]
     padding: float
     speedup: Speedup

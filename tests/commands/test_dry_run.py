@@ -89,7 +89,7 @@ def test_a_plan_of_grpo(dry_run: Start) -> None:
     assert "2 trajectories, 2 of them correct; prompt of " in plan["first row"]
     assert plan["generation"] == "8 rollouts, 4 for each of 2 questions, processes: 1"
     assert plan["update"].startswith("2 of 4 rollouts, selection random, loss ")
-    assert plan["reward"] == "answer"
+    assert plan["reward"] == "1 x answer"
     assert plan["length"] == "5 steps"
     assert plan["evaluation"] == "none"
     assert plan["output_dir"] == "deep/out, a new run"
@@ -257,7 +257,7 @@ def test_everything_that_is_missing_is_listed_below_the_plan(
     assert plan == {
         "generation": "512 rollouts, 8 for each of 64 questions, processes: 1",
         "update": "8 of 8 rollouts, selection random, loss dapo",
-        "reward": "answer",
+        "reward": "1 x answer",
         "length": "200 steps",
         "output_dir": "runs/gsm8k/grpo_0.5b, a new run",
     }

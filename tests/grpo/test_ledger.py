@@ -108,6 +108,7 @@ def test_the_first_micro_batch_does_not_set_the_price_of_a_cell() -> None:
         ledger.observe_update(cells, 0.1 * cells)
     ledger.seconds["updating"] = 17.0
     assert ledger.update_seconds(290) == pytest.approx(17 + 0.1 * 200)
+    assert ledger.later_update_seconds() == pytest.approx(9.0)  # 0.1 s for each of 90 cells
     resumed = Ledger(clock=lambda: 0.0)
     resumed.restore(ledger.state())
     resumed.observe_update(10, 9.0)  # the checks run again

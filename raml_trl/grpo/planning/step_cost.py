@@ -251,7 +251,8 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     determine this line. The first one is measured: the positions and seconds of the run's updates. The second one is
     the run with TRL's trainer, which trains on all G rollouts: its seconds follow from the run's estimated speed-up. If
     both points have the same number of positions, the constant is 0. Scoring is a forward pass over about the same
-    positions, so its seconds per position are added to the price.
+    positions, so its seconds per position are added to the price. The first micro-batch counts like the others, because
+    it includes checks that run once.
 
     Args:
         summary: summary of a run with at least one update.
@@ -262,7 +263,8 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     generating = seconds["generating"] + seconds["rewarding"] + seconds["preparing"]
     scoring_all = seconds["scoring"] * counts.get("cells_scoring_all", 0) / max(counts.get("cells_scoring", 0), 1)
     whole = summary["speedup"]["estimated"] * sum(seconds.values())
-    price = most = seconds["updating"] / cells
+    updating = summary.get("later_updating", seconds["updating"])
+    price = most = updating / cells
     if cells_all != cells:
         price = (whole - generating - scoring_all - seconds["updating"]) / (cells_all - cells)
     price = min(max(price, 0.0), most)  # rounding in the summary can exceed these bounds
@@ -270,7 +272,7 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     return Split(
         generating * scale,
         seconds["selecting"] * scale,
-        (seconds["updating"] - price * cells) * scale,
+        (updating - price * cells) * scale,
         price + seconds["scoring"] / cells,
     )
 

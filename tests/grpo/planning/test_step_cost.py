@@ -173,6 +173,8 @@ def test_the_constant_and_price_of_a_run_are_recovered() -> None:
     assert measured_split(summary(), GEOMETRY) == pytest.approx(Split(3.5, 0.1, 0.5, 0.01))
     half = replace(GEOMETRY, gradient_accumulation_steps=2)
     assert measured_split(summary(), half) == pytest.approx(Split(1.75, 0.05, 0.25, 0.01))
+    checked = summary(seconds={"updating": 12.0}) | {"later_updating": 2.0, "speedup": {"estimated": 22.0 / 19.2}}
+    assert measured_split(checked, GEOMETRY) == pytest.approx(measured_split(summary(), GEOMETRY))
     refilled = summary(counts={"rollouts": 128})  # 64 of them were replaced
     assert measured_split(refilled, GEOMETRY) == measured_split(summary(), GEOMETRY)
 
