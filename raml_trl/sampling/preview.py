@@ -38,7 +38,13 @@ def describe_inputs(
     if tokenizer is not None:
         messages = prompt_messages(task.question.question, style)
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        row += f"; prompt of {len(tokenizer(prompt, add_special_tokens=False)['input_ids'])} tokens"
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        row += f"; prompt of {len(ids)} tokens"
+        text = task.question.question
+        known = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
+        lost = [character for character in dict.fromkeys(text) if not (character.isspace() or character in known)]
+        if lost:
+            row += f", without {''.join(lost[:20])!r}, which the tokenizer cannot represent"
     return {"model": model, "data": f"{table.name}, prompt_style {style}", "first row": row}
 
 

@@ -132,6 +132,13 @@ def test_plans(dry_run: Start, command: str, arguments: tuple[str, ...], expecte
     assert (code, {label: plan[label] for label in expected}) == (0, expected), error
 
 
+def test_characters_that_the_tokenizer_loses(dry_run: Start, tmp_path: Path) -> None:
+    (tmp_path / "words.jsonl").write_text('{"problem": "What is 3+4?", "answer": "7"}\n')
+    row = dry_run("evaluate", *INPUTS, "--dataset_name", str(tmp_path / "words.jsonl"))[1]["first row"]
+    assert row.endswith(", without 'Whtis?', which the tokenizer cannot represent")
+    assert "without" not in dry_run("evaluate", *INPUTS)[1]["first row"]
+
+
 SWEEP = """
 program: raml_trl.train_sft
 method: grid
