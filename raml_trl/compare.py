@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from raml_trl.evaluation.comparison import compare_runs, comparison_table, write_comparison
+from raml_trl.evaluation.comparison import compare_runs, comparison_page, write_comparison
 from raml_trl.evaluation.samples import read_samples
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
@@ -58,7 +58,7 @@ def main(config: CompareConfig, record: Run) -> None:
     compared = compare_runs(runs, config.k, config.seed)
     write_comparison(record.directory, compared)
     record.finish(time.monotonic() - started, compared)
-    sys.stdout.write(f"\n{comparison_table(compared)}\n")
+    sys.stdout.write(f"\n{comparison_page(compared)}")
 
 
 if __name__ == "__main__":

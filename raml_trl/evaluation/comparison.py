@@ -117,7 +117,16 @@ def write_comparison(directory: Path, compared: Comparison) -> None:
     """Write `comparison.json` and `comparison.md` into `directory`."""
     write_json(directory / "comparison.json", compared)
     with whole_file(directory / "comparison.md") as partial:
-        partial.write_text(comparison_table(compared) + "\n", encoding="utf-8")
+        partial.write_text(comparison_page(compared), encoding="utf-8")
+
+
+def comparison_page(compared: Comparison) -> str:
+    """Return the table of a comparison in Markdown, with a note on its intervals and p-values."""
+    return (
+        f"{comparison_table(compared)}\n\n"
+        "Differences have bootstrap intervals over questions, and p-values of a sign-flip test. If the interval leaves "
+        "out 0 but p is above .05, only few questions differ: trust p.\n"
+    )
 
 
 def comparison_table(compared: Comparison) -> str:

@@ -1,9 +1,12 @@
 """Imports functions that a recipe names by their path, such as `package.module:function`."""
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, cast
 
 from raml_trl.runtime.errors import InputError
@@ -38,6 +41,21 @@ def import_function(path: str, setting: str, others: Sequence[str]) -> Callable[
     if not callable(found):
         raise InputError(f"{setting} {path!r} is a {type(found).__name__}, not a function")
     return cast(Callable[..., Any], found)
+
+
+def source_digest(path: str) -> str | None:
+    """Return a hash of the file in which the function at `path` is defined; None if there is no such file.
+
+    `path` is `package.module:function` or `package.module.function`.
+    """
+    module = path.partition(":")[0] if ":" in path else path.rpartition(".")[0]
+    try:
+        spec = find_spec(module) if module else None
+    except (ImportError, ValueError):  # a package of the path is missing, or the module has no spec
+        return None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return blake2b(Path(spec.origin).read_bytes(), digest_size=8).hexdigest()
 
 
 def check_arguments(

@@ -17,6 +17,7 @@ from typing import Literal, NotRequired, TypedDict, TypeGuard
 
 from raml_trl.runtime.errors import InputError, printable
 from raml_trl.runtime.files import Settings, is_partial, write_json
+from raml_trl.runtime.functions import source_digest
 from raml_trl.runtime.local_names import nothing_at
 from raml_trl.runtime.locks import DirectoryLock, finishing, is_lock
 
@@ -40,6 +41,10 @@ _NOT_RECORDED = frozenset(
 )
 
 
+_FUNCTIONS = frozenset({"selection", "reward_funcs"})
+"""The settings that can name functions of the user, whose code decides the result of a run."""
+
+
 class RunRecord(TypedDict):
     """The content of `run.json`."""
 
@@ -47,7 +52,10 @@ class RunRecord(TypedDict):
     settings: Settings
     """The settings that the user gave, by field name."""
     inputs: dict[str, str]
-    """For each setting that names the directory of another run, the `identity` of that run."""
+    """For each setting that names the directory of another run, the `identity` of that run.
+
+    For each setting that names functions of the user, hashes of the files that define them.
+    """
     status: Literal["running", "complete"]
     seconds: float
     """Seconds spent on the run so far, summed over its first start and all resumes."""
@@ -181,6 +189,11 @@ def open_run(directory: Path, command: str, settings: Mapping[str, object], lock
 def _new_record(command: str, settings: Mapping[str, object]) -> RunRecord:
     kept = {name: value for name, value in settings.items() if name not in _NOT_RECORDED}
     inputs = {name: identity(Path(str(value))) for name, value in kept.items() if is_run(value)}
+    for name in _FUNCTIONS & kept.keys():
+        value = kept[name]
+        paths = [str(path) for path in value] if isinstance(value, list) else [str(value)]
+        if digests := [digest for path in paths if (digest := source_digest(path)) is not None]:
+            inputs[name] = " ".join(digests)
     return {"command": command, "settings": kept, "inputs": inputs, "status": "running", "seconds": 0.0}
 
 
@@ -285,9 +298,12 @@ def process_share() -> tuple[int, int]:
 def _check_same_run(directory: Path, record: RunRecord, new: RunRecord) -> None:
     if record["command"] != new["command"]:
         raise InputError(f"output_dir {directory} holds a run of {record['command']}: choose another directory")
+    inputs = record["inputs"]
+    # Older versions did not record the code of functions.
+    unknown = {name: code for name, code in new["inputs"].items() if name in _FUNCTIONS and name not in inputs}
     for old_values, new_values, reason in (
         (record["settings"], new["settings"], ""),
-        (record["inputs"], new["inputs"], " (that input run was made again)"),
+        (inputs | unknown, new["inputs"], " (that input run was made again, or the code of that function has changed)"),
     ):
         given = json.loads(json.dumps(new_values))  # as JSON would store it, so tuples become lists
         for name in sorted((old_values.keys() | given.keys()) - _NOT_RECORDED):  # older versions recorded more

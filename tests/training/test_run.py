@@ -79,6 +79,18 @@ def test_a_run_is_identified_by_its_inputs(tmp_path: Path) -> None:
         open_run(tmp_path / "sft", "train_sft", settings)
 
 
+def test_a_run_is_identified_by_the_code_of_its_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "rewards_of_a_test.py"
+    module.write_text("def short(**_): return []\n")
+    settings = {"reward_funcs": ["answer", "rewards_of_a_test:short"], "selection": "random"}
+    open_run(tmp_path / "grpo", "train_grpo", settings)
+    open_run(tmp_path / "grpo", "train_grpo", settings)  # resumes
+    module.write_text("def short(**_): return [1.0]\n")
+    with pytest.raises(InputError, match=r"its reward_funcs is .*the code of that function has changed"):
+        open_run(tmp_path / "grpo", "train_grpo", settings)
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"command": "train_sft"')
     with pytest.raises(InputError, match=r"run\.json is damaged"):
