@@ -80,7 +80,7 @@ def open_inputs(
     problems = Problems()
     with problems.collected():
         if config.use_vllm:
-            check_vllm()
+            check_vllm("use_vllm: false")
     with problems.collected():
         find_rewards(data.reward_funcs, config.reward_weights)
     with problems.collected():

@@ -241,5 +241,5 @@ def summary_lines(costs: Costs) -> str:
         f"{counts.get('tokens_scored', 0):,} scored · {counts.get('tokens_trained', 0):,} trained on; "
         f"padding {costs['padding']:.1%} of the positions that the updates ran\n"
         f"speed-up over training on all G with TRL's padding: {speed['estimated']:.2f}, estimated from the time per "
-        f"position; the ceiling from m/G alone is {speed['ceiling']:.2f}{warning}"
+        f"position; training on m of G alone could give at most {speed['ceiling']:.2f}{warning}"
     )

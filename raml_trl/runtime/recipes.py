@@ -79,8 +79,10 @@ def find_recipe(text: str) -> Path:
     A file that exists but cannot be read is no error here. Reading it fails later, with the reason.
 
     Raises:
-        InputError: if there is neither, or `text` is the name of a packaged folder.
+        InputError: if there is neither, or `text` is a directory or the name of a packaged folder.
     """
+    if os.path.isdir(text):
+        raise InputError(f"config file {text} cannot be read: it is a directory, and a recipe is a YAML file")
     if os.path.exists(text):
         return Path(text)
     name = text.removeprefix("./").removeprefix("recipes/").removesuffix(_SUFFIX)

@@ -23,14 +23,17 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
 
 
-def check_vllm() -> None:
+def check_vllm(instead: str = "engine: transformers") -> None:
     """Check that vLLM is installed. Commands call this function before any work is done.
+
+    Args:
+        instead: the setting that does without vLLM, for the error.
 
     Raises:
         InputError: if vLLM is not installed.
     """
     if find_spec("vllm") is None:
-        raise InputError(f"vLLM is not installed: {how_to_install('vllm')}, or do without it")
+        raise InputError(f"vLLM is not installed: {how_to_install('vllm')}, or set {instead}")
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_a_missing_vllm_is_reported_before_the_work(
     assert (code, error) == (
         2,
         "raml-trl train_grpo: vLLM is not installed: in the checkout of raml_trl, run pip install -c constraints.txt "
-        '-e ".[vllm]", or do without it\n',
+        '-e ".[vllm]", or set use_vllm: false\n',
     )
     assert not (tmp_path / "out").exists()
 

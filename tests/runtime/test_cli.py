@@ -266,6 +266,7 @@ def test_a_number_in_quotes_is_a_number(prepare: Command, tmp_path: Path) -> Non
     [
         (["--config", "missing.yaml"], "missing.yaml cannot be read: No such file or directory; `raml-trl"),
         (["--config"], "--config needs the path of a YAML file"),
+        (["."], "config file . cannot be read: it is a directory, and a recipe is a YAML file"),
         (["tiny/demo/data_tets"], "No such file or directory; did you mean tiny/demo/data_test?"),
         (["recipes/tiny/demo"], "recipes/tiny/demo cannot be read: it is a folder of recipes, which"),
         (["../recipes/tiny/demo/data_test"], "No such file or directory; did you mean tiny/demo/data_test?"),

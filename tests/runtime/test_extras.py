@@ -31,7 +31,7 @@ def test_no_hint_installs_from_an_index() -> None:
         for match in _FROM_AN_INDEX.finditer(path.read_text(encoding="utf-8"))
     ]
     assert hints == []
-    assert _FROM_AN_INDEX.search("not installed: pip install raml_trl[vllm], or do without it")
+    assert _FROM_AN_INDEX.search("not installed: pip install raml_trl[vllm], or set use_vllm: false")
     assert not _FROM_AN_INDEX.search('pip install "raml_trl[vllm] @ git+https://x"')
 
 
