@@ -76,7 +76,7 @@ def settings_of(config_class: Any) -> list[Setting]:
             continue
         owner = next(base for base in config_class.__mro__ if field.name in vars(base).get("__annotations__", {}))
         package = owner.__module__.partition(".")[0]
-        ours = package == __name__.partition(".")[0]
+        ours = package in (__name__.partition(".")[0], "__main__")  # the module of a command that was started
         start = f"Settings of {package}: {owner.__name__}" if not ours else "Settings"
         title = vars(owner).get("headings", {}).get(field.name) or titles.get(owner, start)
         titles[owner] = title

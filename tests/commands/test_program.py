@@ -5,11 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from raml_trl.__main__ import main
+from raml_trl.build_model import BuildModelConfig
+from raml_trl.compare import CompareConfig
 from raml_trl.runtime.commands import COMMANDS, STAGES, TOOLS
 from raml_trl.runtime.completion import SHELLS, _bash_script
 from raml_trl.runtime.files import read_yaml
@@ -79,6 +82,16 @@ def test_the_help_has_one_line_for_each_command_in_its_stage(program, arguments:
 )
 def test_mistakes_are_one_line(program, arguments: list[str], message: str) -> None:
     assert program(*arguments) == (2, "", f"raml-trl: {message}\n")
+
+
+@pytest.mark.children
+@pytest.mark.parametrize("command", ["compare", "build_model"])
+def test_the_help_of_a_command_lists_its_own_settings(command: str) -> None:
+    code = [sys.executable, "-m", f"raml_trl.{command}", "--help"]
+    page = subprocess.run(code, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    config = {"compare": CompareConfig, "build_model": BuildModelConfig}[command]
+    assert all(f"--{field.name}" in page or f"--[no_]{field.name}" in page for field in fields(config))
+    assert "more settings" not in page
 
 
 def test_help_of_a_tool_and_of_a_command(program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,6 +430,8 @@ def test_bash_completes_commands_settings_recipes_and_files(monkeypatch: pytest.
 def test_completion_offers_the_settings_of_every_command() -> None:
     code = """
 import json
+from raml_trl.build_model import BuildModelConfig
+from raml_trl.compare import CompareConfig
 from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.completion import command_options
 print(json.dumps({command: command_options(command) for command in COMMANDS}))
