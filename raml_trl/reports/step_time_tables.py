@@ -82,7 +82,8 @@ def speedup_note(compared: StepTimeComparison) -> str:
     else:
         basis = (
             "Predictions (raml_trl.grpo.planning) use only the seconds and lengths logged by one run: "
-            f"{compared.source}."
+            f"{compared.source}. They count its first micro-batch, which includes checks that run once, like the "
+            "others, so a short run took longer than predicted."
         )
     if not compared.others:
         return f"{basis} Nothing was measured to compare with: no other run differs from it in m and seed alone."

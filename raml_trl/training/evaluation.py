@@ -147,7 +147,10 @@ def read_evaluation(
         )
     if options.eval_data is None:
         return None
-    table = DatasetReference.parse(options.eval_data).open()
+    try:
+        table = DatasetReference.parse(options.eval_data).open()
+    except InputError as error:  # it names the setting of the data for training
+        raise InputError(f"eval_data {str(error).removeprefix('dataset_name ')}") from error
     length = options.eval_max_completion_length or max_completion_length or MAX_COMPLETION_LENGTH
     evaluation = Evaluation(
         questions=tuple(islice(stream_questions(table), options.eval_num_questions)),

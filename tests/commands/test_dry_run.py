@@ -275,7 +275,7 @@ def test_everything_that_is_missing_is_listed_below_the_plan(
         "use_cpu: true and bf16: false to train on the CPU",
         "vLLM is not installed",
         f"dataset_name runs/gsm8k/data_train: {missing}; `raml-trl prepare_data gsm8k/data_train` makes it",
-        f"dataset_name runs/gsm8k/data_test: {missing}; `raml-trl prepare_data gsm8k/data_test` makes it",
+        f"eval_data runs/gsm8k/data_test: {missing}; `raml-trl prepare_data gsm8k/data_test` makes it",
     ]
     # Without a GPU, the CPU has to be asked for, also if bf16 is left to its default.
     assert dry_run("train_sft", *INPUTS)[2].startswith("raml-trl train_sft: bf16 is true, but")
