@@ -62,7 +62,7 @@ def same_number(first: str, second: str) -> bool | None:
 
 
 def is_rounded(decimal: str, value: Fraction) -> bool:
-    """Return whether `decimal` is a decimal with six or more significant digits to which `value` rounds."""
+    """Return whether `decimal` has six or more significant digits, and `value` rounds to it."""
     match, number = _DECIMAL.fullmatch(decimal), exact(decimal)
     if match is None or number is None or value.denominator == 1:
         return False

@@ -208,7 +208,7 @@ class QuestionChoosing(BufferResumingTrainer):
 
     @property
     def _steps_of_generation(self) -> int:
-        """The number of micro-batches for which a generation is used."""
+        """The number of micro-batches that train on one generation."""
         return int(self.args.steps_per_generation or 1) * self.num_iterations
 
     def _check_refill(self, groups: int) -> None:

@@ -3,6 +3,7 @@
 Source of the paper's reward: RaML, arXiv 2505.19815, eq. 21.
 """
 
+import re
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ def find_rewards(names: Sequence[str], weights: Sequence[float] | None) -> dict[
             takes = f"the keyword arguments {', '.join(_ARGUMENTS)}, or **kwargs"
             check_arguments(function, f"reward_funcs {name!r}", takes, **dict.fromkeys(_ARGUMENTS))
         found[name] = function
-    logged = {"answer_reward" if function is None else _logged_name(function) for function in found.values()}
+    logged = {"answer_reward" if name == ANSWER else re.split("[.:]", name)[-1] for name in names}
     if len(logged) < len(names):
         raise InputError(f"reward_funcs {', '.join(names)}: two functions have the same name, so TRL cannot log both")
     if not names:
@@ -60,11 +61,6 @@ def find_rewards(names: Sequence[str], weights: Sequence[float] | None) -> dict[
     if weights is not None and len(weights) != len(names):
         raise InputError(f"reward_weights has {len(weights)} values, but reward_funcs names {len(names)} functions")
     return found
-
-
-def _logged_name(function: Callable[..., object]) -> str:
-    """Return the name under which TRL logs a reward function."""
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float]]:

@@ -44,7 +44,7 @@ def import_function(path: str, setting: str, others: Sequence[str]) -> Callable[
 
 
 def source_digest(path: str) -> str | None:
-    """Return a hash of the file in which the function at `path` is defined; None if there is no such file.
+    """Return a hash of the file that defines the function at `path`; None if there is no such file.
 
     `path` is `package.module:function` or `package.module.function`.
     """

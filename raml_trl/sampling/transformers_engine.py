@@ -31,7 +31,7 @@ checkpoint. All settings that change the choice of tokens are therefore passed.
 class TransformersEngine:
     """Draws completions with `model.generate`, `batch_size` completions at a time.
 
-    Of the generation config of the checkpoint, only the special tokens count.
+    It reads only the special tokens from the generation config of the checkpoint.
     """
 
     model: PreTrainedModel

@@ -11,6 +11,7 @@ from trl import GRPOTrainer
 from raml_trl.grpo.overrides import is_around
 from raml_trl.grpo.user_selection import STRATEGIES
 from tests.helpers.trainers import (
+    digit_reward,
     fixed_rollouts,
     half_dead_reward,
     make_trainer,
@@ -224,3 +225,37 @@ def test_extra_fields_of_the_rollouts_reach_the_reward(model_dir: str, tmp_path:
         settings = {"num_generations_update": 2, "selection": strategy, "rollout_func": rollouts, "max_steps": 1}
         run(model_dir, tmp_path, beta=beta, reward=reward, **settings)
     assert seen == [(list(range(16)), {"first"})] * 2
+
+
+@pytest.mark.long
+def test_only_micro_batches_that_ran_are_counted(model_dir: str, tmp_path: Path) -> None:
+    """A generation lasts for two optimizer steps. After the first one, half of its cells have run."""
+    settings = {"steps_per_generation": 2, "gradient_accumulation_steps": 1, "rollout_func": fixed_rollouts}
+    counts = []
+    for steps in (1, 2):
+        trainer, _ = make_trainer(model_dir, tmp_path, reward=digit_reward, max_steps=steps, **settings)
+        trainer.train()
+        counts.append(trainer.summary()["counts"])
+    assert counts[1]["cells_updating_all"] == 2 * counts[0]["cells_updating_all"] > 0
+    assert counts[1]["cells_updating"] > counts[0]["cells_updating"] > 0
+
+
+def cut_rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+    """Return rollouts of which every second one lacks its last token, which ends a completion."""
+    rollouts = fixed_rollouts(prompts, trainer)
+    for name in ("completion_ids", "logprobs"):
+        rollouts[name] = [values[: len(values) - row % 2] for row, values in enumerate(rollouts[name])]
+    return rollouts
+
+
+@pytest.mark.long
+def test_truncated_rollouts_count_as_generated(model_dir: str, tmp_path: Path) -> None:
+    """`mask_truncated_completions` takes them out of the loss."""
+    counts = []
+    for masks in (False, True):
+        settings = {"mask_truncated_completions": masks, "max_steps": 1, "reward": digit_reward}
+        trainer, _ = make_trainer(model_dir, tmp_path, rollout_func=cut_rollouts, **settings)
+        trainer.train()
+        counts.append(trainer.summary()["counts"])
+    assert counts[0]["tokens_generated"] == counts[1]["tokens_generated"]
+    assert counts[0]["tokens_trained"] > counts[1]["tokens_trained"] > 0
