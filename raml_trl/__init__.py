@@ -19,7 +19,7 @@ checks this.
 - `sweeps`: sweep files, the trials of a sweep, and claims tested on the results of sweeps
 - `reports`: a report about evaluations, runs and sweeps, as HTML and Markdown
 
-The modules in the folder of this file are the commands: `python -m raml_trl.X --config recipes/...yaml`.
+The modules in the folder of this file are the commands: `raml-trl X recipes/...yaml` runs the module `X`.
 """
 
 from importlib import import_module

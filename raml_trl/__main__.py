@@ -28,6 +28,7 @@ def main() -> None:
     if name.replace("-", "_") in COMMANDS:
         command = name.replace("-", "_")
         del sys.argv[0]
+        sys.path.append("")  # as with python -m, functions that a recipe names may lie in the current directory
         runpy.run_module(f"raml_trl.{command}", run_name="__main__", alter_sys=True)
         return
     try:

@@ -1,6 +1,6 @@
 """Builds a small Qwen2 model with random weights and its tokenizer, and saves both in `output_dir`.
 
-    python -m raml_trl.build_model --config recipes/tiny/demo/model.yaml
+    raml-trl build_model recipes/tiny/demo/model.yaml
 
 Other commands accept this directory wherever they take the name of a model, such as `Qwen/Qwen2.5-7B`.
 """

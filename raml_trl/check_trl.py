@@ -1,7 +1,7 @@
 """Checks that our trainer agrees with the installed TRL: trains a tiny model with both, on the same rollouts.
 
-    python -m raml_trl.check_trl
-    python -m raml_trl.check_trl --output_dir runs/check_trl
+    raml-trl check_trl
+    raml-trl check_trl --output_dir runs/check_trl
 
 It runs on a CPU in half a minute. Use it after an update of TRL. For every loss type of TRL, and for some settings, it
 makes three comparisons and prints the largest relative difference of each, over all gradients and logged metrics:

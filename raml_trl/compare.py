@@ -1,6 +1,6 @@
 r"""Compares two or more evaluations of the same questions.
 
-    python -m raml_trl.compare --evaluations SFT=runs/demo/eval_sft GRPO=runs/demo/eval_grpo \
+    raml-trl compare --evaluations SFT=runs/demo/eval_sft GRPO=runs/demo/eval_grpo \
         --output_dir runs/demo/compare
 
 For every metric, the command computes the difference of each evaluation from the first one, with an interval and a

@@ -2,7 +2,7 @@ r"""Compares ways to choose rollouts, tokens and questions for GRPO at equal cos
 
 There is one comparison at equal time, one at equal generated tokens and one at an equal number of selected rollouts.
 
-    python -m raml_trl.compare_rules --config recipes/tiny/rules/compare_mixed.yaml
+    raml-trl compare_rules recipes/tiny/rules/compare_mixed.yaml
 
 An arm is one such way; a world is a task with the model that training starts from. A file of rules names the arms, the
 worlds and the seeds (`raml_trl.sweeps.rules` describes it). First every arm is trained for a short time with several

@@ -1,6 +1,6 @@
 r"""Draws n samples per question, grades them and computes Pass@k, mG-Pass@k and maj@k with confidence intervals.
 
-    python -m raml_trl.evaluate --config recipes/tiny/demo/eval.yaml \
+    raml-trl evaluate recipes/tiny/demo/eval.yaml \
         --model_name_or_path runs/demo/sft --output_dir runs/demo/eval_sft
 
 `output_dir` gets `samples.parquet`, with every sample and its grade, and `metrics.json`, which is computed from

@@ -1,6 +1,6 @@
 r"""Maps the loss surface around a model: the loss of the reference answers at many points near the model's weights.
 
-    python -m raml_trl.loss_landscape --config recipes/tiny/analysis/loss_landscape.yaml
+    raml-trl loss_landscape recipes/tiny/analysis/loss_landscape.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.loss_landscape --config recipes/qwen2.5-7b/loss_landscape.yaml
 

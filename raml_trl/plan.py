@@ -1,6 +1,6 @@
 """Predicts the time and memory of a training step of a GRPO recipe for several values of m, without training.
 
-    python -m raml_trl.plan --config recipes/tiny/demo/plan.yaml
+    raml-trl plan recipes/tiny/demo/plan.yaml
 
 Writes `plan.json` and `plan.svg` to `output_dir`. m is the number of rollouts of each group that are trained on. Times
 are derived from a run that was timed, or from seconds given in the settings. Memory is computed by a formula. The

@@ -1,6 +1,6 @@
 """Checks questions and trajectories, and writes the valid ones in the format that all other commands read.
 
-    python -m raml_trl.prepare_data --config recipes/tiny/demo/data_sft.yaml
+    raml-trl prepare_data recipes/tiny/demo/data_sft.yaml
 
 Writes three things to `output_dir`: Parquet shards of questions, with their trajectories if there are any;
 `rejects.jsonl`, with each row that was left out and the reason; and `report.md`, with counts and explanations.

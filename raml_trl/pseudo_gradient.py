@@ -1,6 +1,6 @@
 r"""Measures the likelihood of the reference answer after every token of a trajectory: does thinking raise it?
 
-    python -m raml_trl.pseudo_gradient --config recipes/tiny/analysis/pseudo_gradient.yaml
+    raml-trl pseudo_gradient recipes/tiny/analysis/pseudo_gradient.yaml
 
 RaML regards a trajectory as the steps of a gradient descent on -log p(answer). This command measures -log p(answer)
 after every prefix of a trajectory; these values are the curve of the trajectory. It measures correct and wrong

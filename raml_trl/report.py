@@ -1,6 +1,6 @@
 """Writes a self-contained page about training runs, evaluations and sweeps, and prints the tables of the page.
 
-    python -m raml_trl.report --config recipes/tiny/demo/report.yaml
+    raml-trl report recipes/tiny/demo/report.yaml
 
 `output_dir` gets three files: `report.html`, which loads nothing from the network or from other files; `report.md`
 with the same tables and completions; and `report.json` with the numbers.

@@ -1,6 +1,6 @@
 r"""Samples trajectories for each question from a teacher model, grades them, and writes them as Parquet shards.
 
-    python -m raml_trl.sample_trajectories --config recipes/tiny/demo/sample.yaml
+    raml-trl sample_trajectories recipes/tiny/demo/sample.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml \
         -m raml_trl.sample_trajectories --config recipes/qwen2.5-7b/sample_distill_14b.yaml
 

@@ -1,7 +1,7 @@
 r"""Runs all trials of a sweep file in the format of Weights & Biases (W&B), without W&B.
 
-    python -m raml_trl.sweep recipes/sweeps/grpo_selection.yaml --devices 0 1 2 3
-    python -m raml_trl.sweep recipes/tiny/sweeps/grpo_selection.yaml --agents 2
+    raml-trl sweep recipes/sweeps/grpo_selection.yaml --devices 0 1 2 3
+    raml-trl sweep recipes/tiny/sweeps/grpo_selection.yaml --agents 2
 
 A trial runs the command of the sweep file with one combination of the swept parameters, in a process of its own.
 Several trials can run at a time.

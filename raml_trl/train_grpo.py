@@ -1,6 +1,6 @@
 r"""Trains with GRPO on m of G rollouts per question, with `SubsetGRPOTrainer`.
 
-    python -m raml_trl.train_grpo --config recipes/tiny/demo/grpo.yaml
+    raml-trl train_grpo recipes/tiny/demo/grpo.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_grpo --config recipes/qwen2.5-7b/grpo.yaml
 
@@ -23,7 +23,7 @@ from raml_trl.data.tables import DataTable
 from raml_trl.grpo.config import CheckedGRPOConfig, SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments, check_number, evaluation_rows, grpo_rows
 from raml_trl.grpo.ledger import summary_lines
-from raml_trl.grpo.rewards import find_rewards, make_reward
+from raml_trl.grpo.rewards import checked_reward, find_rewards, make_reward
 from raml_trl.grpo.trainer import SubsetGRPOTrainer
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import Problems, count_of
@@ -58,8 +58,8 @@ def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, reco
         revisions=data.hub_revisions,
         summarize=summarize,
         reward_funcs=[
-            make_reward(data.prompt_style) if function is None else function
-            for function in find_rewards(data.reward_funcs, config.reward_weights).values()
+            make_reward(data.prompt_style) if function is None else checked_reward(name, function)
+            for name, function in find_rewards(data.reward_funcs, config.reward_weights).items()
         ],
         train_dataset=rows,
         # `SampledEvaluation` does not read this, but transformers refuses to evaluate without an eval_dataset.

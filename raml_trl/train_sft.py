@@ -1,6 +1,6 @@
 r"""Trains with supervised fine-tuning on K trajectories per question, with TRL's `SFTTrainer`.
 
-    python -m raml_trl.train_sft --config recipes/tiny/demo/sft.yaml
+    raml-trl train_sft recipes/tiny/demo/sft.yaml
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         -m raml_trl.train_sft --config recipes/qwen2.5-7b/sft.yaml
 

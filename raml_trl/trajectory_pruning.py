@@ -1,6 +1,6 @@
 r"""Measures how much of a trajectory a model needs to find the answer, with several methods to shorten trajectories.
 
-    python -m raml_trl.trajectory_pruning --config recipes/tiny/analysis/trajectory_pruning.yaml
+    raml-trl trajectory_pruning recipes/tiny/analysis/trajectory_pruning.yaml
 
 Each method shortens the thinking of every trajectory. The model must then answer at once: the stub (the text that
 introduces the answer) is appended, and the answer is decoded greedily.

@@ -1,6 +1,6 @@
 r"""Makes a report page in Weights & Biases (W&B) about a group of runs.
 
-    python -m raml_trl.wandb_report --project raml_trl --group grpo_num_generations_update \
+    raml-trl wandb_report --project raml_trl --group grpo_num_generations_update \
         --output_dir runs/wandb_report
 
 The page shows learning curves, one for each m (each K for SFT), and the sweep results. For GRPO it also shows the

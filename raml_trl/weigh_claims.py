@@ -1,6 +1,6 @@
 """Tests claims, such as "GRPO improves with m", on the results of sweeps.
 
-    python -m raml_trl.weigh_claims --config recipes/tiny/claims/weigh_claims.yaml
+    raml-trl weigh_claims recipes/tiny/claims/weigh_claims.yaml
 
 The verdict on a claim is that it holds, that it does not hold, or that it is inconclusive. A setting is one combination
 of the swept parameters, with one trial for each seed. `output_dir` gets:

@@ -3,10 +3,14 @@
 Source of the paper's reward: RaML, arXiv 2505.19815, eq. 21.
 """
 
-import re
+import math
+import reprlib
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
 
 from raml_trl.grading.grader import Outcome
 from raml_trl.grading.pool import GradingPool
@@ -53,14 +57,63 @@ def find_rewards(names: Sequence[str], weights: Sequence[float] | None) -> dict[
             takes = f"the keyword arguments {', '.join(_ARGUMENTS)}, or **kwargs"
             check_arguments(function, f"reward_funcs {name!r}", takes, **dict.fromkeys(_ARGUMENTS))
         found[name] = function
-    logged = {"answer_reward" if name == ANSWER else re.split("[.:]", name)[-1] for name in names}
-    if len(logged) < len(names):
+    if len({_logged_name(name) for name in names}) < len(names):
         raise InputError(f"reward_funcs {', '.join(names)}: two functions have the same name, so TRL cannot log both")
     if not names:
         raise InputError(f"reward_funcs is empty: name {ANSWER}, or functions such as package.module:function")
     if weights is not None and len(weights) != len(names):
         raise InputError(f"reward_weights has {len(weights)} values, but reward_funcs names {len(names)} functions")
     return found
+
+
+def checked_reward(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a reward function that checks what `function` returns: a number for each completion, or None.
+
+    None stands for a completion that the function does not judge. TRL logs the rewards below the last part of `name`.
+
+    Args:
+        name: the path of the function, from the setting `reward_funcs`.
+        function: a function, an async function, or an object that can be called like one.
+
+    Raises:
+        InputError: when the new function is called and `function` returns something else.
+    """
+    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+
+        @wraps(function)
+        async def checked(**columns: Any) -> list[float | None]:
+            return _numbers(name, await function(**columns), len(columns["completions"]))
+
+    else:
+
+        @wraps(function)
+        def checked(**columns: Any) -> list[float | None]:
+            return _numbers(name, function(**columns), len(columns["completions"]))
+
+    checked.__name__ = _logged_name(name)
+    return checked
+
+
+def _logged_name(name: str) -> str:
+    return "answer_reward" if name == ANSWER else name.replace(":", ".").rpartition(".")[2]
+
+
+def _numbers(name: str, rewards: Any, count: int) -> list[float | None]:
+    needed = f"reward_funcs {name!r} must return a list of {count} numbers, one for each completion"
+    try:
+        values = list(rewards)
+    except TypeError as error:
+        raise InputError(f"{needed}, got a value of type {type(rewards).__name__}") from error
+    if len(values) != count:
+        raise InputError(f"{needed}, got {len(values)} values")
+    for position, value in enumerate(values):
+        try:
+            usable = value is None or not math.isinf(value)
+        except (TypeError, ValueError):  # ValueError: an array of several numbers
+            usable = False
+        if not usable:
+            raise InputError(f"{needed}, but value {position + 1} is {reprlib.repr(value)}")
+    return values
 
 
 def make_reward(style: str, *, num_graders: int = 2) -> Callable[..., list[float]]:

@@ -57,7 +57,7 @@ def recipe(
         file: the file name of the recipe.
     """
     shown = {name: _without_path(value) for name, value in settings.items()}
-    call = f"python -m raml_trl.{command} --config {file} --output_dir {shlex.quote(output)}"
+    call = f"raml-trl {command} {file} --output_dir {shlex.quote(output)}"
     content = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip()
     return f"{code_block(call, 'bash')}\n\nwith this `{file}`:\n\n{code_block(content, 'yaml')}"
 

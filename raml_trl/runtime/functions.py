@@ -36,7 +36,7 @@ def import_function(path: str, setting: str, others: Sequence[str]) -> Callable[
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"{setting} {path!r} cannot be imported ({error}): use {', '.join(others)}, or the path of a function in a "
-            "module that Python finds, for example in the current directory with PYTHONPATH=."
+            "module that Python finds, for example a file in the current directory"
         ) from error
     if not callable(found):
         raise InputError(f"{setting} {path!r} is a {type(found).__name__}, not a function")

@@ -90,7 +90,7 @@ def read_trials(path: Path) -> dict[str, list[Trial]]:
             read_trial(directory / "trials" / trial["name"], trial["parameters"]) for trial in complete
         ]
     if not sweeps:
-        raise InputError(f"sweeps {path} has no directory with a sweep.json: run `python -m raml_trl.sweep` first")
+        raise InputError(f"sweeps {path} has no directory with a sweep.json: run `raml-trl sweep` first")
     return sweeps
 
 

@@ -102,6 +102,19 @@ def test_help_of_a_tool_and_of_a_command(program, monkeypatch: pytest.MonkeyPatc
     assert started == [("raml_trl.train_grpo", ["--help"])]
 
 
+def test_a_recipe_can_name_a_function_in_the_current_directory(
+    program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    Path("brevity_of_a_test.py").write_text("def score(completions, **columns):\n    return [0.0] * len(completions)\n")
+    start = ("train_grpo", "tiny/demo/grpo", "--dry_run", "--reward_funcs")
+    _, output, error = program(*start, "brevity_of_a_test:score", "answer")
+    assert "1 x brevity_of_a_test:score" in output
+    assert "reward_funcs" not in error  # the data and the model are missing
+    assert "cannot be imported" in program(*start, "brevity_of_a_tset:score")[2]
+
+
 @pytest.mark.children
 def test_help_and_recipes_import_no_torch(tmp_path: Path) -> None:
     code = """

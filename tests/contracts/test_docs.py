@@ -52,7 +52,7 @@ COMMAND_READERS = {
 }
 PLACEHOLDER = re.compile(r"(raml_trl/)?[A-Z_]+(\.yaml|\.py)?|accelerate_configs/X\.yaml")
 _COMMAND = re.compile(r"(?:-m raml_trl\.|raml-trl )(\w+)(?= )([^`\n#|;]*)")
-_CONSOLE = re.compile(r"^\$ python -m raml_trl\.(\w+) (.*)\n((?:(?!\$ |```).*\n)+)", re.MULTILINE)
+_CONSOLE = re.compile(r"^\$ raml-trl (\w+) (.*)\n((?:(?!\$ |```).*\n)+)", re.MULTILINE)
 
 
 def name_of(page: Path) -> str:

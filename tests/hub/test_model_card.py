@@ -199,10 +199,10 @@ def test_the_recipe_contains_the_runs_before(tmp_path: Path) -> None:
     ):
         open_run(tmp_path / name, name, settings).finish(1.0, {})
     text = reproduction(tmp_path / "train_grpo")
-    assert re.findall(r"python -m raml_trl\.(.*)", text) == [
-        "prepare_data --config 1_prepare_data.yaml --output_dir prepare_data",
-        "train_sft --config 2_train_sft.yaml --output_dir train_sft",
-        "train_grpo --config recipe.yaml --output_dir OUTPUT_DIR",
+    assert re.findall(r"raml-trl (.*)", text) == [
+        "prepare_data 1_prepare_data.yaml --output_dir prepare_data",
+        "train_sft 2_train_sft.yaml --output_dir train_sft",
+        "train_grpo recipe.yaml --output_dir OUTPUT_DIR",
     ]
     assert [name for name in re.findall(r"with this `(.*)`", text)] == [
         "1_prepare_data.yaml",
@@ -245,7 +245,7 @@ def test_the_recipe_repeats_the_run(tmp_path: Path) -> None:
     settings = {"model_name_or_path": str(tmp_path / "model"), "seed": 0, "k": [1, 8], "note": "```\n````"}
     text = recipe("train_grpo", settings)
     assert str(tmp_path) not in text
-    assert "python -m raml_trl.train_grpo --config recipe.yaml --output_dir OUTPUT_DIR" in text
+    assert "raml-trl train_grpo recipe.yaml --output_dir OUTPUT_DIR" in text
     content = text.split("`````yaml\n")[1].split("`````")[0]
     assert yaml.safe_load(content) == settings | {"model_name_or_path": "model"}
     assert code_block("x", "yaml") == "```yaml\nx\n```"

@@ -172,7 +172,7 @@ def test_the_model_card_describes_the_training(sft_run: tuple[Path, str]) -> Non
     assert "max_new_tokens=64," in card  # max_length of the recipe
     for fact in ("| `num_trajectories` | 2 |", "| `trajectory_order` | random |", "| `seed` | 0 |", "| steps | 4 |"):
         assert fact in card
-    assert "python -m raml_trl.train_sft --config recipe.yaml" in card
+    assert "raml-trl train_sft recipe.yaml" in card
     assert "\nlearning_rate: 0.003\n" in card
     assert str(directory.parent) not in card, "no local path in the card"
     assert "@article{liu2025deciphering," in card

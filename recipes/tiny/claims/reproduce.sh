@@ -23,9 +23,9 @@ world() {
 }
 export -f world
 
-python -m raml_trl.prepare_data --config "$RECIPES/demo/data_test.yaml" --output_dir "$WORLDS/data_test"
+raml-trl prepare_data "$RECIPES/demo/data_test.yaml" --output_dir "$WORLDS/data_test"
 printf '%s\n' 0 1 2 3 4 | xargs -P 2 -I SEED bash -c 'world SEED'
 for sweep in "$RECIPES"/sweeps/*.yaml; do
-  python -m raml_trl.sweep "$sweep" --agents 2
+  raml-trl sweep "$sweep" --agents 2
 done
-python -m raml_trl.weigh_claims --config "$RECIPES/claims/weigh_claims.yaml"
+raml-trl weigh_claims "$RECIPES/claims/weigh_claims.yaml"

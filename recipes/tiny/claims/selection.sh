@@ -51,6 +51,6 @@ for name in order:
 PYTHON
 
 stages=(all random first balanced max_variance abs_advantage importance abs_advantage-batch importance-batch)
-.venv/bin/python -m raml_trl.report --output_dir runs/selection/report --title "Which 2 of 8 rollouts?" \
+.venv/bin/raml-trl report --output_dir runs/selection/report --title "Which 2 of 8 rollouts?" \
   --evaluations $(printf '%s ' sft=runs/selection/seed-0/eval-sft; for s in "${stages[@]}"; do echo "$s=runs/selection/seed-0/eval-$s"; done) \
   --runs $(for s in "${stages[@]}"; do echo "$s=runs/selection/seed-0/$s"; done)

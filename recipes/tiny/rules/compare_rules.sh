@@ -25,9 +25,9 @@ starts() {
 export -f starts
 
 for world in arithmetic arithmetic_mixed; do
-  python -m raml_trl.prepare_data --config "$DEMO/data_test.yaml" --dataset_name $world --num_questions 120 \
+  raml-trl prepare_data "$DEMO/data_test.yaml" --dataset_name $world --num_questions 120 \
     --output_dir "$STARTS/$world/data_test"
 done
 printf '%s\n' 0 1 2 3 4 101 102 | xargs -P 2 -I SEED bash -c 'starts SEED'
-python -m raml_trl.compare_rules --config "$RULES/compare_mixed.yaml"
-python -m raml_trl.compare_rules --config "$RULES/compare_arithmetic.yaml"
+raml-trl compare_rules "$RULES/compare_mixed.yaml"
+raml-trl compare_rules "$RULES/compare_arithmetic.yaml"
