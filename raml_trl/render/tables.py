@@ -17,10 +17,12 @@ _ROUNDING = 1e-12  # differences below this are errors of rounding
 
 # Characters that Markdown, or HTML inside Markdown, would interpret. Brackets are no link without the character after
 # the closing bracket, so only that character is matched.
-_ACTIVE = re.compile(r"([\\`*_<>|&~$]|(?<=\])[(\[:]|^(?:[#+-]|\d+[.)])(?= ))")
+# An underscore between letters or digits emphasizes nothing.
+_EMPHASIS = r"(?<![^\W_])_|_(?![^\W_])"
+_ACTIVE = re.compile(rf"([\\`*<>|&~$]|{_EMPHASIS}|(?<=\])[(\[:]|^(?:[#+-]|\d+[.)])(?= ))")
 _ACTIVE_IN_CELL = re.compile(r"([\\`*<>|&~$]|(?<=\])[(\[:])")
 # All characters except letters, digits and the few other characters that neither Markdown nor HTML interprets.
-_INERT = re.compile(r"[^\w ./,()-]|_")
+_INERT = re.compile(rf"[^\w ./,()-]|{_EMPHASIS}")
 
 
 @dataclass(frozen=True)

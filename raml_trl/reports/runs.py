@@ -8,7 +8,7 @@ from typing import Any
 
 from raml_trl.evaluation.intervals import student_interval
 from raml_trl.render.figures import smooth
-from raml_trl.reports.terms import QUANTITIES, is_metric, quantity_title
+from raml_trl.reports.terms import QUANTITIES, is_metric, quantity_title, reward_function
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.history import LogEntry, last_log, logged_curves, read_log_history
 from raml_trl.runtime.runs import complete_record, is_complete, is_run, read_record
@@ -195,12 +195,15 @@ def curve_figures(lines: Mapping[str, Sequence[TrainingRun]]) -> list[CurveFigur
 def _quantities(runs: Sequence[TrainingRun]) -> list[str]:
     """Return the names of the quantities that get a figure, if a run logged them at two steps or more.
 
-    The loss of GRPO gets none: apart from the effect of clipping it is zero, whatever the model learns.
+    The loss of GRPO gets none: apart from the effect of clipping it is zero, whatever the model learns. The means of
+    the reward functions get figures if there are several functions; otherwise the mean reward shows the same.
     """
     logged = {name for run in runs for name, curve in run.curves.items() if len(curve) > 1}
     logged -= {"loss"} if runs and runs[0].command == "train_grpo" else set()
     held_out = sorted(filter(is_held_out, logged), key=metric_order)
-    return [*held_out, *(name for name in QUANTITIES if name in logged)]
+    functions = sorted(filter(reward_function, logged))
+    several = functions if len(functions) > 1 else []
+    return [*held_out, *(name for name in QUANTITIES if name in logged), *several]
 
 
 def is_held_out(name: str) -> bool:

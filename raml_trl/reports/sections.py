@@ -12,7 +12,7 @@ from raml_trl.reports.step_time import StepTimeComparison
 from raml_trl.reports.step_time_tables import phases_of, speedup_note, speedup_table, split_table
 from raml_trl.reports.summary import Report, StepTimes, SweepSummary
 from raml_trl.reports.sweeps import combinations_table, label
-from raml_trl.reports.terms import metric_title, quantity_terms
+from raml_trl.reports.terms import is_share, metric_title, quantity_terms
 
 _MOST_NAMES = 6  # in a title
 
@@ -108,10 +108,11 @@ def _sweep_section(place: int, sweep: SweepSummary) -> Section:
 
 
 def _drawn(figures: Sequence[CurveFigure]) -> list[Figure]:
-    return [
-        Figure("curves", figure.title, {"lines": {name: asdict(band) for name, band in figure.lines.items()}})
-        for figure in figures
-    ]
+    drawn = []
+    for figure in figures:
+        lines = {name: asdict(band) for name, band in figure.lines.items()}
+        drawn.append(Figure("curves", figure.title, {"lines": lines, "share": is_share(figure.name)}))
+    return drawn
 
 
 def _terms(figures: Sequence[CurveFigure]) -> Terms:

@@ -29,6 +29,9 @@ QUANTITIES = {
 }
 """Quantities that get a figure, by the name under which they are logged: title and explanation, in order."""
 
+_SHARES = frozenset({"correct", "completions/clipped_ratio", "selection/group_same_reward"})
+_FUNCTION = re.compile(r"rewards/(.+)/mean")
+
 PHASE_MEANINGS = {
     "generating": "sampling the rollouts",
     "rewarding": "calling the reward functions",
@@ -67,6 +70,17 @@ def is_metric(name: str) -> bool:
     return _METRIC.fullmatch(name) is not None
 
 
+def is_share(name: str) -> bool:
+    """Return whether a quantity is a share or a probability, from 0 to 1."""
+    return name in _SHARES or is_metric(name)
+
+
+def reward_function(name: str) -> str | None:
+    """Return the name of the reward function if `name` is its mean reward as TRL logs it, otherwise None."""
+    match = _FUNCTION.fullmatch(name)
+    return None if match is None else match[1]
+
+
 def metric_terms(names: Iterable[str]) -> Terms:
     """Explain the evaluation metrics among `names`."""
     matches = [(name, match) for name in names if (match := _METRIC.fullmatch(name))]
@@ -86,10 +100,17 @@ def metric_terms(names: Iterable[str]) -> Terms:
 def quantity_title(name: str) -> str:
     """Return the title of the figure of a logged quantity."""
     held_out = name.startswith("eval_") and is_metric(name)
+    if function := reward_function(name):
+        return f"mean reward of {function}"
     return f"{metric_title(name)} on held-out questions" if held_out else QUANTITIES.get(name, (name, ""))[0]
 
 
 def quantity_terms(names: Iterable[str]) -> Terms:
     """Explain the logged quantities among `names`, also the metrics of evaluations during training."""
     names = list(names)
-    return metric_terms(names) + tuple(QUANTITIES[name] for name in names if name in QUANTITIES)
+    functions = tuple(
+        (quantity_title(name), "mean over all G rollouts of what this reward function returns, before its weight")
+        for name in names
+        if reward_function(name)
+    )
+    return metric_terms(names) + tuple(QUANTITIES[name] for name in names if name in QUANTITIES) + functions

@@ -40,7 +40,7 @@ def describe_inputs(
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         row += f"; prompt of {len(ids)} tokens"
-        text = task.question.question
+        text = "\n".join(message["content"] for message in messages)
         known = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
         lost = [character for character in dict.fromkeys(text) if not (character.isspace() or character in known)]
         if lost:

@@ -137,6 +137,8 @@ def test_characters_that_the_tokenizer_loses(dry_run: Start, tmp_path: Path) -> 
     row = dry_run("evaluate", *INPUTS, "--dataset_name", str(tmp_path / "words.jsonl"))[1]["first row"]
     assert row.endswith(", without 'Whtis?', which the tokenizer cannot represent")
     assert "without" not in dry_run("evaluate", *INPUTS)[1]["first row"]
+    row = dry_run("evaluate", *INPUTS, "--prompt_style", "boxed")[1]["first row"]
+    assert "without 'Rsntpywriufl.', which" in row  # the words of the style
 
 
 SWEEP = """

@@ -34,4 +34,4 @@ def test_two_processes_train_save_and_are_recorded(model_dir: str, tmp_path: Pat
     assert (tmp_path / "grpo" / "checkpoint-4" / "rng_state_1.pth").is_file()
 
     again = subprocess.run(train, cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert again.stderr.count("is complete, nothing to do") == 2
+    assert again.stderr.count("is complete, nothing to do") == 1  # only the first process says so
