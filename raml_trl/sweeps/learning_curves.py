@@ -15,7 +15,7 @@ from statistics import fmean, median
 import numpy as np
 
 from raml_trl.evaluation.intervals import SeedMean, mean_over_seeds
-from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.errors import InputError, count_of
 from raml_trl.runtime.history import LogEntry, read_log_history, read_summary
 from raml_trl.sweeps.sweep_file import SEED, Scalar, Settings
 
@@ -189,7 +189,19 @@ def steps_to(trial: Trial, metric: str, level: float) -> int | None:
 
 
 def mean_curve(trials: Sequence[Trial], metric: str) -> tuple[float, ...]:
-    """Return the mean of the curves of `trials`."""
+    """Return the mean of the curves of `trials`.
+
+    Raises:
+        InputError: if the trials were evaluated at different steps.
+    """
+    first = trials[0]
+    for trial in trials:
+        if trial.steps != first.steps:
+            raise InputError(
+                f"{first.parameters} was evaluated at {count_of(len(first.steps), 'step')} up to {first.steps[-1]}, "
+                f"but {trial.parameters} at {len(trial.steps)} up to {trial.steps[-1]}: run one of them again, with "
+                "the eval_steps and max_steps of the other"
+            )
     return tuple(np.mean([trial.curve(metric) for trial in trials], axis=0).tolist())
 
 

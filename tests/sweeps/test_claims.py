@@ -192,6 +192,14 @@ def test_an_arm_reaches_its_own_final_level_in_spite_of_rounding() -> None:
     assert pair.allowed == pytest.approx((10 + 10 * 0.5375) / 20)
 
 
+def test_trials_of_an_arm_must_be_evaluated_at_the_same_steps() -> None:
+    more = [trial(seed, (0.1, 0.2, 0.3), m=8) for seed in range(3)]
+    fewer = [trial(seed, (0.1, 0.2, 0.3)[: 3 - (seed == 1)], m=1, rows=16) for seed in range(3)]
+    evaluated = r"'seed': 0} was evaluated at 3 steps up to 30, but .*'seed': 1} at 2 up to 20: run one of them again"
+    with pytest.raises(InputError, match=evaluated):
+        break_even(eight_above_one("equal_seconds"), {"s": more + fewer})
+
+
 def test_arms_that_select_the_same_share_have_no_break_even() -> None:
     steps = range(10, 110, 10)
 
