@@ -11,6 +11,8 @@ from raml_trl.reports.step_prediction import PARTS, Part
 from raml_trl.reports.step_time import Split, StepTimeComparison, StepTimeRow
 from raml_trl.reports.terms import PHASE_MEANINGS
 
+_SAME = 1.05  # the ratio up to which the predicted seconds of an update count as equal for all m
+
 _SPEEDUP_TERMS = (
     ("m", "rollouts of each question that are trained on"),
     ("update", "the phases scoring, selecting and updating, which depend on m"),
@@ -85,6 +87,12 @@ def speedup_note(compared: StepTimeComparison) -> str:
             f"{compared.source}. They count its first micro-batch, which includes checks that run once, like the "
             "others, so a short run took longer than predicted."
         )
+        updates = [row.predicted["update"] for row in compared.rows if row.predicted]
+        if max(updates) < _SAME * min(updates):
+            basis += (
+                " The seconds of an update hardly depend on the number of tokens there. After few steps that may be "
+                "chance; train 20 steps or more."
+            )
     if not compared.others:
         return f"{basis} Nothing was measured to compare with: no other run differs from it in m and seed alone."
     measured = (

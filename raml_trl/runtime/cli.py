@@ -25,7 +25,16 @@ from raml_trl.runtime.errors import (
 from raml_trl.runtime.files import Settings
 from raml_trl.runtime.help_page import Headings
 from raml_trl.runtime.limits import Limits, Number, check_settings, default_of
-from raml_trl.runtime.locks import EXPIRY_SECONDS, HEARTBEAT_SECONDS, DirectoryLock, WhenLocked, locked
+from raml_trl.runtime.locks import (
+    EXPIRY_SECONDS,
+    HEARTBEAT_SECONDS,
+    DirectoryLock,
+    Holder,
+    WhenLocked,
+    check_unlocked,
+    describe,
+    locked,
+)
 from raml_trl.runtime.next_command import last_lines, with_maker
 from raml_trl.runtime.parser import StrictParser as StrictParser
 from raml_trl.runtime.parser import split_recipe
@@ -138,7 +147,11 @@ def run(
                         for part in [] if preview is None else preview(*configs):
                             plan |= part
                     with problems.collected():
-                        plan |= {} if directory is None else {"output_dir": _state(directory, command, settings)}
+                        if directory is not None:
+                            found = find_run(directory, command, settings)
+                            needs_lock = _needs_lock(found, shared=shared, repeatable=repeatable)
+                            writer = check_unlocked(directory, options.when_locked) if needs_lock else None
+                            plan["output_dir"] = _state(directory, found, writer)
                     _show_plan(plan)
                 problems.check()
                 parser.exit()
@@ -148,7 +161,7 @@ def run(
             with _no_empty_parents(directory), named_faults(directory), ExitStack() as stack:
                 lock = None
                 found = find_run(directory, command, settings)
-                if not shared and (repeatable or found is None or not found.complete):
+                if _needs_lock(found, shared=shared, repeatable=repeatable):
                     lock = stack.enter_context(_locked(directory, options, parser.prog))
                 record = open_run(directory, command, settings, lock)
                 was_complete = record.complete and not repeatable
@@ -200,13 +213,15 @@ def _show_plan(plan: Mapping[str, str]) -> None:
     sys.stdout.write("\n".join([*lines, "Dry run: nothing was started."]) + "\n")
 
 
-def _state(directory: Path, command: str, settings: Settings) -> str:
-    """Say what a start would find in its `output_dir`.
+def _needs_lock(found: Run | None, *, shared: bool, repeatable: bool) -> bool:
+    """Return whether a command has to lock its `output_dir`, in which the run `found` is."""
+    return not shared and (repeatable or found is None or not found.complete)
 
-    Raises:
-        InputError: if the directory holds another run or other files.
-    """
-    found = find_run(directory, command, settings)
+
+def _state(directory: Path, found: Run | None, writer: Holder | None) -> str:
+    """Say what a start would find in its `output_dir`: the run `found`, and a process that is writing it."""
+    if writer is not None:
+        return f"{directory}, being written by {describe(writer)}: it would wait for its end"
     if found is None:
         return f"{directory}, a new run"
     return f"{directory}, {'a complete run: nothing to do' if found.complete else 'an unfinished run: it would resume'}"

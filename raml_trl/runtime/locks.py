@@ -78,6 +78,21 @@ def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
     return None if found is None or _has_expired(path, found, expiry) else found[1]
 
 
+def check_unlocked(directory: Path, when_locked: WhenLocked) -> Holder | None:
+    """Return a process that holds a lock of `directory`, or None, without locking the directory.
+
+    The directory need not exist. `when_locked` says what a run does if there is such a process, as in `locked`.
+
+    Raises:
+        InputError: if there is such a process and `when_locked` is `refuse`.
+    """
+    paths = sorted(filter(is_lock, directory.iterdir())) if directory.is_dir() else []
+    holder = next((holder for path in paths if (holder := holder_of(path)) is not None), None)
+    if holder is not None and when_locked == "refuse":
+        raise _refusal(directory, holder)
+    return holder
+
+
 def has_crashed(path: Path) -> bool:
     """Return whether the process of a lock file ran on this machine and has ended without deleting the file.
 
@@ -91,6 +106,13 @@ def describe(holder: Holder) -> str:
     """Return the words that name a process in messages."""
     process = holder["process"]
     return f"process {process['pid']} on {process['host']}"
+
+
+def _refusal(directory: Path, holder: Holder) -> InputError:
+    return InputError(
+        f"output_dir {directory} is being written by {describe(holder)}: wait for its end, set when_locked: wait, or "
+        "choose another directory"
+    )
 
 
 @dataclass
@@ -182,10 +204,7 @@ def locked(
         while (other := _acquire_new(directory, mine, expiry)) is not None:
             limit = patience if other["launch"] else max(patience, _WRITING_SECONDS)
             if when_locked == "refuse" and clock() - started >= limit:
-                raise InputError(
-                    f"output_dir {directory} is being written by {describe(other)}: wait for its end, set when_locked: "
-                    "wait, or choose another directory"
-                )
+                raise _refusal(directory, other)
             if when_locked == "wait" and rank == 0 and not warned:
                 logger.info("waiting for %s, which writes to %s", describe(other), directory)
                 warned = True

@@ -45,7 +45,9 @@ class ProgressBar(ProgressCallback):
         **_: object,
     ) -> None:
         if self.training_bar is not None and logs is not None:
-            self.training_bar.set_postfix({name: f"{float(logs[name]):.3g}" for name in _SHOWN if name in logs})
+            # A value that does not exist is NaN or None, such as the reward if no function judged a completion.
+            known = {name: float(logs[name]) for name in _SHOWN if logs.get(name) is not None}
+            self.training_bar.set_postfix({name: f"{value:.3g}" for name, value in known.items()})
 
 
 class Clock(TrainerCallback):

@@ -1,5 +1,6 @@
 """`--dry_run` makes the checks of a start, says what the command would do, and leaves nothing behind."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from raml_trl.data.config import GENERATED, PrepareDataConfig
 from raml_trl.grpo.config import CheckedGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.runtime.cli import call, run
+from raml_trl.runtime.locks import locked
 from raml_trl.runtime.runs import open_run
 from raml_trl.sampling.config import EvaluateConfig, SampleTrajectoriesConfig
 from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
@@ -323,8 +325,14 @@ def test_the_state_of_the_output(dry_run: Start, tmp_path: Path) -> None:
     settings = {"dataset_name": "arithmetic", "dataset_split": "test", "num_questions": 5}
     record = open_run(tmp_path / "out", "prepare_data", settings)
     assert dry_run("prepare_data", *data)[1]["output_dir"] == "out, an unfinished run: it would resume"
-    record.finish(0.0, {})
-    assert dry_run("prepare_data", *data)[1]["output_dir"] == "out, a complete run: nothing to do"
+    with locked(Path("out"), "refuse"):
+        being_written = f"being written by process {os.getpid()} on {os.uname().nodename}: "
+        code, _, error = dry_run("prepare_data", *data)
+        assert (code, error.startswith(f"raml-trl prepare_data: output_dir out is {being_written}wait")) == (2, True)
+        waits = dry_run("prepare_data", *data, "--when_locked", "wait")[1]["output_dir"]
+        assert waits == f"out, {being_written}it would wait for its end"
+        record.finish(0.0, {})
+        assert dry_run("prepare_data", *data)[1]["output_dir"] == "out, a complete run: nothing to do"
 
 
 def test_a_command_without_a_plan_checks_its_settings_and_its_output(

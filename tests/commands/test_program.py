@@ -102,6 +102,7 @@ def test_help_of_a_tool_and_of_a_command(program, monkeypatch: pytest.MonkeyPatc
     assert started == [("raml_trl.train_grpo", ["--help"])]
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests have imported train_grpo
 def test_a_recipe_can_name_a_function_in_the_current_directory(
     program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,8 +444,6 @@ def test_bash_completes_commands_settings_recipes_and_files(monkeypatch: pytest.
 def test_completion_offers_the_settings_of_every_command() -> None:
     code = """
 import json
-from raml_trl.build_model import BuildModelConfig
-from raml_trl.compare import CompareConfig
 from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.completion import command_options
 print(json.dumps({command: command_options(command) for command in COMMANDS}))

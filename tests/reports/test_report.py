@@ -428,6 +428,19 @@ def test_run_with_other_settings_is_not_compared(tmp_path: Path) -> None:
     assert "easured speed-up:" not in visible_text(page)
 
 
+def test_a_run_whose_updates_do_not_depend_on_the_tokens(tmp_path: Path) -> None:
+    """Its seconds would be those of a run on all G rollouts, as the seconds of a few steps may be by chance."""
+    run = write_grpo(tmp_path / "m2", 0, 2)
+    hint = "The seconds of an update hardly depend on the number of tokens there."
+    assert hint not in visible_text(make(tmp_path / "before", runs=[f"g={run}"])[1])
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"speedup": {"estimated": 1.0}}))
+    data, page, _ = make(tmp_path / "after", runs=[f"g={run}"])
+    [compared] = data["times"]["speedups"].values()
+    assert max(row["predicted_speedup"]["update"] for row in compared["rows"]) < 1.05
+    assert hint in visible_text(page)
+
+
 def test_run_without_summary_predicts_nothing(tmp_path: Path) -> None:
     runs = write_runs(tmp_path, [4, 8], seeds=1)
     (tmp_path / "m4s0" / "summary.json").unlink()

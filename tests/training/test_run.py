@@ -1,10 +1,15 @@
 """A run resumes from the right checkpoint, rejects unusable models at its start, and saves `rope_theta`."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tqdm import tqdm
 from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedConfig, Qwen2Config
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
 
 from raml_trl.runtime.errors import InputError, RepeatedError
 from raml_trl.runtime.runs import open_run
@@ -12,12 +17,21 @@ from raml_trl.sampling.loading import check_model, keep_rope_theta
 from raml_trl.training import launch
 from raml_trl.training.adapters import merge_adapter
 from raml_trl.training.completeness import choose_checkpoint
+from raml_trl.training.run import ProgressBar
 
 
 def checkpoint(directory: Path, step: int, state: str | None = None) -> None:
     path = directory / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}) if state is None else state)
+
+
+def test_the_progress_bar_shows_the_metrics_that_exist() -> None:
+    bar = ProgressBar()
+    bar.training_bar = tqdm(total=1, file=io.StringIO())
+    logs: Any = {"loss": 0.25, "reward": None, "correct": float("nan"), "other": 1.0}
+    bar.on_log(TrainingArguments(), TrainerState(), TrainerControl(), logs)
+    assert bar.training_bar.postfix == "loss=0.25, correct=nan"
 
 
 def test_the_newest_complete_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -115,11 +115,11 @@ def recommend(options: list[Option]) -> str:
     """Return a sentence that recommends the first option, or training on all G rollouts.
 
     `options` come from `compare_options`, so the first one has the smallest `Option.time`: the time to the same
-    accuracy of the gradient, relative to training on all G rollouts. It is recommended if this time is at most 0.95;
-    otherwise all G rollouts are recommended.
+    accuracy of the gradient, relative to training on all G rollouts. It is recommended if this time, rounded as
+    it is shown, is at most 0.95; otherwise all G rollouts are recommended.
     """
     best = options[0]
-    if best.time > WORTHWHILE:
+    if round(best.time, 2) > WORTHWHILE:
         return "Recommended: all G rollouts. A smaller m saves memory, but not time to the same accuracy."
     return f"Recommended: {best.name}, which takes {best.time:.2f} of the time to the same accuracy of the gradient."
 
