@@ -201,9 +201,11 @@ def _quantities(runs: Sequence[TrainingRun]) -> list[str]:
     logged = {name for run in runs for name, curve in run.curves.items() if len(curve) > 1}
     logged -= {"loss"} if runs and runs[0].command == "train_grpo" else set()
     held_out = sorted(filter(is_held_out, logged), key=metric_order)
-    functions = sorted(filter(reward_function, logged))
-    several = functions if len(functions) > 1 else []
-    return [*held_out, *(name for name in QUANTITIES if name in logged), *several]
+    names, functions = list(QUANTITIES), sorted(filter(reward_function, logged))
+    if len(functions) > 1:
+        place = names.index("reward") + 1
+        names[place:place] = functions
+    return [*held_out, *(name for name in names if name in logged)]
 
 
 def is_held_out(name: str) -> bool:

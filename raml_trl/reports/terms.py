@@ -31,6 +31,7 @@ QUANTITIES = {
 
 _SHARES = frozenset({"correct", "completions/clipped_ratio", "selection/group_same_reward"})
 _FUNCTION = re.compile(r"rewards/(.+)/mean")
+_OF_FUNCTION = "mean over all G rollouts of what this reward function returns, before its weight"
 
 PHASE_MEANINGS = {
     "generating": "sampling the rollouts",
@@ -108,9 +109,8 @@ def quantity_title(name: str) -> str:
 def quantity_terms(names: Iterable[str]) -> Terms:
     """Explain the logged quantities among `names`, also the metrics of evaluations during training."""
     names = list(names)
-    functions = tuple(
-        (quantity_title(name), "mean over all G rollouts of what this reward function returns, before its weight")
+    return metric_terms(names) + tuple(
+        (quantity_title(name), _OF_FUNCTION) if reward_function(name) else QUANTITIES[name]
         for name in names
-        if reward_function(name)
+        if reward_function(name) or name in QUANTITIES
     )
-    return metric_terms(names) + tuple(QUANTITIES[name] for name in names if name in QUANTITIES) + functions

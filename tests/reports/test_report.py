@@ -601,7 +601,12 @@ def test_titles_say_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_several_reward_functions_have_curves_of_their_own(tmp_path: Path) -> None:
-    means = {"reward": [0.5, 0.75], "rewards/answer_reward/mean": [0.25, 0.5], "rewards/brevity/mean": [-2.0, -1.0]}
+    means = {
+        "grad_norm": [1.0, 1.0],
+        "reward": [0.5, 0.75],
+        "rewards/answer_reward/mean": [0.25, 0.5],
+        "rewards/brevity/mean": [-2.0, -1.0],
+    }
     both = [{"step": step + 1} | {name: values[step] for name, values in means.items()} for step in (0, 1)]
     one = [{name: value for name, value in entry.items() if "brevity" not in name} for entry in both]
     runs = [write_run(tmp_path / f"run{place}", "train_grpo", {}, logs) for place, logs in enumerate((both, one))]
@@ -610,6 +615,8 @@ def test_several_reward_functions_have_curves_of_their_own(tmp_path: Path) -> No
         ("mean reward of answer_reward", "0.25", "0.5"),
         ("mean reward of brevity", "\N{MINUS SIGN}2", "\N{MINUS SIGN}1"),
     ]
+    rewards = ["mean reward", "mean reward of answer_reward", "mean reward of brevity"]
+    assert re.findall("<dt>(.*?)</dt>", page)[:4] == [*rewards, "gradient norm"]
     assert "<dt>mean reward of brevity</dt><dd>mean over all G rollouts of what this reward function returns" in page
     assert "mean reward of" not in make(tmp_path / "one", runs=[f"g={runs[1]}"])[2]
 
