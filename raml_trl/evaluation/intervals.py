@@ -96,7 +96,7 @@ def student_interval(values: Sequence[float], *, confidence: float = 0.95) -> tu
     array = np.asarray(values, dtype=np.float64)
     if array.size < 2:
         raise ValueError(f"an interval of a mean needs two values or more, got {array.size}")
-    half = _student_quantile(confidence, array.size - 1) * float(array.std(ddof=1)) / math.sqrt(array.size)
+    half = student_quantile(confidence, array.size - 1) * float(array.std(ddof=1)) / math.sqrt(array.size)
     return float(array.mean()) - half, float(array.mean()) + half
 
 
@@ -125,7 +125,7 @@ def student_difference(first: Sequence[float], second: Sequence[float], *, confi
     return Difference(mean, low, high, 1 - _student_probability(angle, differences.size - 1))
 
 
-def _student_quantile(confidence: float, degrees: int) -> float:
+def student_quantile(confidence: float, degrees: int) -> float:
     """Return the t with P(|T| <= t) = `confidence`, by bisection. T is Student's t with `degrees` of freedom."""
     low, high = 0.0, math.pi / 2  # bounds of the angle whose tangent is t / sqrt(degrees)
     for _ in range(60):

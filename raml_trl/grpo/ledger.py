@@ -6,15 +6,19 @@ A cell is one token position that a forward pass computes, padding included: n r
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raml_trl.runtime.history import Costs, Speedup
+from raml_trl.evaluation.intervals import student_quantile
+from raml_trl.runtime.history import CellSeconds, Costs, Speedup
 
 _FEW_TRAINED = 0.05
 """If a smaller share of the selected rollouts has a gradient, the summary of a run says so."""
+
+_MANY = 1000  # degrees of freedom from which on Student's t hardly changes
 
 PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updating")
 """The phases of a step:
@@ -129,21 +133,42 @@ class Ledger:
     def update_seconds(self, cells: int) -> float:
         """Estimate how long the updates of the run so far would have taken if they had computed `cells` cells in total.
 
-        A cell is a token position, padding included. A micro-batch is assumed to take a constant time plus a time per
-        cell. Both times are fitted by least squares to the recorded micro-batches, without the first one if there are
-        others. If all of these micro-batches have the same size, the two times cannot be separated, and the whole time
-        is attributed to the cells.
+        A cell is a token position, padding included. A micro-batch is assumed to take a constant time plus the time of
+        its cells (`cell_seconds`), neither of them negative.
         """
         _, own, spent = self.updates[0].tolist()
         if not own:
             return 0.0
-        (number, fitted, seconds), (_, squares, products), _ = (
+        price = min(max(self._fit()[0], 0.0), spent / own)
+        return self.seconds["updating"] + price * (cells - own)
+
+    def cell_seconds(self) -> CellSeconds:
+        """Return the seconds that a cell adds to a micro-batch, of which there must be one, with their interval.
+
+        They are fitted by least squares to the recorded micro-batches, without the first one if there are others. If
+        all of these micro-batches have the same size, the time of a cell cannot be separated from a constant, and the
+        whole time is attributed to the cells.
+        """
+        fitted, error, degrees = self._fit()
+        if degrees < 1:
+            return {"fitted": fitted, "low": None, "high": None}
+        half = student_quantile(0.95, min(degrees, _MANY)) * error
+        return {"fitted": fitted, "low": fitted - half, "high": fitted + half}
+
+    def _fit(self) -> tuple[float, float, int]:
+        """Return the seconds of a cell, their standard error and its degrees of freedom, 0 if there is no error."""
+        (number, cells, seconds), (_, cells_2, products), (_, _, seconds_2) = (
             self.later if self.later[0, 1] else self.updates
         ).tolist()
-        spread = number * squares - fitted * fitted
-        price = (number * products - fitted * seconds) / spread if spread > 1e-9 * fitted * fitted else seconds / fitted
-        price = min(max(price, 0.0), spent / own)  # so that neither the constant nor the price is negative
-        return self.seconds["updating"] + price * (cells - own)
+        # The next three are number ** 2 times the variance of the cells, their covariance with the seconds, and the
+        # variance of the seconds.
+        spread, together = number * cells_2 - cells**2, number * products - cells * seconds
+        spread_of_seconds = number * seconds_2 - seconds**2
+        if spread <= 1e-9 * cells**2:
+            return seconds / cells, 0.0, 0
+        fitted, degrees = together / spread, int(number) - 2
+        unexplained = max(spread_of_seconds - fitted * together, 0.0)  # rounding can make it negative
+        return fitted, sqrt(unexplained / max(degrees, 1) / spread), degrees
 
     def later_update_seconds(self) -> float:
         """Estimate how long the updates would have taken if the first micro-batch of a session were like the others.
@@ -214,13 +239,16 @@ def summary(ledger: Ledger, fraction: float) -> Costs:
     """
     counts, speed = ledger.counts, speedup(ledger, fraction)
     cells = counts.get("cells_updating", 0)
-    return {
+    costs: Costs = {
         "seconds": {name: round(value, 3) for name, value in ledger.seconds.items()},
         "counts": dict(counts),
         "later_updating": round(ledger.later_update_seconds(), 3),
         "padding": round(counts.get("cells_padding", 0) / cells, 4) if cells else 0.0,
         "speedup": {"ceiling": round(speed["ceiling"], 3), "estimated": round(speed["estimated"], 3)},
     }
+    if ledger.updates[0, 1]:
+        costs["cell_seconds"] = ledger.cell_seconds()
+    return costs
 
 
 def summary_lines(costs: Costs) -> str:
@@ -231,7 +259,7 @@ def summary_lines(costs: Costs) -> str:
     warning = ""
     if trained < _FEW_TRAINED * selected:
         few = f"{trained:,} of {selected:,} selected rollouts"
-        warning = f"\nOnly {few} had a gradient: for most questions, all rewards were equal."
+        warning = f"\nOnly {few} had a gradient: for most questions, all rewards were equal or missing."
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())
     return (
         f"time: {phases}\n"

@@ -69,7 +69,8 @@ def find_rewards(names: Sequence[str], weights: Sequence[float] | None) -> dict[
 def checked_reward(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a reward function that checks what `function` returns: a number for each completion, or None.
 
-    None stands for a completion that the function does not judge. TRL logs the rewards under the last part of `name`.
+    None stands for a completion that the function does not judge. NaN, infinity and texts are refused. TRL logs the
+    rewards under the last part of `name`.
 
     Args:
         name: the path of the function, from the setting `reward_funcs`.
@@ -108,11 +109,13 @@ def _numbers(name: str, rewards: Any, count: int) -> list[float | None]:
         raise InputError(f"{needed}, got {len(values)} values")
     for position, value in enumerate(values):
         try:
-            usable = value is None or not math.isinf(value)
+            usable = value is None or math.isfinite(value)
         except (TypeError, ValueError, OverflowError):  # no number, an array of several numbers, a huge integer
             usable = False
         if not usable:
-            raise InputError(f"{needed}, but value {position + 1} is {reprlib.repr(value)}")
+            raise InputError(
+                f"{needed}, or None for one that it does not judge, but value {position + 1} is {reprlib.repr(value)}"
+            )
     return values
 
 

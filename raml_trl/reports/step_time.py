@@ -10,8 +10,10 @@ from statistics import fmean, median
 
 from raml_trl.evaluation.intervals import mean_over_seeds
 from raml_trl.grpo.ledger import PHASES
+from raml_trl.grpo.planning.step_cost import is_uncertain
 from raml_trl.reports.runs import TrainingRun
 from raml_trl.reports.step_prediction import PARTS, Part, possible_m, predict_step
+from raml_trl.runtime.history import read_summary
 
 _UPDATING = ("scoring", "selecting", "updating")
 """Phases that make up an update. They depend on m; the other phases take the same time for every m."""
@@ -64,6 +66,7 @@ class StepTimeComparison:
         others: number of measured runs, which are all runs except `source`.
         differ: whether m differs between the runs, `source` included.
         reason: why nothing is predicted, or None.
+        uncertain: whether `source` hardly tells what a token costs, so that the predictions are rough.
         rows: the times of each m.
     """
 
@@ -72,6 +75,7 @@ class StepTimeComparison:
     others: int
     differ: bool
     reason: str | None
+    uncertain: bool
     rows: list[StepTimeRow]
 
 
@@ -179,7 +183,16 @@ def _compare(runs: Sequence[TimedRun]) -> StepTimeComparison:
         )
         for m in ms
     ]
-    return StepTimeComparison(source.name, source.g, len(others), len({run.m for run in runs}) > 1, reason, rows)
+    summary = read_summary(source.run.directory)
+    return StepTimeComparison(
+        source=source.name,
+        g=source.g,
+        others=len(others),
+        differ=len({run.m for run in runs}) > 1,
+        reason=reason,
+        uncertain=summary is not None and is_uncertain(summary),
+        rows=rows,
+    )
 
 
 def _means(medians: _Medians) -> dict[Part, float] | None:

@@ -6,12 +6,11 @@ m is the number of rollouts selected per group.
 from collections.abc import Mapping
 
 from raml_trl.grpo.ledger import PHASES
+from raml_trl.grpo.planning.step_cost import UNCERTAIN
 from raml_trl.render.tables import DASH, Cell, Table, interval, number
 from raml_trl.reports.step_prediction import PARTS, Part
 from raml_trl.reports.step_time import Split, StepTimeComparison, StepTimeRow
 from raml_trl.reports.terms import PHASE_MEANINGS
-
-_SAME = 1.05  # the ratio up to which the predicted seconds of an update count as equal for all m
 
 _SPEEDUP_TERMS = (
     ("m", "rollouts of each question that are trained on"),
@@ -84,15 +83,11 @@ def speedup_note(compared: StepTimeComparison) -> str:
     else:
         basis = (
             "Predictions (raml_trl.grpo.planning) use only the seconds and lengths logged by one run: "
-            f"{compared.source}. They count its first micro-batch, which includes checks that run once, like the "
-            "others, so a short run took longer than predicted."
+            f"{compared.source}. The first micro-batch of a run takes longer, because of checks that run once. "
+            "Predictions leave out this time, so a short run took longer than predicted."
         )
-        updates = [row.predicted["update"] for row in compared.rows if row.predicted]
-        if max(updates) < _SAME * min(updates):
-            basis += (
-                " The seconds of an update hardly depend on the number of tokens there. After few steps that may be "
-                "chance; train 20 steps or more."
-            )
+        if compared.uncertain:
+            basis += f" {UNCERTAIN}"
     if not compared.others:
         return f"{basis} Nothing was measured to compare with: no other run differs from it in m and seed alone."
     measured = (

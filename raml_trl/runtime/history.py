@@ -30,17 +30,30 @@ class Speedup(TypedDict):
     """The largest possible value if only the selection of m of G rollouts saves time."""
 
 
+class CellSeconds(TypedDict):
+    """The seconds that a cell adds to a micro-batch, fitted by least squares to the micro-batches of a run.
+
+    They can be negative by chance. `low` and `high` are their 95 % interval, or None if the micro-batches do not
+    determine it.
+    """
+
+    fitted: float
+    low: float | None
+    high: float | None
+
+
 class Costs(TypedDict):
     """The time and tokens that a GRPO run spent.
 
     `seconds` has the seconds of each phase, such as generating or updating. `counts` has the numbers of rollouts,
     tokens and cells; a cell is a token position, padding included. `padding` is the share of padding among the cells of
     the updates. `later_updating` has the seconds of updating if the first micro-batch, which includes checks that run
-    once, were like the others; older versions did not write it.
+    once, were like the others; older versions wrote neither it nor `cell_seconds`.
     """
 
     seconds: dict[str, float]
     later_updating: NotRequired[float]
+    cell_seconds: NotRequired[CellSeconds]
     counts: dict[str, int]
     padding: float
     speedup: Speedup

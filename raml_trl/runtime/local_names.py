@@ -8,6 +8,8 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
+from raml_trl.runtime.locks import holds_lock
+
 _HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?", re.ASCII)
 _OUTPUTS = "runs"  # where the recipes write
 _SIMILAR = 0.6  # so that two exchanged letters of three, such as stf for sft, are found
@@ -55,6 +57,6 @@ def _near(path: Path, cutoff: float) -> str | None:
     missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), path)
     if not missing.parent.is_dir():
         return None
-    names = [entry.name for entry in missing.parent.iterdir()]
+    names = [entry.name for entry in missing.parent.iterdir() if not holds_lock(entry)]  # not the output directory
     near = get_close_matches(missing.name, names, n=1, cutoff=cutoff)
     return f"did you mean {missing.parent / near[0] / path.relative_to(missing)}?" if near else None

@@ -78,6 +78,15 @@ def holder_of(path: Path, *, expiry: float = EXPIRY_SECONDS) -> Holder | None:
     return None if found is None or _has_expired(path, found, expiry) else found[1]
 
 
+def holds_lock(directory: Path) -> bool:
+    """Return whether this process holds the lock of `directory`. The path may also be that of a file, or of nothing."""
+    try:
+        found = _read(lock_path(directory, 0))
+    except PermissionError:
+        return False
+    return found is not None and found[1]["process"] == this_process()
+
+
 def check_unlocked(directory: Path, when_locked: WhenLocked) -> Holder | None:
     """Return a process that holds a lock of `directory`, or None, without locking the directory.
 

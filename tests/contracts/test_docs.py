@@ -194,8 +194,9 @@ def test_parsing_errors_read_as_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_read_as_quoted(command: str, arguments: str, shown: str, tmp_path: Path) -> None:
     if not (REPOSITORY / "runs/demo/grpo/summary.json").is_file():
         pytest.skip("after make demo")
-    if "vllm" in arguments and importlib.util.find_spec("vllm") is not None:
-        pytest.skip("vLLM is installed")
+    for package in ("vllm", "wandb"):
+        if package in arguments and importlib.util.find_spec(package) is not None:
+            pytest.skip(f"{package} is installed")
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
     (tmp_path / "runs").mkdir()
     shutil.copytree(REPOSITORY / "runs/demo", tmp_path / "runs/demo", ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -207,7 +208,9 @@ def test_errors_read_as_quoted(command: str, arguments: str, shown: str, tmp_pat
         text=True,
         check=False,
     )
-    assert done.stderr.splitlines()[-1] == shown.rstrip("\n")
+    said, *results = shown.splitlines()
+    assert done.stderr.splitlines()[-1] == said
+    assert done.stdout.splitlines()[: len(results)] == results
 
 
 @pytest.mark.children

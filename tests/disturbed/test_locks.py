@@ -23,6 +23,7 @@ from raml_trl.runtime import locks
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.commands import COMMANDS
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.local_names import nothing_at
 from raml_trl.runtime.locks import EXPIRY_SECONDS, DirectoryLock, Role, finishing, holder_of, is_lock, locked
 from raml_trl.runtime.processes import has_ended, launch_name, start_time, this_process
 from raml_trl.runtime.silence import UNRESPONSIVE, Silence, watched
@@ -43,6 +44,17 @@ def held_by(directory: Path, age: float = 0, rank: Role = 0, launch: str = "anot
     path.write_text(json.dumps({"process": this_process() | changes, "rank": rank, "launch": launch}))
     os.utime(path, (time.time() - age,) * 2)
     return path
+
+
+def test_a_missing_path_is_not_taken_for_the_output_directory(tmp_path: Path) -> None:
+    """The output directory exists only since this start, so nobody can mean it."""
+    (tmp_path / "gropo.json").touch()
+    nothing = "there is no such directory or file"
+    with locked(tmp_path / "report", "refuse"):
+        assert nothing_at(tmp_path / "repo") == nothing
+        assert nothing_at(tmp_path / "grop.json") == f"{nothing}; did you mean {tmp_path / 'gropo.json'}?"
+    held_by(tmp_path / "report", pid=1)
+    assert nothing_at(tmp_path / "repo") == f"{nothing}; did you mean {tmp_path / 'report'}?"
 
 
 def content(directory: Path) -> dict[str, tuple[bytes, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from raml_trl.grpo.ledger import PHASES, Ledger, ceiling, speedup, summary, summary_lines
@@ -122,6 +123,29 @@ def test_the_price_of_a_cell_lies_between_zero_and_the_mean_cost(seconds: list[f
         ledger.observe_update(cells, spent)
     ledger.seconds["updating"] = sum(seconds)
     assert sum(seconds) <= ledger.update_seconds(60) <= 2 * sum(seconds)
+
+
+def test_the_interval_of_the_seconds_of_a_cell() -> None:
+    """Equal to numpy's fit, with Student's t for 3 degrees of freedom from a table."""
+    cells, seconds = [10, 20, 30, 40, 50], [1.0, 2.5, 2.9, 4.2, 4.8]
+    ledger = Ledger(clock=lambda: 0.0)
+    for number, spent in zip([7, *cells], [9.0, *seconds], strict=True):
+        ledger.observe_update(number, spent)  # the first one is left out
+    (slope, _), covariance = np.polyfit(cells, seconds, 1, cov=True)
+    half = 3.182446 * np.sqrt(covariance[0, 0])
+    assert ledger.cell_seconds() == pytest.approx({"fitted": slope, "low": slope - half, "high": slope + half})
+    assert summary(ledger, 0.5)["cell_seconds"] == ledger.cell_seconds()
+
+
+@pytest.mark.parametrize(
+    ("cells", "fitted"),
+    [([10, 10, 10, 10], 0.3), ([10, 20, 40], 0.0)],  # of one size: the mean time; only two without the first
+)
+def test_micro_batches_that_do_not_determine_an_interval(cells: list[int], fitted: float) -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    for number in cells:
+        ledger.observe_update(number, 3.0)
+    assert ledger.cell_seconds() == pytest.approx({"fitted": fitted, "low": None, "high": None})
 
 
 def test_speedup_before_the_first_step() -> None:

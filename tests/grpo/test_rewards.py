@@ -73,7 +73,7 @@ async def scores(completions: list[str], **_columns: object) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "rewards", [[1, None, 0.5], (True, 0.0, float("nan")), np.array([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0])]
+    "rewards", [[1, None, 0.5], (True, 0.0, None), np.array([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0])]
 )
 def test_rewards_reach_trl_as_they_are(rewards: Any) -> None:
     function = checked_reward("package.module:score", Scores(rewards))
@@ -101,6 +101,7 @@ def test_an_async_function_stays_one() -> None:
         ([1.0], "got 1 values"),
         ([1.0, "2", 3.0], "but value 2 is '2'"),
         ([1.0, 2.0, float("inf")], "but value 3 is inf"),
+        ([1.0, float("nan"), 3.0], "but value 2 is nan"),
         ([1.0, 10**400, 3.0], "but value 2 is 1000"),
         ([1.0, [2.0], 3.0], r"but value 2 is \[2.0\]"),
         (np.ones((3, 2)), "but value 1 is array"),

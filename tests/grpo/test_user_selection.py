@@ -77,7 +77,7 @@ def test_a_function_is_recorded_by_its_path(tmp_path: Path) -> None:
         ("best", "selection must be random, first, .* or the path of a function such as package.module:function"),
         (
             "tests.helpers.choosers:longest",
-            "choosers:longest' cannot be imported .*longest.*PYTHONPATH",
+            "choosers:longest' cannot be imported .*longest.*current directory",
         ),
         ("nowhere.to_be:found", "No module named 'nowhere'"),
         ("tests.helpers.choosers:NOT_A_FUNCTION", "is a int, not a function"),

@@ -22,7 +22,15 @@ from raml_trl.grpo.planning.inputs import (
     read_split,
 )
 from raml_trl.grpo.planning.memory import predict_bytes, propose_tokens, read_model
-from raml_trl.grpo.planning.step_cost import Split, Work, draw_work, kept_rollouts, predict_seconds
+from raml_trl.grpo.planning.step_cost import (
+    UNCERTAIN,
+    Split,
+    Work,
+    draw_work,
+    is_uncertain,
+    kept_rollouts,
+    predict_seconds,
+)
 from raml_trl.runtime.history import RunSummary
 
 
@@ -148,14 +156,26 @@ def _proposal(memory: float, tokens: int | None, longest: int, whole: int, *, pa
     return f"Proposed: max_tokens_per_micro_batch: {tokens} for {memory:g} GiB, of which a tenth is left free."
 
 
+def _interval(summary: RunSummary | None) -> str:
+    """Return text with the 95 % interval of the seconds that a cell adds to a micro-batch, or "" if it is unknown."""
+    cost = None if summary is None else summary.get("cell_seconds")
+    if cost is None or cost["low"] is None or cost["high"] is None:
+        return ""
+    fitted, low, high = (cost[name] * 1e6 for name in ("fitted", "low", "high"))
+    return f", fitted to its micro-batches: {fitted:,.4g} [{low:,.4g}, {high:,.4g}] us"
+
+
 def _notes(basis: _Basis) -> list[str]:
     """Return sentences that state which numbers were measured, given or estimated."""
     config, args, split, lengths = basis.config, basis.args, basis.split, basis.lengths
     milliseconds, microseconds = split.updating * 1e3, split.updating_per_cell * 1e6
     price = (
         f"Estimated: an update costs {milliseconds:.3g} ms a step and {microseconds:,.4g} us a cell "
-        "(a token or padding). Attention, whose cost per cell grows with length, is not modelled separately."
+        f"(a token or padding){_interval(basis.summary)}. Attention, whose cost per cell grows with length, is not "
+        "modelled separately."
     )
+    if basis.summary is not None and is_uncertain(basis.summary):
+        price += f" {UNCERTAIN}"
     cells = (
         f"Estimated: cells, from {len(lengths):,} lengths (mean {lengths.mean():.0f}, longest {lengths.max()}) drawn "
         f"independently, prompts of {config.prompt_length} tokens, and {basis.dead_groups:.1%} of the groups without a "

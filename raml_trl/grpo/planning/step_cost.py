@@ -26,6 +26,12 @@ from raml_trl.grpo.selection import cost_factors, select_rollouts
 from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.history import LogEntry, RunSummary
 
+UNCERTAIN = (
+    "That run does not tell well what a token costs, because its micro-batches are few, have the same size, or vary in "
+    "time for other reasons. So the seconds for other m are rough: train 20 steps or more, without other work beside."
+)
+"""What to say about a run if `is_uncertain`."""
+
 ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells is then accurate to about 1 %
 BISECTIONS = 40  # halve the logarithm of the interval of a median; 40 leave less than a millionth of it
 
@@ -121,22 +127,25 @@ def draw_work(
         geometry: the batch sizes and the selection of the recipe.
         lengths: `(N,)`: N completion lengths in tokens, from which each rollout's length is drawn independently.
         prompt_length: tokens of every prompt, padding included.
-        dead_groups: share of groups in which all rewards are equal, so all advantages are 0.
+        dead_groups: share of groups in which all rewards are equal, so all advantages are 0. Which groups these are is
+            drawn; their number is not.
         seed: seed of the draws.
     """
-    generations = range(ceil(ROLLOUTS_DRAWN / geometry.rollouts))
-    drawn = [_draw_generation(geometry, lengths, prompt_length, dead_groups, seed, step) for step in generations]
+    number, groups = ceil(ROLLOUTS_DRAWN / geometry.rollouts), geometry.rollouts // geometry.num_generations
+    dead = np.arange(number * groups) < round(dead_groups * number * groups)
+    dead = np.random.default_rng([seed, number]).permuted(dead).reshape(number, groups)
+    drawn = [_draw_generation(geometry, lengths, prompt_length, dead[step], seed, step) for step in range(number)]
     return Work(*(np.mean(drawn, axis=0) * geometry.generations_per_step).tolist())
 
 
 def _draw_generation(
-    geometry: Geometry, pool: NDArray[np.int64], prompt_length: int, dead_groups: float, seed: int, step: int
+    geometry: Geometry, pool: NDArray[np.int64], prompt_length: int, dead: NDArray[np.bool_], seed: int, step: int
 ) -> tuple[int, int, int]:
     rng = np.random.default_rng([seed, step])
     num_processes, group = geometry.num_processes, geometry.num_generations
     lengths = rng.choice(pool, size=(num_processes, geometry.rollouts // num_processes))  # (W, R)
     rewards = rng.random((lengths.size // group, group))  # (P, G)
-    rewards[rng.random(len(rewards)) < dead_groups] = 0.0
+    rewards[dead] = 0.0
     shuffled = rng.permuted(np.arange(lengths.size).reshape(lengths.shape), axis=1)
     advantages = rewards - rewards.mean(axis=1, keepdims=True)
     lengths_together = np.empty_like(lengths.ravel())
@@ -247,12 +256,13 @@ def given_split(generating: float, updating: float, work: Work) -> Split:
 def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     """Split the seconds of a step, as measured in a run with any m, into constants and seconds per token position.
 
-    The seconds of the updates are taken to be a constant plus a price times the number of token positions. Two points
-    determine this line. The first one is measured: the positions and seconds of the run's updates. The second one is
-    the run with TRL's trainer, which trains on all G rollouts: its seconds follow from the run's estimated speed-up. If
-    both points have the same number of positions, the constant is 0. Scoring is a forward pass over about the same
-    positions, so its seconds per position are added to the price. The first micro-batch counts like the others, because
-    it includes checks that run once.
+    The seconds of the updates are taken to be a constant plus a price times the number of token positions, so that they
+    add up to the seconds of the run. The run has fitted the price to its micro-batches. Scoring is a forward pass over
+    about the same positions, so its seconds per position are added to the price. The first micro-batch is taken to last
+    as long as the others, because it includes checks that run once.
+
+    Older runs did not store the price. For them it follows from the seconds that the updates of TRL's trainer would
+    have taken on all G rollouts, which follow from the estimated speed-up.
 
     Args:
         summary: summary of a run with at least one update.
@@ -265,9 +275,11 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     whole = summary["speedup"]["estimated"] * sum(seconds.values())
     updating = summary.get("later_updating", seconds["updating"])
     price = most = updating / cells
-    if cells_all != cells:
+    if "cell_seconds" in summary:
+        price = summary["cell_seconds"]["fitted"]
+    elif cells_all != cells:
         price = (whole - generating - scoring_all - seconds["updating"]) / (cells_all - cells)
-    price = min(max(price, 0.0), most)  # rounding in the summary can exceed these bounds
+    price = min(max(price, 0.0), most)  # so that neither the constant nor the price is negative
     scale = geometry.rollouts_per_step / kept_rollouts(summary)
     return Split(
         generating * scale,
@@ -275,6 +287,18 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
         (updating - price * cells) * scale,
         price + seconds["scoring"] / cells,
     )
+
+
+def is_uncertain(summary: RunSummary) -> bool:
+    """Return whether the micro-batches of a run hardly tell what a token position costs.
+
+    This is so if the 95 % interval of its seconds is unknown, or reaches below half of them. It is false for older
+    runs, which did not store the interval.
+    """
+    if "cell_seconds" not in summary:
+        return False
+    cost = summary["cell_seconds"]
+    return cost["low"] is None or cost["low"] < cost["fitted"] / 2
 
 
 def kept_rollouts(summary: RunSummary) -> float:
