@@ -17,7 +17,7 @@ from raml_trl.grpo.dataset import GRPOArguments
 from raml_trl.grpo.planning import forecast
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.inputs import logged_completion_lengths, read_groups
-from raml_trl.grpo.planning.step_cost import Work
+from raml_trl.grpo.planning.step_cost import UNCERTAIN, Work
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError
 from raml_trl.runtime.files import write_json
@@ -141,15 +141,21 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
     record = json.loads((tmp_path / "run-8" / "summary.json").read_text())
     assert (record["length_bucketing"], record["skip_zero_advantage"]) == (True, False)
     record["counts"]["trained"] //= 2  # as if half of the groups had no signal
+    record["cell_seconds"] = {"fitted": 5e-5, "low": 4e-5, "high": 6e-5}
     write_json(tmp_path / "run-8" / "summary.json", record)
     skipping = recipe(gradient_accumulation_steps=2)
     code, output, error = start("plan", recipe=skipping, prompt_length=18, run="run-8", output_dir="skipping")
     assert code == 0, error
-    assert read(tmp_path / "skipping")[-1]["rows"] == pytest.approx(16, rel=0.1)
+    assert read(tmp_path / "skipping")[-1]["rows"] == 16
+    assert "a cell (a token or padding; 95 % interval of the fit: 40 to 60)." in output
+    assert UNCERTAIN not in output
 
+    record["cell_seconds"]["low"] = 2e-5
+    write_json(tmp_path / "run-8" / "summary.json", record)
     shutil.rmtree(tmp_path / "run-8" / "completions")
     code, output, error = start("plan", recipe=planned, prompt_length=18, run="run-8", output_dir="logged")
     assert code == 0, error
+    assert UNCERTAIN in output
     logged = {row["num_generations_update"]: row for row in read(tmp_path / "logged")}
     assert logged[8]["cells"] == pytest.approx(predictions[8]["cells"], rel=0.1)
 

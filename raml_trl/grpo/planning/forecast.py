@@ -157,12 +157,11 @@ def _proposal(memory: float, tokens: int | None, longest: int, whole: int, *, pa
 
 
 def _interval(summary: RunSummary | None) -> str:
-    """Return text with the 95 % interval of the seconds that a cell adds to a micro-batch, or "" if it is unknown."""
+    """Return text with the 95 % interval of the microseconds that a cell costs, or "" if it is unknown."""
     cost = None if summary is None else summary.get("cell_seconds")
     if cost is None or cost["low"] is None or cost["high"] is None:
         return ""
-    fitted, low, high = (cost[name] * 1e6 for name in ("fitted", "low", "high"))
-    return f", fitted to its micro-batches: {fitted:,.4g} [{low:,.4g}, {high:,.4g}] us"
+    return f"; 95 % interval of the fit: {cost['low'] * 1e6:,.4g} to {cost['high'] * 1e6:,.4g}"
 
 
 def _notes(basis: _Basis) -> list[str]:
@@ -171,7 +170,7 @@ def _notes(basis: _Basis) -> list[str]:
     milliseconds, microseconds = split.updating * 1e3, split.updating_per_cell * 1e6
     price = (
         f"Estimated: an update costs {milliseconds:.3g} ms a step and {microseconds:,.4g} us a cell "
-        f"(a token or padding){_interval(basis.summary)}. Attention, whose cost per cell grows with length, is not "
+        f"(a token or padding{_interval(basis.summary)}). Attention, whose cost per cell grows with length, is not "
         "modelled separately."
     )
     if basis.summary is not None and is_uncertain(basis.summary):
