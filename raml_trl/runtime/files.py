@@ -1,5 +1,6 @@
 """Reads and writes files. A write replaces the file in one step, so a file is never half-written."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -51,6 +52,12 @@ def partial_path(path: Path) -> Path:
 def is_partial(path: Path) -> bool:
     """Return whether `path` is a temporary file that is being written, or that a killed process has left."""
     return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:

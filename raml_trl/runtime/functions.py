@@ -1,7 +1,6 @@
 """Imports functions that a recipe names by their path, such as `package.module:function`."""
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from raml_trl.runtime.errors import InputError
+from raml_trl.runtime.files import file_digest
 
 
 def import_function(path: str, setting: str, others: Sequence[str]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def source_digest(path: str) -> str | None:
         return None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
-    return blake2b(Path(spec.origin).read_bytes(), digest_size=8).hexdigest()
+    return file_digest(Path(spec.origin))
 
 
 def check_arguments(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, TypeGuard
 
 from raml_trl.runtime.errors import InputError, printable
-from raml_trl.runtime.files import Settings, is_partial, write_json
+from raml_trl.runtime.files import Settings, file_digest, is_partial, write_json
 from raml_trl.runtime.functions import source_digest
 from raml_trl.runtime.local_names import nothing_at
 from raml_trl.runtime.locks import DirectoryLock, finishing, is_lock
@@ -44,6 +44,9 @@ _NOT_RECORDED = frozenset(
 _FUNCTIONS = frozenset({"selection", "reward_funcs"})
 """The settings that can name functions of the user, whose code decides the result of a run."""
 
+_DATA = frozenset({"dataset_name", "eval_data", "benchmarks"})
+"""The settings that can name files of data."""
+
 
 class RunRecord(TypedDict):
     """The content of `run.json`."""
@@ -54,7 +57,8 @@ class RunRecord(TypedDict):
     inputs: dict[str, str]
     """For each setting that names the directory of another run, the `identity` of that run.
 
-    For each setting that names functions of the user, hashes of the files that define them.
+    For each setting that names functions of the user, hashes of the files that define them; for each setting that names
+    files of data, hashes of these files.
     """
     status: Literal["running", "complete"]
     seconds: float
@@ -101,16 +105,19 @@ class Run:
     def discard(self) -> None:
         """Delete `run.json` if the directory holds no other file, so that a failed command can be changed and repeated.
 
-        The empty directory is deleted as well: now or, if this process holds its lock, when the lock is released. In a
-        launch, a process deletes `run.json` only if it is the first one, or if all processes of lower rank have ended.
+        Empty directories inside are deleted too. The directory itself, then empty, is deleted as well: now or, if this
+        process holds its lock, when the lock is released. In a launch, a process deletes `run.json` only if it is the
+        first one, or if all processes of lower rank have ended.
         """
-        files = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
+        paths = [path for path in self.directory.iterdir() if not is_lock(path)] if self.directory.is_dir() else []
+        empty = [path for path in paths if path.is_dir() and not any(path.iterdir())]
         last = self.lock is not None and self.lock.leads()
-        if (self.writes or last) and not self.complete and [path.name for path in files] == [RECORD]:
-            files[0].unlink(missing_ok=True)
-            if self.lock is None:
-                with suppress(OSError):  # another process has done it, or has begun the run again
-                    self.directory.rmdir()
+        kept = [path.name for path in paths if path not in empty]
+        if (self.writes or last) and not self.complete and kept == [RECORD]:
+            (self.directory / RECORD).unlink(missing_ok=True)
+            with suppress(OSError):  # another process has done it, or has begun the run again
+                for path in [*empty, *([self.directory] if self.lock is None else [])]:
+                    path.rmdir()
 
     @contextmanager
     def completing(self) -> Iterator[bool]:
@@ -189,10 +196,11 @@ def open_run(directory: Path, command: str, settings: Mapping[str, object], lock
 def _new_record(command: str, settings: Mapping[str, object]) -> RunRecord:
     kept = {name: value for name, value in settings.items() if name not in _NOT_RECORDED}
     inputs = {name: identity(Path(str(value))) for name, value in kept.items() if is_run(value)}
-    for name in _FUNCTIONS & kept.keys():
+    for name in (_FUNCTIONS | _DATA) & kept.keys() - inputs.keys():
         value = kept[name]
         paths = [str(path) for path in value] if isinstance(value, list) else [str(value)]
-        if digests := [digest for path in paths if (digest := source_digest(path)) is not None]:
+        digest = source_digest if name in _FUNCTIONS else _data_digest
+        if digests := [found for path in paths if (found := digest(path)) is not None]:
             inputs[name] = " ".join(digests)
     return {"command": command, "settings": kept, "inputs": inputs, "status": "running", "seconds": 0.0}
 
@@ -268,6 +276,14 @@ def complete_record(directory: str, *commands: str) -> RunRecord:
     return record
 
 
+def _data_digest(path: str) -> str | None:
+    """Return a hash of the file at `path`; None if there is no file, or it cannot be read."""
+    try:
+        return file_digest(Path(path))
+    except OSError:  # a dataset on the Hub, or a file that the command will refuse
+        return None
+
+
 def identity(directory: Path) -> str:
     """Return a hash that identifies the run in `directory` by its command, its settings and its input runs."""
     record = read_record(directory)
@@ -299,16 +315,17 @@ def _check_same_run(directory: Path, record: RunRecord, new: RunRecord) -> None:
     if record["command"] != new["command"]:
         raise InputError(f"output_dir {directory} holds a run of {record['command']}: choose another directory")
     inputs = record["inputs"]
-    # Older versions did not record the code of functions.
-    unknown = {name: code for name, code in new["inputs"].items() if name in _FUNCTIONS and name not in inputs}
-    for old_values, new_values, reason in (
-        (record["settings"], new["settings"], ""),
-        (inputs | unknown, new["inputs"], " (that input run was made again, or the code of that function has changed)"),
-    ):
-        given = json.loads(json.dumps(new_values))  # as JSON would store it, so tuples become lists
-        for name in sorted((old_values.keys() | given.keys()) - _NOT_RECORDED):  # older versions recorded more
-            if old_values.get(name) != given.get(name):
-                raise InputError(
-                    f"output_dir {directory} holds another run: its {name} is {_plain(old_values.get(name))}, not "
-                    f"{_plain(given.get(name))}{reason}; choose another directory, or remove that one"
-                )
+    another = f"output_dir {directory} holds another run:"
+    remedy = "choose another directory, or remove that one"
+    old, given = record["settings"], json.loads(json.dumps(new["settings"]))  # as JSON stores it: tuples become lists
+    for name in sorted((old.keys() | given.keys()) - _NOT_RECORDED):  # older versions recorded more
+        if old.get(name) != given.get(name):
+            raise InputError(
+                f"{another} its {name} is {_plain(old.get(name))}, not {_plain(given.get(name))}; {remedy}"
+            )
+    # Older versions did not record the code of functions and the content of files.
+    unknown = {name for name in _FUNCTIONS | _DATA if name not in inputs}
+    for name in sorted((inputs.keys() | new["inputs"].keys()) - unknown):
+        if inputs.get(name) != new["inputs"].get(name):
+            content = f"the content of its {name} {_plain(old.get(name))}"
+            raise InputError(f"{another} {content} has changed since, or is gone; {remedy}")

@@ -71,12 +71,13 @@ class Clock(TrainerCallback):
 
 @contextmanager
 def without_advice_to_trl() -> Iterator[None]:
-    """Within the block, hide the warning that TRL and PEFT read a property which transformers has renamed.
+    """Within the block, hide the warnings that TRL and PEFT use names which transformers has changed.
 
-    No setting avoids it.
+    These are a property and two methods for gradient checkpointing. No setting avoids the warnings.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        names = "is_gradient_checkpointing|gradient_checkpointing_(?:en|dis)able"
+        warnings.filterwarnings("ignore", f"`(?:{names})` is deprecated", FutureWarning)
         yield
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from raml_trl import SubsetGRPOConfig, SubsetGRPOTrainer
@@ -178,6 +178,7 @@ def make_trainer(
     config_class, default = (GRPOConfig, GRPOTrainer) if stock else (SubsetGRPOConfig, SubsetGRPOTrainer)
     trainer_class = settings.pop("trainer_class", default)
     arguments = config_class(output_dir=str(output_dir), max_steps=max_steps, **(defaults | settings))
+    set_seed(arguments.seed)  # TRL 1.14.2 makes an adapter before it sets the seed
     trainer = trainer_class(
         model_dir,
         reward,

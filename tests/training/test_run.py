@@ -2,12 +2,13 @@
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tqdm import tqdm
-from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedConfig, Qwen2Config
+from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, PreTrainedConfig, Qwen2Config, Qwen2ForCausalLM
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -17,7 +18,7 @@ from raml_trl.sampling.loading import check_model, keep_rope_theta
 from raml_trl.training import launch
 from raml_trl.training.adapters import merge_adapter
 from raml_trl.training.completeness import choose_checkpoint
-from raml_trl.training.run import ProgressBar
+from raml_trl.training.run import ProgressBar, without_advice_to_trl
 
 
 def checkpoint(directory: Path, step: int, state: str | None = None) -> None:
@@ -32,6 +33,19 @@ def test_the_progress_bar_shows_the_metrics_that_exist() -> None:
     logs: Any = {"loss": 0.25, "reward": None, "correct": float("nan"), "other": 1.0}
     bar.on_log(TrainingArguments(), TrainerState(), TrainerControl(), logs)
     assert bar.training_bar.postfix == "loss=0.25, correct=nan"
+
+
+def test_the_names_that_trl_uses_cause_no_warning() -> None:
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "vocab_size": 8}
+    model = Qwen2ForCausalLM(Qwen2Config(num_attention_heads=1, num_key_value_heads=1, **sizes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with without_advice_to_trl():
+            model.gradient_checkpointing_enable()
+            assert model.is_gradient_checkpointing
+            model.gradient_checkpointing_disable()
+        with pytest.raises(FutureWarning):
+            model.gradient_checkpointing_enable()
 
 
 def test_the_newest_complete_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +103,7 @@ def test_a_run_is_identified_by_its_inputs(tmp_path: Path) -> None:
 
     (model / "run.json").unlink()
     open_run(model, "build_model", {"seed": "1"}).finish(1.0, {})
-    with pytest.raises(InputError, match="that input run was made again"):
+    with pytest.raises(InputError, match=r"the content of its model_name_or_path .* has changed since, or is gone; "):
         open_run(tmp_path / "sft", "train_sft", settings)
 
 
@@ -101,8 +115,49 @@ def test_a_run_is_identified_by_the_code_of_its_functions(tmp_path: Path, monkey
     open_run(tmp_path / "grpo", "train_grpo", settings)
     open_run(tmp_path / "grpo", "train_grpo", settings)  # resumes
     module.write_text("def short(**_): return [1.0]\n")
-    with pytest.raises(InputError, match=r"its reward_funcs is .*the code of that function has changed"):
+    with pytest.raises(
+        InputError, match=r"the content of its reward_funcs \[.*\] has changed since, or is gone; choose"
+    ):
         open_run(tmp_path / "grpo", "train_grpo", settings)
+
+
+def test_a_run_is_identified_by_the_content_of_its_files(tmp_path: Path) -> None:
+    data, old = tmp_path / "data.jsonl", tmp_path / "old.jsonl"
+    for path in (data, old):
+        path.write_text('{"problem": "1 + 1", "answer": "2"}\n')
+    settings = {"dataset_name": str(data), "benchmarks": [str(old), "org/name@test"]}
+    open_run(tmp_path / "out", "prepare_data", settings).finish(1.0, {})
+    data.touch()
+    assert open_run(tmp_path / "out", "prepare_data", settings).complete
+    for path, name in ((old, "benchmarks"), (data, "dataset_name")):
+        before = path.read_text()
+        path.write_text(before.replace("2", "3"))
+        with pytest.raises(
+            InputError, match=rf"the content of its {name} .*{path.stem}\.jsonl.* has changed since, or is gone; choose"
+        ):
+            open_run(tmp_path / "out", "prepare_data", settings)
+        path.write_text(before)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record | {"inputs": {}}))  # of an older version
+    data.unlink()
+    assert open_run(tmp_path / "out", "prepare_data", settings).complete
+
+
+def test_a_run_that_left_only_empty_directories_is_discarded(tmp_path: Path) -> None:
+    """Such as the one for completions, if the first step fails."""
+    record = open_run(tmp_path / "out", "train_grpo", {})
+    (tmp_path / "out" / "completions").mkdir()
+    record.discard()
+    assert not (tmp_path / "out").exists()
+    record = open_run(tmp_path / "out", "train_grpo", {})
+    (tmp_path / "out" / "completions").mkdir()
+    (tmp_path / "out" / "completions" / "completions_00001.parquet").touch()
+    record.discard()
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [
+        "completions",
+        "completions_00001.parquet",
+        "run.json",
+    ]
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

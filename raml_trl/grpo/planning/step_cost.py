@@ -284,7 +284,7 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     return Split(
         generating * scale,
         seconds["selecting"] * scale,
-        (updating - price * cells) * scale,
+        max(updating - price * cells, 0.0) * scale,
         price + seconds["scoring"] / cells,
     )
 
