@@ -279,8 +279,8 @@ def complete_record(directory: str, *commands: str) -> RunRecord:
 def _data_digest(path: str) -> str | None:
     """Return a hash of the file at `path`; None if there is no file, or it cannot be read."""
     try:
-        return file_digest(Path(path))
-    except OSError:  # a dataset on the Hub, or a file that the command will refuse
+        return file_digest(Path(path)) if Path(path).is_file() else None  # a pipe could not be read again
+    except OSError:  # the command will refuse the file
         return None
 
 
