@@ -251,6 +251,18 @@ def summary(ledger: Ledger, fraction: float) -> Costs:
     return costs
 
 
+def is_uncertain(costs: Costs) -> bool:
+    """Return whether the micro-batches of a run hardly tell what a token position costs.
+
+    This is so if the 95 % interval of its seconds is unknown, or reaches below half of them. It is false for older
+    runs, which did not store the interval.
+    """
+    if "cell_seconds" not in costs:
+        return False
+    cost = costs["cell_seconds"]
+    return cost["low"] is None or cost["low"] < cost["fitted"] / 2
+
+
 def summary_lines(costs: Costs) -> str:
     """Format the cost of a run as text for a person to read."""
     seconds, counts, speed = costs["seconds"], costs["counts"], costs["speedup"]
@@ -260,6 +272,7 @@ def summary_lines(costs: Costs) -> str:
     if trained < _FEW_TRAINED * selected:
         few = f"{trained:,} of {selected:,} selected rollouts"
         warning = f"\nOnly {few} had a gradient: for most questions, all rewards were equal or missing."
+    rough = ", which is rough here because they are few or vary," if is_uncertain(costs) else ""
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())
     return (
         f"time: {phases}\n"
@@ -268,6 +281,6 @@ def summary_lines(costs: Costs) -> str:
         f"completion tokens: {counts.get('tokens_generated', 0):,} generated · "
         f"{counts.get('tokens_scored', 0):,} scored · {counts.get('tokens_trained', 0):,} trained on; "
         f"padding {costs['padding']:.1%} of the positions that the updates ran\n"
-        f"speed-up over training on all G with TRL's padding: {speed['estimated']:.2f}, estimated from the time per "
-        f"position; training on m of G alone could give at most {speed['ceiling']:.2f}{warning}"
+        f"speed-up over training on all G with TRL's padding: {speed['estimated']:.2f}, estimated from the times of "
+        f"micro-batches{rough}; training on m of G alone could give at most {speed['ceiling']:.2f}{warning}"
     )

@@ -9,8 +9,7 @@ from math import exp, log
 from statistics import fmean, median
 
 from raml_trl.evaluation.intervals import mean_over_seeds
-from raml_trl.grpo.ledger import PHASES
-from raml_trl.grpo.planning.step_cost import is_uncertain
+from raml_trl.grpo.ledger import PHASES, is_uncertain
 from raml_trl.reports.runs import TrainingRun
 from raml_trl.reports.step_prediction import PARTS, Part, possible_m, predict_step
 from raml_trl.runtime.history import read_summary

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from raml_trl.grpo.ledger import PHASES, Ledger, ceiling, speedup, summary, summary_lines
+from raml_trl.grpo.ledger import PHASES, Ledger, ceiling, is_uncertain, speedup, summary, summary_lines
 
 
 def clock(*times: float) -> Iterator[float]:
@@ -146,6 +146,16 @@ def test_micro_batches_that_do_not_determine_an_interval(cells: list[int], fitte
     for number in cells:
         ledger.observe_update(number, 3.0)
     assert ledger.cell_seconds() == pytest.approx({"fitted": fitted, "low": None, "high": None})
+
+
+def test_an_estimate_from_micro_batches_that_vary_is_called_rough() -> None:
+    costs = summary(Ledger(clock=lambda: 0.0), 0.5)
+    rough = "which is rough here"
+    assert not is_uncertain(costs)  # of an older version, or without an update
+    for low, says_so in ((0.6, False), (0.4, True), (None, True)):
+        costs["cell_seconds"] = {"fitted": 1.0, "low": low, "high": low and 2 - low}
+        assert is_uncertain(costs) is says_so
+        assert (rough in summary_lines(costs)) is says_so
 
 
 def test_speedup_before_the_first_step() -> None:

@@ -120,7 +120,7 @@ def recommend(options: list[Option]) -> str:
     """
     best = options[0]
     if round(best.time, 2) > WORTHWHILE:
-        return "Recommended: all G rollouts. A smaller m saves memory, but not time to the same accuracy."
+        return "Recommended: all G rollouts. No option saves time to the same accuracy of the gradient."
     return f"Recommended: {best.name}, which takes {best.time:.2f} of the time to the same accuracy of the gradient."
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raml_trl.grpo.config import SubsetGRPOConfig
+from raml_trl.grpo.ledger import is_uncertain
 from raml_trl.grpo.planning.advice import Groups, Option, compare_options, recommend
 from raml_trl.grpo.planning.config import PlanConfig
 from raml_trl.grpo.planning.inputs import (
@@ -27,7 +28,6 @@ from raml_trl.grpo.planning.step_cost import (
     Split,
     Work,
     draw_work,
-    is_uncertain,
     kept_rollouts,
     predict_seconds,
 )

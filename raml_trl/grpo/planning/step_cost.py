@@ -30,7 +30,7 @@ UNCERTAIN = (
     "That run does not tell well what a token costs, because its micro-batches are few, have the same size, or vary in "
     "time for other reasons. So the seconds for other m are rough: train 20 steps or more, without other work beside."
 )
-"""What to say about a run if `is_uncertain`."""
+"""What to say about predictions from a run with `ledger.is_uncertain`."""
 
 ROLLOUTS_DRAWN = 4096  # the least number to simulate; the mean number of cells is then accurate to about 1 %
 BISECTIONS = 40  # halve the logarithm of the interval of a median; 40 leave less than a millionth of it
@@ -287,18 +287,6 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
         max(updating - price * cells, 0.0) * scale,
         price + seconds["scoring"] / cells,
     )
-
-
-def is_uncertain(summary: RunSummary) -> bool:
-    """Return whether the micro-batches of a run hardly tell what a token position costs.
-
-    This is so if the 95 % interval of its seconds is unknown, or reaches below half of them. It is false for older
-    runs, which did not store the interval.
-    """
-    if "cell_seconds" not in summary:
-        return False
-    cost = summary["cell_seconds"]
-    return cost["low"] is None or cost["low"] < cost["fitted"] / 2
 
 
 def kept_rollouts(summary: RunSummary) -> float:

@@ -14,7 +14,6 @@ from raml_trl.grpo.planning.step_cost import (
     cut_lengths,
     draw_work,
     given_split,
-    is_uncertain,
     logged_lengths,
     lognormal_lengths,
     measured_split,
@@ -187,10 +186,6 @@ def test_the_price_that_a_run_has_fitted() -> None:
     for chance, price in ((-1.0, 0.0), (1.0, 0.02)):  # the whole update costs 0.02 s a cell
         split = measured_split(fitted | {"cell_seconds": cost | {"fitted": chance}}, GEOMETRY)
         assert split.updating_per_cell == pytest.approx(price)
-    assert not is_uncertain(summary())  # of an older version
-    assert not is_uncertain(fitted)
-    assert is_uncertain(fitted | {"cell_seconds": cost | {"low": 0.007}})
-    assert is_uncertain(fitted | {"cell_seconds": cost | {"low": None, "high": None}})
 
 
 def test_a_run_on_all_cells_has_a_price_only() -> None:
