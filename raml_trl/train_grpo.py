@@ -18,7 +18,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
 
-from raml_trl.data.reading import open_data
+from raml_trl.data.reading import open_data, question_texts
 from raml_trl.data.tables import DataTable
 from raml_trl.grpo.config import CheckedGRPOConfig, SubsetGRPOConfig
 from raml_trl.grpo.dataset import GRPOArguments, check_number, evaluation_rows, grpo_rows
@@ -31,6 +31,7 @@ from raml_trl.runtime.files import write_json
 from raml_trl.runtime.history import RunSummary
 from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, check_text_model, load_tokenizer
+from raml_trl.sampling.lost_characters import warn_of_lost_characters
 from raml_trl.sampling.preview import describe_inputs
 from raml_trl.sampling.vllm_engine import check_vllm
 from raml_trl.training.adapters import check_adapter
@@ -45,8 +46,9 @@ logger = logging.getLogger(__name__)
 
 def main(data: GRPOArguments, config: SubsetGRPOConfig, model: ModelConfig, record: Run) -> None:
     """Read the questions and train. `record` is the run in `output_dir`."""
-    _, _, table, evaluation = open_inputs(data, config, model)
+    name, tokenizer, table, evaluation = open_inputs(data, config, model)
     check_push(config, revisions=data.hub_revisions)
+    warn_of_lost_characters(tokenizer, question_texts(table), data.prompt_style, model=name)
     rows = grpo_rows(table, data.prompt_style)
     check_number(rows, config, table.name)
     train(

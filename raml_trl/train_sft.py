@@ -17,13 +17,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
-from raml_trl.data.reading import open_data, stream_tasks
+from raml_trl.data.reading import open_data, question_texts, stream_tasks
 from raml_trl.data.tables import DataTable
 from raml_trl.prompts import prompt_messages
 from raml_trl.runtime.cli import run
 from raml_trl.runtime.errors import InputError, Problems, count_of
 from raml_trl.runtime.runs import Run, process_share
 from raml_trl.sampling.loading import check_chat, check_model, load_tokenizer
+from raml_trl.sampling.lost_characters import warn_of_lost_characters
 from raml_trl.sampling.preview import describe_inputs
 from raml_trl.sft.config import CheckedSFTConfig, SFTArguments
 from raml_trl.sft.examples import build_examples, describe, evaluation_rows
@@ -40,8 +41,9 @@ logger = logging.getLogger(__name__)
 
 def main(options: SFTArguments, config: SFTConfig, model: ModelConfig, record: Run) -> None:
     """Choose the trajectories and train. `record` is the run in `output_dir`."""
-    _, tokenizer, table, evaluation = open_inputs(options, config, model)
+    name, tokenizer, table, evaluation = open_inputs(options, config, model)
     check_push(config, revisions=options.hub_revisions)
+    warn_of_lost_characters(tokenizer, question_texts(table), options.prompt_style, model=name)
     choice = options.choice(config)
     examples, counts = build_examples(table, tokenizer, choice, num_proc=config.dataset_num_proc)
     logger.info("%s", describe(counts, choice))

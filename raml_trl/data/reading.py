@@ -154,6 +154,15 @@ def stream_tasks(table: DataTable) -> Iterator[Task]:
         yield task
 
 
+def question_texts(table: DataTable) -> Iterator[str]:
+    """Yield the text of each question of a table, without checking answers.
+
+    Raises:
+        InputError: if `stream_tasks` raises it.
+    """
+    return (task.question.question for task in stream_tasks(table))
+
+
 def stream_questions(table: DataTable) -> Iterator[Question]:
     """Yield each question of a table.
 

@@ -12,6 +12,7 @@ from raml_trl.runtime.errors import Problems
 from raml_trl.runtime.trackers import Tracker, check_tracker
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.loading import check_chat, load_tokenizer, open_engine
+from raml_trl.sampling.lost_characters import lost_characters, shown
 from raml_trl.sampling.vllm_engine import check_vllm
 
 
@@ -40,11 +41,8 @@ def describe_inputs(
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         row += f"; prompt of {len(ids)} tokens"
-        text = "\n".join(message["content"] for message in messages)
-        known = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
-        lost = [character for character in dict.fromkeys(text) if not (character.isspace() or character in known)]
-        if lost:
-            row += f", without {''.join(lost[:20])!r}, which the tokenizer cannot represent"
+        if lost := lost_characters(tokenizer, task.question.question, style):
+            row += f", without {shown(lost)}, which the tokenizer cannot represent"
     return {"model": model, "data": f"{table.name}, prompt_style {style}", "first row": row}
 
 

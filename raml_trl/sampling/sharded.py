@@ -25,7 +25,8 @@ from raml_trl.runtime.progress import progress_bar
 from raml_trl.runtime.runs import process_share, require_directory
 from raml_trl.sampling.config import SamplingArguments
 from raml_trl.sampling.engine import Completion, Engine, SamplingSettings
-from raml_trl.sampling.loading import open_engine
+from raml_trl.sampling.loading import load_tokenizer, open_engine
+from raml_trl.sampling.lost_characters import warn_of_lost_characters
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,9 @@ def _fill(
     bar: "tqdm[None]",
 ) -> None:
     engine = open_engine(config)
+    if config.engine != "server":
+        texts, name = (question.question for question in questions()), config.model_name_or_path
+        warn_of_lost_characters(load_tokenizer(name), texts, config.prompt_style, model=name)
     settings = SamplingSettings(
         num_samples=num_samples,
         max_completion_length=config.max_completion_length,
