@@ -272,7 +272,7 @@ def summary_lines(costs: Costs) -> str:
     if trained < _FEW_TRAINED * selected:
         few = f"{trained:,} of {selected:,} selected rollouts"
         warning = f"\nOnly {few} had a gradient: for most questions, all rewards were equal or missing."
-    rough = ", which is rough here because they are few or vary," if is_uncertain(costs) else ""
+    rough = " (rough here, because they are few or vary)" if is_uncertain(costs) else ""
     phases = " · ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items())
     return (
         f"time: {phases}\n"

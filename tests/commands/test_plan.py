@@ -147,7 +147,7 @@ def test_a_run_matches_its_plan(start: Start, recipe: Callable[..., Path], tmp_p
     code, output, error = start("plan", recipe=skipping, prompt_length=18, run="run-8", output_dir="skipping")
     assert code == 0, error
     assert read(tmp_path / "skipping")[-1]["rows"] == 16
-    assert "a cell (a token or padding; 95 % interval of the fit: 40 to 60)." in output
+    assert "a cell (a token or padding; fitted: 50, 95 % interval 40 to 60)." in output
     assert UNCERTAIN not in output
 
     record["cell_seconds"]["low"] = 2e-5

@@ -150,7 +150,7 @@ def test_micro_batches_that_do_not_determine_an_interval(cells: list[int], fitte
 
 def test_an_estimate_from_micro_batches_that_vary_is_called_rough() -> None:
     costs = summary(Ledger(clock=lambda: 0.0), 0.5)
-    rough = "which is rough here"
+    rough = "from the times of micro-batches (rough here, because they are few or vary); training on m"
     assert not is_uncertain(costs)  # of an older version, or without an update
     for low, says_so in ((0.6, False), (0.4, True), (None, True)):
         costs["cell_seconds"] = {"fitted": 1.0, "low": low, "high": low and 2 - low}

@@ -156,12 +156,13 @@ def _proposal(memory: float, tokens: int | None, longest: int, whole: int, *, pa
     return f"Proposed: max_tokens_per_micro_batch: {tokens} for {memory:g} GiB, of which a tenth is left free."
 
 
-def _interval(summary: RunSummary | None) -> str:
-    """Return text with the 95 % interval of the microseconds that a cell costs, or "" if it is unknown."""
+def _fit(summary: RunSummary | None) -> str:
+    """Return text with the microseconds that fit to the micro-batches of a run, or "" if there is no interval."""
     cost = None if summary is None else summary.get("cell_seconds")
     if cost is None or cost["low"] is None or cost["high"] is None:
         return ""
-    return f"; 95 % interval of the fit: {cost['low'] * 1e6:,.4g} to {cost['high'] * 1e6:,.4g}"
+    fitted, low, high = (value * 1e6 for value in (cost["fitted"], cost["low"], cost["high"]))
+    return f"; fitted: {fitted:,.4g}, 95 % interval {low:,.4g} to {high:,.4g}"
 
 
 def _notes(basis: _Basis) -> list[str]:
@@ -170,9 +171,11 @@ def _notes(basis: _Basis) -> list[str]:
     milliseconds, microseconds = split.updating * 1e3, split.updating_per_cell * 1e6
     price = (
         f"Estimated: an update costs {milliseconds:.3g} ms a step and {microseconds:,.4g} us a cell "
-        f"(a token or padding{_interval(basis.summary)}). Attention, whose cost per cell grows with length, is not "
-        "modelled separately."
+        f"(a token or padding{_fit(basis.summary)}). Attention, whose cost per cell grows with length, is not modelled "
+        "separately."
     )
+    if _fit(basis.summary) and not split.updating:
+        price += " A cost of a step below 0 would fit better."
     if basis.summary is not None and is_uncertain(basis.summary):
         price += f" {UNCERTAIN}"
     cells = (

@@ -280,11 +280,12 @@ def measured_split(summary: RunSummary, geometry: Geometry) -> Split:
     elif cells_all != cells:
         price = (whole - generating - scoring_all - seconds["updating"]) / (cells_all - cells)
     price = min(max(price, 0.0), most)  # so that neither the constant nor the price is negative
+    constant = updating - price * cells if price < most else 0.0  # without an error of rounding
     scale = geometry.rollouts_per_step / kept_rollouts(summary)
     return Split(
         generating * scale,
         seconds["selecting"] * scale,
-        max(updating - price * cells, 0.0) * scale,
+        constant * scale,
         price + seconds["scoring"] / cells,
     )
 

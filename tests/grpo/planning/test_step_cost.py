@@ -186,6 +186,7 @@ def test_the_price_that_a_run_has_fitted() -> None:
     for chance, price in ((-1.0, 0.0), (1.0, 0.02)):  # the whole update costs 0.02 s a cell
         split = measured_split(fitted | {"cell_seconds": cost | {"fitted": chance}}, GEOMETRY)
         assert split.updating_per_cell == pytest.approx(price)
+        assert split.updating == pytest.approx(1.0 if chance < 0 else 0.0, abs=0)
 
 
 def test_a_run_on_all_cells_has_a_price_only() -> None:
