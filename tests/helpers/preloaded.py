@@ -72,8 +72,9 @@ def start_server(home: Path) -> None:
     with open(os.open(home / "users", os.O_RDONLY | os.O_NONBLOCK)) as users:
         assert share_server(home)
         process = subprocess.Popen(command, stdin=users, stdout=subprocess.PIPE, text=True, process_group=0)
-    if process.stdout.readline() != READY:
-        raise RuntimeError("the server has ended before it could fork")
+    with process.stdout as output:  # the server writes nothing else
+        if output.readline() != READY:
+            raise RuntimeError("the server has ended before it could fork")
 
 
 def forward(address: str, *arguments: str) -> None:
