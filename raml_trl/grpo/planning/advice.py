@@ -120,7 +120,10 @@ def recommend(options: list[Option]) -> str:
     """
     best = options[0]
     if round(best.time, 2) > WORTHWHILE:
-        return "Recommended: all G rollouts. No option saves time to the same accuracy of the gradient."
+        return (
+            f"Recommended: all G rollouts. No option saves {1 - WORTHWHILE:.0%} or more of the time to the same "
+            "accuracy of the gradient."
+        )
     return f"Recommended: {best.name}, which takes {best.time:.2f} of the time to the same accuracy of the gradient."
 
 

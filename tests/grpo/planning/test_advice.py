@@ -73,5 +73,5 @@ def test_the_noise_is_that_of_many_selections(rng: np.random.Generator) -> None:
 
 def test_the_recommendation() -> None:
     slow, fast = (Option({"selection": "importance"}, 0.5, 2 * time, time) for time in (0.97, 0.6))
-    assert recommend([slow]).startswith("Recommended: all G rollouts")
+    assert recommend([slow]).startswith("Recommended: all G rollouts. No option saves 5% or more of the time")
     assert "selection: importance, which takes 0.60" in recommend([fast, slow])
