@@ -99,6 +99,7 @@ def test_an_async_function_stays_one() -> None:
         (None, "got a value of type NoneType"),
         (1.0, "got a value of type float"),
         ([1.0], "got 1 values"),
+        ([1.0] * 4, "got 4 values"),
         ([1.0, "2", 3.0], "but value 2 is '2'"),
         ([1.0, 2.0, float("inf")], "but value 3 is inf"),
         ([1.0, float("nan"), 3.0], "but value 2 is nan"),
