@@ -18,7 +18,7 @@ from raml_trl.runtime.history import CellSeconds, Costs, Speedup
 _FEW_TRAINED = 0.05
 """If a smaller share of the selected rollouts has a gradient, the summary of a run says so."""
 
-_MANY = 1000  # degrees of freedom from which on Student's t hardly changes
+_MANY = 1000  # Student's t hardly changes above this number of degrees of freedom
 
 PHASES = ("generating", "rewarding", "scoring", "preparing", "selecting", "updating")
 """The phases of a step:
@@ -143,7 +143,7 @@ class Ledger:
         return self.seconds["updating"] + price * (cells - own)
 
     def cell_seconds(self) -> CellSeconds:
-        """Return the seconds that a cell adds to a micro-batch, of which there must be one, with their interval.
+        """Return the seconds that a cell adds to a micro-batch, with their interval. There must be a micro-batch.
 
         They are fitted by least squares to the recorded micro-batches, without the first one if there are others. If
         all of these micro-batches have the same size, the time of a cell cannot be separated from a constant, and the
@@ -252,7 +252,7 @@ def summary(ledger: Ledger, fraction: float) -> Costs:
 
 
 def is_uncertain(costs: Costs) -> bool:
-    """Return whether the micro-batches of a run hardly tell what a token position costs.
+    """Return whether the cost of a token position is uncertain, because the micro-batches of the run vary.
 
     This is so if the 95 % interval of its seconds is unknown, or reaches below half of them. It is false for older
     runs, which did not store the interval.

@@ -115,7 +115,7 @@ def time_metrics(ledger: Ledger, fraction: float) -> dict[str, float]:
 
 
 def same_value_fraction(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """Return the share of groups in which all values marked by `mask` are equal. NaN values do not count.
+    """Return the share of groups whose values marked by `mask` are all equal. NaN values do not count.
 
     Both arguments are `(P, G)`, for P groups of G rollouts. Groups in which the mask marks nothing are left out. If no
     group remains, the share is NaN.

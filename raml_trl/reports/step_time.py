@@ -65,7 +65,7 @@ class StepTimeComparison:
         others: number of measured runs, which are all runs except `source`.
         differ: whether m differs between the runs, `source` included.
         reason: why nothing is predicted, or None.
-        uncertain: whether `source` hardly tells what a token costs, so that the predictions are rough.
+        uncertain: whether the cost of a token is uncertain in `source`, so that the predictions are rough.
         rows: the times of each m.
     """
 

@@ -214,7 +214,7 @@ def _show_plan(plan: Mapping[str, str]) -> None:
 
 
 def _needs_lock(found: Run | None, *, shared: bool, repeatable: bool) -> bool:
-    """Return whether a command has to lock its `output_dir`, in which the run `found` is."""
+    """Return whether a command has to lock its `output_dir`. That directory holds the run `found`, or no run."""
     return not shared and (repeatable or found is None or not found.complete)
 
 

@@ -241,7 +241,7 @@ def test_only_micro_batches_that_ran_are_counted(model_dir: str, tmp_path: Path)
 
 
 def cut_rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:
-    """Return rollouts of which every second one lacks its last token, which ends a completion."""
+    """Return rollouts. Every second one lacks its last token, the token that ends a completion."""
     rollouts = fixed_rollouts(prompts, trainer)
     for name in ("completion_ids", "logprobs"):
         rollouts[name] = [values[: len(values) - row % 2] for row, values in enumerate(rollouts[name])]

@@ -428,7 +428,7 @@ def test_run_with_other_settings_is_not_compared(tmp_path: Path) -> None:
     assert "easured speed-up:" not in visible_text(page)
 
 
-def test_a_run_that_hardly_tells_what_a_token_costs(tmp_path: Path) -> None:
+def test_a_run_in_which_the_cost_of_a_token_is_uncertain(tmp_path: Path) -> None:
     run = write_grpo(tmp_path / "m2", 0, 2)
     summary = json.loads((run / "summary.json").read_text())
     for low, says_so in ((0.0009, False), (0.0001, True)):

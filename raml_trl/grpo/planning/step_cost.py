@@ -27,7 +27,7 @@ from raml_trl.grpo.user_selection import load_strategy
 from raml_trl.runtime.history import LogEntry, RunSummary
 
 UNCERTAIN = (
-    "That run does not tell well what a token costs, because its micro-batches are few, have the same size, or vary in "
+    "The cost of a token is uncertain in that run, because its micro-batches are few, have the same size, or vary in "
     "time for other reasons. So the seconds for other m are rough: train 20 steps or more, without other work beside."
 )
 """What to say about predictions from a run with `ledger.is_uncertain`."""
@@ -127,8 +127,8 @@ def draw_work(
         geometry: the batch sizes and the selection of the recipe.
         lengths: `(N,)`: N completion lengths in tokens, from which each rollout's length is drawn independently.
         prompt_length: tokens of every prompt, padding included.
-        dead_groups: share of groups in which all rewards are equal, so all advantages are 0. Which groups these are is
-            drawn; their number is not.
+        dead_groups: share of groups in which all rewards are equal, so all advantages are 0. These groups
+            are drawn, but their number is fixed.
         seed: seed of the draws.
     """
     number, groups = ceil(ROLLOUTS_DRAWN / geometry.rollouts), geometry.rollouts // geometry.num_generations
